@@ -1,0 +1,194 @@
+//! The vault's HTTP API as both programs speak it: the types of its bodies and the names
+//! of its headers. No transport here ([`client`] calls it, vault answers it).
+//! The whole contract, with every status, is vault's OpenAPI document.
+
+pub mod client;
+
+use std::fmt;
+
+use serde::{Deserialize, Serialize};
+
+/// The media type of every error body, RFC 9457.
+pub const PROBLEM_JSON: &str = "application/problem+json";
+/// Request header that makes a write safe to repeat: the same key never acts twice.
+pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Request header with a file's human-readable label, percent-encoded UTF-8.
+pub const FILE_LABEL: &str = "file-label";
+/// Longest idempotency key, in bytes of visible ASCII.
+pub const MAX_KEY: usize = 128;
+/// Longest label, in bytes of UTF-8 after decoding.
+pub const MAX_LABEL: usize = 512;
+/// Most items one page of a list holds.
+pub const MAX_PAGE: usize = 1000;
+
+/// An error body as RFC 9457 gives it. `code` is the stable word for programs,
+/// `detail` the sentence for people.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Problem {
+    /// Always `about:blank`: the status and `code` tell the kind.
+    #[serde(rename = "type", default = "about_blank")]
+    pub kind: String,
+    /// The status line's own words.
+    pub title: String,
+    /// The HTTP status.
+    pub status: u16,
+    /// Stable, lower-case, underscores: `peer_away`, `key_reused`, `not_found` …
+    pub code: String,
+    /// What failed, why, and what to do next.
+    pub detail: String,
+}
+
+fn about_blank() -> String {
+    "about:blank".to_owned()
+}
+
+impl Problem {
+    /// A problem with the status's usual title.
+    #[must_use]
+    pub fn new(status: http::StatusCode, code: &str, detail: impl Into<String>) -> Self {
+        Self {
+            kind: about_blank(),
+            title: status.canonical_reason().unwrap_or("Error").to_owned(),
+            status: status.as_u16(),
+            code: code.to_owned(),
+            detail: detail.into(),
+        }
+    }
+}
+
+impl fmt::Display for Problem {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {}: {}", self.status, self.code, self.detail)
+    }
+}
+
+/// What became of a number. It is never deleted and never given again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum NumberState {
+    /// Given to a key, not used yet.
+    Reserved,
+    /// Used by the document whose hash stands beside it.
+    Confirmed,
+    /// Spoiled; the reason stands beside it.
+    Void,
+}
+
+/// One number of a series, as reserve, confirm, void and lookup answer it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Number {
+    /// The series' name within its owner.
+    pub series: String,
+    /// From 1 upwards, without holes.
+    pub number: u64,
+    /// The idempotency key that reserved it.
+    pub key: String,
+    /// What became of it.
+    pub state: NumberState,
+    /// The caller's hash of the document that uses it, once confirmed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub document_hash: Option<String>,
+    /// Why it is void.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub reason: Option<String>,
+    /// Hash of the ledger's last entry about this number, 64 hex digits.
+    pub entry_hash: String,
+}
+
+/// Body of `POST /v1/series/{series}/numbers/{number}/confirm`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Confirm {
+    /// Any text up to 128 bytes that identifies the document, usually its SHA-256.
+    pub document_hash: String,
+}
+
+/// Body of `POST /v1/series/{series}/numbers/{number}/void`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Void {
+    /// Why the number is spoiled, for the auditor; 1 to 512 bytes.
+    pub reason: String,
+}
+
+/// One stored file, as upload, `GET /v1/files` and `HEAD` know it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct File {
+    /// 64 hex digits: BLAKE3 of the encrypted body.
+    pub id: String,
+    /// Who it belongs to.
+    pub owner: String,
+    /// What its owner calls it; may be empty.
+    pub label: String,
+    /// As given at upload, `application/octet-stream` otherwise.
+    pub media_type: String,
+    /// Plaintext bytes.
+    pub size: u64,
+    /// RFC 3339, UTC. A label only: no guarantee rests on it.
+    pub created: String,
+    /// File servers that hold a replica.
+    pub replicas: Vec<String>,
+    /// File servers that are still owed one.
+    pub owed: Vec<String>,
+}
+
+/// A page of a list. `next`, if any, is the `after` of the following page.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Page<T> {
+    /// At most [`MAX_PAGE`] items.
+    pub items: Vec<T>,
+    /// Where the next page starts.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub next: Option<String>,
+}
+
+/// Body of `POST /v1/enrol`, the one call that needs no certificate.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EnrolRequest {
+    /// The single-use secret out of the token.
+    pub secret: String,
+    /// PKCS#10 request in PEM. Names in it are ignored: the token fixed them.
+    pub request: String,
+}
+
+/// Answer to [`EnrolRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EnrolAnswer {
+    /// The new certificate, PEM.
+    pub certificate: String,
+    /// The authority's certificate, PEM; its pin stands in the token.
+    pub authority: String,
+}
+
+/// One certificate the authority has issued.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct IssuedCertificate {
+    /// Hex, without separators.
+    pub serial: String,
+    /// What it may do.
+    pub role: crate::tls::Role,
+    /// On whose behalf.
+    pub owner: String,
+    /// The host or person.
+    pub name: String,
+    /// RFC 3339, UTC.
+    pub not_after: String,
+    /// Refused from the moment this is true.
+    pub revoked: bool,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_is_what_rfc_9457_says() {
+        let problem = Problem::new(http::StatusCode::NOT_FOUND, "not_found", "no such file");
+        let json = serde_json::to_string(&problem).unwrap();
+        assert_eq!(
+            json,
+            r#"{"type":"about:blank","title":"Not Found","status":404,"code":"not_found","detail":"no such file"}"#
+        );
+    }
+}

@@ -1,0 +1,9 @@
+//! What edge and vault both use today, and nothing else. Each room knows one subject;
+//! none imports upwards. The programs meet only in [`api`], over HTTP.
+
+pub mod api;
+pub mod config;
+pub mod retry;
+pub mod shutdown;
+pub mod telemetry;
+pub mod tls;

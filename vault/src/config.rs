@@ -1,0 +1,194 @@
+//! `vault.toml` → ready settings. Knows the keys and their defaults; opens nothing but the
+//! file itself. Each room owns the settings it is handed.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use shared::config::{ByteSize, Faults, Section, read_file};
+use shared::tls::{Files, is_name};
+
+use crate::{pair, pki, storage};
+
+/// Everything vault needs to run.
+#[derive(Debug, Clone)]
+pub struct Config {
+    /// This vault's name, as its certificate says it.
+    pub name: String,
+    /// Where this vault keeps what it must not lose.
+    pub state: PathBuf,
+    /// The HTTP API.
+    pub api: Api,
+    /// Own certificate, key, and the authority's certificate.
+    pub tls: Files,
+    /// Issuing certificates.
+    pub pki: pki::Settings,
+    /// The other vault.
+    pub pair: pair::Settings,
+    /// Files.
+    pub storage: storage::Settings,
+    /// Which vault of the pair owns the numbers' ledger: its name.
+    pub sequence_owner: String,
+}
+
+/// `[api]`
+#[derive(Debug, Clone)]
+pub struct Api {
+    /// mTLS, for edges, the peer and operators.
+    pub listen: SocketAddr,
+    /// Health and metrics in clear; loopback unless the operator says otherwise.
+    pub admin: SocketAddr,
+    /// Operators' commands on this host; group `vault-admin` may use it.
+    pub control_socket: PathBuf,
+    /// Most connections at once; further ones are closed at once.
+    pub max_connections: usize,
+    /// A request's head must have come within this time.
+    pub head_timeout: Duration,
+    /// A body or an answer that makes no progress for this long is ended.
+    pub idle_timeout: Duration,
+}
+
+impl Config {
+    /// Reads `file`.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn read(file: &Path) -> Result<Self, Faults> {
+        read_file(file, Self::from_section)
+    }
+
+    fn from_section(root: &mut Section<'_>) -> Option<Self> {
+        let name = name(root, "name");
+        let state = root.or("state", PathBuf::from("/var/lib/vault"));
+        let api = api(root.section("api"));
+        let tls = tls(root.section("tls"), &state);
+        let pki = pki_settings(root.section("pki"), &state);
+        let pair = pair_settings(root.section("pair"), name.as_deref());
+        let storage = storage_settings(root, &state);
+        let owner = sequence_owner(root.section("sequence"), name.as_deref(), pair.as_ref());
+        Some(Self {
+            name: name?,
+            api,
+            tls,
+            pki,
+            pair: pair?,
+            storage: storage?,
+            sequence_owner: owner?,
+            state,
+        })
+    }
+}
+
+fn name(section: &mut Section<'_>, key: &'static str) -> Option<String> {
+    let name: String = section.required(key)?;
+    if is_name(&name) {
+        return Some(name);
+    }
+    section.fault(key, format!("{name:?} is no name; use 1 to 64 letters, digits, dots, dashes, underscores"));
+    None
+}
+
+fn api(mut section: Section<'_>) -> Api {
+    Api {
+        listen: section.or("listen", SocketAddr::from(([0, 0, 0, 0], 7443))),
+        admin: section.or("admin", SocketAddr::from(([127, 0, 0, 1], 7444))),
+        control_socket: section.or("control_socket", PathBuf::from("/run/vault/control.sock")),
+        max_connections: section.or("max_connections", 1024),
+        head_timeout: section.or("head_timeout", Duration::from_secs(10)),
+        idle_timeout: section.or("idle_timeout", Duration::from_secs(30)),
+    }
+}
+
+fn tls(mut section: Section<'_>, state: &Path) -> Files {
+    Files {
+        certificate: section.or("certificate_file", state.join("tls/vault.crt")),
+        key: section.or("key_file", state.join("tls/vault.key")),
+        authority: section.or("authority_file", state.join("tls/authority.crt")),
+    }
+}
+
+fn pki_settings(mut section: Section<'_>, state: &Path) -> pki::Settings {
+    pki::Settings {
+        database: state.join("pki.db"),
+        authority_key: section.or("authority_key_file", state.join("pki/authority.key")),
+        token_lifetime: section.or("token_lifetime", Duration::from_secs(3600)),
+        certificate_lifetime: section.or("certificate_lifetime", Duration::from_secs(397 * 86_400)),
+    }
+}
+
+fn pair_settings(mut section: Section<'_>, own: Option<&str>) -> Option<pair::Settings> {
+    let peer = name(&mut section, "peer");
+    if peer.is_some() && peer.as_deref() == own {
+        section.fault("peer", "is this vault's own name; write the other vault's");
+    }
+    let address = section.required("address");
+    let settings = pair::Settings {
+        own: own?.to_owned(),
+        peer: peer?,
+        address: address?,
+        beat: section.or("beat", Duration::from_millis(500)),
+        silence: section.or("silence", Duration::from_secs(2)),
+    };
+    if settings.silence < settings.beat * 2 {
+        section.fault("silence", "must be at least twice beat, or a healthy peer counts as away");
+    }
+    Some(settings)
+}
+
+fn storage_settings(root: &mut Section<'_>, state: &Path) -> Option<storage::Settings> {
+    let servers: Vec<_> = root
+        .sections("file_server")
+        .into_iter()
+        .map(|mut section| {
+            let server_name = name(&mut section, "name");
+            let kind: String = section.or("kind", "directory".to_owned());
+            if kind != "directory" {
+                section.fault("kind", format!("{kind:?} is no kind of file server; write \"directory\""));
+            }
+            let path = section.required("path");
+            Some(storage::FileServerSettings { name: server_name?, path: path? })
+        })
+        .collect();
+    let count = servers.len();
+    let servers: Option<Vec<_>> = servers.into_iter().collect();
+    if count != 2 {
+        root.fault("file_server", format!("{count} configured; write exactly two [[file_server]] sections"));
+    }
+    if let Some([left, right]) = servers.as_deref() {
+        if left.name == right.name || left.path == right.path {
+            root.fault("file_server", "both are the same; two replicas need two names and two paths");
+        }
+    }
+    let mut section = root.section("storage");
+    let key_file = section.required("key_file");
+    let escrow = section.required::<String>("escrow_recipient");
+    let min_replicas = section.or("min_replicas", 1_usize);
+    if !(1..=2).contains(&min_replicas) {
+        section.fault("min_replicas", "write 1 (answer when one replica is safe) or 2");
+    }
+    Some(storage::Settings {
+        catalog: state.join("catalog.db"),
+        spool: section.or("spool_folder", state.join("spool")),
+        key_file: key_file?,
+        escrow_recipient: escrow?,
+        min_replicas,
+        max_file: section.or("max_file", ByteSize::gib(4)),
+        max_uploads: section.or("max_uploads", 64),
+        retry_every: section.or("retry_every", Duration::from_secs(10)),
+        file_servers: servers?,
+    })
+}
+
+fn sequence_owner(
+    mut section: Section<'_>,
+    own: Option<&str>,
+    pair: Option<&pair::Settings>,
+) -> Option<String> {
+    let owner: String = section.required("owner")?;
+    let (own, pair) = (own?, pair?);
+    if owner != own && owner != pair.peer {
+        section.fault("owner", format!("{owner:?} is neither {own:?} nor {:?}; both vaults must name the same", pair.peer));
+        return None;
+    }
+    Some(owner)
+}

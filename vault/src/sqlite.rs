@@ -1,0 +1,92 @@
+//! Opens a SQLite file the one way this project does, and brings its schema up to date.
+//! Knows pragmas and migrations, not anybody's tables.
+//!
+//! `synchronous=FULL` in WAL mode syncs the log at every commit, so a committed
+//! transaction survives power loss (<https://www.sqlite.org/pragma.html#pragma_synchronous>).
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rusqlite::{Connection, OpenFlags};
+
+/// Why a database file cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum SqliteError {
+    /// SQLite refuses to open or prepare it.
+    #[error("{file}: {source}; check the disk and the file's owner")]
+    Open {
+        /// The file.
+        file: PathBuf,
+        /// SQLite's own reason.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A newer program has migrated it.
+    #[error("{file}: schema {found} is newer than this program's {known}; install the newer program")]
+    Newer {
+        /// The file.
+        file: PathBuf,
+        /// What the file says.
+        found: usize,
+        /// What this program can do.
+        known: usize,
+    },
+}
+
+/// Opens `file` for reading and writing, creating it, and runs the `migrations` it has not
+/// seen. Each migration is SQL text that runs once, in order, in its own transaction.
+///
+/// # Errors
+/// SQLite's own, or a schema from the future.
+pub fn open(file: &Path, migrations: &[&str]) -> Result<Connection, SqliteError> {
+    let wrap = |source| SqliteError::Open { file: file.to_owned(), source };
+    let mut connection = Connection::open(file).map_err(wrap)?;
+    prepare(&connection).map_err(wrap)?;
+    let found: usize =
+        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(wrap)?;
+    if found > migrations.len() {
+        return Err(SqliteError::Newer { file: file.to_owned(), found, known: migrations.len() });
+    }
+    for (index, migration) in migrations.iter().enumerate().skip(found) {
+        let transaction = connection.transaction().map_err(wrap)?;
+        transaction.execute_batch(migration).map_err(wrap)?;
+        transaction.pragma_update(None, "user_version", index + 1).map_err(wrap)?;
+        transaction.commit().map_err(wrap)?;
+    }
+    Ok(connection)
+}
+
+/// Opens a file that [`open`] has prepared, for reading only.
+///
+/// # Errors
+/// SQLite's own.
+pub fn open_to_read(file: &Path) -> Result<Connection, SqliteError> {
+    let wrap = |source| SqliteError::Open { file: file.to_owned(), source };
+    let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
+    let connection = Connection::open_with_flags(file, flags).map_err(wrap)?;
+    connection.busy_timeout(Duration::from_secs(5)).map_err(wrap)?;
+    Ok(connection)
+}
+
+fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.busy_timeout(Duration::from_secs(5))?;
+    let _mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
+    connection.pragma_update(None, "synchronous", if cfg!(feature = "without-fsync") { "off" } else { "full" })?;
+    connection.pragma_update(None, "foreign_keys", "on")?;
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn migrations_run_once_and_a_newer_schema_is_refused() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.db");
+        drop(open(&file, &["CREATE TABLE a (x)"]).unwrap());
+        drop(open(&file, &["CREATE TABLE a (x)", "CREATE TABLE b (x)"]).unwrap());
+        let refused = open(&file, &["CREATE TABLE a (x)"]).unwrap_err().to_string();
+        assert!(refused.ends_with("schema 2 is newer than this program's 1; install the newer program"), "{refused}");
+    }
+}
