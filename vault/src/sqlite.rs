@@ -42,8 +42,7 @@ pub fn open(file: &Path, migrations: &[&str]) -> Result<Connection, SqliteError>
     let wrap = |source| SqliteError::Open { file: file.to_owned(), source };
     let mut connection = Connection::open(file).map_err(wrap)?;
     prepare(&connection).map_err(wrap)?;
-    let found: u32 = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(wrap)?;
-    let found = found as usize;
+    let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(wrap)?;
     if found > migrations.len() {
         return Err(SqliteError::Newer { file: file.to_owned(), found, known: migrations.len() });
     }
