@@ -3,12 +3,13 @@
 
 use std::collections::HashMap;
 
+use serde::{Deserialize, Serialize};
 use shared::api::{Number, NumberState};
 
 use super::entry::{Act, Draft};
 
 /// Whose series it is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 pub struct SeriesName {
     /// The certificate's owner.
     pub owner: String,
@@ -17,7 +18,8 @@ pub struct SeriesName {
 }
 
 /// What a caller wants done.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Wish {
     /// A number for this key; the same key gets the same number for ever.
     Reserve {
@@ -59,7 +61,8 @@ pub struct Context {
 }
 
 /// Why a wish cannot be granted, whatever the pair's state.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum Refused {
     /// Nobody reserved it.
     #[error("series {series} has no number {number}")]

@@ -109,6 +109,14 @@ impl Journal {
         Ok(journal)
     }
 
+    /// Opens a journal that [`Journal::open`] has prepared, for reading only.
+    ///
+    /// # Errors
+    /// The file.
+    pub fn open_to_read(file: &Path) -> Result<Self, JournalError> {
+        Ok(Self { file: file.to_owned(), connection: sqlite::open_to_read(file)? })
+    }
+
     /// What this side remembers.
     ///
     /// # Errors
@@ -169,7 +177,7 @@ impl Journal {
         let read = || -> rusqlite::Result<Vec<Entry>> {
             let mut statement =
                 self.connection.prepare_cached("SELECT * FROM entry WHERE idx > ?1 ORDER BY idx LIMIT ?2")?;
-            statement.query_map(params![after, BATCH as u32], entry)?.collect()
+            statement.query_map(params![after, BATCH], entry)?.collect()
         };
         read().map_err(|source| self.sql(source))
     }
@@ -211,7 +219,7 @@ impl Journal {
             let mut statement = self.connection.prepare_cached(
                 "SELECT * FROM number WHERE owner = ?1 AND series = ?2 AND number > ?3 ORDER BY number LIMIT ?4",
             )?;
-            let limit = u32::try_from(limit).unwrap_or(u32::MAX);
+
             statement.query_map(params![name.owner, name.series, after, limit], known)?.collect()
         };
         read().map_err(|source| self.sql(source))
