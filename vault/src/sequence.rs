@@ -1,9 +1,9 @@
-//! Numbers: never twice, never a hole. The shell around the pure protocol: one thread owns the
-//! core and the journal, takes events in, carries out what the core asks, and answers callers
-//! when their entries are final. Wishes that wait while a round is under way share the next one
-//! (group commit). Knows neither HTTP nor the connection to the peer: it is handed both ends.
+//! Numbers: never twice, never a hole. The front door: wishes go to the coordinator's thread (at
+//! the ledger's owner) or to the other vault, and what both vaults have may be read at either.
+//! Knows neither HTTP nor the connection to the peer: it is handed both ends.
 
 pub mod book;
+mod coordinator;
 pub mod digest;
 pub mod entry;
 pub mod journal;
@@ -16,26 +16,20 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use shared::api::Number;
 use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot};
-use tokio::time::{Instant, timeout};
+use tokio::time::timeout;
 
-use book::{Known, Refused, Round, SeriesName, Verdict, Wish};
-use entry::{BATCH, Tail};
+use book::{Known, Refused, SeriesName, Wish};
+use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
 use journal::{Journal, JournalError};
-use protocol::{Core, Input, Message, Nonce, Output, Reason};
+use protocol::{Core, Nonce, Reason};
 
-/// Most wishes waiting for their round; further ones are refused as busy.
-const WAITING: usize = 4096;
 /// A caller hears "in doubt" after this long; the same key gets the same number later.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
-/// A connection that has not led to a session within this time is ended and made anew.
-const SESSION_DEADLINE: Duration = Duration::from_secs(10);
-/// How often the thread looks at its deadlines when nothing happens.
-const TICK: Duration = Duration::from_millis(500);
 
 /// What the room needs to know.
 #[derive(Debug, Clone)]
@@ -127,20 +121,6 @@ pub type Tell = Box<dyn Fn(Bytes) -> bool + Send>;
 /// Ends the connection to the peer.
 pub type HangUp = Box<dyn Fn() + Send>;
 
-/// What the thread takes in.
-enum Work {
-    Up,
-    Down,
-    Told(Bytes),
-    Wish(Waiting),
-}
-
-struct Waiting {
-    name: SeriesName,
-    wish: Wish,
-    answer: oneshot::Sender<Result<Done, SequenceError>>,
-}
-
 /// The front door; cheap to clone.
 #[derive(Clone)]
 pub struct Sequence {
@@ -149,38 +129,6 @@ pub struct Sequence {
     seen: Arc<Mutex<Seen>>,
     owns: bool,
     forward: Forward,
-}
-
-/// What the thread shows the outside after each step.
-#[derive(Debug, Clone)]
-struct Seen {
-    owner: String,
-    life: Nonce,
-    refusal: Option<Reason>,
-    tail: Tail,
-    final_index: u64,
-    epoch: u64,
-}
-
-struct Metrics {
-    entries: IntCounterVec,
-    together: IntGauge,
-}
-
-impl Metrics {
-    fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let entries = IntCounterVec::new(
-            Opts::new("vault_ledger_entries_total", "Entries made final by this vault as owner, by act"),
-            &["act"],
-        )?;
-        let together = IntGauge::new(
-            "vault_sequence_together",
-            "1 while both vaults are together and numbers are given",
-        )?;
-        registry.register(Box::new(entries.clone()))?;
-        registry.register(Box::new(together.clone()))?;
-        Ok(Self { entries, together })
-    }
 }
 
 /// Why the room cannot start.
@@ -249,7 +197,7 @@ impl Sequence {
             epoch: core.epoch(),
         }));
         let (work, queue) = mpsc::channel(WAITING);
-        let thread = Thread {
+        let coordinator = Coordinator {
             core,
             journal,
             queue,
@@ -264,7 +212,7 @@ impl Sequence {
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new()
             .name("sequence".to_owned())
-            .spawn(move || runtime.block_on(thread.run(shutdown)))?;
+            .spawn(move || runtime.block_on(coordinator.run(shutdown)))?;
         let owns = settings.own == settings.owner;
         Ok((Self { work: work.clone(), reader, seen, owns, forward }, Events(work)))
     }
@@ -430,256 +378,134 @@ impl Sequence {
     }
 }
 
-/// The thread's own state.
-struct Thread {
-    core: Core,
-    journal: Journal,
-    queue: mpsc::Receiver<Work>,
-    waiting: VecDeque<Waiting>,
-    under_way: Vec<Waiting>,
-    session_due: Option<Instant>,
-    seen: Arc<Mutex<Seen>>,
-    metrics: Metrics,
-    tell: Tell,
-    hang_up: HangUp,
-}
-
-impl Thread {
-    async fn run(mut self, shutdown: Shutdown) {
-        loop {
-            let work = tokio::select! {
-                () = shutdown.cancelled() => return,
-                work = timeout(TICK, self.queue.recv()) => work,
-            };
-            match work {
-                Ok(Some(work)) => self.take(work),
-                Ok(None) => return,
-                Err(_) => {}
-            }
-            while self.waiting.len() < WAITING
-                && let Ok(work) = self.queue.try_recv()
-            {
-                self.take(work);
-            }
-            self.rounds();
-            self.watch_session();
-        }
-    }
-
-    fn take(&mut self, work: Work) {
-        match work {
-            Work::Up => match nonce() {
-                Ok(nonce) => {
-                    self.session_due = Some(Instant::now() + SESSION_DEADLINE);
-                    self.feed(Input::Connected(nonce));
-                }
-                Err(error) => {
-                    tracing::error!("sequence: no randomness for a session: {error}; no session");
-                    (self.hang_up)();
-                }
-            },
-            Work::Down => {
-                self.session_due = None;
-                self.feed(Input::Disconnected);
-            }
-            Work::Told(body) => match serde_json::from_slice::<Message>(&body) {
-                Ok(message) => self.feed(Input::Received(message)),
-                Err(error) => {
-                    tracing::error!(
-                        "sequence: the other vault says what this one does not understand: {error}; are both of one version?"
-                    );
-                    (self.hang_up)();
-                }
-            },
-            Work::Wish(waiting) => self.waiting.push_back(waiting),
-        }
-    }
-
-    /// Steps the core until it asks for nothing more.
-    fn feed(&mut self, input: Input) {
-        let mut inputs = VecDeque::from([input]);
-        while let Some(input) = inputs.pop_front() {
-            for output in self.core.step(input) {
-                if let Some(next) = self.carry_out(output) {
-                    inputs.push_back(next);
-                }
-            }
-        }
-        self.show();
-    }
-
-    fn carry_out(&mut self, output: Output) -> Option<Input> {
-        match output {
-            Output::Send(message) => {
-                match serde_json::to_vec(&message) {
-                    // An unheard message ends the connection, and Down follows.
-                    Ok(body) => drop((self.tell)(Bytes::from(body))),
-                    Err(error) => tracing::error!("sequence: a message cannot be written: {error}"),
-                }
-                None
-            }
-            Output::Write(entries, memory) => Some(match self.journal.write(&entries, memory) {
-                Ok(()) => Input::Written,
-                Err(error) => {
-                    tracing::error!("sequence: {error}; numbering waits until the journal can be written");
-                    Input::WriteFailed
-                }
-            }),
-            Output::Load(after) => match self.journal.entries(after) {
-                Ok(entries) => Some(Input::Loaded(after, entries)),
-                Err(error) => {
-                    tracing::error!("sequence: {error}; comparing journals again later");
-                    (self.hang_up)();
-                    None
-                }
-            },
-            Output::Final => {
-                self.conclude();
-                None
-            }
-            Output::InDoubt => {
-                for waiting in self.under_way.drain(..) {
-                    answer(waiting, Err(SequenceError::InDoubt));
-                }
-                None
-            }
-            Output::HangUp => {
-                (self.hang_up)();
-                None
-            }
-        }
-    }
-
-    /// The round is final: everybody in it hears what the ledger says now.
-    fn conclude(&mut self) {
-        for waiting in std::mem::take(&mut self.under_way) {
-            let outcome = match self.journal.context(&waiting.name, &waiting.wish) {
-                Ok(context) => context
-                    .known
-                    .map(|known| Done { number: known.number, fresh: true })
-                    .ok_or(SequenceError::InDoubt),
-                Err(error) => {
-                    tracing::error!("sequence: {error}");
-                    Err(SequenceError::Unreadable)
-                }
-            };
-            let act = match waiting.wish {
-                Wish::Reserve { .. } => "reserve",
-                Wish::Confirm { .. } => "confirm",
-                Wish::Void { .. } => "void",
-            };
-            self.metrics.entries.with_label_values(&[act]).inc();
-            answer(waiting, outcome);
-        }
-    }
-
-    /// Proposes what waits, round after round, as long as rounds end at once.
-    fn rounds(&mut self) {
-        while !self.waiting.is_empty() {
-            let may_propose = self.core.may_propose();
-            if !may_propose && self.core.refusal().is_none() {
-                // A round is under way; what waits shares the next one.
-                return;
-            }
-            if !self.round(may_propose) {
-                return;
-            }
-        }
-    }
-
-    /// Decides up to [`BATCH`] waiting wishes. `false` when a round is under way now.
-    fn round(&mut self, may_propose: bool) -> bool {
-        let mut round = Round::default();
-        let mut drafts = Vec::new();
-        let mut later = VecDeque::new();
-        let at = label();
-        while drafts.len() < BATCH
-            && let Some(waiting) = self.waiting.pop_front()
-        {
-            if waiting.answer.is_closed() {
-                continue;
-            }
-            let context = match self.journal.context(&waiting.name, &waiting.wish) {
-                Ok(context) => context,
-                Err(error) => {
-                    tracing::error!("sequence: {error}");
-                    answer(waiting, Err(SequenceError::Unreadable));
-                    continue;
-                }
-            };
-            match round.decide(&waiting.name, &waiting.wish, context, at) {
-                Verdict::Answer(known) if known.index > self.core.final_index() => {
-                    answer(waiting, Err(SequenceError::InDoubt));
-                }
-                Verdict::Answer(known) => answer(waiting, Ok(Done { number: known.number, fresh: false })),
-                Verdict::Refuse(refused) => answer(waiting, Err(refused.into())),
-                Verdict::Make(draft) if may_propose => {
-                    drafts.push(draft);
-                    self.under_way.push(waiting);
-                }
-                Verdict::Make(_) => {
-                    let reason = self.core.refusal().unwrap_or(Reason::Syncing);
-                    answer(waiting, Err(reason.into()));
-                }
-                Verdict::Wait => later.push_back(waiting),
-            }
-        }
-        later.append(&mut self.waiting);
-        self.waiting = later;
-        if drafts.is_empty() {
-            return true;
-        }
-        self.feed(Input::Propose(drafts));
-        self.core.may_propose()
-    }
-
-    /// A connection that leads to no session is ended, so that it can be made anew.
-    fn watch_session(&mut self) {
-        if self.core.refusal().is_none() {
-            self.session_due = None;
-        } else if self.session_due.is_some_and(|due| Instant::now() >= due) {
-            self.session_due = None;
-            tracing::warn!("sequence: no session within {SESSION_DEADLINE:?}; connecting again");
-            (self.hang_up)();
-        }
-    }
-
-    /// Shows the outside where things stand, and tells the log when that changes.
-    fn show(&mut self) {
-        let refusal = self.core.refusal();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.refusal != refusal {
-            match refusal {
-                None => tracing::info!("sequence: both vaults are together; numbers are given"),
-                Some(Reason::Syncing) => tracing::debug!("sequence: comparing journals"),
-                Some(reason) if reason.needs_operator() => {
-                    tracing::error!("sequence: numbering is closed: {reason}");
-                }
-                Some(reason) => tracing::warn!("sequence: no new numbers: {reason}"),
-            }
-        }
-        seen.refusal = refusal;
-        seen.tail = self.core.tail();
-        seen.final_index = self.core.final_index();
-        seen.epoch = self.core.epoch();
-        self.metrics.together.set(i64::from(refusal.is_none()));
-    }
-}
-
-fn answer(waiting: Waiting, outcome: Result<Done, SequenceError>) {
-    // A caller that has gone repeats its key and hears the same.
-    let _gone = waiting.answer.send(outcome);
-}
-
 fn nonce() -> Result<Nonce, getrandom::Error> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;
     Ok(Nonce::from_be_bytes(bytes))
 }
 
-/// The entries' time label, milliseconds since 1970.
-#[expect(clippy::disallowed_methods, reason = "a label for auditors; nothing is decided by it")]
-fn label() -> i64 {
-    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
-    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+#[cfg(test)]
+mod tests {
+    use shared::api::NumberState;
+
+    use super::*;
+
+    /// Two rooms in one process, joined by a link that can be cut.
+    struct Two {
+        rooms: [Sequence; 2],
+        events: [Events; 2],
+        /// Nothing is heard before both sides know of the connection, as on a real one.
+        open: tokio::sync::watch::Sender<bool>,
+        _folder: tempfile::TempDir,
+    }
+
+    fn two() -> Two {
+        let folder = tempfile::tempdir().unwrap();
+        let (to_a, mut from_b) = mpsc::unbounded_channel::<Bytes>();
+        let (to_b, mut from_a) = mpsc::unbounded_channel::<Bytes>();
+        let owner_room: Arc<std::sync::OnceLock<Sequence>> = Arc::default();
+        let start = |own: &str, to: mpsc::UnboundedSender<Bytes>| {
+            let settings = Settings {
+                journal: folder.path().join(format!("{own}.db")),
+                own: own.to_owned(),
+                owner: "a".to_owned(),
+            };
+            let owner_room = Arc::clone(&owner_room);
+            let forward: Forward = Arc::new(move |body| {
+                let room = owner_room.get().cloned();
+                Box::pin(async move { room.ok_or(false)?.forwarded(body).await.map_err(|_| true) })
+            });
+            let tell: Tell = Box::new(move |body| to.send(body).is_ok());
+            Sequence::start(&settings, &Registry::new(), tell, Box::new(|| {}), forward, Shutdown::new())
+                .unwrap()
+        };
+        let (a, events_a) = start("a", to_b);
+        let (b, events_b) = start("b", to_a);
+        let _first = owner_room.set(a.clone());
+        let (hear_a, hear_b) = (events_a.clone(), events_b.clone());
+        let open = tokio::sync::watch::Sender::new(false);
+        let (mut open_a, mut open_b) = (open.subscribe(), open.subscribe());
+        tokio::spawn(async move {
+            while let Some(body) = from_b.recv().await {
+                open_a.wait_for(|open| *open).await.unwrap();
+                hear_a.told(body).await;
+            }
+        });
+        tokio::spawn(async move {
+            while let Some(body) = from_a.recv().await {
+                open_b.wait_for(|open| *open).await.unwrap();
+                hear_b.told(body).await;
+            }
+        });
+        Two { rooms: [a, b], events: [events_a, events_b], open, _folder: folder }
+    }
+
+    impl Two {
+        async fn connect(&self) {
+            for events in &self.events {
+                events.up().await;
+            }
+            self.open.send_replace(true);
+            while !self.rooms.iter().all(|room| room.status().together) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        async fn cut(&self) {
+            self.open.send_replace(false);
+            for events in &self.events {
+                events.down().await;
+            }
+            while self.rooms.iter().any(|room| room.status().together) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    }
+
+    fn invoices() -> SeriesName {
+        SeriesName { owner: "erp".to_owned(), series: "INV".to_owned() }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn either_vault_gives_numbers_while_both_are_together_and_none_while_apart() {
+        let two = two();
+        let [a, b] = &two.rooms;
+        let away = a.reserve(invoices(), "k0".to_owned()).await.unwrap_err();
+        assert!(matches!(away, SequenceError::Apart(_)), "{away:?}");
+        two.connect().await;
+        let first = a.reserve(invoices(), "k1".to_owned()).await.unwrap();
+        let second = b.reserve(invoices(), "k2".to_owned()).await.unwrap();
+        assert_eq!((first.number.number, second.number.number, second.fresh), (1, 2, true));
+        let confirmed = b.confirm(invoices(), 1, "hash".to_owned()).await.unwrap();
+        assert_eq!(confirmed.number.state, NumberState::Confirmed);
+        two.cut().await;
+        let again = a.reserve(invoices(), "k1".to_owned()).await.unwrap();
+        assert_eq!((again.number.number, again.fresh), (1, false));
+        let apart = b.reserve(invoices(), "k3".to_owned()).await.unwrap_err();
+        assert_eq!(
+            apart.to_string(),
+            "numbers need both vaults: the other vault is away; nothing was given, the same key may be tried again"
+        );
+        two.connect().await;
+        assert_eq!(b.reserve(invoices(), "k3".to_owned()).await.unwrap().number.number, 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_thousand_callers_at_once_get_consecutive_numbers() {
+        let two = two();
+        two.connect().await;
+        let calls: Vec<_> = (0..1000)
+            .map(|call| {
+                let room = two.rooms[call % 2].clone();
+                tokio::spawn(async move {
+                    room.reserve(invoices(), format!("k{call}")).await.unwrap().number.number
+                })
+            })
+            .collect();
+        let mut numbers = Vec::new();
+        for call in calls {
+            numbers.push(call.await.unwrap());
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=1000).collect::<Vec<u64>>());
+    }
 }
