@@ -31,12 +31,15 @@ const TOLD_DEADLINE: Duration = Duration::from_secs(1);
 /// Some changes as JSON, and the cursor behind them.
 pub type Changes = (Vec<Value>, u64);
 
+/// Reads at most so many changes behind a cursor, in order.
+pub type ChangesSince = Arc<dyn Fn(u64, usize) -> BoxFuture<'static, Result<Changes, String>> + Send + Sync>;
+
 /// A room that has changes to tell.
 pub struct Source {
     /// What they are about.
     pub topic: Topic,
-    /// At most so many changes behind a cursor, in order.
-    pub changes_since: Arc<dyn Fn(u64, usize) -> BoxFuture<'static, Result<Changes, String>> + Send + Sync>,
+    /// Where they are read.
+    pub changes_since: ChangesSince,
     /// The cursor of the latest change.
     pub latest: watch::Receiver<u64>,
 }
