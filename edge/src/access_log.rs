@@ -164,3 +164,136 @@ impl AccessLog {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::net::IpAddr;
+    use std::path::Path;
+
+    use super::*;
+
+    fn entry(target: &str) -> Entry {
+        Entry {
+            at: SystemTime::UNIX_EPOCH,
+            client: IpAddr::from([192, 0, 2, 1]),
+            method: "GET".to_owned(),
+            target: target.as_bytes().to_vec(),
+            protocol: "HTTP/1.1",
+            host: "www.example.org".to_owned(),
+            status: 200,
+            bytes: 0,
+            duration: Duration::ZERO,
+            referer: Vec::new(),
+            user_agent: Vec::new(),
+            upstream: None,
+            reason: None,
+            request_id: String::new(),
+        }
+    }
+
+    fn start(file: &Path, queue: usize) -> (AccessLog, Arc<Metrics>) {
+        let metrics = Metrics::new();
+        let settings = Settings { file: Some(file.to_owned()), format: Format::Combined, queue };
+        (AccessLog::start(&settings, Arc::clone(&metrics)).unwrap(), metrics)
+    }
+
+    fn lines(file: &Path) -> Vec<String> {
+        std::fs::read_to_string(file).unwrap().lines().map(str::to_owned).collect()
+    }
+
+    #[test]
+    fn every_recorded_line_is_written_before_close_returns() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("access.log");
+        let (log, metrics) = start(&file, 1000);
+        for number in 0..1000 {
+            log.record(entry(&format!("/{number}")));
+        }
+        let other = log.clone();
+        log.close();
+        let written = lines(&file);
+        assert_eq!(written.len() + usize::try_from(metrics.access_log_dropped.get()).unwrap(), 1000);
+        assert!(written[0].contains("GET /0 HTTP/1.1"), "{}", written[0]);
+        let dropped = metrics.access_log_dropped.get();
+        other.record(entry("/late"));
+        assert_eq!(metrics.access_log_dropped.get(), dropped + 1, "a line after the end is counted");
+    }
+
+    #[test]
+    fn a_flood_is_written_or_counted_never_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("access.log");
+        let (log, metrics) = start(&file, 1);
+        std::thread::scope(|scope| {
+            for _ in 0..4 {
+                scope.spawn(|| (0..2_000).for_each(|_| log.record(entry("/"))));
+            }
+        });
+        log.close();
+        let dropped = usize::try_from(metrics.access_log_dropped.get()).unwrap();
+        assert_eq!(lines(&file).len() + dropped, 8_000);
+    }
+
+    #[test]
+    fn reopening_follows_logrotate() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, rotated) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+        let (log, _) = start(&file, 10);
+        log.record(entry("/old"));
+        std::fs::rename(&file, &rotated).unwrap();
+        log.reopen();
+        log.clone().close();
+        assert_eq!(lines(&rotated).len() + lines(&file).len(), 1);
+        let (log, _) = start(&file, 10);
+        log.record(entry("/new"));
+        log.close();
+        assert!(lines(&file).last().unwrap().contains("/new"));
+    }
+
+    #[test]
+    fn a_full_disk_is_counted_and_stops_nobody() {
+        let (log, metrics) = start(Path::new("/dev/full"), 20_000);
+        let long = "/".repeat(500);
+        for _ in 0..10_000 {
+            log.record(entry(&long));
+        }
+        log.close();
+        assert!(metrics.access_log_errors.get() > 0);
+        assert!(metrics.access_log_dropped.get() > 0, "memory stays bounded");
+    }
+
+    #[test]
+    fn half_a_line_left_by_a_crash_gets_its_own_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("access.log");
+        std::fs::write(&file, "whole\n192.0.2.9 - - [torn").unwrap();
+        let (log, _) = start(&file, 10);
+        log.record(entry("/next"));
+        log.close();
+        let written = lines(&file);
+        assert_eq!(written[..2], ["whole", "192.0.2.9 - - [torn"]);
+        assert!(written[2].starts_with("192.0.2.1 - - "), "{}", written[2]);
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_opened_is_said_with_what_to_do() {
+        let settings =
+            Settings { file: Some(PathBuf::from("/nowhere/access.log")), format: Format::Json, queue: 1 };
+        assert_eq!(
+            AccessLog::start(&settings, Metrics::new()).unwrap_err().to_string(),
+            "access log: /nowhere/access.log: cannot be opened for appending: No such file or directory (os error 2); \
+             create its folder and let edge's user write there"
+        );
+    }
+
+    #[test]
+    fn an_endless_field_is_cut_and_marked() {
+        let mut entry = entry(&"a".repeat(MAX_TARGET * 2));
+        entry.reason = Some("\u{e9}".repeat(MAX_FIELD));
+        entry.cut();
+        assert_eq!(entry.target.len(), MAX_TARGET + CUT.len());
+        assert!(entry.target.ends_with(CUT));
+        let reason = entry.reason.unwrap();
+        assert!(reason.len() <= MAX_FIELD + CUT.len() && reason.ends_with("\u{e9}..."));
+    }
+}
