@@ -52,7 +52,9 @@ pub enum AdminError {
         source: std::io::Error,
     },
     /// The control socket's file.
-    #[error("admin: {path}: {what} failed: {source}; create its folder and let edge's user write there, or change admin.control_socket")]
+    #[error(
+        "admin: {path}: {what} failed: {source}; create its folder and let edge's user write there, or change admin.control_socket"
+    )]
     Socket {
         /// The file.
         path: PathBuf,
@@ -63,7 +65,9 @@ pub enum AdminError {
         source: std::io::Error,
     },
     /// Somebody listens on the control socket.
-    #[error("admin: {0}: another edge answers there; stop it first, or give this one its own admin.control_socket")]
+    #[error(
+        "admin: {0}: another edge answers there; stop it first, or give this one its own admin.control_socket"
+    )]
     InUse(PathBuf),
     /// Something that we did not make lies there.
     #[error("admin: {0}: is no socket and stays; remove it, or change admin.control_socket")]
@@ -155,7 +159,10 @@ mod tests {
         edge.parts.readiness.serving();
         edge.parts.readiness.report("upstream app", true, "2 of 2 servers".to_owned());
         let verbose = edge.health("GET /readyz?verbose HTTP/1.1").await;
-        assert!(verbose.starts_with("HTTP/1.1 200 ") && verbose.ends_with("[+] upstream app: 2 of 2 servers\nok\n"));
+        assert!(
+            verbose.starts_with("HTTP/1.1 200 ")
+                && verbose.ends_with("[+] upstream app: 2 of 2 servers\nok\n")
+        );
         assert!(!edge.health("HEAD /healthz HTTP/1.1").await.contains("ok\n"));
         edge.stop().await;
     }
@@ -165,7 +172,10 @@ mod tests {
         let edge = running().await;
         let permit = edge.parts.in_flight.admit(Client::new([192, 0, 2, 1].into()).key()).unwrap();
         let text = edge.health("GET /metrics HTTP/1.1").await;
-        assert!(text.contains("content-type: text/plain; version=0.0.4") && text.contains("\nedge_in_flight 1\n"), "{text}");
+        assert!(
+            text.contains("content-type: text/plain; version=0.0.4") && text.contains("\nedge_in_flight 1\n"),
+            "{text}"
+        );
         drop(permit);
         assert!(edge.health("GET /metrics HTTP/1.1").await.contains("\nedge_in_flight 0\n"));
         edge.stop().await;
@@ -221,8 +231,10 @@ mod tests {
         let taken = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = taken.local_addr().unwrap();
         let edge = running().await;
-        let error =
-            start(address, Path::new("/nowhere"), edge.parts.clone(), Shutdown::new()).await.unwrap_err().to_string();
+        let error = start(address, Path::new("/nowhere"), edge.parts.clone(), Shutdown::new())
+            .await
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             error,
             format!(

@@ -190,7 +190,8 @@ mod tests {
 
     #[test]
     fn garbage_from_a_trusted_proxy_is_refused() {
-        for bad in ["unknown", "1.2.3", "1.2.3.4:99999", "fe80::1%eth0", "[::1", "\u{7f}", "1.2.3.4;5.6.7.8"] {
+        for bad in ["unknown", "1.2.3", "1.2.3.4:99999", "fe80::1%eth0", "[::1", "\u{7f}", "1.2.3.4;5.6.7.8"]
+        {
             assert_eq!(seen("10.0.0.1", &[bad]), Err(ForwardedFault::NoAddress), "{bad}");
         }
         let endless = vec!["10.0.0.2"; MAX_HOPS + 1].join(",");

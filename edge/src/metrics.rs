@@ -50,8 +50,9 @@ impl Metrics {
     #[must_use]
     pub fn new() -> Arc<Self> {
         let r = Registry::new();
-        let buckets = HistogramOpts::new("edge_request_seconds", "From a request's head to the end of its answer.")
-            .buckets(SECONDS.to_vec());
+        let buckets =
+            HistogramOpts::new("edge_request_seconds", "From a request's head to the end of its answer.")
+                .buckets(SECONDS.to_vec());
         let metrics = Self {
             requests: labelled(&r, "edge_requests_total", "Requests answered, by class of status.", "class"),
             rejected: labelled(&r, "edge_rejected_total", "What edge itself refused, by reason.", "reason"),
@@ -61,7 +62,11 @@ impl Metrics {
             request_seconds: registered(&r, Histogram::with_opts(buckets)),
             in_flight: gauge(&r, "edge_in_flight", "Requests in flight now."),
             access_log_dropped: counter(&r, "edge_access_log_dropped_total", "Access-log lines lost."),
-            access_log_errors: counter(&r, "edge_access_log_errors_total", "Failed writes to the access log."),
+            access_log_errors: counter(
+                &r,
+                "edge_access_log_errors_total",
+                "Failed writes to the access log.",
+            ),
             upstream_failures: labelled(
                 &r,
                 "edge_upstream_failures_total",

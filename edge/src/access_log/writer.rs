@@ -78,7 +78,8 @@ pub(super) fn start(
     queue: usize,
     metrics: Arc<Metrics>,
 ) -> Result<Handle, AccessLogError> {
-    let sink = Sink::open(file, metrics).map_err(|source| AccessLogError::Open { file: file.to_owned(), source })?;
+    let sink =
+        Sink::open(file, metrics).map_err(|source| AccessLogError::Open { file: file.to_owned(), source })?;
     let (sender, receiver) = sync_channel(queue.max(1));
     let word = Arc::new(Word::default());
     let writer = Writer { queue: receiver, most: queue.max(1), format, sink, word: Ended(Arc::clone(&word)) };
@@ -205,7 +206,10 @@ impl Sink {
         }
     }
 
-    #[expect(clippy::disallowed_methods, reason = "this thread is its own corridor: it paces its own complaints")]
+    #[expect(
+        clippy::disallowed_methods,
+        reason = "this thread is its own corridor: it paces its own complaints"
+    )]
     fn complain(&mut self, error: &Error) {
         self.metrics.access_log_errors.inc();
         let now = Instant::now();

@@ -22,7 +22,9 @@ const MAX_ANSWER: usize = 1024 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum AskError {
     /// Nobody listens there, or the caller may not connect.
-    #[error("control socket {path}: {source}; is edge running, is this its admin.control_socket, and may you use it?")]
+    #[error(
+        "control socket {path}: {source}; is edge running, is this its admin.control_socket, and may you use it?"
+    )]
     Unreachable {
         /// The socket.
         path: PathBuf,
@@ -43,7 +45,9 @@ pub enum AskError {
         source: Box<dyn std::error::Error + Send + Sync>,
     },
     /// Somebody answered, but not with a status.
-    #[error("control socket {path}: answered {status} and no status; is it the socket of another program or version?")]
+    #[error(
+        "control socket {path}: answered {status} and no status; is it the socket of another program or version?"
+    )]
     NoStatus {
         /// The socket.
         path: PathBuf,
@@ -84,7 +88,10 @@ async fn ask(socket: &Path, path: &'static str) -> Result<(StatusCode, Bytes), A
     let talk = async {
         let answer = sender.send_request(request).await.map_err(|error| broken(socket, error))?;
         let status = answer.status();
-        let body = Limited::new(answer.into_body(), MAX_ANSWER).collect().await.map_err(|error| broken(socket, error))?;
+        let body = Limited::new(answer.into_body(), MAX_ANSWER)
+            .collect()
+            .await
+            .map_err(|error| broken(socket, error))?;
         Ok((status, body.to_bytes()))
     };
     // The connection is driven while the answer is awaited, and dropped with it.

@@ -27,7 +27,8 @@ pub(super) struct ControlSocket {
 /// Makes the socket under another name with its final mode and renames it: nobody ever meets
 /// it with other rights, and a stale one is replaced in the same step.
 pub(super) async fn open(path: &Path) -> Result<ControlSocket, AdminError> {
-    let failed = |what: &'static str| move |source| AdminError::Socket { path: path.to_owned(), what, source };
+    let failed =
+        |what: &'static str| move |source| AdminError::Socket { path: path.to_owned(), what, source };
     refuse_living(path).await?;
     let fresh = path.with_file_name(format!(".{}", std::process::id()));
     match std::fs::remove_file(&fresh) {
@@ -49,15 +50,20 @@ pub(super) async fn open(path: &Path) -> Result<ControlSocket, AdminError> {
 
 /// Two edges could otherwise share their ports without noticing.
 async fn refuse_living(path: &Path) -> Result<(), AdminError> {
-    let failed = |what: &'static str| move |source| AdminError::Socket { path: path.to_owned(), what, source };
+    let failed =
+        |what: &'static str| move |source| AdminError::Socket { path: path.to_owned(), what, source };
     match std::fs::symlink_metadata(path) {
-        Ok(metadata) if !metadata.file_type().is_socket() => return Err(AdminError::NoSocket(path.to_owned())),
+        Ok(metadata) if !metadata.file_type().is_socket() => {
+            return Err(AdminError::NoSocket(path.to_owned()));
+        }
         Ok(_) => {}
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(failed("looking at it")(error)),
     }
     match tokio::time::timeout(PROBE, UnixStream::connect(path)).await {
-        Ok(Err(error)) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => Ok(()),
+        Ok(Err(error)) if matches!(error.kind(), ErrorKind::ConnectionRefused | ErrorKind::NotFound) => {
+            Ok(())
+        }
         Ok(Err(error)) => Err(failed("asking who listens there")(error)),
         Ok(Ok(_)) | Err(_) => Err(AdminError::InUse(path.to_owned())),
     }
@@ -68,7 +74,10 @@ impl Drop for ControlSocket {
         let ours = std::fs::symlink_metadata(&self.path)
             .is_ok_and(|metadata| (metadata.dev(), metadata.ino()) == self.file);
         if ours && let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!("admin: {}: cannot be removed: {error}; the next start takes it over", self.path.display());
+            tracing::warn!(
+                "admin: {}: cannot be removed: {error}; the next start takes it over",
+                self.path.display()
+            );
         }
     }
 }
@@ -108,7 +117,10 @@ mod tests {
         let error = open(&path).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("admin: {}: is no socket and stays; remove it, or change admin.control_socket", path.display())
+            format!(
+                "admin: {}: is no socket and stays; remove it, or change admin.control_socket",
+                path.display()
+            )
         );
         assert_eq!(std::fs::read_to_string(&path).unwrap(), "precious");
     }

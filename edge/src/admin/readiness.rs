@@ -156,7 +156,11 @@ mod tests {
         let verbose = readiness.answer("/readyz", true).unwrap();
         assert_eq!(
             verbose,
-            (503, "[+] certificates: 2 loaded\n[-] upstream app: 127.0.0.1:9000 refuses\nnot ready\n".to_owned())
+            (
+                503,
+                "[+] certificates: 2 loaded\n[-] upstream app: 127.0.0.1:9000 refuses\nnot ready\n"
+                    .to_owned()
+            )
         );
         assert!(!readiness.answer("/readyz", false).unwrap().1.contains("127.0.0.1"));
         assert_eq!(readiness.answer("/", true), None);

@@ -115,7 +115,9 @@ impl Host {
         let (method, path) = (request.method(), request.uri().path());
         let reading = matches!(*method, Method::GET | Method::HEAD);
         match (self.door, path) {
-            (Door::Health, "/livez" | "/readyz" | "/healthz" | "/metrics") if !reading => other_method("GET, HEAD"),
+            (Door::Health, "/livez" | "/readyz" | "/healthz" | "/metrics") if !reading => {
+                other_method("GET, HEAD")
+            }
             (Door::Health, "/metrics") => whole(StatusCode::OK, METRICS, self.metrics()),
             (Door::Health, _) => match self.parts.readiness.answer(path, verbose(request.uri().query())) {
                 Some((status, text)) => {
@@ -178,7 +180,8 @@ fn unknown(path: &str, known: &str) -> Response<Full<Bytes>> {
 }
 
 fn other_method(allowed: &'static str) -> Response<Full<Bytes>> {
-    let mut response = problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &format!("use {allowed}"));
+    let mut response =
+        problem(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", &format!("use {allowed}"));
     response.headers_mut().insert(ALLOW, HeaderValue::from_static(allowed));
     response
 }

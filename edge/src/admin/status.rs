@@ -108,8 +108,11 @@ impl fmt::Display for Status {
 }
 
 fn counts(counts: &BTreeMap<String, u64>) -> String {
-    let seen: Vec<String> =
-        counts.iter().filter(|(_, count)| **count > 0).map(|(name, count)| format!("{name} {count}")).collect();
+    let seen: Vec<String> = counts
+        .iter()
+        .filter(|(_, count)| **count > 0)
+        .map(|(name, count)| format!("{name} {count}"))
+        .collect();
     if seen.is_empty() { "none".to_owned() } else { seen.join(", ") }
 }
 
@@ -128,8 +131,8 @@ mod tests {
     use std::sync::Arc;
 
     use super::*;
-    use crate::admission::InFlight;
     use crate::admin::Readiness;
+    use crate::admission::InFlight;
     use crate::metrics::Metrics;
 
     #[test]
@@ -150,7 +153,9 @@ mod tests {
         assert_eq!(
             status.to_string(),
             concat!(
-                "edge ", env!("CARGO_PKG_VERSION"), "  www.example.org  serving, NOT ready\n",
+                "edge ",
+                env!("CARGO_PKG_VERSION"),
+                "  www.example.org  serving, NOT ready\n",
                 "process               4711 (up 1d 2h)\n",
                 "connections           0\n",
                 "requests in flight    0 of 0 clients\n",

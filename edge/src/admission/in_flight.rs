@@ -165,11 +165,11 @@ mod tests {
                                 admitted += 1;
                                 mine.push((client, permit));
                             }
-                            if turn % 3 == 0 {
-                                if let Some((client, permit)) = mine.pop() {
-                                    held[client].fetch_sub(1, Ordering::SeqCst);
-                                    drop(permit);
-                                }
+                            if turn % 3 == 0
+                                && let Some((client, permit)) = mine.pop()
+                            {
+                                held[client].fetch_sub(1, Ordering::SeqCst);
+                                drop(permit);
                             }
                         }
                         for (client, permit) in mine {

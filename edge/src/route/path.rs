@@ -104,10 +104,12 @@ fn refuse_tricks(name: &[u8]) -> Result<(), PathFault> {
 fn overlong(name: &[u8]) -> bool {
     let follows = |byte: u8| (0x80..=0xbf).contains(&byte);
     name.windows(2).any(|pair| matches!(pair[0], 0xc0 | 0xc1) && follows(pair[1]))
-        || name.windows(3).any(|bytes| bytes[0] == 0xe0 && (0x80..=0x9f).contains(&bytes[1]) && follows(bytes[2]))
         || name
-            .windows(4)
-            .any(|bytes| bytes[0] == 0xf0 && (0x80..=0x8f).contains(&bytes[1]) && bytes[2..].iter().all(|b| follows(*b)))
+            .windows(3)
+            .any(|bytes| bytes[0] == 0xe0 && (0x80..=0x9f).contains(&bytes[1]) && follows(bytes[2]))
+        || name.windows(4).any(|bytes| {
+            bytes[0] == 0xf0 && (0x80..=0x8f).contains(&bytes[1]) && bytes[2..].iter().all(|b| follows(*b))
+        })
 }
 
 /// Decodes one round; every `%` must be an encoding.

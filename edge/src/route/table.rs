@@ -52,10 +52,12 @@ impl Routes {
             match &prefixed.route.host {
                 HostPattern::Exact(host) => table.exact.entry(host.clone()).or_default().push(prefixed),
                 HostPattern::Any => table.any.push(prefixed),
-                below @ HostPattern::Below(_) => match table.below.iter_mut().find(|(known, _)| known == below) {
-                    Some((_, list)) => list.push(prefixed),
-                    None => table.below.push((below.clone(), vec![prefixed])),
-                },
+                below @ HostPattern::Below(_) => {
+                    match table.below.iter_mut().find(|(known, _)| known == below) {
+                        Some((_, list)) => list.push(prefixed),
+                        None => table.below.push((below.clone(), vec![prefixed])),
+                    }
+                }
             }
         }
         table.below.sort_by_key(|(pattern, _)| std::cmp::Reverse(pattern.to_string().len()));
@@ -74,7 +76,8 @@ impl Routes {
     pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
         let path = comparable(path);
         let own = self.exact.get(host).map(Vec::as_slice);
-        let below = self.below.iter().filter(|(pattern, _)| pattern.matches(host)).map(|(_, list)| list.as_slice());
+        let below =
+            self.below.iter().filter(|(pattern, _)| pattern.matches(host)).map(|(_, list)| list.as_slice());
         own.into_iter()
             .chain(below)
             .chain([self.any.as_slice()])
