@@ -2,6 +2,8 @@
 //! file itself. Each room owns the settings it is handed.
 
 mod addresses;
+mod door;
+mod routes;
 mod sections;
 
 use std::net::SocketAddr;
@@ -115,9 +117,9 @@ impl Config {
         let listen = sections::listen(root.section("listen"), certificates.count, &mut taken);
         let clients = sections::clients(root.section("clients"));
         let (admin, control_socket) = sections::admin(root.section("admin"), &mut taken);
-        let gateway = root.optional_section("gateway").map(|section| sections::gateway(section, &mut taken));
-        let upstreams = sections::upstreams(root, &taken);
-        let routes = sections::routes(root, &upstreams.names);
+        let gateway = root.optional_section("gateway").map(|section| door::gateway(section, &mut taken));
+        let upstreams = routes::upstreams(root, &taken);
+        let routes = routes::routes(root, &upstreams.names);
         let access_log = sections::access_log(root.section("access_log"));
         Some(Self {
             name: name?,
@@ -290,6 +292,10 @@ edge.toml:29:10: gateway.listen: \"0.0.0.0:8445\" is not loopback, and the gatew
         assert_eq!(
             faults(&[("[\"0.0.0.0:8443\"]", "[]")]),
             "3:9: listen.https: nothing is listened on; write [\"0.0.0.0:8443\", \"[::]:8443\"]"
+        );
+        assert_eq!(
+            faults(&[("0.0.0.0:8443", "all:8443")]),
+            "3:9: listen.https: \"all:8443\" is no address with port; write \"0.0.0.0:8443\" or \"[::]:8443\""
         );
         assert_eq!(
             faults(&[("0.0.0.0:8443", "0.0.0.0:0")]),

@@ -18,6 +18,7 @@ use shared::tls::Role;
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 
 const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
 const BAD_CONFIGURATION: u8 = 78;
 
 /// The DMZ program: ends TLS, limits clients, routes to upstreams, and is the handlers'
@@ -86,20 +87,35 @@ impl Failure {
 fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        // Help and version too: clap knows which of them goes where, and with which code.
-        Err(error) => error.exit(),
+        Err(error) => return usage(&error),
     };
     match run(&arguments) {
         Ok(()) => ExitCode::SUCCESS,
         Err(failure) => {
             for line in &failure.lines {
-                // One fault, one line, whatever a library's text holds.
-                let line = line.split(['\r', '\n']).map(str::trim).collect::<Vec<_>>().join(" ");
-                let _ = writeln!(std::io::stderr(), "edge: {line}");
+                complain(line);
             }
             ExitCode::from(failure.code)
         }
     }
+}
+
+/// Help and version, which clap sends where they belong, and wrong usage, said as all errors are.
+fn usage(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion) {
+        error.exit()
+    }
+    for line in error.to_string().lines().filter(|line| !line.trim().is_empty()) {
+        complain(line.trim().trim_start_matches("error: "));
+    }
+    ExitCode::from(WRONG_USAGE)
+}
+
+/// One fault, one line, whatever a library's text holds.
+fn complain(line: &str) {
+    let line = line.split(['\r', '\n']).map(str::trim).collect::<Vec<_>>().join(" ");
+    let _ = writeln!(std::io::stderr(), "edge: {line}");
 }
 
 fn run(arguments: &Arguments) -> Result<(), Failure> {
