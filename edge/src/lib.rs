@@ -6,26 +6,15 @@ pub mod admission;
 pub mod client;
 pub mod config;
 pub mod gateway;
+pub mod listen;
 pub mod metrics;
+pub mod preflight;
+pub mod proxy;
 pub mod route;
+mod serve;
+pub mod systemd;
+pub mod tls;
 pub mod upstream;
 
-/// Why edge could not serve.
-#[derive(Debug, thiserror::Error)]
-pub enum ServeError {}
-
-/// Serves until it is told to stop.
-///
-/// # Errors
-/// A room cannot be opened.
-pub fn serve(config: config::Config) -> Result<(), ServeError> {
-    drop(config);
-    Ok(())
-}
-
-/// What would fail at start.
-#[must_use]
-pub fn check(config: &config::Config) -> Vec<String> {
-    let _ = config;
-    Vec::new()
-}
+pub use preflight::check;
+pub use serve::{ServeError, serve};
