@@ -120,7 +120,7 @@ impl Lent {
 
     fn poll(&self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, SourceError>>> {
         let mut source = self.source.lock().unwrap_or_else(PoisonError::into_inner);
-        let polled = Pin::new(&mut *source).poll_frame(cx);
+        let polled = hyper::body::Body::poll_frame(Pin::new(&mut *source), cx);
         self.waits_for_source.store(polled.is_pending(), Ordering::Release);
         match &polled {
             Poll::Pending => {}

@@ -113,12 +113,13 @@ fn broken(inner: &Inner, source: Transport) -> ClientError {
     ClientError::BrokenUpload { vault: names.join(", "), source }
 }
 
-/// The preferred vault first, unless only the other is free of recent failures.
+/// The preferred vault first, unless it failed a moment ago; of two that did, the one whose
+/// failure is older.
 fn order(inner: &Inner) -> Vec<usize> {
     let now = Instant::now();
     let preferred = inner.preferred.load(Ordering::Relaxed);
     let mut order: Vec<usize> = (0..inner.vaults.len()).collect();
-    order.sort_by_key(|index| (inner.vaults[*index].is_suspended(now), *index != preferred));
+    order.sort_by_key(|index| (inner.vaults[*index].suspended_since(now), *index != preferred));
     order
 }
 

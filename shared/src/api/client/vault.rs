@@ -40,9 +40,16 @@ struct Idle {
 
 struct Health {
     backoff: Backoff,
-    suspended: Option<Instant>,
+    suspended: Option<Suspension>,
     heard: Option<Instant>,
     why: Option<String>,
+}
+
+/// A vault that failed goes last for a while.
+#[derive(Clone, Copy)]
+struct Suspension {
+    since: Instant,
+    until: Instant,
 }
 
 /// An open connection; dropping it closes it.
@@ -251,13 +258,19 @@ impl Vault {
             tracing::warn!(vault = self.name, "vault does not answer: {why}; the other is asked first");
         }
         let pause = health.backoff.next(jitter());
-        health.suspended = Some(Instant::now() + pause);
+        let since = Instant::now();
+        health.suspended = Some(Suspension { since, until: since + pause });
         health.why = Some(why.to_string());
     }
 
-    pub(super) fn is_suspended(&self, now: Instant) -> bool {
+    /// Since when it goes last, if it does.
+    pub(super) fn suspended_since(&self, now: Instant) -> Option<Instant> {
         let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
-        health.suspended.is_some_and(|until| now < until)
+        health.suspended.filter(|suspension| now < suspension.until).map(|suspension| suspension.since)
+    }
+
+    pub(super) fn is_suspended(&self, now: Instant) -> bool {
+        self.suspended_since(now).is_some()
     }
 
     pub(super) fn state(&self) -> VaultState {
@@ -268,7 +281,7 @@ impl Vault {
     pub(super) fn wants_probe(&self, now: Instant, silent_for: Duration) -> bool {
         let health = self.health.lock().unwrap_or_else(PoisonError::into_inner);
         match (health.suspended, health.heard) {
-            (Some(until), _) => now >= until,
+            (Some(suspension), _) => now >= suspension.until,
             (None, None) => true,
             (None, Some(heard)) => now.duration_since(heard) >= silent_for,
         }
