@@ -8,6 +8,7 @@ mod token;
 
 use std::collections::BTreeSet;
 use std::io;
+use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
@@ -155,6 +156,7 @@ impl Pki {
     /// # Errors
     /// The register cannot be opened.
     pub fn open(settings: &Settings, authority_file: &Path) -> Result<Self, PkiError> {
+        make_folder(&settings.database)?;
         let connection = register::open(&settings.database)?;
         let revoked = register::revoked(&connection)?;
         let last_change = register::last_change(&connection)?;
@@ -407,10 +409,22 @@ pub fn initialise(
     let subject = authority::Subject { role: Role::Vault, owner: "pair", name: vault, dns, lifetime };
     let issued = authority.issue(&subject, &own, now)?;
     let pin = authority.pin().ok_or_else(|| TlsError::NoAuthority(files.authority.clone()))?;
+    make_folder(&settings.database)?;
     let connection = register::open(&settings.database)?;
     register::add(&connection, &issued.entry)?;
     shared::enrol::install(files, &own.serialize_pem(), &issued.pem, authority.pem(), false)?;
     Ok(Initialised { pin, own: issued.entry })
+}
+
+/// Makes the folder of `file` where it is missing, for this user alone, and tells it.
+fn make_folder(file: &Path) -> Result<&Path, PkiError> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let made = std::fs::DirBuilder::new().recursive(true).mode(0o700).create(folder);
+    made.map(|()| folder).map_err(|source| PkiError::File {
+        file: folder.to_owned(),
+        what: "making the folder",
+        source,
+    })
 }
 
 fn check_names(role: Role, owner: &str, name: &str) -> Result<(), PkiError> {

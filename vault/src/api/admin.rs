@@ -96,7 +96,8 @@ pub(super) fn routes(readiness: Readiness, registry: Registry) -> Router {
 async fn ready(State(readiness): State<Readiness>, RawQuery(query): RawQuery) -> Response {
     let (ready, lines) = readiness.answer();
     let status = if ready { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
-    let verbose = query.is_some_and(|query| query.split('&').any(|word| word.split('=').next() == Some("verbose")));
+    let verbose =
+        query.is_some_and(|query| query.split('&').any(|word| word.split('=').next() == Some("verbose")));
     let short = if ready { "ok\n" } else { "not ready\n" };
     (status, if verbose { lines } else { short.to_owned() }).into_response()
 }

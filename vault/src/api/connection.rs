@@ -7,10 +7,10 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::body::Body;
+use http::Request;
 use hyper::body::Incoming;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
-use http::Request;
 use shared::shutdown::Shutdown;
 use shared::tls::Identity;
 use tokio::io::{AsyncRead, AsyncWrite};

@@ -20,7 +20,9 @@ pub enum ControlSocketError {
     #[error("{0}: is no socket; move it away, or write another api.control_socket")]
     NoSocket(PathBuf),
     /// It cannot be made.
-    #[error("{file}: {what} failed: {source}; the folder must exist and be this user's (see api.control_socket)")]
+    #[error(
+        "{file}: {what} failed: {source}; the folder must exist and be this user's (see api.control_socket)"
+    )]
     File {
         /// The socket's path.
         file: PathBuf,
@@ -59,7 +61,9 @@ impl ControlSocket {
         temporary.push(".new");
         let temporary = PathBuf::from(temporary);
         match std::fs::remove_file(&temporary) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail("clearing the way", error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(fail("clearing the way", error));
+            }
             _ => {}
         }
         let listener = UnixListener::bind(&temporary).map_err(|error| fail("binding", error))?;

@@ -18,10 +18,7 @@ pub(super) fn routes(pki: Pki) -> Router {
     Router::new().route("/v1/enrol", post(enrol)).with_state(pki)
 }
 
-async fn enrol(
-    State(pki): State<Pki>,
-    JsonBody(asked): JsonBody<EnrolRequest>,
-) -> Result<Response, Refusal> {
+async fn enrol(State(pki): State<Pki>, JsonBody(asked): JsonBody<EnrolRequest>) -> Result<Response, Refusal> {
     let answer = pki.enrol(&asked.secret, &asked.request, wall_clock()).await.map_err(refusal)?;
     Ok((StatusCode::OK, axum::Json(answer)).into_response())
 }

@@ -15,9 +15,9 @@ use shared::tls::Identity;
 use tokio::time::Instant;
 
 use super::connection::Origin;
+use super::for_log;
 use super::metrics::Metrics;
 use super::refusal::Refusal;
-use super::for_log;
 use crate::pki::Pki;
 
 /// As much of another's plain-text reason is kept in our problem.
@@ -87,7 +87,9 @@ async fn as_problem(response: Response) -> (Response, String) {
         StatusCode::BAD_REQUEST | StatusCode::UNPROCESSABLE_ENTITY | StatusCode::UNSUPPORTED_MEDIA_TYPE => {
             Refusal::new(StatusCode::BAD_REQUEST, "bad_request", reason("the request cannot be read"))
         }
-        status if status.is_client_error() => Refusal::new(status, "refused", reason("the request is refused")),
+        status if status.is_client_error() => {
+            Refusal::new(status, "refused", reason("the request is refused"))
+        }
         _ => Refusal::internal(),
     };
     let detail = format!("{}: {}", refusal.problem.code, refusal.problem.detail);

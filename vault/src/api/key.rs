@@ -27,8 +27,9 @@ impl<S: Sync> FromRequestParts<S> for IdempotencyKey {
 
     async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Refusal> {
         let refuse = |code, what: &str| {
-            let detail =
-                format!("{what}; send one Idempotency-Key of 1 to {MAX_KEY} visible ASCII characters, the same again when you repeat the request");
+            let detail = format!(
+                "{what}; send one Idempotency-Key of 1 to {MAX_KEY} visible ASCII characters, the same again when you repeat the request"
+            );
             Refusal::new(StatusCode::BAD_REQUEST, code, detail)
         };
         let mut values = parts.headers.get_all(IDEMPOTENCY_KEY).iter();

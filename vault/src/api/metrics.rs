@@ -43,7 +43,10 @@ impl Metrics {
             seconds: Histogram::with_opts(seconds)?,
             connections: IntGauge::new("vault_api_connections", "Connections open now")?,
             refused: IntCounterVec::new(refused, &["reason"])?,
-            cut: IntCounter::new("vault_api_sessions_cut_total", "Live sessions ended by revocation or expiry")?,
+            cut: IntCounter::new(
+                "vault_api_sessions_cut_total",
+                "Live sessions ended by revocation or expiry",
+            )?,
         };
         registry.register(Box::new(metrics.requests.clone()))?;
         registry.register(Box::new(metrics.seconds.clone()))?;

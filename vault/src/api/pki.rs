@@ -52,11 +52,10 @@ async fn token(
     caller.must_be(&[Role::Admin])?;
     let now = wall_clock();
     let made = pki.token(asked.role, &asked.owner, &asked.name, now).await.map_err(refusal)?;
-    let expires = OffsetDateTime::from(made.expires).replace_nanosecond(0).unwrap_or_else(|_| made.expires.into());
-    let answer = TokenAnswer {
-        token: made.token.to_string(),
-        expires: expires.format(&Rfc3339).unwrap_or_default(),
-    };
+    let expires =
+        OffsetDateTime::from(made.expires).replace_nanosecond(0).unwrap_or_else(|_| made.expires.into());
+    let answer =
+        TokenAnswer { token: made.token.to_string(), expires: expires.format(&Rfc3339).unwrap_or_default() };
     tracing::info!(by = caller.0.name, "pki: token made for {} {}/{}", asked.role, asked.owner, asked.name);
     Ok((StatusCode::CREATED, Json(answer)))
 }

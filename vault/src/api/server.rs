@@ -176,7 +176,10 @@ impl Server {
         drop(bound);
         listening.sessions.close();
         if tokio::time::timeout(DRAIN, listening.sessions.wait()).await.is_err() {
-            tracing::warn!("api: {} connections were not done within {DRAIN:?}; closed", listening.sessions.len());
+            tracing::warn!(
+                "api: {} connections were not done within {DRAIN:?}; closed",
+                listening.sessions.len()
+            );
             listening.stop.cancel();
             listening.sessions.wait().await;
         }
@@ -258,7 +261,9 @@ impl Listening {
         };
         self.metrics.connections.inc();
         let validity = caller.is_some().then_some(Validity { revocations, left });
-        let who = caller.as_ref().map_or_else(|| "nobody".to_owned(), |c| format!("{} {}/{}", c.role, c.owner, c.name));
+        let who = caller
+            .as_ref()
+            .map_or_else(|| "nobody".to_owned(), |c| format!("{} {}/{}", c.role, c.owner, c.name));
         let end = self.session(self.router.clone(), caller, from.to_string(), validity).serve(stream).await;
         self.metrics.connections.dec();
         drop(place);
@@ -333,7 +338,13 @@ impl Listening {
         }
     }
 
-    fn session(&self, router: Router, caller: Option<Identity>, origin: String, validity: Option<Validity>) -> Session {
+    fn session(
+        &self,
+        router: Router,
+        caller: Option<Identity>,
+        origin: String,
+        validity: Option<Validity>,
+    ) -> Session {
         let (drain, stop) = (self.drain.clone(), self.stop.clone());
         Session { router, caller, origin: Origin(origin), validity, limits: self.limits, drain, stop }
     }

@@ -3,7 +3,7 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::Path;
 use std::time::{Duration, SystemTime};
 
@@ -212,8 +212,7 @@ fn random_serial() -> SerialNumber {
 
 fn write_key(file: &Path, pem: &str) -> Result<(), PkiError> {
     let fail = |what| move |source| PkiError::File { file: file.to_owned(), what, source };
-    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    fs::DirBuilder::new().recursive(true).mode(0o700).create(folder).map_err(fail("making its folder"))?;
+    let folder = super::make_folder(file)?;
     let mut opened = OpenOptions::new().write(true).create_new(true).mode(0o600).open(file).map_err(
         |error| match error.kind() {
             io::ErrorKind::AlreadyExists => PkiError::Exists(file.to_owned()),
