@@ -169,7 +169,7 @@ impl Rooms {
     }
 }
 
-/// One entry a room, in the order in which `vault status` shows them.
+/// One entry a room.
 fn status_sources(config: &Config, pki: &Pki) -> Sources {
     let (name, started, pki) = (config.name.clone(), tokio::time::Instant::now(), pki.clone());
     vec![

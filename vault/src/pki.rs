@@ -24,8 +24,8 @@ use crate::sqlite::SqliteError;
 use authority::Authority;
 pub use register::Change;
 
-/// However long the settings say: an open token is a key lying about.
-const LONGEST_TOKEN: Duration = Duration::from_secs(7 * 86_400);
+/// No token is good for longer: an open token is a key lying about.
+pub const LONGEST_TOKEN: Duration = Duration::from_secs(7 * 86_400);
 
 /// `[pki]`
 #[derive(Debug, Clone)]

@@ -24,6 +24,9 @@ const MAX_HEAD: usize = 32 << 10;
 /// Most header lines; hyper answers 431 beyond it.
 const MAX_HEADERS: usize = 64;
 
+/// No deadline is longer, whatever the settings say.
+const LONGEST: Duration = Duration::from_secs(86_400);
+
 /// Where a caller without a certificate comes from, for the log.
 #[derive(Debug, Clone)]
 pub(super) struct Origin(pub(super) String);
@@ -35,6 +38,13 @@ pub(super) struct Limits {
     pub(super) head: Duration,
     /// Without progress of a body or an answer.
     pub(super) idle: Duration,
+}
+
+impl Limits {
+    /// Bounded, so that no setting reaches beyond what a clock can count.
+    pub(super) fn new(head: Duration, idle: Duration) -> Self {
+        Self { head: head.min(LONGEST), idle: idle.min(LONGEST) }
+    }
 }
 
 /// How a certificate's holder can lose the connection.

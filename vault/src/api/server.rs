@@ -152,14 +152,14 @@ impl Server {
             certificates: self.certificates,
             pair: self.pair,
             metrics: self.metrics,
-            limits: Limits { head: self.api.head_timeout, idle: self.api.idle_timeout },
+            limits: Limits::new(self.api.head_timeout, self.api.idle_timeout),
             unknown: Arc::new(Semaphore::new(UNKNOWN_AT_ONCE)),
             sessions: TaskTracker::new(),
             drain: shutdown.clone(),
             stop: Shutdown::new(),
         });
         readiness.serving();
-        let most = self.api.max_connections;
+        let most = self.api.max_connections.clamp(1, Semaphore::MAX_PERMITS);
         let loops = async {
             tokio::join!(
                 listening.accept_callers(&bound.tls, most),

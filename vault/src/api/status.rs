@@ -18,7 +18,7 @@ use super::refusal::Refusal;
 /// A room's answer to "how are you".
 pub type StatusSource = Arc<dyn Fn() -> BoxFuture<'static, Value> + Send + Sync>;
 
-/// Every source by its room's name, in the order in which they are shown.
+/// Every source by its room's name; shown in the order of the names.
 pub type Sources = Vec<(&'static str, StatusSource)>;
 
 /// A room that does not answer within this time is shown as silent.
