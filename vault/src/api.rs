@@ -2,5 +2,6 @@
 //! worded; leaves numbers, files and certificates to their rooms.
 
 pub mod caller;
+pub mod files;
 pub mod numbers;
 pub mod refusal;
