@@ -10,6 +10,7 @@ pub mod caller;
 mod connection;
 pub mod control_socket;
 mod enrol;
+pub mod files;
 mod guard;
 pub mod key;
 mod metrics;
