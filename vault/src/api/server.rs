@@ -269,6 +269,9 @@ impl Listening {
         drop(place);
         match end {
             End::Closed => {}
+            End::Failed(error) if error.is_parse() => {
+                tracing::info!("api: connection of {who} at {from} closed: malformed HTTP: {error}");
+            }
             End::Failed(error) => tracing::debug!("api: connection of {who} at {from} ended: {error}"),
             End::Revoked | End::Expired => {
                 self.metrics.cut.inc();
