@@ -63,10 +63,8 @@ impl Authority {
     fn sign(&self, folder: &Path, stem: &str, params: CertificateParams) -> anyhow::Result<Pair> {
         let key = KeyPair::generate()?;
         let leaf = params.signed_by(&key, &self.issuer)?;
-        let pair = Pair {
-            certificate: folder.join(format!("{stem}.crt")),
-            key: folder.join(format!("{stem}.key")),
-        };
+        let pair =
+            Pair { certificate: folder.join(format!("{stem}.crt")), key: folder.join(format!("{stem}.key")) };
         // The key first: a program that watches the certificate then finds its own key.
         write(&pair.key, &key.serialize_pem())?;
         write(&pair.certificate, &leaf.pem())?;

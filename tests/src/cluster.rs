@@ -128,7 +128,9 @@ fn edge_plan(pair: &Pair, holder: &Holder, gateway: &Path, application: &Path) -
     let [first, second] = &pair.vaults;
     EdgePlan {
         upstreams: vec![("invoices".to_owned(), vec![format!("unix:{}", application.display())])],
-        routes: format!("[[route]]\nhost = \"{NAME}\"\npath_prefix = \"/\"\nupstream = \"invoices\"\nmax_body = \"64MiB\"\n"),
+        routes: format!(
+            "[[route]]\nhost = \"{NAME}\"\npath_prefix = \"/\"\nupstream = \"invoices\"\nmax_body = \"64MiB\"\n"
+        ),
         gateway: format!(
             r#"[gateway]
 listen = "unix:{gateway}"

@@ -190,8 +190,7 @@ impl Curl {
             .args(["--write-out", "outcome %{http_code} %header{retry-after}\n"])
             .arg(format!("{}{mark}of=[1-{count}]", self.url));
         let output = self.run(command)?;
-        let outcomes: Vec<_> =
-            String::from_utf8_lossy(&output.stdout).lines().filter_map(outcome).collect();
+        let outcomes: Vec<_> = String::from_utf8_lossy(&output.stdout).lines().filter_map(outcome).collect();
         anyhow::ensure!(
             outcomes.len() == count,
             "curl reported {} of {count}: {}",
@@ -247,7 +246,8 @@ impl Answer {
     /// # Errors
     /// It is none; the text shows status and body.
     pub fn json(&self) -> anyhow::Result<serde_json::Value> {
-        serde_json::from_slice(&self.body).with_context(|| format!("{}: no JSON: {}", self.status, self.text()))
+        serde_json::from_slice(&self.body)
+            .with_context(|| format!("{}: no JSON: {}", self.status, self.text()))
     }
 
     /// A string of the body's JSON object.

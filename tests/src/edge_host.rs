@@ -74,7 +74,11 @@ impl Edge {
         let draft = Draft {
             config: folder.join("edge.toml"),
             https: ports::free()?,
-            https6: if plan.ipv6 { Some(ports::free_on(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]))?) } else { None },
+            https6: if plan.ipv6 {
+                Some(ports::free_on(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]))?)
+            } else {
+                None
+            },
             http: ports::free()?,
             admin: ports::free()?,
             access_log: folder.join("access.log"),
@@ -114,7 +118,8 @@ impl Edge {
     /// # Errors
     /// It cannot be read.
     pub fn log_lines(&self) -> anyhow::Result<Vec<String>> {
-        let bytes = std::fs::read(&self.access_log).with_context(|| format!("{}", self.access_log.display()))?;
+        let bytes =
+            std::fs::read(&self.access_log).with_context(|| format!("{}", self.access_log.display()))?;
         Ok(String::from_utf8_lossy(&bytes).lines().map(str::to_owned).collect())
     }
 
@@ -205,8 +210,11 @@ impl Draft {
     }
 
     fn text(&self, plan: &EdgePlan) -> String {
-        let https: Vec<_> =
-            [Some(self.https), self.https6].iter().flatten().map(|address| format!("\"{address}\"")).collect();
+        let https: Vec<_> = [Some(self.https), self.https6]
+            .iter()
+            .flatten()
+            .map(|address| format!("\"{address}\""))
+            .collect();
         let mut text = format!(
             r#"name = "{NAME}"
 direct_name = "{DIRECT_NAME}"

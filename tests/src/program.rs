@@ -14,7 +14,8 @@ use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
 use anyhow::Context;
-use rustix::process::{Pid, Signal, kill_process};
+pub use rustix::process::Signal;
+use rustix::process::{Pid, kill_process};
 
 use crate::wait;
 
@@ -72,7 +73,13 @@ impl Ran {
     /// # Errors
     /// It did not; the text is what it said.
     pub fn well(self) -> anyhow::Result<String> {
-        anyhow::ensure!(self.code == Some(0), "exit {:?}: {} {}", self.code, self.err.trim(), self.out.trim());
+        anyhow::ensure!(
+            self.code == Some(0),
+            "exit {:?}: {} {}",
+            self.code,
+            self.err.trim(),
+            self.out.trim()
+        );
         Ok(self.out)
     }
 }

@@ -119,10 +119,8 @@ fn serve(connection: &TcpStream, room: &Room) {
     while let Some(request) = read_request(&mut reader) {
         let body = answer(&request, room);
         lock(room).seen.push(request);
-        let head = format!(
-            "HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
-            body.len()
-        );
+        let head =
+            format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n", body.len());
         let mut writer = connection;
         if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(&body)).is_err() {
             break;

@@ -157,7 +157,8 @@ impl Pair {
         for file_server in &self.file_servers {
             for file in files_below(file_server)? {
                 let bytes = std::fs::read(&file)?;
-                if contains(&bytes, needle) || base64_forms(needle).iter().any(|form| contains(&bytes, form)) {
+                if contains(&bytes, needle) || base64_forms(needle).iter().any(|form| contains(&bytes, form))
+                {
                     found.push(file);
                 }
             }
@@ -307,11 +308,9 @@ path = "{right}"
     }
 
     fn wait_for(&self, path: &str) -> anyhow::Result<()> {
-        wait::until(&format!("{} answers {path}", self.name), READY, || {
-            plain::expect_ok(self.admin, path)
-        })
-        .with_context(|| self.program.as_ref().map_or_else(String::new, |program| program.log_tail(30)))
-        .map(drop)
+        wait::until(&format!("{} answers {path}", self.name), READY, || plain::expect_ok(self.admin, path))
+            .with_context(|| self.program.as_ref().map_or_else(String::new, |program| program.log_tail(30)))
+            .map(drop)
     }
 
     /// `NAME=ADDRESS`, as `--vault` wants it.
@@ -429,9 +428,7 @@ mod tests {
     #[test]
     fn a_needle_is_found_in_base64_wherever_it_starts() {
         // base64 of "x:needle-needle;", "xy:needle-needle;", "xyz:needle-needle;"
-        for text in
-            ["eDpuZWVkbGUtbmVlZGxlOw==", "eHk6bmVlZGxlLW5lZWRsZTs=", "eHl6Om5lZWRsZS1uZWVkbGU7"]
-        {
+        for text in ["eDpuZWVkbGUtbmVlZGxlOw==", "eHk6bmVlZGxlLW5lZWRsZTs=", "eHl6Om5lZWRsZS1uZWVkbGU7"] {
             assert!(
                 base64_forms(b"needle-needle").iter().any(|form| contains(text.as_bytes(), form)),
                 "{text}"

@@ -1,6 +1,9 @@
 //! Waiting for something to become true: poll, with a deadline, and say at the end what was
 //! seen last. The one place of the harness that reads a clock.
-#![expect(clippy::disallowed_methods, reason = "the harness waits for real programs, so it reads the real clock")]
+#![expect(
+    clippy::disallowed_methods,
+    reason = "the harness waits for real programs, so it reads the real clock"
+)]
 
 use std::time::{Duration, Instant};
 

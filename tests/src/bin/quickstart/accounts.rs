@@ -52,7 +52,11 @@ pub(crate) fn totals(rows: &[Number]) -> Totals {
 /// Are these the numbers 1 to n, each once, each with a key of its own?
 pub(crate) fn is_unbroken(rows: &[Number]) -> anyhow::Result<()> {
     for (expected, row) in (1_u64..).zip(rows) {
-        anyhow::ensure!(row.number == expected, "number {expected} is missing or twice: {} stands there", row.number);
+        anyhow::ensure!(
+            row.number == expected,
+            "number {expected} is missing or twice: {} stands there",
+            row.number
+        );
     }
     let keys: BTreeSet<_> = rows.iter().map(|row| row.key.as_str()).collect();
     anyhow::ensure!(keys.len() == rows.len(), "{} keys for {} numbers", keys.len(), rows.len());
@@ -64,8 +68,15 @@ pub(crate) fn is_unbroken(rows: &[Number]) -> anyhow::Result<()> {
 pub(crate) fn agrees_with(rows: &[Number], book: &Book) -> anyhow::Result<usize> {
     let by_key: BTreeMap<_, _> = rows.iter().map(|row| (row.key.as_str(), row)).collect();
     for (key, given) in &book.numbers {
-        let row = by_key.get(key.as_str()).with_context(|| format!("{key} was given {}, which is lost", given.number))?;
-        anyhow::ensure!(row.number == given.number, "{key} was given {}, the series says {}", given.number, row.number);
+        let row = by_key
+            .get(key.as_str())
+            .with_context(|| format!("{key} was given {}, which is lost", given.number))?;
+        anyhow::ensure!(
+            row.number == given.number,
+            "{key} was given {}, the series says {}",
+            given.number,
+            row.number
+        );
         let fits = match (&given.fate, row.state) {
             (Fate::Reserved, NumberState::Reserved) => true,
             (Fate::Confirmed(hash), NumberState::Confirmed) => row.document_hash.as_ref() == Some(hash),
@@ -73,11 +84,21 @@ pub(crate) fn agrees_with(rows: &[Number], book: &Book) -> anyhow::Result<usize>
             (_, NumberState::Reserved) => !given.settled,
             _ => false,
         };
-        anyhow::ensure!(fits, "number {}: acknowledged as {:?}, the series says {row:?}", given.number, given.fate);
+        anyhow::ensure!(
+            fits,
+            "number {}: acknowledged as {:?}, the series says {row:?}",
+            given.number,
+            given.fate
+        );
     }
     let unanswered: Vec<_> = rows.iter().filter(|row| !book.numbers.contains_key(&row.key)).collect();
     for row in &unanswered {
-        anyhow::ensure!(book.asked.contains(&row.key), "number {}: nobody asked with the key {}", row.number, row.key);
+        anyhow::ensure!(
+            book.asked.contains(&row.key),
+            "number {}: nobody asked with the key {}",
+            row.number,
+            row.key
+        );
     }
     Ok(unanswered.len())
 }

@@ -160,7 +160,12 @@ fn replicas(cluster: &Cluster, id: &str, size: usize) -> anyhow::Result<String> 
 fn download(cluster: &Cluster, id: &str, body: &[u8]) -> anyhow::Result<()> {
     let path = format!("/files/{id}");
     let whole = cluster.edge.call(&path).send()?.expect(&[200])?;
-    anyhow::ensure!(whole.body == body, "{} bytes came, other than the {} stored", whole.body.len(), body.len());
+    anyhow::ensure!(
+        whole.body == body,
+        "{} bytes came, other than the {} stored",
+        whole.body.len(),
+        body.len()
+    );
     let path = format!("/v1/files/{id}");
     let part = cluster.handler(&path).header("Range", "bytes=100000-100999").send()?.expect(&[206])?;
     anyhow::ensure!(Some(part.body.as_slice()) == body.get(100_000..101_000), "the range is another one");
@@ -308,7 +313,12 @@ fn accounts(cluster: &Cluster, book: &Book, report: &mut Report) {
 }
 
 fn kept_to_contract(book: &Book) -> anyhow::Result<String> {
-    anyhow::ensure!(book.broken.is_empty(), "{} did not, first: {:?}", book.broken.len(), book.broken.first());
+    anyhow::ensure!(
+        book.broken.is_empty(),
+        "{} did not, first: {:?}",
+        book.broken.len(),
+        book.broken.first()
+    );
     Ok(format!(
         "{} files, {} numbers, {} invoices acknowledged",
         book.files.len(),
@@ -340,8 +350,11 @@ fn repeated(cluster: &Cluster, book: &Book) -> anyhow::Result<String> {
         let answer = cluster.handler(&path).key(key).method("POST").send()?.expect(&[200, 201])?;
         number_of(&answer)
     };
-    let lost: Vec<_> =
-        book.asked.iter().filter(|key| key.starts_with("number-") && !book.numbers.contains_key(*key)).collect();
+    let lost: Vec<_> = book
+        .asked
+        .iter()
+        .filter(|key| key.starts_with("number-") && !book.numbers.contains_key(*key))
+        .collect();
     for key in &lost {
         let number = ask(key)?;
         if let Some(row) = before.iter().find(|row| row.key == **key) {
@@ -363,10 +376,19 @@ fn invoices_hold(cluster: &Cluster, book: &Book) -> anyhow::Result<String> {
     for (key, invoice) in &book.invoices {
         let place = usize::try_from(invoice.number)?.checked_sub(1).context("numbers start at 1")?;
         let row = rows.get(place).with_context(|| format!("{key}: invoice {} is lost", invoice.number))?;
-        anyhow::ensure!(row.key.starts_with(key.as_str()), "invoice {} of {key} belongs to {}", row.number, row.key);
+        anyhow::ensure!(
+            row.key.starts_with(key.as_str()),
+            "invoice {} of {key} belongs to {}",
+            row.number,
+            row.key
+        );
         anyhow::ensure!(row.document_hash.is_some(), "invoice {} of {key} is not confirmed", row.number);
     }
-    Ok(format!("1 to {} without a hole; {} invoices, each with its own number", rows.len(), book.invoices.len() + 1))
+    Ok(format!(
+        "1 to {} without a hole; {} invoices, each with its own number",
+        rows.len(),
+        book.invoices.len() + 1
+    ))
 }
 
 fn statuses(cluster: &Cluster) -> anyhow::Result<String> {

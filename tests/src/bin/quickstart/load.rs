@@ -106,12 +106,7 @@ pub(crate) fn doors(cluster: &Cluster) -> impl Fn(Door, &str) -> harness::curl::
 
 impl<'c> Load<'c> {
     pub(crate) fn new(tap: &'c Tap<'c>) -> Self {
-        Self {
-            tap,
-            book: Mutex::default(),
-            stopping: AtomicBool::new(false),
-            documents: AtomicU64::new(1),
-        }
+        Self { tap, book: Mutex::default(), stopping: AtomicBool::new(false), documents: AtomicU64::new(1) }
     }
 
     /// The book as it stands.

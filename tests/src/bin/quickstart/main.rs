@@ -71,9 +71,15 @@ fn run_until(interrupted: &Receiver<()>) -> anyhow::Result<bool> {
 fn no_program_has_ended(cluster: &mut Cluster) -> anyhow::Result<()> {
     let [first, second] = &mut cluster.pair.vaults;
     let vaults = [first.program.as_mut(), second.program.as_mut()];
-    for program in [&mut cluster.invoices, &mut cluster.edge.program].into_iter().chain(vaults.into_iter().flatten())
+    for program in
+        [&mut cluster.invoices, &mut cluster.edge.program].into_iter().chain(vaults.into_iter().flatten())
     {
-        anyhow::ensure!(program.is_running(), "{} has ended by itself\n{}", program.name(), program.log_tail(30));
+        anyhow::ensure!(
+            program.is_running(),
+            "{} has ended by itself\n{}",
+            program.name(),
+            program.log_tail(30)
+        );
     }
     Ok(())
 }
