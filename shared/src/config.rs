@@ -62,7 +62,10 @@ impl fmt::Display for Faults {
 ///
 /// # Errors
 /// All faults together: unreadable file, TOML syntax, wrong types, missing and unknown keys.
-pub fn read_file<T>(path: &Path, build: impl FnOnce(&mut Section<'_>) -> Option<T>) -> Result<T, Faults> {
+pub fn read_file<T>(
+    path: &Path,
+    build: impl FnOnce(&mut Section<'_>) -> Option<T>,
+) -> Result<T, Faults> {
     match std::fs::read_to_string(path) {
         Ok(text) => read_text(path, &text, build),
         Err(error) => Err(Faults(vec![Fault {
@@ -146,8 +149,10 @@ impl<'d> Section<'d> {
         match self.lookup(key) {
             Some(value) => self.convert(key, value),
             None => {
-                self.source
-                    .note(self.at, format!("{}: missing; write {key} = {}", self.name(key), T::EXAMPLE));
+                self.source.note(
+                    self.at,
+                    format!("{}: missing; write {key} = {}", self.name(key), T::EXAMPLE),
+                );
                 None
             }
         }
@@ -510,11 +515,9 @@ mod tests {
 
     #[test]
     fn every_fault_is_told_at_once_with_its_place() {
-        let faults = limits(
-            "nam = 3\n[jail]\nban_time = \"10 minuts\"\nbody = 7\nnetworks = [\"10.0.0.0/8\", \"x\"]\n",
-        )
-        .unwrap_err()
-        .to_string();
+        let faults = limits("nam = 3\n[jail]\nban_time = \"10 minuts\"\nbody = 7\nnetworks = [\"10.0.0.0/8\", \"x\"]\n")
+            .unwrap_err()
+            .to_string();
         assert_eq!(
             faults,
             "conf/edge.toml:1:1: nam: unknown key; did you mean name?\n\

@@ -84,8 +84,7 @@ fn name(section: &mut Section<'_>, key: &'static str) -> Option<String> {
     if is_name(&name) {
         return Some(name);
     }
-    section
-        .fault(key, format!("{name:?} is no name; use 1 to 64 letters, digits, dots, dashes, underscores"));
+    section.fault(key, format!("{name:?} is no name; use 1 to 64 letters, digits, dots, dashes, underscores"));
     None
 }
 
@@ -188,10 +187,7 @@ fn sequence_owner(
     let owner: String = section.required("owner")?;
     let (own, pair) = (own?, pair?);
     if owner != own && owner != pair.peer {
-        section.fault(
-            "owner",
-            format!("{owner:?} is neither {own:?} nor {:?}; both vaults must name the same", pair.peer),
-        );
+        section.fault("owner", format!("{owner:?} is neither {own:?} nor {:?}; both vaults must name the same", pair.peer));
         return None;
     }
     Some(owner)
