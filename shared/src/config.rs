@@ -11,7 +11,6 @@ use std::collections::BTreeSet;
 use std::fmt;
 use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
-use std::rc::Rc;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -62,10 +61,7 @@ impl fmt::Display for Faults {
 ///
 /// # Errors
 /// All faults together: unreadable file, TOML syntax, wrong types, missing and unknown keys.
-pub fn read_file<T>(
-    path: &Path,
-    build: impl FnOnce(&mut Section<'_>) -> Option<T>,
-) -> Result<T, Faults> {
+pub fn read_file<T>(path: &Path, build: impl FnOnce(&mut Section<'_>) -> Option<T>) -> Result<T, Faults> {
     match std::fs::read_to_string(path) {
         Ok(text) => read_text(path, &text, build),
         Err(error) => Err(Faults(vec![Fault {
@@ -92,9 +88,8 @@ pub fn read_text<T>(
         source.note(error.span().map_or(0, |span| span.start), error.message().to_owned());
     }
     let built = {
-        let source = Rc::new(&source);
         let mut root = Section {
-            source: Rc::clone(&source),
+            source: &source,
             table: Some(table.get_ref()),
             at: 0,
             path: String::new(),
@@ -136,7 +131,7 @@ impl Source<'_> {
 /// A table of the file, from which settings are pulled. When it is dropped, every key
 /// that was not pulled is reported as unknown.
 pub struct Section<'d> {
-    source: Rc<&'d Source<'d>>,
+    source: &'d Source<'d>,
     table: Option<&'d DeTable<'d>>,
     at: usize,
     path: String,
@@ -149,10 +144,8 @@ impl<'d> Section<'d> {
         match self.lookup(key) {
             Some(value) => self.convert(key, value),
             None => {
-                self.source.note(
-                    self.at,
-                    format!("{}: missing; write {key} = {}", self.name(key), T::EXAMPLE),
-                );
+                self.source
+                    .note(self.at, format!("{}: missing; write {key} = {}", self.name(key), T::EXAMPLE));
                 None
             }
         }
@@ -237,7 +230,7 @@ impl<'d> Section<'d> {
 
     fn child(&self, key: &str, table: Option<&'d DeTable<'d>>, at: usize) -> Section<'d> {
         let path = self.name(key);
-        Section { source: Rc::clone(&self.source), table, at, path, asked: BTreeSet::new() }
+        Section { source: self.source, table, at, path, asked: BTreeSet::new() }
     }
 
     fn lookup(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
@@ -515,9 +508,11 @@ mod tests {
 
     #[test]
     fn every_fault_is_told_at_once_with_its_place() {
-        let faults = limits("nam = 3\n[jail]\nban_time = \"10 minuts\"\nbody = 7\nnetworks = [\"10.0.0.0/8\", \"x\"]\n")
-            .unwrap_err()
-            .to_string();
+        let faults = limits(
+            "nam = 3\n[jail]\nban_time = \"10 minuts\"\nbody = 7\nnetworks = [\"10.0.0.0/8\", \"x\"]\n",
+        )
+        .unwrap_err()
+        .to_string();
         assert_eq!(
             faults,
             "conf/edge.toml:1:1: nam: unknown key; did you mean name?\n\
@@ -550,7 +545,8 @@ mod tests {
 
         #[test]
         fn a_duration_reads_back(count in 0_u64..1_000_000, unit in "ms|s|m|h|d") {
-            proptest::prop_assert!(parse_duration(&format!("{count}{unit}")).is_some());
+            let text = format!("{count}{unit}");
+            proptest::prop_assert!(parse_duration(&text).is_some(), "{}", text);
         }
     }
 }

@@ -174,10 +174,8 @@ pub struct Files {
 /// Unreadable, malformed or empty.
 pub fn certificates(file: &Path) -> Result<Vec<CertificateDer<'static>>, TlsError> {
     let wrap = |source| TlsError::Pem { file: file.to_owned(), what: "certificate", source };
-    let chain = CertificateDer::pem_file_iter(file)
-        .map_err(wrap)?
-        .collect::<Result<Vec<_>, _>>()
-        .map_err(wrap)?;
+    let chain =
+        CertificateDer::pem_file_iter(file).map_err(wrap)?.collect::<Result<Vec<_>, _>>().map_err(wrap)?;
     if chain.is_empty() { Err(TlsError::Empty(file.to_owned())) } else { Ok(chain) }
 }
 

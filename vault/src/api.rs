@@ -2,4 +2,5 @@
 //! worded; leaves numbers, files and certificates to their rooms.
 
 pub mod caller;
+pub mod numbers;
 pub mod refusal;

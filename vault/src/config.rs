@@ -84,7 +84,8 @@ fn name(section: &mut Section<'_>, key: &'static str) -> Option<String> {
     if is_name(&name) {
         return Some(name);
     }
-    section.fault(key, format!("{name:?} is no name; use 1 to 64 letters, digits, dots, dashes, underscores"));
+    section
+        .fault(key, format!("{name:?} is no name; use 1 to 64 letters, digits, dots, dashes, underscores"));
     None
 }
 
@@ -154,10 +155,10 @@ fn storage_settings(root: &mut Section<'_>, state: &Path) -> Option<storage::Set
     if count != 2 {
         root.fault("file_server", format!("{count} configured; write exactly two [[file_server]] sections"));
     }
-    if let Some([left, right]) = servers.as_deref() {
-        if left.name == right.name || left.path == right.path {
-            root.fault("file_server", "both are the same; two replicas need two names and two paths");
-        }
+    if let Some([left, right]) = servers.as_deref()
+        && (left.name == right.name || left.path == right.path)
+    {
+        root.fault("file_server", "both are the same; two replicas need two names and two paths");
     }
     let mut section = root.section("storage");
     let key_file = section.required("key_file");
@@ -187,7 +188,10 @@ fn sequence_owner(
     let owner: String = section.required("owner")?;
     let (own, pair) = (own?, pair?);
     if owner != own && owner != pair.peer {
-        section.fault("owner", format!("{owner:?} is neither {own:?} nor {:?}; both vaults must name the same", pair.peer));
+        section.fault(
+            "owner",
+            format!("{owner:?} is neither {own:?} nor {:?}; both vaults must name the same", pair.peer),
+        );
         return None;
     }
     Some(owner)

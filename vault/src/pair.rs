@@ -1,7 +1,39 @@
-//! Placeholder of the pair's link.
+//! The other vault: whether it can be reached, and one ordered, authenticated stream to it.
+//! Knows connections, beats and frames; not what any body means.
+//!
+//! The vault whose name sorts first dials, the other accepts, so there is one connection. It is
+//! mTLS on the API's own port with ALPN `vault-pair/1`; a peer that is silent for
+//! [`Settings::silence`] counts as away.
 
+pub mod frame;
+
+use std::collections::HashMap;
 use std::net::SocketAddr;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use rustls::pki_types::ServerName;
+use shared::retry::Backoff;
+use shared::shutdown::Shutdown;
+use shared::tls::{self, TlsError};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::net::TcpStream;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+use tokio::time::timeout;
+use tokio_rustls::{TlsConnector, TlsStream};
+
+pub use frame::Topic;
+use frame::{Frame, FrameError};
+
+/// The protocol's name in the TLS handshake.
+pub const ALPN: &[u8] = b"vault-pair/1";
+/// Most frames waiting to be sent.
+const QUEUE: usize = 256;
+/// Most questions of the peer answered at once.
+const ANSWERING: usize = 256;
 
 /// `[pair]`
 #[derive(Debug, Clone)]
@@ -16,4 +48,355 @@ pub struct Settings {
     pub beat: Duration,
     /// After how long a silent peer counts as away.
     pub silence: Duration,
+}
+
+/// Why the peer could not be asked.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum PairError {
+    /// No connection, or it ended before the answer: the peer may or may not have acted.
+    #[error("the other vault {0} is away")]
+    Away(String),
+    /// The question's own deadline passed.
+    #[error("the other vault {0} did not answer in time")]
+    Late(String),
+    /// The peer's room refused.
+    #[error("the other vault {peer} refused: {reason}")]
+    Refused {
+        /// Its name.
+        peer: String,
+        /// Its own words.
+        reason: String,
+    },
+}
+
+/// Why a connection ended; for the log.
+#[derive(Debug, thiserror::Error)]
+enum LinkError {
+    #[error("connecting: {0}")]
+    Connect(#[source] std::io::Error),
+    #[error("own certificate: {0}")]
+    Tls(#[from] TlsError),
+    #[error("{0}")]
+    Io(#[from] std::io::Error),
+    #[error("{0}")]
+    Frame(#[from] FrameError),
+    #[error("no sign of life for {0:?}")]
+    Silent(Duration),
+    #[error("it takes nothing more")]
+    Clogged,
+    #[error("ended by this vault")]
+    HungUp,
+    #[error("a newer connection took its place")]
+    Replaced,
+}
+
+/// What the ordered topic's room hears.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Event {
+    /// A connection stands.
+    Up,
+    /// It is gone.
+    Down,
+    /// The peer told this.
+    Told(Bytes),
+}
+
+/// A room's answer to the peer's question.
+pub type Answerer = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
+
+/// A connection that the API's listener has accepted and verified to be the peer's.
+pub type Accepted = TlsStream<TcpStream>;
+
+/// The handle that rooms' owners hold; cheap to clone.
+#[derive(Clone)]
+pub struct Pair {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    settings: Settings,
+    up: watch::Sender<bool>,
+    link: Mutex<Option<Link>>,
+    next: AtomicU64,
+}
+
+/// The peer's answer, or its reason for giving none.
+type Outcome = Result<Bytes, String>;
+
+#[derive(Clone)]
+struct Link {
+    frames: mpsc::Sender<Frame>,
+    waiting: Arc<Mutex<HashMap<u64, oneshot::Sender<Outcome>>>>,
+    hang_up: Shutdown,
+}
+
+impl Pair {
+    /// A pair that is not connected yet; [`Pair::run`] connects it.
+    #[must_use]
+    pub fn new(settings: Settings) -> Self {
+        let inner = Inner {
+            settings,
+            up: watch::Sender::new(false),
+            link: Mutex::new(None),
+            next: AtomicU64::new(1),
+        };
+        Self { inner: Arc::new(inner) }
+    }
+
+    /// The other vault's name.
+    #[must_use]
+    pub fn peer(&self) -> &str {
+        &self.inner.settings.peer
+    }
+
+    /// Changes whenever the connection comes or goes.
+    #[must_use]
+    pub fn up(&self) -> watch::Receiver<bool> {
+        self.inner.up.subscribe()
+    }
+
+    /// Ends the connection that stands, if any; it is made again by itself.
+    pub fn hang_up(&self) {
+        if let Some(link) = self.link() {
+            link.hang_up.cancel();
+        }
+    }
+
+    /// Says something in order, without an answer. `false` when nobody is there to hear it or
+    /// the queue is full; then the connection is ended, so that order is never broken.
+    pub fn tell(&self, topic: Topic, body: Bytes) -> bool {
+        let Some(link) = self.link() else { return false };
+        let sent = link.frames.try_send(Frame::Tell(topic, body)).is_ok();
+        if !sent {
+            link.hang_up.cancel();
+        }
+        sent
+    }
+
+    /// Asks the peer's room and waits for its answer, `deadline` at most.
+    ///
+    /// # Errors
+    /// After [`PairError::Away`] and [`PairError::Late`] the peer may have acted all the same.
+    pub async fn ask(&self, topic: Topic, body: Bytes, deadline: Duration) -> Result<Bytes, PairError> {
+        let peer = || self.inner.settings.peer.clone();
+        let link = self.link().ok_or_else(|| PairError::Away(peer()))?;
+        let id = self.inner.next.fetch_add(1, Ordering::Relaxed);
+        let (sender, receiver) = oneshot::channel();
+        lock(&link.waiting).insert(id, sender);
+        let asked = async {
+            link.frames.send(Frame::Ask(id, topic, body)).await.map_err(|_| PairError::Away(peer()))?;
+            tokio::select! {
+                biased;
+                answered = receiver => match answered {
+                    Ok(Ok(body)) => Ok(body),
+                    Ok(Err(reason)) => Err(PairError::Refused { peer: peer(), reason }),
+                    Err(_) => Err(PairError::Away(peer())),
+                },
+                () = link.hang_up.cancelled() => Err(PairError::Away(peer())),
+            }
+        };
+        let outcome = timeout(deadline, asked).await.unwrap_or_else(|_| Err(PairError::Late(peer())));
+        lock(&link.waiting).remove(&id);
+        outcome
+    }
+
+    fn link(&self) -> Option<Link> {
+        lock(&self.inner.link).clone()
+    }
+
+    /// Keeps the connection standing until `shutdown`. `ordered` hears [`Topic::Sequence`];
+    /// `answerers` answer the other topics; `accepted` brings the peer's connections.
+    pub async fn run(
+        self,
+        tls: tls::Files,
+        mut accepted: mpsc::Receiver<Accepted>,
+        ordered: mpsc::Sender<Event>,
+        answerers: HashMap<Topic, Answerer>,
+        shutdown: Shutdown,
+    ) {
+        let rooms = Arc::new(Rooms { ordered, answerers, answering: Semaphore::new(ANSWERING) });
+        let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
+        let mut next: Option<Accepted> = None;
+        loop {
+            let connection = match next.take() {
+                Some(stream) => Ok(stream),
+                None => tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    connection = self.connection(&tls, &mut accepted) => connection,
+                },
+            };
+            let ended = match connection {
+                Ok(stream) => {
+                    backoff.reset();
+                    tokio::select! {
+                        () = shutdown.cancelled() => { self.forget(&rooms).await; return }
+                        Some(newer) = accepted.recv() => { next = Some(newer); LinkError::Replaced }
+                        ended = self.drive(stream, &rooms) => ended,
+                    }
+                }
+                Err(error) => error,
+            };
+            let was_up = *self.inner.up.borrow();
+            self.forget(&rooms).await;
+            if was_up {
+                tracing::warn!(peer = self.peer(), "pair: connection ended: {ended}; connecting again");
+            } else {
+                tracing::debug!(peer = self.peer(), "pair: no connection: {ended}; trying again");
+            }
+            if next.is_none() {
+                let wait = backoff.next(jitter());
+                tokio::select! {
+                    () = shutdown.cancelled() => return,
+                    () = tokio::time::sleep(wait) => {}
+                }
+            }
+        }
+    }
+
+    /// The next connection: dialled by the one, awaited by the other.
+    async fn connection(
+        &self,
+        files: &tls::Files,
+        accepted: &mut mpsc::Receiver<Accepted>,
+    ) -> Result<Accepted, LinkError> {
+        let Settings { own, peer, address, silence, .. } = &self.inner.settings;
+        if own > peer {
+            return accepted.recv().await.ok_or(LinkError::HungUp);
+        }
+        let connector = TlsConnector::from(Arc::new(tls::client(files, &[ALPN])?));
+        let name = ServerName::try_from(peer.clone())
+            .map_err(|error| LinkError::Connect(std::io::Error::other(error)))?;
+        let connect = async {
+            let stream = TcpStream::connect(address).await?;
+            stream.set_nodelay(true)?;
+            connector.connect(name, stream).await
+        };
+        let late = |_| LinkError::Silent(*silence);
+        Ok(timeout(*silence, connect).await.map_err(late)?.map_err(LinkError::Connect)?.into())
+    }
+
+    async fn forget(&self, rooms: &Rooms) {
+        if let Some(link) = lock(&self.inner.link).take() {
+            link.hang_up.cancel();
+        }
+        if self.inner.up.send_replace(false) {
+            // A room that does not listen any more is ending itself.
+            let _ended = rooms.ordered.send(Event::Down).await;
+        }
+    }
+
+    /// Runs one connection to its end.
+    async fn drive(&self, stream: Accepted, rooms: &Arc<Rooms>) -> LinkError {
+        let (reader, writer) = tokio::io::split(stream);
+        let (frames, queue) = mpsc::channel(QUEUE);
+        let link = Link { frames: frames.clone(), waiting: Arc::default(), hang_up: Shutdown::new() };
+        *lock(&self.inner.link) = Some(link.clone());
+        self.inner.up.send_replace(true);
+        if rooms.ordered.send(Event::Up).await.is_err() {
+            return LinkError::HungUp;
+        }
+        tracing::info!(peer = self.peer(), "pair: connected");
+        let silence = self.inner.settings.silence;
+        tokio::select! {
+            () = link.hang_up.cancelled() => LinkError::HungUp,
+            ended = write(writer, queue, self.inner.settings.beat, silence) => ended,
+            ended = read(reader, &link, rooms, silence) => ended,
+        }
+    }
+}
+
+struct Rooms {
+    ordered: mpsc::Sender<Event>,
+    answerers: HashMap<Topic, Answerer>,
+    answering: Semaphore,
+}
+
+async fn write(
+    mut writer: WriteHalf<Accepted>,
+    mut queue: mpsc::Receiver<Frame>,
+    beat: Duration,
+    silence: Duration,
+) -> LinkError {
+    loop {
+        let frame = match timeout(beat, queue.recv()).await {
+            Ok(Some(frame)) => frame,
+            Ok(None) => return LinkError::HungUp,
+            Err(_) => Frame::Beat,
+        };
+        let bytes = frame.encode();
+        let send = async {
+            writer.write_all(&bytes).await?;
+            writer.flush().await
+        };
+        match timeout(silence, send).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error.into(),
+            Err(_) => return LinkError::Clogged,
+        }
+    }
+}
+
+async fn read(
+    mut reader: ReadHalf<Accepted>,
+    link: &Link,
+    rooms: &Arc<Rooms>,
+    silence: Duration,
+) -> LinkError {
+    loop {
+        let frame = match timeout(silence, read_frame(&mut reader)).await {
+            Ok(Ok(frame)) => frame,
+            Ok(Err(error)) => return error,
+            Err(_) => return LinkError::Silent(silence),
+        };
+        match frame {
+            Frame::Beat => {}
+            Frame::Tell(Topic::Sequence, body) => {
+                match timeout(silence, rooms.ordered.send(Event::Told(body))).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return LinkError::HungUp,
+                    Err(_) => return LinkError::Clogged,
+                }
+            }
+            Frame::Tell(..) => return FrameError::Malformed.into(),
+            Frame::Ask(id, topic, body) => answer(id, topic, body, link, rooms),
+            Frame::Answer(id, outcome) => {
+                if let Some(waiting) = lock(&link.waiting).remove(&id) {
+                    // Whoever asked may have given up.
+                    let _gone = waiting.send(outcome);
+                }
+            }
+        }
+    }
+}
+
+async fn read_frame(reader: &mut ReadHalf<Accepted>) -> Result<Frame, LinkError> {
+    let length = Frame::checked_length(reader.read_u32().await?)?;
+    let mut body = vec![0; length];
+    reader.read_exact(&mut body).await?;
+    Ok(Frame::decode(Bytes::from(body))?)
+}
+
+/// Answers one question in a task of its own, so that a slow room does not stop the beats.
+fn answer(id: u64, topic: Topic, body: Bytes, link: &Link, rooms: &Arc<Rooms>) {
+    let (frames, rooms) = (link.frames.clone(), Arc::clone(rooms));
+    let hang_up = link.hang_up.clone();
+    tokio::spawn(async move {
+        let outcome = match (rooms.answerers.get(&topic), rooms.answering.try_acquire()) {
+            (Some(answerer), Ok(_permit)) => answerer(body).await,
+            (None, _) => Err("nobody answers this topic here".to_owned()),
+            (_, Err(_)) => Err("busy: too many questions at once".to_owned()),
+        };
+        tokio::select! {
+            () = hang_up.cancelled() => {}
+            _sent = frames.send(Frame::Answer(id, outcome)) => {}
+        }
+    });
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn jitter() -> u32 {
+    getrandom::u32().unwrap_or(u32::MAX)
 }

@@ -1,1 +1,511 @@
-//! Placeholder of numbers.
+//! Numbers: never twice, never a hole. The front door: wishes go to the coordinator's thread (at
+//! the ledger's owner) or to the other vault, and what both vaults have may be read at either.
+//! Knows neither HTTP nor the connection to the peer: it is handed both ends.
+
+pub mod book;
+mod coordinator;
+pub mod digest;
+pub mod entry;
+pub mod journal;
+pub mod protocol;
+
+use std::collections::VecDeque;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use prometheus::Registry;
+use serde::{Deserialize, Serialize};
+use shared::api::Number;
+use shared::shutdown::Shutdown;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::timeout;
+
+use book::{Known, Refused, SeriesName, Wish};
+use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
+use journal::{Journal, JournalError};
+use protocol::{Core, Nonce, Reason};
+
+/// A caller hears "in doubt" after this long; the same key gets the same number later.
+const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// What the room needs to know.
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// The journal's SQLite file.
+    pub journal: PathBuf,
+    /// This vault's name.
+    pub own: String,
+    /// The ledger's owner: this vault or the other.
+    pub owner: String,
+}
+
+/// Why a caller gets no number. Crosses the link when a wish was forwarded.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum SequenceError {
+    /// The ledger's own rules say no.
+    #[error(transparent)]
+    Refused(#[from] Refused),
+    /// The pair is not together; it passes by itself.
+    #[error("numbers need both vaults: {0}; nothing was given, the same key may be tried again")]
+    Apart(String),
+    /// The pair is closed until an operator acts.
+    #[error("numbering is closed: {0}")]
+    Closed(String),
+    /// It may have been given; the same key will tell.
+    #[error("it is not known yet whether this was recorded on both vaults; repeat it with the same key")]
+    InDoubt,
+    /// Too many wait already.
+    #[error("too many requests for numbers wait already")]
+    Busy,
+    /// The journal cannot be read.
+    #[error("the journal cannot be read; the operator finds the cause in the log")]
+    Unreadable,
+}
+
+impl From<Reason> for SequenceError {
+    fn from(reason: Reason) -> Self {
+        let text = reason.to_string();
+        if reason.needs_operator() { Self::Closed(text) } else { Self::Apart(text) }
+    }
+}
+
+/// A number, and whether this very call made the entry.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Done {
+    /// As the ledger has it now.
+    pub number: Number,
+    /// `false` where an earlier call had done the same.
+    pub fresh: bool,
+}
+
+/// Where the room stands, for `vault status`.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// The ledger's owner.
+    pub owner: String,
+    /// Are numbers given now?
+    pub together: bool,
+    /// Why not.
+    pub reason: Option<String>,
+    /// Does that need an operator?
+    pub needs_operator: bool,
+    /// Entries in this vault's journal.
+    pub entries: u64,
+    /// Entries known to be in both.
+    pub final_entries: u64,
+    /// Hash of the last entry.
+    pub last_hash: String,
+    /// The epoch.
+    pub epoch: u64,
+    /// This process's life, hex.
+    pub life: String,
+}
+
+/// Forwards a wish to the owner vault: JSON of [`Forwarded`] there, JSON of the outcome back.
+/// `Err(true)` means the owner may have acted, `Err(false)` that it surely has not.
+pub type Forward = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, bool>> + Send + Sync>;
+
+/// A wish on its way to the owner vault.
+#[derive(Debug, Serialize, Deserialize)]
+struct Forwarded {
+    name: SeriesName,
+    wish: Wish,
+}
+
+/// Says something to the peer in order; `false` when nobody hears it.
+pub type Tell = Box<dyn Fn(Bytes) -> bool + Send>;
+/// Ends the connection to the peer.
+pub type HangUp = Box<dyn Fn() + Send>;
+
+/// The front door; cheap to clone.
+#[derive(Clone)]
+pub struct Sequence {
+    work: mpsc::Sender<Work>,
+    reader: Arc<Mutex<Journal>>,
+    seen: Arc<Mutex<Seen>>,
+    owns: bool,
+    forward: Forward,
+}
+
+/// Why the room cannot start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The system gives no random numbers.
+    #[error("no randomness for this life's name: {0}")]
+    Random(#[from] getrandom::Error),
+    /// A metric's name is taken.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// No thread.
+    #[error("cannot start a thread: {0}")]
+    Thread(#[from] std::io::Error),
+}
+
+/// The connection's events, to be fed by whoever holds the link.
+#[derive(Clone)]
+pub struct Events(mpsc::Sender<Work>);
+
+impl Events {
+    /// A connection stands.
+    pub async fn up(&self) {
+        self.send(Work::Up).await;
+    }
+    /// It is gone.
+    pub async fn down(&self) {
+        self.send(Work::Down).await;
+    }
+    /// The peer told this.
+    pub async fn told(&self, body: Bytes) {
+        self.send(Work::Told(body)).await;
+    }
+    async fn send(&self, work: Work) {
+        // The thread ends with the program only.
+        let _ended = self.0.send(work).await;
+    }
+}
+
+impl Sequence {
+    /// Opens the journal and starts the thread; call inside a runtime.
+    ///
+    /// # Errors
+    /// The journal, randomness, or the thread.
+    pub fn start(
+        settings: &Settings,
+        registry: &Registry,
+        tell: Tell,
+        hang_up: HangUp,
+        forward: Forward,
+        shutdown: Shutdown,
+    ) -> Result<(Self, Events), StartError> {
+        let journal = Journal::open(&settings.journal, nonce()?)?;
+        let reader = Arc::new(Mutex::new(Journal::open_to_read(&settings.journal)?));
+        let (memory, tail, life) = (journal.memory()?, journal.tail()?, nonce()?);
+        let core = Core::new(&settings.own, &settings.owner, life, memory, tail);
+        let seen = Arc::new(Mutex::new(Seen {
+            owner: settings.owner.clone(),
+            life,
+            refusal: core.refusal(),
+            tail,
+            final_index: core.final_index(),
+            epoch: core.epoch(),
+        }));
+        let (work, queue) = mpsc::channel(WAITING);
+        let coordinator = Coordinator {
+            core,
+            journal,
+            queue,
+            waiting: VecDeque::new(),
+            under_way: Vec::new(),
+            session_due: None,
+            seen: Arc::clone(&seen),
+            metrics: Metrics::new(registry)?,
+            tell,
+            hang_up,
+        };
+        let runtime = tokio::runtime::Handle::current();
+        std::thread::Builder::new()
+            .name("sequence".to_owned())
+            .spawn(move || runtime.block_on(coordinator.run(shutdown)))?;
+        let owns = settings.own == settings.owner;
+        Ok((Self { work: work.clone(), reader, seen, owns, forward }, Events(work)))
+    }
+
+    /// A number for this key; the same key gets the same number for ever.
+    ///
+    /// # Errors
+    /// See [`SequenceError`].
+    pub async fn reserve(&self, name: SeriesName, key: String) -> Result<Done, SequenceError> {
+        self.wish(name, Wish::Reserve { key }).await
+    }
+
+    /// This document uses the number.
+    ///
+    /// # Errors
+    /// See [`SequenceError`].
+    pub async fn confirm(
+        &self,
+        name: SeriesName,
+        number: u64,
+        document_hash: String,
+    ) -> Result<Done, SequenceError> {
+        self.wish(name, Wish::Confirm { number, document_hash }).await
+    }
+
+    /// The number is spoiled.
+    ///
+    /// # Errors
+    /// See [`SequenceError`].
+    pub async fn void(&self, name: SeriesName, number: u64, reason: String) -> Result<Done, SequenceError> {
+        self.wish(name, Wish::Void { number, reason }).await
+    }
+
+    /// What became of a number.
+    ///
+    /// # Errors
+    /// [`SequenceError::InDoubt`] where its last entry is not known to be on both vaults.
+    pub async fn by_number(&self, name: SeriesName, number: u64) -> Result<Option<Number>, SequenceError> {
+        let known = self.read(move |journal| journal.by_number(&name, number)).await?;
+        self.only_final(known)
+    }
+
+    /// The number that a key got.
+    ///
+    /// # Errors
+    /// As [`Sequence::by_number`].
+    pub async fn by_key(&self, name: SeriesName, key: String) -> Result<Option<Number>, SequenceError> {
+        let known = self.read(move |journal| journal.by_key(&name, &key)).await?;
+        self.only_final(known)
+    }
+
+    /// A page of the series' numbers above `after`, as far as they are on both vaults.
+    ///
+    /// # Errors
+    /// As [`Sequence::by_number`].
+    pub async fn list(
+        &self,
+        name: SeriesName,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Number>, SequenceError> {
+        let known = self.read(move |journal| journal.numbers(&name, after, limit)).await?;
+        known.into_iter().map(|known| self.only_final(Some(known))).filter_map(Result::transpose).collect()
+    }
+
+    /// The answer to the other vault's [`Forward`]: JSON in, JSON out.
+    ///
+    /// # Errors
+    /// The question is no JSON of ours; text for the log.
+    pub async fn forwarded(&self, body: Bytes) -> Result<Bytes, String> {
+        let Forwarded { name, wish } = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+        let outcome = if self.owns {
+            self.enter(name, wish).await
+        } else {
+            Err(SequenceError::from(Reason::OtherOwner))
+        };
+        serde_json::to_vec(&outcome).map(Bytes::from).map_err(|error| error.to_string())
+    }
+
+    /// Where the room stands.
+    #[must_use]
+    pub fn status(&self) -> Status {
+        let seen = self.seen();
+        Status {
+            owner: seen.owner,
+            together: seen.refusal.is_none(),
+            reason: seen.refusal.map(|reason| reason.to_string()),
+            needs_operator: seen.refusal.is_some_and(Reason::needs_operator),
+            entries: seen.tail.index,
+            final_entries: seen.final_index,
+            last_hash: seen.tail.hash.to_string(),
+            epoch: seen.epoch,
+            life: format!("{:032x}", seen.life),
+        }
+    }
+
+    async fn wish(&self, name: SeriesName, wish: Wish) -> Result<Done, SequenceError> {
+        if self.owns {
+            return self.enter(name, wish).await;
+        }
+        // What both vaults have already, this one may answer even alone.
+        if let Wish::Reserve { key } = &wish {
+            let (name, key) = (name.clone(), key.clone());
+            let known = self.read(move |journal| journal.by_key(&name, &key)).await?;
+            if let Ok(Some(number)) = self.only_final(known) {
+                return Ok(Done { number, fresh: false });
+            }
+        }
+        if let Some(reason) = self.seen().refusal {
+            return Err(reason.into());
+        }
+        let body = serde_json::to_vec(&Forwarded { name, wish }).map_err(|_| SequenceError::Unreadable)?;
+        match (self.forward)(Bytes::from(body)).await {
+            Ok(outcome) => serde_json::from_slice(&outcome).unwrap_or(Err(SequenceError::InDoubt)),
+            Err(true) => Err(SequenceError::InDoubt),
+            Err(false) => Err(Reason::Away.into()),
+        }
+    }
+
+    async fn enter(&self, name: SeriesName, wish: Wish) -> Result<Done, SequenceError> {
+        let (answer, answered) = oneshot::channel();
+        self.work.try_send(Work::Wish(Waiting { name, wish, answer })).map_err(|_| SequenceError::Busy)?;
+        match timeout(ANSWER_DEADLINE, answered).await {
+            Ok(Ok(outcome)) => outcome,
+            // Late, or the thread has ended: the entry may stand all the same.
+            Ok(Err(_)) | Err(_) => Err(SequenceError::InDoubt),
+        }
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, SequenceError> {
+        let reader = Arc::clone(&self.reader);
+        let read =
+            tokio::task::spawn_blocking(move || read(&reader.lock().unwrap_or_else(PoisonError::into_inner)));
+        match read.await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                tracing::error!("sequence: reading: {error}");
+                Err(SequenceError::Unreadable)
+            }
+            Err(_) => Err(SequenceError::Unreadable),
+        }
+    }
+
+    /// Lets out what is final. Whatever was answered anywhere is durable in both journals, so
+    /// this journal has it, unless the journal itself is not the one it was.
+    fn only_final(&self, known: Option<Known>) -> Result<Option<Number>, SequenceError> {
+        let seen = self.seen();
+        match known {
+            Some(known) if known.index <= seen.final_index => Ok(Some(known.number)),
+            Some(_) => Err(SequenceError::InDoubt),
+            None => match seen.refusal {
+                Some(reason) if reason.needs_operator() => Err(reason.into()),
+                _ => Ok(None),
+            },
+        }
+    }
+
+    fn seen(&self) -> Seen {
+        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+fn nonce() -> Result<Nonce, getrandom::Error> {
+    let mut bytes = [0; 16];
+    getrandom::fill(&mut bytes)?;
+    Ok(Nonce::from_be_bytes(bytes))
+}
+
+#[cfg(test)]
+mod tests {
+    use shared::api::NumberState;
+
+    use super::*;
+
+    /// Two rooms in one process, joined by a link that can be cut.
+    struct Two {
+        rooms: [Sequence; 2],
+        events: [Events; 2],
+        /// Nothing is heard before both sides know of the connection, as on a real one.
+        open: tokio::sync::watch::Sender<bool>,
+        _folder: tempfile::TempDir,
+    }
+
+    fn two() -> Two {
+        let folder = tempfile::tempdir().unwrap();
+        let (to_a, mut from_b) = mpsc::unbounded_channel::<Bytes>();
+        let (to_b, mut from_a) = mpsc::unbounded_channel::<Bytes>();
+        let owner_room: Arc<std::sync::OnceLock<Sequence>> = Arc::default();
+        let start = |own: &str, to: mpsc::UnboundedSender<Bytes>| {
+            let settings = Settings {
+                journal: folder.path().join(format!("{own}.db")),
+                own: own.to_owned(),
+                owner: "a".to_owned(),
+            };
+            let owner_room = Arc::clone(&owner_room);
+            let forward: Forward = Arc::new(move |body| {
+                let room = owner_room.get().cloned();
+                Box::pin(async move { room.ok_or(false)?.forwarded(body).await.map_err(|_| true) })
+            });
+            let tell: Tell = Box::new(move |body| to.send(body).is_ok());
+            Sequence::start(&settings, &Registry::new(), tell, Box::new(|| {}), forward, Shutdown::new())
+                .unwrap()
+        };
+        let (a, events_a) = start("a", to_b);
+        let (b, events_b) = start("b", to_a);
+        let _first = owner_room.set(a.clone());
+        let (hear_a, hear_b) = (events_a.clone(), events_b.clone());
+        let open = tokio::sync::watch::Sender::new(false);
+        let (mut open_a, mut open_b) = (open.subscribe(), open.subscribe());
+        tokio::spawn(async move {
+            while let Some(body) = from_b.recv().await {
+                open_a.wait_for(|open| *open).await.unwrap();
+                hear_a.told(body).await;
+            }
+        });
+        tokio::spawn(async move {
+            while let Some(body) = from_a.recv().await {
+                open_b.wait_for(|open| *open).await.unwrap();
+                hear_b.told(body).await;
+            }
+        });
+        Two { rooms: [a, b], events: [events_a, events_b], open, _folder: folder }
+    }
+
+    impl Two {
+        async fn connect(&self) {
+            for events in &self.events {
+                events.up().await;
+            }
+            self.open.send_replace(true);
+            while !self.rooms.iter().all(|room| room.status().together) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+        async fn cut(&self) {
+            self.open.send_replace(false);
+            for events in &self.events {
+                events.down().await;
+            }
+            while self.rooms.iter().any(|room| room.status().together) {
+                tokio::time::sleep(Duration::from_millis(2)).await;
+            }
+        }
+    }
+
+    fn invoices() -> SeriesName {
+        SeriesName { owner: "erp".to_owned(), series: "INV".to_owned() }
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn either_vault_gives_numbers_while_both_are_together_and_none_while_apart() {
+        let two = two();
+        let [a, b] = &two.rooms;
+        let away = a.reserve(invoices(), "k0".to_owned()).await.unwrap_err();
+        assert!(matches!(away, SequenceError::Apart(_)), "{away:?}");
+        two.connect().await;
+        let first = a.reserve(invoices(), "k1".to_owned()).await.unwrap();
+        let second = b.reserve(invoices(), "k2".to_owned()).await.unwrap();
+        assert_eq!((first.number.number, second.number.number, second.fresh), (1, 2, true));
+        let confirmed = b.confirm(invoices(), 1, "hash".to_owned()).await.unwrap();
+        assert_eq!(confirmed.number.state, NumberState::Confirmed);
+        two.cut().await;
+        let again = a.reserve(invoices(), "k1".to_owned()).await.unwrap();
+        assert_eq!((again.number.number, again.fresh), (1, false));
+        let apart = b.reserve(invoices(), "k3".to_owned()).await.unwrap_err();
+        assert_eq!(
+            apart.to_string(),
+            "numbers need both vaults: the other vault is away; nothing was given, the same key may be tried again"
+        );
+        two.connect().await;
+        assert_eq!(b.reserve(invoices(), "k3".to_owned()).await.unwrap().number.number, 3);
+    }
+
+    #[tokio::test(flavor = "multi_thread")]
+    async fn a_thousand_callers_at_once_get_consecutive_numbers() {
+        let two = two();
+        two.connect().await;
+        let calls: Vec<_> = (0..1000)
+            .map(|call| {
+                let room = two.rooms[call % 2].clone();
+                tokio::spawn(async move {
+                    room.reserve(invoices(), format!("k{call}")).await.unwrap().number.number
+                })
+            })
+            .collect();
+        let mut numbers = Vec::new();
+        for call in calls {
+            numbers.push(call.await.unwrap());
+        }
+        numbers.sort_unstable();
+        assert_eq!(numbers, (1..=1000).collect::<Vec<u64>>());
+    }
+}

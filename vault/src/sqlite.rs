@@ -42,15 +42,14 @@ pub fn open(file: &Path, migrations: &[&str]) -> Result<Connection, SqliteError>
     let wrap = |source| SqliteError::Open { file: file.to_owned(), source };
     let mut connection = Connection::open(file).map_err(wrap)?;
     prepare(&connection).map_err(wrap)?;
-    let found: usize =
-        connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(wrap)?;
+    let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(wrap)?;
     if found > migrations.len() {
         return Err(SqliteError::Newer { file: file.to_owned(), found, known: migrations.len() });
     }
     for (index, migration) in migrations.iter().enumerate().skip(found) {
         let transaction = connection.transaction().map_err(wrap)?;
         transaction.execute_batch(migration).map_err(wrap)?;
-        transaction.pragma_update(None, "user_version", index + 1).map_err(wrap)?;
+        transaction.pragma_update(None, "user_version", (index + 1).to_string()).map_err(wrap)?;
         transaction.commit().map_err(wrap)?;
     }
     Ok(connection)
@@ -71,7 +70,11 @@ pub fn open_to_read(file: &Path) -> Result<Connection, SqliteError> {
 fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
     connection.busy_timeout(Duration::from_secs(5))?;
     let _mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
-    connection.pragma_update(None, "synchronous", if cfg!(feature = "without-fsync") { "off" } else { "full" })?;
+    connection.pragma_update(
+        None,
+        "synchronous",
+        if cfg!(feature = "without-fsync") { "off" } else { "full" },
+    )?;
     connection.pragma_update(None, "foreign_keys", "on")?;
     Ok(())
 }
@@ -87,6 +90,9 @@ mod tests {
         drop(open(&file, &["CREATE TABLE a (x)"]).unwrap());
         drop(open(&file, &["CREATE TABLE a (x)", "CREATE TABLE b (x)"]).unwrap());
         let refused = open(&file, &["CREATE TABLE a (x)"]).unwrap_err().to_string();
-        assert!(refused.ends_with("schema 2 is newer than this program's 1; install the newer program"), "{refused}");
+        assert!(
+            refused.ends_with("schema 2 is newer than this program's 1; install the newer program"),
+            "{refused}"
+        );
     }
 }

@@ -1,0 +1,241 @@
+//! What a request does to a number, given what the ledger already says of it: an answer, a
+//! refusal, or an entry to be made. Pure; knows neither the pair nor the disk.
+
+use std::collections::HashMap;
+
+use serde::{Deserialize, Serialize};
+use shared::api::{Number, NumberState};
+
+use super::entry::{Act, Draft};
+
+/// Whose series it is.
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+pub struct SeriesName {
+    /// The certificate's owner.
+    pub owner: String,
+    /// The name within that owner.
+    pub series: String,
+}
+
+/// What a caller wants done.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Wish {
+    /// A number for this key; the same key gets the same number for ever.
+    Reserve {
+        /// Chosen by the caller, unique in the series.
+        key: String,
+    },
+    /// This document uses the number.
+    Confirm {
+        /// Which one.
+        number: u64,
+        /// Identifies the document.
+        document_hash: String,
+    },
+    /// The number is spoiled.
+    Void {
+        /// Which one.
+        number: u64,
+        /// For the auditor.
+        reason: String,
+    },
+}
+
+/// A number as the journal knows it, and the last entry about it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// What callers see.
+    pub number: Number,
+    /// Index of the last entry about it.
+    pub index: u64,
+}
+
+/// What the ledger says that matters to one wish.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Context {
+    /// The number the wish is about, if there is one.
+    pub known: Option<Known>,
+    /// The series' highest number; 0 if it has none.
+    pub last: u64,
+}
+
+/// Why a wish cannot be granted, whatever the pair's state.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Refused {
+    /// Nobody reserved it.
+    #[error("series {series} has no number {number}")]
+    Unknown {
+        /// The series.
+        series: String,
+        /// What was asked for.
+        number: u64,
+    },
+    /// Another document has it.
+    #[error("number {number} of series {series} is confirmed for another document")]
+    Confirmed {
+        /// The series.
+        series: String,
+        /// The number.
+        number: u64,
+    },
+    /// It is spoiled.
+    #[error("number {number} of series {series} is void: {reason}")]
+    Void {
+        /// The series.
+        series: String,
+        /// The number.
+        number: u64,
+        /// As recorded.
+        reason: String,
+    },
+}
+
+/// What becomes of a wish.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Verdict {
+    /// The ledger holds the answer already, as of the entry named.
+    Answer(Known),
+    /// No.
+    Refuse(Refused),
+    /// An entry must become final first.
+    Make(Draft),
+    /// An earlier wish of the same round touches the same number or key: ask again after it.
+    Wait,
+}
+
+/// Decides one round of wishes: they become final together. Within a round a number or key
+/// is touched once; the rest waits for the next round.
+#[derive(Debug, Default)]
+pub struct Round {
+    last: HashMap<SeriesName, u64>,
+    keys: std::collections::HashSet<(SeriesName, String)>,
+}
+
+impl Round {
+    /// What becomes of `wish`. `at` only labels the entry (milliseconds since 1970).
+    pub fn decide(&mut self, name: &SeriesName, wish: &Wish, context: Context, at: i64) -> Verdict {
+        let key = match (wish, &context.known) {
+            (Wish::Reserve { key }, _) => key.clone(),
+            (_, Some(known)) => known.number.key.clone(),
+            (Wish::Confirm { number, .. } | Wish::Void { number, .. }, None) => {
+                return Verdict::Refuse(Refused::Unknown { series: name.series.clone(), number: *number });
+            }
+        };
+        if self.keys.contains(&(name.clone(), key.clone())) {
+            return Verdict::Wait;
+        }
+        let verdict = match (wish, context.known) {
+            (Wish::Reserve { .. }, Some(known)) => return Verdict::Answer(known),
+            (Wish::Reserve { key }, None) => {
+                let last = self.last.entry(name.clone()).or_insert(context.last);
+                debug_assert!(*last >= context.last, "a series only grows");
+                *last += 1;
+                draft(name, *last, key, Act::Reserve, at)
+            }
+            (Wish::Confirm { document_hash, .. }, Some(known)) => match known.number.state {
+                NumberState::Reserved => {
+                    let act = Act::Confirm(document_hash.clone());
+                    draft(name, known.number.number, &known.number.key, act, at)
+                }
+                NumberState::Confirmed if known.number.document_hash.as_deref() == Some(document_hash) => {
+                    return Verdict::Answer(known);
+                }
+                NumberState::Confirmed => return Verdict::Refuse(confirmed(known.number)),
+                NumberState::Void => return Verdict::Refuse(void(known.number)),
+            },
+            (Wish::Void { reason, .. }, Some(known)) => match known.number.state {
+                NumberState::Reserved | NumberState::Confirmed => {
+                    draft(name, known.number.number, &known.number.key, Act::Void(reason.clone()), at)
+                }
+                NumberState::Void if known.number.reason.as_deref() == Some(reason) => {
+                    return Verdict::Answer(known);
+                }
+                NumberState::Void => return Verdict::Refuse(void(known.number)),
+            },
+            (Wish::Confirm { .. } | Wish::Void { .. }, None) => unreachable!("refused above"),
+        };
+        self.keys.insert((name.clone(), key));
+        Verdict::Make(verdict)
+    }
+}
+
+fn draft(name: &SeriesName, number: u64, key: &str, act: Act, at: i64) -> Draft {
+    let (owner, series) = (name.owner.clone(), name.series.clone());
+    Draft { owner, series, number, key: key.to_owned(), act, at }
+}
+
+fn confirmed(number: Number) -> Refused {
+    Refused::Confirmed { series: number.series, number: number.number }
+}
+
+fn void(number: Number) -> Refused {
+    Refused::Void { series: number.series, number: number.number, reason: number.reason.unwrap_or_default() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn name() -> SeriesName {
+        SeriesName { owner: "erp".to_owned(), series: "INV".to_owned() }
+    }
+
+    fn known(number: u64, state: NumberState) -> Context {
+        let number = Number {
+            series: "INV".to_owned(),
+            number,
+            key: "k".to_owned(),
+            state,
+            document_hash: (state == NumberState::Confirmed).then(|| "h".to_owned()),
+            reason: (state == NumberState::Void).then(|| "torn".to_owned()),
+            entry_hash: String::new(),
+        };
+        Context { known: Some(Known { number, index: 1 }), last: 9 }
+    }
+
+    fn reserve(key: &str) -> Wish {
+        Wish::Reserve { key: key.to_owned() }
+    }
+
+    #[test]
+    fn one_round_gives_consecutive_numbers_and_each_key_one() {
+        let mut round = Round::default();
+        let mut numbers = Vec::new();
+        for key in ["a", "b", "a", "c"] {
+            match round.decide(&name(), &reserve(key), Context { known: None, last: 4 }, 0) {
+                Verdict::Make(draft) => numbers.push(draft.number),
+                other => assert_eq!((key, other), ("a", Verdict::Wait)),
+            }
+        }
+        assert_eq!(numbers, [5, 6, 7]);
+    }
+
+    #[test]
+    fn the_same_key_gets_its_old_number() {
+        let verdict = Round::default().decide(&name(), &reserve("k"), known(3, NumberState::Reserved), 0);
+        assert!(matches!(verdict, Verdict::Answer(known) if known.number.number == 3));
+    }
+
+    #[test]
+    fn a_number_is_confirmed_for_one_document_only() {
+        let confirm = |hash: &str| Wish::Confirm { number: 3, document_hash: hash.to_owned() };
+        let decide = |wish: &Wish, state| Round::default().decide(&name(), wish, known(3, state), 0);
+        assert!(matches!(decide(&confirm("h"), NumberState::Reserved), Verdict::Make(_)));
+        assert!(matches!(decide(&confirm("h"), NumberState::Confirmed), Verdict::Answer(_)));
+        let Verdict::Refuse(refused) = decide(&confirm("x"), NumberState::Confirmed) else {
+            panic!("granted")
+        };
+        assert_eq!(refused.to_string(), "number 3 of series INV is confirmed for another document");
+        let Verdict::Refuse(refused) = decide(&confirm("h"), NumberState::Void) else { panic!("granted") };
+        assert_eq!(refused.to_string(), "number 3 of series INV is void: torn");
+    }
+
+    #[test]
+    fn a_number_nobody_reserved_can_be_neither_confirmed_nor_voided() {
+        let wish = Wish::Void { number: 8, reason: "x".to_owned() };
+        let verdict = Round::default().decide(&name(), &wish, Context::default(), 0);
+        assert_eq!(verdict, Verdict::Refuse(Refused::Unknown { series: "INV".to_owned(), number: 8 }));
+    }
+}

@@ -1,0 +1,320 @@
+//! The one coordinator of the ledger: a thread that owns the core and the journal. It takes
+//! events in, carries out what the core asks, and answers callers when their entries are final.
+//! Wishes that wait while a round is under way share the next one (group commit).
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use shared::shutdown::Shutdown;
+use tokio::sync::{mpsc, oneshot};
+use tokio::time::{Instant, timeout};
+
+use super::book::{Round, SeriesName, Verdict, Wish};
+use super::entry::{BATCH, Tail};
+use super::journal::Journal;
+use super::protocol::{Core, Input, Message, Nonce, Output, Reason};
+use super::{Done, HangUp, SequenceError, Tell};
+
+/// Most wishes waiting for their round; further ones are refused as busy.
+pub(super) const WAITING: usize = 4096;
+/// A connection that has not led to a session within this time is ended and made anew.
+const SESSION_DEADLINE: Duration = Duration::from_secs(10);
+/// How often the thread looks at its deadlines when nothing happens.
+const TICK: Duration = Duration::from_millis(500);
+
+/// What the thread takes in.
+pub(super) enum Work {
+    Up,
+    Down,
+    Told(Bytes),
+    Wish(Waiting),
+}
+
+pub(super) struct Waiting {
+    pub(super) name: SeriesName,
+    pub(super) wish: Wish,
+    pub(super) answer: oneshot::Sender<Result<Done, SequenceError>>,
+}
+
+/// What the thread shows the outside after each step.
+#[derive(Debug, Clone)]
+pub(super) struct Seen {
+    pub(super) owner: String,
+    pub(super) life: Nonce,
+    pub(super) refusal: Option<Reason>,
+    pub(super) tail: Tail,
+    pub(super) final_index: u64,
+    pub(super) epoch: u64,
+}
+
+pub(super) struct Metrics {
+    entries: IntCounterVec,
+    together: IntGauge,
+}
+
+impl Metrics {
+    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
+        let entries = IntCounterVec::new(
+            Opts::new("vault_ledger_entries_total", "Entries made final by this vault as owner, by act"),
+            &["act"],
+        )?;
+        let together = IntGauge::new(
+            "vault_sequence_together",
+            "1 while both vaults are together and numbers are given",
+        )?;
+        registry.register(Box::new(entries.clone()))?;
+        registry.register(Box::new(together.clone()))?;
+        Ok(Self { entries, together })
+    }
+}
+
+/// The thread's own state.
+pub(super) struct Coordinator {
+    pub(super) core: Core,
+    pub(super) journal: Journal,
+    pub(super) queue: mpsc::Receiver<Work>,
+    pub(super) waiting: VecDeque<Waiting>,
+    pub(super) under_way: Vec<Waiting>,
+    pub(super) session_due: Option<Instant>,
+    pub(super) seen: Arc<Mutex<Seen>>,
+    pub(super) metrics: Metrics,
+    pub(super) tell: Tell,
+    pub(super) hang_up: HangUp,
+}
+
+impl Coordinator {
+    pub(super) async fn run(mut self, shutdown: Shutdown) {
+        loop {
+            let work = tokio::select! {
+                () = shutdown.cancelled() => return,
+                work = timeout(TICK, self.queue.recv()) => work,
+            };
+            match work {
+                Ok(Some(work)) => self.take(work),
+                Ok(None) => return,
+                Err(_) => {}
+            }
+            while self.waiting.len() < WAITING
+                && let Ok(work) = self.queue.try_recv()
+            {
+                self.take(work);
+            }
+            self.rounds();
+            self.watch_session();
+        }
+    }
+
+    fn take(&mut self, work: Work) {
+        match work {
+            Work::Up => match super::nonce() {
+                Ok(nonce) => {
+                    self.session_due = Some(Instant::now() + SESSION_DEADLINE);
+                    self.feed(Input::Connected(nonce));
+                }
+                Err(error) => {
+                    tracing::error!("sequence: no randomness for a session: {error}; no session");
+                    (self.hang_up)();
+                }
+            },
+            Work::Down => {
+                self.session_due = None;
+                self.feed(Input::Disconnected);
+            }
+            Work::Told(body) => match serde_json::from_slice::<Message>(&body) {
+                Ok(message) => self.feed(Input::Received(message)),
+                Err(error) => {
+                    tracing::error!(
+                        "sequence: the other vault says what this one does not understand: {error}; are both of one version?"
+                    );
+                    (self.hang_up)();
+                }
+            },
+            Work::Wish(waiting) => self.waiting.push_back(waiting),
+        }
+    }
+
+    /// Steps the core until it asks for nothing more.
+    fn feed(&mut self, input: Input) {
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            for output in self.core.step(input) {
+                if let Some(next) = self.carry_out(output) {
+                    inputs.push_back(next);
+                }
+            }
+        }
+        self.show();
+    }
+
+    fn carry_out(&mut self, output: Output) -> Option<Input> {
+        match output {
+            Output::Send(message) => {
+                match serde_json::to_vec(&message) {
+                    // An unheard message ends the connection, and Down follows.
+                    Ok(body) => drop((self.tell)(Bytes::from(body))),
+                    Err(error) => tracing::error!("sequence: a message cannot be written: {error}"),
+                }
+                None
+            }
+            Output::Write(entries, memory) => Some(match self.journal.write(&entries, memory) {
+                Ok(()) => Input::Written,
+                Err(error) => {
+                    tracing::error!("sequence: {error}; numbering waits until the journal can be written");
+                    Input::WriteFailed
+                }
+            }),
+            Output::Load(after) => match self.journal.entries(after) {
+                Ok(entries) => Some(Input::Loaded(after, entries)),
+                Err(error) => {
+                    tracing::error!("sequence: {error}; comparing journals again later");
+                    (self.hang_up)();
+                    None
+                }
+            },
+            Output::Final => {
+                self.conclude();
+                None
+            }
+            Output::InDoubt => {
+                for waiting in self.under_way.drain(..) {
+                    answer(waiting, Err(SequenceError::InDoubt));
+                }
+                None
+            }
+            Output::HangUp => {
+                (self.hang_up)();
+                None
+            }
+        }
+    }
+
+    /// The round is final: everybody in it hears what the ledger says now.
+    fn conclude(&mut self) {
+        for waiting in std::mem::take(&mut self.under_way) {
+            let outcome = match self.journal.context(&waiting.name, &waiting.wish) {
+                Ok(context) => context
+                    .known
+                    .map(|known| Done { number: known.number, fresh: true })
+                    .ok_or(SequenceError::InDoubt),
+                Err(error) => {
+                    tracing::error!("sequence: {error}");
+                    Err(SequenceError::Unreadable)
+                }
+            };
+            let act = match waiting.wish {
+                Wish::Reserve { .. } => "reserve",
+                Wish::Confirm { .. } => "confirm",
+                Wish::Void { .. } => "void",
+            };
+            self.metrics.entries.with_label_values(&[act]).inc();
+            answer(waiting, outcome);
+        }
+    }
+
+    /// Proposes what waits, round after round, as long as rounds end at once.
+    fn rounds(&mut self) {
+        while !self.waiting.is_empty() {
+            let may_propose = self.core.may_propose();
+            if !may_propose && self.core.refusal().is_none() {
+                // A round is under way; what waits shares the next one.
+                return;
+            }
+            if !self.round(may_propose) {
+                return;
+            }
+        }
+    }
+
+    /// Decides up to [`BATCH`] waiting wishes. `false` when a round is under way now.
+    fn round(&mut self, may_propose: bool) -> bool {
+        let mut round = Round::default();
+        let mut drafts = Vec::new();
+        let mut later = VecDeque::new();
+        let at = label();
+        while drafts.len() < BATCH
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            if waiting.answer.is_closed() {
+                continue;
+            }
+            let context = match self.journal.context(&waiting.name, &waiting.wish) {
+                Ok(context) => context,
+                Err(error) => {
+                    tracing::error!("sequence: {error}");
+                    answer(waiting, Err(SequenceError::Unreadable));
+                    continue;
+                }
+            };
+            match round.decide(&waiting.name, &waiting.wish, context, at) {
+                Verdict::Answer(known) if known.index > self.core.final_index() => {
+                    answer(waiting, Err(SequenceError::InDoubt));
+                }
+                Verdict::Answer(known) => answer(waiting, Ok(Done { number: known.number, fresh: false })),
+                Verdict::Refuse(refused) => answer(waiting, Err(refused.into())),
+                Verdict::Make(draft) if may_propose => {
+                    drafts.push(draft);
+                    self.under_way.push(waiting);
+                }
+                Verdict::Make(_) => {
+                    let reason = self.core.refusal().unwrap_or(Reason::Syncing);
+                    answer(waiting, Err(reason.into()));
+                }
+                Verdict::Wait => later.push_back(waiting),
+            }
+        }
+        later.append(&mut self.waiting);
+        self.waiting = later;
+        if drafts.is_empty() {
+            return true;
+        }
+        self.feed(Input::Propose(drafts));
+        self.core.may_propose()
+    }
+
+    /// A connection that leads to no session is ended, so that it can be made anew.
+    fn watch_session(&mut self) {
+        if self.core.refusal().is_none() {
+            self.session_due = None;
+        } else if self.session_due.is_some_and(|due| Instant::now() >= due) {
+            self.session_due = None;
+            tracing::warn!("sequence: no session within {SESSION_DEADLINE:?}; connecting again");
+            (self.hang_up)();
+        }
+    }
+
+    /// Shows the outside where things stand, and tells the log when that changes.
+    fn show(&mut self) {
+        let refusal = self.core.refusal();
+        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
+        if seen.refusal != refusal {
+            match refusal {
+                None => tracing::info!("sequence: both vaults are together; numbers are given"),
+                Some(Reason::Syncing) => tracing::debug!("sequence: comparing journals"),
+                Some(reason) if reason.needs_operator() => {
+                    tracing::error!("sequence: numbering is closed: {reason}");
+                }
+                Some(reason) => tracing::warn!("sequence: no new numbers: {reason}"),
+            }
+        }
+        seen.refusal = refusal;
+        seen.tail = self.core.tail();
+        seen.final_index = self.core.final_index();
+        seen.epoch = self.core.epoch();
+        self.metrics.together.set(i64::from(refusal.is_none()));
+    }
+}
+
+fn answer(waiting: Waiting, outcome: Result<Done, SequenceError>) {
+    // A caller that has gone repeats its key and hears the same.
+    let _gone = waiting.answer.send(outcome);
+}
+
+/// The entries' time label, milliseconds since 1970.
+#[expect(clippy::disallowed_methods, reason = "a label for auditors; nothing is decided by it")]
+fn label() -> i64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
+}
