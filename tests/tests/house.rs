@@ -1,6 +1,7 @@
 //! The house rules that can be checked by reading the tree: who may import whom, what opens
 //! every file, which names are not used, where unsafe code and pingora may appear. No program
 //! runs here. A rule that is bent on purpose is bent in one of the tables below, with its reason.
+#![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
@@ -16,7 +17,8 @@ const EMPTY_FILE_NAMES: &[&str] =
     &["mod.rs", "util.rs", "utils.rs", "common.rs", "helpers.rs", "helper.rs", "misc.rs"];
 
 /// Corridors and the code that joins rooms may import any room of their program.
-const CORRIDORS: &[&str] = &["edge/main", "edge/lib", "edge/proxy", "vault/main", "vault/lib", "vault/api"];
+const CORRIDORS: &[&str] =
+    &["edge/main", "edge/lib", "edge/proxy", "vault/main", "vault/lib", "vault/api", "vault/worker"];
 
 /// Which rooms a room may import besides `shared`. Rooms that are not named import nobody.
 const ARROWS: &[(&str, &[&str])] = &[
@@ -42,7 +44,7 @@ const PINGORA: &[&str] = &["edge/proxy", "edge/listen"];
 fn every_file_opens_with_what_it_knows() {
     let silent: Vec<_> = sources()
         .into_iter()
-        .filter(|source| !source.text.starts_with("//! ") && !source.text.starts_with("#![no_main]"))
+        .filter(|source| !source.text.starts_with("//! "))
         .map(|source| source.name)
         .collect();
     assert!(silent.is_empty(), "these files do not open with `//!`: {silent:?}");
@@ -298,9 +300,7 @@ fn every_key_of_the_configuration_files_says_why() {
         for (number, line) in text.lines().enumerate() {
             let line = line.trim();
             let bare = line.trim_start_matches('#').trim_start();
-            if line.is_empty() {
-                explained = false;
-            } else if bare.starts_with('[') && bare.ends_with(']') {
+            if line.is_empty() || (bare.starts_with('[') && bare.ends_with(']')) {
                 explained = false;
             } else if let Some(key) = assigned(bare) {
                 keys += 1;
@@ -339,6 +339,28 @@ fn every_key_the_programs_read_stands_in_its_configuration_file() {
         }
         assert!(missing.is_empty(), "conf/{program}.toml lacks: {missing:?}");
     }
+}
+
+#[test]
+fn every_fuzz_body_has_its_target() {
+    let folder = top().join("tests/fuzz/fuzz_targets");
+    let targets: String =
+        all_files().iter().filter(|file| file.starts_with(&folder)).map(|file| read(file)).collect();
+    let mut missing = Vec::new();
+    for source in programs() {
+        let stem = source.name.rsplit('/').next().unwrap_or_default().trim_end_matches(".rs").to_owned();
+        for (_, line) in source.production_lines() {
+            let Some(name) = declared(line).find(|name| name == "fuzz" || name.starts_with("fuzz_")) else {
+                continue;
+            };
+            // A body called `fuzz` is told from the others by its module.
+            let call = if name == "fuzz" { format!("{stem}::{name}(") } else { format!("{name}(") };
+            if line.trim_start().starts_with("pub fn") && !targets.contains(&call) {
+                missing.push(format!("{}: {name}", source.name));
+            }
+        }
+    }
+    assert!(missing.is_empty(), "no target in tests/fuzz calls: {missing:?}");
 }
 
 #[test]

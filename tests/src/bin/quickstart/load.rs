@@ -135,9 +135,9 @@ impl<'c> Load<'c> {
 
     /// One caller that uploads files through the gateway.
     pub(crate) fn upload_files(&self, caller: u64) {
-        for turn in 0_u64.. {
+        for turn in 0_usize.. {
             // Every fifth is larger than what the gateway keeps for a retry.
-            let size = if turn % 5 == 4 { 1_500_000 } else { 2_000 + (turn as usize % 7) * 37_000 };
+            let size = if turn % 5 == 4 { 1_500_000 } else { 2_000 + (turn % 7) * 37_000 };
             let number = self.documents.fetch_add(1, Ordering::Relaxed);
             let body = document(number, size);
             let key = format!("file-{caller}-{turn}");
@@ -207,9 +207,9 @@ impl<'c> Load<'c> {
 
     /// One browser that writes invoices: document, number, confirmation in one call.
     pub(crate) fn write_invoices(&self, caller: u64) {
-        for turn in 0_u64.. {
+        for turn in 0_usize.. {
             let number = self.documents.fetch_add(1, Ordering::Relaxed);
-            let size = 3_000 + (turn as usize % 5) * 11_000;
+            let size = 3_000 + (turn % 5) * 11_000;
             let body = document(number, size);
             let key = format!("invoice-{caller}-{turn}");
             self.lock().asked.insert(key.clone());

@@ -55,11 +55,8 @@ fn run_until(interrupted: &Receiver<()>) -> anyhow::Result<bool> {
     let mut cluster = Cluster::start()?;
     show::try_this(&cluster)?;
     IN_ORDER.store(true, Ordering::SeqCst);
-    loop {
-        match interrupted.recv_timeout(Duration::from_secs(1)) {
-            Err(RecvTimeoutError::Timeout) => no_program_has_ended(&mut cluster)?,
-            _ => break,
-        }
+    while let Err(RecvTimeoutError::Timeout) = interrupted.recv_timeout(Duration::from_secs(1)) {
+        no_program_has_ended(&mut cluster)?;
     }
     println!("\nstopping …");
     let folder = cluster.folder().to_owned();
