@@ -8,3 +8,4 @@ pub mod pki;
 pub mod sequence;
 pub mod sqlite;
 pub mod storage;
+pub mod worker;

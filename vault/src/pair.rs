@@ -18,7 +18,7 @@ use futures_util::future::BoxFuture;
 use rustls::pki_types::ServerName;
 use shared::retry::Backoff;
 use shared::shutdown::Shutdown;
-use shared::tls::{self, TlsError};
+use shared::tls::{self, Identity, Role, TlsError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
@@ -84,6 +84,8 @@ enum LinkError {
     Silent(Duration),
     #[error("it takes nothing more")]
     Clogged,
+    #[error("its certificate is {0}'s, and not a vault's of that name")]
+    Stranger(String),
     #[error("ended by this vault")]
     HungUp,
     #[error("a newer connection took its place")]
@@ -104,8 +106,11 @@ pub enum Event {
 /// A room's answer to the peer's question.
 pub type Answerer = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
 
-/// A connection that the API's listener has accepted and verified to be the peer's.
-pub type Accepted = TlsStream<TcpStream>;
+/// What the API's listener hands over: a connection it has verified to be the peer's.
+pub type Accepted = (tokio_rustls::server::TlsStream<TcpStream>, Identity);
+
+/// Either end's connection, and the certificate's serial at the other end.
+type Connection = (TlsStream<TcpStream>, String);
 
 /// The handle that rooms' owners hold; cheap to clone.
 #[derive(Clone)]
@@ -117,6 +122,7 @@ struct Inner {
     settings: Settings,
     up: watch::Sender<bool>,
     link: Mutex<Option<Link>>,
+    serial: Mutex<Option<String>>,
     next: AtomicU64,
 }
 
@@ -138,6 +144,7 @@ impl Pair {
             settings,
             up: watch::Sender::new(false),
             link: Mutex::new(None),
+            serial: Mutex::new(None),
             next: AtomicU64::new(1),
         };
         Self { inner: Arc::new(inner) }
@@ -153,6 +160,12 @@ impl Pair {
     #[must_use]
     pub fn up(&self) -> watch::Receiver<bool> {
         self.inner.up.subscribe()
+    }
+
+    /// The serial of the certificate that the peer last showed, for whoever watches revocations.
+    #[must_use]
+    pub fn serial(&self) -> Option<String> {
+        lock(&self.inner.serial).clone()
     }
 
     /// Ends the connection that stands, if any; it is made again by itself.
@@ -216,21 +229,22 @@ impl Pair {
     ) {
         let rooms = Arc::new(Rooms { ordered, answerers, answering: Semaphore::new(ANSWERING) });
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
-        let mut next: Option<Accepted> = None;
+        let mut next: Option<Connection> = None;
         loop {
             let connection = match next.take() {
-                Some(stream) => Ok(stream),
+                Some(newer) => Ok(newer),
                 None => tokio::select! {
                     () = shutdown.cancelled() => return,
                     connection = self.connection(&tls, &mut accepted) => connection,
                 },
             };
             let ended = match connection {
-                Ok(stream) => {
+                Ok((stream, serial)) => {
                     backoff.reset();
+                    *lock(&self.inner.serial) = Some(serial);
                     tokio::select! {
                         () = shutdown.cancelled() => { self.forget(&rooms).await; return }
-                        Some(newer) = accepted.recv() => { next = Some(newer); LinkError::Replaced }
+                        Some(newer) = accepted.recv() => { next = Some(taken(newer)); LinkError::Replaced }
                         ended = self.drive(stream, &rooms) => ended,
                     }
                 }
@@ -258,10 +272,10 @@ impl Pair {
         &self,
         files: &tls::Files,
         accepted: &mut mpsc::Receiver<Accepted>,
-    ) -> Result<Accepted, LinkError> {
+    ) -> Result<Connection, LinkError> {
         let Settings { own, peer, address, silence, .. } = &self.inner.settings;
         if own > peer {
-            return accepted.recv().await.ok_or(LinkError::HungUp);
+            return accepted.recv().await.map(taken).ok_or(LinkError::HungUp);
         }
         let connector = TlsConnector::from(Arc::new(tls::client(files, &[ALPN])?));
         let name = ServerName::try_from(peer.clone())
@@ -272,7 +286,13 @@ impl Pair {
             connector.connect(name, stream).await
         };
         let late = |_| LinkError::Silent(*silence);
-        Ok(timeout(*silence, connect).await.map_err(late)?.map_err(LinkError::Connect)?.into())
+        let stream = timeout(*silence, connect).await.map_err(late)?.map_err(LinkError::Connect)?;
+        let chain = stream.get_ref().1.peer_certificates().unwrap_or_default();
+        let identity = Identity::of(chain.first().ok_or(TlsError::NoIdentity)?)?;
+        if identity.role != Role::Vault || identity.name != *peer {
+            return Err(LinkError::Stranger(identity.name));
+        }
+        Ok((stream.into(), identity.serial))
     }
 
     async fn forget(&self, rooms: &Rooms) {
@@ -286,7 +306,7 @@ impl Pair {
     }
 
     /// Runs one connection to its end.
-    async fn drive(&self, stream: Accepted, rooms: &Arc<Rooms>) -> LinkError {
+    async fn drive(&self, stream: TlsStream<TcpStream>, rooms: &Arc<Rooms>) -> LinkError {
         let (reader, writer) = tokio::io::split(stream);
         let (frames, queue) = mpsc::channel(QUEUE);
         let link = Link { frames: frames.clone(), waiting: Arc::default(), hang_up: Shutdown::new() };
@@ -312,7 +332,7 @@ struct Rooms {
 }
 
 async fn write(
-    mut writer: WriteHalf<Accepted>,
+    mut writer: WriteHalf<TlsStream<TcpStream>>,
     mut queue: mpsc::Receiver<Frame>,
     beat: Duration,
     silence: Duration,
@@ -337,7 +357,7 @@ async fn write(
 }
 
 async fn read(
-    mut reader: ReadHalf<Accepted>,
+    mut reader: ReadHalf<TlsStream<TcpStream>>,
     link: &Link,
     rooms: &Arc<Rooms>,
     silence: Duration,
@@ -369,7 +389,7 @@ async fn read(
     }
 }
 
-async fn read_frame(reader: &mut ReadHalf<Accepted>) -> Result<Frame, LinkError> {
+async fn read_frame(reader: &mut ReadHalf<TlsStream<TcpStream>>) -> Result<Frame, LinkError> {
     let length = Frame::checked_length(reader.read_u32().await?)?;
     let mut body = vec![0; length];
     reader.read_exact(&mut body).await?;
@@ -391,6 +411,10 @@ fn answer(id: u64, topic: Topic, body: Bytes, link: &Link, rooms: &Arc<Rooms>) {
             _sent = frames.send(Frame::Answer(id, outcome)) => {}
         }
     });
+}
+
+fn taken((stream, identity): Accepted) -> Connection {
+    (stream.into(), identity.serial)
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
