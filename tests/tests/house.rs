@@ -92,7 +92,7 @@ fn arrows_between_rooms_point_down() {
     for source in programs() {
         let Some((program, room)) = source.room() else { continue };
         let full = format!("{program}/{room}");
-        if CORRIDORS.contains(&full.as_str()) {
+        if program == "shared" || CORRIDORS.contains(&full.as_str()) {
             continue;
         }
         for (number, line) in source.production_lines() {
@@ -215,11 +215,13 @@ fn pingora_is_known_to_the_proxy_alone() {
 
 #[test]
 fn unsafe_code_stands_only_where_it_is_listed() {
+    // Written in two halves, so that this file does not find itself.
+    let marks = [concat!("un", "safe"), concat!("un", "safe_code")];
     let mut wrong = Vec::new();
     for source in sources() {
         let listed = UNSAFE.iter().any(|(file, _)| *file == source.name);
         for (number, line) in source.code_lines() {
-            if words(line).any(|word| word == "unsafe" || word == "unsafe_code") && !listed {
+            if words(line).any(|word| marks.contains(&word)) && !listed {
                 wrong.push(format!("{}:{number}: {}", source.name, line.trim()));
             }
         }
@@ -227,7 +229,7 @@ fn unsafe_code_stands_only_where_it_is_listed() {
     for (file, _) in UNSAFE {
         assert!(top().join(file).is_file(), "{file} is listed and does not exist");
     }
-    assert!(wrong.is_empty(), "unsafe code outside of the list: {wrong:#?}");
+    assert!(wrong.is_empty(), "not in the list: {wrong:#?}");
 }
 
 #[test]

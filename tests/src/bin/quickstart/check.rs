@@ -13,7 +13,7 @@ use shared::api::{File, Page};
 
 use crate::accounts::{agrees_with, is_unbroken, read_series, totals};
 use crate::content::{MARKER, document};
-use crate::load::{Book, Door, INVOICES, Load, SERIES, doors, invoice_of, number_of};
+use crate::load::{Book, INVOICES, Load, SERIES, doors, invoice_of, number_of};
 
 /// What one address may have in flight, and how many are sent at once.
 const LIMIT: usize = 50;
