@@ -1,1 +1,20 @@
-//! skeleton
+//! Builds and joins edge's rooms; decides nothing.
+
+pub mod access_log;
+pub mod admin;
+pub mod admission;
+pub mod client;
+pub mod config;
+pub mod gateway;
+pub mod listen;
+pub mod metrics;
+pub mod preflight;
+pub mod proxy;
+pub mod route;
+mod serve;
+pub mod systemd;
+pub mod tls;
+pub mod upstream;
+
+pub use preflight::check;
+pub use serve::{ServeError, serve};

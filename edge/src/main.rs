@@ -1,1 +1,253 @@
-fn main() {}
+//! Arguments and exit code; no logic. 0 is done, 1 failed at run time, 2 is wrong usage,
+//! 78 (EX_CONFIG) a bad configuration.
+
+use std::io::Write;
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+use edge::admin::ask_status;
+use edge::config::Config;
+use shared::enrol::Enrolment;
+use shared::telemetry::{self, Format};
+use shared::tls::Role;
+
+/// Holds its memory better than the system's under many short-lived buffers on many threads.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
+const FAILED: u8 = 1;
+const WRONG_USAGE: u8 = 2;
+const BAD_CONFIGURATION: u8 = 78;
+
+/// The DMZ program: ends TLS, limits clients, routes to upstreams, and is the handlers'
+/// gateway to the vault pair.
+#[derive(Debug, Parser)]
+#[command(name = "edge", version, max_term_width = 100)]
+struct Arguments {
+    /// The configuration file.
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/edge/edge.toml")]
+    config: PathBuf,
+    /// Answer in JSON; with serve, log in JSON.
+    #[arg(long, global = true)]
+    json: bool,
+    /// How much to log; the variable `RUST_LOG`, where set, says it in more detail.
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info",
+          value_parser = ["error", "warn", "info", "debug", "trace"])]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Debug, Subcommand)]
+enum Command {
+    /// Serve until TERM (drains; a second TERM ends at once). HUP reloads the certificates.
+    Serve,
+    /// Report every fault of the configuration, and what would fail at start; start nothing.
+    Check,
+    /// Show how the edge that runs here does.
+    Status {
+        /// Ask on this control socket; without it, the configuration says which.
+        #[arg(long, value_name = "FILE")]
+        socket: Option<PathBuf>,
+    },
+    /// Get this edge's certificate for the gateway from a vault, with a token from `vault pki token`.
+    Enrol {
+        /// The vault's name and address: NAME=ADDRESS:PORT.
+        #[arg(long, value_name = "NAME=ADDRESS", value_parser = vault_address)]
+        vault: (String, SocketAddr),
+        /// The single-use token.
+        #[arg(long)]
+        token: String,
+        /// Give up the key that is there already.
+        #[arg(long)]
+        replace: bool,
+    },
+    /// Print the version.
+    Version,
+}
+
+/// Why the program ends with other than 0: the code, and the lines to print.
+struct Failure {
+    code: u8,
+    lines: Vec<String>,
+}
+
+impl Failure {
+    fn run(error: impl std::fmt::Display) -> Self {
+        Self { code: FAILED, lines: vec![error.to_string()] }
+    }
+
+    fn configuration(faults: impl IntoIterator<Item = impl std::fmt::Display>) -> Self {
+        Self { code: BAD_CONFIGURATION, lines: faults.into_iter().map(|fault| fault.to_string()).collect() }
+    }
+}
+
+fn main() -> ExitCode {
+    let arguments = match Arguments::try_parse() {
+        Ok(arguments) => arguments,
+        Err(error) => return usage(&error),
+    };
+    match run(&arguments) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(failure) => {
+            for line in &failure.lines {
+                complain(line);
+            }
+            ExitCode::from(failure.code)
+        }
+    }
+}
+
+/// Help and version, which clap sends where they belong, and wrong usage, said as all errors are.
+fn usage(error: &clap::Error) -> ExitCode {
+    use clap::error::ErrorKind::{DisplayHelp, DisplayHelpOnMissingArgumentOrSubcommand, DisplayVersion};
+    if matches!(error.kind(), DisplayHelp | DisplayHelpOnMissingArgumentOrSubcommand | DisplayVersion) {
+        error.exit()
+    }
+    for line in error.to_string().lines().filter(|line| !line.trim().is_empty()) {
+        complain(line.trim().trim_start_matches("error: "));
+    }
+    ExitCode::from(WRONG_USAGE)
+}
+
+/// One fault, one line, whatever a library's text holds.
+fn complain(line: &str) {
+    let line = line.split(['\r', '\n']).map(str::trim).collect::<Vec<_>>().join(" ");
+    let _ = writeln!(std::io::stderr(), "edge: {line}");
+}
+
+fn run(arguments: &Arguments) -> Result<(), Failure> {
+    let Arguments { config, json, log, command } = arguments;
+    let format = if *json && matches!(command, Command::Serve) { Format::Json } else { Format::Text };
+    match command {
+        Command::Serve => {
+            let config = read(config)?;
+            telemetry::start(log, format);
+            edge::serve(config).map_err(Failure::run)
+        }
+        Command::Check => check(config, *json),
+        Command::Status { socket } => {
+            let socket = match socket {
+                Some(socket) => socket.clone(),
+                None => read(config)?.control_socket,
+            };
+            let status = block_on(ask_status(&socket))?.map_err(Failure::run)?;
+            let shown = if *json { pretty(&status)? } else { status.to_string() };
+            say(shown.trim_end())
+        }
+        Command::Enrol { vault, token, replace } => {
+            telemetry::start(log, format);
+            enrol(config, *json, vault, token, *replace)
+        }
+        Command::Version if *json => {
+            say(&serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }).to_string())
+        }
+        Command::Version => say(concat!("edge ", env!("CARGO_PKG_VERSION"))),
+    }
+}
+
+fn check(file: &Path, json: bool) -> Result<(), Failure> {
+    let faults: Vec<serde_json::Value>;
+    let lines: Vec<String>;
+    match Config::read(file) {
+        Ok(config) => {
+            lines =
+                edge::check(&config).into_iter().map(|what| format!("{}: {what}", file.display())).collect();
+            faults = lines.iter().map(|what| serde_json::json!({ "what": what })).collect();
+        }
+        Err(read) => {
+            lines = read.0.iter().map(ToString::to_string).collect();
+            let fault = |fault: &shared::config::Fault| {
+                serde_json::json!({
+                    "file": fault.file, "line": fault.line, "column": fault.column, "what": fault.what,
+                })
+            };
+            faults = read.0.iter().map(fault).collect();
+        }
+    }
+    if json {
+        say(&pretty(&serde_json::json!({ "good": faults.is_empty(), "faults": faults }))?)?;
+    } else if lines.is_empty() {
+        say(&format!("{}: good", file.display()))?;
+    }
+    if lines.is_empty() { Ok(()) } else { Err(Failure::configuration(lines)) }
+}
+
+fn enrol(
+    file: &Path,
+    json: bool,
+    (vault, address): &(String, SocketAddr),
+    token: &str,
+    replace: bool,
+) -> Result<(), Failure> {
+    let config = read(file)?;
+    let Some(gateway) = config.gateway else {
+        let what = format!(
+            "{}: gateway: missing; the certificate is for the gateway, so write the [gateway] section first",
+            file.display()
+        );
+        return Err(Failure::configuration([what]));
+    };
+    let enrolment =
+        Enrolment { vault, address: *address, token, files: &gateway.tls, replace, expected: None };
+    let enrolled = block_on(enrolment.run())?.map_err(|error| Failure::run(format!("enrol: {error}")))?;
+    let (identity, files) = (&enrolled.identity, &enrolled.files);
+    if identity.role != Role::Edge {
+        tracing::warn!(
+            "the token was for role {}: the vaults will not serve this edge's handlers",
+            identity.role
+        );
+    }
+    if json {
+        let shown = serde_json::json!({
+            "identity": identity, "not_after": enrolled.not_after,
+            "certificate": files.certificate, "key": files.key, "authority": files.authority,
+        });
+        return say(&pretty(&shown)?);
+    }
+    say(&format!(
+        "enrolled as {role} {name} of {owner}, until {until} (serial {serial})\n\
+         certificate {certificate}\nkey         {key}\nauthority   {authority}",
+        role = identity.role,
+        name = identity.name,
+        owner = identity.owner,
+        until = enrolled.not_after,
+        serial = identity.serial,
+        certificate = files.certificate.display(),
+        key = files.key.display(),
+        authority = files.authority.display(),
+    ))
+}
+
+fn read(file: &Path) -> Result<Config, Failure> {
+    Config::read(file).map_err(|faults| Failure::configuration(faults.0))
+}
+
+/// One conversation needs no more than this thread.
+fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
+        Failure::run(format!("the runtime cannot be started: {error}; raise the limits of this user"))
+    })?;
+    Ok(runtime.block_on(future))
+}
+
+fn pretty(value: &impl serde::Serialize) -> Result<String, Failure> {
+    serde_json::to_string_pretty(value).map_err(Failure::run)
+}
+
+/// To standard output; a reader that has left is no failure.
+fn say(text: &str) -> Result<(), Failure> {
+    match writeln!(std::io::stdout(), "{text}") {
+        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::run(error)),
+        _ => Ok(()),
+    }
+}
+
+fn vault_address(text: &str) -> Result<(String, SocketAddr), String> {
+    text.split_once('=')
+        .and_then(|(name, address)| Some((name.to_owned(), address.parse().ok()?)))
+        .filter(|(name, _)| shared::tls::is_name(name))
+        .ok_or_else(|| "write the vault's name and IP address, such as vault-a=10.0.0.5:7443".to_owned())
+}

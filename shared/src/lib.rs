@@ -3,6 +3,7 @@
 
 pub mod api;
 pub mod config;
+pub mod enrol;
 pub mod retry;
 pub mod shutdown;
 pub mod telemetry;

@@ -1,0 +1,185 @@
+//! What goes back to a handler: a vault's answer, passed through, or the gateway's own
+//! refusal as an RFC 9457 problem. Decides nothing.
+
+use std::error::Error;
+use std::fmt;
+use std::pin::Pin;
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use bytes::Bytes;
+use http::{HeaderValue, Response, StatusCode, header};
+use http_body_util::combinators::UnsyncBoxBody;
+use http_body_util::{BodyExt, Full};
+use hyper::body::{Frame, SizeHint};
+use shared::api::client::Answer;
+use shared::api::{IDEMPOTENCY_KEY, PROBLEM_JSON, Problem};
+use tokio::time::{Sleep, sleep};
+
+use super::door;
+use super::intake::IntakeFault;
+
+/// A response body towards a handler.
+pub(super) type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
+
+/// A vault's answer as the handler sees it, with the key that was used.
+pub(super) fn outward(response: Response<Answer>, key: Option<&HeaderValue>, total: Duration) -> Response<Body> {
+    let (parts, answer) = response.into_parts();
+    let body = Whole { answer, deadline: Box::pin(sleep(total)), total };
+    let mut passed = Response::new(body.boxed_unsync());
+    *passed.status_mut() = parts.status;
+    *passed.headers_mut() = door::outward(&parts.headers);
+    if let Some(key) = key {
+        passed.headers_mut().insert(IDEMPOTENCY_KEY, key.clone());
+    }
+    passed
+}
+
+/// `2xx` to `5xx`, as metrics count.
+pub(super) fn class(status: StatusCode) -> &'static str {
+    match status.as_u16() / 100 {
+        2 => "2xx",
+        3 => "3xx",
+        4 => "4xx",
+        5 => "5xx",
+        _ => "1xx",
+    }
+}
+
+/// A vault's answer under the total deadline; a break is logged, since no status can tell it.
+struct Whole {
+    answer: Answer,
+    deadline: Pin<Box<Sleep>>,
+    total: Duration,
+}
+
+/// An answer that did not end in time.
+#[derive(Debug, thiserror::Error)]
+#[error("the answer took longer than {0:?}")]
+struct TooLong(Duration);
+
+impl hyper::body::Body for Whole {
+    type Data = Bytes;
+    type Error = Box<dyn Error + Send + Sync>;
+
+    fn poll_frame(
+        mut self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+    ) -> Poll<Option<Result<Frame<Bytes>, Self::Error>>> {
+        let polled = Pin::new(&mut self.answer).poll_frame(cx);
+        let error: Self::Error = match polled {
+            Poll::Ready(Some(Err(error))) => error.into(),
+            Poll::Ready(Some(Ok(frame))) => return Poll::Ready(Some(Ok(frame))),
+            Poll::Ready(None) => return Poll::Ready(None),
+            Poll::Pending => {
+                std::task::ready!(self.deadline.as_mut().poll(cx));
+                TooLong(self.total).into()
+            }
+        };
+        tracing::warn!("gateway: call failed in its answer's body: {error}; the handler's connection is closed");
+        Poll::Ready(Some(Err(error)))
+    }
+
+    fn is_end_stream(&self) -> bool {
+        self.answer.is_end_stream()
+    }
+
+    fn size_hint(&self) -> SizeHint {
+        self.answer.size_hint()
+    }
+}
+
+/// The gateway's own no.
+#[derive(Debug)]
+pub(super) struct Refusal {
+    problem: Problem,
+    retry_after: Option<Duration>,
+    key: Option<HeaderValue>,
+    /// For the log alone.
+    cause: Option<String>,
+    extra: Option<(header::HeaderName, HeaderValue)>,
+}
+
+impl Refusal {
+    pub(super) fn new(problem: Problem) -> Self {
+        Self { problem, retry_after: None, key: None, cause: None, extra: None }
+    }
+
+    /// 503: nothing was lost, the same call may succeed later.
+    pub(super) fn later(code: &str, detail: impl Into<String>, after: Duration) -> Self {
+        let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
+        Self { retry_after: Some(after), ..Self::new(problem) }
+    }
+
+    pub(super) fn no_token() -> Self {
+        let what = "this gateway needs Authorization: Bearer with a handler's token";
+        let challenge = (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        let problem = Problem::new(StatusCode::UNAUTHORIZED, "no_token", what);
+        Self { extra: Some(challenge), ..Self::new(problem) }
+    }
+
+    pub(super) fn method() -> Self {
+        let what = "the gateway passes GET, HEAD, POST and DELETE";
+        let allow = (header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, DELETE"));
+        let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", what);
+        Self { extra: Some(allow), ..Self::new(problem) }
+    }
+
+    pub(super) fn internal() -> Self {
+        let what = "edge failed; the operator finds the cause in its log";
+        Self::new(Problem::new(StatusCode::INTERNAL_SERVER_ERROR, "internal", what))
+    }
+
+    /// The handler's own body was at fault.
+    pub(super) fn of_intake(fault: IntakeFault) -> Self {
+        let (status, code) = match fault {
+            IntakeFault::TooLarge(_) => (StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+            IntakeFault::Stalled(_) => (StatusCode::REQUEST_TIMEOUT, "body_stalled"),
+            IntakeFault::Broken => (StatusCode::BAD_REQUEST, "body_broken"),
+        };
+        Self::new(Problem::new(status, code, format!("{fault}; nothing was stored")))
+    }
+
+    pub(super) fn because(mut self, cause: String) -> Self {
+        self.cause = Some(cause);
+        self
+    }
+
+    pub(super) fn with_key(mut self, key: Option<&HeaderValue>) -> Self {
+        self.key = key.cloned();
+        self
+    }
+
+    #[cfg(test)]
+    pub(super) fn status(&self) -> StatusCode {
+        StatusCode::from_u16(self.problem.status).unwrap()
+    }
+
+    pub(super) fn into_response(self) -> Response<Body> {
+        let json = serde_json::to_vec(&self.problem).unwrap_or_default();
+        let mut response = Response::new(Full::new(json.into()).map_err(|never| match never {}).boxed_unsync());
+        *response.status_mut() =
+            StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
+        let headers = response.headers_mut();
+        headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
+        if let Some(after) = self.retry_after {
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
+        }
+        if let Some(key) = self.key {
+            headers.insert(IDEMPOTENCY_KEY, key);
+        }
+        if let Some((name, value)) = self.extra {
+            headers.insert(name, value);
+        }
+        response
+    }
+}
+
+impl fmt::Display for Refusal {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.cause {
+            Some(cause) => write!(f, "{}: {cause}", self.problem.code),
+            None => write!(f, "{}: {}", self.problem.code, self.problem.detail),
+        }
+    }
+}

@@ -1,0 +1,227 @@
+//! Walks over HTTP/2 frame headers (RFC 9113 section 4.1) on a connection that the engine decodes.
+//! Knows nine bytes a frame; must not decode header compression nor change a byte. It exists
+//! because the engine tells neither that a header block drips in for ever nor that it refused a
+//! stream by itself, and both must be bounded and logged.
+
+const PREFACE: u32 = 24;
+
+const HEADERS: u8 = 0x1;
+const RESET: u8 = 0x3;
+const SETTINGS: u8 = 0x4;
+const GO_AWAY: u8 = 0x7;
+const CONTINUATION: u8 = 0x9;
+const END_HEADERS: u8 = 0x4;
+
+/// One direction of one connection.
+#[derive(Debug, Clone)]
+pub struct Frames {
+    /// Preface bytes still to come.
+    preface: u32,
+    header: [u8; 9],
+    header_seen: usize,
+    payload_left: u32,
+    /// First bytes of the payload, as far as a reset or a GOAWAY needs them.
+    payload_start: [u8; 8],
+    payload_seen: usize,
+    open_block: bool,
+    settings: bool,
+    last_stream: u32,
+    /// Streams that a HEADERS frame opened.
+    pub opened: u64,
+    /// Streams reset with any code.
+    pub resets: u64,
+    /// The first non-zero error code of a GOAWAY.
+    pub go_away: Option<u32>,
+}
+
+impl Frames {
+    /// What a client sends: its preface comes first.
+    #[must_use]
+    pub const fn received() -> Self {
+        Self::new(PREFACE)
+    }
+
+    /// What we send.
+    #[must_use]
+    pub const fn sent() -> Self {
+        Self::new(0)
+    }
+
+    const fn new(preface: u32) -> Self {
+        Self {
+            preface,
+            header: [0; 9],
+            header_seen: 0,
+            payload_left: 0,
+            payload_start: [0; 8],
+            payload_seen: 0,
+            open_block: false,
+            settings: false,
+            last_stream: 0,
+            opened: 0,
+            resets: 0,
+            go_away: None,
+        }
+    }
+
+    /// Is something begun that must be finished soon: the preface with its SETTINGS, or a header block?
+    #[must_use]
+    pub const fn must_go_on(&self) -> bool {
+        !self.settings || self.open_block
+    }
+
+    /// Walks over the next bytes.
+    pub fn walk(&mut self, mut input: &[u8]) {
+        while !input.is_empty() {
+            if self.preface > 0 {
+                let taken = (self.preface as usize).min(input.len());
+                self.preface -= u32::try_from(taken).unwrap_or(self.preface);
+                input = input.get(taken..).unwrap_or_default();
+            } else if self.header_seen < 9 {
+                let taken = (9 - self.header_seen).min(input.len());
+                let (now, rest) = input.split_at(taken);
+                if let Some(place) = self.header.get_mut(self.header_seen..self.header_seen + taken) {
+                    place.copy_from_slice(now);
+                }
+                self.header_seen += taken;
+                input = rest;
+                if self.header_seen == 9 {
+                    self.frame_begins();
+                }
+            } else {
+                let taken = (self.payload_left as usize).min(input.len());
+                let (now, rest) = input.split_at(taken);
+                for byte in now.iter().take(8_usize.saturating_sub(self.payload_seen)) {
+                    if let Some(place) = self.payload_start.get_mut(self.payload_seen) {
+                        *place = *byte;
+                    }
+                    self.payload_seen += 1;
+                }
+                self.payload_left -= u32::try_from(taken).unwrap_or(self.payload_left);
+                input = rest;
+                if self.payload_left == 0 {
+                    self.frame_ends();
+                }
+            }
+        }
+    }
+
+    fn frame_begins(&mut self) {
+        let [a, b, c, kind, _, s0, s1, s2, s3] = self.header;
+        self.payload_left = u32::from_be_bytes([0, a, b, c]);
+        self.payload_seen = 0;
+        self.payload_start = [0; 8];
+        if kind == HEADERS || kind == CONTINUATION {
+            self.open_block = true;
+        }
+        if kind == HEADERS {
+            let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
+            if stream > self.last_stream {
+                self.last_stream = stream;
+                self.opened += 1;
+            }
+        }
+        if self.payload_left == 0 {
+            self.frame_ends();
+        }
+    }
+
+    fn frame_ends(&mut self) {
+        let [_, _, _, kind, flags, ..] = self.header;
+        let [a, b, c, d, e, f, g, h] = self.payload_start;
+        match kind {
+            HEADERS | CONTINUATION if flags & END_HEADERS != 0 => self.open_block = false,
+            SETTINGS => self.settings = true,
+            RESET if u32::from_be_bytes([a, b, c, d]) != 0 => self.resets += 1,
+            GO_AWAY => {
+                let code = u32::from_be_bytes([e, f, g, h]);
+                if code != 0 && self.go_away.is_none() {
+                    self.go_away = Some(code);
+                }
+            }
+            _ => {}
+        }
+        self.header_seen = 0;
+    }
+}
+
+/// An error code's name (RFC 9113 section 7).
+#[must_use]
+pub const fn error_name(code: u32) -> &'static str {
+    match code {
+        0x1 => "PROTOCOL_ERROR",
+        0x2 => "INTERNAL_ERROR",
+        0x3 => "FLOW_CONTROL_ERROR",
+        0x4 => "SETTINGS_TIMEOUT",
+        0x5 => "STREAM_CLOSED",
+        0x6 => "FRAME_SIZE_ERROR",
+        0x7 => "REFUSED_STREAM",
+        0x8 => "CANCEL",
+        0x9 => "COMPRESSION_ERROR",
+        0xb => "ENHANCE_YOUR_CALM",
+        _ => "unknown error",
+    }
+}
+
+/// The fuzz target's body: the walk does not depend on how the bytes arrive.
+pub fn fuzz(data: &[u8]) {
+    let mut whole = Frames::received();
+    whole.walk(data);
+    let mut parts = Frames::received();
+    for part in data.chunks(3) {
+        parts.walk(part);
+    }
+    assert_eq!(
+        (whole.opened, whole.resets, whole.go_away, whole.must_go_on()),
+        (parts.opened, parts.resets, parts.go_away, parts.must_go_on())
+    );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proptest::prelude::*;
+
+    fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+        let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+        let mut out = length[1..].to_vec();
+        out.extend([kind, flags]);
+        out.extend(stream.to_be_bytes());
+        out.extend(payload);
+        out
+    }
+
+    #[test]
+    fn an_unfinished_header_block_must_go_on() {
+        let mut frames = Frames::received();
+        assert!(frames.must_go_on());
+        frames.walk(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        frames.walk(&frame(SETTINGS, 0, 0, &[]));
+        assert!(!frames.must_go_on());
+        frames.walk(&frame(HEADERS, 0, 1, b"abc"));
+        assert!(frames.must_go_on());
+        frames.walk(&frame(CONTINUATION, END_HEADERS, 1, b"d"));
+        assert!(!frames.must_go_on());
+        frames.walk(&frame(HEADERS, END_HEADERS, 1, b"trailers"));
+        frames.walk(&frame(HEADERS, END_HEADERS, 3, b"next"));
+        assert_eq!(frames.opened, 2);
+    }
+
+    #[test]
+    fn refusals_are_seen_in_what_is_sent() {
+        let mut frames = Frames::sent();
+        frames.walk(&frame(RESET, 0, 1, &[0, 0, 0, 1]));
+        frames.walk(&frame(RESET, 0, 3, &[0, 0, 0, 0]));
+        frames.walk(&frame(GO_AWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0]));
+        frames.walk(&frame(GO_AWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 9, b'x']));
+        assert_eq!((frames.resets, frames.go_away), (1, Some(9)));
+        assert_eq!(error_name(9), "COMPRESSION_ERROR");
+    }
+
+    proptest! {
+        #[test]
+        fn no_bytes_panic(data in proptest::collection::vec(any::<u8>(), 0..300)) {
+            fuzz(&data);
+        }
+    }
+}

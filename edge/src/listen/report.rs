@@ -1,0 +1,131 @@
+//! Writes down what never becomes a request: handshakes that fail, heads that the gate refuses,
+//! streams that the engine refuses. Knows the access log and the counters; must not decide anything.
+
+use std::net::{IpAddr, SocketAddr};
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use crate::access_log::{AccessLog, Entry};
+use crate::listen::head::{self, Fault};
+use crate::metrics::Metrics;
+
+/// One line and one count for each event.
+#[derive(Clone)]
+pub struct Report {
+    access_log: AccessLog,
+    metrics: Arc<Metrics>,
+}
+
+impl std::fmt::Debug for Report {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str("Report")
+    }
+}
+
+impl Report {
+    /// Writes to these.
+    #[must_use]
+    pub const fn new(access_log: AccessLog, metrics: Arc<Metrics>) -> Self {
+        Self { access_log, metrics }
+    }
+
+    /// The counters, for what is counted and not logged.
+    #[must_use]
+    pub fn metrics(&self) -> &Metrics {
+        &self.metrics
+    }
+
+    /// A handshake that came to nothing.
+    pub fn handshake_failed(&self, peer: SocketAddr, why: &str, took: Duration) {
+        self.metrics.handshake_failures.inc();
+        self.access_log.record(Entry {
+            reason: Some(format!("handshake: {why}")),
+            duration: took,
+            ..entry(peer, "TLS", 0)
+        });
+    }
+
+    /// A head that was refused; `held` is what had arrived of it.
+    pub fn malformed(&self, peer: SocketAddr, fault: Fault, held: &[u8], took: Duration) {
+        self.metrics.malformed.inc();
+        self.metrics.answered(fault.status(), took);
+        let (method, target) = head::first_line(held);
+        self.access_log.record(Entry {
+            method,
+            target,
+            reason: Some(fault.to_string()),
+            duration: took,
+            ..entry(peer, "HTTP/1.1", fault.status())
+        });
+    }
+
+    /// An HTTP/1 request that the engine refused on its own.
+    pub fn refused_by_engine(&self, peer: SocketAddr) {
+        self.metrics.malformed.inc();
+        self.access_log.record(Entry {
+            reason: Some("refused by the HTTP engine".to_owned()),
+            ..entry(peer, "HTTP/1.1", 400)
+        });
+    }
+
+    /// An HTTP/2 stream or connection that ended with an error before any request came of it.
+    pub fn broken_h2(&self, peer: SocketAddr, reason: String) {
+        self.metrics.malformed.inc();
+        self.access_log.record(Entry { reason: Some(reason), ..entry(peer, "HTTP/2.0", 400) });
+    }
+
+    /// A plain request that was answered with a redirect.
+    pub fn redirected(&self, peer: SocketAddr, answer: Redirected<'_>, took: Duration) {
+        self.metrics.answered(answer.status, took);
+        self.access_log.record(Entry {
+            method: answer.method.to_owned(),
+            target: answer.target.as_bytes().to_vec(),
+            host: answer.host.to_owned(),
+            duration: took,
+            ..entry(peer, if answer.one_one { "HTTP/1.1" } else { "HTTP/1.0" }, answer.status)
+        });
+    }
+}
+
+/// What is logged of a redirect.
+#[derive(Debug, Clone, Copy)]
+pub struct Redirected<'r> {
+    /// As sent.
+    pub method: &'r str,
+    /// As sent.
+    pub target: &'r str,
+    /// As sent.
+    pub host: &'r str,
+    /// HTTP/1.1 and not 1.0.
+    pub one_one: bool,
+    /// 301 or 308.
+    pub status: u16,
+}
+
+fn entry(peer: SocketAddr, protocol: &'static str, status: u16) -> Entry {
+    Entry {
+        at: wall_clock(),
+        client: unmapped(peer.ip()),
+        method: String::new(),
+        target: Vec::new(),
+        protocol,
+        host: String::new(),
+        status,
+        bytes: 0,
+        duration: Duration::ZERO,
+        referer: Vec::new(),
+        user_agent: Vec::new(),
+        upstream: None,
+        reason: None,
+        request_id: String::new(),
+    }
+}
+
+fn unmapped(address: IpAddr) -> IpAddr {
+    address.to_canonical()
+}
+
+#[expect(clippy::disallowed_methods, reason = "this corridor stamps its log lines")]
+fn wall_clock() -> SystemTime {
+    SystemTime::now()
+}

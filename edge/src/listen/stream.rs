@@ -1,0 +1,497 @@
+//! The stream under the HTTP engine: TLS bytes in, bytes that passed the gate out. Knows one
+//! connection's deadlines, its gate and its buffers; must not know routes or answers beyond the
+//! gate's own refusals. It exists because the engine's own stream has no whole-head deadline,
+//! no write deadline and a lenient parser behind it.
+
+use std::fmt;
+use std::io;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use async_trait::async_trait;
+use bytes::{Buf, BufMut, BytesMut};
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::SslDigest;
+use pingora_core::protocols::{
+    ALPN, GetProxyDigest, GetSocketDigest, GetTimingDigest, Peek, Shutdown, SocketDigest, Ssl, TimingDigest,
+    UniqueID,
+};
+use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
+use tokio::net::TcpStream;
+use tokio::sync::oneshot;
+use tokio::time::{Instant, Sleep, sleep};
+use tokio_rustls::server::TlsStream;
+
+use crate::listen::answer;
+use crate::listen::connection::Connection;
+use crate::listen::frames::{Frames, error_name};
+use crate::listen::gate::{Gate, Next};
+use crate::listen::head::{Fault, Limits};
+use crate::listen::report::Report;
+
+/// Written together until the engine flushes: head and body in one TLS record, one system call.
+const COALESCE: usize = 16 * 1024;
+
+/// How long a client may take.
+#[derive(Debug, Clone, Copy)]
+pub struct Patience {
+    /// A whole head, and an HTTP/2 preface or header block.
+    pub head: Duration,
+    /// Between requests of a connection.
+    pub idle: Duration,
+    /// To take bytes that we send.
+    pub write: Duration,
+}
+
+/// What is left of a connection when the engine lets go of it.
+#[derive(Debug)]
+pub struct Remains {
+    /// The connection itself.
+    pub io: TlsStream<TcpStream>,
+    /// Bytes written and not flushed.
+    pub unsent: BytesMut,
+}
+
+/// One connection as the engine sees it.
+pub struct EdgeStream {
+    /// `None` only while dropping.
+    io: Option<TlsStream<TcpStream>>,
+    remains: Option<oneshot::Sender<Remains>>,
+    connection: Arc<Connection>,
+    report: Report,
+    patience: Patience,
+    protocol: Protocol,
+    deadline: Option<(Waiting, Pin<Box<Sleep>>)>,
+    since: Instant,
+    ended: bool,
+    refused: bool,
+    out: BytesMut,
+    stall: Option<Pin<Box<Sleep>>>,
+    proxy_digest: Arc<ProxyDigest>,
+    socket_digest: Arc<SocketDigest>,
+    ssl_digest: Arc<SslDigest>,
+    fd: i32,
+}
+
+enum Protocol {
+    H1(Gate),
+    H2 { received: Frames, sent: Frames, timed_out: bool },
+}
+
+/// What a read deadline is about; it restarts only when that changes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Waiting {
+    Request,
+    Head,
+}
+
+/// What the engine asks of a connection besides its bytes.
+#[derive(Debug)]
+pub(crate) struct Digests {
+    pub(crate) proxy: Arc<ProxyDigest>,
+    pub(crate) socket: Arc<SocketDigest>,
+    pub(crate) ssl: Arc<SslDigest>,
+    pub(crate) fd: i32,
+}
+
+impl EdgeStream {
+    /// Wraps a connection whose handshake is done. What the engine leaves of it comes back
+    /// through the receiver, so that the connection can be closed in order.
+    pub(crate) fn new(
+        io: TlsStream<TcpStream>,
+        connection: Arc<Connection>,
+        report: Report,
+        patience: Patience,
+        limits: Limits,
+        digests: Digests,
+    ) -> (Self, oneshot::Receiver<Remains>) {
+        let (remains, receiver) = oneshot::channel();
+        let protocol = if connection.h2 {
+            Protocol::H2 { received: Frames::received(), sent: Frames::sent(), timed_out: false }
+        } else {
+            Protocol::H1(Gate::new(limits))
+        };
+        let stream = Self {
+            io: Some(io),
+            remains: Some(remains),
+            connection,
+            report,
+            patience,
+            protocol,
+            deadline: None,
+            since: Instant::now(),
+            ended: false,
+            refused: false,
+            out: BytesMut::new(),
+            stall: None,
+            proxy_digest: digests.proxy,
+            socket_digest: digests.socket,
+            ssl_digest: digests.ssl,
+            fd: digests.fd,
+        };
+        (stream, receiver)
+    }
+
+    fn poll_read_h1(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        loop {
+            if self.refused {
+                return self.poll_refusal_out(cx);
+            }
+            let (Protocol::H1(gate), Some(io)) = (&mut self.protocol, &mut self.io) else {
+                return Poll::Ready(Err(gone()));
+            };
+            if self.connection.is_tunnel() {
+                gate.tunnel();
+            }
+            let next = match gate.advance(self.connection.turns()) {
+                Ok(Next::Release(count)) => {
+                    gate.take(into, count.min(into.remaining()));
+                    self.connection.heads_released(gate.heads());
+                    self.deadline = None;
+                    return Poll::Ready(Ok(()));
+                }
+                Ok(next) => next,
+                Err(fault) => match self.refuse(fault) {
+                    Ok(()) => continue,
+                    Err(error) => return Poll::Ready(Err(error)),
+                },
+            };
+            if self.ended || !gate.has_room() {
+                return self.ended_while(next);
+            }
+            match tokio_util::io::poll_read_buf(Pin::new(io), cx, gate.space()) {
+                Poll::Ready(Ok(0)) => {
+                    self.ended = true;
+                    return self.ended_while(next);
+                }
+                Poll::Ready(Ok(_)) if next == Next::AwaitRequest => self.since = Instant::now(),
+                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Err(error)) => {
+                    self.ended = true;
+                    // A client that closes without TLS's farewell has closed all the same.
+                    return if next == Next::AwaitBody {
+                        Poll::Ready(Err(error))
+                    } else {
+                        self.ended_while(next)
+                    };
+                }
+                Poll::Pending => {
+                    ready!(self.poll_deadline(cx, next));
+                    match next {
+                        Next::AwaitHead => {
+                            if let Err(error) = self.refuse(Fault::Timeout) {
+                                return Poll::Ready(Err(error));
+                            }
+                        }
+                        _ => return Poll::Ready(Ok(())),
+                    }
+                }
+            }
+        }
+    }
+
+    /// Nothing more comes (or nothing more is read now): what does the engine hear?
+    fn ended_while(&mut self, next: Next) -> Poll<io::Result<()>> {
+        let Protocol::H1(gate) = &self.protocol else { return Poll::Ready(Ok(())) };
+        match next {
+            // A pipelined request is still to be answered; the engine asks again at its turn.
+            Next::AwaitTurn if !gate.held().is_empty() => Poll::Pending,
+            Next::AwaitHead => {
+                self.report.malformed(
+                    self.connection.peer,
+                    Fault::Truncated,
+                    gate.held(),
+                    self.since.elapsed(),
+                );
+                self.protocol_forgets();
+                Poll::Ready(Ok(()))
+            }
+            _ => Poll::Ready(Ok(())),
+        }
+    }
+
+    /// After its line in the log a broken head is forgotten, so that it is never reported twice.
+    fn protocol_forgets(&mut self) {
+        if let Protocol::H1(gate) = &mut self.protocol {
+            gate.space().clear();
+        }
+    }
+
+    /// Pending while there is time; ready when the client has used up its time.
+    fn poll_deadline(&mut self, cx: &mut Context<'_>, next: Next) -> Poll<()> {
+        let Protocol::H1(gate) = &self.protocol else { return Poll::Pending };
+        let first = gate.heads() == 0;
+        let waiting = match next {
+            Next::AwaitRequest if !first => Waiting::Request,
+            // The first head's time begins with the connection.
+            Next::AwaitRequest | Next::AwaitHead => Waiting::Head,
+            Next::Release(_) | Next::AwaitBody | Next::AwaitTurn => {
+                self.deadline = None;
+                return Poll::Pending;
+            }
+        };
+        let limit = if waiting == Waiting::Head { self.patience.head } else { self.patience.idle };
+        self.poll_timer(cx, waiting, limit)
+    }
+
+    fn poll_timer(&mut self, cx: &mut Context<'_>, waiting: Waiting, limit: Duration) -> Poll<()> {
+        match &mut self.deadline {
+            Some((about, timer)) if *about == waiting => timer.as_mut().poll(cx),
+            _ => {
+                self.since = Instant::now();
+                let (_, timer) = self.deadline.insert((waiting, Box::pin(sleep(limit))));
+                timer.as_mut().poll(cx)
+            }
+        }
+    }
+
+    /// In a head: answers it here, since the engine has seen nothing. In a body: an error, which
+    /// the request's phases answer and log.
+    fn refuse(&mut self, fault: Fault) -> io::Result<()> {
+        let Protocol::H1(gate) = &self.protocol else { return Ok(()) };
+        if gate.in_body() {
+            self.connection.broke(fault);
+            self.ended = true;
+            return Err(io::Error::new(io::ErrorKind::InvalidData, fault));
+        }
+        self.report.malformed(self.connection.peer, fault, gate.held(), self.since.elapsed());
+        self.protocol_forgets();
+        self.ended = true;
+        self.refused = true;
+        self.deadline = None;
+        self.out.put(&answer::refusal(fault)[..]);
+        Ok(())
+    }
+
+    fn poll_refusal_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_all_out(cx))?;
+        Poll::Ready(Ok(()))
+    }
+
+    fn poll_read_h2(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let (Protocol::H2 { received, .. }, Some(io)) = (&mut self.protocol, &mut self.io) else {
+            return Poll::Ready(Err(gone()));
+        };
+        let before = into.filled().len();
+        match Pin::new(io).poll_read(cx, into) {
+            Poll::Pending if received.must_go_on() => {
+                let limit = self.patience.head;
+                ready!(self.poll_timer(cx, Waiting::Head, limit));
+                if let Protocol::H2 { timed_out, .. } = &mut self.protocol {
+                    *timed_out = true;
+                }
+                Poll::Ready(Err(io::Error::new(
+                    io::ErrorKind::TimedOut,
+                    "preface or header block not complete in time",
+                )))
+            }
+            Poll::Pending => {
+                self.deadline = None;
+                Poll::Pending
+            }
+            Poll::Ready(result) => {
+                received.walk(into.filled().get(before..).unwrap_or_default());
+                if !received.must_go_on() {
+                    self.deadline = None;
+                }
+                Poll::Ready(result)
+            }
+        }
+    }
+
+    /// Everything written so far goes to the socket.
+    fn poll_all_out(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        ready!(self.poll_drain(cx))?;
+        let Some(io) = &mut self.io else { return Poll::Ready(Err(gone())) };
+        let flushed = Pin::new(io).poll_flush(cx);
+        self.in_time(cx, flushed)
+    }
+
+    fn poll_drain(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        while !self.out.is_empty() {
+            let Some(io) = &mut self.io else { return Poll::Ready(Err(gone())) };
+            let written = Pin::new(io).poll_write(cx, &self.out);
+            match ready!(self.in_time(cx, written))? {
+                0 => return Poll::Ready(Err(io::ErrorKind::WriteZero.into())),
+                count => self.out.advance(count),
+            }
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    /// A write that stands still too long is an error.
+    fn in_time<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
+        if result.is_ready() {
+            self.stall = None;
+            return result;
+        }
+        let limit = self.patience.write;
+        let timer = self.stall.get_or_insert_with(|| Box::pin(sleep(limit)));
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no data")))
+    }
+
+    /// What the engine refused of an HTTP/2 connection without starting the phases.
+    fn report_h2(&self) {
+        let Protocol::H2 { received, sent, timed_out } = &self.protocol else { return };
+        let peer = self.connection.peer;
+        let missing = received.opened.saturating_sub(u64::from(self.connection.phases()));
+        if *timed_out {
+            self.report.broken_h2(peer, "preface or header block not complete in time".to_owned());
+        } else if let Some(code) = sent.go_away {
+            self.report.broken_h2(peer, format!("connection error {}", error_name(code)));
+        } else {
+            // Streams that the client took back before the engine looked at them are no fault.
+            let refused = missing.saturating_sub(received.resets).min(100);
+            for _ in 0..refused {
+                self.report.broken_h2(peer, "request refused by the HTTP engine".to_owned());
+            }
+        }
+    }
+}
+
+fn gone() -> io::Error {
+    io::ErrorKind::NotConnected.into()
+}
+
+impl AsyncRead for EdgeStream {
+    fn poll_read(self: Pin<&mut Self>, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        if into.remaining() == 0 {
+            return Poll::Ready(Ok(()));
+        }
+        match this.protocol {
+            Protocol::H1(_) => this.poll_read_h1(cx, into),
+            Protocol::H2 { .. } => this.poll_read_h2(cx, into),
+        }
+    }
+}
+
+impl AsyncWrite for EdgeStream {
+    fn poll_write(self: Pin<&mut Self>, cx: &mut Context<'_>, data: &[u8]) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        if this.out.len() + data.len() > COALESCE {
+            ready!(this.poll_drain(cx))?;
+        }
+        let count = if data.len() < COALESCE {
+            this.out.put(data);
+            data.len()
+        } else {
+            let Some(io) = &mut this.io else { return Poll::Ready(Err(gone())) };
+            let written = Pin::new(io).poll_write(cx, data);
+            ready!(this.in_time(cx, written))?
+        };
+        if let Protocol::H2 { sent, .. } = &mut this.protocol {
+            sent.walk(data.get(..count).unwrap_or_default());
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn poll_write_vectored(
+        self: Pin<&mut Self>,
+        cx: &mut Context<'_>,
+        parts: &[io::IoSlice<'_>],
+    ) -> Poll<io::Result<usize>> {
+        let this = self.get_mut();
+        let mut count = 0;
+        for part in parts {
+            // What does not fit is written by the next call; nothing is refused half-way.
+            if count > 0 && this.out.len() + part.len() > COALESCE {
+                break;
+            }
+            match Pin::new(&mut *this).poll_write(cx, part) {
+                Poll::Ready(Ok(written)) => {
+                    count += written;
+                    if written < part.len() {
+                        break;
+                    }
+                }
+                Poll::Ready(Err(error)) => return Poll::Ready(Err(error)),
+                Poll::Pending if count > 0 => break,
+                Poll::Pending => return Poll::Pending,
+            }
+        }
+        Poll::Ready(Ok(count))
+    }
+
+    fn is_write_vectored(&self) -> bool {
+        true
+    }
+
+    fn poll_flush(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let this = self.get_mut();
+        ready!(this.poll_all_out(cx))?;
+        // An idle connection keeps no memory.
+        this.out = BytesMut::new();
+        Poll::Ready(Ok(()))
+    }
+
+    /// Only flushes: the closing itself, with TLS's farewell, follows when the engine lets go.
+    fn poll_shutdown(self: Pin<&mut Self>, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        self.get_mut().poll_all_out(cx)
+    }
+}
+
+impl Drop for EdgeStream {
+    fn drop(&mut self) {
+        self.report_h2();
+        if let (Some(io), Some(remains)) = (self.io.take(), self.remains.take()) {
+            // Nobody may wait any more: then the socket just closes.
+            let _ = remains.send(Remains { io, unsent: std::mem::take(&mut self.out) });
+        }
+    }
+}
+
+impl fmt::Debug for EdgeStream {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "connection from {}", self.connection.peer)
+    }
+}
+
+#[async_trait]
+impl Shutdown for EdgeStream {
+    async fn shutdown(&mut self) {
+        let peer = self.connection.peer;
+        if let Err(error) = tokio::io::AsyncWriteExt::flush(self).await {
+            tracing::debug!("{peer}: last bytes not delivered: {error}");
+        }
+    }
+}
+
+impl UniqueID for EdgeStream {
+    fn id(&self) -> i32 {
+        self.fd
+    }
+}
+
+impl Ssl for EdgeStream {
+    fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
+        Some(Arc::clone(&self.ssl_digest))
+    }
+
+    fn selected_alpn_proto(&self) -> Option<ALPN> {
+        Some(if self.connection.h2 { ALPN::H2 } else { ALPN::H1 })
+    }
+}
+
+impl GetTimingDigest for EdgeStream {
+    fn get_timing_digest(&self) -> Vec<Option<TimingDigest>> {
+        Vec::new()
+    }
+}
+
+impl GetProxyDigest for EdgeStream {
+    fn get_proxy_digest(&self) -> Option<Arc<ProxyDigest>> {
+        Some(Arc::clone(&self.proxy_digest))
+    }
+}
+
+impl GetSocketDigest for EdgeStream {
+    fn get_socket_digest(&self) -> Option<Arc<SocketDigest>> {
+        Some(Arc::clone(&self.socket_digest))
+    }
+}
+
+impl Peek for EdgeStream {}

@@ -1,0 +1,257 @@
+//! One thread's part: accepts, shakes hands, hands connections to the engine, and closes them in
+//! order. Knows sockets and deadlines; must not know HTTP beyond the stream it builds.
+
+use std::io;
+use std::net::{SocketAddr, TcpListener as StdListener};
+use std::os::fd::AsRawFd;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::BytesMut;
+use pingora_core::protocols::SocketDigest;
+use pingora_core::protocols::l4::socket::SocketAddr as EngineAddress;
+use pingora_core::protocols::raw_connect::ProxyDigest;
+use pingora_core::protocols::tls::SslDigest;
+use pingora_http::ResponseHeader;
+use shared::shutdown::Shutdown;
+use tokio::io::{AsyncReadExt, AsyncWriteExt};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::time::{Instant, sleep, timeout};
+use tokio_rustls::server::TlsStream;
+use tokio_util::task::TaskTracker;
+
+use crate::listen::connection::Connection;
+use crate::listen::head::Limits;
+use crate::listen::stream::{Digests, EdgeStream, Patience, Remains};
+use crate::listen::{Door, ListenError, Place};
+
+/// What a client that was refused may still send before its connection is cut.
+const LINGER: Duration = Duration::from_secs(2);
+const LINGER_BYTES: usize = 1024 * 1024;
+
+/// One thread's listeners.
+#[derive(Debug, Default)]
+pub struct Sockets {
+    /// TLS.
+    pub https: Vec<StdListener>,
+    /// Redirected to HTTPS.
+    pub http: Vec<StdListener>,
+}
+
+/// Serves until `shutdown`, then waits for what is under way, `settings.drain` at most.
+/// `serve` drives one connection through the engine and returns when the engine lets go of it;
+/// `drain` tells the engine to let idle ones go. Returns how many connections were cut.
+///
+/// # Errors
+/// A listener that the runtime refuses.
+pub async fn run<F, D>(
+    door: Arc<Door>,
+    sockets: Sockets,
+    serve: F,
+    drain: D,
+    shutdown: Shutdown,
+) -> Result<usize, ListenError>
+where
+    F: AsyncServe,
+    D: AsyncFnOnce(),
+{
+    let tracker = TaskTracker::new();
+    let mut loops = Vec::new();
+    for listener in sockets.https {
+        let (door, serve, tracker) = (Arc::clone(&door), serve.clone(), tracker.clone());
+        let listener = into_tokio(listener)?;
+        loops.push(tokio::spawn(accept(
+            listener,
+            Arc::clone(&door),
+            shutdown.clone(),
+            move |tcp, peer, place| {
+                tracker.spawn(https(Arc::clone(&door), tcp, peer, place, serve.clone()));
+            },
+        )));
+    }
+    for listener in sockets.http {
+        let (door, tracker) = (Arc::clone(&door), tracker.clone());
+        let listener = into_tokio(listener)?;
+        loops.push(tokio::spawn(accept(
+            listener,
+            Arc::clone(&door),
+            shutdown.clone(),
+            move |tcp, peer, place| {
+                tracker.spawn(http(Arc::clone(&door), tcp, peer, place));
+            },
+        )));
+    }
+    for accepting in loops {
+        if let Err(error) = accepting.await {
+            tracing::error!("listen: an accept loop ended early: {error}; this thread's share of it is gone");
+        }
+    }
+    drain().await;
+    tracker.close();
+    if timeout(door.settings.drain, tracker.wait()).await.is_err() {
+        return Ok(tracker.len());
+    }
+    Ok(0)
+}
+
+/// What drives a connection through the engine.
+pub trait AsyncServe: Clone + Send + Sync + 'static {
+    /// Returns when the engine lets go of the connection.
+    fn serve(&self, stream: EdgeStream, connection: Arc<Connection>) -> impl Future<Output = ()> + Send;
+}
+
+fn into_tokio(listener: StdListener) -> Result<TcpListener, ListenError> {
+    let address = listener.local_addr().unwrap_or_else(|_| SocketAddr::from(([0, 0, 0, 0], 0)));
+    TcpListener::from_std(listener).map_err(|source| ListenError::Socket {
+        address,
+        what: "the runtime refuses it",
+        source,
+    })
+}
+
+async fn accept(
+    listener: TcpListener,
+    door: Arc<Door>,
+    shutdown: Shutdown,
+    take: impl Fn(TcpStream, SocketAddr, Place),
+) {
+    loop {
+        let accepted = tokio::select! {
+            biased;
+            () = shutdown.cancelled() => break,
+            accepted = listener.accept() => accepted,
+        };
+        match accepted {
+            Ok((tcp, peer)) => {
+                if let Some(place) = door.enter() {
+                    take(tcp, peer, place);
+                }
+            }
+            // The client left between SYN and accept: its own matter.
+            Err(error) if error.kind() == io::ErrorKind::ConnectionAborted => {}
+            Err(error) => {
+                // Out of descriptors or memory: what is open must end before more can come.
+                tracing::warn!("listen: no connection taken: {error}; tried again in 50 ms");
+                sleep(Duration::from_millis(50)).await;
+            }
+        }
+    }
+    // Closing a shared listener resets what waits in its own queue: take those in first.
+    while let Some(Ok((tcp, peer))) = futures_util::FutureExt::now_or_never(listener.accept()) {
+        if let Some(place) = door.enter() {
+            take(tcp, peer, place);
+        }
+    }
+}
+
+async fn https(door: Arc<Door>, tcp: TcpStream, peer: SocketAddr, place: Place, serve: impl AsyncServe) {
+    let began = Instant::now();
+    let fd = tcp.as_raw_fd();
+    let tls = match timeout(door.settings.handshake_timeout, door.tls.0.accept(tcp)).await {
+        Ok(Ok(tls)) => tls,
+        Ok(Err(error)) => {
+            door.report.handshake_failed(peer, &error.to_string(), began.elapsed());
+            return;
+        }
+        Err(_) => {
+            door.report.handshake_failed(peer, "not complete in time", began.elapsed());
+            return;
+        }
+    };
+    let (_, session) = tls.get_ref();
+    let h2 = session.alpn_protocol() == Some(b"h2");
+    let connection = Arc::new(Connection::new(peer, h2));
+    let Some(digests) = digests(&tls, fd, peer, &connection) else { return };
+    let settings = &door.settings;
+    let patience =
+        Patience { head: settings.head_timeout, idle: settings.idle_timeout, write: settings.write_timeout };
+    let (stream, remains) =
+        EdgeStream::new(tls, Arc::clone(&connection), door.report.clone(), patience, limits(&door), digests);
+    serve.serve(stream, Arc::clone(&connection)).await;
+    if !h2 {
+        for _ in 0..connection.refused_by_engine() {
+            door.report.refused_by_engine(peer);
+        }
+    }
+    if let Ok(remains) = remains.await {
+        close_tls(remains).await;
+    }
+    drop(place);
+}
+
+fn limits(door: &Door) -> Limits {
+    let settings = &door.settings;
+    Limits {
+        head: settings.max_head.as_usize(),
+        headers: settings.max_headers,
+        uri: settings.max_uri.as_usize(),
+    }
+}
+
+fn digests(
+    tls: &TlsStream<TcpStream>,
+    fd: i32,
+    peer: SocketAddr,
+    connection: &Arc<Connection>,
+) -> Option<Digests> {
+    let (_, session) = tls.get_ref();
+    let cipher = session.negotiated_cipher_suite().map(|suite| format!("{:?}", suite.suite()));
+    let version = session.protocol_version().map(|version| format!("{version:?}"));
+    let socket = SocketDigest::from_raw_fd(fd);
+    let _ = socket.peer_addr.set(Some(EngineAddress::Inet(peer)));
+    // The engine's place for what a proxy in front said; ours for the connection itself.
+    let response = ResponseHeader::build(200, Some(0)).ok()?;
+    let carried: Box<dyn std::any::Any + Send + Sync> = Box::new(Arc::clone(connection));
+    Some(Digests {
+        proxy: Arc::new(ProxyDigest::new(Box::new(response), Some(carried))),
+        socket: Arc::new(socket),
+        ssl: Arc::new(SslDigest::new(
+            cipher.unwrap_or_default(),
+            version.unwrap_or_default(),
+            None,
+            None,
+            Vec::new(),
+        )),
+        fd,
+    })
+}
+
+/// Sends what is left and TLS's farewell, then reads on for a moment: closing a socket with
+/// unread bytes resets it, and a reset takes the answer away from a client that still sends.
+async fn close_tls(remains: Remains) {
+    let Remains { mut io, unsent } = remains;
+    let farewell = async {
+        io.write_all(&unsent).await?;
+        io.shutdown().await
+    };
+    if !matches!(timeout(LINGER, farewell).await, Ok(Ok(()))) {
+        return;
+    }
+    let (tcp, _) = io.get_mut();
+    linger(tcp).await;
+}
+
+async fn linger(tcp: &mut TcpStream) {
+    let drained = timeout(LINGER, async {
+        let mut sink = BytesMut::with_capacity(8192);
+        let mut seen = 0;
+        while seen < LINGER_BYTES {
+            sink.clear();
+            match tcp.read_buf(&mut sink).await {
+                Ok(0) | Err(_) => break,
+                Ok(count) => seen += count,
+            }
+        }
+    });
+    // Whether the client closed or the time is up, the socket closes now.
+    let _ = drained.await;
+}
+
+async fn http(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAddr, place: Place) {
+    let patience = door.settings.head_timeout;
+    door.redirect.serve(&mut tcp, peer, &limits(&door), patience, &door.report).await;
+    if tcp.shutdown().await.is_ok() {
+        linger(&mut tcp).await;
+    }
+    drop(place);
+}

@@ -1,0 +1,71 @@
+//! Corridor 1: a request's phases, from its head to its line in the log. Alone knows the HTTP
+//! engine's proxy; decides nothing itself: who the client is, whether it is admitted, where it
+//! goes and which server answers are the rooms' decisions.
+
+mod engine;
+mod forward;
+mod peer;
+mod phases;
+mod refusal;
+mod request;
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::time::Instant;
+
+use crate::access_log::AccessLog;
+use crate::admin::Readiness;
+use crate::admission::InFlight;
+use crate::client::TrustedProxies;
+use crate::config::Listen;
+use crate::metrics::Metrics;
+use crate::route::Routes;
+use crate::upstream::Upstreams;
+
+pub use engine::Engine;
+
+/// What the phases ask, shared by every thread.
+#[derive(Debug)]
+pub struct Site {
+    /// This host's own name, under which health is answered.
+    pub direct_name: Option<String>,
+    /// Deadlines and limits of a client's connection.
+    pub listen: Listen,
+    /// Who the client is.
+    pub trusted: TrustedProxies,
+    /// How much one client may do at a time.
+    pub in_flight: Arc<InFlight>,
+    /// What a client that is over its limit is told to wait.
+    pub retry_after: Duration,
+    /// Where a request goes.
+    pub routes: Routes,
+    /// Who answers there.
+    pub upstreams: Upstreams,
+    /// Health.
+    pub readiness: Arc<Readiness>,
+    /// One line a request.
+    pub access_log: AccessLog,
+    /// Counters.
+    pub metrics: Arc<Metrics>,
+    /// Where the clock of `upstreams` starts.
+    pub started: Instant,
+}
+
+impl Site {
+    /// The time of `upstreams`.
+    #[must_use]
+    pub fn now(&self) -> Duration {
+        self.started.elapsed()
+    }
+
+    /// Tells readiness which upstreams have a server left.
+    pub fn report_upstreams(&self) {
+        let now = self.now();
+        for upstream in self.upstreams.all() {
+            let (well, all) = (upstream.well(now), upstream.settings().servers.len());
+            let name = format!("upstream {}", upstream.settings().name);
+            self.readiness.report(name, well > 0, format!("{well} of {all} servers answer"));
+        }
+    }
+}

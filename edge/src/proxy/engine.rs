@@ -1,0 +1,103 @@
+//! One thread's HTTP engine: drives connections through the phases. Knows the engine's entry
+//! points and options; must not know what the phases do.
+
+use std::sync::Arc;
+
+use async_trait::async_trait;
+use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
+use pingora_core::protocols::http::ServerSession;
+use pingora_core::protocols::http::v2::server::{H2Options, default_h2_options};
+use pingora_core::server::ShutdownWatch;
+use pingora_core::server::configuration::ServerConf;
+use pingora_proxy::HttpProxy;
+use tokio::sync::watch;
+
+use crate::listen::AsyncServe;
+use crate::listen::connection::Connection;
+use crate::listen::stream::EdgeStream;
+use crate::proxy::Site;
+use crate::proxy::phases::Phases;
+
+/// Connections to servers that one thread keeps; fewer than it has requests at a time costs threefold.
+const POOL: usize = 1024;
+
+/// One thread's engine with its own pool of upstream connections.
+#[derive(Clone)]
+pub struct Engine {
+    proxy: Arc<HttpProxy<Phases>>,
+    options: HttpServerOptions,
+    h2: H2Options,
+    /// Seconds the engine waits between requests; the stream's own deadline comes first.
+    keep_alive: u64,
+    draining: Arc<watch::Sender<bool>>,
+}
+
+impl Engine {
+    /// An engine that asks `site`.
+    #[must_use]
+    pub fn new(site: Arc<Site>) -> Self {
+        let conf = ServerConf { threads: 1, upstream_keepalive_pool_size: POOL, ..ServerConf::default() };
+        let listen = &site.listen;
+        let mut options = HttpServerOptions::default();
+        options.h2_idle_timeout = Some(listen.idle_timeout);
+        let mut h2 = default_h2_options();
+        h2.max_header_list_size(u32::try_from(listen.max_head.0).unwrap_or(u32::MAX));
+        h2.max_concurrent_streams(listen.h2_streams);
+        // Rapid reset and its relatives: after that many streams taken back the connection ends.
+        h2.max_pending_accept_reset_streams(20);
+        h2.max_local_error_reset_streams(Some(64));
+        let keep_alive = (listen.idle_timeout + listen.head_timeout).as_secs() + 5;
+        let mut proxy = HttpProxy::new(Phases::new(site), Arc::new(conf));
+        proxy.handle_init_modules();
+        Self {
+            proxy: Arc::new(proxy),
+            options,
+            h2,
+            keep_alive,
+            draining: Arc::new(watch::Sender::new(false)),
+        }
+    }
+
+    /// Lets idle connections go and keeps no other alive after its request.
+    pub async fn drain(self) {
+        self.draining.send_replace(true);
+        self.proxy.http_cleanup().await;
+    }
+}
+
+impl AsyncServe for Engine {
+    async fn serve(&self, stream: EdgeStream, connection: Arc<Connection>) {
+        let driver = Arc::new(Driver { engine: self.clone(), connection });
+        // Nothing is handed back: the stream returns its remains by itself.
+        let _ = driver.process_new(Box::new(stream), &self.draining.subscribe()).await;
+    }
+}
+
+/// One connection in the engine.
+struct Driver {
+    engine: Engine,
+    connection: Arc<Connection>,
+}
+
+#[async_trait]
+impl HttpServerApp for Driver {
+    async fn process_new_http(
+        self: &Arc<Self>,
+        mut session: ServerSession,
+        shutdown: &ShutdownWatch,
+    ) -> Option<ReusedHttpStream> {
+        self.connection.next_turn();
+        if session.get_keepalive().is_some() {
+            session.set_keepalive(Some(self.engine.keep_alive));
+        }
+        self.engine.proxy.process_new_http(session, shutdown).await
+    }
+
+    fn h2_options(&self) -> Option<H2Options> {
+        Some(self.engine.h2.clone())
+    }
+
+    fn server_options(&self) -> Option<&HttpServerOptions> {
+        Some(&self.engine.options)
+    }
+}

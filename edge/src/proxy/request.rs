@@ -1,0 +1,106 @@
+//! What the phases remember of one request. Knows results of the rooms; decides nothing.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustls::crypto::ring::default_provider;
+use tokio::time::Instant;
+
+use crate::admission::Permit;
+use crate::client::Client;
+use crate::listen::connection::Connection;
+use crate::proxy::refusal::Refusal;
+use crate::route::Route;
+use crate::upstream::Upstream;
+
+/// One request's memory, made before its first phase and dropped after its last.
+#[derive(Debug)]
+pub(crate) struct Request {
+    pub(crate) began: Instant,
+    pub(crate) id: String,
+    pub(crate) connection: Option<Arc<Connection>>,
+    pub(crate) client: Option<Client>,
+    /// Held while the request is in flight; taken once, though phases may run again.
+    pub(crate) permit: Option<Permit>,
+    /// The target as sent, where a phase rewrote it.
+    pub(crate) target: Option<Vec<u8>>,
+    pub(crate) host: String,
+    pub(crate) route: Option<Arc<Route>>,
+    pub(crate) upstream: Option<Arc<Upstream>>,
+    /// Servers that could not be reached, and the one that is asked now.
+    pub(crate) tried: Vec<usize>,
+    pub(crate) server: Option<usize>,
+    pub(crate) server_name: Option<String>,
+    /// What went wrong on the way to the servers, oldest first.
+    pub(crate) attempts: Vec<String>,
+    pub(crate) body_seen: u64,
+    pub(crate) body_done: bool,
+    /// Answers edge gave itself: what was refused, to be sent and logged.
+    pub(crate) refusal: Option<Refusal>,
+    /// For the log, once the refusal is sent.
+    pub(crate) reason: Option<String>,
+    pub(crate) status: u16,
+    pub(crate) logged: bool,
+}
+
+impl Request {
+    pub(crate) fn new() -> Self {
+        Self {
+            began: Instant::now(),
+            id: request_id(),
+            connection: None,
+            client: None,
+            permit: None,
+            target: None,
+            host: String::new(),
+            route: None,
+            upstream: None,
+            tried: Vec::new(),
+            server: None,
+            server_name: None,
+            attempts: Vec::new(),
+            body_seen: 0,
+            body_done: false,
+            refusal: None,
+            reason: None,
+            status: 0,
+            logged: false,
+        }
+    }
+
+    /// Who the log names: the client, or the socket's other end where that is not known.
+    pub(crate) fn address(&self) -> IpAddr {
+        match (self.client, &self.connection) {
+            (Some(client), _) => client.address,
+            (None, Some(connection)) => connection.peer.ip().to_canonical(),
+            (None, None) => IpAddr::from([0, 0, 0, 0]),
+        }
+    }
+}
+
+/// 128 random bits as hex: nothing about the host or its load can be read from it.
+fn request_id() -> String {
+    let mut bytes = [0; 16];
+    if default_provider().secure_random.fill(&mut bytes).is_err() {
+        tracing::warn!("request id: the system gives no random bytes; this id is not unique");
+    }
+    let mut id = String::with_capacity(32);
+    for byte in bytes {
+        for half in [byte >> 4, byte & 0xf] {
+            id.push(char::from_digit(u32::from(half), 16).unwrap_or('0'));
+        }
+    }
+    id
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn request_ids_differ_and_are_hex() {
+        let (one, other) = (request_id(), request_id());
+        assert_ne!(one, other);
+        assert!(one.len() == 32 && one.bytes().all(|byte| byte.is_ascii_hexdigit()), "{one}");
+    }
+}
