@@ -178,6 +178,27 @@ pub struct IssuedCertificate {
     pub revoked: bool,
 }
 
+/// Body of `POST /v1/pki/tokens`: for whom the token is.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenRequest {
+    /// What its certificate may do.
+    pub role: crate::tls::Role,
+    /// On whose behalf.
+    pub owner: String,
+    /// The host or person.
+    pub name: String,
+}
+
+/// Answer to [`TokenRequest`].
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TokenAnswer {
+    /// `evt1.<secret>.<pin>`; shown once, good for one certificate.
+    pub token: String,
+    /// RFC 3339, UTC.
+    pub expires: String,
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

@@ -81,7 +81,9 @@ pub enum EnrolError {
         source: std::io::Error,
     },
     /// It took too long.
-    #[error("vault {vault} at {address}: no answer within {DEADLINE:?}; try again, and with a new token if this one is then refused")]
+    #[error(
+        "vault {vault} at {address}: no answer within {DEADLINE:?}; try again, and with a new token if this one is then refused"
+    )]
     TooLate {
         /// Its name.
         vault: String,
@@ -89,7 +91,9 @@ pub enum EnrolError {
         address: SocketAddr,
     },
     /// Whoever answers does not show the authority that the token names.
-    #[error("vault {vault} at {address}: does not show the authority that the token names: it may be an impostor; nothing was sent to it. Check the address, and that the token is this authority's")]
+    #[error(
+        "vault {vault} at {address}: does not show the authority that the token names: it may be an impostor; nothing was sent to it. Check the address, and that the token is this authority's"
+    )]
     Impostor {
         /// Its name.
         vault: String,
@@ -97,7 +101,9 @@ pub enum EnrolError {
         address: SocketAddr,
     },
     /// The authority's, but another name.
-    #[error("{address} is not vault {vault}, though it belongs to the token's authority; write the name of the vault that listens there")]
+    #[error(
+        "{address} is not vault {vault}, though it belongs to the token's authority; write the name of the vault that listens there"
+    )]
     OtherVault {
         /// The name asked for.
         vault: String,
@@ -116,7 +122,9 @@ pub enum EnrolError {
         source: std::io::Error,
     },
     /// HTTP broke off.
-    #[error("vault {vault}: the answer broke off: {source}; try again, and with a new token if this one is then refused")]
+    #[error(
+        "vault {vault}: the answer broke off: {source}; try again, and with a new token if this one is then refused"
+    )]
     Broken {
         /// Its name.
         vault: String,
@@ -146,7 +154,7 @@ pub enum EnrolError {
         /// Its name.
         vault: String,
         /// Its words.
-        problem: Problem,
+        problem: Box<Problem>,
     },
     /// The vault said yes, but not with a certificate for our key.
     #[error("vault {vault}: its answer is unusable: {what}; make a new token and revoke what this one gave")]
@@ -226,9 +234,11 @@ impl Enrolment<'_> {
         request: String,
     ) -> Result<EnrolAnswer, EnrolError> {
         let (vault, address) = (self.vault.to_owned(), self.address);
-        let socket = TcpStream::connect(address)
-            .await
-            .map_err(|source| EnrolError::Unreachable { vault: vault.clone(), address, source })?;
+        let socket = TcpStream::connect(address).await.map_err(|source| EnrolError::Unreachable {
+            vault: vault.clone(),
+            address,
+            source,
+        })?;
         let verifier = Arc::new(pinned::Pinned::new(token.pin));
         let connector = TlsConnector::from(Arc::new(pinned::client(Arc::clone(&verifier))));
         let stream = connector.connect(name, socket).await.map_err(|source| match verifier.verdict() {
@@ -250,7 +260,10 @@ impl Enrolment<'_> {
         let exchange = async {
             let response = sender.send_request(call).await.map_err(broken)?;
             let (head, body) = response.into_parts();
-            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(|_| self.bad("too long or cut off"))?;
+            let body = Limited::new(body, MAX_ANSWER)
+                .collect()
+                .await
+                .map_err(|_| self.bad("too long or cut off"))?;
             Ok::<_, EnrolError>((head.status, body.to_bytes()))
         };
         tokio::pin!(connection, exchange);
@@ -275,7 +288,7 @@ impl Enrolment<'_> {
         Err(match problem.code.as_str() {
             "token_refused" => EnrolError::TokenRefused { vault, detail: problem.detail },
             "authority_offline" => EnrolError::AuthorityOffline { vault, detail: problem.detail },
-            _ => EnrolError::Refused { vault, problem },
+            _ => EnrolError::Refused { vault, problem: Box::new(problem) },
         })
     }
 
@@ -292,10 +305,8 @@ impl Enrolment<'_> {
             return Err(self.bad("the certificate is for another key"));
         }
         let identity = Identity::of(&leaf).map_err(|_: TlsError| self.bad("the certificate names nobody"))?;
-        if let Some((role, name)) = self.expected {
-            if (identity.role, identity.name.as_str()) != (role, name) {
-                return Err(EnrolError::OtherIdentity(Box::new(identity)));
-            }
+        if self.expected.is_some_and(|(role, name)| (identity.role, identity.name.as_str()) != (role, name)) {
+            return Err(EnrolError::OtherIdentity(Box::new(identity)));
         }
         let not_after = rfc3339(parsed.validity().not_after.timestamp());
         Ok(Enrolled { identity, files: self.files.clone(), not_after })
@@ -306,13 +317,29 @@ impl Enrolment<'_> {
     }
 }
 
+/// Puts a key, its certificate and the authority's certificate (all PEM) in place without
+/// asking anybody; blocks on the disk. For the vault that is its own authority.
+///
+/// # Errors
+/// A key is there already and `replace` is false, or a file cannot be written.
+pub fn install(
+    files: &Files,
+    key: &str,
+    certificate: &str,
+    authority: &str,
+    replace: bool,
+) -> Result<(), EnrolError> {
+    place::Draft::begin(files.clone(), key, replace)?.place(certificate, authority)
+}
+
 /// Makes a key and a request that proves its possession. The request names nobody: the
 /// token has fixed the names.
 fn key_and_request() -> Result<(KeyPair, String), EnrolError> {
     let key = KeyPair::generate().map_err(EnrolError::Key)?;
     let mut params = CertificateParams::default();
     params.distinguished_name = DistinguishedName::new();
-    let request = params.serialize_request(&key).and_then(|request| request.pem()).map_err(EnrolError::Key)?;
+    let request =
+        params.serialize_request(&key).and_then(|request| request.pem()).map_err(EnrolError::Key)?;
     Ok((key, request))
 }
 

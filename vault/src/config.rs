@@ -90,14 +90,26 @@ fn name(section: &mut Section<'_>, key: &'static str) -> Option<String> {
 }
 
 fn api(mut section: Section<'_>) -> Api {
-    Api {
+    let api = Api {
         listen: section.or("listen", SocketAddr::from(([0, 0, 0, 0], 7443))),
         admin: section.or("admin", SocketAddr::from(([127, 0, 0, 1], 7444))),
         control_socket: section.or("control_socket", PathBuf::from("/run/vault/control.sock")),
         max_connections: section.or("max_connections", 1024),
         head_timeout: section.or("head_timeout", Duration::from_secs(10)),
         idle_timeout: section.or("idle_timeout", Duration::from_secs(30)),
+    };
+    if api.max_connections == 0 {
+        section.fault("max_connections", "0 lets nobody in; write how many connections may be open at once");
     }
+    for (key, limit) in [("head_timeout", api.head_timeout), ("idle_timeout", api.idle_timeout)] {
+        if limit.is_zero() {
+            section.fault(key, "must be longer than 0, or every connection ends at once");
+        }
+    }
+    if api.listen == api.admin && api.listen.port() != 0 {
+        section.fault("admin", "is the same as listen; write another port");
+    }
+    api
 }
 
 fn tls(mut section: Section<'_>, state: &Path) -> Files {
@@ -109,12 +121,19 @@ fn tls(mut section: Section<'_>, state: &Path) -> Files {
 }
 
 fn pki_settings(mut section: Section<'_>, state: &Path) -> pki::Settings {
-    pki::Settings {
+    let settings = pki::Settings {
         database: state.join("pki.db"),
         authority_key: section.or("authority_key_file", state.join("pki/authority.key")),
         token_lifetime: section.or("token_lifetime", Duration::from_secs(3600)),
         certificate_lifetime: section.or("certificate_lifetime", Duration::from_secs(397 * 86_400)),
+    };
+    if settings.token_lifetime.is_zero() || settings.token_lifetime > pki::LONGEST_TOKEN {
+        section.fault("token_lifetime", "must be longer than 0 and at most \"7d\"; write \"1h\"");
     }
+    if settings.certificate_lifetime < Duration::from_secs(3600) {
+        section.fault("certificate_lifetime", "must be at least \"1h\", or hosts enrol without end");
+    }
+    settings
 }
 
 fn pair_settings(mut section: Section<'_>, own: Option<&str>) -> Option<pair::Settings> {

@@ -1,5 +1,213 @@
-//! Arguments and exit code; no logic.
+//! Arguments and exit code; no logic. 78: bad configuration, 2: wrong usage, 1: failed, 0: done.
 
-fn main() -> std::process::ExitCode {
-    std::process::ExitCode::SUCCESS
+use std::io::Write;
+use std::net::{SocketAddr, ToSocketAddrs};
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use anyhow::Context;
+use clap::{Args, Parser, Subcommand};
+use shared::api::TokenRequest;
+use shared::config::Faults;
+use shared::telemetry::{self, Format};
+use shared::tls::Role;
+use vault::command::{self, Holder, Output};
+use vault::config::Config;
+
+/// EX_CONFIG of sysexits.h.
+const BAD_CONFIGURATION: u8 = 78;
+
+#[derive(Parser)]
+#[command(name = "vault", about = "Numbers, messages and files of the green zone, always as a pair")]
+struct Arguments {
+    /// The configuration
+    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/vault/vault.toml")]
+    config: PathBuf,
+    /// Answer (and log) in JSON
+    #[arg(long, global = true)]
+    json: bool,
+    /// Log level: error, warn, info, debug, or tracing's directives
+    #[arg(long, global = true, value_name = "LEVEL", default_value = "info")]
+    log: String,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand)]
+enum Command {
+    /// Run until TERM; HUP reads the certificates again
+    Serve,
+    /// Report everything that would keep vault from starting
+    Check,
+    /// Ask the running vault how it is
+    Status,
+    /// Certificates: the authority, enrolment, revocation
+    #[command(subcommand)]
+    Pki(Pki),
+    /// The storage key (age)
+    #[command(subcommand)]
+    Key(Key),
+    /// Print the version
+    Version,
+}
+
+#[derive(Subcommand)]
+enum Pki {
+    /// Make the authority and this vault's own certificate, once for both vaults
+    Init {
+        /// The authority's name, usually the organisation's
+        #[arg(long, value_name = "NAME")]
+        authority: String,
+        /// A further DNS name of this vault; may be repeated
+        #[arg(long, value_name = "NAME")]
+        dns: Vec<String>,
+    },
+    /// Make a single-use token for one enrolment (the vault must be running)
+    Token {
+        /// edge, vault or admin
+        #[arg(long)]
+        role: Role,
+        /// On whose behalf; series and files belong to owners
+        #[arg(long)]
+        owner: String,
+        /// The host or person
+        #[arg(long)]
+        name: String,
+    },
+    /// List every certificate (the vault must be running)
+    List,
+    /// Take a certificate back and cut its live sessions (the vault must be running)
+    Revoke {
+        /// As `vault pki list` shows it
+        serial: String,
+    },
+    /// Enrol this vault, or with --out somebody else, with a token
+    Enrol(Enrol),
+}
+
+#[derive(Args)]
+struct Enrol {
+    /// The vault that made the token, and where it listens: NAME=ADDRESS:PORT
+    #[arg(long, value_name = "NAME=ADDRESS", value_parser = dial)]
+    vault: (String, SocketAddr),
+    /// As `vault pki token` printed it
+    #[arg(long)]
+    token: String,
+    /// Put key and certificates there instead of where this vault's configuration says
+    #[arg(long, value_name = "DIR")]
+    out: Option<PathBuf>,
+    /// Give up a key that is there already
+    #[arg(long)]
+    replace: bool,
+}
+
+#[derive(Subcommand)]
+enum Key {
+    /// Make a key and print its recipient; never overwrites
+    New {
+        /// Where the identity goes
+        #[arg(long)]
+        file: PathBuf,
+    },
+    /// Print the recipient of a key
+    Show {
+        /// The identity; the configuration's by default
+        #[arg(long)]
+        file: Option<PathBuf>,
+    },
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    match run(&arguments) {
+        Ok(code) => code,
+        Err(error) => {
+            if let Some(faults) = error.downcast_ref::<Faults>() {
+                faults.0.iter().for_each(|fault| complain(&fault.to_string()));
+                return ExitCode::from(BAD_CONFIGURATION);
+            }
+            complain(&format!("{error:#}"));
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
+    if let Command::Version = arguments.command {
+        writeln!(std::io::stdout(), "vault {}", env!("CARGO_PKG_VERSION"))?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    let config = || Config::read(&arguments.config);
+    if let Command::Check = arguments.command {
+        return check(&config()?, &arguments.config);
+    }
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .enable_all()
+        .build()
+        .context("the runtime cannot start")?;
+    let mut stdout = std::io::stdout();
+    let mut output = Output { to: &mut stdout, json: arguments.json };
+    runtime.block_on(async {
+        match &arguments.command {
+            Command::Serve => {
+                let config = config()?;
+                let format = if arguments.json { Format::Json } else { Format::Text };
+                telemetry::start(&arguments.log, format);
+                vault::serve(config).await?;
+            }
+            Command::Status => command::status(&config()?.api.control_socket, &mut output).await?,
+            Command::Pki(Pki::Init { authority, dns }) => {
+                command::pki_init(&config()?, authority, dns, &mut output).await?;
+            }
+            Command::Pki(Pki::Token { role, owner, name }) => {
+                let asked = TokenRequest { role: *role, owner: owner.clone(), name: name.clone() };
+                command::pki_token(&config()?.api.control_socket, &asked, &mut output).await?;
+            }
+            Command::Pki(Pki::List) => command::pki_list(&config()?.api.control_socket, &mut output).await?,
+            Command::Pki(Pki::Revoke { serial }) => {
+                command::pki_revoke(&config()?.api.control_socket, serial, &mut output).await?;
+            }
+            Command::Pki(Pki::Enrol(Enrol { vault: (name, address), token, out, replace })) => {
+                if let Some(folder) = out {
+                    let holder = Holder::Folder(folder);
+                    command::pki_enrol(name, *address, token, holder, *replace, &mut output).await?;
+                } else {
+                    let config = config()?;
+                    let holder = Holder::Vault(&config);
+                    command::pki_enrol(name, *address, token, holder, *replace, &mut output).await?;
+                }
+            }
+            Command::Key(Key::New { file }) => command::key_new(file, &mut output).await?,
+            Command::Key(Key::Show { file: Some(file) }) => command::key_show(file, &mut output).await?,
+            Command::Key(Key::Show { file: None }) => {
+                command::key_show(&config()?.storage.key_file, &mut output).await?;
+            }
+            Command::Version | Command::Check => {}
+        }
+        Ok(ExitCode::SUCCESS)
+    })
+}
+
+fn check(config: &Config, file: &Path) -> anyhow::Result<ExitCode> {
+    let faults = command::check::check(config);
+    faults.iter().for_each(|fault| complain(fault));
+    if faults.is_empty() {
+        writeln!(std::io::stdout(), "{}: fine, vault {} can start", file.display(), config.name)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    Ok(ExitCode::FAILURE)
+}
+
+/// One line on standard error; if that is closed there is nobody to tell.
+fn complain(what: &str) {
+    let _ = writeln!(std::io::stderr(), "vault: {what}");
+}
+
+/// `NAME=ADDRESS:PORT`; a host name is looked up once.
+fn dial(text: &str) -> Result<(String, SocketAddr), String> {
+    let usage = "write NAME=ADDRESS:PORT, such as vault-a=10.0.0.5:7443";
+    let (name, address) = text.split_once('=').ok_or(usage)?;
+    let mut found = address.to_socket_addrs().map_err(|error| format!("{address:?}: {error}; {usage}"))?;
+    let address = found.next().ok_or_else(|| format!("{address:?} has no address; {usage}"))?;
+    Ok((name.to_owned(), address))
 }

@@ -1,5 +1,7 @@
 //! Placeholder of storage.
 
+pub mod key;
+
 use std::path::PathBuf;
 use std::time::Duration;
 

@@ -23,7 +23,11 @@ use super::intake::IntakeFault;
 pub(super) type Body = UnsyncBoxBody<Bytes, Box<dyn Error + Send + Sync>>;
 
 /// A vault's answer as the handler sees it, with the key that was used.
-pub(super) fn outward(response: Response<Answer>, key: Option<&HeaderValue>, total: Duration) -> Response<Body> {
+pub(super) fn outward(
+    response: Response<Answer>,
+    key: Option<&HeaderValue>,
+    total: Duration,
+) -> Response<Body> {
     let (parts, answer) = response.into_parts();
     let body = Whole { answer, deadline: Box::pin(sleep(total)), total };
     let mut passed = Response::new(body.boxed_unsync());
@@ -76,7 +80,9 @@ impl hyper::body::Body for Whole {
                 TooLong(self.total).into()
             }
         };
-        tracing::warn!("gateway: call failed in its answer's body: {error}; the handler's connection is closed");
+        tracing::warn!(
+            "gateway: call failed in its answer's body: {error}; the handler's connection is closed"
+        );
         Poll::Ready(Some(Err(error)))
     }
 
@@ -157,7 +163,8 @@ impl Refusal {
 
     pub(super) fn into_response(self) -> Response<Body> {
         let json = serde_json::to_vec(&self.problem).unwrap_or_default();
-        let mut response = Response::new(Full::new(json.into()).map_err(|never| match never {}).boxed_unsync());
+        let mut response =
+            Response::new(Full::new(json.into()).map_err(|never| match never {}).boxed_unsync());
         *response.status_mut() =
             StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();

@@ -15,7 +15,13 @@ use crate::pair::{Behaviour, Pair, hash, noise};
 /// Deadlines long enough that only a dead connection, never a slow machine, ends an attempt.
 fn patient() -> Limits {
     let minute = Duration::from_secs(60);
-    Limits { connect: minute, attempt: minute, upload_attempt: minute, total: minute * 5, ..Limits::default() }
+    Limits {
+        connect: minute,
+        attempt: minute,
+        upload_attempt: minute,
+        total: minute * 5,
+        ..Limits::default()
+    }
 }
 
 fn client(pair: &Pair, limits: Limits) -> Client {
@@ -156,7 +162,10 @@ async fn both_dead_is_said_of_each_by_name() {
         vault.kill().await;
     }
     let error = client.reserve("INV", "one").await.unwrap_err().to_string();
-    assert!(error.contains("vault-a: cannot connect") && error.contains("vault-b: cannot connect"), "{error}");
+    assert!(
+        error.contains("vault-a: cannot connect") && error.contains("vault-b: cannot connect"),
+        "{error}"
+    );
 }
 
 #[tokio::test]

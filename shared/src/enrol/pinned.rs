@@ -8,9 +8,7 @@ use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, Server
 use rustls::client::{Resumption, WebPkiServerVerifier};
 use rustls::crypto::{CryptoProvider, verify_tls12_signature, verify_tls13_signature};
 use rustls::pki_types::{CertificateDer, ServerName, UnixTime};
-use rustls::{
-    CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme,
-};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, Error, RootCertStore, SignatureScheme};
 
 use super::{Pin, provider};
 
@@ -71,9 +69,8 @@ impl ServerCertVerifier for Pinned {
         _ocsp_response: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, Error> {
-        let no_authority = || {
-            self.refuse(Verdict::NoAuthority, Error::InvalidCertificate(CertificateError::UnknownIssuer))
-        };
+        let no_authority =
+            || self.refuse(Verdict::NoAuthority, Error::InvalidCertificate(CertificateError::UnknownIssuer));
         let authority = intermediates
             .iter()
             .take(MAX_CHAIN)

@@ -61,11 +61,17 @@ impl Temporary {
             move |source| EnrolError::File { file, what, source }
         };
         match fs::remove_file(&this.path) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(fail("clearing the way")(error)),
+            Err(error) if error.kind() != io::ErrorKind::NotFound => {
+                return Err(fail("clearing the way")(error));
+            }
             _ => {}
         }
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(mode).open(&this.path).map_err(fail("creating"))?;
+        let mut file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .mode(mode)
+            .open(&this.path)
+            .map_err(fail("creating"))?;
         file.write_all(text.as_bytes()).map_err(fail("writing"))?;
         file.sync_all().map_err(fail("syncing"))?;
         Ok(this)

@@ -68,7 +68,8 @@ impl fmt::Debug for Token {
 impl FromStr for Token {
     type Err = NoToken;
     fn from_str(text: &str) -> Result<Self, NoToken> {
-        let (secret, pin) = text.strip_prefix("evt1.").and_then(|rest| rest.split_once('.')).ok_or(NoToken)?;
+        let (secret, pin) =
+            text.strip_prefix("evt1.").and_then(|rest| rest.split_once('.')).ok_or(NoToken)?;
         let secret = bytes_of(secret).ok_or(NoToken)?;
         let pin = bytes_of(pin).ok_or(NoToken)?;
         Ok(Self::new(&secret, Pin(pin)))

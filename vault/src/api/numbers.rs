@@ -4,15 +4,17 @@
 use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
-use axum::http::{HeaderMap, StatusCode};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
-use shared::api::{Confirm, IDEMPOTENCY_KEY, MAX_KEY, MAX_PAGE, Number, Page, Void};
+use shared::api::{Confirm, MAX_KEY, MAX_PAGE, Number, Page, Void};
 use shared::tls::{Role, is_name};
 
+use super::body::JsonBody;
 use super::caller::Caller;
+use super::key::IdempotencyKey;
 use super::refusal::Refusal;
 use crate::sequence::book::{Refused, SeriesName};
 use crate::sequence::{Done, Sequence, SequenceError};
@@ -51,14 +53,9 @@ async fn reserve(
     caller: Caller,
     Path(series): Path<String>,
     Query(whose): Query<Whose>,
-    headers: HeaderMap,
+    IdempotencyKey(key): IdempotencyKey,
 ) -> Result<Response, Refusal> {
     let name = name(&caller, whose.owner, series)?;
-    let key = headers.get(IDEMPOTENCY_KEY).map(|value| value.to_str().unwrap_or_default().to_owned());
-    let key =
-        checked_key(key.ok_or_else(|| {
-            invalid("the header Idempotency-Key is missing; send one key per number wanted")
-        })?)?;
     let Done { number, fresh } = sequence.reserve(name, key).await.map_err(refusal)?;
     let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(number)).into_response())
@@ -72,7 +69,9 @@ async fn find(
 ) -> Result<Response, Refusal> {
     let name = name(&caller, find.owner, series)?;
     if let Some(key) = find.key {
-        let key = checked_key(key)?;
+        let IdempotencyKey(key) = IdempotencyKey::read(key.as_bytes()).ok_or_else(|| {
+            invalid(format!("an idempotency key is 1 to {MAX_KEY} visible ASCII characters"))
+        })?;
         let absent = format!("series {} has no number for this key", name.series);
         let number = sequence.by_key(name, key).await.map_err(refusal)?;
         return number.map(|number| Json(number).into_response()).ok_or_else(|| Refusal::not_found(absent));
@@ -101,7 +100,7 @@ async fn confirm(
     caller: Caller,
     Path((series, number)): Path<(String, String)>,
     Query(whose): Query<Whose>,
-    Json(body): Json<Confirm>,
+    JsonBody(body): JsonBody<Confirm>,
 ) -> Result<Json<Number>, Refusal> {
     let name = name(&caller, whose.owner, series)?;
     let number = checked_number(&number)?;
@@ -114,7 +113,7 @@ async fn void(
     caller: Caller,
     Path((series, number)): Path<(String, String)>,
     Query(whose): Query<Whose>,
-    Json(body): Json<Void>,
+    JsonBody(body): JsonBody<Void>,
 ) -> Result<Json<Number>, Refusal> {
     let name = name(&caller, whose.owner, series)?;
     let number = checked_number(&number)?;
@@ -142,14 +141,6 @@ fn name(caller: &Caller, owner: Option<String>, series: String) -> Result<Series
         ));
     }
     Ok(SeriesName { owner, series })
-}
-
-fn checked_key(key: String) -> Result<String, Refusal> {
-    let visible = key.bytes().all(|byte| byte.is_ascii_graphic());
-    if visible && (1..=MAX_KEY).contains(&key.len()) {
-        return Ok(key);
-    }
-    Err(invalid(format!("an idempotency key is 1 to {MAX_KEY} visible ASCII characters")))
 }
 
 fn checked_number(text: &str) -> Result<u64, Refusal> {

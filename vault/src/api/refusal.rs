@@ -56,6 +56,8 @@ impl IntoResponse for Refusal {
             let seconds = wait.as_secs().max(1);
             response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
+        // The guard logs it without reading the body again.
+        response.extensions_mut().insert(self.problem);
         response
     }
 }

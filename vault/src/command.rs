@@ -1,0 +1,340 @@
+//! What an operator asks on the command line, beside `serve`: over the control socket of the
+//! running vault where there is something to ask, on the files where there is not.
+//! Knows how to print an answer; the rooms know what it means.
+
+pub mod check;
+mod control;
+
+use std::io::{self, Write};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use http::{Method, StatusCode};
+use serde::Serialize;
+use serde_json::Value;
+use shared::api::{IssuedCertificate, Page, Problem, TokenAnswer, TokenRequest};
+use shared::enrol::{EnrolError, Enrolment};
+use shared::tls::{Files, Role};
+
+use crate::config::Config;
+use crate::pki::{self, PkiError};
+use crate::storage::key::{self, KeyError};
+use control::ask;
+
+/// Why a command failed.
+#[derive(Debug, thiserror::Error)]
+pub enum CommandError {
+    /// Nobody listens on the control socket.
+    #[error(
+        "no vault answers on {socket}: {source}; start it with vault serve, or name its configuration with --config"
+    )]
+    NotRunning {
+        /// The socket.
+        socket: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// It does not answer in time.
+    #[error("the vault on {socket} gives no answer within {deadline:?}; its log may tell why")]
+    Late {
+        /// The socket.
+        socket: PathBuf,
+        /// How long was waited.
+        deadline: std::time::Duration,
+    },
+    /// The answer broke off.
+    #[error("the vault on {socket} broke off its answer: {source}")]
+    Broken {
+        /// The socket.
+        socket: PathBuf,
+        /// hyper's reason.
+        #[source]
+        source: hyper::Error,
+    },
+    /// The answer is not what this program knows.
+    #[error("the vault on {socket} answers something else ({status}); is it of this version?")]
+    Strange {
+        /// The socket.
+        socket: PathBuf,
+        /// Its status.
+        status: StatusCode,
+    },
+    /// It says no.
+    #[error("the vault refuses: {0}")]
+    Refused(Problem),
+    /// The authority.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// Enrolment.
+    #[error(transparent)]
+    Enrol(#[from] EnrolError),
+    /// The storage key.
+    #[error(transparent)]
+    Key(#[from] KeyError),
+    /// Standard output is closed.
+    #[error("the answer cannot be printed: {0}")]
+    Print(#[from] io::Error),
+}
+
+/// Where answers go, and whether as JSON.
+pub struct Output<'w> {
+    /// Usually standard output.
+    pub to: &'w mut dyn Write,
+    /// One JSON document instead of text.
+    pub json: bool,
+}
+
+impl Output<'_> {
+    fn show<T: Serialize>(&mut self, answer: &T, text: &str) -> Result<(), CommandError> {
+        if self.json {
+            let json = serde_json::to_string_pretty(answer).map_err(io::Error::from)?;
+            writeln!(self.to, "{json}")?;
+        } else {
+            writeln!(self.to, "{}", text.trim_end())?;
+        }
+        self.to.flush()?;
+        Ok(())
+    }
+}
+
+/// `vault pki init`
+///
+/// # Errors
+/// See [`pki::initialise`].
+pub async fn pki_init(
+    config: &Config,
+    authority: &str,
+    dns: &[String],
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let (settings, files) = (config.pki.clone(), config.tls.clone());
+    let (authority_name, name, dns) = (authority.to_owned(), config.name.clone(), dns.to_vec());
+    let made =
+        blocking(move || pki::initialise(&settings, &files, &authority_name, &name, &dns, wall_clock()))
+            .await?;
+    let key = config.pki.authority_key.display();
+    let answer = serde_json::json!({
+        "authority": authority,
+        "authority_key_file": config.pki.authority_key,
+        "authority_certificate_file": config.tls.authority,
+        "pin": made.pin.to_string(),
+        "certificate": made.own,
+    });
+    let text = format!(
+        "authority {authority} made\n  key:         {key} (mode 0600)\n  certificate: {}\n  pin:         {}\n\
+         vault {} has its certificate: {}, serial {}, until {}\n\n\
+         The key is needed only while something is enrolled. Move it offline when that is done,\n\
+         and back to {key} for the next enrolment; without it everything else works.",
+        config.tls.authority.display(),
+        made.pin,
+        config.name,
+        config.tls.certificate.display(),
+        made.own.serial,
+        made.own.not_after,
+    );
+    output.show(&answer, &text)
+}
+
+/// `vault pki token`
+///
+/// # Errors
+/// The vault does not run, or refuses.
+pub async fn pki_token(
+    socket: &Path,
+    asked: &TokenRequest,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let made: TokenAnswer = ask(socket, Method::POST, "/v1/pki/tokens", Some(asked)).await?;
+    let text = format!(
+        "{}\n\nGood for one {} certificate of {}/{}, until {}. It is shown this once.",
+        made.token, asked.role, asked.owner, asked.name, made.expires
+    );
+    output.show(&made, &text)
+}
+
+/// `vault pki list`
+///
+/// # Errors
+/// The vault does not run, or refuses.
+pub async fn pki_list(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let mut all: Vec<IssuedCertificate> = Vec::new();
+    let mut after = String::new();
+    loop {
+        let path = format!("/v1/pki/certificates?limit=1000{after}");
+        let page: Page<IssuedCertificate> = ask(socket, Method::GET, &path, None::<&()>).await?;
+        all.extend(page.items);
+        match page.next {
+            Some(next) => after = format!("&after={next}"),
+            None => break,
+        }
+    }
+    let mut text = format!("{:<32}  {:<5}  {:<24}  {:<20}  STATE\n", "SERIAL", "ROLE", "OWNER/NAME", "UNTIL");
+    for entry in &all {
+        let who = format!("{}/{}", entry.owner, entry.name);
+        let state = if entry.revoked { "revoked" } else { "good" };
+        let role = entry.role.to_string();
+        text.push_str(&format!(
+            "{:<32}  {role:<5}  {who:<24}  {:<20}  {state}\n",
+            entry.serial, entry.not_after
+        ));
+    }
+    output.show(&all, &text)
+}
+
+/// `vault pki revoke`
+///
+/// # Errors
+/// The vault does not run, or knows no such certificate.
+pub async fn pki_revoke(socket: &Path, serial: &str, output: &mut Output<'_>) -> Result<(), CommandError> {
+    if serial.is_empty() || !serial.bytes().all(|byte| byte.is_ascii_hexdigit()) {
+        return Err(PkiError::NoSuchCertificate(serial.to_owned()).into());
+    }
+    let path = format!("/v1/pki/certificates/{serial}/revoke");
+    let entry: IssuedCertificate = ask(socket, Method::POST, &path, None::<&()>).await?;
+    let text = format!(
+        "revoked {} {}/{} ({}); its live sessions here are cut, the other vault follows",
+        entry.role, entry.owner, entry.name, entry.serial
+    );
+    output.show(&entry, &text)
+}
+
+/// For whom `vault pki enrol` asks.
+#[derive(Debug, Clone, Copy)]
+pub enum Holder<'a> {
+    /// This vault itself, as its configuration says.
+    Vault(&'a Config),
+    /// Somebody else, mostly an operator: files go to this folder.
+    Folder(&'a Path),
+}
+
+/// `vault pki enrol`
+///
+/// # Errors
+/// See [`EnrolError`].
+pub async fn pki_enrol(
+    vault: &str,
+    address: SocketAddr,
+    token: &str,
+    holder: Holder<'_>,
+    replace: bool,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let (files, expected) = match holder {
+        Holder::Vault(config) => (config.tls.clone(), Some((Role::Vault, config.name.as_str()))),
+        Holder::Folder(folder) => (files_in(folder), None),
+    };
+    let enrolled = Enrolment { vault, address, token, files: &files, replace, expected }.run().await?;
+    let who = &enrolled.identity;
+    let answer = serde_json::json!({
+        "identity": who,
+        "not_after": enrolled.not_after,
+        "certificate_file": files.certificate,
+        "key_file": files.key,
+        "authority_file": files.authority,
+    });
+    let text = format!(
+        "enrolled as {} {}/{}, serial {}, until {}\n  certificate: {}\n  key:         {} (mode 0600; it has not left this host)\n  authority:   {}",
+        who.role,
+        who.owner,
+        who.name,
+        who.serial,
+        enrolled.not_after,
+        files.certificate.display(),
+        files.key.display(),
+        files.authority.display(),
+    );
+    output.show(&answer, &text)
+}
+
+fn files_in(folder: &Path) -> Files {
+    Files {
+        certificate: folder.join("own.crt"),
+        key: folder.join("own.key"),
+        authority: folder.join("authority.crt"),
+    }
+}
+
+/// `vault status`
+///
+/// # Errors
+/// The vault does not run.
+pub async fn status(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let status: Value = ask(socket, Method::GET, "/v1/status", None::<&()>).await?;
+    let mut text = String::new();
+    lines(&mut text, &status, 0);
+    output.show(&status, &text)
+}
+
+/// JSON as people read it: one `key: value` a line, indented.
+fn lines(text: &mut String, value: &Value, depth: usize) {
+    let entries: Vec<(String, &Value)> = match value {
+        Value::Object(map) => map.iter().map(|(key, value)| (format!("{key}:"), value)).collect(),
+        Value::Array(items) => items.iter().map(|item| ("-".to_owned(), item)).collect(),
+        _ => return,
+    };
+    for (key, value) in entries {
+        text.push_str(&"  ".repeat(depth));
+        text.push_str(&key);
+        match value {
+            Value::Object(_) | Value::Array(_) => {
+                text.push('\n');
+                lines(text, value, depth + 1);
+            }
+            Value::String(word) => text.push_str(&format!(" {word}\n")),
+            other => text.push_str(&format!(" {other}\n")),
+        }
+    }
+}
+
+/// `vault key new`
+///
+/// # Errors
+/// See [`key::create`].
+pub async fn key_new(file: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let place = file.to_owned();
+    let recipient = blocking(move || key::create(&place)).await?;
+    let text = format!(
+        "{recipient}\n\nIts identity lies in {} (mode 0600). Copy it to the other vault; what it encrypts is lost without it\nand without the escrow's.",
+        file.display()
+    );
+    output.show(&serde_json::json!({ "recipient": recipient, "key_file": file }), &text)
+}
+
+/// `vault key show`
+///
+/// # Errors
+/// See [`key::recipient`].
+pub async fn key_show(file: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let place = file.to_owned();
+    let recipient = blocking(move || key::recipient(&place)).await?;
+    output.show(&serde_json::json!({ "recipient": recipient, "key_file": file }), &recipient)
+}
+
+async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
+where
+    T: Send + 'static,
+    E: Send + 'static,
+{
+    match tokio::task::spawn_blocking(work).await {
+        Ok(done) => done,
+        Err(panicked) => std::panic::resume_unwind(panicked.into_panic()),
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "certificates live by the calendar")]
+fn wall_clock() -> std::time::SystemTime {
+    std::time::SystemTime::now()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn status_reads_as_indented_lines() {
+        let mut text = String::new();
+        lines(&mut text, &serde_json::json!({"pair": {"peer": "vault-b", "up": true}, "owed": [1, 2]}), 0);
+        assert_eq!(text, "owed:\n  - 1\n  - 2\npair:\n  peer: vault-b\n  up: true\n");
+    }
+}
