@@ -227,6 +227,10 @@ fn connections_that_never_become_requests_leave_one_line_each() {
         assert_one_line(&host, before, what, "");
     }
     let before = host.edge.log_lines().unwrap().len();
+    let broken = host.edge.call("/").http2().header("X-Delete", "\u{7f}").send();
+    assert!(broken.is_err(), "HTTP/2 knows no such header: {broken:?}");
+    assert_one_line(&host, before, "a malformed stream", "");
+    let before = host.edge.log_lines().unwrap().len();
     let mut raw = host.raw();
     raw.send(format!("GET /half HTTP/1.1\r\nHost: {NAME}\r\nX-Never-").as_bytes()).unwrap();
     raw.hang_up();
@@ -257,8 +261,8 @@ fn assert_one_line(host: &Host, before: usize, what: &str, mark: &str) {
 #[test]
 fn clients_cannot_forge_log_lines() {
     let host = host(|_| {});
-    let agent = "evil\" 200 \\ \u{fc}\u{7f} 127.0.0.1 - - [forged]";
-    let call = host.edge.call("/search?q=%0a%22forged").header("Referer", "http://x/\"\t\"");
+    let agent = "evil\" 200 \\ \u{fc} 127.0.0.1 - - [forged]";
+    let call = host.edge.call("/search?q=%0a%22forged").http1().header("Referer", "http://x/\"\t\"");
     assert_eq!(call.header("User-Agent", agent).send().unwrap().status, 200);
     let line = host.edge.wait_log("the line", |line| line.contains("/search")).unwrap();
     assert!(line.is_ascii() && !line.contains('\t'), "{line}");
@@ -329,7 +333,7 @@ fn health_is_answered_under_the_direct_name_and_on_the_admin_listener_only() {
         "the cluster's name routes it to the application: {routed:?}"
     );
     let metrics = plain::expect_ok(host.edge.admin, "/metrics").unwrap();
-    for name in ["edge_requests_total", "edge_request_seconds", "edge_rejected_total"] {
+    for name in ["edge_requests_total", "edge_request_seconds", "edge_in_flight", "edge_connections"] {
         assert!(metrics.contains(name), "{name}");
     }
     assert!(!metrics.contains("127.0.0.1"), "no addresses as labels");
