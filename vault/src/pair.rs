@@ -53,9 +53,12 @@ pub struct Settings {
 /// Why the peer could not be asked.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum PairError {
-    /// No connection, or it ended before the answer: the peer may or may not have acted.
+    /// There is no connection: the peer was not asked.
     #[error("the other vault {0} is away")]
     Away(String),
+    /// The connection ended before the answer.
+    #[error("the connection to the other vault {0} ended before it answered")]
+    Broken(String),
     /// The question's own deadline passed.
     #[error("the other vault {0} did not answer in time")]
     Late(String),
@@ -189,7 +192,7 @@ impl Pair {
     /// Asks the peer's room and waits for its answer, `deadline` at most.
     ///
     /// # Errors
-    /// After [`PairError::Away`] and [`PairError::Late`] the peer may have acted all the same.
+    /// After anything but [`PairError::Away`] the peer may have acted all the same.
     pub async fn ask(&self, topic: Topic, body: Bytes, deadline: Duration) -> Result<Bytes, PairError> {
         let peer = || self.inner.settings.peer.clone();
         let link = self.link().ok_or_else(|| PairError::Away(peer()))?;
@@ -197,15 +200,15 @@ impl Pair {
         let (sender, receiver) = oneshot::channel();
         lock(&link.waiting).insert(id, sender);
         let asked = async {
-            link.frames.send(Frame::Ask(id, topic, body)).await.map_err(|_| PairError::Away(peer()))?;
+            link.frames.send(Frame::Ask(id, topic, body)).await.map_err(|_| PairError::Broken(peer()))?;
             tokio::select! {
                 biased;
                 answered = receiver => match answered {
                     Ok(Ok(body)) => Ok(body),
                     Ok(Err(reason)) => Err(PairError::Refused { peer: peer(), reason }),
-                    Err(_) => Err(PairError::Away(peer())),
+                    Err(_) => Err(PairError::Broken(peer())),
                 },
-                () = link.hang_up.cancelled() => Err(PairError::Away(peer())),
+                () = link.hang_up.cancelled() => Err(PairError::Broken(peer())),
             }
         };
         let outcome = timeout(deadline, asked).await.unwrap_or_else(|_| Err(PairError::Late(peer())));

@@ -146,7 +146,7 @@ impl Worker {
             }
             match self.tell_all(&mut source, &merged, &mut backoff).await {
                 // The connection's own log line says it.
-                Err(TellError::Pair(PairError::Away(_))) => {}
+                Err(TellError::Pair(PairError::Away(_) | PairError::Broken(_))) => {}
                 Err(error) => tracing::warn!("worker: telling {:?}: {error}; trying again", source.topic),
                 Ok(()) => return,
             }

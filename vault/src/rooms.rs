@@ -1,0 +1,346 @@
+//! Joins the rooms behind the API: who tells whom, who answers whom. Decides nothing; the order
+//! in which the program starts and stops is `serve`'s.
+
+use std::collections::{BTreeSet, HashMap};
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use prometheus::Registry;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+use shared::shutdown::Shutdown;
+use tokio::sync::{mpsc, watch};
+
+use crate::api::admin::{Health, Readiness};
+use crate::api::server::PairDoor;
+use crate::api::status::Sources;
+use crate::api::{files, numbers};
+use crate::config::Config;
+use crate::pair::{self, Answerer, Event, Pair, PairError, Topic};
+use crate::pki::Pki;
+use crate::sequence::{self, Events, Forward, Sequence};
+use crate::storage::{Storage, StorageError};
+use crate::worker::{self, Source, Worker, WorkerError};
+
+/// The owner must have answered a forwarded wish within this time.
+const FORWARD_DEADLINE: Duration = Duration::from_secs(4);
+/// How often readiness and gauges hear how the rooms are.
+const LOOK: Duration = Duration::from_secs(1);
+/// Events of the connection that wait for the coordinator.
+const EVENTS: usize = 64;
+
+/// Why a room cannot open.
+#[derive(Debug, thiserror::Error)]
+pub enum RoomsError {
+    /// Numbers.
+    #[error(transparent)]
+    Sequence(#[from] sequence::StartError),
+    /// Files.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// The background work.
+    #[error(transparent)]
+    Worker(#[from] WorkerError),
+}
+
+/// What the rooms behind the API contribute to it.
+pub struct Rooms {
+    /// Their routes.
+    pub routes: Router,
+    /// What they say in `vault status`.
+    pub status: Sources,
+    /// Where the peer's connections go.
+    pub door: PairDoor,
+    /// Metrics kept apart from the program's own registry.
+    pub registries: Vec<Registry>,
+}
+
+impl Rooms {
+    /// Opens numbers, files and the link to the other vault. They run until `shutdown`.
+    ///
+    /// # Errors
+    /// A room that cannot open; the program does not start without it.
+    pub async fn open(
+        config: &Config,
+        pki: &Pki,
+        registry: &Registry,
+        readiness: Readiness,
+        shutdown: &Shutdown,
+    ) -> Result<Self, RoomsError> {
+        let pair = Pair::new(config.pair.clone());
+        let (ordered, events) = mpsc::channel(EVENTS);
+        let (sequence, feed) = open_sequence(config, &pair, registry, shutdown)?;
+        tokio::spawn(pass_on(events, feed));
+        let storage = Storage::open(config.storage.clone(), &config.name).await?;
+        let worker = Worker::open(&config.state, pair.clone())?;
+        let merged = worker.tell(catalog_source(&storage), shutdown.clone());
+        worker.tell(certificate_source(pki), shutdown.clone());
+        tell_of_intents(&storage, &worker, merged);
+
+        let (acceptor, accepted) = mpsc::channel(2);
+        let answerers = answerers(&sequence, &storage, pki, &worker);
+        tokio::spawn(pair.clone().run(
+            config.tls.clone(),
+            accepted,
+            ordered,
+            answerers,
+            shutdown.clone(),
+        ));
+        tokio::spawn(cut_revoked(pair.clone(), pki.revocations(), shutdown.clone()));
+        repair(&storage, shutdown);
+        let registries = vec![storage.metrics().await?];
+        look(&pair, &sequence, &storage, readiness, shutdown);
+        Ok(Self {
+            routes: numbers::routes(sequence.clone()).merge(files::routes(storage.clone())),
+            status: status(&pair, &sequence, &storage),
+            door: PairDoor { peer: config.pair.peer.clone(), acceptor },
+            registries,
+        })
+    }
+}
+
+fn open_sequence(
+    config: &Config,
+    pair: &Pair,
+    registry: &Registry,
+    shutdown: &Shutdown,
+) -> Result<(Sequence, Events), sequence::StartError> {
+    let settings = sequence::Settings {
+        journal: journal(&config.state),
+        own: config.name.clone(),
+        owner: config.sequence_owner.clone(),
+    };
+    let (tell, hang_up, ask) = (pair.clone(), pair.clone(), pair.clone());
+    let forward: Forward = Arc::new(move |body| {
+        let pair = ask.clone();
+        Box::pin(async move {
+            let asked = pair.ask(Topic::Number, body, FORWARD_DEADLINE).await;
+            asked.map_err(|error| !matches!(error, PairError::Away(_)))
+        })
+    });
+    Sequence::start(
+        &settings,
+        registry,
+        Box::new(move |body| tell.tell(Topic::Sequence, body)),
+        Box::new(move || hang_up.hang_up()),
+        forward,
+        shutdown.clone(),
+    )
+}
+
+/// Where the ledger's journal lies in the state folder.
+#[must_use]
+pub fn journal(state: &Path) -> std::path::PathBuf {
+    state.join("journal.db")
+}
+
+/// The connection's events reach the coordinator in their order.
+async fn pass_on(mut events: mpsc::Receiver<Event>, feed: Events) {
+    while let Some(event) = events.recv().await {
+        match event {
+            Event::Up => feed.up().await,
+            Event::Down => feed.down().await,
+            Event::Told(body) => feed.told(body).await,
+        }
+    }
+}
+
+fn catalog_source(storage: &Storage) -> Source {
+    let room = storage.clone();
+    Source {
+        topic: Topic::Catalog,
+        latest: storage.watch_changes(),
+        changes_since: Arc::new(move |cursor, limit| {
+            let room = room.clone();
+            Box::pin(async move {
+                let changes = room.changes_since(cursor, limit).await.map_err(|error| error.to_string())?;
+                let upto = changes.last().map_or(cursor, |change| change.seq);
+                Ok((as_json(&changes)?, upto))
+            })
+        }),
+    }
+}
+
+fn certificate_source(pki: &Pki) -> Source {
+    let room = pki.clone();
+    Source {
+        topic: Topic::Certificates,
+        latest: pki.changed(),
+        changes_since: Arc::new(move |cursor, limit| {
+            let room = room.clone();
+            Box::pin(async move {
+                let changes = room.changes_since(cursor, limit).await.map_err(|error| error.to_string())?;
+                let upto = changes.last().map_or(cursor, |change| change.seq);
+                Ok((as_json(&changes)?, upto))
+            })
+        }),
+    }
+}
+
+/// An upload's intent is at the other vault before its replicas are written, so that a retry
+/// there finds it.
+fn tell_of_intents(storage: &Storage, worker: &Worker, merged: watch::Receiver<u64>) {
+    let worker = worker.clone();
+    storage.set_peer(Arc::new(move |change| {
+        let (worker, merged) = (worker.clone(), merged.clone());
+        Box::pin(async move { worker.told(merged, change).await })
+    }));
+}
+
+fn answerers(
+    sequence: &Sequence,
+    storage: &Storage,
+    pki: &Pki,
+    worker: &Worker,
+) -> HashMap<Topic, Answerer> {
+    let (sequence, storage, pki) = (sequence.clone(), storage.clone(), pki.clone());
+    let numbers: Answerer = Arc::new(move |body: Bytes| {
+        let sequence = sequence.clone();
+        Box::pin(async move { sequence.forwarded(body).await })
+    });
+    let catalog: worker::Merge = Arc::new(move |changes| {
+        let storage = storage.clone();
+        Box::pin(async move {
+            storage.merge(from_json(changes)?).await.map_err(|error| error.to_string())
+        })
+    });
+    let certificates: worker::Merge = Arc::new(move |changes| {
+        let pki = pki.clone();
+        Box::pin(async move { pki.merge(from_json(changes)?).await.map_err(|error| error.to_string()) })
+    });
+    HashMap::from([
+        (Topic::Number, numbers),
+        (Topic::Catalog, worker.hear(Topic::Catalog, catalog)),
+        (Topic::Certificates, worker.hear(Topic::Certificates, certificates)),
+    ])
+}
+
+fn as_json<T: serde::Serialize>(changes: &[T]) -> Result<Vec<Value>, String> {
+    changes.iter().map(|change| serde_json::to_value(change).map_err(|error| error.to_string())).collect()
+}
+
+fn from_json<T: DeserializeOwned>(changes: Vec<Value>) -> Result<Vec<T>, String> {
+    changes
+        .into_iter()
+        .map(|change| serde_json::from_value(change).map_err(|error| error.to_string()))
+        .collect()
+}
+
+/// A peer whose certificate is revoked is cut, whoever dialled.
+async fn cut_revoked(
+    pair: Pair,
+    mut revocations: watch::Receiver<Arc<BTreeSet<String>>>,
+    shutdown: Shutdown,
+) {
+    let mut up = pair.up();
+    loop {
+        let revoked = revocations.borrow_and_update().clone();
+        let connected = *up.borrow_and_update();
+        if connected && pair.serial().is_some_and(|serial| revoked.contains(&serial)) {
+            tracing::error!(
+                "pair: the certificate of {} is revoked; its connection is cut. Enrol it anew",
+                pair.peer()
+            );
+            pair.hang_up();
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
+            changed = revocations.changed() => if changed.is_err() { return },
+            changed = up.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+fn repair(storage: &Storage, shutdown: &Shutdown) {
+    let room = storage.clone();
+    let turn = move || -> BoxFuture<'static, ()> {
+        let room = room.clone();
+        Box::pin(async move {
+            if let Err(error) = room.repair_turn().await {
+                tracing::warn!("{error}; the next repair turn tries again");
+            }
+        })
+    };
+    worker::every(storage.retry_every(), turn, shutdown.clone());
+}
+
+/// Readiness and gauges follow the rooms.
+fn look(pair: &Pair, sequence: &Sequence, storage: &Storage, readiness: Readiness, shutdown: &Shutdown) {
+    let (pair, sequence, storage) = (pair.clone(), sequence.clone(), storage.clone());
+    let look = move || -> BoxFuture<'static, ()> {
+        let (pair, sequence, storage) = (pair.clone(), sequence.clone(), storage.clone());
+        let readiness = readiness.clone();
+        Box::pin(async move {
+            let (health, detail) = match *pair.up().borrow() {
+                true => (Health::Good, format!("{} is connected", pair.peer())),
+                false => (Health::Degraded, format!("{} is away", pair.peer())),
+            };
+            readiness.report("pair", health, detail);
+            let numbers = sequence.status();
+            match numbers.reason {
+                None => readiness.report("numbers", Health::Good, "given"),
+                Some(reason) => readiness.report("numbers", Health::Degraded, reason),
+            }
+            report_files(&storage, &readiness).await;
+        })
+    };
+    worker::every(LOOK, look, shutdown.clone());
+}
+
+async fn report_files(storage: &Storage, readiness: &Readiness) {
+    let status = match storage.status().await {
+        Ok(status) => status,
+        Err(error) => return readiness.report("files", Health::Bad, error.to_string()),
+    };
+    // Brings the gauges up to date.
+    if let Err(error) = storage.metrics().await {
+        tracing::warn!("{error}; storage's gauges are old");
+    }
+    let away: Vec<_> = status.file_servers.iter().filter(|server| !server.up).map(|s| &*s.name).collect();
+    let health = match away.len() {
+        0 => Health::Good,
+        count if count < status.file_servers.len() => Health::Degraded,
+        _ => Health::Bad,
+    };
+    let detail = match away.as_slice() {
+        [] => format!("both file servers answer, {} replicas owed", status.owed),
+        away => format!("file servers away: {}, {} replicas owed", away.join(", "), status.owed),
+    };
+    readiness.report("files", health, detail);
+}
+
+fn status(pair: &Pair, sequence: &Sequence, storage: &Storage) -> Sources {
+    let (pair, sequence, storage) = (pair.clone(), sequence.clone(), storage.clone());
+    vec![
+        (
+            "pair",
+            Arc::new(move || {
+                let about = json!({ "peer": pair.peer(), "connected": *pair.up().borrow() });
+                Box::pin(async move { about })
+            }),
+        ),
+        (
+            "numbers",
+            Arc::new(move || {
+                let about = json!(sequence.status());
+                Box::pin(async move { about })
+            }),
+        ),
+        (
+            "files",
+            Arc::new(move || {
+                let storage = storage.clone();
+                Box::pin(async move {
+                    match storage.status().await {
+                        Ok(status) => json!(status),
+                        Err(error) => json!({ "error": error.to_string() }),
+                    }
+                })
+            }),
+        ),
+    ]
+}
