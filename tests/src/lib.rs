@@ -1,1 +1,19 @@
-//! Starts the programs and their neighbours for stories and for the quickstart; asserts nothing.
+//! Starts the programs and their neighbours, for the stories and for `conf/quickstart`.
+//! Knows how a program is started, asked, frozen and killed, and how a person would call it
+//! (curl). Must not know what is right: it asserts nothing, it reports.
+//!
+//! Every wait polls until a deadline; nothing here sleeps for a fixed time and hopes.
+
+pub mod binaries;
+pub mod browser;
+pub mod cluster;
+pub mod curl;
+pub mod edge_host;
+pub mod plain;
+pub mod ports;
+pub mod program;
+pub mod raw;
+pub mod trace;
+pub mod upstream;
+pub mod vault_host;
+pub mod wait;
