@@ -233,11 +233,7 @@ impl Gateway {
     ///
     /// # Errors
     /// The address, the tokens, the socket, the certificate files or the metrics.
-    pub async fn open(
-        settings: Settings,
-        limits: Limits,
-        registry: &Registry,
-    ) -> Result<Self, GatewayError> {
+    pub async fn open(settings: Settings, limits: Limits, registry: &Registry) -> Result<Self, GatewayError> {
         if let Address::Tcp(address) = settings.listen {
             if !address.ip().is_loopback() {
                 return Err(GatewayError::NotLoopback(address));
@@ -438,12 +434,7 @@ impl Room {
         }
     }
 
-    fn refusal(
-        &self,
-        error: &ClientError,
-        fault: Option<IntakeFault>,
-        key: Option<&HeaderValue>,
-    ) -> Refusal {
+    fn refusal(&self, error: &ClientError, fault: Option<IntakeFault>, key: Option<&HeaderValue>) -> Refusal {
         let refusal = match error {
             ClientError::BrokenSource(_) => {
                 return Refusal::of_intake(fault.unwrap_or(IntakeFault::Broken));

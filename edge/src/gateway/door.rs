@@ -97,10 +97,14 @@ mod tests {
 
     #[test]
     fn only_series_and_files_pass() {
-        for path in ["/v1/files", "/v1/files/abc", "/v1/series/INV/numbers", "/v1/series/INV/numbers/7/confirm"] {
+        for path in
+            ["/v1/files", "/v1/files/abc", "/v1/series/INV/numbers", "/v1/series/INV/numbers/7/confirm"]
+        {
             assert!(admit(&Method::GET, path).is_ok(), "{path}");
         }
-        for path in ["/", "/v1/filesystem", "/v1/pki/tokens", "/v1/enrol", "/v1/status", "*", "/v1/series", ""] {
+        for path in
+            ["/", "/v1/filesystem", "/v1/pki/tokens", "/v1/enrol", "/v1/status", "*", "/v1/series", ""]
+        {
             assert_eq!(admit(&Method::GET, path).unwrap_err().status(), StatusCode::NOT_FOUND, "{path}");
         }
         for path in [
@@ -121,7 +125,9 @@ mod tests {
     #[test]
     fn hop_by_hop_fields_and_credentials_stay_outside() {
         let mut headers = HeaderMap::new();
-        for name in ["connection", "transfer-encoding", "te", "authorization", "cookie", "upgrade", "x-forwarded-for"] {
+        for name in
+            ["connection", "transfer-encoding", "te", "authorization", "cookie", "upgrade", "x-forwarded-for"]
+        {
             headers.insert(name, HeaderValue::from_static("x"));
         }
         headers.insert(IDEMPOTENCY_KEY, HeaderValue::from_static("k"));

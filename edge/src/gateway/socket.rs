@@ -116,7 +116,10 @@ fn group_id(group: &str, groups: &str) -> Result<u32, GatewayError> {
             (name == group).then(|| number.parse().ok()).flatten()
         })
         .next()
-        .ok_or_else(|| GatewayError::Group { group: group.to_owned(), why: "is not in /etc/group".to_owned() })
+        .ok_or_else(|| GatewayError::Group {
+            group: group.to_owned(),
+            why: "is not in /etc/group".to_owned(),
+        })
 }
 
 #[cfg(test)]

@@ -63,7 +63,11 @@ impl Tokens {
             }
             tokens.push((name.to_owned(), token.to_owned()));
         }
-        if tokens.is_empty() { Err((0, "holds no token; write one name:token a line")) } else { Ok(Self(tokens)) }
+        if tokens.is_empty() {
+            Err((0, "holds no token; write one name:token a line"))
+        } else {
+            Ok(Self(tokens))
+        }
     }
 
     /// The handler that an `Authorization` field names. Every token is compared, whole, so

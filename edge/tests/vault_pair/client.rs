@@ -15,7 +15,13 @@ use crate::pair::{Behaviour, Pair, hash, noise};
 /// Deadlines long enough that only a dead connection, never a slow machine, ends an attempt.
 fn patient() -> Limits {
     let minute = Duration::from_secs(60);
-    Limits { connect: minute, attempt: minute, upload_attempt: minute, total: minute * 5, ..Limits::default() }
+    Limits {
+        connect: minute,
+        attempt: minute,
+        upload_attempt: minute,
+        total: minute * 5,
+        ..Limits::default()
+    }
 }
 
 fn client(pair: &Pair, limits: Limits) -> Client {
@@ -156,7 +162,10 @@ async fn both_dead_is_said_of_each_by_name() {
         vault.kill().await;
     }
     let error = client.reserve("INV", "one").await.unwrap_err().to_string();
-    assert!(error.contains("vault-a: cannot connect") && error.contains("vault-b: cannot connect"), "{error}");
+    assert!(
+        error.contains("vault-a: cannot connect") && error.contains("vault-b: cannot connect"),
+        "{error}"
+    );
 }
 
 #[tokio::test]
@@ -322,4 +331,27 @@ async fn a_vault_under_another_name_is_not_trusted() {
     let error = client.reserve("INV", "one").await.unwrap_err().to_string();
     assert!(error.contains("vault-a: TLS: ") && error.contains("vault-b: TLS: "), "{error}");
     assert_eq!(pair.asked(), [0, 0]);
+}
+
+#[tokio::test]
+async fn a_kill_among_many_calls_loses_none_and_doubles_none() {
+    let mut pair = Pair::start().await;
+    let client = client(&pair, patient());
+    let calls: Vec<_> = (0..60)
+        .map(|index| {
+            let client = client.clone();
+            tokio::spawn(async move { client.reserve("INV", &format!("key{index}")).await })
+        })
+        .collect();
+    while pair.asked()[0] < 20 {
+        tokio::task::yield_now().await;
+    }
+    pair.vaults[0].kill().await;
+    let mut numbers = Vec::new();
+    for call in calls {
+        numbers.push(call.await.unwrap().unwrap().number);
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=60).collect::<Vec<u64>>());
+    assert!(pair.deeds.lock().unwrap().acts.values().all(|acts| *acts == 1));
 }

@@ -292,7 +292,9 @@ impl Inner {
         let id = id.trim_start_matches('/');
         match deeds.files.get(id) {
             Some(content) => file(method, id, content, headers, cut),
-            None => json(StatusCode::NOT_FOUND, &Problem::new(StatusCode::NOT_FOUND, "not_found", "no such file")),
+            None => {
+                json(StatusCode::NOT_FOUND, &Problem::new(StatusCode::NOT_FOUND, "not_found", "no such file"))
+            }
         }
     }
 }

@@ -286,7 +286,8 @@ fn content_range(headers: &HeaderMap) -> Option<ContentRange> {
 fn parse_content_range(text: &str) -> Option<ContentRange> {
     let (range, whole) = text.strip_prefix("bytes ")?.split_once('/')?;
     let (first, last) = range.split_once('-')?;
-    let range = ContentRange { first: first.parse().ok()?, last: last.parse().ok()?, whole: whole.parse().ok()? };
+    let range =
+        ContentRange { first: first.parse().ok()?, last: last.parse().ok()?, whole: whole.parse().ok()? };
     (range.first <= range.last && range.last < range.whole).then_some(range)
 }
 

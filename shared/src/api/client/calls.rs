@@ -177,9 +177,9 @@ fn post_json<T: Serialize>(path: &str, what: &'static str, body: &T) -> Result<R
 async fn collect(body: Answer, most: usize) -> Result<Bytes, ClientError> {
     match Limited::new(body, most).collect().await {
         Ok(collected) => Ok(collected.to_bytes()),
-        Err(error) => Err(error
-            .downcast::<ClientError>()
-            .map_or(ClientError::TooLarge(most), |broken| *broken)),
+        Err(error) => {
+            Err(error.downcast::<ClientError>().map_or(ClientError::TooLarge(most), |broken| *broken))
+        }
     }
 }
 

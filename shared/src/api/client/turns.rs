@@ -154,7 +154,8 @@ fn allowance(
         _ => limits.attempt * 3,
     };
     let first = first.min(left);
-    let alive = if small_upload { limits.upload_attempt.min(left).saturating_sub(first) } else { Duration::ZERO };
+    let alive =
+        if small_upload { limits.upload_attempt.min(left).saturating_sub(first) } else { Duration::ZERO };
     Patience { first, alive }
 }
 

@@ -193,11 +193,7 @@ impl Vault {
                 tracing::debug!(vault = name, %error, "connection ended");
             }
         });
-        Ok(Connection {
-            sender,
-            generation: current.generation,
-            _driver: AbortOnDropHandle::new(driver),
-        })
+        Ok(Connection { sender, generation: current.generation, _driver: AbortOnDropHandle::new(driver) })
     }
 
     fn request(&self, head: &Head, load: &Load) -> Request<Outgoing> {
