@@ -355,3 +355,16 @@ async fn a_kill_among_many_calls_loses_none_and_doubles_none() {
     assert_eq!(numbers, (1..=60).collect::<Vec<u64>>());
     assert!(pair.deeds.lock().unwrap().acts.values().all(|acts| *acts == 1));
 }
+
+#[tokio::test]
+async fn a_vault_that_takes_no_handshake_is_left_after_the_connect_deadline() {
+    let pair = Pair::start().await;
+    let mut addresses = pair.addresses();
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    addresses[0].address = silent.local_addr().unwrap();
+    let limits = Limits { connect: Duration::from_millis(300), ..patient() };
+    let client = Client::with_limits(addresses, pair.caller(), limits).unwrap();
+    assert_eq!(client.reserve("INV", "one").await.unwrap().number, 1);
+    let why = client.vaults()[0].why.clone().unwrap();
+    assert!(why.starts_with("no connection within"), "{why}");
+}
