@@ -18,7 +18,7 @@ use shared::tls::{Role, is_name};
 
 use super::caller::Caller;
 use super::refusal::Refusal;
-use crate::storage::{BodyError, Entry, Found, ObjectId, Stored, Storage, StorageError, Upload};
+use crate::storage::{BodyError, Entry, Found, ObjectId, Storage, StorageError, Stored, Upload};
 
 mod conditions;
 mod headers;
@@ -39,7 +39,6 @@ struct Files {
 }
 
 /// The files part of the API. A body or an answer that makes no progress for `idle` is ended.
-#[must_use]
 pub fn routes(storage: Storage, idle: Duration) -> Router {
     Router::new()
         .route("/v1/files", post(upload).get(list))
@@ -118,7 +117,9 @@ async fn download(
     if let Some(range) = &range {
         *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
         let text = format!("bytes {}-{}/{size}", range.start, range.end - 1);
-        answer.headers_mut().extend(HeaderValue::try_from(text).ok().map(|text| (header::CONTENT_RANGE, text)));
+        answer
+            .headers_mut()
+            .extend(HeaderValue::try_from(text).ok().map(|text| (header::CONTENT_RANGE, text)));
     }
     if method != Method::HEAD {
         let read = files.storage.read(&entry, range).await;
@@ -177,7 +178,11 @@ async fn list(
 fn owner_of(caller: &Caller, asked: Option<String>) -> Result<String, Refusal> {
     let owner = asked.unwrap_or_else(|| caller.0.owner.clone());
     if !is_name(&owner) {
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_owner", format!("{owner:?} is no owner's name")));
+        return Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "bad_owner",
+            format!("{owner:?} is no owner's name"),
+        ));
     }
     if !caller.may_touch(&owner) {
         let detail = format!("a certificate of owner {} may not act for {owner}", caller.0.owner);

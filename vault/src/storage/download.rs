@@ -94,7 +94,8 @@ impl Download {
         let end = self.range.end.min(start + frame.len() as u64);
         let cut = usize::try_from(self.range.start - start).ok().zip(usize::try_from(end - start).ok());
         let id = self.entry.id;
-        let damaged = || StorageError::Unreadable { id, why: "its length is not what the catalog tells".to_owned() };
+        let damaged =
+            || StorageError::Unreadable { id, why: "its length is not what the catalog tells".to_owned() };
         let (from, to) = cut.filter(|(from, to)| from < to).ok_or_else(damaged)?;
         let bytes = Bytes::from(frame).slice(from..to);
         self.range.start = end;
@@ -203,8 +204,12 @@ impl Inner {
                 }
             });
             match checked.await {
-                Ok(true) => tracing::error!(server = server.name(), object = %id, "quarantined; owed from now on"),
-                Ok(false) => return tracing::error!(object = %id, "whole, but not readable as the catalog knows it"),
+                Ok(true) => {
+                    tracing::error!(server = server.name(), object = %id, "quarantined; owed from now on")
+                }
+                Ok(false) => {
+                    return tracing::error!(object = %id, "whole, but not readable as the catalog knows it");
+                }
                 Err(error) => tracing::error!("{error}"),
             }
         }

@@ -82,7 +82,9 @@ pub enum FileServerError {
         source: std::io::Error,
     },
     /// Answers, but is another place than the one the catalog knows by this name.
-    #[error("file server {server}: {path}: {why}; mount the right place there, or give a new place a new name")]
+    #[error(
+        "file server {server}: {path}: {why}; mount the right place there, or give a new place a new name"
+    )]
     NotOurs {
         /// The file server's name.
         server: String,

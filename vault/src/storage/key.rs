@@ -16,7 +16,9 @@ const MAX_FILE: u64 = 64 * 1024;
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read.
-    #[error("{file}: cannot be read: {source}; make it with `vault key new --file {file}`, or copy the other vault's")]
+    #[error(
+        "{file}: cannot be read: {source}; make it with `vault key new --file {file}`, or copy the other vault's"
+    )]
     Read {
         /// The file.
         file: PathBuf,
@@ -39,7 +41,9 @@ pub enum KeyError {
         file: PathBuf,
     },
     /// The file to be created is there.
-    #[error("{file}: exists, and a key is never overwritten: what it encrypted would be lost; name another file")]
+    #[error(
+        "{file}: exists, and a key is never overwritten: what it encrypted would be lost; name another file"
+    )]
     Exists {
         /// The file.
         file: PathBuf,
@@ -54,7 +58,9 @@ pub enum KeyError {
         source: std::io::Error,
     },
     /// The escrow recipient is none.
-    #[error("storage.escrow_recipient: {text:?} is no age recipient: {why}; write the age1… line of the escrow key")]
+    #[error(
+        "storage.escrow_recipient: {text:?} is no age recipient: {why}; write the age1… line of the escrow key"
+    )]
     Recipient {
         /// What was configured.
         text: String,

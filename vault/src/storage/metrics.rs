@@ -30,7 +30,10 @@ impl Metrics {
                 &["outcome"],
             )?,
             uploaded_bytes: IntCounter::new("vault_storage_uploaded_bytes_total", "Plaintext bytes stored")?,
-            downloaded_bytes: IntCounter::new("vault_storage_downloaded_bytes_total", "Plaintext bytes read")?,
+            downloaded_bytes: IntCounter::new(
+                "vault_storage_downloaded_bytes_total",
+                "Plaintext bytes read",
+            )?,
             healed: IntCounter::new("vault_storage_healed_total", "Owed replicas copied")?,
             damaged: IntCounterVec::new(
                 Opts::new("vault_storage_damaged_total", "Replicas found missing or damaged"),
@@ -39,7 +42,10 @@ impl Metrics {
             objects: IntGauge::new("vault_storage_objects", "Objects that can be read")?,
             pending: IntGauge::new("vault_storage_pending", "Intents that came to nothing yet")?,
             owed: IntGauge::new("vault_storage_owed_replicas", "Replicas owed to a file server")?,
-            owed_oldest: IntGauge::new("vault_storage_owed_oldest_seconds", "Age of the oldest owed replica")?,
+            owed_oldest: IntGauge::new(
+                "vault_storage_owed_oldest_seconds",
+                "Age of the oldest owed replica",
+            )?,
             removals_owed: IntGauge::new("vault_storage_owed_removals", "Removals owed to a file server")?,
             up: by_server("vault_storage_file_server_up", "1 while it answers")?,
             full: by_server("vault_storage_file_server_full", "1 while it has no space")?,

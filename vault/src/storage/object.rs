@@ -174,7 +174,8 @@ mod tests {
     fn an_id_has_one_spelling_only() {
         let text = "0123456789abcdef".repeat(4);
         assert_eq!(text.parse::<ObjectId>().unwrap().to_string(), text);
-        for bad in ["", "00", &text.to_uppercase(), &text[1..], &format!("{text}0"), &"../".repeat(22)[..64]] {
+        for bad in ["", "00", &text.to_uppercase(), &text[1..], &format!("{text}0"), &"../".repeat(22)[..64]]
+        {
             assert!(bad.parse::<ObjectId>().is_err(), "{bad}");
         }
     }

@@ -191,19 +191,21 @@ mod tests {
     }
 
     fn any_debt() -> impl Strategy<Value = Debt> {
-        (any::<u8>(), any::<[bool; 5]>(), any::<u64>(), 0_i64..200).prop_map(|(number, flags, size, since)| Debt {
-            id: ObjectId::new([number; 32]),
-            server: if flags[0] { "one" } else { "two" }.to_owned(),
-            kind: if flags[1] { DebtKind::Replica } else { DebtKind::Removal },
-            since,
-            observed: flags[2],
-            size,
-            sources: [("one", flags[3]), ("two", flags[4])]
-                .iter()
-                .filter(|(_, there)| *there)
-                .map(|(name, _)| (*name).to_owned())
-                .collect(),
-        })
+        (any::<u8>(), any::<[bool; 5]>(), any::<u64>(), 0_i64..200).prop_map(
+            |(number, flags, size, since)| Debt {
+                id: ObjectId::new([number; 32]),
+                server: if flags[0] { "one" } else { "two" }.to_owned(),
+                kind: if flags[1] { DebtKind::Replica } else { DebtKind::Removal },
+                since,
+                observed: flags[2],
+                size,
+                sources: [("one", flags[3]), ("two", flags[4])]
+                    .iter()
+                    .filter(|(_, there)| *there)
+                    .map(|(name, _)| (*name).to_owned())
+                    .collect(),
+            },
+        )
     }
 
     proptest! {

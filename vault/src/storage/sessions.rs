@@ -161,7 +161,9 @@ impl Sessions {
             let before = watched.seen();
             match tokio::time::timeout(self.deadline, &mut answered).await {
                 Ok(Ok(outcome)) => return outcome,
-                Ok(Err(_)) => return Err(self.away(object, "the operation ended without an answer".to_owned())),
+                Ok(Err(_)) => {
+                    return Err(self.away(object, "the operation ended without an answer".to_owned()));
+                }
                 Err(_) if watched.seen() != before => {}
                 Err(_) => {
                     let why = format!("no answer within {} s", self.deadline.as_secs_f32());

@@ -47,8 +47,7 @@ impl Storage {
         for server in &inner.servers {
             inner.probe(server).await;
         }
-        let mut turn = Turn::default();
-        turn.settled = inner.settle_intents().await?;
+        let mut turn = Turn { settled: inner.settle_intents().await?, ..Turn::default() };
         let debts = inner.catalog.debts(DEBTS).await?;
         let condition = |server: &Sessions| {
             let health = server.health();
@@ -75,7 +74,8 @@ impl Inner {
         if health.suspended.is_some() {
             self.attach(server).await;
         }
-        if health.full && server.run("space", |server, _| server.free_space()).await.is_ok_and(|free| free >= SPACE)
+        if health.full
+            && server.run("space", |server, _| server.free_space()).await.is_ok_and(|free| free >= SPACE)
         {
             server.set_full(false);
         }
@@ -120,7 +120,8 @@ impl Inner {
     }
 
     fn server(&self, id: ObjectId, name: &str) -> Result<&Sessions, StorageError> {
-        let gone = || StorageError::Unreadable { id, why: format!("file server {name} is no longer configured") };
+        let gone =
+            || StorageError::Unreadable { id, why: format!("file server {name} is no longer configured") };
         self.servers.iter().find(|server| server.name() == name).ok_or_else(gone)
     }
 
@@ -146,7 +147,12 @@ impl Inner {
     }
 
     /// What was to be copied is itself gone or damaged: then it is owed too.
-    async fn bad_source(&self, id: ObjectId, from: &Sessions, error: FileServerError) -> Result<(), StorageError> {
+    async fn bad_source(
+        &self,
+        id: ObjectId,
+        from: &Sessions,
+        error: FileServerError,
+    ) -> Result<(), StorageError> {
         let state = match error {
             FileServerError::Absent { .. } => Some(ReplicaState::Owed),
             FileServerError::Damaged { .. } => {

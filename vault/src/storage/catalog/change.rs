@@ -53,7 +53,8 @@ pub(super) fn last_change(db: &Connection) -> rusqlite::Result<u64> {
 pub(super) fn changes_since(db: &Connection, cursor: u64, limit: usize) -> rusqlite::Result<Vec<Change>> {
     let cursor = i64::try_from(cursor).unwrap_or(i64::MAX);
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let sql = "SELECT o.id, owner, key, label, media_type, size, created, digest, state, origin, identity, seq
+    let sql =
+        "SELECT o.id, owner, key, label, media_type, size, created, digest, state, origin, identity, seq
         FROM changes c JOIN objects o ON o.id = c.id WHERE c.seq > ?1 ORDER BY c.seq LIMIT ?2";
     let found: Vec<(Entry, i64)> = db
         .prepare_cached(sql)?

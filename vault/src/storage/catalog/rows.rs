@@ -9,17 +9,17 @@ const COLUMNS: &str = "id, owner, key, label, media_type, size, created, digest,
 
 /// How much there is of what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(in crate::storage) struct Counts {
     /// Objects that can be read.
-    pub objects: u64,
+    pub(in crate::storage) objects: u64,
     /// Intents that have not come to anything yet.
-    pub pending: u64,
+    pub(in crate::storage) pending: u64,
     /// Replicas owed, and the Unix second since when the oldest is.
-    pub owed: u64,
+    pub(in crate::storage) owed: u64,
     /// See `owed`.
-    pub owed_since: Option<i64>,
+    pub(in crate::storage) owed_since: Option<i64>,
     /// Removals owed.
-    pub removals_owed: u64,
+    pub(in crate::storage) removals_owed: u64,
 }
 
 /// Adds an object; one that is known stays as it is.
@@ -27,7 +27,8 @@ pub(super) fn insert(db: &Connection, entry: &Entry) -> rusqlite::Result<bool> {
     let known = &entry.metadata;
     let size = i64::try_from(known.size).unwrap_or(i64::MAX);
     let identity = entry.identity.as_ref().map(|identity| identity.0.as_str());
-    let sql = format!("INSERT OR IGNORE INTO objects ({COLUMNS}) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)");
+    let sql =
+        format!("INSERT OR IGNORE INTO objects ({COLUMNS}) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)");
     let added = db.prepare_cached(&sql)?.execute(params![
         entry.id.to_string(),
         known.owner,
@@ -79,7 +80,12 @@ pub(super) fn set_replica(
 }
 
 /// The peer says a replica is stored where this vault has only derived that it is owed.
-pub(super) fn believe_stored(db: &Connection, id: &ObjectId, server: &str, now: i64) -> rusqlite::Result<bool> {
+pub(super) fn believe_stored(
+    db: &Connection,
+    id: &ObjectId,
+    server: &str,
+    now: i64,
+) -> rusqlite::Result<bool> {
     let sql = "UPDATE replicas SET state = 'stored', since = ?3
         WHERE id = ?1 AND server = ?2 AND state = 'owed' AND observed = 0";
     Ok(db.prepare_cached(sql)?.execute(params![id.to_string(), server, now])? > 0)
@@ -124,7 +130,8 @@ pub(super) fn entry(db: &Connection, id: &ObjectId) -> rusqlite::Result<Option<E
 
 pub(super) fn by_key(db: &Connection, owner: &str, key: &str) -> rusqlite::Result<Vec<Entry>> {
     let sql = format!("SELECT {COLUMNS} FROM objects WHERE owner = ?1 AND key = ?2 ORDER BY id");
-    let found: Vec<_> = db.prepare_cached(&sql)?.query_map([owner, key], from_row)?.collect::<Result<_, _>>()?;
+    let found: Vec<_> =
+        db.prepare_cached(&sql)?.query_map([owner, key], from_row)?.collect::<Result<_, _>>()?;
     found.into_iter().map(|entry| with_replicas(db, entry)).collect()
 }
 
@@ -137,8 +144,7 @@ pub(super) fn list(
     let after = after.map(ToString::to_string).unwrap_or_default();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let of = if owner.is_some() { "owner = ?3 AND" } else { "?3 IS NULL AND" };
-    let sql =
-        format!("SELECT {COLUMNS} FROM objects WHERE {of} state = 2 AND id > ?1 ORDER BY id LIMIT ?2");
+    let sql = format!("SELECT {COLUMNS} FROM objects WHERE {of} state = 2 AND id > ?1 ORDER BY id LIMIT ?2");
     let found: Vec<_> = db
         .prepare_cached(&sql)?
         .query_map(params![after, limit, owner], from_row)?
@@ -185,7 +191,9 @@ pub(super) fn counts(db: &Connection) -> rusqlite::Result<Counts> {
         pending: count("SELECT count(*) FROM objects WHERE state = 0")?,
         owed: count(&format!("SELECT count(*) {owed}"))?,
         owed_since: db.query_row(&format!("SELECT min(since) {owed}"), [], |row| row.get(0))?,
-        removals_owed: count("SELECT count(*) FROM replicas WHERE state <> 'stored' AND state = 'removal_owed'")?,
+        removals_owed: count(
+            "SELECT count(*) FROM replicas WHERE state <> 'stored' AND state = 'removal_owed'",
+        )?,
     })
 }
 
@@ -241,7 +249,8 @@ pub(super) fn with_replicas(db: &Connection, mut entry: Entry) -> rusqlite::Resu
         };
         Ok((row.get(0)?, state))
     };
-    entry.replicas = db.prepare_cached(sql)?.query_map([entry.id.to_string()], read)?.collect::<Result<_, _>>()?;
+    entry.replicas =
+        db.prepare_cached(sql)?.query_map([entry.id.to_string()], read)?.collect::<Result<_, _>>()?;
     Ok(entry)
 }
 

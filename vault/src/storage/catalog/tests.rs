@@ -40,7 +40,8 @@ fn in_memory() -> Connection {
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let state = prop_oneof![Just(State::Pending), Just(State::Dropped), Just(State::Stored), Just(State::Deleted)];
+    let state =
+        prop_oneof![Just(State::Pending), Just(State::Dropped), Just(State::Stored), Just(State::Deleted)];
     let stored = prop_oneof![Just(vec![]), Just(vec!["one"]), Just(vec!["two"]), Just(vec!["one", "two"])];
     (0_u8..4, state, stored).prop_map(|(number, state, stored)| {
         let Entry { id, metadata, origin, identity, .. } = entry(number, "k", state);
@@ -168,7 +169,8 @@ async fn the_peer_is_told_each_objects_present_state_once_and_by_watch() {
     watch.changed().await.unwrap();
     assert_eq!(*watch.borrow_and_update(), 3);
     let told = catalog.changes_since(0, 10).await.unwrap();
-    let brief: Vec<_> = told.iter().map(|change| (change.seq, change.state, change.stored_on.len())).collect();
+    let brief: Vec<_> =
+        told.iter().map(|change| (change.seq, change.state, change.stored_on.len())).collect();
     assert_eq!(brief, [(2, State::Pending, 0), (3, State::Stored, 1)]);
     let json = serde_json::to_string(&told).unwrap();
     assert_eq!(serde_json::from_str::<Vec<Change>>(&json).unwrap(), told);

@@ -53,7 +53,8 @@ pub(super) fn write_record(record: &Record, room: usize) -> Result<Vec<u8>, Enve
         .map_err(|_| EnvelopeError::TooLong)?;
     let mut text = format!("# {json}\n{}\n", record.identity.0);
     // The last line is `#…#\n`, at least two bytes.
-    let padding = room.checked_sub(text.len() + 1).filter(|count| *count > 0).ok_or(EnvelopeError::TooLong)?;
+    let padding =
+        room.checked_sub(text.len() + 1).filter(|count| *count > 0).ok_or(EnvelopeError::TooLong)?;
     text.extend(std::iter::repeat_n('#', padding));
     text.push('\n');
     Ok(text.into_bytes())

@@ -47,7 +47,8 @@ impl SeekTable {
 /// How many bytes the whole table takes, from its last [`FOOTER`] bytes.
 pub(super) fn table_length(footer: &[u8]) -> Result<usize, EnvelopeError> {
     let damaged = EnvelopeError::Damaged("no seek table at the end");
-    let (Some(count), Some(descriptor), Some(magic)) = (word(footer, 0), footer.get(4), word(footer, 5)) else {
+    let (Some(count), Some(descriptor), Some(magic)) = (word(footer, 0), footer.get(4), word(footer, 5))
+    else {
         return Err(damaged);
     };
     let count = usize::try_from(count).unwrap_or(usize::MAX);

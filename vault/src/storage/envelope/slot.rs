@@ -62,7 +62,11 @@ fn write_header(generation: u32, sealed: &[u8]) -> Vec<u8> {
 ///
 /// # Errors
 /// The record does not fit.
-pub fn seal_slot(record: &Record, recipients: [&Recipient; 2], generation: u32) -> Result<Vec<u8>, EnvelopeError> {
+pub fn seal_slot(
+    record: &Record,
+    recipients: [&Recipient; 2],
+    generation: u32,
+) -> Result<Vec<u8>, EnvelopeError> {
     let to = recipients.iter().map(|&recipient| recipient as &dyn age::Recipient);
     // age's header has no fixed length (it carries a random stanza), so it is written first
     // and the plaintext is padded to what is left.

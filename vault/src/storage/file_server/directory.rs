@@ -266,7 +266,9 @@ impl FileServer for Directory {
             }
             (Some(found), _) => found,
             (None, _) if expected.is_some() || !may_claim => {
-                return Err(self.not_ours("its marker is missing, and the catalog knows objects there: not mounted?"));
+                return Err(
+                    self.not_ours("its marker is missing, and the catalog knows objects there: not mounted?")
+                );
             }
             (None, _) => self.write_marker()?,
         };
@@ -398,7 +400,10 @@ impl FileServer for Directory {
                 .metadata()
                 .and_then(|metadata| metadata.modified())
                 .is_ok_and(|touched| now.duration_since(touched).is_ok_and(|idle| idle >= age));
-            if (own || stale) && !lock(&self.live).contains(&name) && std::fs::remove_file(entry.path()).is_ok() {
+            if (own || stale)
+                && !lock(&self.live).contains(&name)
+                && std::fs::remove_file(entry.path()).is_ok()
+            {
                 removed += 1;
             }
         }

@@ -56,7 +56,9 @@ impl Disk {
     }
 
     fn keeps(&self, root: &Path, path: &Path) -> bool {
-        path.ancestors().take_while(|ancestor| *ancestor != root).all(|ancestor| self.durable.contains(ancestor))
+        path.ancestors()
+            .take_while(|ancestor| *ancestor != root)
+            .all(|ancestor| self.durable.contains(ancestor))
     }
 }
 
@@ -109,7 +111,10 @@ fn leftovers_of_a_previous_life_go_at_once_and_foreign_ones_by_age() {
     #[expect(clippy::disallowed_methods, reason = "the files under test carry the real time")]
     let now = SystemTime::now();
     assert_eq!(server.collect_temporaries(now, Duration::from_secs(3600)).unwrap(), 1);
-    assert_eq!(server.collect_temporaries(now + Duration::from_secs(7200), Duration::from_secs(3600)).unwrap(), 2);
+    assert_eq!(
+        server.collect_temporaries(now + Duration::from_secs(7200), Duration::from_secs(3600)).unwrap(),
+        2
+    );
 }
 
 #[test]
