@@ -82,7 +82,7 @@ pub(super) struct Catalog {
 
 struct Readers {
     idle: Mutex<Vec<Connection>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 impl Catalog {
@@ -103,7 +103,8 @@ impl Catalog {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (news, last) = watch::channel(last_change(&connection)?);
         writer::start(connection, queue, news, steps).map_err(|_| CatalogError::Closed)?;
-        let readers = Arc::new(Readers { idle: Mutex::new(idle), permits: Semaphore::new(READERS) });
+        let readers =
+            Arc::new(Readers { idle: Mutex::new(idle), permits: Arc::new(Semaphore::new(READERS)) });
         Ok(Self { jobs, readers, last, servers: servers.into() })
     }
 
@@ -357,9 +358,11 @@ impl Catalog {
         job: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CatalogError> {
         let readers = Arc::clone(&self.readers);
-        let permit = tokio::time::timeout(PATIENCE, self.readers.permits.acquire());
-        let _permit = permit.await.map_err(|_| CatalogError::Slow)?.map_err(|_| CatalogError::Closed)?;
+        let permit = tokio::time::timeout(PATIENCE, Arc::clone(&self.readers.permits).acquire_owned());
+        let permit = permit.await.map_err(|_| CatalogError::Slow)?.map_err(|_| CatalogError::Closed)?;
         let read = tokio::task::spawn_blocking(move || {
+            // Given back with the connection, also when whoever asked has gone.
+            let _permit = permit;
             let lock = || readers.idle.lock().unwrap_or_else(PoisonError::into_inner);
             let connection = lock().pop().ok_or(CatalogError::Slow)?;
             let outcome = job(&connection);
