@@ -178,6 +178,7 @@ impl Directory {
                 break;
             }
             checker.update(&piece[..count]);
+            self.steps.reach(|| Step::WriteFile(temporary.to_owned()));
             file.write_all(&piece[..count]).map_err(&fail)?;
             written += count as u64;
             unflushed += count;
