@@ -10,6 +10,7 @@ pub mod caller;
 mod connection;
 pub mod control_socket;
 mod enrol;
+pub mod files;
 mod guard;
 pub mod key;
 mod metrics;
@@ -53,10 +54,20 @@ pub fn router(parts: Parts) -> Router {
         .layer(from_fn_with_state(guard, guard::watch))
 }
 
+/// As much of a caller's text is logged.
+const MAX_LINE: usize = 256;
+
 /// Text that a caller controls, fit for a log line: printable ASCII, the rest escaped, and
 /// not longer than a line should be.
 fn for_log(text: &str) -> String {
-    text.chars().take(256).flat_map(char::escape_default).collect()
+    let mut line = String::new();
+    for character in text.chars().take(MAX_LINE) {
+        match character {
+            ' '..='~' if character != '\\' => line.push(character),
+            other => line.extend(other.escape_default()),
+        }
+    }
+    line
 }
 
 #[cfg(test)]
@@ -109,6 +120,13 @@ mod tests {
         assert_eq!(response.headers()[header::CONTENT_TYPE], PROBLEM_JSON);
         let body = response.into_body().collect().await.unwrap().to_bytes();
         serde_json::from_slice(&body).unwrap()
+    }
+
+    #[test]
+    fn a_caller_cannot_forge_a_log_line() {
+        assert_eq!(for_log("it's \"fine\""), "it's \"fine\"");
+        assert_eq!(for_log("a\nb\u{1b}[31m\\ä"), "a\\nb\\u{1b}[31m\\\\\\u{e4}");
+        assert_eq!(for_log(&"x".repeat(10_000)).len(), MAX_LINE);
     }
 
     #[tokio::test]

@@ -195,6 +195,7 @@ fn storage_settings(root: &mut Section<'_>, state: &Path) -> Option<storage::Set
         max_file: section.or("max_file", ByteSize::gib(4)),
         max_uploads: section.or("max_uploads", 64),
         retry_every: section.or("retry_every", Duration::from_secs(10)),
+        file_server_timeout: section.or("file_server_timeout", Duration::from_secs(30)),
         file_servers: servers?,
     })
 }

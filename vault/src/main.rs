@@ -5,7 +5,6 @@ use std::net::{SocketAddr, ToSocketAddrs};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use anyhow::Context;
 use clap::{Args, Parser, Subcommand};
 use shared::api::TokenRequest;
 use shared::config::Faults;
@@ -126,7 +125,8 @@ fn main() -> ExitCode {
                 faults.0.iter().for_each(|fault| complain(&fault.to_string()));
                 return ExitCode::from(BAD_CONFIGURATION);
             }
-            complain(&format!("{error:#}"));
+            // Our errors name their cause in their own text.
+            complain(&error.to_string());
             ExitCode::FAILURE
         }
     }
@@ -144,7 +144,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
-        .context("the runtime cannot start")?;
+        .map_err(|error| anyhow::anyhow!("the runtime cannot start: {error}; are threads limited here?"))?;
     let mut stdout = std::io::stdout();
     let mut output = Output { to: &mut stdout, json: arguments.json };
     runtime.block_on(async {

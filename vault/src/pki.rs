@@ -353,6 +353,8 @@ impl Inner {
         register::add(&transaction, &issued.entry)?;
         transaction.commit()?;
         self.announce(&connection)?;
+        let IssuedCertificate { serial, role, owner, name, .. } = &issued.entry;
+        tracing::info!("pki: certificate {serial} issued to {role} {owner}/{name}");
         Ok(EnrolAnswer { certificate: issued.pem, authority: authority.pem().to_owned() })
     }
 

@@ -20,7 +20,7 @@ use crate::api::server::PairDoor;
 use crate::api::status::Sources;
 use crate::api::{files, numbers};
 use crate::config::Config;
-use crate::pair::{self, Answerer, Event, Pair, PairError, Topic};
+use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
 use crate::sequence::{self, Events, Forward, Sequence};
 use crate::storage::{Storage, StorageError};
@@ -83,19 +83,14 @@ impl Rooms {
 
         let (acceptor, accepted) = mpsc::channel(2);
         let answerers = answerers(&sequence, &storage, pki, &worker);
-        tokio::spawn(pair.clone().run(
-            config.tls.clone(),
-            accepted,
-            ordered,
-            answerers,
-            shutdown.clone(),
-        ));
+        tokio::spawn(pair.clone().run(config.tls.clone(), accepted, ordered, answerers, shutdown.clone()));
         tokio::spawn(cut_revoked(pair.clone(), pki.revocations(), shutdown.clone()));
         repair(&storage, shutdown);
         let registries = vec![storage.metrics().await?];
         look(&pair, &sequence, &storage, readiness, shutdown);
         Ok(Self {
-            routes: numbers::routes(sequence.clone()).merge(files::routes(storage.clone())),
+            routes: numbers::routes(sequence.clone())
+                .merge(files::routes(storage.clone(), config.api.idle_timeout)),
             status: status(&pair, &sequence, &storage),
             door: PairDoor { peer: config.pair.peer.clone(), acceptor },
             registries,
@@ -191,12 +186,7 @@ fn tell_of_intents(storage: &Storage, worker: &Worker, merged: watch::Receiver<u
     }));
 }
 
-fn answerers(
-    sequence: &Sequence,
-    storage: &Storage,
-    pki: &Pki,
-    worker: &Worker,
-) -> HashMap<Topic, Answerer> {
+fn answerers(sequence: &Sequence, storage: &Storage, pki: &Pki, worker: &Worker) -> HashMap<Topic, Answerer> {
     let (sequence, storage, pki) = (sequence.clone(), storage.clone(), pki.clone());
     let numbers: Answerer = Arc::new(move |body: Bytes| {
         let sequence = sequence.clone();
@@ -204,9 +194,7 @@ fn answerers(
     });
     let catalog: worker::Merge = Arc::new(move |changes| {
         let storage = storage.clone();
-        Box::pin(async move {
-            storage.merge(from_json(changes)?).await.map_err(|error| error.to_string())
-        })
+        Box::pin(async move { storage.merge(from_json(changes)?).await.map_err(|error| error.to_string()) })
     });
     let certificates: worker::Merge = Arc::new(move |changes| {
         let pki = pki.clone();

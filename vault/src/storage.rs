@@ -1,11 +1,59 @@
-//! Placeholder of storage.
+//! Files as immutable, encrypted objects with a replica on each of two file servers: put,
+//! find, read, delete, repair. Knows what must be durable before what is said; not HTTP, not
+//! the peer, not what kind of place a file server is.
+//!
+//! An upload's way: spool (encrypted, whole) → intent in the catalog → the peer is told →
+//! both file servers at once → stored in the catalog → acknowledged. A crash between any two
+//! leaves an intent that the next start, or the next question for its key or id, settles by
+//! looking at the file servers.
 
-pub mod key;
-
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError, RwLock};
+use std::time::{Duration, SystemTime};
 
+use futures_util::future::{BoxFuture, join_all};
+use serde::Serialize;
 use shared::config::ByteSize;
+use tokio::sync::{Semaphore, watch};
+
+pub mod envelope;
+pub mod file_server;
+pub mod key;
+pub mod object;
+pub mod repair;
+
+mod catalog;
+mod download;
+mod lookup;
+mod metrics;
+mod sessions;
+mod spool;
+mod step;
+mod turn;
+mod upload;
+
+#[cfg(test)]
+mod tests;
+
+pub use catalog::{CatalogError, Change};
+pub use download::Plaintext;
+pub use file_server::FileServerError;
+pub use key::KeyError;
+pub use lookup::Found;
+pub use object::{Entry, Metadata, ObjectId, ReplicaState, State};
+pub use spool::SpoolError;
+pub use turn::Turn;
+pub use upload::{BodyError, Stored, Upload};
+
+use catalog::Catalog;
+use metrics::Metrics;
+use sessions::Sessions;
+use spool::Spool;
+use step::Steps;
+
+/// Downloads at once; each holds about two frames in memory.
+const MAX_DOWNLOADS: usize = 256;
 
 /// `[storage]` and `[[file_server]]`
 #[derive(Debug, Clone)]
@@ -26,6 +74,8 @@ pub struct Settings {
     pub max_uploads: usize,
     /// How often owed replicas and deletions are tried again.
     pub retry_every: Duration,
+    /// A file server that makes no progress for this long is suspended.
+    pub file_server_timeout: Duration,
     /// Exactly two.
     pub file_servers: Vec<FileServerSettings>,
 }
@@ -37,4 +87,371 @@ pub struct FileServerSettings {
     pub name: String,
     /// The directory that holds the replicas.
     pub path: PathBuf,
+}
+
+/// Why storage did not do what it was asked.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// The key file or the escrow recipient.
+    #[error("storage: {0}")]
+    Key(#[from] KeyError),
+    /// The catalog.
+    #[error("storage: {0}")]
+    Catalog(#[from] CatalogError),
+    /// The spool.
+    #[error("storage: {0}")]
+    Spool(#[from] SpoolError),
+    /// Threads or metrics cannot be made.
+    #[error("storage: cannot start: {0}; check the limits of vault's unit")]
+    Start(String),
+    /// Too much at once. The caller tries again.
+    #[error("storage: {0}; try again")]
+    Busy(&'static str),
+    /// The upload is longer than allowed. The caller must not repeat it.
+    #[error("storage: the file is larger than {0}, the most that is accepted; nothing was kept")]
+    TooLarge(ByteSize),
+    /// The upload's body broke off. The caller repeats it with the same key.
+    #[error("storage: the upload broke off: {0}; nothing was kept")]
+    Body(#[from] BodyError),
+    /// The key was used with other content. The caller takes a new key.
+    #[error("storage: this key has stored other content as {id}; use a new key")]
+    KeyReused {
+        /// What the key answers.
+        id: ObjectId,
+    },
+    /// What the key stored has been deleted. The caller takes a new key.
+    #[error("storage: what this key stored, {id}, has been deleted; use a new key")]
+    KeyDeleted {
+        /// What the key answered.
+        id: ObjectId,
+    },
+    /// Too few replicas became durable. The caller repeats it with the same key.
+    #[error("storage: object {id}: {durable} of {needed} replicas durable: {why}; repeat with the same key")]
+    NotDurable {
+        /// The object.
+        id: ObjectId,
+        /// How many became durable.
+        durable: usize,
+        /// How many must.
+        needed: usize,
+        /// What the file servers said.
+        why: String,
+        /// Every one of them for lack of space?
+        full: bool,
+    },
+    /// Unknown here, and not every file server could be asked. The caller tries again.
+    #[error("storage: object {id}: not in the catalog, and not every file server answers: {why}; try again")]
+    Unsure {
+        /// The object.
+        id: ObjectId,
+        /// What the file servers said.
+        why: String,
+    },
+    /// No replica can be read. The caller tries again; the operator looks at the file servers.
+    #[error("storage: object {id}: no replica can be read: {why}; try again when the file servers are back")]
+    Unreadable {
+        /// The object.
+        id: ObjectId,
+        /// What the file servers said.
+        why: String,
+    },
+    /// The range starts behind the end.
+    #[error("storage: the range starts behind the end of {size} bytes")]
+    Range {
+        /// Plaintext bytes.
+        size: u64,
+    },
+    /// A task of ours ended early: the program is stopping.
+    #[error("storage: stopping; try again")]
+    Stopping,
+}
+
+/// Called after an intent is durable, with its change's number; returns when the peer has
+/// merged that far, or after a short deadline.
+pub type TellPeer = Arc<dyn Fn(u64) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// The files of this vault. Cheap to clone.
+#[derive(Clone)]
+pub struct Storage(Arc<Inner>);
+
+struct Inner {
+    settings: Settings,
+    own: String,
+    catalog: Catalog,
+    servers: Vec<Sessions>,
+    spool: Spool,
+    active: age::x25519::Identity,
+    escrow: age::x25519::Recipient,
+    uploads: Arc<Semaphore>,
+    downloads: Arc<Semaphore>,
+    /// Keys with an upload under way.
+    keys: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>>,
+    /// Objects with an upload under way: their intents are nobody's to settle.
+    live: Mutex<HashSet<ObjectId>>,
+    tell_peer: RwLock<Option<TellPeer>>,
+    metrics: Metrics,
+    steps: Steps,
+}
+
+/// How storage is, for the operator.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Objects that can be read.
+    pub objects: u64,
+    /// Intents that have not come to anything yet.
+    pub pending: u64,
+    /// Replicas owed.
+    pub owed: u64,
+    /// Age in seconds of the oldest of them.
+    pub owed_oldest_seconds: Option<u64>,
+    /// Removals owed.
+    pub removals_owed: u64,
+    /// The last change's number.
+    pub last_change: u64,
+    /// Each file server.
+    pub file_servers: Vec<ServerStatus>,
+}
+
+/// How one file server is.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServerStatus {
+    /// Its name.
+    pub name: String,
+    /// Does it answer?
+    pub up: bool,
+    /// Has it refused a write for lack of space?
+    pub full: bool,
+    /// Failed operations since start.
+    pub errors: u64,
+    /// The last of them.
+    pub last_error: Option<String>,
+}
+
+impl Storage {
+    /// Opens the catalog and the spool, starts the sessions and attaches to the file servers.
+    /// One that is away, or is not the place it should be, is suspended and probed at every
+    /// repair turn; the other serves meanwhile.
+    ///
+    /// # Errors
+    /// Key, catalog or spool unusable.
+    pub async fn open(settings: Settings, own_name: &str) -> Result<Self, StorageError> {
+        Self::open_watched(settings, own_name, Steps::default()).await
+    }
+
+    async fn open_watched(settings: Settings, own_name: &str, steps: Steps) -> Result<Self, StorageError> {
+        let active = key::load(&settings.key_file)?;
+        let escrow = key::parse_recipient(&settings.escrow_recipient)?;
+        let names: Vec<_> = settings.file_servers.iter().map(|server| server.name.clone()).collect();
+        let (file, folder, watched) = (settings.catalog.clone(), settings.spool.clone(), steps.clone());
+        let opened = tokio::task::spawn_blocking(move || {
+            Ok::<_, StorageError>((Catalog::open(&file, &names, watched)?, Spool::open(&folder)?))
+        });
+        let (catalog, spool) = opened.await.map_err(|_| StorageError::Stopping)??;
+        let mut servers = Vec::new();
+        for server in &settings.file_servers {
+            let server = file_server::open(server, own_name, steps.clone());
+            let started = Sessions::start(server, settings.file_server_timeout);
+            servers.push(started.map_err(|error| StorageError::Start(error.to_string()))?);
+        }
+        let storage = Self(Arc::new(Inner {
+            own: own_name.to_owned(),
+            catalog,
+            servers,
+            spool,
+            active,
+            escrow,
+            uploads: Arc::new(Semaphore::new(settings.max_uploads)),
+            downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
+            keys: Mutex::default(),
+            live: Mutex::default(),
+            tell_peer: RwLock::default(),
+            metrics: Metrics::new().map_err(|error| StorageError::Start(error.to_string()))?,
+            steps,
+            settings,
+        }));
+        join_all(storage.0.servers.iter().map(|server| storage.0.attach(server))).await;
+        Ok(storage)
+    }
+
+    /// Who tells the peer about intents; without one, nobody is told.
+    pub fn set_peer(&self, tell: TellPeer) {
+        *self.0.tell_peer.write().unwrap_or_else(PoisonError::into_inner) = Some(tell);
+    }
+
+    /// Deletes an object for ever: its one-off identity goes at once, its replicas are removed
+    /// now where the file server answers and owed removal where not. Deleting again changes nothing.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn delete(&self, id: &ObjectId) -> Result<(), StorageError> {
+        self.0.catalog.delete(*id, now()).await?;
+        let removals = self.0.servers.iter().map(|server| self.0.remove(*id, server));
+        for error in join_all(removals).await.into_iter().filter_map(Result::err) {
+            tracing::warn!("{error}; its removal is owed");
+        }
+        Ok(())
+    }
+
+    /// Stored objects of `owner`, of everybody without one, in order of id.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn list(
+        &self,
+        owner: Option<&str>,
+        after: Option<ObjectId>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, StorageError> {
+        Ok(self.0.catalog.list(owner.map(str::to_owned), after, limit).await?)
+    }
+
+    /// What changed here after `cursor`, for the peer.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn changes_since(&self, cursor: u64, limit: usize) -> Result<Vec<Change>, StorageError> {
+        Ok(self.0.catalog.changes_since(cursor, limit).await?)
+    }
+
+    /// Takes over what the peer tells. Any order, any repetition.
+    ///
+    /// # Errors
+    /// The catalog's; then nothing of it is taken over.
+    pub async fn merge(&self, changes: Vec<Change>) -> Result<(), StorageError> {
+        Ok(self.0.catalog.merge(changes, now()).await?)
+    }
+
+    /// The number of this catalog's last change.
+    #[must_use]
+    pub fn last_change(&self) -> u64 {
+        self.0.catalog.last_change()
+    }
+
+    /// Signals every new change.
+    #[must_use]
+    pub fn watch_changes(&self) -> watch::Receiver<u64> {
+        self.0.catalog.watch()
+    }
+
+    /// The largest upload accepted.
+    #[must_use]
+    pub fn max_file(&self) -> ByteSize {
+        self.0.settings.max_file
+    }
+
+    /// How often [`Storage::repair_turn`] wants to be called.
+    #[must_use]
+    pub fn retry_every(&self) -> Duration {
+        self.0.settings.retry_every
+    }
+
+    /// How things are.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn status(&self) -> Result<Status, StorageError> {
+        let counts = self.0.catalog.counts().await?;
+        let age = |since: i64| u64::try_from(now() - since).unwrap_or_default();
+        let file_servers = self.0.servers.iter().map(|server| {
+            let health = server.health();
+            ServerStatus {
+                name: server.name().to_owned(),
+                up: health.suspended.is_none(),
+                full: health.full,
+                errors: health.errors,
+                last_error: health.last_error,
+            }
+        });
+        Ok(Status {
+            objects: counts.objects,
+            pending: counts.pending,
+            owed: counts.owed,
+            owed_oldest_seconds: counts.owed_since.map(age),
+            removals_owed: counts.removals_owed,
+            last_change: self.last_change(),
+            file_servers: file_servers.collect(),
+        })
+    }
+
+    /// The registry of `vault_storage_*`, its gauges brought up to date.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn metrics(&self) -> Result<prometheus::Registry, StorageError> {
+        let status = self.status().await?;
+        let metrics = &self.0.metrics;
+        let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.objects.set(whole(status.objects));
+        metrics.pending.set(whole(status.pending));
+        metrics.owed.set(whole(status.owed));
+        metrics.owed_oldest.set(whole(status.owed_oldest_seconds.unwrap_or_default()));
+        metrics.removals_owed.set(whole(status.removals_owed));
+        for server in &status.file_servers {
+            let name = [server.name.as_str()];
+            metrics.up.with_label_values(&name).set(i64::from(server.up));
+            metrics.full.with_label_values(&name).set(i64::from(server.full));
+            metrics.errors.with_label_values(&name).set(whole(server.errors));
+        }
+        Ok(metrics.registry.clone())
+    }
+}
+
+impl Inner {
+    /// Attaches to a file server, or suspends it. Once attached, a name stands for one place.
+    async fn attach(&self, server: &Sessions) {
+        let name = server.name().to_owned();
+        let (expected, knows_objects) = match self.catalog.place(name.clone()).await {
+            Ok(known) => known,
+            Err(error) => return tracing::error!("storage: {error}"),
+        };
+        // A merged catalog knows objects on a place that this vault has never seen itself:
+        // then the place must be there, whichever it is, and must not be claimed anew.
+        let expect = expected.clone();
+        let attached = server.probe(move |server, _| server.attach(expect.as_deref(), !knows_objects)).await;
+        let place = match attached {
+            Ok(place) => place,
+            // The sessions have logged and suspended it.
+            Err(_) => return,
+        };
+        if expected.is_none() {
+            if let Err(error) = self.catalog.remember_place(name, place).await {
+                tracing::error!("storage: {error}");
+            }
+        }
+        self.collect_temporaries(server).await;
+    }
+
+    /// Removes a deleted object's replica and the debt.
+    async fn remove(&self, id: ObjectId, server: &Sessions) -> Result<(), StorageError> {
+        let removed = server.run(id, move |server, _| server.remove(&id)).await;
+        removed.map_err(|error| StorageError::Unreadable { id, why: error.to_string() })?;
+        Ok(self.catalog.removed(id, server.name().to_owned()).await?)
+    }
+
+    fn live(&self) -> std::sync::MutexGuard<'_, HashSet<ObjectId>> {
+        self.live.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// The system's clock; labels and ages only, no guarantee rests on it.
+#[expect(clippy::disallowed_methods, reason = "this room drives its own turns and stamps what it stores")]
+fn clock() -> SystemTime {
+    SystemTime::now()
+}
+
+/// Unix seconds.
+fn now() -> i64 {
+    let since = clock().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
+    i64::try_from(since.as_secs()).unwrap_or(i64::MAX)
+}
+
+/// 32 hex digits that nobody can guess.
+fn random_hex() -> String {
+    let mut bytes = [0; 16];
+    // The kernel's generator fails only before it is seeded, long before this program runs;
+    // the names made of this are opened exclusively, so even then nothing is overwritten.
+    if getrandom::fill(&mut bytes).is_err() {
+        tracing::error!("storage: the system gives no randomness");
+    }
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -38,8 +38,9 @@ fn routed(text: &str) -> BTreeMap<String, BTreeSet<String>> {
         let (Some(_), Some(path), Some(rest)) = (quoted.next(), quoted.next(), quoted.next()) else {
             panic!("a route without a literal path: {call}");
         };
-        let end =
-            rest.find(".route(").into_iter().chain(rest.find(".with_state(")).min().unwrap_or(rest.len());
+        // The next route, the state, or the function's end closes the list of methods.
+        let ends = [".route(", ".with_state(", "\n}"].into_iter().filter_map(|end| rest.find(end));
+        let end = ends.min().unwrap_or(rest.len());
         let methods = routes.entry(unnamed(path)).or_default();
         for method in METHODS {
             let word = format!("{method}(");

@@ -45,11 +45,22 @@ struct State {
     idle: Duration,
     timer: Option<Pin<Box<Sleep>>>,
     fault: Option<IntakeFault>,
+    /// Being drained: the vault's connection gets no more of it, since it would get holes.
+    diverted: bool,
 }
 
 impl Intake {
     pub(super) fn new(body: Incoming, most: u64, idle: Duration) -> Self {
-        let state = State { ahead: VecDeque::new(), body, taken: 0, most, idle, timer: None, fault: None };
+        let state = State {
+            ahead: VecDeque::new(),
+            body,
+            taken: 0,
+            most,
+            idle,
+            timer: None,
+            fault: None,
+            diverted: false,
+        };
         Self(Arc::new(Mutex::new(state)))
     }
 
@@ -82,10 +93,12 @@ impl Intake {
     /// Reads on for a moment after the call is decided: closing a socket with unread bytes
     /// would take the answer with it. A handler that waits for `100 Continue` sends nothing.
     pub(super) async fn drain(&self, waits_for_continue: bool) {
-        let untouched = self.with(|state| state.taken == 0);
-        if waits_for_continue && untouched {
+        let (untouched, fault) = self.with(|state| (state.taken == 0, state.fault));
+        let nothing_comes = matches!(fault, Some(IntakeFault::Stalled(_) | IntakeFault::Broken));
+        if nothing_comes || (waits_for_continue && untouched) {
             return;
         }
+        self.with(|state| state.diverted = true);
         let draining = async {
             let mut read = 0;
             while read < DRAIN_BYTES {
@@ -110,6 +123,9 @@ impl Intake {
 
 impl State {
     fn poll(&mut self, cx: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, IntakeFault>>> {
+        if self.diverted {
+            return Poll::Pending;
+        }
         if let Some(bytes) = self.ahead.pop_front() {
             return Poll::Ready(Some(Ok(Frame::data(bytes))));
         }

@@ -8,7 +8,7 @@ use std::task::{Context, Poll};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderValue, Response, StatusCode, header};
+use http::{HeaderName, HeaderValue, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full};
 use hyper::body::{Frame, SizeHint};
@@ -98,37 +98,33 @@ impl hyper::body::Body for Whole {
 /// The gateway's own no.
 #[derive(Debug)]
 pub(super) struct Refusal {
-    problem: Problem,
-    retry_after: Option<Duration>,
-    key: Option<HeaderValue>,
+    problem: Box<Problem>,
+    fields: Vec<(HeaderName, HeaderValue)>,
     /// For the log alone.
     cause: Option<String>,
-    extra: Option<(header::HeaderName, HeaderValue)>,
 }
 
 impl Refusal {
     pub(super) fn new(problem: Problem) -> Self {
-        Self { problem, retry_after: None, key: None, cause: None, extra: None }
+        Self { problem: Box::new(problem), fields: Vec::new(), cause: None }
     }
 
     /// 503: nothing was lost, the same call may succeed later.
     pub(super) fn later(code: &str, detail: impl Into<String>, after: Duration) -> Self {
         let problem = Problem::new(StatusCode::SERVICE_UNAVAILABLE, code, detail);
-        Self { retry_after: Some(after), ..Self::new(problem) }
+        Self::new(problem).with(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)))
     }
 
     pub(super) fn no_token() -> Self {
         let what = "this gateway needs Authorization: Bearer with a handler's token";
-        let challenge = (header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
-        let problem = Problem::new(StatusCode::UNAUTHORIZED, "no_token", what);
-        Self { extra: Some(challenge), ..Self::new(problem) }
+        Self::new(Problem::new(StatusCode::UNAUTHORIZED, "no_token", what))
+            .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
     pub(super) fn method() -> Self {
         let what = "the gateway passes GET, HEAD, POST and DELETE";
-        let allow = (header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, DELETE"));
-        let problem = Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", what);
-        Self { extra: Some(allow), ..Self::new(problem) }
+        Self::new(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", what))
+            .with(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, DELETE"))
     }
 
     pub(super) fn internal() -> Self {
@@ -151,8 +147,16 @@ impl Refusal {
         self
     }
 
-    pub(super) fn with_key(mut self, key: Option<&HeaderValue>) -> Self {
-        self.key = key.cloned();
+    /// Tells the handler which key to repeat.
+    pub(super) fn with_key(self, key: Option<&HeaderValue>) -> Self {
+        match key {
+            Some(key) => self.with(HeaderName::from_static(IDEMPOTENCY_KEY), key.clone()),
+            None => self,
+        }
+    }
+
+    fn with(mut self, name: HeaderName, value: HeaderValue) -> Self {
+        self.fields.push((name, value));
         self
     }
 
@@ -169,15 +173,7 @@ impl Refusal {
             StatusCode::from_u16(self.problem.status).unwrap_or(StatusCode::INTERNAL_SERVER_ERROR);
         let headers = response.headers_mut();
         headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(PROBLEM_JSON));
-        if let Some(after) = self.retry_after {
-            headers.insert(header::RETRY_AFTER, HeaderValue::from(after.as_secs().max(1)));
-        }
-        if let Some(key) = self.key {
-            headers.insert(IDEMPOTENCY_KEY, key);
-        }
-        if let Some((name, value)) = self.extra {
-            headers.insert(name, value);
-        }
+        headers.extend(self.fields);
         response
     }
 }

@@ -332,3 +332,39 @@ async fn a_vault_under_another_name_is_not_trusted() {
     assert!(error.contains("vault-a: TLS: ") && error.contains("vault-b: TLS: "), "{error}");
     assert_eq!(pair.asked(), [0, 0]);
 }
+
+#[tokio::test]
+async fn a_kill_among_many_calls_loses_none_and_doubles_none() {
+    let mut pair = Pair::start().await;
+    let client = client(&pair, patient());
+    let calls: Vec<_> = (0..60)
+        .map(|index| {
+            let client = client.clone();
+            tokio::spawn(async move { client.reserve("INV", &format!("key{index}")).await })
+        })
+        .collect();
+    while pair.asked()[0] < 20 {
+        tokio::task::yield_now().await;
+    }
+    pair.vaults[0].kill().await;
+    let mut numbers = Vec::new();
+    for call in calls {
+        numbers.push(call.await.unwrap().unwrap().number);
+    }
+    numbers.sort_unstable();
+    assert_eq!(numbers, (1..=60).collect::<Vec<u64>>());
+    assert!(pair.deeds.lock().unwrap().acts.values().all(|acts| *acts == 1));
+}
+
+#[tokio::test]
+async fn a_vault_that_takes_no_handshake_is_left_after_the_connect_deadline() {
+    let pair = Pair::start().await;
+    let mut addresses = pair.addresses();
+    let silent = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
+    addresses[0].address = silent.local_addr().unwrap();
+    let limits = Limits { connect: Duration::from_millis(300), ..patient() };
+    let client = Client::with_limits(addresses, pair.caller(), limits).unwrap();
+    assert_eq!(client.reserve("INV", "one").await.unwrap().number, 1);
+    let why = client.vaults()[0].why.clone().unwrap();
+    assert!(why.starts_with("no connection within"), "{why}");
+}

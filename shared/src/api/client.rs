@@ -1,6 +1,6 @@
 //! The failing-over client of the vault pair: whichever vault answers does the work. Knows
 //! vaults, deadlines and how to repeat a call so that it never acts twice; must not know what
-//! a number or a file means (only [`calls`](self) names their paths). It exists so that no
+//! a number or a file means (only the calls by name know their paths). It exists so that no
 //! caller ever handles a dead vault itself.
 //!
 //! Every POST carries an idempotency key, so repeating one is safe. A body in memory is

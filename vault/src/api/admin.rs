@@ -83,14 +83,14 @@ impl Readiness {
 }
 
 /// `/livez`, `/readyz` (`?verbose`), `/healthz` (as `/readyz`), `/metrics`.
-pub(super) fn routes(readiness: Readiness, registry: Registry) -> Router {
+pub(super) fn routes(readiness: Readiness, registries: Vec<Registry>) -> Router {
     Router::new()
         .route("/readyz", get(ready))
         .route("/healthz", get(ready))
         .with_state(readiness)
         .route("/livez", get("ok\n"))
         .route("/metrics", get(metrics))
-        .with_state(registry)
+        .with_state(registries)
 }
 
 async fn ready(State(readiness): State<Readiness>, RawQuery(query): RawQuery) -> Response {
@@ -102,8 +102,9 @@ async fn ready(State(readiness): State<Readiness>, RawQuery(query): RawQuery) ->
     (status, if verbose { lines } else { short.to_owned() }).into_response()
 }
 
-async fn metrics(State(registry): State<Registry>) -> Response {
-    match TextEncoder::new().encode_to_string(&registry.gather()) {
+async fn metrics(State(registries): State<Vec<Registry>>) -> Response {
+    let families: Vec<_> = registries.iter().flat_map(Registry::gather).collect();
+    match TextEncoder::new().encode_to_string(&families) {
         Ok(text) => ([(header::CONTENT_TYPE, prometheus::TEXT_FORMAT)], text).into_response(),
         Err(error) => {
             tracing::error!("metrics cannot be written: {error}");

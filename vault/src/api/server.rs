@@ -136,7 +136,7 @@ pub struct Server {
     /// What is counted here; the same as the router's.
     pub metrics: Metrics,
     /// What `/metrics` shows.
-    pub registry: Registry,
+    pub registries: Vec<Registry>,
     /// What `/readyz` answers by.
     pub readiness: Readiness,
 }
@@ -146,7 +146,7 @@ impl Server {
     pub async fn run(self, bound: Bound, shutdown: Shutdown) {
         let readiness = self.readiness.clone();
         let listening = Arc::new(Listening {
-            admin: admin::routes(self.readiness, self.registry),
+            admin: admin::routes(self.readiness, self.registries),
             router: self.router,
             pki: self.pki,
             certificates: self.certificates,
@@ -269,6 +269,9 @@ impl Listening {
         drop(place);
         match end {
             End::Closed => {}
+            End::Failed(error) if error.is_parse() => {
+                tracing::info!("api: connection of {who} at {from} closed: malformed HTTP: {error}");
+            }
             End::Failed(error) => tracing::debug!("api: connection of {who} at {from} ended: {error}"),
             End::Revoked | End::Expired => {
                 self.metrics.cut.inc();

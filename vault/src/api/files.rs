@@ -1,0 +1,311 @@
+//! `/v1/files`: upload, download, list, delete. Knows headers, statuses and who may what;
+//! leaves everything that lasts to `storage`. What a caller may not touch does not exist for it.
+
+use std::pin::Pin;
+use std::time::Duration;
+
+use axum::Router;
+use axum::body::Body;
+use axum::extract::{Path, Query, State};
+use axum::response::{IntoResponse, Response};
+use axum::routing::{get, post};
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt, try_unfold};
+use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
+use serde::Deserialize;
+use shared::api::{File, MAX_PAGE, Page};
+use shared::tls::{Role, is_name};
+
+use super::caller::Caller;
+use super::refusal::Refusal;
+use crate::storage::{BodyError, Entry, Found, ObjectId, Storage, StorageError, Stored, Upload};
+
+mod conditions;
+mod headers;
+
+pub use conditions::{Asked, none_match, range_of};
+pub use headers::{idempotency_key, label_of, media_type_of};
+
+const FILE_LABEL: HeaderName = HeaderName::from_static(shared::api::FILE_LABEL);
+/// When trying again may help.
+const SOON: Duration = Duration::from_secs(1);
+const LATER: Duration = Duration::from_secs(5);
+
+/// What the handlers need.
+#[derive(Clone)]
+struct Files {
+    storage: Storage,
+    idle: Duration,
+}
+
+/// The files part of the API. A body or an answer that makes no progress for `idle` is ended.
+#[must_use]
+pub fn routes(storage: Storage, idle: Duration) -> Router {
+    Router::new()
+        .route("/v1/files", post(upload).get(list))
+        .route("/v1/files/{id}", get(download).delete(delete))
+        .with_state(Files { storage, idle })
+}
+
+/// `?owner=`
+#[derive(Debug, Deserialize)]
+struct Whose {
+    owner: Option<String>,
+}
+
+/// `?after=&limit=&owner=`
+#[derive(Debug, Deserialize)]
+struct Window {
+    after: Option<String>,
+    limit: Option<usize>,
+    owner: Option<String>,
+}
+
+async fn upload(
+    State(files): State<Files>,
+    caller: Caller,
+    Query(whose): Query<Whose>,
+    headers: HeaderMap,
+    body: Body,
+) -> Result<Response, Refusal> {
+    caller.must_be(&[Role::Edge, Role::Admin])?;
+    let upload = Upload {
+        owner: owner_of(&caller, whose.owner)?,
+        key: idempotency_key(&headers)?,
+        label: label_of(&headers)?,
+        media_type: media_type_of(&headers)?,
+    };
+    let most = files.storage.max_file();
+    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if announced.is_some_and(|length: u64| length > most.0) {
+        return Err(refuse(&StorageError::TooLarge(most)));
+    }
+    let stored = files.storage.put(upload, body_of(body, files.idle)).await;
+    let Stored { entry, new } = stored.map_err(|error| refuse(&error))?;
+    let status = if new { StatusCode::CREATED } else { StatusCode::OK };
+    let place = [(header::LOCATION, format!("/v1/files/{}", entry.id)), (header::ETAG, etag(&entry.id))];
+    Ok((status, place, axum::Json(file_of(&entry))).into_response())
+}
+
+async fn download(
+    State(files): State<Files>,
+    caller: Caller,
+    method: Method,
+    Path(id): Path<String>,
+    headers: HeaderMap,
+) -> Result<Response, Refusal> {
+    let entry = look_up(&files, &caller, &id).await?;
+    let etag = etag(&entry.id);
+    let mut answer = Response::new(Body::empty());
+    describe(answer.headers_mut(), &entry, &etag);
+    if none_match(&headers, &etag) {
+        *answer.status_mut() = StatusCode::NOT_MODIFIED;
+        return Ok(answer);
+    }
+    let size = entry.metadata.size;
+    let range = match range_of(&headers, &etag, size) {
+        // HEAD describes the whole file: RFC 9110, 14.2 defines ranges for GET alone.
+        _ if method == Method::HEAD => None,
+        Asked::Whole => None,
+        Asked::Part(range) => Some(range),
+        Asked::Nothing => {
+            *answer.status_mut() = StatusCode::RANGE_NOT_SATISFIABLE;
+            return Ok(not_satisfiable(size));
+        }
+    };
+    let length = range.as_ref().map_or(size, |range| range.end - range.start);
+    answer.headers_mut().insert(header::CONTENT_LENGTH, HeaderValue::from(length));
+    if let Some(range) = &range {
+        *answer.status_mut() = StatusCode::PARTIAL_CONTENT;
+        let text = format!("bytes {}-{}/{size}", range.start, range.end - 1);
+        answer
+            .headers_mut()
+            .extend(HeaderValue::try_from(text).ok().map(|text| (header::CONTENT_RANGE, text)));
+    }
+    if method != Method::HEAD {
+        let read = files.storage.read(&entry, range).await;
+        let (_, plaintext) = read.map_err(|error| refuse(&error))?;
+        // An error after the head can only cut the body short; the length tells the client.
+        let logged = plaintext.inspect(|piece| {
+            if let Err(error) = piece {
+                tracing::error!("{error}; the download is cut off");
+            }
+        });
+        *answer.body_mut() = Body::from_stream(logged);
+    }
+    Ok(answer)
+}
+
+async fn delete(
+    State(files): State<Files>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    let id = parse_id(&id)?;
+    match files.storage.find(&id).await.map_err(|error| refuse(&error))? {
+        Found::Stored(entry) if caller.may_touch(&entry.metadata.owner) => {
+            files.storage.delete(&id).await.map_err(|error| refuse(&error))?;
+            tracing::info!(object = %id, by = %caller.0.name, "deleted");
+            Ok(StatusCode::NO_CONTENT)
+        }
+        Found::Deleted(entry) if caller.may_touch(&entry.metadata.owner) => Ok(StatusCode::NO_CONTENT),
+        _ => Err(no_such_file()),
+    }
+}
+
+async fn list(
+    State(files): State<Files>,
+    caller: Caller,
+    Query(window): Query<Window>,
+) -> Result<axum::Json<Page<File>>, Refusal> {
+    caller.must_be(&[Role::Edge, Role::Admin])?;
+    let owner = match (caller.0.role, window.owner) {
+        (Role::Admin, owner) => owner,
+        (_, owner) => Some(owner_of(&caller, owner)?),
+    };
+    let after = window.after.filter(|after| !after.is_empty()).map(|after| {
+        after.parse::<ObjectId>().map_err(|why| Refusal::new(StatusCode::BAD_REQUEST, "bad_after", why))
+    });
+    let limit = window.limit.unwrap_or(100).clamp(1, MAX_PAGE);
+    let listed = files.storage.list(owner.as_deref(), after.transpose()?, limit + 1).await;
+    let mut items: Vec<_> = listed.map_err(|error| refuse(&error))?.iter().map(file_of).collect();
+    let more = items.len() > limit;
+    items.truncate(limit);
+    let next = items.last().filter(|_| more).map(|last| last.id.clone());
+    Ok(axum::Json(Page { items, next }))
+}
+
+/// On whose behalf a caller acts: edges on their own owner's, operators on anybody's.
+fn owner_of(caller: &Caller, asked: Option<String>) -> Result<String, Refusal> {
+    let owner = asked.unwrap_or_else(|| caller.0.owner.clone());
+    if !is_name(&owner) {
+        return Err(Refusal::new(
+            StatusCode::BAD_REQUEST,
+            "bad_owner",
+            format!("{owner:?} is no owner's name"),
+        ));
+    }
+    if !caller.may_touch(&owner) {
+        let detail = format!("a certificate of owner {} may not act for {owner}", caller.0.owner);
+        return Err(Refusal::new(StatusCode::FORBIDDEN, "owner_refused", detail));
+    }
+    Ok(owner)
+}
+
+async fn look_up(files: &Files, caller: &Caller, id: &str) -> Result<Entry, Refusal> {
+    let id = parse_id(id)?;
+    match files.storage.find(&id).await.map_err(|error| refuse(&error))? {
+        Found::Stored(entry) if caller.may_touch(&entry.metadata.owner) => Ok(*entry),
+        Found::Deleted(entry) if caller.may_touch(&entry.metadata.owner) => {
+            Err(Refusal::new(StatusCode::GONE, "deleted", "this file has been deleted by its owner"))
+        }
+        _ => Err(no_such_file()),
+    }
+}
+
+/// What is no id names no file.
+fn parse_id(text: &str) -> Result<ObjectId, Refusal> {
+    text.parse().map_err(|_| no_such_file())
+}
+
+fn no_such_file() -> Refusal {
+    Refusal::not_found("there is no such file, or it belongs to another owner")
+}
+
+fn not_satisfiable(size: u64) -> Response {
+    let detail = format!("the range starts behind the end of {size} bytes");
+    let mut refusal = Refusal::new(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range", detail).into_response();
+    let text = HeaderValue::try_from(format!("bytes */{size}"));
+    refusal.headers_mut().extend(text.ok().map(|text| (header::CONTENT_RANGE, text)));
+    refusal
+}
+
+fn etag(id: &ObjectId) -> String {
+    format!("\"{id}\"")
+}
+
+fn describe(headers: &mut HeaderMap, entry: &Entry, etag: &str) {
+    let octets = HeaderValue::from_static("application/octet-stream");
+    headers.insert(header::CONTENT_TYPE, HeaderValue::try_from(&entry.metadata.media_type).unwrap_or(octets));
+    headers.insert(header::ACCEPT_RANGES, HeaderValue::from_static("bytes"));
+    headers.insert(header::X_CONTENT_TYPE_OPTIONS, HeaderValue::from_static("nosniff"));
+    headers.extend(HeaderValue::try_from(etag).ok().map(|etag| (header::ETAG, etag)));
+    if !entry.metadata.label.is_empty() {
+        let label = headers::encode_label(&entry.metadata.label);
+        headers.extend(HeaderValue::try_from(label).ok().map(|label| (FILE_LABEL, label)));
+    }
+}
+
+fn file_of(entry: &Entry) -> File {
+    let known = &entry.metadata;
+    File {
+        id: entry.id.to_string(),
+        owner: known.owner.clone(),
+        label: known.label.clone(),
+        media_type: known.media_type.clone(),
+        size: known.size,
+        created: known.created.clone(),
+        replicas: entry.stored_on(),
+        owed: entry.owed_to(),
+    }
+}
+
+/// The body's bytes; no byte for `idle` ends it.
+fn body_of(body: Body, idle: Duration) -> BoxStream<'static, Result<Bytes, BodyError>> {
+    let pieces: Pin<Box<_>> = Box::pin(body.into_data_stream());
+    try_unfold(pieces, move |mut pieces| async move {
+        match tokio::time::timeout(idle, pieces.next()).await {
+            Err(_) => Err(BodyError::Idle(idle)),
+            Ok(None) => Ok(None),
+            Ok(Some(Ok(bytes))) => Ok(Some((bytes, pieces))),
+            Ok(Some(Err(error))) => Err(BodyError::Broken(error.to_string())),
+        }
+    })
+    .boxed()
+}
+
+/// The public text of storage's refusals; the log keeps the cause where it is not the caller's.
+fn refuse(error: &StorageError) -> Refusal {
+    let plain = |status, code: &str| Refusal::new(status, code, error.to_string());
+    match error {
+        StorageError::TooLarge(_) => plain(StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
+        StorageError::KeyReused { .. } => plain(StatusCode::CONFLICT, "key_reused"),
+        StorageError::KeyDeleted { .. } => plain(StatusCode::GONE, "deleted"),
+        StorageError::Range { .. } => plain(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range"),
+        StorageError::Body(BodyError::Idle(_)) => plain(StatusCode::REQUEST_TIMEOUT, "body_idle"),
+        StorageError::Body(BodyError::Broken(_)) => plain(StatusCode::BAD_REQUEST, "body_broken"),
+        StorageError::Busy(_) => Refusal::later("busy", error.to_string(), SOON),
+        StorageError::Spool(crate::storage::SpoolError::Full { .. })
+        | StorageError::NotDurable { full: true, .. } => {
+            tracing::error!("{error}");
+            let detail = "no space is left; the operator makes room, then repeat with the same key";
+            Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full", detail)
+        }
+        StorageError::NotDurable { .. } => {
+            tracing::error!("{error}");
+            let detail = "too few file servers answer to keep the file safe; repeat with the same key";
+            Refusal::later("not_durable", detail, LATER)
+        }
+        StorageError::Unsure { .. } => {
+            tracing::warn!("{error}");
+            let detail = "not every file server answers, so it is not sure that there is no such file";
+            Refusal::later("file_server_away", detail, LATER)
+        }
+        StorageError::Unreadable { .. } => {
+            tracing::error!("{error}");
+            Refusal::later("unreadable", "no replica of the file can be read at present", LATER)
+        }
+        StorageError::Stopping => Refusal::later("stopping", "this vault is stopping; ask the other", SOON),
+        StorageError::Catalog(_) => {
+            tracing::error!("{error}");
+            Refusal::later("catalog", "the catalog does not answer; repeat with the same key", LATER)
+        }
+        StorageError::Key(_) | StorageError::Spool(_) | StorageError::Start(_) => {
+            tracing::error!("{error}");
+            Refusal::internal()
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,191 @@
+//! The order in which vault's rooms open and close. Knows their front doors; decides nothing.
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+
+use prometheus::Registry;
+use serde_json::json;
+use shared::shutdown::Shutdown;
+use shared::tls::TlsError;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::Notify;
+
+use crate::api::admin::Readiness;
+use crate::api::server::{Bound, Certificates, Server, ServerError};
+use crate::api::status::Sources;
+use crate::config::Config;
+use crate::pki::{Pki, PkiError};
+use crate::rooms::{Rooms, RoomsError};
+
+/// Why vault does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum ServeError {
+    /// Its own certificate.
+    #[error("{0}; run vault pki init (the first vault) or vault pki enrol (the second)")]
+    Tls(#[from] TlsError),
+    /// The register of certificates.
+    #[error(transparent)]
+    Pki(#[from] PkiError),
+    /// Numbers, files, the link to the other vault.
+    #[error(transparent)]
+    Rooms(#[from] RoomsError),
+    /// Its sockets.
+    #[error(transparent)]
+    Server(#[from] ServerError),
+    /// A metric is named twice: a fault of the program.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+    /// The system refuses something elementary.
+    #[error("{what} failed: {source}")]
+    System {
+        /// What was asked of it.
+        what: &'static str,
+        /// Its reason.
+        #[source]
+        source: io::Error,
+    },
+}
+
+/// Serves until TERM or INT, then drains. HUP reads the certificates again.
+///
+/// # Errors
+/// Anything that keeps vault from starting; nothing was served then.
+pub async fn serve(config: Config) -> Result<(), ServeError> {
+    let system = |what| move |source| ServeError::System { what, source };
+    let shutdown = shared::shutdown::on_signals().map_err(system("listening for signals"))?;
+    let mut hang_up = signal(SignalKind::hangup()).map_err(system("listening for signals"))?;
+    let reload = Arc::new(Notify::new());
+    let asked = Arc::clone(&reload);
+    tokio::spawn(async move {
+        while hang_up.recv().await.is_some() {
+            asked.notify_one();
+        }
+    });
+    let vault = Vault::open(config).await?;
+    vault.run(shutdown, reload).await;
+    Ok(())
+}
+
+/// A vault whose rooms and sockets are open, and which serves nobody yet.
+pub struct Vault {
+    config: Config,
+    pki: Pki,
+    rooms: Rooms,
+    certificates: Arc<Certificates>,
+    bound: Bound,
+    registry: Registry,
+    metrics: crate::api::Metrics,
+    readiness: Readiness,
+    /// Ends the rooms once nobody calls any more.
+    last: Shutdown,
+}
+
+impl Vault {
+    /// Opens everything that can fail.
+    ///
+    /// # Errors
+    /// See [`ServeError`].
+    pub async fn open(config: Config) -> Result<Self, ServeError> {
+        let registry = Registry::new();
+        let metrics = crate::api::Metrics::register(&registry)?;
+        let certificates = Arc::new(Certificates::load(&config.tls)?);
+        let pki = Pki::open(&config.pki, &config.tls.authority)?;
+        let bound = Bound::bind(&config.api).await?;
+        let readiness = Readiness::default();
+        let last = Shutdown::new();
+        let rooms = Rooms::open(&config, &pki, &registry, readiness.clone(), &last).await?;
+        Ok(Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, last })
+    }
+
+    /// Where the API listens.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        self.bound.address()
+    }
+
+    /// Where health and metrics listen.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn admin_address(&self) -> io::Result<SocketAddr> {
+        self.bound.admin_address()
+    }
+
+    /// Serves until `shutdown`; `reload` makes it read its certificates again.
+    pub async fn run(self, shutdown: Shutdown, reload: Arc<Notify>) {
+        let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, last } = self;
+        let mut status = status_sources(&config, &pki);
+        status.extend(rooms.status);
+        let mut registries = vec![registry];
+        registries.extend(rooms.registries);
+        let name = config.name.clone();
+        let watching = tokio::spawn(Arc::clone(&certificates).watch(reload, shutdown.clone()));
+        let router = crate::api::router(crate::api::Parts {
+            rooms: rooms.routes,
+            pki: pki.clone(),
+            status,
+            metrics: metrics.clone(),
+        });
+        let server = Server {
+            api: config.api,
+            router,
+            pki,
+            certificates,
+            pair: Some(rooms.door),
+            metrics,
+            registries,
+            readiness,
+        };
+        if let Ok(address) = bound.address() {
+            tracing::info!("vault {name}: serving on {address}");
+            crate::notify::tell(crate::notify::State::Ready(&format!("{name} serves on {address}")));
+        }
+        let stopping = shutdown.clone();
+        tokio::spawn(async move {
+            stopping.cancelled().await;
+            crate::notify::tell(crate::notify::State::Stopping);
+        });
+        server.run(bound, shutdown).await;
+        last.cancel();
+        watching.abort();
+        tracing::info!("vault {name}: stopped");
+    }
+}
+
+/// One entry a room.
+fn status_sources(config: &Config, pki: &Pki) -> Sources {
+    let (name, started, pki) = (config.name.clone(), tokio::time::Instant::now(), pki.clone());
+    vec![
+        (
+            "vault",
+            Arc::new(move || {
+                let about = json!({
+                    "name": name,
+                    "version": env!("CARGO_PKG_VERSION"),
+                    "uptime_seconds": started.elapsed().as_secs(),
+                });
+                Box::pin(async move { about })
+            }),
+        ),
+        (
+            "pki",
+            Arc::new(move || {
+                let pki = pki.clone();
+                Box::pin(async move {
+                    match pki.status(wall_clock()).await {
+                        Ok(status) => json!(status),
+                        Err(error) => json!({ "error": error.to_string() }),
+                    }
+                })
+            }),
+        ),
+    ]
+}
+
+#[expect(clippy::disallowed_methods, reason = "here the clock is handed to the rooms")]
+fn wall_clock() -> std::time::SystemTime {
+    std::time::SystemTime::now()
+}

@@ -1,0 +1,352 @@
+//! Which object lies where, and what is owed: on SQLite, one writer with group commit.
+//! Knows no way to reach a file server. Two catalogs merge without conflict: objects by
+//! union, later states win, replicas known to be stored add up.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use rusqlite::Connection;
+use tokio::sync::{Semaphore, mpsc, oneshot, watch};
+
+use super::object::{Entry, ObjectId, ReplicaState, State};
+use super::repair::Debt;
+use super::step::Steps;
+use crate::sqlite::{self, SqliteError};
+
+mod change;
+pub(super) mod rows;
+mod writer;
+
+pub use change::Change;
+use change::{changes_since, last_change, merge_one};
+use writer::Job;
+
+/// Writes that wait for the next commit; more wait in line without a place.
+const QUEUE: usize = 256;
+/// Connections that read at once.
+const READERS: usize = 4;
+/// A commit that takes longer means a sick disk.
+const PATIENCE: Duration = Duration::from_secs(30);
+
+const MIGRATIONS: &[&str] = &[include_str!("catalog/schema.sql")];
+
+/// Why the catalog cannot answer.
+#[derive(Debug, thiserror::Error)]
+pub enum CatalogError {
+    /// The file cannot be opened.
+    #[error("catalog: {0}")]
+    Open(#[from] SqliteError),
+    /// SQLite failed; nothing was changed.
+    #[error("catalog: {0}; nothing was changed; check the disk")]
+    Sqlite(#[from] rusqlite::Error),
+    /// The whole batch failed to commit; nothing was changed.
+    #[error("catalog: commit failed: {0}; nothing was changed; check the disk")]
+    Commit(String),
+    /// The writer's or the readers' queue did not move in time; what became of it is unknown.
+    #[error("catalog: no answer within {} s; check the disk", PATIENCE.as_secs())]
+    Slow,
+    /// The writer ended: the program is stopping.
+    #[error("catalog: closed")]
+    Closed,
+}
+
+/// What recording an intent came to.
+#[derive(Debug)]
+pub enum Intended {
+    /// It is recorded, as this change.
+    Recorded(u64),
+    /// The key is taken by this object; nothing was recorded.
+    Taken(Box<Entry>),
+}
+
+/// The catalog. Cheap to clone.
+#[derive(Clone)]
+pub struct Catalog {
+    jobs: mpsc::Sender<Job>,
+    readers: Arc<Readers>,
+    last: watch::Receiver<u64>,
+    servers: Arc<[String]>,
+}
+
+struct Readers {
+    idle: Mutex<Vec<Connection>>,
+    permits: Semaphore,
+}
+
+impl Catalog {
+    /// Opens or creates the catalog in `file`. `servers` are the file servers' names.
+    ///
+    /// # Errors
+    /// SQLite's.
+    pub fn open(file: &Path, servers: &[String], steps: Steps) -> Result<Self, CatalogError> {
+        let connection = sqlite::open(file, MIGRATIONS)?;
+        let mut idle = Vec::with_capacity(READERS);
+        for _ in 0..READERS {
+            idle.push(sqlite::open_to_read(file)?);
+        }
+        let (jobs, queue) = mpsc::channel(QUEUE);
+        let (news, last) = watch::channel(last_change(&connection)?);
+        writer::start(connection, queue, news, steps).map_err(|_| CatalogError::Closed)?;
+        let readers = Arc::new(Readers { idle: Mutex::new(idle), permits: Semaphore::new(READERS) });
+        Ok(Self { jobs, readers, last, servers: servers.into() })
+    }
+
+    /// Records that `entry` (pending) is about to be written, unless a live or deleted object
+    /// already answers its key.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn intend(&self, entry: Entry) -> Result<Intended, CatalogError> {
+        self.write(move |db| {
+            let key = &entry.metadata.key;
+            let taken = rows::by_key(db, &entry.metadata.owner, key)?;
+            if let Some(holder) = taken.into_iter().find(|held| held.state >= State::Stored) {
+                return Ok(Intended::Taken(Box::new(holder)));
+            }
+            rows::insert(db, &entry)?;
+            rows::touch(db, &entry.id).map(Intended::Recorded)
+        })
+        .await
+    }
+
+    /// Records an object as stored `on` these servers (adding it if need be) and owed to the
+    /// others, and returns it. A deleted one stays deleted.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn stored(&self, entry: Entry, on: Vec<String>, now: i64) -> Result<Entry, CatalogError> {
+        let servers = Arc::clone(&self.servers);
+        self.write(move |db| {
+            let id = entry.id;
+            rows::insert(db, &entry)?;
+            rows::advance(db, &id, State::Stored)?;
+            let deleted = rows::entry(db, &id)?.is_some_and(|entry| entry.state == State::Deleted);
+            for server in servers.iter().filter(|_| !deleted) {
+                let state = if on.contains(server) { ReplicaState::Stored } else { ReplicaState::Owed };
+                rows::add_replica(db, &id, server, state, now, true)?;
+            }
+            for server in &on {
+                // Deleted while it was written: what lies there now has to go again.
+                let state = if deleted { ReplicaState::RemovalOwed } else { ReplicaState::Stored };
+                rows::set_replica(db, &id, server, state, now)?;
+            }
+            rows::touch(db, &id)?;
+            rows::entry(db, &id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
+        })
+        .await
+    }
+
+    /// An intent came to nothing. Does not undo what was stored meanwhile.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn dropped(&self, id: ObjectId) -> Result<(), CatalogError> {
+        self.write(move |db| {
+            if rows::advance(db, &id, State::Dropped)? {
+                rows::touch(db, &id)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Marks an object deleted for ever; its one-off identity goes, its replicas are owed removal.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn delete(&self, id: ObjectId, now: i64) -> Result<(), CatalogError> {
+        let servers = Arc::clone(&self.servers);
+        self.write(move |db| {
+            if rows::delete(db, &id, &servers, now, true)? {
+                rows::touch(db, &id)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes what was seen of one replica of a stored object.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn observed(
+        &self,
+        id: ObjectId,
+        server: String,
+        state: ReplicaState,
+        now: i64,
+    ) -> Result<(), CatalogError> {
+        self.write(move |db| {
+            if rows::entry(db, &id)?.is_some_and(|entry| entry.state == State::Stored) {
+                rows::set_replica(db, &id, &server, state, now)?;
+                rows::touch(db, &id)?;
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// A replica of a deleted object is gone.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn removed(&self, id: ObjectId, server: String) -> Result<(), CatalogError> {
+        self.write(move |db| rows::forget_replica(db, &id, &server)).await
+    }
+
+    /// Remembers the id of the place that a file server's name stands for.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn remember_place(&self, server: String, place: String) -> Result<(), CatalogError> {
+        self.write(move |db| rows::remember_place(db, &server, &place)).await
+    }
+
+    /// The place a file server's name stands for, and whether objects are known there.
+    ///
+    /// # Errors
+    /// As every read.
+    pub async fn place(&self, server: String) -> Result<(Option<String>, bool), CatalogError> {
+        self.read(move |db| Ok((rows::place(db, &server)?, rows::knows_objects(db, &server)?))).await
+    }
+
+    /// An object, in whatever state.
+    ///
+    /// # Errors
+    /// As every read.
+    pub async fn entry(&self, id: ObjectId) -> Result<Option<Entry>, CatalogError> {
+        self.read(move |db| rows::entry(db, &id)).await
+    }
+
+    /// Every object under a key, in order of id: several only after both vaults took the same
+    /// key while apart, or where earlier attempts came to nothing.
+    ///
+    /// # Errors
+    /// As every read.
+    pub async fn by_key(&self, owner: String, key: String) -> Result<Vec<Entry>, CatalogError> {
+        self.read(move |db| rows::by_key(db, &owner, &key)).await
+    }
+
+    /// Stored objects of `owner` (of everybody without one) after `after`, in order of id.
+    ///
+    /// # Errors
+    /// As every read.
+    pub async fn list(
+        &self,
+        owner: Option<String>,
+        after: Option<ObjectId>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, CatalogError> {
+        self.read(move |db| rows::list(db, owner.as_deref(), after.as_ref(), limit)).await
+    }
+
+    /// What is owed, oldest first.
+    ///
+    /// # Errors
+    /// As every read.
+    pub async fn debts(&self, limit: usize) -> Result<Vec<Debt>, CatalogError> {
+        self.read(move |db| rows::debts(db, limit)).await
+    }
+
+    /// Intents of `origin` that have not come to anything yet.
+    ///
+    /// # Errors
+    /// As every read.
+    pub async fn pending(&self, origin: String, limit: usize) -> Result<Vec<Entry>, CatalogError> {
+        self.read(move |db| rows::pending(db, &origin, limit)).await
+    }
+
+    /// How much there is of what.
+    ///
+    /// # Errors
+    /// As every read.
+    pub async fn counts(&self) -> Result<rows::Counts, CatalogError> {
+        self.read(rows::counts).await
+    }
+
+    /// What changed after `cursor`, in order, at most `limit`: each object's present state
+    /// once, under its latest change's number.
+    ///
+    /// # Errors
+    /// As every read.
+    pub async fn changes_since(&self, cursor: u64, limit: usize) -> Result<Vec<Change>, CatalogError> {
+        self.read(move |db| changes_since(db, cursor, limit)).await
+    }
+
+    /// Takes over what the peer knows. Any order and any repetition come to the same.
+    ///
+    /// # Errors
+    /// As every write.
+    pub async fn merge(&self, changes: Vec<Change>, now: i64) -> Result<(), CatalogError> {
+        let servers = Arc::clone(&self.servers);
+        self.write(move |db| {
+            changes.iter().filter(|change| change.is_sound()).try_for_each(|change| {
+                if merge_one(db, change, &servers, now)? {
+                    rows::touch(db, &change.id)?;
+                }
+                Ok(())
+            })
+        })
+        .await
+    }
+
+    /// The number of the last committed change.
+    #[must_use]
+    pub fn last_change(&self) -> u64 {
+        *self.last.borrow()
+    }
+
+    /// Signals every new change by its number.
+    #[must_use]
+    pub fn watch(&self) -> watch::Receiver<u64> {
+        self.last.clone()
+    }
+
+    /// Runs `job` in the next transaction and returns when it is durable. If `job` fails, what
+    /// it did is undone and the others of the batch go on.
+    async fn write<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        let (answer, answered) = oneshot::channel();
+        let job: Job = Box::new(move |db| {
+            let outcome = job(db);
+            let failed = outcome.is_err();
+            let reply = Box::new(move |committed: Result<(), &str>| {
+                let outcome = match committed {
+                    Ok(()) => outcome.map_err(CatalogError::Sqlite),
+                    Err(why) => Err(CatalogError::Commit(why.to_owned())),
+                };
+                // Whoever asked may have gone.
+                let _ = answer.send(outcome);
+            });
+            (failed, reply)
+        });
+        let asked = async {
+            self.jobs.send(job).await.map_err(|_| CatalogError::Closed)?;
+            answered.await.map_err(|_| CatalogError::Closed)?
+        };
+        tokio::time::timeout(PATIENCE, asked).await.map_err(|_| CatalogError::Slow)?
+    }
+
+    async fn read<T: Send + 'static>(
+        &self,
+        job: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, CatalogError> {
+        let readers = Arc::clone(&self.readers);
+        let permit = tokio::time::timeout(PATIENCE, self.readers.permits.acquire());
+        let _permit = permit.await.map_err(|_| CatalogError::Slow)?.map_err(|_| CatalogError::Closed)?;
+        let read = tokio::task::spawn_blocking(move || {
+            let lock = || readers.idle.lock().unwrap_or_else(PoisonError::into_inner);
+            let connection = lock().pop().ok_or(CatalogError::Slow)?;
+            let outcome = job(&connection);
+            lock().push(connection);
+            outcome.map_err(CatalogError::Sqlite)
+        });
+        read.await.map_err(|_| CatalogError::Closed)?
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,112 @@
+//! What one catalog tells the other, and how it is taken over: a merge that may come in any
+//! order and any number of times.
+
+use rusqlite::{Connection, params};
+use serde::{Deserialize, Serialize};
+use shared::api::{MAX_KEY, MAX_LABEL};
+use shared::tls::is_name;
+
+use super::rows::{add_replica, advance, believe_stored, delete, entry, from_row, insert, with_replicas};
+use crate::storage::object::{Entry, Metadata, ObjectId, OneOff, ReplicaState, State};
+
+/// One object's state, as one catalog tells it to the other.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Change {
+    /// Counts the teller's changes; the receiver's cursor.
+    pub seq: u64,
+    /// Which object.
+    pub id: ObjectId,
+    /// What is known of it.
+    pub metadata: Metadata,
+    /// What became of it.
+    pub state: State,
+    /// The vault that took the upload.
+    pub origin: String,
+    /// What decrypts it; none once deleted.
+    pub identity: Option<OneOff>,
+    /// File servers where the teller knows it stored.
+    pub stored_on: Vec<String>,
+}
+
+impl Change {
+    /// Within the limits that every change of ours keeps? Others are not merged.
+    #[must_use]
+    pub fn is_sound(&self) -> bool {
+        let known = &self.metadata;
+        is_name(&known.owner)
+            && is_name(&self.origin)
+            && known.key.len() <= MAX_KEY
+            && known.label.len() <= MAX_LABEL
+            && known.media_type.len() <= 1024
+            && known.created.len() <= 64
+            && known.digest.len() <= 64
+            && self.stored_on.len() <= 16
+            && (self.state == State::Deleted || self.identity.is_some())
+    }
+}
+
+pub(super) fn last_change(db: &Connection) -> rusqlite::Result<u64> {
+    let last: i64 = db.query_row("SELECT ifnull(max(seq), 0) FROM changes", [], |row| row.get(0))?;
+    Ok(u64::try_from(last).unwrap_or_default())
+}
+
+pub(super) fn changes_since(db: &Connection, cursor: u64, limit: usize) -> rusqlite::Result<Vec<Change>> {
+    let cursor = i64::try_from(cursor).unwrap_or(i64::MAX);
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let sql =
+        "SELECT o.id, owner, key, label, media_type, size, created, digest, state, origin, identity, seq
+        FROM changes c JOIN objects o ON o.id = c.id WHERE c.seq > ?1 ORDER BY c.seq LIMIT ?2";
+    let found: Vec<(Entry, i64)> = db
+        .prepare_cached(sql)?
+        .query_map(params![cursor, limit], |row| Ok((from_row(row)?, row.get(11)?)))?
+        .collect::<Result<_, _>>()?;
+    found
+        .into_iter()
+        .map(|(entry, seq)| {
+            let entry = with_replicas(db, entry)?;
+            let stored_on = entry.stored_on();
+            let Entry { id, metadata, state, origin, identity, .. } = entry;
+            let seq = u64::try_from(seq).unwrap_or_default();
+            Ok(Change { seq, id, metadata, state, origin, identity, stored_on })
+        })
+        .collect()
+}
+
+/// Takes over one change; true if anything is new.
+pub(super) fn merge_one(
+    db: &Connection,
+    change: &Change,
+    servers: &[String],
+    now: i64,
+) -> rusqlite::Result<bool> {
+    let mut new = insert(db, &entry_of(change))?;
+    if change.state == State::Deleted {
+        return Ok(delete(db, &change.id, servers, now, false)? || new);
+    }
+    new |= advance(db, &change.id, change.state)?;
+    let Some(merged) = entry(db, &change.id)? else { return Ok(new) };
+    if merged.state != State::Stored {
+        return Ok(new);
+    }
+    for server in servers {
+        let told = change.state == State::Stored && change.stored_on.contains(server);
+        let state = if told { ReplicaState::Stored } else { ReplicaState::Owed };
+        new |= add_replica(db, &change.id, server, state, now, false)?;
+        // What this vault has seen missing stays owed until it has seen it stored.
+        new |= told && believe_stored(db, &change.id, server, now)?;
+    }
+    Ok(new)
+}
+
+fn entry_of(change: &Change) -> Entry {
+    // A deleted one is added as pending, so that `delete` does to it what it does to any.
+    let state = if change.state == State::Deleted { State::Pending } else { change.state };
+    Entry {
+        id: change.id,
+        metadata: change.metadata.clone(),
+        state,
+        origin: change.origin.clone(),
+        identity: change.identity.clone(),
+        replicas: Vec::new(),
+    }
+}

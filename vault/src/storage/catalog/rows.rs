@@ -1,0 +1,280 @@
+//! The catalog's SQL, one function a question. Runs on whatever connection it is handed.
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use crate::storage::object::{Entry, Metadata, ObjectId, OneOff, ReplicaState, State};
+use crate::storage::repair::{Debt, DebtKind};
+
+const COLUMNS: &str = "id, owner, key, label, media_type, size, created, digest, state, origin, identity";
+
+/// How much there is of what.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Counts {
+    /// Objects that can be read.
+    pub objects: u64,
+    /// Intents that have not come to anything yet.
+    pub pending: u64,
+    /// Replicas owed, and the Unix second since when the oldest is.
+    pub owed: u64,
+    /// See `owed`.
+    pub owed_since: Option<i64>,
+    /// Removals owed.
+    pub removals_owed: u64,
+}
+
+/// Adds an object; one that is known stays as it is.
+pub(super) fn insert(db: &Connection, entry: &Entry) -> rusqlite::Result<bool> {
+    let known = &entry.metadata;
+    let size = i64::try_from(known.size).unwrap_or(i64::MAX);
+    let identity = entry.identity.as_ref().map(|identity| identity.0.as_str());
+    let sql =
+        format!("INSERT OR IGNORE INTO objects ({COLUMNS}) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11)");
+    let added = db.prepare_cached(&sql)?.execute(params![
+        entry.id.to_string(),
+        known.owner,
+        known.key,
+        known.label,
+        known.media_type,
+        size,
+        known.created,
+        known.digest,
+        number(entry.state),
+        entry.origin,
+        identity,
+    ])?;
+    Ok(added > 0)
+}
+
+/// Raises an object's state; true if that changed it.
+pub(super) fn advance(db: &Connection, id: &ObjectId, state: State) -> rusqlite::Result<bool> {
+    let sql = "UPDATE objects SET state = ?2 WHERE id = ?1 AND state < ?2";
+    Ok(db.prepare_cached(sql)?.execute(params![id.to_string(), number(state)])? > 0)
+}
+
+/// Adds a replica unless one is known on that server; true if added.
+pub(super) fn add_replica(
+    db: &Connection,
+    id: &ObjectId,
+    server: &str,
+    state: ReplicaState,
+    now: i64,
+    observed: bool,
+) -> rusqlite::Result<bool> {
+    let sql = "INSERT OR IGNORE INTO replicas (id, server, state, since, observed) VALUES (?1,?2,?3,?4,?5)";
+    let values = params![id.to_string(), server, word(state), now, observed];
+    Ok(db.prepare_cached(sql)?.execute(values)? > 0)
+}
+
+/// Notes what this vault saw of a replica; `since` starts anew only where the state changes.
+pub(super) fn set_replica(
+    db: &Connection,
+    id: &ObjectId,
+    server: &str,
+    state: ReplicaState,
+    now: i64,
+) -> rusqlite::Result<()> {
+    let sql = "INSERT INTO replicas (id, server, state, since, observed) VALUES (?1,?2,?3,?4,1)
+        ON CONFLICT (id, server) DO UPDATE SET
+            since = iif(state = excluded.state, since, excluded.since), state = excluded.state, observed = 1";
+    db.prepare_cached(sql)?.execute(params![id.to_string(), server, word(state), now]).map(drop)
+}
+
+/// The peer says a replica is stored where this vault has only derived that it is owed.
+pub(super) fn believe_stored(
+    db: &Connection,
+    id: &ObjectId,
+    server: &str,
+    now: i64,
+) -> rusqlite::Result<bool> {
+    let sql = "UPDATE replicas SET state = 'stored', since = ?3
+        WHERE id = ?1 AND server = ?2 AND state = 'owed' AND observed = 0";
+    Ok(db.prepare_cached(sql)?.execute(params![id.to_string(), server, now])? > 0)
+}
+
+/// A replica is gone for good.
+pub(super) fn forget_replica(db: &Connection, id: &ObjectId, server: &str) -> rusqlite::Result<()> {
+    let sql = "DELETE FROM replicas WHERE id = ?1 AND server = ?2 AND state = 'removal_owed'";
+    db.prepare_cached(sql)?.execute(params![id.to_string(), server]).map(drop)
+}
+
+/// Marks deleted, destroys the one-off identity, owes the removal; true if that changed it.
+pub(super) fn delete(
+    db: &Connection,
+    id: &ObjectId,
+    servers: &[String],
+    now: i64,
+    observed: bool,
+) -> rusqlite::Result<bool> {
+    let sql = "UPDATE objects SET state = 3, identity = NULL, label = '' WHERE id = ?1 AND state < 3";
+    if db.prepare_cached(sql)?.execute([id.to_string()])? == 0 {
+        return Ok(false);
+    }
+    db.prepare_cached("DELETE FROM replicas WHERE id = ?1")?.execute([id.to_string()])?;
+    for server in servers {
+        add_replica(db, id, server, ReplicaState::RemovalOwed, now, observed)?;
+    }
+    Ok(true)
+}
+
+/// Gives an object the next change's number.
+pub(super) fn touch(db: &Connection, id: &ObjectId) -> rusqlite::Result<u64> {
+    db.prepare_cached("INSERT OR REPLACE INTO changes (id) VALUES (?1)")?.execute([id.to_string()])?;
+    Ok(u64::try_from(db.last_insert_rowid()).unwrap_or_default())
+}
+
+pub(super) fn entry(db: &Connection, id: &ObjectId) -> rusqlite::Result<Option<Entry>> {
+    let sql = format!("SELECT {COLUMNS} FROM objects WHERE id = ?1");
+    let found = db.prepare_cached(&sql)?.query_row([id.to_string()], from_row).optional()?;
+    found.map(|entry| with_replicas(db, entry)).transpose()
+}
+
+pub(super) fn by_key(db: &Connection, owner: &str, key: &str) -> rusqlite::Result<Vec<Entry>> {
+    let sql = format!("SELECT {COLUMNS} FROM objects WHERE owner = ?1 AND key = ?2 ORDER BY id");
+    let found: Vec<_> =
+        db.prepare_cached(&sql)?.query_map([owner, key], from_row)?.collect::<Result<_, _>>()?;
+    found.into_iter().map(|entry| with_replicas(db, entry)).collect()
+}
+
+pub(super) fn list(
+    db: &Connection,
+    owner: Option<&str>,
+    after: Option<&ObjectId>,
+    limit: usize,
+) -> rusqlite::Result<Vec<Entry>> {
+    let after = after.map(ToString::to_string).unwrap_or_default();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let of = if owner.is_some() { "owner = ?3 AND" } else { "?3 IS NULL AND" };
+    let sql = format!("SELECT {COLUMNS} FROM objects WHERE {of} state = 2 AND id > ?1 ORDER BY id LIMIT ?2");
+    let found: Vec<_> = db
+        .prepare_cached(&sql)?
+        .query_map(params![after, limit, owner], from_row)?
+        .collect::<Result<_, _>>()?;
+    found.into_iter().map(|entry| with_replicas(db, entry)).collect()
+}
+
+pub(super) fn pending(db: &Connection, origin: &str, limit: usize) -> rusqlite::Result<Vec<Entry>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let sql = format!("SELECT {COLUMNS} FROM objects WHERE origin = ?1 AND state = 0 ORDER BY id LIMIT ?2");
+    db.prepare_cached(&sql)?.query_map(params![origin, limit], from_row)?.collect()
+}
+
+pub(super) fn debts(db: &Connection, limit: usize) -> rusqlite::Result<Vec<Debt>> {
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let sql = "SELECT r.id, r.server, r.state, r.since, r.observed, o.size,
+            (SELECT group_concat(s.server, '/') FROM replicas s WHERE s.id = r.id AND s.state = 'stored')
+        FROM replicas r JOIN objects o ON o.id = r.id
+        WHERE r.state <> 'stored' ORDER BY r.since LIMIT ?1";
+    let read = |row: &Row<'_>| {
+        let sources: Option<String> = row.get(6)?;
+        let state: String = row.get(2)?;
+        Ok(Debt {
+            id: id_at(row, 0)?,
+            server: row.get(1)?,
+            kind: if state == "removal_owed" { DebtKind::Removal } else { DebtKind::Replica },
+            since: row.get(3)?,
+            observed: row.get(4)?,
+            size: u64::try_from(row.get::<_, i64>(5)?).unwrap_or_default(),
+            sources: sources.iter().flat_map(|names| names.split('/')).map(str::to_owned).collect(),
+        })
+    };
+    db.prepare_cached(sql)?.query_map([limit], read)?.collect()
+}
+
+pub(super) fn counts(db: &Connection) -> rusqlite::Result<Counts> {
+    let count = |sql: &str| -> rusqlite::Result<u64> {
+        let found: i64 = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
+        Ok(u64::try_from(found).unwrap_or_default())
+    };
+    let owed = "FROM replicas WHERE state <> 'stored' AND state IN ('owed', 'damaged')";
+    Ok(Counts {
+        objects: count("SELECT count(*) FROM objects WHERE state = 2")?,
+        pending: count("SELECT count(*) FROM objects WHERE state = 0")?,
+        owed: count(&format!("SELECT count(*) {owed}"))?,
+        owed_since: db.query_row(&format!("SELECT min(since) {owed}"), [], |row| row.get(0))?,
+        removals_owed: count(
+            "SELECT count(*) FROM replicas WHERE state <> 'stored' AND state = 'removal_owed'",
+        )?,
+    })
+}
+
+pub(super) fn place(db: &Connection, server: &str) -> rusqlite::Result<Option<String>> {
+    db.query_row("SELECT place FROM places WHERE server = ?1", [server], |row| row.get(0)).optional()
+}
+
+pub(super) fn remember_place(db: &Connection, server: &str, place: &str) -> rusqlite::Result<()> {
+    db.execute("INSERT OR IGNORE INTO places (server, place) VALUES (?1, ?2)", [server, place]).map(drop)
+}
+
+pub(super) fn knows_objects(db: &Connection, server: &str) -> rusqlite::Result<bool> {
+    db.query_row(
+        "SELECT EXISTS (SELECT 1 FROM replicas WHERE server = ?1 AND state = 'stored')",
+        [server],
+        |row| row.get(0),
+    )
+}
+
+pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Entry> {
+    Ok(Entry {
+        id: id_at(row, 0)?,
+        metadata: Metadata {
+            owner: row.get(1)?,
+            key: row.get(2)?,
+            label: row.get(3)?,
+            media_type: row.get(4)?,
+            size: u64::try_from(row.get::<_, i64>(5)?).unwrap_or_default(),
+            created: row.get(6)?,
+            digest: row.get(7)?,
+        },
+        state: match row.get(8)? {
+            0 => State::Pending,
+            1 => State::Dropped,
+            2 => State::Stored,
+            _ => State::Deleted,
+        },
+        origin: row.get(9)?,
+        identity: row.get::<_, Option<String>>(10)?.map(OneOff),
+        replicas: Vec::new(),
+    })
+}
+
+pub(super) fn with_replicas(db: &Connection, mut entry: Entry) -> rusqlite::Result<Entry> {
+    let sql = "SELECT server, state FROM replicas WHERE id = ?1 ORDER BY server";
+    let read = |row: &Row<'_>| {
+        let state: String = row.get(1)?;
+        let state = match state.as_str() {
+            "stored" => ReplicaState::Stored,
+            "owed" => ReplicaState::Owed,
+            "damaged" => ReplicaState::Damaged,
+            _ => ReplicaState::RemovalOwed,
+        };
+        Ok((row.get(0)?, state))
+    };
+    entry.replicas =
+        db.prepare_cached(sql)?.query_map([entry.id.to_string()], read)?.collect::<Result<_, _>>()?;
+    Ok(entry)
+}
+
+fn id_at(row: &Row<'_>, index: usize) -> rusqlite::Result<ObjectId> {
+    let text: String = row.get(index)?;
+    text.parse().map_err(|why: &str| {
+        rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, why.into())
+    })
+}
+
+const fn number(state: State) -> i64 {
+    match state {
+        State::Pending => 0,
+        State::Dropped => 1,
+        State::Stored => 2,
+        State::Deleted => 3,
+    }
+}
+
+const fn word(state: ReplicaState) -> &'static str {
+    match state {
+        ReplicaState::Stored => "stored",
+        ReplicaState::Owed => "owed",
+        ReplicaState::Damaged => "damaged",
+        ReplicaState::RemovalOwed => "removal_owed",
+    }
+}

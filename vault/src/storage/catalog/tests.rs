@@ -1,0 +1,177 @@
+//! Promises of the catalog: merging, group commit, keys, debts.
+
+use proptest::prelude::{Just, Strategy, prop_oneof};
+use proptest::{prop_assert_eq, proptest};
+
+use super::*;
+use crate::storage::object::{Metadata, OneOff};
+
+fn entry(number: u8, key: &str, state: State) -> Entry {
+    Entry {
+        id: ObjectId::new([number; 32]),
+        metadata: Metadata {
+            owner: "erp".to_owned(),
+            key: key.to_owned(),
+            label: format!("label {number}"),
+            media_type: "text/plain".to_owned(),
+            size: u64::from(number),
+            created: "2026-01-01T00:00:00Z".to_owned(),
+            digest: "d".repeat(64),
+        },
+        state,
+        origin: "vault-a".to_owned(),
+        identity: Some(OneOff("AGE-SECRET-KEY-1".to_owned())),
+        replicas: Vec::new(),
+    }
+}
+
+fn servers() -> Vec<String> {
+    vec!["one".to_owned(), "two".to_owned()]
+}
+
+fn catalog(folder: &Path) -> Catalog {
+    Catalog::open(&folder.join("catalog.db"), &servers(), Steps::default()).unwrap()
+}
+
+fn in_memory() -> Connection {
+    let db = Connection::open_in_memory().unwrap();
+    db.execute_batch(MIGRATIONS[0]).unwrap();
+    db
+}
+
+fn change() -> impl Strategy<Value = Change> {
+    let state =
+        prop_oneof![Just(State::Pending), Just(State::Dropped), Just(State::Stored), Just(State::Deleted)];
+    let stored = prop_oneof![Just(vec![]), Just(vec!["one"]), Just(vec!["two"]), Just(vec!["one", "two"])];
+    (0_u8..4, state, stored).prop_map(|(number, state, stored)| {
+        let Entry { id, metadata, origin, identity, .. } = entry(number, "k", state);
+        let stored_on = stored.into_iter().filter(|_| state == State::Stored).map(str::to_owned).collect();
+        let identity = identity.filter(|_| state != State::Deleted);
+        Change { seq: 0, id, metadata, state, origin, identity, stored_on }
+    })
+}
+
+/// What a catalog tells after merging these, without the numbers.
+fn told_after(changes: &[Change]) -> Vec<Change> {
+    let db = in_memory();
+    for change in changes {
+        if merge_one(&db, change, &servers(), 0).unwrap() {
+            rows::touch(&db, &change.id).unwrap();
+        }
+    }
+    let mut told = changes_since(&db, 0, 100).unwrap();
+    told.iter_mut().for_each(|change| change.seq = 0);
+    told.sort_by_key(|change| change.id);
+    told
+}
+
+proptest! {
+    #[test]
+    fn merging_comes_to_the_same_in_any_order_and_any_number_of_times(
+        (changes, shuffled) in proptest::collection::vec(change(), 0..12)
+            .prop_flat_map(|changes| (Just(changes.clone()), Just(changes).prop_shuffle())),
+    ) {
+        let once = told_after(&changes);
+        prop_assert_eq!(&told_after(&shuffled), &once);
+        prop_assert_eq!(&told_after(&[changes.clone(), shuffled].concat()), &once);
+        // Two catalogs that tell each other everything agree and then fall silent.
+        prop_assert_eq!(&told_after(&once), &once);
+    }
+}
+
+#[tokio::test]
+async fn a_key_is_answered_by_the_smallest_live_id_and_taken_for_ever() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = catalog(folder.path());
+    assert!(matches!(catalog.intend(entry(9, "k", State::Pending)).await.unwrap(), Intended::Recorded(1)));
+    // An intent alone does not take the key: its upload may have died.
+    assert!(matches!(catalog.intend(entry(5, "k", State::Pending)).await.unwrap(), Intended::Recorded(2)));
+    for number in [9, 5] {
+        catalog.stored(entry(number, "k", State::Pending), vec!["one".to_owned()], 7).await.unwrap();
+    }
+    let Intended::Taken(holder) = catalog.intend(entry(1, "k", State::Pending)).await.unwrap() else {
+        panic!("the key is taken")
+    };
+    assert_eq!(holder.id, ObjectId::new([5; 32]));
+    assert_eq!((holder.stored_on(), holder.owed_to()), (vec!["one".to_owned()], vec!["two".to_owned()]));
+    assert!(catalog.entry(ObjectId::new([9; 32])).await.unwrap().is_some(), "the other id stays readable");
+    assert_eq!(catalog.last_change(), 4);
+}
+
+#[tokio::test]
+async fn deletion_destroys_the_identity_and_owes_both_removals() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = catalog(folder.path());
+    let id = ObjectId::new([1; 32]);
+    catalog.stored(entry(1, "k", State::Pending), servers(), 7).await.unwrap();
+    catalog.delete(id, 8).await.unwrap();
+    // Whatever comes later, it stays deleted.
+    catalog.stored(entry(1, "k", State::Pending), servers(), 9).await.unwrap();
+    catalog.observed(id, "one".to_owned(), ReplicaState::Stored, 9).await.unwrap();
+    let deleted = catalog.entry(id).await.unwrap().unwrap();
+    assert_eq!((deleted.state, deleted.identity), (State::Deleted, None));
+    let counts = catalog.counts().await.unwrap();
+    assert_eq!((counts.objects, counts.owed, counts.removals_owed), (0, 0, 2));
+    catalog.removed(id, "one".to_owned()).await.unwrap();
+    assert_eq!(catalog.counts().await.unwrap().removals_owed, 1);
+}
+
+#[tokio::test]
+async fn what_was_seen_missing_stays_owed_until_it_is_seen_stored() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = catalog(folder.path());
+    let id = ObjectId::new([1; 32]);
+    let stored = catalog.stored(entry(1, "k", State::Pending), servers(), 7).await.unwrap();
+    let Entry { metadata, state, origin, identity, .. } = stored;
+    let stale = Change { seq: 1, id, metadata, state, origin, identity, stored_on: servers() };
+    catalog.observed(id, "two".to_owned(), ReplicaState::Damaged, 8).await.unwrap();
+    catalog.merge(vec![stale], 9).await.unwrap();
+    assert_eq!(catalog.entry(id).await.unwrap().unwrap().owed_to(), ["two"]);
+}
+
+#[tokio::test]
+async fn many_writers_share_commits_and_one_failure_stays_alone() {
+    let folder = tempfile::tempdir().unwrap();
+    let commits = Arc::new(std::sync::atomic::AtomicUsize::new(0));
+    let counted = Arc::clone(&commits);
+    let steps = Steps::watched(move |_| {
+        counted.fetch_add(1, std::sync::atomic::Ordering::SeqCst);
+        // Gives the others time to queue up, as a disk's flush does.
+        std::thread::sleep(Duration::from_millis(2));
+    });
+    let catalog = Catalog::open(&folder.path().join("c.db"), &servers(), steps).unwrap();
+    let writes = (0..200_u8).map(|number| {
+        let catalog = catalog.clone();
+        tokio::spawn(async move { catalog.intend(entry(number, &number.to_string(), State::Pending)).await })
+    });
+    let bad = catalog.write(|db| {
+        rows::touch(db, &ObjectId::new([250; 32]))?;
+        db.execute("INSERT INTO nowhere VALUES (1)", [])
+    });
+    assert!(matches!(bad.await, Err(CatalogError::Sqlite(_))));
+    for write in writes.collect::<Vec<_>>() {
+        assert!(matches!(write.await.unwrap().unwrap(), Intended::Recorded(_)));
+    }
+    assert_eq!(catalog.changes_since(0, 1000).await.unwrap().len(), 200);
+    assert_eq!(catalog.counts().await.unwrap().pending, 200);
+    let commits = commits.load(std::sync::atomic::Ordering::SeqCst);
+    assert!(commits < 150, "{commits} commits for 201 writes");
+}
+
+#[tokio::test]
+async fn the_peer_is_told_each_objects_present_state_once_and_by_watch() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = catalog(folder.path());
+    let mut watch = catalog.watch();
+    catalog.intend(entry(1, "a", State::Pending)).await.unwrap();
+    catalog.intend(entry(2, "b", State::Pending)).await.unwrap();
+    catalog.stored(entry(1, "a", State::Pending), vec!["one".to_owned()], 7).await.unwrap();
+    watch.changed().await.unwrap();
+    assert_eq!(*watch.borrow_and_update(), 3);
+    let told = catalog.changes_since(0, 10).await.unwrap();
+    let brief: Vec<_> =
+        told.iter().map(|change| (change.seq, change.state, change.stored_on.len())).collect();
+    assert_eq!(brief, [(2, State::Pending, 0), (3, State::Stored, 1)]);
+    let json = serde_json::to_string(&told).unwrap();
+    assert_eq!(serde_json::from_str::<Vec<Change>>(&json).unwrap(), told);
+}

@@ -1,0 +1,71 @@
+//! The one thread that writes: takes what waits, commits it together, answers after the
+//! commit. A commit costs one flush however many wait for it.
+
+use rusqlite::Connection;
+use tokio::sync::{mpsc, watch};
+
+use super::change::last_change;
+use crate::storage::step::{Step, Steps};
+
+/// Most jobs of one transaction, so that nobody waits for an endless one.
+const BATCH: usize = 256;
+
+/// Tells one job's caller how the commit went.
+pub(super) type Reply = Box<dyn FnOnce(Result<(), &str>) + Send>;
+/// One write. Says whether it failed (and is to be undone), and how to answer.
+pub(super) type Job = Box<dyn FnOnce(&Connection) -> (bool, Reply) + Send>;
+
+/// Starts the thread; it ends when the last sender is gone.
+pub(super) fn start(
+    connection: Connection,
+    mut queue: mpsc::Receiver<Job>,
+    news: watch::Sender<u64>,
+    steps: Steps,
+) -> std::io::Result<()> {
+    let run = move || {
+        while let Some(first) = queue.blocking_recv() {
+            let mut jobs = vec![first];
+            while jobs.len() < BATCH {
+                let Ok(next) = queue.try_recv() else { break };
+                jobs.push(next);
+            }
+            let (outcome, replies) = commit(&connection, jobs, &steps);
+            let outcome = outcome.map_err(|error| error.to_string());
+            if let Err(why) = &outcome {
+                tracing::error!("catalog: commit failed: {why}; the callers are refused");
+            }
+            if let Ok(last) = last_change(&connection) {
+                news.send_if_modified(|known| std::mem::replace(known, last) != last);
+            }
+            for reply in replies {
+                reply(outcome.as_ref().map(|()| ()).map_err(String::as_str));
+            }
+        }
+    };
+    std::thread::Builder::new().name("catalog".to_owned()).spawn(run).map(drop)
+}
+
+fn commit(connection: &Connection, jobs: Vec<Job>, steps: &Steps) -> (rusqlite::Result<()>, Vec<Reply>) {
+    let mut replies = Vec::with_capacity(jobs.len());
+    let mut outcome = connection.execute_batch("BEGIN IMMEDIATE");
+    for job in jobs {
+        if outcome.is_ok() {
+            outcome = connection.execute_batch("SAVEPOINT job");
+        }
+        let (failed, reply) = job(connection);
+        replies.push(reply);
+        if outcome.is_ok() {
+            let end = if failed { "ROLLBACK TO job; RELEASE job" } else { "RELEASE job" };
+            outcome = connection.execute_batch(end);
+        }
+    }
+    if outcome.is_ok() {
+        steps.reach(|| Step::Commit);
+        outcome = connection.execute_batch("COMMIT");
+    }
+    if outcome.is_err() && !connection.is_autocommit() {
+        // What fails here has ended the transaction by itself.
+        let _ = connection.execute_batch("ROLLBACK");
+    }
+    (outcome, replies)
+}

@@ -1,0 +1,232 @@
+//! One download: frame by frame from one replica, from the other where the first fails.
+//! Nothing is released before it is verified; a whole file's last frame only after the
+//! digest of all of it.
+
+use std::ops::Range;
+use std::sync::Arc;
+
+use bytes::Bytes;
+use futures_util::stream::{BoxStream, StreamExt, try_unfold};
+use tokio::sync::OwnedSemaphorePermit;
+
+use super::envelope::{EnvelopeError, FRAME, Opened};
+use super::file_server::{FileServerError, Replica};
+use super::lookup::beneath;
+use super::object::{Entry, ObjectId, ReplicaState};
+use super::sessions::Sessions;
+use super::{Inner, Storage, StorageError, now};
+
+/// Verified plaintext.
+pub type Plaintext = BoxStream<'static, Result<Bytes, StorageError>>;
+
+/// A download under way.
+struct Download {
+    inner: Arc<Inner>,
+    entry: Entry,
+    /// File servers not yet tried, by their place in the settings.
+    left: Vec<usize>,
+    open: Option<(usize, Opened<Replica>)>,
+    /// What is still to be released.
+    range: Range<u64>,
+    /// Digest of everything released, where that is to be the whole.
+    digest: Option<blake3::Hasher>,
+    refusals: Vec<String>,
+    _permit: OwnedSemaphorePermit,
+}
+
+impl Storage {
+    /// Opens an object for reading: `range` of its plaintext (clipped to its end), or all of
+    /// it. Returns the length that will come. The first frame has been verified by then.
+    ///
+    /// # Errors
+    /// Too many downloads, a range behind the end, or no replica that can be read.
+    pub async fn read(
+        &self,
+        entry: &Entry,
+        range: Option<Range<u64>>,
+    ) -> Result<(u64, Plaintext), StorageError> {
+        let size = entry.metadata.size;
+        let whole = range.is_none();
+        let range = range.unwrap_or(0..size);
+        let range = range.start..range.end.min(size);
+        if range.start > range.end || (!whole && range.is_empty()) {
+            return Err(StorageError::Range { size });
+        }
+        let permit = Arc::clone(&self.0.downloads).try_acquire_owned();
+        let permit = permit.map_err(|_| StorageError::Busy("as many downloads as allowed are under way"))?;
+        let length = range.end - range.start;
+        let mut download = Download {
+            left: self.0.reading_order(entry),
+            inner: Arc::clone(&self.0),
+            entry: entry.clone(),
+            open: None,
+            range,
+            digest: whole.then(blake3::Hasher::new),
+            refusals: Vec::new(),
+            _permit: permit,
+        };
+        let first = download.next().await?;
+        let rest = try_unfold(download, |mut download| async {
+            Ok(download.next().await?.map(|bytes| (bytes, download)))
+        });
+        let first = futures_util::stream::iter(first.map(Ok));
+        Ok((length, first.chain(rest).boxed()))
+    }
+}
+
+impl Download {
+    /// The next verified piece, from whichever replica can give it.
+    async fn next(&mut self) -> Result<Option<Bytes>, StorageError> {
+        if self.range.is_empty() && self.entry.metadata.size > 0 {
+            return Ok(None);
+        }
+        if self.entry.metadata.size == 0 {
+            // Nothing to release, but an empty file too must be there and whole.
+            if self.digest.take().is_some() {
+                self.frame(None).await?;
+            }
+            return Ok(None);
+        }
+        let frame_size = FRAME as u64;
+        let index = usize::try_from(self.range.start / frame_size).unwrap_or(usize::MAX);
+        let start = self.range.start / frame_size * frame_size;
+        let frame = self.frame(Some(index)).await?;
+        let end = self.range.end.min(start + frame.len() as u64);
+        let cut = usize::try_from(self.range.start - start).ok().zip(usize::try_from(end - start).ok());
+        let id = self.entry.id;
+        let damaged =
+            || StorageError::Unreadable { id, why: "its length is not what the catalog tells".to_owned() };
+        let (from, to) = cut.filter(|(from, to)| from < to).ok_or_else(damaged)?;
+        let bytes = Bytes::from(frame).slice(from..to);
+        self.range.start = end;
+        self.check_digest(&bytes)?;
+        self.inner.metrics.downloaded_bytes.inc_by(bytes.len() as u64);
+        Ok(Some(bytes))
+    }
+
+    fn check_digest(&mut self, bytes: &Bytes) -> Result<(), StorageError> {
+        let Some(digest) = &mut self.digest else { return Ok(()) };
+        digest.update(bytes);
+        if self.range.is_empty() && digest.finalize().to_hex().as_str() != self.entry.metadata.digest {
+            let id = self.entry.id;
+            tracing::error!(object = %id, "the plaintext is not what was uploaded; its last part is held back");
+            return Err(StorageError::Unreadable { id, why: "its digest is wrong".to_owned() });
+        }
+        Ok(())
+    }
+
+    /// A frame (or, without an index, only the proof that the object opens).
+    async fn frame(&mut self, index: Option<usize>) -> Result<Vec<u8>, StorageError> {
+        loop {
+            let (at, opened) = match self.open.take() {
+                Some((at, opened)) => (at, Some(opened)),
+                None if self.left.is_empty() => {
+                    let why = self.refusals.join("; ");
+                    return Err(StorageError::Unreadable { id: self.entry.id, why });
+                }
+                None => (self.left.remove(0), None),
+            };
+            match self.inner.read_frame(&self.entry, at, opened, index).await {
+                Ok((opened, frame)) => {
+                    self.open = Some((at, opened));
+                    return Ok(frame);
+                }
+                Err(error) => {
+                    tracing::warn!("{error}; the other replica is read");
+                    self.refusals.push(error.to_string());
+                    self.inner.note_bad(self.entry.id, at, &error).await;
+                }
+            }
+        }
+    }
+}
+
+impl Inner {
+    /// Where to read first: replicas known to be stored, on servers that answer; then anywhere
+    /// else, for the catalog may not know all.
+    fn reading_order(&self, entry: &Entry) -> Vec<usize> {
+        let stored = entry.stored_on();
+        let mut order: Vec<_> = (0..self.servers.len()).collect();
+        order.sort_by_key(|&at| {
+            let server = &self.servers[at];
+            let known = stored.iter().any(|name| name == server.name());
+            (!known, server.health().suspended.is_some())
+        });
+        order
+    }
+
+    async fn read_frame(
+        &self,
+        entry: &Entry,
+        at: usize,
+        opened: Option<Opened<Replica>>,
+        index: Option<usize>,
+    ) -> Result<(Opened<Replica>, Vec<u8>), FileServerError> {
+        let (id, size, identity) = (entry.id, entry.metadata.size, entry.identity.clone());
+        let read = self.servers[at].run(id, move |server, progress| {
+            let fail = |error| damage(error, server.name(), &id);
+            let mut opened = match (opened, &identity) {
+                (Some(opened), _) => opened,
+                (None, Some(identity)) => {
+                    let progress = progress.clone();
+                    let replica = server.open(&id)?.watched(move |_| progress.note());
+                    Opened::new(replica, identity, size).map_err(fail)?
+                }
+                (None, None) => {
+                    let (server, object) = (server.name().to_owned(), id.to_string());
+                    return Err(FileServerError::Absent { server, object });
+                }
+            };
+            let frame = index.map_or(Ok(Vec::new()), |index| opened.frame(index)).map_err(fail)?;
+            Ok((opened, frame))
+        });
+        read.await
+    }
+
+    /// A reader found a replica bad or missing: set it aside and owe a new one.
+    async fn note_bad(&self, id: ObjectId, at: usize, error: &FileServerError) {
+        let server: &Sessions = &self.servers[at];
+        let state = match error {
+            FileServerError::Absent { .. } => ReplicaState::Owed,
+            FileServerError::Damaged { .. } => ReplicaState::Damaged,
+            _ => return,
+        };
+        self.metrics.damaged.with_label_values(&[server.name()]).inc();
+        if state == ReplicaState::Damaged {
+            // Only what is damaged as a whole is set aside: the catalog's identity may be wrong.
+            let checked = server.run(id, move |server, progress| {
+                let progress = progress.clone();
+                let replica = server.open(&id)?.watched(move |_| progress.note());
+                match super::envelope::verify(replica, &id) {
+                    Ok(()) => Ok(false),
+                    Err(EnvelopeError::Beneath(error)) => Err(beneath(error, server.name(), &id)),
+                    Err(_) => server.quarantine(&id).map(|()| true),
+                }
+            });
+            match checked.await {
+                Ok(true) => {
+                    tracing::error!(server = server.name(), object = %id, "quarantined; owed from now on")
+                }
+                Ok(false) => {
+                    return tracing::error!(object = %id, "whole, but not readable as the catalog knows it");
+                }
+                Err(error) => tracing::error!("{error}"),
+            }
+        }
+        let noted = self.catalog.observed(id, server.name().to_owned(), state, now()).await;
+        if let Err(error) = noted {
+            tracing::error!("storage: {error}");
+        }
+    }
+}
+
+fn damage(error: EnvelopeError, server: &str, id: &ObjectId) -> FileServerError {
+    match error {
+        EnvelopeError::Beneath(error) => beneath(error, server, id),
+        damage => FileServerError::Damaged {
+            server: server.to_owned(),
+            object: id.to_string(),
+            why: damage.to_string(),
+        },
+    }
+}

@@ -1,0 +1,227 @@
+//! A place that holds replicas: what every kind of it can do, and how it says no. Names no
+//! kind; [`open`] alone does. Everything here blocks and may hang: callers bring their own
+//! threads and deadlines.
+
+use std::io::{Read, Seek, SeekFrom};
+use std::path::PathBuf;
+use std::time::{Duration, SystemTime};
+
+use super::object::ObjectId;
+
+pub(super) mod directory;
+mod open;
+
+#[cfg(test)]
+mod contract;
+
+pub(super) use open::open;
+
+/// Why a file server did not do what it was asked. Tells the cases apart that call for
+/// different answers; each names the server and the object.
+#[derive(Debug, thiserror::Error)]
+pub enum FileServerError {
+    /// No space or no quota left. The operator makes room; reading goes on.
+    #[error("file server {server}: {object}: no space left: {source}; make room, it is tried again")]
+    Full {
+        /// The file server's name.
+        server: String,
+        /// Object or file.
+        object: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Not there, and the file server is sure of it.
+    #[error("file server {server}: {object}: not there")]
+    Absent {
+        /// The file server's name.
+        server: String,
+        /// Object or file.
+        object: String,
+    },
+    /// There, but this program may not. The operator mends owner or mode.
+    #[error("file server {server}: {object}: permission denied: {source}; give vault's user the right")]
+    Denied {
+        /// The file server's name.
+        server: String,
+        /// Object or file.
+        object: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// There, but not what was written.
+    #[error("file server {server}: {object}: damaged: {why}; set aside, healed from the other replica")]
+    Damaged {
+        /// The file server's name.
+        server: String,
+        /// Object or file.
+        object: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// What was to be stored there is not what it says; nothing was stored.
+    #[error("file server {server}: {object}: the copy given to store is bad: {why}; nothing was stored")]
+    BadSource {
+        /// The file server's name.
+        server: String,
+        /// Object or file.
+        object: String,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// Cannot be reached or does not answer; nothing is known of what it holds.
+    #[error("file server {server}: {object}: away: {source}; tried again by itself")]
+    Away {
+        /// The file server's name.
+        server: String,
+        /// Object or file.
+        object: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// Answers, but is another place than the one the catalog knows by this name.
+    #[error(
+        "file server {server}: {path}: {why}; mount the right place there, or give a new place a new name"
+    )]
+    NotOurs {
+        /// The file server's name.
+        server: String,
+        /// Where it should be.
+        path: PathBuf,
+        /// What tells.
+        why: &'static str,
+    },
+}
+
+/// What became of a replica that was to be stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Put {
+    /// It was written.
+    Written,
+    /// A whole replica was there already.
+    Verified,
+}
+
+/// A file server. One object, one operation at a time a call; calls from several threads may
+/// overlap.
+pub trait FileServer: Send + Sync {
+    /// Its name in settings, catalog and errors.
+    fn name(&self) -> &str;
+
+    /// Checks that this is the place it should be and returns the place's own id. With
+    /// `expected`, only the place of that id will do; without, any will, and one never used
+    /// before is claimed by writing a marker if `may_claim`.
+    ///
+    /// # Errors
+    /// [`FileServerError::NotOurs`], or any other.
+    fn attach(&self, expected: Option<&str>, may_claim: bool) -> Result<String, FileServerError>;
+
+    /// Stores `source` (the whole object) under its id: temporary name, flush, publish without
+    /// overwriting, and only then returns. What passes is checked against the id. A replica
+    /// that is there already counts if it is whole, and is quarantined if not.
+    ///
+    /// # Errors
+    /// Any; nothing half-written is ever readable under the id.
+    fn put(&self, id: &ObjectId, source: &mut Replica) -> Result<Put, FileServerError>;
+
+    /// Opens a replica for reading at any position.
+    ///
+    /// # Errors
+    /// Any.
+    fn open(&self, id: &ObjectId) -> Result<Replica, FileServerError>;
+
+    /// Removes a replica durably. One that is not there is removed already.
+    ///
+    /// # Errors
+    /// Any but absence.
+    fn remove(&self, id: &ObjectId) -> Result<(), FileServerError>;
+
+    /// The ids that start with `prefix` and come after `after`, in order, at most `limit`.
+    ///
+    /// # Errors
+    /// Any.
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectId>,
+        limit: usize,
+    ) -> Result<Vec<ObjectId>, FileServerError>;
+
+    /// Takes a bad replica out of reach and keeps it for the operator.
+    ///
+    /// # Errors
+    /// Any.
+    fn quarantine(&self, id: &ObjectId) -> Result<(), FileServerError>;
+
+    /// Removes temporary files that nobody writes any more: this vault's own of a previous
+    /// life, and anybody's that have not been touched for `age`. Returns how many.
+    ///
+    /// # Errors
+    /// Any.
+    fn collect_temporaries(&self, now: SystemTime, age: Duration) -> Result<usize, FileServerError>;
+
+    /// Bytes that may still be written.
+    ///
+    /// # Errors
+    /// Any.
+    fn free_space(&self) -> Result<u64, FileServerError>;
+}
+
+/// Reads up to the buffer's length at a position; 0 is the end.
+pub type ReadAt = Box<dyn FnMut(&mut [u8], u64) -> Result<usize, FileServerError> + Send>;
+
+/// A whole object, opened for reading: a replica, or a spool file on its way to become one.
+/// Its `io::Error`s carry the [`FileServerError`] inside.
+pub struct Replica {
+    length: u64,
+    position: u64,
+    read_at: ReadAt,
+}
+
+impl Replica {
+    /// An object of `length` bytes that `read_at` reads.
+    #[must_use]
+    pub fn new(length: u64, read_at: ReadAt) -> Self {
+        Self { length, position: 0, read_at }
+    }
+
+    /// Bytes altogether, both slots included.
+    #[must_use]
+    pub const fn length(&self) -> u64 {
+        self.length
+    }
+
+    /// Calls `progress` with every successful read's bytes, so that a caller can tell slow from stuck.
+    #[must_use]
+    pub fn watched(mut self, progress: impl Fn(usize) + Send + 'static) -> Self {
+        let mut inner = self.read_at;
+        self.read_at = Box::new(move |buffer, position| {
+            let count = inner(buffer, position)?;
+            progress(count);
+            Ok(count)
+        });
+        self
+    }
+}
+
+impl Read for Replica {
+    fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+        let count = (self.read_at)(buffer, self.position).map_err(std::io::Error::other)?;
+        self.position += count as u64;
+        Ok(count)
+    }
+}
+
+impl Seek for Replica {
+    fn seek(&mut self, to: SeekFrom) -> std::io::Result<u64> {
+        let target = match to {
+            SeekFrom::Start(position) => Some(position),
+            SeekFrom::Current(offset) => self.position.checked_add_signed(offset),
+            SeekFrom::End(offset) => self.length.checked_add_signed(offset),
+        };
+        self.position = target.ok_or_else(|| std::io::Error::from(std::io::ErrorKind::InvalidInput))?;
+        Ok(self.position)
+    }
+}

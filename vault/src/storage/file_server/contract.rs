@@ -1,0 +1,150 @@
+//! What every kind of file server must do, as one suite that runs over each of them.
+
+use std::io::Read;
+use std::time::{Duration, SystemTime};
+
+use super::{FileServer, FileServerError, Put, Replica};
+use crate::storage::envelope::{Record, Sealer, seal_slot};
+use crate::storage::object::{Metadata, ObjectId};
+
+/// A whole object around `text`.
+pub(in crate::storage) fn object(text: &[u8]) -> (ObjectId, Vec<u8>) {
+    let mut sealer = Sealer::new(Vec::new()).unwrap();
+    sealer.write(text).unwrap();
+    let sealed = sealer.finish().unwrap();
+    let metadata = Metadata {
+        owner: "erp".to_owned(),
+        key: "k".to_owned(),
+        label: String::new(),
+        media_type: "text/plain".to_owned(),
+        size: sealed.size,
+        created: String::new(),
+        digest: sealed.digest,
+    };
+    let key = age::x25519::Identity::generate().to_public();
+    let slot = seal_slot(&Record { metadata, identity: sealed.identity }, [&key, &key], 0).unwrap();
+    (sealed.id, [&slot[..], &slot[..], &sealed.out[..]].concat())
+}
+
+/// `bytes` as an object on its way to a file server.
+pub(in crate::storage) fn in_memory(bytes: Vec<u8>) -> Replica {
+    let length = bytes.len() as u64;
+    let read = move |buffer: &mut [u8], position: u64| {
+        let start = usize::try_from(position).unwrap().min(bytes.len());
+        let count = buffer.len().min(bytes.len() - start);
+        buffer[..count].copy_from_slice(&bytes[start..start + count]);
+        Ok(count)
+    };
+    Replica::new(length, Box::new(read))
+}
+
+fn whole(server: &dyn FileServer, id: &ObjectId) -> Vec<u8> {
+    let mut bytes = Vec::new();
+    server.open(id).unwrap().read_to_end(&mut bytes).unwrap();
+    bytes
+}
+
+/// Runs the contract on fresh, empty places. `damage` spoils a replica behind the server's
+/// back; `again` opens the same place as another process would.
+pub(super) fn run(
+    server: &dyn FileServer,
+    again: &dyn Fn() -> Box<dyn FileServer>,
+    damage: &dyn Fn(&ObjectId),
+) {
+    attaches_to_its_own_place_only(server, again);
+    stores_once_and_reads_at_any_position(server);
+    absence_is_told_and_removal_repeats(server);
+    refuses_what_is_not_the_object(server);
+    replaces_a_damaged_replica_and_keeps_it_aside(server, damage);
+    lists_in_order_with_pages(server);
+    leaves_no_temporary_file(server, again);
+    assert!(server.free_space().unwrap() > 0);
+}
+
+fn attaches_to_its_own_place_only(server: &dyn FileServer, again: &dyn Fn() -> Box<dyn FileServer>) {
+    let place = server.attach(None, true).unwrap();
+    assert_eq!(server.attach(Some(&place), true).unwrap(), place);
+    assert_eq!(again().attach(None, true).unwrap(), place, "a place is claimed once");
+    let refused = again().attach(Some("0123456789abcdef0123456789abcdef"), true).unwrap_err();
+    assert!(matches!(refused, FileServerError::NotOurs { .. }), "{refused}");
+}
+
+fn stores_once_and_reads_at_any_position(server: &dyn FileServer) {
+    let (id, bytes) = object(b"stored once");
+    assert_eq!(server.put(&id, &mut in_memory(bytes.clone())).unwrap(), Put::Written);
+    assert_eq!(server.put(&id, &mut in_memory(bytes.clone())).unwrap(), Put::Verified);
+    assert_eq!(whole(server, &id), bytes);
+    let mut replica = server.open(&id).unwrap();
+    assert_eq!(replica.length(), bytes.len() as u64);
+    std::io::Seek::seek(&mut replica, std::io::SeekFrom::Start(8192)).unwrap();
+    let mut word = [0; 8];
+    replica.read_exact(&mut word).unwrap();
+    assert_eq!(&word, b"age-encr");
+}
+
+fn absence_is_told_and_removal_repeats(server: &dyn FileServer) {
+    let (id, bytes) = object(b"removed");
+    assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })));
+    server.put(&id, &mut in_memory(bytes)).unwrap();
+    server.remove(&id).unwrap();
+    server.remove(&id).unwrap();
+    assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })));
+    assert!(matches!(server.quarantine(&id), Err(FileServerError::Absent { .. })));
+}
+
+fn refuses_what_is_not_the_object(server: &dyn FileServer) {
+    let (id, bytes) = object(b"cut short");
+    let refused = server.put(&id, &mut in_memory(bytes[..bytes.len() - 1].to_vec())).unwrap_err();
+    assert!(matches!(refused, FileServerError::BadSource { .. }), "{refused}");
+    assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })));
+    let broken = Replica::new(
+        9000,
+        Box::new(|_, _| Err(FileServerError::Absent { server: "other".to_owned(), object: "x".to_owned() })),
+    );
+    let refused = server.put(&id, &mut { broken }).unwrap_err();
+    assert!(matches!(refused, FileServerError::Absent { ref server, .. } if server == "other"), "{refused}");
+}
+
+fn replaces_a_damaged_replica_and_keeps_it_aside(server: &dyn FileServer, damage: &dyn Fn(&ObjectId)) {
+    let (id, bytes) = object(b"healed");
+    server.put(&id, &mut in_memory(bytes.clone())).unwrap();
+    damage(&id);
+    assert_ne!(whole(server, &id), bytes);
+    assert_eq!(server.put(&id, &mut in_memory(bytes.clone())).unwrap(), Put::Written);
+    assert_eq!(whole(server, &id), bytes);
+    server.quarantine(&id).unwrap();
+    assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })));
+}
+
+fn lists_in_order_with_pages(server: &dyn FileServer) {
+    let mut stored: Vec<_> = (0..12_u8)
+        .map(|text| {
+            let (id, bytes) = object(&[text]);
+            server.put(&id, &mut in_memory(bytes)).unwrap();
+            id
+        })
+        .collect();
+    stored.sort_unstable();
+    let mut listed = Vec::new();
+    loop {
+        let page = server.list("", listed.last(), 5).unwrap();
+        listed.extend(&page);
+        if page.len() < 5 {
+            break;
+        }
+    }
+    assert!(listed.is_sorted_by(|left, right| left < right));
+    assert!(stored.iter().all(|id| listed.contains(id)));
+    let prefix = &stored[3].to_string()[..2];
+    let some = server.list(prefix, None, 1000).unwrap();
+    assert!(some.contains(&stored[3]) && some.iter().all(|id| id.to_string().starts_with(prefix)));
+}
+
+fn leaves_no_temporary_file(server: &dyn FileServer, again: &dyn Fn() -> Box<dyn FileServer>) {
+    let next_life = again();
+    next_life.attach(None, true).unwrap();
+    #[expect(clippy::disallowed_methods, reason = "the files under test carry the real time")]
+    let now = SystemTime::now();
+    assert_eq!(next_life.collect_temporaries(now + Duration::from_secs(1), Duration::ZERO).unwrap(), 0);
+    assert_eq!(server.collect_temporaries(now, Duration::ZERO).unwrap(), 0);
+}

@@ -1,0 +1,480 @@
+//! A file server that is a directory on this host or on anything mounted there. Knows the
+//! write protocol and what must be flushed when; not what the bytes mean.
+//!
+//! ```text
+//! marker                    whose place this is
+//! tmp/<vault>~<random>      being written
+//! ab/cd/<id>                replicas, by the id's first four digits
+//! quarantine/<id>~<random>  damaged ones, for the operator
+//! ```
+
+use std::collections::HashSet;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+use std::sync::{Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
+
+use super::{FileServer, FileServerError, Put, Replica};
+use crate::storage::envelope::{Checker, EnvelopeError, verify};
+use crate::storage::object::ObjectId;
+use crate::storage::random_hex;
+use crate::storage::step::{Step, Steps};
+
+/// How much is written between two flushes, so that the last one is short and a hanging
+/// disk is told from a slow one.
+const FLUSH_EVERY: usize = 32 << 20;
+const PIECE: usize = 256 * 1024;
+const MARKER_START: &str = "vault file server ";
+
+/// See the module.
+pub(in crate::storage) struct Directory {
+    name: String,
+    root: PathBuf,
+    own: String,
+    steps: Steps,
+    /// The place's id, once attached.
+    place: Mutex<Option<String>>,
+    /// Folders whose own names this process has made durable: another process may have made
+    /// a folder and died before it flushed the parent.
+    durable: Mutex<HashSet<PathBuf>>,
+    /// Temporary files that this process writes just now.
+    live: Mutex<HashSet<String>>,
+}
+
+impl Directory {
+    /// The directory at `root`, used by the vault of name `own`.
+    pub(in crate::storage) fn new(name: &str, root: &Path, own: &str, steps: Steps) -> Self {
+        Self {
+            name: name.to_owned(),
+            root: root.to_owned(),
+            own: own.to_owned(),
+            steps,
+            place: Mutex::default(),
+            durable: Mutex::default(),
+            live: Mutex::default(),
+        }
+    }
+
+    fn replica_path(&self, id: &ObjectId) -> PathBuf {
+        let text = id.to_string();
+        self.root.join(&text[..2]).join(&text[2..4]).join(&text)
+    }
+
+    fn not_ours(&self, why: &'static str) -> FileServerError {
+        FileServerError::NotOurs { server: self.name.clone(), path: self.root.clone(), why }
+    }
+
+    fn read_marker(&self) -> Result<Option<String>, FileServerError> {
+        let mut text = String::new();
+        let file = match File::open(self.root.join("marker")) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(wrap(&self.name, "marker")(error)),
+        };
+        if file.take(1024).read_to_string(&mut text).is_err() {
+            return Err(self.not_ours("its marker is no marker of ours"));
+        }
+        let words = text.strip_prefix(MARKER_START).and_then(|rest| rest.trim_end().split_once(' '));
+        match words {
+            Some((name, place)) if name == self.name && place.len() == 32 => Ok(Some(place.to_owned())),
+            Some((_, place)) if place.len() == 32 => {
+                Err(self.not_ours("its marker names another file server"))
+            }
+            _ => Err(self.not_ours("its marker is no marker of ours")),
+        }
+    }
+
+    fn write_marker(&self) -> Result<String, FileServerError> {
+        let place = random_hex();
+        let temporary = self.root.join(format!("tmp/{}~{}", self.own, random_hex()));
+        let marker = self.root.join("marker");
+        let fail = wrap(&self.name, "marker");
+        std::fs::create_dir_all(self.root.join("tmp")).map_err(&fail)?;
+        std::fs::create_dir_all(self.root.join("quarantine")).map_err(&fail)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(&fail)?;
+        file.write_all(format!("{MARKER_START}{} {place}\n", self.name).as_bytes()).map_err(&fail)?;
+        self.sync_file(&file, &temporary).map_err(&fail)?;
+        // Whoever links first has claimed the place; the peer may be just as far.
+        let linked = std::fs::hard_link(&temporary, &marker);
+        std::fs::remove_file(&temporary).map_err(&fail)?;
+        match linked {
+            Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(fail(error)),
+            _ => {}
+        }
+        self.sync_folder(&self.root).map_err(&fail)?;
+        if let Some(parent) = self.root.parent() {
+            self.sync_folder(parent).map_err(&fail)?;
+        }
+        self.read_marker()?.ok_or_else(|| self.not_ours("its marker vanished"))
+    }
+
+    /// Is it still the place that was attached? An unmounted directory looks empty, and an
+    /// empty one must not be believed.
+    fn check_place(&self) -> Result<(), FileServerError> {
+        let attached = lock(&self.place).clone();
+        match (self.read_marker()?, attached) {
+            (Some(found), Some(attached)) if found == attached => Ok(()),
+            (None, _) => Err(self.not_ours("its marker is missing: not mounted?")),
+            (Some(_), Some(_)) => Err(self.not_ours("it is another place than at start")),
+            (Some(_), None) => Err(self.not_ours("it was not attached")),
+        }
+    }
+
+    /// "Not there" counts only in the right place.
+    fn absent(&self, id: &ObjectId) -> FileServerError {
+        match self.check_place() {
+            Ok(()) => FileServerError::Absent { server: self.name.clone(), object: id.to_string() },
+            Err(error) => error,
+        }
+    }
+
+    fn whole(&self, id: &ObjectId) -> Result<bool, FileServerError> {
+        let replica = match self.open(id) {
+            Ok(replica) => replica,
+            Err(FileServerError::Absent { .. }) => return Ok(false),
+            Err(error) => return Err(error),
+        };
+        match verify(replica, id) {
+            Ok(()) => Ok(true),
+            Err(EnvelopeError::Beneath(error)) => Err(unwrap_or(error, &self.name, id)),
+            Err(damage) => {
+                tracing::error!(server = %self.name, object = %id, "replica is {damage}; quarantined");
+                self.quarantine(id)?;
+                Ok(false)
+            }
+        }
+    }
+
+    fn write_temporary(
+        &self,
+        id: &ObjectId,
+        source: &mut Replica,
+        temporary: &Path,
+    ) -> Result<(), FileServerError> {
+        let fail = wrap(&self.name, id);
+        self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
+        let mut file =
+            OpenOptions::new().write(true).create_new(true).mode(0o640).open(temporary).map_err(&fail)?;
+        let mut checker = Checker::default();
+        let mut piece = vec![0; PIECE];
+        let mut unflushed = 0;
+        let mut written = 0_u64;
+        loop {
+            let count = source.read(&mut piece).map_err(|error| unwrap_or(error, &self.name, id))?;
+            if count == 0 {
+                break;
+            }
+            checker.update(&piece[..count]);
+            file.write_all(&piece[..count]).map_err(&fail)?;
+            written += count as u64;
+            unflushed += count;
+            if unflushed >= FLUSH_EVERY {
+                unflushed = 0;
+                flush_data(&file).map_err(&fail)?;
+            }
+        }
+        if let Err(why) = checker.finish(id) {
+            let (server, object) = (self.name.clone(), id.to_string());
+            return Err(FileServerError::BadSource { server, object, why: why.to_string() });
+        }
+        self.sync_file(&file, temporary).map_err(&fail)?;
+        drop(file);
+        let size = std::fs::metadata(temporary).map_err(&fail)?.len();
+        if size != written {
+            let (server, object) = (self.name.clone(), id.to_string());
+            let why = format!("{written} bytes were written and {size} are there");
+            return Err(FileServerError::Damaged { server, object, why });
+        }
+        Ok(())
+    }
+
+    /// Gives the finished file its final name without overwriting, durably.
+    fn publish(&self, temporary: &Path, path: &Path) -> std::io::Result<()> {
+        self.make_folders(path)?;
+        self.steps.reach(|| Step::Link(temporary.to_owned(), path.to_owned()));
+        match std::fs::hard_link(temporary, path) {
+            // The other vault was first, with the same bytes: the name is their hash.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            // Some mounts know no hard links. The name is the content's hash, so what rename
+            // might overwrite is the same object.
+            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
+                std::fs::rename(temporary, path)?;
+            }
+            other => other?,
+        }
+        if let Some(folder) = path.parent() {
+            self.sync_folder(folder)?;
+        }
+        Ok(())
+    }
+
+    /// Makes `ab` and `ab/cd` above `path` and flushes the folder that holds each name.
+    fn make_folders(&self, path: &Path) -> std::io::Result<()> {
+        let Some(inner) = path.parent() else { return Ok(()) };
+        let Some(outer) = inner.parent() else { return Ok(()) };
+        for (folder, parent) in [(outer, self.root.as_path()), (inner, outer)] {
+            if lock(&self.durable).contains(folder) {
+                continue;
+            }
+            self.steps.reach(|| Step::MakeFolder(folder.to_owned()));
+            match std::fs::create_dir(folder) {
+                Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+                other => other?,
+            }
+            self.sync_folder(parent)?;
+            lock(&self.durable).insert(folder.to_owned());
+        }
+        Ok(())
+    }
+
+    fn forget_folders(&self, id: &ObjectId) {
+        let path = self.replica_path(id);
+        let mut durable = lock(&self.durable);
+        for folder in path.ancestors().skip(1).take(2) {
+            durable.remove(folder);
+        }
+    }
+
+    fn sync_file(&self, file: &File, path: &Path) -> std::io::Result<()> {
+        flush(file)?;
+        if !cfg!(feature = "without-fsync") {
+            self.steps.reach(|| Step::FileSynced(path.to_owned()));
+        }
+        Ok(())
+    }
+
+    fn sync_folder(&self, folder: &Path) -> std::io::Result<()> {
+        flush(&File::open(folder)?)?;
+        if !cfg!(feature = "without-fsync") {
+            self.steps.reach(|| Step::FolderSynced(folder.to_owned()));
+        }
+        Ok(())
+    }
+}
+
+impl FileServer for Directory {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn attach(&self, expected: Option<&str>, may_claim: bool) -> Result<String, FileServerError> {
+        let found = match (self.read_marker()?, expected) {
+            (Some(found), Some(expected)) if found != expected => {
+                return Err(self.not_ours("its marker is not the one the catalog knows"));
+            }
+            (Some(found), _) => found,
+            (None, _) if expected.is_some() || !may_claim => {
+                return Err(
+                    self.not_ours("its marker is missing, and the catalog knows objects there: not mounted?")
+                );
+            }
+            (None, _) => self.write_marker()?,
+        };
+        *lock(&self.place) = Some(found.clone());
+        Ok(found)
+    }
+
+    fn put(&self, id: &ObjectId, source: &mut Replica) -> Result<Put, FileServerError> {
+        self.check_place()?;
+        if self.whole(id)? {
+            // Whoever wrote it may have died before it was flushed.
+            let path = self.replica_path(id);
+            let flushed = File::open(&path).and_then(|file| self.sync_file(&file, &path));
+            flushed.and_then(|()| self.make_folders(&path)).map_err(wrap(&self.name, id))?;
+            if let Some(folder) = path.parent() {
+                self.sync_folder(folder).map_err(wrap(&self.name, id))?;
+            }
+            return Ok(Put::Verified);
+        }
+        let name = format!("{}~{}", self.own, random_hex());
+        let temporary = self.root.join("tmp").join(&name);
+        lock(&self.live).insert(name.clone());
+        let path = self.replica_path(id);
+        let done = self
+            .write_temporary(id, source, &temporary)
+            .and_then(|()| self.publish(&temporary, &path).map_err(wrap(&self.name, id)));
+        if done.is_err() {
+            // A folder may have gone under us (restored, cleaned up): look again next time.
+            self.forget_folders(id);
+        }
+        self.steps.reach(|| Step::Unlink(temporary.clone()));
+        match std::fs::remove_file(&temporary) {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                tracing::warn!(server = %self.name, file = %temporary.display(), "temporary file stays: {error}; collected later");
+            }
+            _ => {}
+        }
+        lock(&self.live).remove(&name);
+        done.map(|()| Put::Written)
+    }
+
+    fn open(&self, id: &ObjectId) -> Result<Replica, FileServerError> {
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(self.replica_path(id));
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(id)),
+            Err(error) => return Err(wrap(&self.name, id)(error)),
+        };
+        let length = file.metadata().map_err(wrap(&self.name, id))?.len();
+        let (server, id) = (self.name.clone(), *id);
+        Ok(Replica::new(
+            length,
+            Box::new(move |buffer, position| file.read_at(buffer, position).map_err(wrap(&server, id))),
+        ))
+    }
+
+    fn remove(&self, id: &ObjectId) -> Result<(), FileServerError> {
+        let path = self.replica_path(id);
+        self.steps.reach(|| Step::Unlink(path.clone()));
+        match std::fs::remove_file(&path) {
+            Ok(()) => {}
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.check_place(),
+            Err(error) => return Err(wrap(&self.name, id)(error)),
+        }
+        path.parent().map_or(Ok(()), |folder| self.sync_folder(folder)).map_err(wrap(&self.name, id))
+    }
+
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectId>,
+        limit: usize,
+    ) -> Result<Vec<ObjectId>, FileServerError> {
+        self.check_place()?;
+        let fail = |error| wrap(&self.name, "list")(error);
+        let after = after.map(ToString::to_string).unwrap_or_default();
+        let mut found = Vec::new();
+        for outer in names(&self.root, 2).map_err(fail)? {
+            if !fits(&outer, prefix, &after) {
+                continue;
+            }
+            let folder = self.root.join(&outer);
+            for inner in names(&folder, 2).map_err(fail)? {
+                if !fits(&format!("{outer}{inner}"), prefix, &after) {
+                    continue;
+                }
+                for name in names(&folder.join(&inner), 64).map_err(fail)? {
+                    let placed = name.starts_with(&outer) && name[2..].starts_with(&inner);
+                    if !placed || !name.starts_with(prefix) || name <= after {
+                        continue;
+                    }
+                    found.extend(name.parse::<ObjectId>());
+                    if found.len() == limit {
+                        return Ok(found);
+                    }
+                }
+            }
+        }
+        Ok(found)
+    }
+
+    fn quarantine(&self, id: &ObjectId) -> Result<(), FileServerError> {
+        let path = self.replica_path(id);
+        let folder = self.root.join("quarantine");
+        let aside = folder.join(format!("{id}~{}", random_hex()));
+        let moved = std::fs::create_dir_all(&folder).and_then(|()| {
+            self.steps.reach(|| Step::Rename(path.clone(), aside.clone()));
+            std::fs::rename(&path, &aside)
+        });
+        match moved {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(id)),
+            other => other.map_err(wrap(&self.name, id))?,
+        }
+        let flushed = self.sync_folder(&folder);
+        flushed
+            .and_then(|()| path.parent().map_or(Ok(()), |folder| self.sync_folder(folder)))
+            .map_err(wrap(&self.name, id))
+    }
+
+    fn collect_temporaries(&self, now: SystemTime, age: Duration) -> Result<usize, FileServerError> {
+        self.check_place()?;
+        let fail = |error| wrap(&self.name, "tmp")(error);
+        let mut removed = 0;
+        for entry in std::fs::read_dir(self.root.join("tmp")).map_err(fail)? {
+            let entry = entry.map_err(fail)?;
+            let name = entry.file_name().to_string_lossy().into_owned();
+            let own = name.split_once('~').is_some_and(|(vault, _)| vault == self.own);
+            let stale = entry
+                .metadata()
+                .and_then(|metadata| metadata.modified())
+                .is_ok_and(|touched| now.duration_since(touched).is_ok_and(|idle| idle >= age));
+            if (own || stale)
+                && !lock(&self.live).contains(&name)
+                && std::fs::remove_file(entry.path()).is_ok()
+            {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    fn free_space(&self) -> Result<u64, FileServerError> {
+        self.check_place()?;
+        let space = rustix::fs::statvfs(&self.root)
+            .map_err(|error| wrap(&self.name, "free space")(std::io::Error::from(error)))?;
+        Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+}
+
+/// May anything below a folder whose path spells `start` be wanted?
+fn fits(start: &str, prefix: &str, after: &str) -> bool {
+    let shared = start.len().min(prefix.len());
+    start[..shared] == prefix[..shared] && after.get(..start.len()).is_none_or(|cut| start >= cut)
+}
+
+/// The sorted names in `folder` that are `length` hex digits; none if it is not there.
+fn names(folder: &Path, length: usize) -> std::io::Result<Vec<String>> {
+    let entries = match std::fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(error),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        let name = entry?.file_name().to_string_lossy().into_owned();
+        if name.len() == length && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+            names.push(name);
+        }
+    }
+    names.sort_unstable();
+    Ok(names)
+}
+
+/// Sorts the system's reasons into those that call for different answers.
+fn wrap(server: &str, object: impl ToString) -> impl Fn(std::io::Error) -> FileServerError {
+    let (server, object) = (server.to_owned(), object.to_string());
+    move |source| {
+        let (server, object) = (server.clone(), object.clone());
+        match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded | ErrorKind::FileTooLarge => {
+                FileServerError::Full { server, object, source }
+            }
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                FileServerError::Denied { server, object, source }
+            }
+            _ => FileServerError::Away { server, object, source },
+        }
+    }
+}
+
+/// The file server's error that a [`Replica`]'s reader carries, or a plain one wrapped.
+fn unwrap_or(error: std::io::Error, server: &str, id: &ObjectId) -> FileServerError {
+    error.downcast::<FileServerError>().unwrap_or_else(wrap(server, id))
+}
+
+fn flush(file: &File) -> std::io::Result<()> {
+    if cfg!(feature = "without-fsync") { Ok(()) } else { file.sync_all() }
+}
+
+fn flush_data(file: &File) -> std::io::Result<()> {
+    if cfg!(feature = "without-fsync") { Ok(()) } else { file.sync_data() }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

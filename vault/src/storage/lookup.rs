@@ -1,0 +1,158 @@
+//! Is there such an object? The catalog first; what it does not know for sure is looked for
+//! on both file servers before anybody says no.
+
+use futures_util::future::join_all;
+
+use super::envelope::{EnvelopeError, Record, SLOT, read_slots, verify};
+use super::file_server::{FileServer, FileServerError};
+use super::object::{Entry, ObjectId, State};
+use super::sessions::{Progress, Sessions};
+use super::{Inner, Storage, StorageError, now};
+
+/// What became of an object.
+#[derive(Debug, Clone)]
+pub enum Found {
+    /// It can be read.
+    Stored(Box<Entry>),
+    /// Deleted by its owner.
+    Deleted(Box<Entry>),
+    /// Neither catalog nor any file server has it.
+    Absent,
+}
+
+/// What looking on the file servers came to.
+#[derive(Default)]
+pub(super) struct Looked {
+    /// Where a whole replica lies.
+    pub(super) on: Vec<String>,
+    /// Its record, if the active key opens it.
+    pub(super) record: Option<Record>,
+    /// Why not every file server could be asked.
+    pub(super) unsure: Option<String>,
+}
+
+impl Storage {
+    /// Looks an object up. One that only a file server knows is verified as a whole and
+    /// adopted into the catalog.
+    ///
+    /// # Errors
+    /// The catalog's, or [`StorageError::Unsure`].
+    pub async fn find(&self, id: &ObjectId) -> Result<Found, StorageError> {
+        let known = self.0.catalog.entry(*id).await?;
+        match known {
+            Some(entry) if entry.state == State::Stored => return Ok(Found::Stored(Box::new(entry))),
+            Some(entry) if entry.state == State::Deleted => return Ok(Found::Deleted(Box::new(entry))),
+            // Its upload is still running, and its id has been told to nobody.
+            _ if self.0.live().contains(id) => return Ok(Found::Absent),
+            known => self.0.find_on_servers(*id, known).await,
+        }
+    }
+}
+
+impl Inner {
+    async fn find_on_servers(&self, id: ObjectId, known: Option<Entry>) -> Result<Found, StorageError> {
+        let looked = self.look(id).await;
+        if let Some(entry) = self.adopt(id, known, &looked).await? {
+            return Ok(match entry.state {
+                State::Deleted => Found::Deleted(Box::new(entry)),
+                _ => Found::Stored(Box::new(entry)),
+            });
+        }
+        match looked.unsure {
+            Some(why) => Err(StorageError::Unsure { id, why }),
+            None => Ok(Found::Absent),
+        }
+    }
+
+    /// Takes what was found into the catalog; `None` where nothing whole was found.
+    pub(super) async fn adopt(
+        &self,
+        id: ObjectId,
+        known: Option<Entry>,
+        looked: &Looked,
+    ) -> Result<Option<Entry>, StorageError> {
+        if looked.on.is_empty() {
+            return Ok(None);
+        }
+        let from_record = |record: &Record| Entry {
+            id,
+            metadata: record.metadata.clone(),
+            state: State::Pending,
+            origin: self.own.clone(),
+            identity: Some(record.identity.clone()),
+            replicas: Vec::new(),
+        };
+        let Some(entry) = known.or_else(|| looked.record.as_ref().map(from_record)) else { return Ok(None) };
+        tracing::info!(object = %id, servers = ?looked.on, "found on the file servers; taken into the catalog");
+        Ok(Some(self.catalog.stored(entry, looked.on.clone(), now()).await?))
+    }
+
+    /// Looks for a whole replica on every file server.
+    pub(super) async fn look(&self, id: ObjectId) -> Looked {
+        let answers = self.servers.iter().map(|server| self.look_on(id, server));
+        let mut looked = Looked::default();
+        for (server, answer) in self.servers.iter().zip(join_all(answers).await) {
+            match answer {
+                Ok(record) => {
+                    looked.on.push(server.name().to_owned());
+                    looked.record = looked.record.or(record);
+                    if looked.record.is_none() {
+                        looked.unsure = Some("its record is not for the active key".to_owned());
+                    }
+                }
+                Err(FileServerError::Absent { .. }) => {}
+                Err(FileServerError::Damaged { .. }) => {
+                    self.metrics.damaged.with_label_values(&[server.name()]).inc();
+                }
+                Err(error) => looked.unsure = Some(error.to_string()),
+            }
+        }
+        looked
+    }
+
+    async fn look_on(&self, id: ObjectId, server: &Sessions) -> Result<Option<Record>, FileServerError> {
+        let active = self.active.clone();
+        server.run(id, move |server, progress| look_at(server, progress, &id, &active)).await
+    }
+}
+
+/// Verifies one replica as a whole and opens its record; quarantines a damaged one.
+fn look_at(
+    server: &dyn FileServer,
+    progress: &Progress,
+    id: &ObjectId,
+    active: &age::x25519::Identity,
+) -> Result<Option<Record>, FileServerError> {
+    use std::io::{Read, Seek};
+    let watched = progress.clone();
+    let mut replica = server.open(id)?.watched(move |_| watched.note());
+    let mut slots = Vec::with_capacity(2 * SLOT);
+    let read = replica.by_ref().take(2 * SLOT as u64).read_to_end(&mut slots);
+    let checked = read.and_then(|_| replica.rewind()).map_err(EnvelopeError::Beneath);
+    match checked.and_then(|()| verify(&mut replica, id)) {
+        Ok(()) => match read_slots(&slots, active) {
+            Ok(record) => Ok(Some(record)),
+            Err(error) => {
+                tracing::error!(server = server.name(), object = %id, "whole, but {error}");
+                Ok(None)
+            }
+        },
+        Err(EnvelopeError::Beneath(error)) => Err(beneath(error, server.name(), id)),
+        Err(damage) => {
+            server.quarantine(id)?;
+            let (server, object) = (server.name().to_owned(), id.to_string());
+            let error = FileServerError::Damaged { server, object, why: damage.to_string() };
+            tracing::error!("{error}");
+            Err(error)
+        }
+    }
+}
+
+/// The file server's own error out of a reader's.
+pub(super) fn beneath(error: std::io::Error, server: &str, id: &ObjectId) -> FileServerError {
+    error.downcast::<FileServerError>().unwrap_or_else(|source| FileServerError::Away {
+        server: server.to_owned(),
+        object: id.to_string(),
+        source,
+    })
+}

@@ -1,0 +1,73 @@
+//! What storage counts, for Prometheus. Names no object and no owner.
+
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+/// Storage's metrics, in a registry of their own.
+pub(super) struct Metrics {
+    pub(super) registry: Registry,
+    pub(super) uploads: IntCounterVec,
+    pub(super) uploaded_bytes: IntCounter,
+    pub(super) downloaded_bytes: IntCounter,
+    pub(super) healed: IntCounter,
+    pub(super) damaged: IntCounterVec,
+    pub(super) objects: IntGauge,
+    pub(super) pending: IntGauge,
+    pub(super) owed: IntGauge,
+    pub(super) owed_oldest: IntGauge,
+    pub(super) removals_owed: IntGauge,
+    pub(super) up: IntGaugeVec,
+    pub(super) full: IntGaugeVec,
+    pub(super) errors: IntGaugeVec,
+}
+
+impl Metrics {
+    /// Registers all of them.
+    pub(super) fn new() -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let made = Self {
+            uploads: IntCounterVec::new(
+                Opts::new("vault_storage_uploads_total", "Uploads by outcome"),
+                &["outcome"],
+            )?,
+            uploaded_bytes: IntCounter::new("vault_storage_uploaded_bytes_total", "Plaintext bytes stored")?,
+            downloaded_bytes: IntCounter::new(
+                "vault_storage_downloaded_bytes_total",
+                "Plaintext bytes read",
+            )?,
+            healed: IntCounter::new("vault_storage_healed_total", "Owed replicas copied")?,
+            damaged: IntCounterVec::new(
+                Opts::new("vault_storage_damaged_total", "Replicas found missing or damaged"),
+                &["server"],
+            )?,
+            objects: IntGauge::new("vault_storage_objects", "Objects that can be read")?,
+            pending: IntGauge::new("vault_storage_pending", "Intents that came to nothing yet")?,
+            owed: IntGauge::new("vault_storage_owed_replicas", "Replicas owed to a file server")?,
+            owed_oldest: IntGauge::new(
+                "vault_storage_owed_oldest_seconds",
+                "Age of the oldest owed replica",
+            )?,
+            removals_owed: IntGauge::new("vault_storage_owed_removals", "Removals owed to a file server")?,
+            up: by_server("vault_storage_file_server_up", "1 while it answers")?,
+            full: by_server("vault_storage_file_server_full", "1 while it has no space")?,
+            errors: by_server("vault_storage_file_server_errors", "Failed operations since start")?,
+            registry,
+        };
+        let registry = &made.registry;
+        registry.register(Box::new(made.uploads.clone()))?;
+        registry.register(Box::new(made.damaged.clone()))?;
+        for counter in [&made.uploaded_bytes, &made.downloaded_bytes, &made.healed] {
+            registry.register(Box::new(counter.clone()))?;
+        }
+        for gauge in [&made.objects, &made.pending, &made.owed, &made.owed_oldest, &made.removals_owed] {
+            registry.register(Box::new(gauge.clone()))?;
+        }
+        for gauges in [&made.up, &made.full, &made.errors] {
+            registry.register(Box::new(gauges.clone()))?;
+        }
+        Ok(made)
+    }
+}
+
+fn by_server(name: &str, help: &str) -> Result<IntGaugeVec, prometheus::Error> {
+    IntGaugeVec::new(Opts::new(name, help), &["server"])
+}

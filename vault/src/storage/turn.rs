@@ -1,0 +1,212 @@
+//! One repair turn: probe what is away, settle old intents, pay what is owed. Drives what
+//! `repair` decides; bounded, so that it never starves uploads.
+
+use std::io::Read;
+use std::time::Duration;
+
+use super::envelope::{Checker, EnvelopeError};
+use super::file_server::FileServerError;
+use super::lookup::beneath;
+use super::object::{ObjectId, ReplicaState};
+use super::repair::{Action, Budget, Condition, plan};
+use super::sessions::Sessions;
+use super::spool::SpoolFile;
+use super::{Inner, Storage, StorageError, clock, now};
+
+/// Debts considered in a turn.
+const DEBTS: usize = 1000;
+const BUDGET: Budget = Budget { actions: 200, bytes: 1 << 30 };
+/// Intents settled in a turn.
+const INTENTS: usize = 64;
+/// A temporary file of the peer's that nobody has touched for this long is nobody's.
+const STALE: Duration = Duration::from_secs(24 * 3600);
+/// A full file server is tried again once it has this much space.
+const SPACE: u64 = 64 << 20;
+
+/// What a turn came to.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Turn {
+    /// Replicas copied.
+    pub copied: usize,
+    /// Replicas of deleted objects removed.
+    pub removed: usize,
+    /// Old intents that turned out stored, or came to nothing.
+    pub settled: usize,
+    /// Actions that failed and stay owed.
+    pub failed: usize,
+}
+
+impl Storage {
+    /// Does what is owed, as far as the file servers answer. Call it every
+    /// [`Storage::retry_every`], one at a time.
+    ///
+    /// # Errors
+    /// The catalog's; single failures are logged and counted.
+    pub async fn repair_turn(&self) -> Result<Turn, StorageError> {
+        let inner = &self.0;
+        for server in &inner.servers {
+            inner.probe(server).await;
+        }
+        let mut turn = Turn::default();
+        turn.settled = inner.settle_intents().await?;
+        let debts = inner.catalog.debts(DEBTS).await?;
+        let condition = |server: &Sessions| {
+            let health = server.health();
+            Condition { server: server.name().to_owned(), up: health.suspended.is_none(), full: health.full }
+        };
+        let servers: Vec<_> = inner.servers.iter().map(condition).collect();
+        for action in plan(&debts, &servers, now(), BUDGET) {
+            match inner.act(&action).await {
+                Ok(()) if matches!(action, Action::Remove { .. }) => turn.removed += 1,
+                Ok(()) => turn.copied += 1,
+                Err(error) => {
+                    turn.failed += 1;
+                    tracing::warn!("{error}; stays owed");
+                }
+            }
+        }
+        Ok(turn)
+    }
+}
+
+impl Inner {
+    async fn probe(&self, server: &Sessions) {
+        let health = server.health();
+        if health.suspended.is_some() {
+            self.attach(server).await;
+        }
+        if health.full
+            && server.run("space", |server, _| server.free_space()).await.is_ok_and(|free| free >= SPACE)
+        {
+            server.set_full(false);
+        }
+    }
+
+    pub(super) async fn collect_temporaries(&self, server: &Sessions) {
+        match server.run("tmp", |server, _| server.collect_temporaries(clock(), STALE)).await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(server = server.name(), count, "stale temporary files removed"),
+            Err(error) => tracing::warn!("{error}"),
+        }
+    }
+
+    /// Intents of this vault whose upload is no longer running: stored if whole somewhere,
+    /// dropped if every file server is sure that it has none.
+    async fn settle_intents(&self) -> Result<usize, StorageError> {
+        let mut settled = 0;
+        for entry in self.catalog.pending(self.own.clone(), INTENTS).await? {
+            if self.live().contains(&entry.id) {
+                continue;
+            }
+            let id = entry.id;
+            let looked = self.look(id).await;
+            if self.adopt(id, Some(entry), &looked).await?.is_some() {
+                settled += 1;
+            } else if looked.unsure.is_none() {
+                self.catalog.dropped(id).await?;
+                settled += 1;
+            }
+        }
+        Ok(settled)
+    }
+
+    async fn act(&self, action: &Action) -> Result<(), StorageError> {
+        match action {
+            Action::Remove { id, server } => self.remove(*id, self.server(*id, server)?).await,
+            Action::Copy { id, from, to } => {
+                self.copy(*id, self.server(*id, from)?, self.server(*id, to)?).await
+            }
+            Action::Search { id } => self.search(*id).await,
+        }
+    }
+
+    fn server(&self, id: ObjectId, name: &str) -> Result<&Sessions, StorageError> {
+        let gone =
+            || StorageError::Unreadable { id, why: format!("file server {name} is no longer configured") };
+        self.servers.iter().find(|server| server.name() == name).ok_or_else(gone)
+    }
+
+    /// Copies a replica as it is, through the spool, so that a hanging source is not held
+    /// against the target.
+    async fn copy(&self, id: ObjectId, from: &Sessions, to: &Sessions) -> Result<(), StorageError> {
+        let mut passing = self.spool.create()?;
+        let fetched = from.run(id, move |server, progress| {
+            let progress = progress.clone();
+            let mut replica = server.open(&id)?.watched(move |_| progress.note());
+            fetch(&mut replica, &mut passing, server.name(), &id).map(|()| passing)
+        });
+        let passing = match fetched.await {
+            Ok(passing) => passing,
+            Err(error) => return self.bad_source(id, from, error).await,
+        };
+        let put = self.put_on(id, to, &passing).await;
+        put.map_err(|error| StorageError::Unreadable { id, why: error.to_string() })?;
+        self.catalog.observed(id, to.name().to_owned(), ReplicaState::Stored, now()).await?;
+        self.metrics.healed.inc();
+        tracing::info!(object = %id, from = from.name(), to = to.name(), "replica copied");
+        Ok(())
+    }
+
+    /// What was to be copied is itself gone or damaged: then it is owed too.
+    async fn bad_source(
+        &self,
+        id: ObjectId,
+        from: &Sessions,
+        error: FileServerError,
+    ) -> Result<(), StorageError> {
+        let state = match error {
+            FileServerError::Absent { .. } => Some(ReplicaState::Owed),
+            FileServerError::Damaged { .. } => {
+                let aside = from.run(id, move |server, _| server.quarantine(&id)).await;
+                aside.is_ok().then_some(ReplicaState::Damaged)
+            }
+            _ => None,
+        };
+        if let Some(state) = state {
+            self.metrics.damaged.with_label_values(&[from.name()]).inc();
+            self.catalog.observed(id, from.name().to_owned(), state, now()).await?;
+        }
+        Err(StorageError::Unreadable { id, why: error.to_string() })
+    }
+
+    /// The catalog knows no replica of a stored object: look everywhere.
+    async fn search(&self, id: ObjectId) -> Result<(), StorageError> {
+        let entry = self.catalog.entry(id).await?;
+        let looked = self.look(id).await;
+        if self.adopt(id, entry, &looked).await?.is_some() {
+            return Ok(());
+        }
+        let why = looked.unsure.unwrap_or_else(|| {
+            "no file server has a whole replica: restore one from backup or quarantine".to_owned()
+        });
+        tracing::error!(object = %id, "no replica: {why}");
+        Err(StorageError::Unreadable { id, why })
+    }
+}
+
+fn fetch(
+    replica: &mut impl Read,
+    passing: &mut SpoolFile,
+    server: &str,
+    id: &ObjectId,
+) -> Result<(), FileServerError> {
+    let mut checker = Checker::default();
+    let mut piece = vec![0; 256 * 1024];
+    loop {
+        let count = replica.read(&mut piece).map_err(|error| beneath(error, server, id))?;
+        if count == 0 {
+            break;
+        }
+        checker.update(&piece[..count]);
+        passing.append(&piece[..count]).map_err(|error| FileServerError::BadSource {
+            server: server.to_owned(),
+            object: id.to_string(),
+            why: format!("the spool cannot be written: {error}"),
+        })?;
+    }
+    checker.finish(id).map_err(|damage: EnvelopeError| FileServerError::Damaged {
+        server: server.to_owned(),
+        object: id.to_string(),
+        why: damage.to_string(),
+    })
+}

@@ -1,0 +1,362 @@
+//! One upload: spool, intent, peer, both file servers, catalog, and only then yes. A key
+//! never acts twice: the same content under it answers the same object, other content is refused.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::join_all;
+use futures_util::{Stream, StreamExt};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
+
+use super::catalog::Intended;
+use super::file_server::{FileServerError, Put};
+use super::object::{Entry, ObjectId, State};
+use super::sessions::Sessions;
+use super::spool::{Piece, SpoolFile, Spooled};
+use super::step::Step;
+use super::{Inner, Storage, StorageError, clock, now};
+
+/// How long an upload waits for another one with the same key.
+const KEY_PATIENCE: Duration = Duration::from_secs(5);
+/// The peer hook keeps a shorter deadline of its own; this one is for a broken hook.
+const PEER_PATIENCE: Duration = Duration::from_secs(10);
+/// Pieces between the body's reader and the encryption.
+const PIECES: usize = 4;
+
+/// What comes with an upload.
+#[derive(Debug, Clone)]
+pub struct Upload {
+    /// Who it will belong to.
+    pub owner: String,
+    /// The idempotency key.
+    pub key: String,
+    /// What the owner calls it.
+    pub label: String,
+    /// Media type.
+    pub media_type: String,
+}
+
+/// Why an upload's body did not come through.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+pub enum BodyError {
+    /// No progress within the API's deadline.
+    #[error("no byte came within {} s", .0.as_secs())]
+    Idle(Duration),
+    /// The connection broke, or the body was not what its head said.
+    #[error("{0}")]
+    Broken(String),
+}
+
+/// An acknowledged upload.
+#[derive(Debug)]
+pub struct Stored {
+    /// The object that the key answers.
+    pub entry: Entry,
+    /// Stored by this very call?
+    pub new: bool,
+}
+
+/// Held while an upload runs.
+struct Held {
+    _permit: OwnedSemaphorePermit,
+    _key: KeyGuard,
+}
+
+impl Storage {
+    /// Stores `body`. When this returns, at least `min_replicas` replicas are durable.
+    ///
+    /// # Errors
+    /// See [`StorageError`]; after any of them, repeating with the same key is safe.
+    pub async fn put(
+        &self,
+        upload: Upload,
+        body: impl Stream<Item = Result<Bytes, BodyError>> + Send,
+    ) -> Result<Stored, StorageError> {
+        let outcome = self.0.put(upload, body).await;
+        let word = match &outcome {
+            Ok(Stored { new: true, .. }) => "stored",
+            Ok(Stored { new: false, .. }) => "repeated",
+            Err(StorageError::Busy(_)) => "busy",
+            Err(StorageError::Body(_)) => "broken_off",
+            Err(StorageError::NotDurable { .. }) => "not_durable",
+            Err(_) => "refused",
+        };
+        self.0.metrics.uploads.with_label_values(&[word]).inc();
+        outcome
+    }
+}
+
+impl Inner {
+    async fn put(
+        self: &Arc<Self>,
+        upload: Upload,
+        body: impl Stream<Item = Result<Bytes, BodyError>> + Send,
+    ) -> Result<Stored, StorageError> {
+        let permit = Arc::clone(&self.uploads).try_acquire_owned();
+        let permit = permit.map_err(|_| StorageError::Busy("as many uploads as allowed are under way"))?;
+        let key = self.hold_key(&upload.owner, &upload.key).await?;
+        let holders = self.catalog.by_key(upload.owner.clone(), upload.key.clone()).await?;
+        if let Some(holder) = answering(holders) {
+            let digest = self.digest(body).await?;
+            return repeated(holder, &digest);
+        }
+        let spooled = self.spool(upload, body).await?;
+        // From here on the caller's connection no longer matters.
+        let (inner, held) = (Arc::clone(self), Held { _permit: permit, _key: key });
+        let finished = tokio::spawn(async move { inner.store(spooled, held).await });
+        finished.await.map_err(|_| StorageError::Stopping)?
+    }
+
+    /// Only reads the body, to tell a repeated upload from other content under the same key.
+    async fn digest(
+        &self,
+        body: impl Stream<Item = Result<Bytes, BodyError>> + Send,
+    ) -> Result<String, StorageError> {
+        let mut body = std::pin::pin!(body);
+        let (mut hasher, mut size) = (blake3::Hasher::new(), 0_u64);
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes?;
+            size += bytes.len() as u64;
+            self.check_size(size)?;
+            hasher.update(&bytes);
+        }
+        Ok(hasher.finalize().to_hex().to_string())
+    }
+
+    /// Encrypts the body into the spool. Whatever ends this early removes the spool's file.
+    async fn spool(
+        &self,
+        upload: Upload,
+        body: impl Stream<Item = Result<Bytes, BodyError>> + Send,
+    ) -> Result<Spooled, StorageError> {
+        let (pieces, queue) = mpsc::channel(PIECES);
+        let (spool, escrow, active) = (self.spool.clone(), self.escrow.clone(), self.active.to_public());
+        let created = OffsetDateTime::from(clock()).format(&Rfc3339).unwrap_or_default();
+        let writing =
+            tokio::task::spawn_blocking(move || spool.write(&upload, created, [&active, &escrow], queue));
+        let fed = self.feed(body, pieces).await;
+        let written = writing.await.map_err(|_| StorageError::Stopping)?;
+        match (fed, written) {
+            (Err(error), _) => Err(error),
+            (Ok(()), Err(error)) => Err(error.into()),
+            (Ok(()), Ok(spooled)) => spooled.ok_or(StorageError::Stopping),
+        }
+    }
+
+    async fn feed(
+        &self,
+        body: impl Stream<Item = Result<Bytes, BodyError>> + Send,
+        pieces: mpsc::Sender<Piece>,
+    ) -> Result<(), StorageError> {
+        let mut body = std::pin::pin!(body);
+        let mut size = 0_u64;
+        while let Some(bytes) = body.next().await {
+            let bytes = bytes?;
+            size += bytes.len() as u64;
+            self.check_size(size)?;
+            // A closed queue means that the spool failed; it says itself why.
+            if pieces.send(Piece::Bytes(bytes)).await.is_err() {
+                return Ok(());
+            }
+        }
+        let _ = pieces.send(Piece::End).await;
+        Ok(())
+    }
+
+    fn check_size(&self, size: u64) -> Result<(), StorageError> {
+        if size > self.settings.max_file.0 {
+            return Err(StorageError::TooLarge(self.settings.max_file));
+        }
+        Ok(())
+    }
+
+    /// Everything after the last byte of the body.
+    async fn store(&self, spooled: Spooled, held: Held) -> Result<Stored, StorageError> {
+        self.steps.reach(|| Step::Spooled);
+        let Spooled { id, record, file } = spooled;
+        let digest = record.metadata.digest.clone();
+        if let Some(settled) = self.settle_key(&record.metadata.owner, &record.metadata.key).await? {
+            return repeated(settled, &digest);
+        }
+        let entry = Entry {
+            id,
+            metadata: record.metadata,
+            state: State::Pending,
+            origin: self.own.clone(),
+            identity: Some(record.identity),
+            replicas: Vec::new(),
+        };
+        let _live = Live::new(self, id);
+        let seq = match self.catalog.intend(entry.clone()).await? {
+            Intended::Recorded(seq) => seq,
+            Intended::Taken(holder) => return repeated(*holder, &digest),
+        };
+        self.steps.reach(|| Step::Intended);
+        self.tell_peer(seq).await;
+        self.steps.reach(|| Step::Replicate);
+        let stored = self.replicate(entry, &file).await?;
+        self.steps.reach(|| Step::Acknowledge);
+        self.metrics.uploaded_bytes.inc_by(stored.metadata.size);
+        drop(held);
+        Ok(Stored { entry: stored, new: true })
+    }
+
+    /// Writes both file servers at once and records what came of it.
+    async fn replicate(&self, entry: Entry, file: &SpoolFile) -> Result<Entry, StorageError> {
+        let id = entry.id;
+        let puts = self.servers.iter().map(|server| self.put_on(id, server, file));
+        let outcomes = join_all(puts).await;
+        let (mut on, mut refusals) = (Vec::new(), Vec::new());
+        for (server, outcome) in self.servers.iter().zip(outcomes) {
+            match outcome {
+                Ok(_) => on.push(server.name().to_owned()),
+                Err(error) => refusals.push(error),
+            }
+        }
+        let needed = self.settings.min_replicas;
+        if on.len() >= needed {
+            for error in &refusals {
+                tracing::warn!("{error}; kept on {}, owed there", on.join(", "));
+            }
+            return Ok(self.catalog.stored(entry, on, now()).await?);
+        }
+        // Where every refusal is final, the intent has come to nothing. Otherwise a write that
+        // timed out may still arrive: the intent stays, and is settled by looking.
+        if on.is_empty() && refusals.iter().all(is_final) {
+            self.catalog.dropped(id).await?;
+        }
+        let full = refusals.iter().all(|error| matches!(error, FileServerError::Full { .. }));
+        let why = refusals.iter().map(ToString::to_string).collect::<Vec<_>>().join("; ");
+        Err(StorageError::NotDurable { id, durable: on.len(), needed, why, full })
+    }
+
+    /// Writes one replica.
+    pub(super) async fn put_on(
+        &self,
+        id: ObjectId,
+        server: &Sessions,
+        file: &SpoolFile,
+    ) -> Result<Put, FileServerError> {
+        let source = file.replica(server.name(), &id)?;
+        let put = server.run(id, move |server, progress| {
+            let progress = progress.clone();
+            server.put(&id, &mut source.watched(move |_| progress.note()))
+        });
+        let put = put.await?;
+        server.set_full(false);
+        Ok(put)
+    }
+
+    /// Intents of earlier attempts with this key, here or at the peer, may have come to
+    /// something: what is whole on a file server answers the key.
+    async fn settle_key(&self, owner: &str, key: &str) -> Result<Option<Entry>, StorageError> {
+        let holders = self.catalog.by_key(owner.to_owned(), key.to_owned()).await?;
+        let mut settled = Vec::new();
+        for holder in holders {
+            if holder.state >= State::Stored {
+                settled.push(holder);
+                continue;
+            }
+            let looked = self.look(holder.id).await;
+            if looked.on.len() >= self.settings.min_replicas {
+                settled.extend(self.adopt(holder.id, Some(holder), &looked).await?);
+            }
+        }
+        Ok(answering(settled))
+    }
+
+    async fn tell_peer(&self, seq: u64) {
+        let tell = self.tell_peer.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
+        if let Some(tell) = tell {
+            if tokio::time::timeout(PEER_PATIENCE, tell(seq)).await.is_err() {
+                tracing::warn!("storage: telling the peer took too long; the upload goes on");
+            }
+        }
+    }
+
+    async fn hold_key(self: &Arc<Self>, owner: &str, key: &str) -> Result<KeyGuard, StorageError> {
+        let name = (owner.to_owned(), key.to_owned());
+        let lock = Arc::clone(self.keys().entry(name.clone()).or_default());
+        let held = tokio::time::timeout(KEY_PATIENCE, lock.lock_owned()).await;
+        let guard = KeyGuard { inner: Arc::clone(self), name, held: held.ok() };
+        if guard.held.is_none() {
+            return Err(StorageError::Busy("an upload with the same key is under way"));
+        }
+        Ok(guard)
+    }
+
+    fn keys(
+        &self,
+    ) -> std::sync::MutexGuard<'_, std::collections::HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>>
+    {
+        self.keys.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
+    }
+}
+
+/// The object that a key answers: the smallest stored id, else a deleted one.
+fn answering(holders: Vec<Entry>) -> Option<Entry> {
+    let mut settled: Vec<_> = holders.into_iter().filter(|entry| entry.state >= State::Stored).collect();
+    settled.sort_by_key(|entry| (entry.state, entry.id));
+    settled.into_iter().next()
+}
+
+fn repeated(holder: Entry, digest: &str) -> Result<Stored, StorageError> {
+    if holder.state == State::Deleted {
+        return Err(StorageError::KeyDeleted { id: holder.id });
+    }
+    if holder.metadata.digest != digest {
+        return Err(StorageError::KeyReused { id: holder.id });
+    }
+    Ok(Stored { entry: holder, new: false })
+}
+
+/// Is it sure that nothing has been or will be stored?
+const fn is_final(error: &FileServerError) -> bool {
+    matches!(
+        error,
+        FileServerError::Full { .. }
+            | FileServerError::Denied { .. }
+            | FileServerError::NotOurs { .. }
+            | FileServerError::BadSource { .. }
+    )
+}
+
+/// One key's uploads run one after another.
+struct KeyGuard {
+    inner: Arc<Inner>,
+    name: (String, String),
+    held: Option<OwnedMutexGuard<()>>,
+}
+
+impl Drop for KeyGuard {
+    fn drop(&mut self) {
+        let mut keys = self.inner.keys();
+        self.held = None;
+        // Nobody else holds or awaits it: only the map's own reference is left.
+        if keys.get(&self.name).is_some_and(|lock| Arc::strong_count(lock) == 1) {
+            keys.remove(&self.name);
+        }
+    }
+}
+
+/// Marks an object's upload as under way.
+struct Live<'a> {
+    inner: &'a Inner,
+    id: ObjectId,
+}
+
+impl<'a> Live<'a> {
+    fn new(inner: &'a Inner, id: ObjectId) -> Self {
+        inner.live().insert(id);
+        Self { inner, id }
+    }
+}
+
+impl Drop for Live<'_> {
+    fn drop(&mut self) {
+        self.inner.live().remove(&self.id);
+    }
+}
