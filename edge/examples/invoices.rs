@@ -242,7 +242,8 @@ async fn file(request: Request<Incoming>, gateway: &Path) -> Result<Response<Bod
 
 /// Holds the request for `ms` milliseconds, to show how many may be in flight.
 async fn slow(query: Option<&str>) -> Result<Response<Body>, Fault> {
-    let wanted = query.and_then(|query| query.strip_prefix("ms=")?.parse().ok());
+    let wanted =
+        query.and_then(|query| query.split('&').find_map(|pair| pair.strip_prefix("ms="))?.parse().ok());
     let wait = wanted.map(Duration::from_millis).filter(|wait| *wait <= MAX_SLOW).ok_or_else(|| {
         Fault::own(StatusCode::BAD_REQUEST, "bad_query", "write /slow?ms=N with N from 0 to 60000")
     })?;
