@@ -39,7 +39,7 @@ const AFTERMATH: Duration = Duration::from_secs(3);
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// A runtime, a thread or a signal handler.
-    #[error("edge: {what}: {source}; raise the limits of its service")]
+    #[error("{what}: {source}; raise the limits of its service")]
     System {
         /// What was asked of the system.
         what: &'static str,
@@ -63,7 +63,7 @@ pub enum ServeError {
     #[error(transparent)]
     Gateway(#[from] GatewayError),
     /// A thread ended while edge was serving.
-    #[error("edge: a thread that serves clients ended: {0}; edge stops, its supervisor restarts it")]
+    #[error("a thread that serves clients ended: {0}; edge stops, its supervisor restarts it")]
     Thread(String),
 }
 
@@ -83,6 +83,7 @@ async fn run(config: Config) -> Result<(), ServeError> {
     let signals = |source| ServeError::System { what: "no signal handler", source };
     let shutdown = shutdown::on_signals().map_err(signals)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(signals)?;
+    let mut reopen = signal(SignalKind::user_defined1()).map_err(signals)?;
 
     let metrics = Metrics::new();
     let readiness = Readiness::new();
@@ -141,6 +142,10 @@ async fn run(config: Config) -> Result<(), ServeError> {
                 access_log.reopen();
                 look(&certificates, true).await;
                 tracing::info!("reload: certificates and log file only; other settings need a restart");
+            }
+            _ = reopen.recv() => {
+                access_log.reopen();
+                tracing::info!("access log opened anew");
             }
             _ = certificate_look.tick() => look(&certificates, false).await,
             _ = health_look.tick() => {

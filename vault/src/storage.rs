@@ -185,13 +185,16 @@ struct Inner {
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     /// Keys with an upload under way.
-    keys: Mutex<HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>>,
+    keys: Mutex<KeyLocks>,
     /// Objects with an upload under way: their intents are nobody's to settle.
     live: Mutex<HashSet<ObjectId>>,
     tell_peer: RwLock<Option<TellPeer>>,
     metrics: Metrics,
     steps: Steps,
 }
+
+/// By owner and key.
+type KeyLocks = HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>;
 
 /// How storage is, for the operator.
 #[derive(Debug, Clone, Serialize)]
@@ -413,10 +416,10 @@ impl Inner {
             // The sessions have logged and suspended it.
             Err(_) => return,
         };
-        if expected.is_none() {
-            if let Err(error) = self.catalog.remember_place(name, place).await {
-                tracing::error!("storage: {error}");
-            }
+        if expected.is_none()
+            && let Err(error) = self.catalog.remember_place(name, place).await
+        {
+            tracing::error!("storage: {error}");
         }
         self.collect_temporaries(server).await;
     }

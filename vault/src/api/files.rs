@@ -39,7 +39,6 @@ struct Files {
 }
 
 /// The files part of the API. A body or an answer that makes no progress for `idle` is ended.
-#[must_use]
 pub fn routes(storage: Storage, idle: Duration) -> Router {
     Router::new()
         .route("/v1/files", post(upload).get(list))

@@ -53,7 +53,7 @@ pub enum CatalogError {
 
 /// What recording an intent came to.
 #[derive(Debug)]
-pub enum Intended {
+pub(super) enum Intended {
     /// It is recorded, as this change.
     Recorded(u64),
     /// The key is taken by this object; nothing was recorded.
@@ -62,7 +62,7 @@ pub enum Intended {
 
 /// The catalog. Cheap to clone.
 #[derive(Clone)]
-pub struct Catalog {
+pub(super) struct Catalog {
     jobs: mpsc::Sender<Job>,
     readers: Arc<Readers>,
     last: watch::Receiver<u64>,
@@ -79,7 +79,7 @@ impl Catalog {
     ///
     /// # Errors
     /// SQLite's.
-    pub fn open(file: &Path, servers: &[String], steps: Steps) -> Result<Self, CatalogError> {
+    pub(super) fn open(file: &Path, servers: &[String], steps: Steps) -> Result<Self, CatalogError> {
         let connection = sqlite::open(file, MIGRATIONS)?;
         let mut idle = Vec::with_capacity(READERS);
         for _ in 0..READERS {
@@ -97,7 +97,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every write.
-    pub async fn intend(&self, entry: Entry) -> Result<Intended, CatalogError> {
+    pub(super) async fn intend(&self, entry: Entry) -> Result<Intended, CatalogError> {
         self.write(move |db| {
             let key = &entry.metadata.key;
             let taken = rows::by_key(db, &entry.metadata.owner, key)?;
@@ -115,7 +115,12 @@ impl Catalog {
     ///
     /// # Errors
     /// As every write.
-    pub async fn stored(&self, entry: Entry, on: Vec<String>, now: i64) -> Result<Entry, CatalogError> {
+    pub(super) async fn stored(
+        &self,
+        entry: Entry,
+        on: Vec<String>,
+        now: i64,
+    ) -> Result<Entry, CatalogError> {
         let servers = Arc::clone(&self.servers);
         self.write(move |db| {
             let id = entry.id;
@@ -141,7 +146,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every write.
-    pub async fn dropped(&self, id: ObjectId) -> Result<(), CatalogError> {
+    pub(super) async fn dropped(&self, id: ObjectId) -> Result<(), CatalogError> {
         self.write(move |db| {
             if rows::advance(db, &id, State::Dropped)? {
                 rows::touch(db, &id)?;
@@ -155,7 +160,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every write.
-    pub async fn delete(&self, id: ObjectId, now: i64) -> Result<(), CatalogError> {
+    pub(super) async fn delete(&self, id: ObjectId, now: i64) -> Result<(), CatalogError> {
         let servers = Arc::clone(&self.servers);
         self.write(move |db| {
             if rows::delete(db, &id, &servers, now, true)? {
@@ -170,7 +175,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every write.
-    pub async fn observed(
+    pub(super) async fn observed(
         &self,
         id: ObjectId,
         server: String,
@@ -191,7 +196,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every write.
-    pub async fn removed(&self, id: ObjectId, server: String) -> Result<(), CatalogError> {
+    pub(super) async fn removed(&self, id: ObjectId, server: String) -> Result<(), CatalogError> {
         self.write(move |db| rows::forget_replica(db, &id, &server)).await
     }
 
@@ -199,7 +204,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every write.
-    pub async fn remember_place(&self, server: String, place: String) -> Result<(), CatalogError> {
+    pub(super) async fn remember_place(&self, server: String, place: String) -> Result<(), CatalogError> {
         self.write(move |db| rows::remember_place(db, &server, &place)).await
     }
 
@@ -207,7 +212,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every read.
-    pub async fn place(&self, server: String) -> Result<(Option<String>, bool), CatalogError> {
+    pub(super) async fn place(&self, server: String) -> Result<(Option<String>, bool), CatalogError> {
         self.read(move |db| Ok((rows::place(db, &server)?, rows::knows_objects(db, &server)?))).await
     }
 
@@ -215,7 +220,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every read.
-    pub async fn entry(&self, id: ObjectId) -> Result<Option<Entry>, CatalogError> {
+    pub(super) async fn entry(&self, id: ObjectId) -> Result<Option<Entry>, CatalogError> {
         self.read(move |db| rows::entry(db, &id)).await
     }
 
@@ -224,7 +229,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every read.
-    pub async fn by_key(&self, owner: String, key: String) -> Result<Vec<Entry>, CatalogError> {
+    pub(super) async fn by_key(&self, owner: String, key: String) -> Result<Vec<Entry>, CatalogError> {
         self.read(move |db| rows::by_key(db, &owner, &key)).await
     }
 
@@ -232,7 +237,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every read.
-    pub async fn list(
+    pub(super) async fn list(
         &self,
         owner: Option<String>,
         after: Option<ObjectId>,
@@ -245,7 +250,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every read.
-    pub async fn debts(&self, limit: usize) -> Result<Vec<Debt>, CatalogError> {
+    pub(super) async fn debts(&self, limit: usize) -> Result<Vec<Debt>, CatalogError> {
         self.read(move |db| rows::debts(db, limit)).await
     }
 
@@ -253,7 +258,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every read.
-    pub async fn pending(&self, origin: String, limit: usize) -> Result<Vec<Entry>, CatalogError> {
+    pub(super) async fn pending(&self, origin: String, limit: usize) -> Result<Vec<Entry>, CatalogError> {
         self.read(move |db| rows::pending(db, &origin, limit)).await
     }
 
@@ -261,7 +266,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every read.
-    pub async fn counts(&self) -> Result<rows::Counts, CatalogError> {
+    pub(super) async fn counts(&self) -> Result<rows::Counts, CatalogError> {
         self.read(rows::counts).await
     }
 
@@ -270,7 +275,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every read.
-    pub async fn changes_since(&self, cursor: u64, limit: usize) -> Result<Vec<Change>, CatalogError> {
+    pub(super) async fn changes_since(&self, cursor: u64, limit: usize) -> Result<Vec<Change>, CatalogError> {
         self.read(move |db| changes_since(db, cursor, limit)).await
     }
 
@@ -278,7 +283,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every write.
-    pub async fn merge(&self, changes: Vec<Change>, now: i64) -> Result<(), CatalogError> {
+    pub(super) async fn merge(&self, changes: Vec<Change>, now: i64) -> Result<(), CatalogError> {
         let servers = Arc::clone(&self.servers);
         self.write(move |db| {
             changes.iter().filter(|change| change.is_sound()).try_for_each(|change| {
@@ -293,13 +298,13 @@ impl Catalog {
 
     /// The number of the last committed change.
     #[must_use]
-    pub fn last_change(&self) -> u64 {
+    pub(super) fn last_change(&self) -> u64 {
         *self.last.borrow()
     }
 
     /// Signals every new change by its number.
     #[must_use]
-    pub fn watch(&self) -> watch::Receiver<u64> {
+    pub(super) fn watch(&self) -> watch::Receiver<u64> {
         self.last.clone()
     }
 

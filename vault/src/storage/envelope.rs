@@ -48,10 +48,16 @@ pub enum EnvelopeError {
     TooLong,
     /// age refuses to encrypt.
     #[error("age: {0}")]
-    Encrypt(#[from] age::EncryptError),
+    Encrypt(#[source] Box<age::EncryptError>),
     /// What lies beneath cannot be read or written.
     #[error(transparent)]
     Beneath(std::io::Error),
+}
+
+impl From<age::EncryptError> for EnvelopeError {
+    fn from(error: age::EncryptError) -> Self {
+        Self::Encrypt(Box::new(error))
+    }
 }
 
 impl EnvelopeError {

@@ -40,10 +40,10 @@ impl Storage {
     pub async fn find(&self, id: &ObjectId) -> Result<Found, StorageError> {
         let known = self.0.catalog.entry(*id).await?;
         match known {
-            Some(entry) if entry.state == State::Stored => return Ok(Found::Stored(Box::new(entry))),
-            Some(entry) if entry.state == State::Deleted => return Ok(Found::Deleted(Box::new(entry))),
+            Some(entry) if entry.state == State::Stored => Ok(Found::Stored(Box::new(entry))),
+            Some(entry) if entry.state == State::Deleted => Ok(Found::Deleted(Box::new(entry))),
             // Its upload is still running, and its id has been told to nobody.
-            _ if self.0.live().contains(id) => return Ok(Found::Absent),
+            _ if self.0.live().contains(id) => Ok(Found::Absent),
             known => self.0.find_on_servers(*id, known).await,
         }
     }

@@ -36,7 +36,9 @@ pub(super) enum Step {
 
 /// Who watches the steps; usually nobody.
 #[derive(Clone, Default)]
-pub(super) struct Steps(Option<Arc<dyn Fn(&Step) + Send + Sync>>);
+pub(super) struct Steps(Option<Watch>);
+
+type Watch = Arc<dyn Fn(&Step) + Send + Sync>;
 
 impl Steps {
     /// Calls `watch` at every step; a panic in it is a crash at that step.

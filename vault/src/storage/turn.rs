@@ -47,8 +47,7 @@ impl Storage {
         for server in &inner.servers {
             inner.probe(server).await;
         }
-        let mut turn = Turn::default();
-        turn.settled = inner.settle_intents().await?;
+        let mut turn = Turn { settled: inner.settle_intents().await?, ..Turn::default() };
         let debts = inner.catalog.debts(DEBTS).await?;
         let condition = |server: &Sessions| {
             let health = server.health();

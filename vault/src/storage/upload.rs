@@ -17,7 +17,7 @@ use super::object::{Entry, ObjectId, State};
 use super::sessions::Sessions;
 use super::spool::{Piece, SpoolFile, Spooled};
 use super::step::Step;
-use super::{Inner, Storage, StorageError, clock, now};
+use super::{Inner, KeyLocks, Storage, StorageError, clock, now};
 
 /// How long an upload waits for another one with the same key.
 const KEY_PATIENCE: Duration = Duration::from_secs(5);
@@ -270,10 +270,10 @@ impl Inner {
 
     async fn tell_peer(&self, seq: u64) {
         let tell = self.tell_peer.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
-        if let Some(tell) = tell {
-            if tokio::time::timeout(PEER_PATIENCE, tell(seq)).await.is_err() {
-                tracing::warn!("storage: telling the peer took too long; the upload goes on");
-            }
+        if let Some(tell) = tell
+            && tokio::time::timeout(PEER_PATIENCE, tell(seq)).await.is_err()
+        {
+            tracing::warn!("storage: telling the peer took too long; the upload goes on");
         }
     }
 
@@ -288,10 +288,7 @@ impl Inner {
         Ok(guard)
     }
 
-    fn keys(
-        &self,
-    ) -> std::sync::MutexGuard<'_, std::collections::HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>>
-    {
+    fn keys(&self) -> std::sync::MutexGuard<'_, KeyLocks> {
         self.keys.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
 }

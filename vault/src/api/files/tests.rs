@@ -1,1 +1,264 @@
-//! placeholder
+//! The files part of the contract, through the router alone.
+
+use std::path::Path as Folder;
+
+use axum::http::Request;
+use http_body_util::BodyExt;
+use shared::config::ByteSize;
+use shared::tls::Identity;
+use tower::ServiceExt;
+
+use super::*;
+use crate::storage::{FileServerSettings, Settings, key};
+
+type Header<'a> = (&'a str, &'a str);
+
+struct Answer {
+    status: StatusCode,
+    headers: HeaderMap,
+    body: Bytes,
+}
+
+impl Answer {
+    fn header(&self, name: &str) -> &str {
+        self.headers.get(name).map_or("", |value| value.to_str().unwrap())
+    }
+
+    fn code(&self) -> String {
+        let problem: shared::api::Problem = serde_json::from_slice(&self.body).unwrap();
+        assert_eq!(self.header("content-type"), shared::api::PROBLEM_JSON);
+        assert_eq!(problem.status, self.status.as_u16());
+        problem.code
+    }
+
+    fn file(&self) -> File {
+        serde_json::from_slice(&self.body).unwrap()
+    }
+}
+
+struct Api {
+    router: Router,
+    folder: tempfile::TempDir,
+}
+
+fn settings(folder: &Folder) -> Settings {
+    let server = |name: &str| FileServerSettings { name: name.to_owned(), path: folder.join(name) };
+    key::create(&folder.join("key")).unwrap();
+    Settings {
+        catalog: folder.join("catalog.db"),
+        spool: folder.join("spool"),
+        key_file: folder.join("key"),
+        escrow_recipient: key::recipient(&folder.join("key")).unwrap(),
+        min_replicas: 1,
+        max_file: ByteSize::kib(256),
+        max_uploads: 4,
+        retry_every: Duration::from_secs(10),
+        file_server_timeout: Duration::from_secs(20),
+        file_servers: vec![server("one"), server("two")],
+    }
+}
+
+impl Api {
+    async fn new() -> Self {
+        let folder = tempfile::tempdir().unwrap();
+        let storage = Storage::open(settings(folder.path()), "vault-a").await.unwrap();
+        Self { router: routes(storage, Duration::from_millis(50)), folder }
+    }
+
+    async fn call(
+        &self,
+        who: (Role, &str),
+        method: &str,
+        path: &str,
+        headers: &[(&str, &str)],
+        body: Body,
+    ) -> Answer {
+        let mut request = Request::builder().method(method).uri(path);
+        for (name, value) in headers {
+            request = request.header(*name, *value);
+        }
+        let mut request = request.body(body).unwrap();
+        request.extensions_mut().insert(Identity {
+            role: who.0,
+            owner: who.1.to_owned(),
+            name: "host".to_owned(),
+            serial: "1".to_owned(),
+        });
+        let (parts, body) = self.router.clone().oneshot(request).await.unwrap().into_parts();
+        Answer {
+            status: parts.status,
+            headers: parts.headers,
+            body: body.collect().await.unwrap().to_bytes(),
+        }
+    }
+
+    async fn upload(&self, key: &str, text: &'static str) -> Answer {
+        let headers =
+            [("idempotency-key", key), ("content-type", "text/plain"), ("file-label", "R%C3%A4%20.txt")];
+        self.call(ERP, "POST", "/v1/files", &headers, Body::from(text)).await
+    }
+
+    async fn get(&self, who: (Role, &str), path: &str, headers: &[(&str, &str)]) -> Answer {
+        self.call(who, "GET", path, headers, Body::empty()).await
+    }
+}
+
+const ERP: (Role, &str) = (Role::Edge, "erp");
+const SHOP: (Role, &str) = (Role::Edge, "shop");
+const ADMIN: (Role, &str) = (Role::Admin, "control");
+
+#[tokio::test]
+async fn a_file_goes_up_and_comes_down_as_the_contract_says() {
+    let api = Api::new().await;
+    let up = api.upload("k", "0123456789").await;
+    assert_eq!(up.status, StatusCode::CREATED);
+    let file = up.file();
+    let path = format!("/v1/files/{}", file.id);
+    assert_eq!(
+        (up.header("location"), up.header("etag")),
+        (path.as_str(), format!("\"{}\"", file.id).as_str())
+    );
+    assert_eq!((file.owner.as_str(), file.label.as_str(), file.size), ("erp", "Rä .txt", 10));
+    assert_eq!((file.replicas.len(), file.owed.len()), (2, 0));
+    let again = api.upload("k", "0123456789").await;
+    assert_eq!((again.status, again.file()), (StatusCode::OK, file.clone()));
+    let other = api.upload("k", "other").await;
+    assert_eq!((other.status, other.code().as_str()), (StatusCode::CONFLICT, "key_reused"));
+
+    let down = api.get(ERP, &path, &[]).await;
+    assert_eq!((down.status, &down.body[..]), (StatusCode::OK, &b"0123456789"[..]));
+    let expected = [
+        ("content-type", "text/plain"),
+        ("content-length", "10"),
+        ("accept-ranges", "bytes"),
+        ("x-content-type-options", "nosniff"),
+        ("file-label", "R%C3%A4%20.txt"),
+        ("etag", up.header("etag")),
+    ];
+    let head = api.call(ERP, "HEAD", &path, &[("range", "bytes=0-1")], Body::empty()).await;
+    assert_eq!((head.status, head.body.len()), (StatusCode::OK, 0));
+    for (name, value) in expected {
+        assert_eq!(down.header(name), value, "{name}");
+        assert_eq!(head.header(name), value, "{name}");
+    }
+    let same = api.get(ERP, &path, &[("if-none-match", up.header("etag"))]).await;
+    assert_eq!((same.status, same.body.len()), (StatusCode::NOT_MODIFIED, 0));
+    let part = api.get(ERP, &path, &[("range", "bytes=2-4")]).await;
+    assert_eq!((part.status, &part.body[..]), (StatusCode::PARTIAL_CONTENT, &b"234"[..]));
+    assert_eq!((part.header("content-range"), part.header("content-length")), ("bytes 2-4/10", "3"));
+    let behind = api.get(ERP, &path, &[("range", "bytes=10-")]).await;
+    assert_eq!(
+        (behind.status, behind.header("content-range")),
+        (StatusCode::RANGE_NOT_SATISFIABLE, "bytes */10")
+    );
+}
+
+#[tokio::test]
+async fn what_belongs_to_another_owner_does_not_exist() {
+    let api = Api::new().await;
+    let path = format!("/v1/files/{}", api.upload("k", "text").await.file().id);
+    for method in ["GET", "HEAD", "DELETE"] {
+        assert_eq!(api.call(SHOP, method, &path, &[], Body::empty()).await.status, StatusCode::NOT_FOUND);
+        let vault = (Role::Vault, "erp");
+        assert_eq!(api.call(vault, method, &path, &[], Body::empty()).await.status, StatusCode::NOT_FOUND);
+    }
+    assert_eq!(api.get(SHOP, "/v1/files?owner=erp", &[]).await.code(), "owner_refused");
+    let key = [("idempotency-key", "k")];
+    assert_eq!(
+        api.call(SHOP, "POST", "/v1/files?owner=erp", &key, Body::empty()).await.code(),
+        "owner_refused"
+    );
+    let vault = api.call((Role::Vault, "erp"), "POST", "/v1/files", &key, Body::empty()).await;
+    assert_eq!((vault.status, vault.code().as_str()), (StatusCode::FORBIDDEN, "role_refused"));
+    assert_eq!(api.get(ADMIN, &path, &[]).await.status, StatusCode::OK);
+    let mine: Page<File> = serde_json::from_slice(&api.get(SHOP, "/v1/files", &[]).await.body).unwrap();
+    assert!(mine.items.is_empty());
+    // The same key of another owner is another key.
+    assert_eq!(
+        api.call(SHOP, "POST", "/v1/files", &key, Body::from("text")).await.status,
+        StatusCode::CREATED
+    );
+}
+
+#[tokio::test]
+async fn a_deleted_file_is_gone_to_its_owner_and_unknown_to_others() {
+    let api = Api::new().await;
+    let path = format!("/v1/files/{}", api.upload("k", "text").await.file().id);
+    for _ in 0..2 {
+        assert_eq!(api.call(ERP, "DELETE", &path, &[], Body::empty()).await.status, StatusCode::NO_CONTENT);
+    }
+    let gone = api.get(ERP, &path, &[]).await;
+    assert_eq!((gone.status, gone.code().as_str()), (StatusCode::GONE, "deleted"));
+    assert_eq!(api.get(SHOP, &path, &[]).await.status, StatusCode::NOT_FOUND);
+    assert_eq!(api.upload("k", "text").await.status, StatusCode::GONE);
+    for unknown in
+        ["/v1/files/x", "/v1/files/..%2f..%2fetc", "/v1/files/%00", &format!("/v1/files/{}", "0".repeat(64))]
+    {
+        assert_eq!(api.get(ERP, unknown, &[]).await.code(), "not_found", "{unknown}");
+    }
+}
+
+#[tokio::test]
+async fn bad_uploads_are_refused_with_a_reason_and_leave_nothing() {
+    let api = Api::new().await;
+    let many = "x".repeat(300 * 1024);
+    let cases: [(&[Header], Body, u16, &str); 6] = [
+        (&[], Body::empty(), 400, "bad_idempotency_key"),
+        (&[("idempotency-key", "a b")], Body::empty(), 400, "bad_idempotency_key"),
+        (&[("idempotency-key", "k"), ("file-label", "%00")], Body::empty(), 400, "bad_label"),
+        (&[("idempotency-key", "k"), ("content-type", "x")], Body::empty(), 400, "bad_content_type"),
+        (&[("idempotency-key", "k"), ("content-length", "999999")], Body::empty(), 413, "too_large"),
+        (&[("idempotency-key", "k")], Body::from(many), 413, "too_large"),
+    ];
+    for (headers, body, status, code) in cases {
+        let refused = api.call(ERP, "POST", "/v1/files", headers, body).await;
+        assert_eq!((refused.status.as_u16(), refused.code().as_str()), (status, code));
+    }
+    let silent = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
+    let idle = api.call(ERP, "POST", "/v1/files", &[("idempotency-key", "k")], silent).await;
+    assert_eq!((idle.status, idle.code().as_str()), (StatusCode::REQUEST_TIMEOUT, "body_idle"));
+    for server in ["one", "two"] {
+        let left: Vec<_> = std::fs::read_dir(api.folder.path().join(server))
+            .unwrap()
+            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+            .filter(|name| !["marker", "tmp", "quarantine"].contains(&name.as_str()))
+            .collect();
+        assert!(left.is_empty(), "{left:?}");
+    }
+    assert_eq!(std::fs::read_dir(api.folder.path().join("spool")).unwrap().count(), 0);
+}
+
+#[tokio::test]
+async fn lists_come_in_pages() {
+    let api = Api::new().await;
+    for key in ["a", "b", "c", "d", "e"] {
+        assert_eq!(api.upload(key, "text").await.status, StatusCode::CREATED);
+    }
+    let (mut listed, mut path) = (Vec::new(), "/v1/files?limit=2".to_owned());
+    loop {
+        let page: Page<File> = serde_json::from_slice(&api.get(ERP, &path, &[]).await.body).unwrap();
+        assert!(page.items.len() <= 2);
+        listed.extend(page.items.into_iter().map(|file| file.id));
+        let Some(next) = page.next else { break };
+        path = format!("/v1/files?limit=2&after={next}");
+    }
+    assert_eq!(listed.len(), 5);
+    assert!(listed.is_sorted());
+    assert_eq!(api.get(ERP, "/v1/files?after=x", &[]).await.code(), "bad_after");
+}
+
+#[tokio::test]
+async fn nothing_durable_is_503_and_tells_when_to_come_back() {
+    let api = Api::new().await;
+    let path = format!("/v1/files/{}", api.upload("k", "text").await.file().id);
+    for server in ["one", "two"] {
+        std::fs::rename(api.folder.path().join(server), api.folder.path().join(format!("{server}-away")))
+            .unwrap();
+    }
+    for refused in [api.upload("k2", "text").await, api.get(ERP, &path, &[]).await] {
+        assert_eq!(refused.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert_eq!(refused.header("retry-after"), "5");
+    }
+    let unsure = api.get(ERP, &format!("/v1/files/{}", "0".repeat(64)), &[]).await;
+    assert_eq!(unsure.code(), "file_server_away");
+}

@@ -9,17 +9,17 @@ const COLUMNS: &str = "id, owner, key, label, media_type, size, created, digest,
 
 /// How much there is of what.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Counts {
+pub(in crate::storage) struct Counts {
     /// Objects that can be read.
-    pub objects: u64,
+    pub(in crate::storage) objects: u64,
     /// Intents that have not come to anything yet.
-    pub pending: u64,
+    pub(in crate::storage) pending: u64,
     /// Replicas owed, and the Unix second since when the oldest is.
-    pub owed: u64,
+    pub(in crate::storage) owed: u64,
     /// See `owed`.
-    pub owed_since: Option<i64>,
+    pub(in crate::storage) owed_since: Option<i64>,
     /// Removals owed.
-    pub removals_owed: u64,
+    pub(in crate::storage) removals_owed: u64,
 }
 
 /// Adds an object; one that is known stays as it is.

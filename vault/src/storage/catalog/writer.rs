@@ -38,7 +38,7 @@ pub(super) fn start(
                 news.send_if_modified(|known| std::mem::replace(known, last) != last);
             }
             for reply in replies {
-                reply(outcome.as_ref().map(|()| ()).map_err(String::as_str));
+                reply(outcome.as_ref().copied().map_err(String::as_str));
             }
         }
     };
