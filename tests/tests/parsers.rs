@@ -1,0 +1,107 @@
+//! Every parser of outside bytes, fed bounded: the same bodies as the fuzz targets in
+//! `tests/fuzz`, with random bytes and with valid texts that were bent. None may panic, and
+//! the bodies' own assertions must hold. `PROPTEST_CASES` makes it longer.
+
+use proptest::prelude::*;
+
+/// A target's name and its body.
+type Body = (&'static str, fn(&[u8]));
+
+const BODIES: &[Body] = &[
+    ("edge_head", edge::listen::head::fuzz),
+    ("edge_body", edge::listen::body::fuzz),
+    ("edge_gate", edge::listen::gate::fuzz),
+    ("edge_frames", edge::listen::frames::fuzz),
+    ("edge_host", edge::route::fuzz_host),
+    ("edge_path", edge::route::fuzz_path),
+    ("edge_forwarded_for", edge::client::fuzz_forwarded_for),
+    ("vault_pair_frame", vault::pair::frame::fuzz),
+    ("vault_slot", |data| drop(vault::storage::envelope::parse_slot(data))),
+    ("vault_record", |data| drop(vault::storage::envelope::parse_record(data))),
+    ("vault_seek_table", seek_table),
+    ("vault_idempotency_key", |data| drop(vault::api::key::IdempotencyKey::read(data))),
+    ("vault_certificate_request", vault::pki::read_request),
+    ("shared_config", config),
+    ("shared_identity", |data| drop(shared::tls::Identity::of(&data.into()))),
+];
+
+/// Beginnings that get a parser past its first check.
+const SAMPLES: &[&[u8]] = &[
+    b"GET /a/b?c=d HTTP/1.1\r\nHost: www.example.org\r\nContent-Length: 5\r\n\r\nhello",
+    b"POST / HTTP/1.1\r\nHost: x\r\nTransfer-Encoding: chunked\r\n\r\n5;a=b\r\nhello\r\n0\r\nX: y\r\n\r\n",
+    b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n\0\0\0\x04\0\0\0\0\0\0\0\x08\x06\0\0\0\0\0\0\0\0\0\0\0\0",
+    b"203.0.113.7, [2001:db8::1]:443, 198.51.100.9:80",
+    b"OBJ1 s4096 g0000000001 b3 00000000000000000000000000000000       \n",
+    b"# {\"owner\":\"erp\",\"label\":\"x\",\"media_type\":\"text/plain\",\"size\":1}\nAGE-SECRET-KEY-1\n#....\n",
+    b"-----BEGIN CERTIFICATE REQUEST-----\nMIIB\n-----END CERTIFICATE REQUEST-----\n",
+    b"wait = \"10m\"\nsizes = [\"64MiB\", 5]\n[section]\nlisten = \"127.0.0.1:80\"\n",
+];
+
+fn seek_table(data: &[u8]) {
+    let Some((first, rest)) = data.split_first_chunk() else { return };
+    drop(vault::storage::envelope::parse_seek_table(rest, u64::from_le_bytes(*first)));
+}
+
+fn config(data: &[u8]) {
+    let Ok(text) = std::str::from_utf8(data) else { return };
+    let path = std::path::Path::new("bounded.toml");
+    let read = shared::config::read_text(path, text, |root| {
+        let wait: Option<std::time::Duration> = root.optional("wait");
+        let sizes: Vec<shared::config::ByteSize> = root.list("sizes");
+        let listen: std::net::SocketAddr = root.section("section").required("listen")?;
+        Some((wait, sizes, listen))
+    });
+    if let Err(faults) = read {
+        assert!(!faults.0.is_empty(), "a refusal names its fault");
+    }
+}
+
+/// Cuts, overwrites and repeats parts of a valid text.
+fn bent() -> impl Strategy<Value = Vec<u8>> {
+    let changes = prop::collection::vec((any::<prop::sample::Index>(), any::<u8>(), 0..4_u8), 0..8);
+    (prop::sample::select(SAMPLES), changes).prop_map(|(sample, changes)| {
+        let mut bytes = sample.to_vec();
+        for (place, byte, kind) in changes {
+            if bytes.is_empty() {
+                break;
+            }
+            let at = place.index(bytes.len());
+            match kind {
+                0 => bytes[at] = byte,
+                1 => bytes.insert(at, byte),
+                2 => bytes.truncate(at),
+                _ => bytes.extend_from_within(at..),
+            }
+        }
+        bytes
+    })
+}
+
+proptest! {
+    #[test]
+    fn no_bytes_make_a_parser_panic(data in prop::collection::vec(any::<u8>(), 0..600)) {
+        for (_, body) in BODIES {
+            body(&data);
+        }
+    }
+
+    #[test]
+    fn no_bent_text_makes_a_parser_panic(data in bent()) {
+        for (_, body) in BODIES {
+            body(&data);
+        }
+    }
+}
+
+#[test]
+fn every_fuzz_target_runs_here_too() {
+    let folder = harness::binaries::tree().join("tests/fuzz/fuzz_targets");
+    let mut targets: Vec<_> = std::fs::read_dir(folder)
+        .unwrap()
+        .map(|entry| entry.unwrap().path().file_stem().unwrap().to_string_lossy().into_owned())
+        .collect();
+    targets.sort();
+    let mut bodies: Vec<_> = BODIES.iter().map(|(name, _)| (*name).to_owned()).collect();
+    bodies.sort();
+    assert_eq!(bodies, targets);
+}
