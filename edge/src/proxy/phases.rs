@@ -123,8 +123,9 @@ impl Phases {
     fn judge(&self, session: &Session, error: &Error, request: &Request) -> Refusal {
         let reason = || {
             let mut words = request.attempts.clone();
-            if words.is_empty() {
-                words.push(short(error));
+            let last = attempt(request, error);
+            if words.last() != Some(&last) {
+                words.push(last);
             }
             words.join("; ")
         };
@@ -169,19 +170,27 @@ impl Phases {
         }
     }
 
-    fn server_failed(&self, request: &mut Request, error: &Error) {
+    /// A server that could not be reached, or that took the request and gave no answer.
+    fn server_failed(&self, request: &mut Request, error: &Error, unreachable: bool) {
         let (Some(upstream), Some(server)) = (request.upstream.clone(), request.server) else { return };
         let name = &upstream.settings().name;
-        let address = request.server_name.clone().unwrap_or_default();
         self.site.metrics.upstream_failures.with_label_values(&[name.as_str()]).inc();
-        let why = short(error);
-        if upstream.failed(server, self.site.now()) {
+        let why = attempt(request, error);
+        let now = self.site.now();
+        let news =
+            if unreachable { upstream.unreachable(server, now) } else { upstream.unanswered(server, now) };
+        if news {
             let pause = upstream.settings().fail_timeout;
-            tracing::warn!(
-                "upstream {name}: {address}: {why}; passed over for {pause:?} while others answer"
-            );
+            tracing::warn!("upstream {name}: {why}; passed over for {pause:?} while others answer");
         }
-        request.attempts.push(format!("{address}: {why}"));
+        request.attempts.push(why);
+    }
+}
+
+fn attempt(request: &Request, error: &Error) -> String {
+    match &request.server_name {
+        Some(server) => format!("{server}: {}", short(error)),
+        None => short(error),
     }
 }
 
@@ -197,10 +206,18 @@ fn body_empty(session: &Session) -> bool {
 
 /// Type and innermost cause, without the engine's chain of contexts.
 fn short(error: &Error) -> String {
-    let root = error.root_cause().to_string();
-    let kind = error.root_etype().as_str();
-    let words: String = root.chars().filter(|c| !c.is_control()).take(200).collect();
-    if words.trim() == kind { kind.to_owned() } else { format!("{kind}: {}", words.trim()) }
+    let mut inner = error;
+    while let Some(cause) = inner.cause.as_ref().and_then(|cause| cause.downcast_ref::<Box<Error>>()) {
+        inner = cause;
+    }
+    let words = match (&inner.cause, &inner.context) {
+        (Some(cause), _) => cause.to_string(),
+        (None, Some(context)) => context.as_str().to_owned(),
+        (None, None) => String::new(),
+    };
+    let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
+    let kind = inner.etype().as_str();
+    if words.is_empty() { kind.to_owned() } else { format!("{kind}: {words}") }
 }
 
 fn refused(request: &mut Request, refusal: Refusal) -> Box<Error> {
@@ -358,7 +375,7 @@ impl ProxyHttp for Phases {
         request: &mut Request,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        self.server_failed(request, &error);
+        self.server_failed(request, &error, true);
         request.tried.extend(request.server);
         let servers = request.upstream.as_ref().map_or(0, |upstream| upstream.settings().servers.len());
         error.set_retry(request.tried.len() < servers);
@@ -385,7 +402,7 @@ impl ProxyHttp for Phases {
         let answered = session.response_written().is_some();
         let stalled = *error.etype() == ErrorType::ReadTimedout && !request.body_done && !body_empty(session);
         if *error.esource() == ErrorSource::Upstream && !error.retry() && !answered && !stalled {
-            self.server_failed(request, &error);
+            self.server_failed(request, &error, false);
         }
         error
     }
@@ -397,7 +414,9 @@ impl ProxyHttp for Phases {
         request: &mut Request,
     ) -> FailToProxy {
         let refusal = request.refusal.take().unwrap_or_else(|| self.judge(session, error, request));
-        request.reason = Some(refusal.reason());
+        let tunnel = request.connection.as_ref().is_some_and(|connection| connection.is_tunnel());
+        // A tunnel ends when either side leaves, in whatever manner.
+        request.reason = (!tunnel).then(|| refusal.reason());
         request.status = refusal.status;
         let answered = session.response_written().is_some_and(|head| !head.status.is_informational());
         if answered || refusal.status == 499 {
@@ -421,7 +440,8 @@ impl ProxyHttp for Phases {
             |name: header::HeaderName| head.headers.get(name).map_or(Vec::new(), |v| v.as_bytes().to_vec());
         let written = session.response_written().map(|head| head.status.as_u16());
         let status = written.or((request.status != 0).then_some(request.status)).unwrap_or(499);
-        let reason = request.reason.take().or_else(|| error.map(short));
+        let tunnel = request.connection.as_ref().is_some_and(|connection| connection.is_tunnel());
+        let reason = request.reason.take().or_else(|| error.filter(|_| !tunnel).map(short));
         self.site.metrics.answered(status, took);
         self.site.access_log.record(Entry {
             at: began_at(took),
