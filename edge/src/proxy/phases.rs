@@ -3,7 +3,7 @@
 //! every request has exactly one line whatever became of it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +14,8 @@ use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
+use tokio::time::timeout;
+
 use crate::access_log::Entry;
 use crate::listen::connection::Connection;
 use crate::listen::head::absolute_path;
@@ -21,6 +23,10 @@ use crate::proxy::refusal::{Refusal, seconds};
 use crate::proxy::request::Request;
 use crate::proxy::{Site, forward, peer};
 use crate::route::{checked_path, host_of};
+
+/// How long, and how much, an early answered HTTP/2 request may go on being sent.
+const READ_ON: Duration = Duration::from_secs(1);
+const READ_ON_BYTES: usize = 1024 * 1024;
 
 /// The phases over one site.
 pub(crate) struct Phases {
@@ -153,6 +159,12 @@ impl Phases {
                     .because(reason())
             }
             (ErrorSource::Downstream, ErrorType::ReadTimedout) => stalled(),
+            (ErrorSource::Downstream, ErrorType::ReadError) if found_by_us(error) => {
+                if session.response_written().is_none() {
+                    self.site.metrics.malformed.inc();
+                }
+                Refusal::malformed("malformed request body").because(short(error))
+            }
             (
                 ErrorSource::Downstream,
                 ErrorType::ReadError
@@ -220,6 +232,12 @@ fn short(error: &Error) -> String {
     if words.is_empty() { kind.to_owned() } else { format!("{kind}: {words}") }
 }
 
+/// Of HTTP/2: did this side find the stream's fault (a body that is not as long as announced), or
+/// did the client take the stream back? The HTTP/2 library tells it in words only.
+fn found_by_us(error: &Error) -> bool {
+    short(error).contains("error detected")
+}
+
 fn refused(request: &mut Request, refusal: Refusal) -> Box<Error> {
     let error = Error::new_in(ErrorType::HTTPStatus(refusal.status));
     request.refusal = Some(refusal);
@@ -245,6 +263,22 @@ async fn send(session: &mut Session, mut head: ResponseHeader, body: Bytes, keep
         session.write_response_header(Box::new(head), false).await?;
         session.write_response_body(Some(body), true).await
     }
+}
+
+/// After an early answer on HTTP/2: lets the client go on sending for a moment. Letting go of the
+/// stream resets it, and many clients drop an answer that comes together with a reset.
+async fn read_on(session: &mut Session) {
+    let read = async {
+        let mut seen = 0;
+        while seen < READ_ON_BYTES {
+            match session.read_request_body().await {
+                Ok(Some(part)) => seen += part.len(),
+                Ok(None) | Err(_) => break,
+            }
+        }
+    };
+    // Done or not, the stream is let go now.
+    let _ = timeout(READ_ON, read).await;
 }
 
 async fn send_refusal(session: &mut Session, request: &Request, refusal: &Refusal, keep: bool) -> Result<()> {
@@ -364,6 +398,9 @@ impl ProxyHttp for Phases {
         {
             connection.become_tunnel();
         }
+        if head.status.is_informational() {
+            return Ok(());
+        }
         forward::answer(head, request)
     }
 
@@ -424,8 +461,16 @@ impl ProxyHttp for Phases {
         }
         let early = request.server.is_none();
         let keep = early && session.is_body_empty();
-        if let Err(error) = send_refusal(session, request, &refusal, keep).await {
-            tracing::debug!("proxy: request {}: the refusal was not taken: {error}", request.id);
+        match send_refusal(session, request, &refusal, keep).await {
+            Ok(()) if session.is_http2() && !session.is_body_done() => {
+                // Answered: what is still read holds no place.
+                request.permit = None;
+                read_on(session).await;
+            }
+            Ok(()) => {}
+            Err(error) => {
+                tracing::debug!("proxy: request {}: the refusal was not taken: {error}", request.id)
+            }
         }
         FailToProxy { error_code: refusal.status, can_reuse_downstream: keep }
     }
@@ -480,7 +525,7 @@ impl ProxyHttp for Phases {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this corridor stamps its log lines")]
-fn began_at(took: std::time::Duration) -> SystemTime {
+fn began_at(took: Duration) -> SystemTime {
     let now = SystemTime::now();
     now.checked_sub(took).unwrap_or(now)
 }
