@@ -2,15 +2,15 @@
 //! socket. Knows what the rooms report; must not know the traffic itself.
 
 mod ask;
-mod control_socket;
 mod readiness;
 mod server;
 mod status;
 
 use std::net::SocketAddr;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::Arc;
 
+use shared::local_socket::{LocalSocket, LocalSocketError};
 use shared::shutdown::Shutdown;
 use tokio::task::JoinHandle;
 
@@ -51,27 +51,9 @@ pub enum AdminError {
         #[source]
         source: std::io::Error,
     },
-    /// The control socket's file.
-    #[error(
-        "admin: {path}: {what} failed: {source}; create its folder and let edge's user write there, or change admin.control_socket"
-    )]
-    Socket {
-        /// The file.
-        path: PathBuf,
-        /// The step.
-        what: &'static str,
-        /// The system's reason.
-        #[source]
-        source: std::io::Error,
-    },
-    /// Somebody listens on the control socket.
-    #[error(
-        "admin: {0}: another edge answers there; stop it first, or give this one its own admin.control_socket"
-    )]
-    InUse(PathBuf),
-    /// Something that we did not make lies there.
-    #[error("admin: {0}: is no socket and stays; remove it, or change admin.control_socket")]
-    NoSocket(PathBuf),
+    /// The control socket.
+    #[error("admin: {0} (admin.control_socket)")]
+    Socket(#[from] LocalSocketError),
 }
 
 /// Opens the listener and the control socket and serves both until `shutdown`, inside the
@@ -90,7 +72,7 @@ pub async fn start(
     let tcp = tokio::net::TcpListener::bind(listen)
         .await
         .map_err(|source| AdminError::Listen { address: listen, source })?;
-    let control = control_socket::open(control_socket).await?;
+    let control = LocalSocket::bind(control_socket, None).await?;
     Ok(tokio::spawn(server::run(tcp, control, Arc::new(parts), shutdown)))
 }
 
@@ -105,7 +87,7 @@ mod tests {
     struct Running {
         parts: Parts,
         address: SocketAddr,
-        socket: PathBuf,
+        socket: std::path::PathBuf,
         shutdown: Shutdown,
         task: JoinHandle<()>,
         _folder: tempfile::TempDir,
@@ -123,7 +105,7 @@ mod tests {
         };
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();
-        let control = control_socket::open(&socket).await.unwrap();
+        let control = LocalSocket::bind(&socket, None).await.unwrap();
         let shutdown = Shutdown::new();
         let task = tokio::spawn(server::run(tcp, control, Arc::new(parts.clone()), shutdown.clone()));
         Running { parts, address, socket, shutdown, task, _folder: folder }

@@ -28,6 +28,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use shared::api::client::{self, Client, ClientError, VaultAddress, VaultState};
 use shared::api::{IDEMPOTENCY_KEY, Problem};
 use shared::config::ByteSize;
+use shared::local_socket::LocalSocketError;
 use shared::shutdown::Shutdown;
 use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
@@ -143,15 +144,9 @@ pub enum GatewayError {
         /// What is wrong and what to write.
         why: &'static str,
     },
-    /// The socket's folder is missing.
-    #[error("gateway: {}: its folder does not exist; create it, writable for edge's user", .0.display())]
-    NoFolder(PathBuf),
-    /// Something else stands where the socket shall be.
-    #[error("gateway: {}: exists and is no socket; move it away or change gateway.listen", .0.display())]
-    NotASocket(PathBuf),
-    /// A living process has it.
-    #[error("gateway: {}: another process listens there; stop it or change gateway.listen", .0.display())]
-    InUse(PathBuf),
+    /// The Unix socket.
+    #[error("gateway: {0} (gateway.listen)")]
+    Socket(#[from] LocalSocketError),
     /// The group for the socket is unknown.
     #[error("gateway: group {group:?}: {why}; create it or change gateway.socket_group")]
     Group {
@@ -304,7 +299,7 @@ impl Gateway {
                 drop(place);
             });
         }
-        listener.close().await;
+        drop(listener);
         tasks.close();
         if timeout(room.limits.drain, tasks.wait()).await.is_err() {
             tracing::warn!("gateway: {} connections cut after {:?}", tasks.len(), room.limits.drain);

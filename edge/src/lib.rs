@@ -12,7 +12,6 @@ pub mod preflight;
 pub mod proxy;
 pub mod route;
 mod serve;
-pub mod systemd;
 pub mod tls;
 pub mod upstream;
 

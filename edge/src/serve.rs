@@ -7,6 +7,7 @@ use std::thread;
 use std::time::Duration;
 
 use shared::shutdown::{self, Shutdown};
+use shared::systemd::{self, Life};
 use tokio::runtime::{Builder, Runtime};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot};
@@ -24,7 +25,6 @@ use crate::listen::{self, Door, ListenError, Sockets, socket};
 use crate::metrics::Metrics;
 use crate::proxy::{Engine, Site};
 use crate::route::{HostPattern, Routes};
-use crate::systemd::{self, Life};
 use crate::tls::{self, Certificates, Reload, TlsError};
 use crate::upstream::Upstreams;
 
@@ -123,7 +123,7 @@ async fn run(config: Config) -> Result<(), ServeError> {
     drop(ended);
     site.report_upstreams();
     readiness.serving();
-    systemd::tell(Life::Ready);
+    systemd::tell(Life::Ready(&format!("{} is served", config.name)));
     tracing::info!(
         "serving {} on {:?} and {:?} with {threads} threads",
         config.name,

@@ -4,7 +4,9 @@
 pub mod api;
 pub mod config;
 pub mod enrol;
+pub mod local_socket;
 pub mod retry;
 pub mod shutdown;
+pub mod systemd;
 pub mod telemetry;
 pub mod tls;

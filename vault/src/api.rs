@@ -8,7 +8,6 @@ pub mod admin;
 pub mod body;
 pub mod caller;
 mod connection;
-pub mod control_socket;
 mod enrol;
 pub mod files;
 mod guard;

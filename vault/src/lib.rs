@@ -4,7 +4,6 @@
 pub mod api;
 pub mod command;
 pub mod config;
-pub mod notify;
 pub mod pair;
 pub mod pki;
 mod rooms;

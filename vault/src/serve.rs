@@ -7,6 +7,7 @@ use std::sync::Arc;
 use prometheus::Registry;
 use serde_json::json;
 use shared::shutdown::Shutdown;
+use shared::systemd::{self, Life};
 use shared::tls::TlsError;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
@@ -141,12 +142,12 @@ impl Vault {
         };
         if let Ok(address) = bound.address() {
             tracing::info!("vault {name}: serving on {address}");
-            crate::notify::tell(crate::notify::State::Ready(&format!("{name} serves on {address}")));
+            systemd::tell(Life::Ready(&format!("{name} serves on {address}")));
         }
         let stopping = shutdown.clone();
         tokio::spawn(async move {
             stopping.cancelled().await;
-            crate::notify::tell(crate::notify::State::Stopping);
+            systemd::tell(Life::Stopping);
         });
         server.run(bound, shutdown).await;
         last.cancel();

@@ -14,13 +14,13 @@ use hyper::server::conn::http1;
 use hyper::service::service_fn;
 use hyper_util::rt::{TokioIo, TokioTimer};
 use shared::api::{PROBLEM_JSON, Problem};
+use shared::local_socket::LocalSocket;
 use shared::shutdown::Shutdown;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::TcpListener;
 use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
-use super::control_socket::ControlSocket;
 use super::{Parts, Status};
 
 /// Most connections at once on either door; further ones are closed at once.
@@ -46,7 +46,7 @@ enum Door {
 }
 
 /// Serves both doors until `shutdown`, then lets answers under way end.
-pub(super) async fn run(tcp: TcpListener, control: ControlSocket, parts: Arc<Parts>, shutdown: Shutdown) {
+pub(super) async fn run(tcp: TcpListener, control: LocalSocket, parts: Arc<Parts>, shutdown: Shutdown) {
     #[expect(clippy::disallowed_methods, reason = "the uptime that status shows starts here")]
     let started = Instant::now();
     let health = Host { door: Door::Health, parts: Arc::clone(&parts), started };
@@ -61,8 +61,8 @@ pub(super) async fn run(tcp: TcpListener, control: ControlSocket, parts: Arc<Par
                 Ok((stream, _)) => { admit(&room[0], &tasks, &health, stream); None }
                 Err(error) => Some(error),
             },
-            accepted = control.listener.accept() => match accepted {
-                Ok((stream, _)) => { admit(&room[1], &tasks, &command, stream); None }
+            accepted = control.accept() => match accepted {
+                Ok(stream) => { admit(&room[1], &tasks, &command, stream); None }
                 Err(error) => Some(error),
             },
         };

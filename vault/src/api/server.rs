@@ -12,6 +12,7 @@ use std::time::Duration;
 use axum::Router;
 use prometheus::Registry;
 use rustls::pki_types::CertificateDer;
+use shared::local_socket::{LocalSocket, LocalSocketError};
 use shared::shutdown::Shutdown;
 use shared::tls::{Identity, Role};
 use tokio::net::{TcpListener, TcpStream};
@@ -23,7 +24,6 @@ use x509_parser::prelude::FromDer;
 
 use super::admin::{self, Readiness};
 use super::connection::{End, Limits, Origin, Session, Validity};
-use super::control_socket::{ControlSocket, ControlSocketError};
 use super::enrol::wall_clock;
 use super::metrics::{Metrics, Reason};
 use crate::config;
@@ -75,7 +75,7 @@ pub enum ServerError {
     },
     /// The control socket.
     #[error(transparent)]
-    Control(#[from] ControlSocketError),
+    Control(#[from] LocalSocketError),
 }
 
 /// The three listeners, open. Nothing is accepted before [`Server::run`].
@@ -83,7 +83,7 @@ pub enum ServerError {
 pub struct Bound {
     tls: TcpListener,
     admin: TcpListener,
-    control: ControlSocket,
+    control: LocalSocket,
 }
 
 impl Bound {
@@ -100,7 +100,7 @@ impl Bound {
         Ok(Self {
             tls: listen("api.listen", api.listen).await?,
             admin: listen("api.admin", api.admin).await?,
-            control: ControlSocket::bind(&api.control_socket).await?,
+            control: LocalSocket::bind(&api.control_socket, None).await?,
         })
     }
 
@@ -315,7 +315,7 @@ impl Listening {
         }
     }
 
-    async fn accept_operators(self: &Arc<Self>, socket: &ControlSocket) {
+    async fn accept_operators(self: &Arc<Self>, socket: &LocalSocket) {
         let room = Arc::new(Semaphore::new(LOCAL_AT_ONCE));
         loop {
             let stream = match socket.accept().await {

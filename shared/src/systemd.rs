@@ -1,5 +1,5 @@
-//! Tells systemd where edge is in its life (`sd_notify(3)`): one datagram to the socket that
-//! `NOTIFY_SOCKET` names. Without that variable it does nothing.
+//! Tells systemd where a program is in its life (`sd_notify(3)`): one datagram to the socket
+//! that `NOTIFY_SOCKET` names, nothing without it. Knows the words, not when to say them.
 
 use std::ffi::OsStr;
 use std::os::linux::net::SocketAddrExt;
@@ -8,31 +8,33 @@ use std::os::unix::net::{SocketAddr, UnixDatagram};
 
 /// What is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Life {
-    /// Clients are served.
-    Ready,
+pub enum Life<'a> {
+    /// Callers are served; carries one line for `systemctl status`.
+    Ready(&'a str),
     /// Nothing new is taken; what is under way goes on.
     Stopping,
 }
 
 /// Tells it. A supervisor that cannot be reached is a warning: the service itself is well.
-pub fn tell(life: Life) {
+pub fn tell(life: Life<'_>) {
     let Some(socket) = std::env::var_os("NOTIFY_SOCKET") else { return };
     if let Err(error) = send(&socket, life) {
-        tracing::warn!("systemd: {}: {error}; it may think that edge does not answer", socket.display());
+        tracing::warn!("systemd: {}: {error}; it may think that nobody answers", socket.display());
     }
 }
 
-fn send(socket: &OsStr, life: Life) -> std::io::Result<()> {
+fn send(socket: &OsStr, life: Life<'_>) -> std::io::Result<()> {
     let address = match socket.as_bytes().strip_prefix(b"@") {
         Some(name) => SocketAddr::from_abstract_name(name)?,
         None => SocketAddr::from_pathname(socket)?,
     };
-    let text: &[u8] = match life {
-        Life::Ready => b"READY=1",
-        Life::Stopping => b"STOPPING=1",
+    let text = match life {
+        Life::Ready(status) => format!("READY=1\nSTATUS={}", status.replace('\n', " ")),
+        Life::Stopping => "STOPPING=1".to_owned(),
     };
-    UnixDatagram::unbound()?.send_to_addr(text, &address).map(|_| ())
+    let datagram = UnixDatagram::unbound()?;
+    datagram.set_nonblocking(true)?;
+    datagram.send_to_addr(text.as_bytes(), &address).map(|_| ())
 }
 
 #[cfg(test)]
@@ -44,9 +46,9 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("notify");
         let supervisor = UnixDatagram::bind(&path).unwrap();
-        send(path.as_os_str(), Life::Ready).unwrap();
-        let mut text = [0; 32];
+        send(path.as_os_str(), Life::Ready("serving\nwell")).unwrap();
+        let mut text = [0; 64];
         let count = supervisor.recv(&mut text).unwrap();
-        assert_eq!(&text[..count], b"READY=1");
+        assert_eq!(&text[..count], b"READY=1\nSTATUS=serving well");
     }
 }
