@@ -53,7 +53,9 @@ fn a_frozen_vault_delays_a_handler_but_loses_nothing() {
         })
         .unwrap();
         assert!(refused.header("retry-after").is_some(), "{refused:?}");
-        assert_eq!(refused.word("code").unwrap(), "peer_away", "{}", refused.text());
+        // Caught half-way it is not known whether the other vault has it; later it is not even asked.
+        let code = refused.word("code").unwrap();
+        assert!(["peer_away", "in_doubt"].contains(&code.as_str()), "{}", refused.text());
         cluster.pair.vaults[victim].program().unwrap().thaw().unwrap();
         let after =
             wait::until("numbers go on", SOON, || draw(&cluster, &format!("after-{victim}"))).unwrap();
