@@ -83,7 +83,7 @@ async fn run(config: Config) -> Result<(), ServeError> {
     let signals = |source| ServeError::System { what: "no signal handler", source };
     let shutdown = shutdown::on_signals().map_err(signals)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(signals)?;
-    let mut reopen = signal(SignalKind::user_defined1()).map_err(signals)?;
+    let mut rotated = signal(SignalKind::user_defined1()).map_err(signals)?;
 
     let metrics = Metrics::new();
     let readiness = Readiness::new();
@@ -145,10 +145,7 @@ async fn run(config: Config) -> Result<(), ServeError> {
                 look(&certificates, true).await;
                 tracing::info!("reload: certificates and log file only; other settings need a restart");
             }
-            _ = reopen.recv() => {
-                access_log.reopen();
-                tracing::info!("access log opened anew");
-            }
+            _ = rotated.recv() => access_log.reopen(),
             _ = certificate_look.tick() => look(&certificates, false).await,
             _ = health_look.tick() => {
                 site.report_upstreams();

@@ -16,7 +16,7 @@ pub use certificates::{Certificates, Reload};
 #[derive(Debug, thiserror::Error)]
 pub enum TlsError {
     /// A file that cannot be read, or a key that belongs to another certificate.
-    #[error("certificates: {0}; edge does not start without every certificate it is given")]
+    #[error("certificates: {0}; repair the file or name another in [[certificate]]")]
     Files(#[from] shared::tls::TlsError),
     /// Two certificates claim one server name.
     #[error("certificates: {name:?} is given twice: {first} and {second}; leave it in one of them")]

@@ -6,8 +6,12 @@ use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicU32, AtomicU64, AtomicUsize, Ordering};
 use std::time::Duration;
+
+/// Requests in a row that a server took and did not answer until it is passed over: one slow page
+/// says little about a server.
+const STRIKES: u32 = 3;
 
 /// `[[upstream]]`
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -51,8 +55,16 @@ pub struct Upstreams {
 pub struct Upstream {
     settings: Settings,
     next: AtomicUsize,
-    /// For each server: passed over until then, in milliseconds of the caller's clock; 0 is never.
-    failed_until: Vec<AtomicU64>,
+    health: Vec<Health>,
+}
+
+/// What is known of one server.
+#[derive(Debug, Default)]
+struct Health {
+    /// Passed over until then, in milliseconds of the caller's clock; 0 is never.
+    failed_until: AtomicU64,
+    /// Requests in a row without an answer.
+    strikes: AtomicU32,
 }
 
 impl Upstreams {
@@ -78,8 +90,8 @@ impl Upstreams {
 
 impl Upstream {
     fn new(settings: Settings) -> Self {
-        let failed_until = settings.servers.iter().map(|_| AtomicU64::new(0)).collect();
-        Self { settings, next: AtomicUsize::new(0), failed_until }
+        let health = settings.servers.iter().map(|_| Health::default()).collect();
+        Self { settings, next: AtomicUsize::new(0), health }
     }
 
     /// `[[upstream]]`
@@ -102,31 +114,42 @@ impl Upstream {
         self.settings.servers.get(index).map(|server| (index, server))
     }
 
-    /// The server could not be reached or broke off. Returns whether it counted as well before.
-    pub fn failed(&self, index: usize, now: Duration) -> bool {
+    /// No connection could be made. Returns whether the server counted as well before.
+    pub fn unreachable(&self, index: usize, now: Duration) -> bool {
         let until = milliseconds(now.saturating_add(self.settings.fail_timeout)).max(1);
-        self.failed_until
+        self.health
             .get(index)
-            .is_some_and(|place| place.swap(until, Ordering::Relaxed) <= milliseconds(now))
+            .is_some_and(|health| health.failed_until.swap(until, Ordering::Relaxed) <= milliseconds(now))
+    }
+
+    /// The server took a request and did not answer it. Returns whether it is passed over from now on.
+    pub fn unanswered(&self, index: usize, now: Duration) -> bool {
+        let strikes =
+            self.health.get(index).map_or(0, |health| health.strikes.fetch_add(1, Ordering::Relaxed));
+        strikes.saturating_add(1) >= STRIKES && self.unreachable(index, now)
     }
 
     /// The server answered.
     pub fn answered(&self, index: usize) {
-        if let Some(place) = self.failed_until.get(index)
-            && place.load(Ordering::Relaxed) != 0
-        {
-            place.store(0, Ordering::Relaxed);
+        let Some(health) = self.health.get(index) else { return };
+        // Read first: the usual answer changes nothing and must not fight over a cache line.
+        if health.strikes.load(Ordering::Relaxed) != 0 {
+            health.strikes.store(0, Ordering::Relaxed);
+        }
+        if health.failed_until.load(Ordering::Relaxed) != 0 {
+            health.failed_until.store(0, Ordering::Relaxed);
         }
     }
 
     /// How many of the servers are well.
     #[must_use]
     pub fn well(&self, now: Duration) -> usize {
-        (0..self.failed_until.len()).filter(|index| self.is_well(*index, now)).count()
+        (0..self.health.len()).filter(|index| self.is_well(*index, now)).count()
     }
 
     fn is_well(&self, index: usize, now: Duration) -> bool {
-        self.failed_until.get(index).is_some_and(|place| place.load(Ordering::Relaxed) <= milliseconds(now))
+        let until = self.health.get(index).map(|health| health.failed_until.load(Ordering::Relaxed));
+        until.is_some_and(|until| until <= milliseconds(now))
     }
 }
 
@@ -163,17 +186,28 @@ mod tests {
     #[test]
     fn a_failed_server_is_passed_over_until_its_time_is_up() {
         let upstream = upstream(2);
-        assert!(upstream.failed(0, START));
-        assert!(!upstream.failed(0, START), "it is news only once");
+        assert!(upstream.unreachable(0, START));
+        assert!(!upstream.unreachable(0, START), "it is news only once");
         assert_eq!(turns(&upstream, START, 4), [1, 1, 1, 1]);
         assert_eq!(upstream.well(START), 1);
         assert!(turns(&upstream, START + Duration::from_secs(11), 4).contains(&0));
     }
 
     #[test]
+    fn one_slow_answer_says_little_and_three_in_a_row_say_enough() {
+        let upstream = upstream(2);
+        assert!(!upstream.unanswered(0, START) && !upstream.unanswered(0, START));
+        upstream.answered(0);
+        assert!(!upstream.unanswered(0, START) && !upstream.unanswered(0, START));
+        assert_eq!(upstream.well(START), 2);
+        assert!(upstream.unanswered(0, START));
+        assert_eq!(upstream.well(START), 1);
+    }
+
+    #[test]
     fn an_answer_brings_a_server_back_at_once() {
         let upstream = upstream(2);
-        upstream.failed(1, START);
+        upstream.unreachable(1, START);
         upstream.answered(1);
         assert_eq!(upstream.well(START), 2);
     }
@@ -181,8 +215,8 @@ mod tests {
     #[test]
     fn with_all_failed_one_is_asked_all_the_same_and_none_twice() {
         let upstream = upstream(2);
-        upstream.failed(0, START);
-        upstream.failed(1, START);
+        upstream.unreachable(0, START);
+        upstream.unreachable(1, START);
         let (first, _) = upstream.choose(START, &[]).unwrap();
         let (second, _) = upstream.choose(START, &[first]).unwrap();
         assert_ne!(first, second);

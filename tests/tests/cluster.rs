@@ -53,7 +53,7 @@ fn a_frozen_vault_delays_a_handler_but_loses_nothing() {
         })
         .unwrap();
         assert!(refused.header("retry-after").is_some(), "{refused:?}");
-        // Caught half-way it is not known whether the other vault has it; later it is not even asked.
+        // The owner has the entry, the frozen vault perhaps not: this key must wait for it.
         let code = refused.word("code").unwrap();
         assert!(["peer_away", "in_doubt"].contains(&code.as_str()), "{}", refused.text());
         cluster.pair.vaults[victim].program().unwrap().thaw().unwrap();

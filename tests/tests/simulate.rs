@@ -41,6 +41,10 @@ impl Random {
     fn nonce(&mut self) -> u128 {
         (u128::from(self.next()) << 64) | u128::from(self.next())
     }
+    /// A place in a list of that length.
+    fn place(&mut self, length: usize) -> usize {
+        usize::try_from(self.below(length as u64)).unwrap_or(0)
+    }
     fn chance(&mut self, percent: u64) -> bool {
         self.below(100) < percent
     }
@@ -360,7 +364,7 @@ impl World {
         if self.old.is_empty() {
             return Ok(());
         }
-        let pick = self.random.below(self.old.len() as u64) as usize;
+        let pick = self.random.place(self.old.len());
         let (who, message) = self.old[pick].clone();
         match message {
             Message::Hello(_) => Ok(()),
@@ -428,12 +432,11 @@ impl World {
         self.crash(who)?;
         let roll_back = self.random.chance(50);
         let fresh = Disk::new(&mut self.random);
-        let keep = self.random.next();
+        let keep = self.random.place(self.vaults[who].disk.entries.len().max(1));
         let vault = &mut self.vaults[who];
         vault.damaged = true;
         if roll_back && !unseen {
-            let length = vault.disk.entries.len();
-            vault.disk.entries.truncate(if length == 0 { 0 } else { keep as usize % length });
+            vault.disk.entries.truncate(keep);
             vault.disk.memory.peer_durable = vault.disk.memory.peer_durable.min(vault.disk.tail().index);
         } else {
             vault.disk = fresh;
@@ -448,7 +451,7 @@ impl World {
     }
 
     fn step(&mut self, with_damage: bool) -> Checked {
-        let who = self.random.below(2) as usize;
+        let who = self.random.place(2);
         match self.random.below(100) {
             0..=21 => self.deliver(0),
             22..=43 => self.deliver(1),

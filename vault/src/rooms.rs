@@ -48,15 +48,15 @@ pub enum RoomsError {
 }
 
 /// What the rooms behind the API contribute to it.
-pub struct Rooms {
+pub(crate) struct Rooms {
     /// Their routes.
-    pub routes: Router,
+    pub(crate) routes: Router,
     /// What they say in `vault status`.
-    pub status: Sources,
+    pub(crate) status: Sources,
     /// Where the peer's connections go.
-    pub door: PairDoor,
+    pub(crate) door: PairDoor,
     /// Metrics kept apart from the program's own registry.
-    pub registries: Vec<Registry>,
+    pub(crate) registries: Vec<Registry>,
 }
 
 impl Rooms {
@@ -64,7 +64,7 @@ impl Rooms {
     ///
     /// # Errors
     /// A room that cannot open; the program does not start without it.
-    pub async fn open(
+    pub(crate) async fn open(
         config: &Config,
         pki: &Pki,
         registry: &Registry,
@@ -128,8 +128,7 @@ fn open_sequence(
 }
 
 /// Where the ledger's journal lies in the state folder.
-#[must_use]
-pub fn journal(state: &Path) -> std::path::PathBuf {
+fn journal(state: &Path) -> std::path::PathBuf {
     state.join("journal.db")
 }
 

@@ -139,6 +139,18 @@ pub enum StorageError {
         /// Every one of them for lack of space?
         full: bool,
     },
+    /// Too few file servers can take a replica at present; the upload was not even begun.
+    #[error("storage: {able} of {needed} file servers can take a replica: {why}; try again")]
+    NoPlace {
+        /// How many can.
+        able: usize,
+        /// How many must.
+        needed: usize,
+        /// What ails the others.
+        why: String,
+        /// Every one of them lack of space?
+        full: bool,
+    },
     /// Unknown here, and not every file server could be asked. The caller tries again.
     #[error("storage: object {id}: not in the catalog, and not every file server answers: {why}; try again")]
     Unsure {
@@ -413,8 +425,7 @@ impl Inner {
         let attached = server.probe(move |server, _| server.attach(expect.as_deref(), !knows_objects)).await;
         let place = match attached {
             Ok(place) => place,
-            // The sessions have logged and suspended it.
-            Err(_) => return,
+            Err(error) => return server.suspend(&error),
         };
         if expected.is_none()
             && let Err(error) = self.catalog.remember_place(name, place).await

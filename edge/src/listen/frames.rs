@@ -25,6 +25,7 @@ pub struct Frames {
     payload_seen: usize,
     open_block: bool,
     settings: bool,
+    begun: bool,
     last_stream: u32,
     /// Streams that a HEADERS frame opened.
     pub opened: u64,
@@ -57,6 +58,7 @@ impl Frames {
             payload_seen: 0,
             open_block: false,
             settings: false,
+            begun: false,
             last_stream: 0,
             opened: 0,
             resets: 0,
@@ -70,8 +72,21 @@ impl Frames {
         !self.settings || self.open_block
     }
 
+    /// Has anything come at all?
+    #[must_use]
+    pub const fn begun(&self) -> bool {
+        self.begun
+    }
+
+    /// Has the opening come whole: the preface with its SETTINGS?
+    #[must_use]
+    pub const fn opened_well(&self) -> bool {
+        self.settings
+    }
+
     /// Walks over the next bytes.
     pub fn walk(&mut self, mut input: &[u8]) {
+        self.begun |= !input.is_empty();
         while !input.is_empty() {
             if self.preface > 0 {
                 let taken = (self.preface as usize).min(input.len());

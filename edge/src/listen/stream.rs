@@ -338,8 +338,12 @@ impl EdgeStream {
         let Protocol::H2 { received, sent, timed_out } = &self.protocol else { return };
         let peer = self.connection.peer;
         let missing = received.opened.saturating_sub(u64::from(self.connection.phases()));
-        if *timed_out {
+        if !received.begun() {
+            // A connection that was opened and not used: nobody's fault.
+        } else if *timed_out {
             self.report.broken_h2(peer, "preface or header block not complete in time".to_owned());
+        } else if !received.opened_well() && sent.go_away.is_none() {
+            self.report.broken_h2(peer, "no valid HTTP/2 preface".to_owned());
         } else if let Some(code) = sent.go_away {
             self.report.broken_h2(peer, format!("connection error {}", error_name(code)));
         } else {
@@ -376,6 +380,10 @@ impl AsyncWrite for EdgeStream {
             ready!(this.poll_drain(cx))?;
         }
         let count = if data.len() < COALESCE {
+            if this.out.capacity() == 0 {
+                // One allocation an answer, whatever small parts the engine writes it in.
+                this.out.reserve(data.len().max(2048));
+            }
             this.out.put(data);
             data.len()
         } else {

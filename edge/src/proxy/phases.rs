@@ -3,7 +3,7 @@
 //! every request has exactly one line whatever became of it.
 
 use std::sync::Arc;
-use std::time::SystemTime;
+use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
 use bytes::Bytes;
@@ -14,6 +14,8 @@ use pingora_core::{Error, ErrorSource, ErrorType, Result};
 use pingora_http::{RequestHeader, ResponseHeader};
 use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 
+use tokio::time::timeout;
+
 use crate::access_log::Entry;
 use crate::listen::connection::Connection;
 use crate::listen::head::absolute_path;
@@ -21,6 +23,10 @@ use crate::proxy::refusal::{Refusal, seconds};
 use crate::proxy::request::Request;
 use crate::proxy::{Site, forward, peer};
 use crate::route::{checked_path, host_of};
+
+/// How long, and how much, an early answered HTTP/2 request may go on being sent.
+const READ_ON: Duration = Duration::from_secs(1);
+const READ_ON_BYTES: usize = 1024 * 1024;
 
 /// The phases over one site.
 pub(crate) struct Phases {
@@ -123,8 +129,9 @@ impl Phases {
     fn judge(&self, session: &Session, error: &Error, request: &Request) -> Refusal {
         let reason = || {
             let mut words = request.attempts.clone();
-            if words.is_empty() {
-                words.push(short(error));
+            let last = attempt(request, error);
+            if words.last() != Some(&last) {
+                words.push(last);
             }
             words.join("; ")
         };
@@ -152,6 +159,12 @@ impl Phases {
                     .because(reason())
             }
             (ErrorSource::Downstream, ErrorType::ReadTimedout) => stalled(),
+            (ErrorSource::Downstream, ErrorType::ReadError) if found_by_us(error) => {
+                if session.response_written().is_none() {
+                    self.site.metrics.malformed.inc();
+                }
+                Refusal::malformed("malformed request body").because(short(error))
+            }
             (
                 ErrorSource::Downstream,
                 ErrorType::ReadError
@@ -169,19 +182,27 @@ impl Phases {
         }
     }
 
-    fn server_failed(&self, request: &mut Request, error: &Error) {
+    /// A server that could not be reached, or that took the request and gave no answer.
+    fn server_failed(&self, request: &mut Request, error: &Error, unreachable: bool) {
         let (Some(upstream), Some(server)) = (request.upstream.clone(), request.server) else { return };
         let name = &upstream.settings().name;
-        let address = request.server_name.clone().unwrap_or_default();
         self.site.metrics.upstream_failures.with_label_values(&[name.as_str()]).inc();
-        let why = short(error);
-        if upstream.failed(server, self.site.now()) {
+        let why = attempt(request, error);
+        let now = self.site.now();
+        let news =
+            if unreachable { upstream.unreachable(server, now) } else { upstream.unanswered(server, now) };
+        if news {
             let pause = upstream.settings().fail_timeout;
-            tracing::warn!(
-                "upstream {name}: {address}: {why}; passed over for {pause:?} while others answer"
-            );
+            tracing::warn!("upstream {name}: {why}; passed over for {pause:?} while others answer");
         }
-        request.attempts.push(format!("{address}: {why}"));
+        request.attempts.push(why);
+    }
+}
+
+fn attempt(request: &Request, error: &Error) -> String {
+    match &request.server_name {
+        Some(server) => format!("{server}: {}", short(error)),
+        None => short(error),
     }
 }
 
@@ -197,10 +218,24 @@ fn body_empty(session: &Session) -> bool {
 
 /// Type and innermost cause, without the engine's chain of contexts.
 fn short(error: &Error) -> String {
-    let root = error.root_cause().to_string();
-    let kind = error.root_etype().as_str();
-    let words: String = root.chars().filter(|c| !c.is_control()).take(200).collect();
-    if words.trim() == kind { kind.to_owned() } else { format!("{kind}: {}", words.trim()) }
+    let mut inner = error;
+    while let Some(cause) = inner.cause.as_ref().and_then(|cause| cause.downcast_ref::<Box<Error>>()) {
+        inner = cause;
+    }
+    let words = match (&inner.cause, &inner.context) {
+        (Some(cause), _) => cause.to_string(),
+        (None, Some(context)) => context.as_str().to_owned(),
+        (None, None) => String::new(),
+    };
+    let words: String = words.chars().filter(|c| !c.is_control()).take(200).collect();
+    let kind = inner.etype().as_str();
+    if words.is_empty() { kind.to_owned() } else { format!("{kind}: {words}") }
+}
+
+/// Of HTTP/2: did this side find the stream's fault (a body that is not as long as announced), or
+/// did the client take the stream back? The HTTP/2 library tells it in words only.
+fn found_by_us(error: &Error) -> bool {
+    short(error).contains("error detected")
 }
 
 fn refused(request: &mut Request, refusal: Refusal) -> Box<Error> {
@@ -228,6 +263,22 @@ async fn send(session: &mut Session, mut head: ResponseHeader, body: Bytes, keep
         session.write_response_header(Box::new(head), false).await?;
         session.write_response_body(Some(body), true).await
     }
+}
+
+/// After an early answer on HTTP/2: lets the client go on sending for a moment. Letting go of the
+/// stream resets it, and many clients drop an answer that comes together with a reset.
+async fn read_on(session: &mut Session) {
+    let read = async {
+        let mut seen = 0;
+        while seen < READ_ON_BYTES {
+            match session.read_request_body().await {
+                Ok(Some(part)) => seen += part.len(),
+                Ok(None) | Err(_) => break,
+            }
+        }
+    };
+    // Done or not, the stream is let go now.
+    let _ = timeout(READ_ON, read).await;
 }
 
 async fn send_refusal(session: &mut Session, request: &Request, refusal: &Refusal, keep: bool) -> Result<()> {
@@ -347,6 +398,9 @@ impl ProxyHttp for Phases {
         {
             connection.become_tunnel();
         }
+        if head.status.is_informational() {
+            return Ok(());
+        }
         forward::answer(head, request)
     }
 
@@ -358,7 +412,7 @@ impl ProxyHttp for Phases {
         request: &mut Request,
         mut error: Box<Error>,
     ) -> Box<Error> {
-        self.server_failed(request, &error);
+        self.server_failed(request, &error, true);
         request.tried.extend(request.server);
         let servers = request.upstream.as_ref().map_or(0, |upstream| upstream.settings().servers.len());
         error.set_retry(request.tried.len() < servers);
@@ -385,7 +439,7 @@ impl ProxyHttp for Phases {
         let answered = session.response_written().is_some();
         let stalled = *error.etype() == ErrorType::ReadTimedout && !request.body_done && !body_empty(session);
         if *error.esource() == ErrorSource::Upstream && !error.retry() && !answered && !stalled {
-            self.server_failed(request, &error);
+            self.server_failed(request, &error, false);
         }
         error
     }
@@ -397,7 +451,9 @@ impl ProxyHttp for Phases {
         request: &mut Request,
     ) -> FailToProxy {
         let refusal = request.refusal.take().unwrap_or_else(|| self.judge(session, error, request));
-        request.reason = Some(refusal.reason());
+        let tunnel = request.connection.as_ref().is_some_and(|connection| connection.is_tunnel());
+        // A tunnel ends when either side leaves, in whatever manner.
+        request.reason = (!tunnel).then(|| refusal.reason());
         request.status = refusal.status;
         let answered = session.response_written().is_some_and(|head| !head.status.is_informational());
         if answered || refusal.status == 499 {
@@ -405,8 +461,16 @@ impl ProxyHttp for Phases {
         }
         let early = request.server.is_none();
         let keep = early && session.is_body_empty();
-        if let Err(error) = send_refusal(session, request, &refusal, keep).await {
-            tracing::debug!("proxy: request {}: the refusal was not taken: {error}", request.id);
+        match send_refusal(session, request, &refusal, keep).await {
+            Ok(()) if session.is_http2() && !session.is_body_done() => {
+                // Answered: what is still read holds no place.
+                request.permit = None;
+                read_on(session).await;
+            }
+            Ok(()) => {}
+            Err(error) => {
+                tracing::debug!("proxy: request {}: the refusal was not taken: {error}", request.id)
+            }
         }
         FailToProxy { error_code: refusal.status, can_reuse_downstream: keep }
     }
@@ -421,7 +485,8 @@ impl ProxyHttp for Phases {
             |name: header::HeaderName| head.headers.get(name).map_or(Vec::new(), |v| v.as_bytes().to_vec());
         let written = session.response_written().map(|head| head.status.as_u16());
         let status = written.or((request.status != 0).then_some(request.status)).unwrap_or(499);
-        let reason = request.reason.take().or_else(|| error.map(short));
+        let tunnel = request.connection.as_ref().is_some_and(|connection| connection.is_tunnel());
+        let reason = request.reason.take().or_else(|| error.filter(|_| !tunnel).map(short));
         self.site.metrics.answered(status, took);
         self.site.access_log.record(Entry {
             at: began_at(took),
@@ -460,7 +525,7 @@ impl ProxyHttp for Phases {
 }
 
 #[expect(clippy::disallowed_methods, reason = "this corridor stamps its log lines")]
-fn began_at(took: std::time::Duration) -> SystemTime {
+fn began_at(took: Duration) -> SystemTime {
     let now = SystemTime::now();
     now.checked_sub(took).unwrap_or(now)
 }

@@ -275,12 +275,13 @@ fn refuse(error: &StorageError) -> Refusal {
         StorageError::Body(BodyError::Broken(_)) => plain(StatusCode::BAD_REQUEST, "body_broken"),
         StorageError::Busy(_) => Refusal::later("busy", error.to_string(), SOON),
         StorageError::Spool(crate::storage::SpoolError::Full { .. })
-        | StorageError::NotDurable { full: true, .. } => {
+        | StorageError::NotDurable { full: true, .. }
+        | StorageError::NoPlace { full: true, .. } => {
             tracing::error!("{error}");
             let detail = "no space is left; the operator makes room, then repeat with the same key";
             Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full", detail)
         }
-        StorageError::NotDurable { .. } => {
+        StorageError::NotDurable { .. } | StorageError::NoPlace { .. } => {
             tracing::error!("{error}");
             let detail = "too few file servers answer to keep the file safe; repeat with the same key";
             Refusal::later("not_durable", detail, LATER)

@@ -2,7 +2,9 @@
 //! Knows no way to reach a file server. Two catalogs merge without conflict: objects by
 //! union, later states win, replicas known to be stored add up.
 
-use std::path::Path;
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -37,6 +39,15 @@ pub enum CatalogError {
     /// The file cannot be opened.
     #[error("catalog: {0}")]
     Open(#[from] SqliteError),
+    /// The file cannot be made.
+    #[error("catalog: {file}: {source}; make its folder and give it to vault's user")]
+    Create {
+        /// The file.
+        file: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
     /// SQLite failed; nothing was changed.
     #[error("catalog: {0}; nothing was changed; check the disk")]
     Sqlite(#[from] rusqlite::Error),
@@ -71,7 +82,7 @@ pub(super) struct Catalog {
 
 struct Readers {
     idle: Mutex<Vec<Connection>>,
-    permits: Semaphore,
+    permits: Arc<Semaphore>,
 }
 
 impl Catalog {
@@ -80,6 +91,10 @@ impl Catalog {
     /// # Errors
     /// SQLite's.
     pub(super) fn open(file: &Path, servers: &[String], steps: Steps) -> Result<Self, CatalogError> {
+        // It holds the one-off identities: nobody else's to read. SQLite gives its log files the
+        // same mode.
+        let private = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file);
+        private.map_err(|source| CatalogError::Create { file: file.to_owned(), source })?;
         let connection = sqlite::open(file, MIGRATIONS)?;
         let mut idle = Vec::with_capacity(READERS);
         for _ in 0..READERS {
@@ -88,7 +103,8 @@ impl Catalog {
         let (jobs, queue) = mpsc::channel(QUEUE);
         let (news, last) = watch::channel(last_change(&connection)?);
         writer::start(connection, queue, news, steps).map_err(|_| CatalogError::Closed)?;
-        let readers = Arc::new(Readers { idle: Mutex::new(idle), permits: Semaphore::new(READERS) });
+        let readers =
+            Arc::new(Readers { idle: Mutex::new(idle), permits: Arc::new(Semaphore::new(READERS)) });
         Ok(Self { jobs, readers, last, servers: servers.into() })
     }
 
@@ -104,6 +120,8 @@ impl Catalog {
             if let Some(holder) = taken.into_iter().find(|held| held.state >= State::Stored) {
                 return Ok(Intended::Taken(Box::new(holder)));
             }
+            // Attempts that came to nothing have nothing to tell any more.
+            rows::forget_dropped(db, &entry.metadata.owner, key)?;
             rows::insert(db, &entry)?;
             rows::touch(db, &entry.id).map(Intended::Recorded)
         })
@@ -340,9 +358,11 @@ impl Catalog {
         job: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, CatalogError> {
         let readers = Arc::clone(&self.readers);
-        let permit = tokio::time::timeout(PATIENCE, self.readers.permits.acquire());
-        let _permit = permit.await.map_err(|_| CatalogError::Slow)?.map_err(|_| CatalogError::Closed)?;
+        let permit = tokio::time::timeout(PATIENCE, Arc::clone(&self.readers.permits).acquire_owned());
+        let permit = permit.await.map_err(|_| CatalogError::Slow)?.map_err(|_| CatalogError::Closed)?;
         let read = tokio::task::spawn_blocking(move || {
+            // Given back with the connection, also when whoever asked has gone.
+            let _permit = permit;
             let lock = || readers.idle.lock().unwrap_or_else(PoisonError::into_inner);
             let connection = lock().pop().ok_or(CatalogError::Slow)?;
             let outcome = job(&connection);

@@ -1,5 +1,5 @@
 //! A place that holds replicas: what every kind of it can do, and how it says no. Names no
-//! kind; [`open`] alone does. Everything here blocks and may hang: callers bring their own
+//! kind; `open` alone does. Everything here blocks and may hang: callers bring their own
 //! threads and deadlines.
 
 use std::io::{Read, Seek, SeekFrom};

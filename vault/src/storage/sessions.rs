@@ -117,6 +117,15 @@ impl Sessions {
         Ok(answer)
     }
 
+    /// Sends nothing there until a probe succeeds.
+    pub(super) fn suspend(&self, error: &FileServerError) {
+        let mut health = self.lock();
+        if health.suspended.is_none() {
+            tracing::error!("{error}; suspended until it answers a probe");
+            health.suspended = Some(error.to_string());
+        }
+    }
+
     /// Space has been found or found wanting.
     pub(super) fn set_full(&self, full: bool) {
         self.lock().full = full;
@@ -180,13 +189,10 @@ impl Sessions {
         let mut health = self.lock();
         health.errors += 1;
         health.last_error = Some(error.to_string());
-        match error {
-            FileServerError::Full { .. } => health.full = true,
-            FileServerError::Away { .. } | FileServerError::NotOurs { .. } if health.suspended.is_none() => {
-                tracing::error!("{error}; suspended until it answers a probe");
-                health.suspended = Some(error.to_string());
-            }
-            _ => {}
+        health.full |= matches!(error, FileServerError::Full { .. });
+        drop(health);
+        if matches!(error, FileServerError::Away { .. } | FileServerError::NotOurs { .. }) {
+            self.suspend(error);
         }
     }
 

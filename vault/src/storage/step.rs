@@ -22,6 +22,8 @@ pub(super) enum Step {
     MakeFolder(PathBuf),
     /// A file is about to be made.
     MakeFile(PathBuf),
+    /// A file's next piece is about to be written.
+    WriteFile(PathBuf),
     /// A file's contents are durable.
     FileSynced(PathBuf),
     /// A file is about to get a second name.

@@ -231,6 +231,42 @@ async fn one_file_server_is_enough_and_the_other_is_paid_later() {
     assert!(metrics.iter().any(|family| family.name() == "vault_storage_healed_total"));
 }
 
+/// A marker that is a pipe without a writer hangs whoever opens it, as a dead network mount does.
+#[tokio::test]
+async fn a_hanging_mount_costs_one_upload_one_deadline_and_is_paid_when_it_is_back() {
+    let place = Place::new();
+    let mut settings = place.settings("vault-a");
+    settings.file_server_timeout = Duration::from_millis(300);
+    let storage = Storage::open(settings, "vault-a").await.unwrap();
+    let (marker, kept) = (place.path("two/marker"), place.path("kept"));
+    std::fs::rename(&marker, &kept).unwrap();
+    assert!(std::process::Command::new("mkfifo").arg(&marker).status().unwrap().success());
+    for key in ["first", "second"] {
+        let stored = put(&storage, key, b"content").await.unwrap().entry;
+        assert_eq!(stored.owed_to(), ["two"]);
+        assert_eq!(read(&storage, &stored.id, None).await.unwrap(), b"content");
+    }
+    let errors = storage.status().await.unwrap().file_servers[1].errors;
+    assert_eq!(errors, 1, "the second upload was not sent there");
+    // Lets the hanging one go, which then finds a marker that is none.
+    drop(std::fs::OpenOptions::new().read(true).write(true).open(&marker).unwrap());
+    std::fs::rename(&kept, &marker).unwrap();
+    let turn = storage.repair_turn().await.unwrap();
+    assert_eq!((turn.copied, turn.failed), (2, 0));
+}
+
+#[tokio::test]
+async fn an_upload_that_can_only_fail_is_refused_at_once_and_attempts_do_not_pile_up() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    storage.0.servers.iter().for_each(|server| server.set_full(true));
+    let refused = storage.put(upload("k"), stream::pending()).await;
+    assert!(matches!(refused, Err(StorageError::NoPlace { able: 0, full: true, .. })));
+    assert_eq!(storage.last_change(), 0);
+    storage.repair_turn().await.unwrap();
+    assert!(put(&storage, "k", b"content").await.is_ok(), "space was found again");
+}
+
 #[tokio::test]
 async fn nothing_is_acknowledged_that_is_not_durable_and_the_retry_answers_what_arrived() {
     let place = Place::new();

@@ -10,7 +10,7 @@ use super::lookup::beneath;
 use super::object::{ObjectId, ReplicaState};
 use super::repair::{Action, Budget, Condition, plan};
 use super::sessions::Sessions;
-use super::spool::SpoolFile;
+use super::spool::{SpoolError, SpoolFile};
 use super::{Inner, Storage, StorageError, clock, now};
 
 /// Debts considered in a turn.
@@ -128,9 +128,15 @@ impl Inner {
     /// Copies a replica as it is, through the spool, so that a hanging source is not held
     /// against the target.
     async fn copy(&self, id: ObjectId, from: &Sessions, to: &Sessions) -> Result<(), StorageError> {
-        let mut passing = self.spool.create()?;
+        let spool = self.spool.clone();
         let fetched = from.run(id, move |server, progress| {
             let progress = progress.clone();
+            let unspooled = |error: SpoolError| FileServerError::BadSource {
+                server: server.name().to_owned(),
+                object: id.to_string(),
+                why: error.to_string(),
+            };
+            let mut passing = spool.create().map_err(unspooled)?;
             let mut replica = server.open(&id)?.watched(move |_| progress.note());
             fetch(&mut replica, &mut passing, server.name(), &id).map(|()| passing)
         });
@@ -139,6 +145,8 @@ impl Inner {
             Err(error) => return self.bad_source(id, from, error).await,
         };
         let put = self.put_on(id, to, &passing).await;
+        let removed = tokio::task::spawn_blocking(move || drop(passing)).await;
+        debug_assert!(removed.is_ok(), "dropping does not panic");
         put.map_err(|error| StorageError::Unreadable { id, why: error.to_string() })?;
         self.catalog.observed(id, to.name().to_owned(), ReplicaState::Stored, now()).await?;
         self.metrics.healed.inc();

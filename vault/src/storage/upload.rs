@@ -12,6 +12,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
 
 use super::catalog::Intended;
+use super::envelope::Record;
 use super::file_server::{FileServerError, Put};
 use super::object::{Entry, ObjectId, State};
 use super::sessions::Sessions;
@@ -81,7 +82,7 @@ impl Storage {
             Ok(Stored { new: false, .. }) => "repeated",
             Err(StorageError::Busy(_)) => "busy",
             Err(StorageError::Body(_)) => "broken_off",
-            Err(StorageError::NotDurable { .. }) => "not_durable",
+            Err(StorageError::NotDurable { .. } | StorageError::NoPlace { .. }) => "not_durable",
             Err(_) => "refused",
         };
         self.0.metrics.uploads.with_label_values(&[word]).inc();
@@ -103,11 +104,34 @@ impl Inner {
             let digest = self.digest(body).await?;
             return repeated(holder, &digest);
         }
+        self.check_places()?;
         let spooled = self.spool(upload, body).await?;
         // From here on the caller's connection no longer matters.
         let (inner, held) = (Arc::clone(self), Held { _permit: permit, _key: key });
-        let finished = tokio::spawn(async move { inner.store(spooled, held).await });
+        let finished = tokio::spawn(async move {
+            let Spooled { id, record, file } = spooled;
+            let stored = inner.store(id, record, &file).await;
+            // Removing a large file takes a while.
+            let removed = tokio::task::spawn_blocking(move || drop(file)).await;
+            debug_assert!(removed.is_ok(), "dropping does not panic");
+            drop(held);
+            stored
+        });
         finished.await.map_err(|_| StorageError::Stopping)?
+    }
+
+    /// Refuses at once where the upload could only fail.
+    fn check_places(&self) -> Result<(), StorageError> {
+        let health: Vec<_> = self.servers.iter().map(Sessions::health).collect();
+        let able = health.iter().filter(|health| health.suspended.is_none() && !health.full).count();
+        let needed = self.settings.min_replicas;
+        if able >= needed {
+            return Ok(());
+        }
+        let full = health.iter().all(|health| health.suspended.is_none());
+        let ails: Vec<_> =
+            health.into_iter().filter_map(|health| health.suspended.or(health.last_error)).collect();
+        Err(StorageError::NoPlace { able, needed, why: ails.join("; "), full })
     }
 
     /// Only reads the body, to tell a repeated upload from other content under the same key.
@@ -174,9 +198,8 @@ impl Inner {
     }
 
     /// Everything after the last byte of the body.
-    async fn store(&self, spooled: Spooled, held: Held) -> Result<Stored, StorageError> {
+    async fn store(&self, id: ObjectId, record: Record, file: &SpoolFile) -> Result<Stored, StorageError> {
         self.steps.reach(|| Step::Spooled);
-        let Spooled { id, record, file } = spooled;
         let digest = record.metadata.digest.clone();
         if let Some(settled) = self.settle_key(&record.metadata.owner, &record.metadata.key).await? {
             return repeated(settled, &digest);
@@ -197,10 +220,9 @@ impl Inner {
         self.steps.reach(|| Step::Intended);
         self.tell_peer(seq).await;
         self.steps.reach(|| Step::Replicate);
-        let stored = self.replicate(entry, &file).await?;
+        let stored = self.replicate(entry, file).await?;
         self.steps.reach(|| Step::Acknowledge);
         self.metrics.uploaded_bytes.inc_by(stored.metadata.size);
-        drop(held);
         Ok(Stored { entry: stored, new: true })
     }
 
@@ -258,6 +280,10 @@ impl Inner {
         for holder in holders {
             if holder.state >= State::Stored {
                 settled.push(holder);
+                continue;
+            }
+            // What was dropped is on no file server for sure.
+            if holder.state == State::Dropped {
                 continue;
             }
             let looked = self.look(holder.id).await;

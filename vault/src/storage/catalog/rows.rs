@@ -97,6 +97,19 @@ pub(super) fn forget_replica(db: &Connection, id: &ObjectId, server: &str) -> ru
     db.prepare_cached(sql)?.execute(params![id.to_string(), server]).map(drop)
 }
 
+/// Forgets the attempts with a key that came to nothing, so that retries do not pile up.
+/// Where the peer still knows one, it comes back as an intent and is settled again.
+pub(super) fn forget_dropped(db: &Connection, owner: &str, key: &str) -> rusqlite::Result<()> {
+    let dropped = "SELECT id FROM objects WHERE owner = ?1 AND key = ?2 AND state = 1";
+    for sql in [
+        format!("DELETE FROM changes WHERE id IN ({dropped})"),
+        "DELETE FROM objects WHERE owner = ?1 AND key = ?2 AND state = 1".to_owned(),
+    ] {
+        db.prepare_cached(&sql)?.execute([owner, key])?;
+    }
+    Ok(())
+}
+
 /// Marks deleted, destroys the one-off identity, owes the removal; true if that changed it.
 pub(super) fn delete(
     db: &Connection,

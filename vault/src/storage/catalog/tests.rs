@@ -175,3 +175,33 @@ async fn the_peer_is_told_each_objects_present_state_once_and_by_watch() {
     let json = serde_json::to_string(&told).unwrap();
     assert_eq!(serde_json::from_str::<Vec<Change>>(&json).unwrap(), told);
 }
+
+#[tokio::test]
+async fn a_reader_that_gave_up_does_not_take_its_connection_from_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = catalog(folder.path());
+    let (mut releases, mut tasks) = (Vec::new(), Vec::new());
+    for _ in 0..READERS {
+        let (release, held) = std::sync::mpsc::channel::<()>();
+        let (started, start) = oneshot::channel();
+        let reader = catalog.clone();
+        tasks.push(tokio::spawn(async move {
+            let read = reader.read(move |_| {
+                let _ = started.send(());
+                let _ = held.recv();
+                Ok(())
+            });
+            read.await.is_ok()
+        }));
+        start.await.unwrap();
+        releases.push(release);
+    }
+    for task in tasks {
+        task.abort();
+        assert!(task.await.is_err());
+    }
+    let next = tokio::spawn(async move { catalog.counts().await.map(|counts| counts.objects) });
+    tokio::task::yield_now().await;
+    drop(releases);
+    assert_eq!(next.await.unwrap().unwrap(), 0);
+}

@@ -29,7 +29,7 @@ struct Json {
 /// Reads a record's plaintext.
 ///
 /// # Errors
-/// Anything that [`write_record`] would not have written.
+/// Anything that `write_record` would not have written.
 pub fn parse_record(plaintext: &[u8]) -> Result<Record, EnvelopeError> {
     let damaged = || EnvelopeError::Damaged("a record is not in its form");
     if plaintext.len() > MAX_RECORD {

@@ -97,7 +97,11 @@ impl Directory {
         file.write_all(format!("{MARKER_START}{} {place}\n", self.name).as_bytes()).map_err(&fail)?;
         self.sync_file(&file, &temporary).map_err(&fail)?;
         // Whoever links first has claimed the place; the peer may be just as far.
-        let linked = std::fs::hard_link(&temporary, &marker);
+        let linked = match std::fs::hard_link(&temporary, &marker) {
+            // Some mounts know no hard links: there the claim is made by making the file.
+            Err(error) if knows_no_links(&error) => self.copy_marker(&temporary, &marker),
+            other => other,
+        };
         std::fs::remove_file(&temporary).map_err(&fail)?;
         match linked {
             Err(error) if error.kind() != ErrorKind::AlreadyExists => return Err(fail(error)),
@@ -108,6 +112,13 @@ impl Directory {
             self.sync_folder(parent).map_err(&fail)?;
         }
         self.read_marker()?.ok_or_else(|| self.not_ours("its marker vanished"))
+    }
+
+    fn copy_marker(&self, temporary: &Path, marker: &Path) -> std::io::Result<()> {
+        let text = std::fs::read(temporary)?;
+        let mut file = OpenOptions::new().write(true).create_new(true).open(marker)?;
+        file.write_all(&text)?;
+        self.sync_file(&file, marker)
     }
 
     /// Is it still the place that was attached? An unmounted directory looks empty, and an
@@ -167,6 +178,7 @@ impl Directory {
                 break;
             }
             checker.update(&piece[..count]);
+            self.steps.reach(|| Step::WriteFile(temporary.to_owned()));
             file.write_all(&piece[..count]).map_err(&fail)?;
             written += count as u64;
             unflushed += count;
@@ -199,7 +211,7 @@ impl Directory {
             Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
             // Some mounts know no hard links. The name is the content's hash, so what rename
             // might overwrite is the same object.
-            Err(error) if matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied) => {
+            Err(error) if knows_no_links(&error) => {
                 std::fs::rename(temporary, path)?;
             }
             other => other?,
@@ -422,6 +434,10 @@ impl FileServer for Directory {
 fn fits(start: &str, prefix: &str, after: &str) -> bool {
     let shared = start.len().min(prefix.len());
     start[..shared] == prefix[..shared] && after.get(..start.len()).is_none_or(|cut| start >= cut)
+}
+
+fn knows_no_links(error: &std::io::Error) -> bool {
+    matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied)
 }
 
 /// The sorted names in `folder` that are `length` hex digits; none if it is not there.

@@ -17,6 +17,18 @@ fn dying_at(fatal: usize) -> (Steps, Arc<AtomicUsize>, Arc<AtomicBool>) {
     (steps, seen, dead)
 }
 
+/// Nothing that compresses: a replica takes several writes, so that one can be torn.
+fn noise() -> Vec<u8> {
+    let mut state = 1_u64;
+    let next = move || {
+        state ^= state << 13;
+        state ^= state >> 7;
+        state ^= state << 17;
+        state.to_le_bytes()[3]
+    };
+    std::iter::repeat_with(next).take(300_000).collect()
+}
+
 /// Runs two uploads in a life that ends at step `fatal`; true if it ended before they did.
 async fn life(place: &Place, fatal: usize, acknowledged: &mut Vec<ObjectId>) -> bool {
     let (steps, _, dead) = dying_at(fatal);
@@ -24,7 +36,7 @@ async fn life(place: &Place, fatal: usize, acknowledged: &mut Vec<ObjectId>) -> 
         return true;
     };
     for key in ["first", "second"] {
-        let text = text(200_000);
+        let text = noise();
         // In a task of its own: the death must not be this test's.
         let (storage, key) = (storage.clone(), key.to_owned());
         let upload = tokio::spawn(async move { put(&storage, &key, &text).await });
@@ -43,24 +55,21 @@ async fn check(place: &Place, acknowledged: &[ObjectId], fatal: usize) {
         "step {fatal}: leftovers are collected at start"
     );
     for id in acknowledged {
-        assert!(
-            read(&storage, id, None).await.unwrap() == text(200_000),
-            "step {fatal}: {id} was acknowledged"
-        );
+        assert!(read(&storage, id, None).await.unwrap() == noise(), "step {fatal}: {id} was acknowledged");
     }
     // Whatever lies under an object's name is whole, acknowledged or not.
     for server in ["one", "two"] {
         for file in place.replicas(server) {
             let id: ObjectId = file.file_name().unwrap().to_str().unwrap().parse().unwrap();
             envelope::verify(std::fs::File::open(&file).unwrap(), &id).unwrap();
-            assert!(read(&storage, &id, None).await.unwrap() == text(200_000), "step {fatal}");
+            assert!(read(&storage, &id, None).await.unwrap() == noise(), "step {fatal}");
         }
     }
     storage.repair_turn().await.unwrap();
     storage.repair_turn().await.unwrap();
     for key in ["first", "second"] {
-        let retried = put(&storage, key, &text(200_000)).await.unwrap();
-        assert!(read(&storage, &retried.entry.id, None).await.unwrap() == text(200_000));
+        let retried = put(&storage, key, &noise()).await.unwrap();
+        assert!(read(&storage, &retried.entry.id, None).await.unwrap() == noise());
     }
     let listed = storage.list(None, None, 100).await.unwrap();
     assert_eq!(listed.len(), 2, "step {fatal}: each key acted once");

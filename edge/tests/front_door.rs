@@ -1,0 +1,363 @@
+//! Client connections through `listen`, the HTTP engine and the phases to a small upstream, in one
+//! process and without a configuration file: the limit in flight, malformed requests, pipelining,
+//! failing over. What needs the whole program is told in the stories.
+
+#![expect(clippy::unwrap_used, reason = "a step of a test that fails is the test's failure")]
+
+use std::net::{Ipv4Addr, SocketAddr};
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
+use std::time::Duration;
+
+use edge::access_log::{self, AccessLog};
+use edge::admin::Readiness;
+use edge::admission::InFlight;
+use edge::client::TrustedProxies;
+use edge::config::{CertificateFiles, Listen};
+use edge::listen::redirect::Redirect;
+use edge::listen::report::Report;
+use edge::listen::{self, Door, Sockets, socket};
+use edge::metrics::Metrics;
+use edge::proxy::{Engine, Site};
+use edge::route::{HostPattern, Route, Routes};
+use edge::tls::{self, Certificates};
+use edge::upstream::{Server, Settings, Upstreams};
+use rustls::pki_types::ServerName;
+use rustls::{ClientConfig, RootCertStore};
+use shared::config::ByteSize;
+use shared::shutdown::Shutdown;
+use tokio::io::{AsyncReadExt, AsyncWriteExt, BufReader};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::watch;
+use tokio::time::{sleep, timeout};
+use tokio_rustls::TlsConnector;
+use tokio_rustls::client::TlsStream;
+
+/// Far beyond what any step takes: a test that waits so long has failed.
+const PATIENCE: Duration = Duration::from_secs(20);
+
+struct Edge {
+    address: SocketAddr,
+    connector: TlsConnector,
+    in_flight: Arc<InFlight>,
+    access_log: AccessLog,
+    log_file: PathBuf,
+    shutdown: Shutdown,
+    thread: thread::JoinHandle<usize>,
+    _folder: tempfile::TempDir,
+}
+
+/// Holds every answer back until told, so that requests are in flight for as long as a test wants.
+struct Application {
+    address: SocketAddr,
+    arrived: Arc<AtomicUsize>,
+    answer: watch::Sender<bool>,
+}
+
+fn certificate(folder: &tempfile::TempDir) -> (CertificateFiles, ClientConfig) {
+    let made = rcgen::generate_simple_self_signed(vec!["a.test".to_owned()]).unwrap();
+    let files = CertificateFiles {
+        names: vec!["a.test".to_owned()],
+        certificate: folder.path().join("a.pem"),
+        key: folder.path().join("a.key"),
+        default: true,
+    };
+    std::fs::write(&files.certificate, made.cert.pem()).unwrap();
+    std::fs::write(&files.key, made.signing_key.serialize_pem()).unwrap();
+    let mut roots = RootCertStore::empty();
+    roots.add(made.cert.der().clone()).unwrap();
+    let client = ClientConfig::builder_with_provider(shared::tls::provider())
+        .with_safe_default_protocol_versions()
+        .unwrap()
+        .with_root_certificates(roots)
+        .with_no_client_auth();
+    (files, client)
+}
+
+fn settings() -> Listen {
+    Listen {
+        https: Vec::new(),
+        http: Vec::new(),
+        max_connections: 500,
+        handshake_timeout: PATIENCE,
+        head_timeout: PATIENCE,
+        idle_timeout: PATIENCE,
+        body_timeout: PATIENCE,
+        write_timeout: PATIENCE,
+        max_head: ByteSize::kib(32),
+        max_headers: 100,
+        max_uri: ByteSize::kib(8),
+        h2_streams: 100,
+        drain: PATIENCE,
+    }
+}
+
+fn start(servers: Vec<SocketAddr>) -> Edge {
+    let folder = tempfile::tempdir().unwrap();
+    let (files, client) = certificate(&folder);
+    let log_file = folder.path().join("access.log");
+    let metrics = Metrics::new();
+    let log =
+        access_log::Settings { file: Some(log_file.clone()), format: access_log::Format::Json, queue: 4096 };
+    let access_log = AccessLog::start(&log, Arc::clone(&metrics)).unwrap();
+    let in_flight = InFlight::new(50);
+    let site = Arc::new(Site {
+        direct_name: None,
+        listen: settings(),
+        trusted: TrustedProxies::new(Vec::new()),
+        in_flight: Arc::clone(&in_flight),
+        retry_after: Duration::from_secs(1),
+        routes: Routes::new(vec![Route {
+            host: HostPattern::Any,
+            path_prefix: "/".to_owned(),
+            upstream: "app".to_owned(),
+            max_body: ByteSize::kib(64),
+            timeout: PATIENCE,
+        }]),
+        upstreams: Upstreams::new(vec![Settings {
+            name: "app".to_owned(),
+            servers: servers.into_iter().map(Server::Tcp).collect(),
+            connect_timeout: PATIENCE,
+            fail_timeout: PATIENCE,
+        }]),
+        readiness: Readiness::new(),
+        access_log: access_log.clone(),
+        metrics: Arc::clone(&metrics),
+        started: tokio::time::Instant::now(),
+    });
+    let acceptor = tls::acceptor(Certificates::load(&[files]).unwrap()).unwrap();
+    let redirect = Redirect::new("a.test".to_owned(), Vec::new());
+    let door = Door::new(settings(), acceptor, redirect, Report::new(access_log.clone(), metrics));
+    let https = socket::listeners(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1).unwrap();
+    let address = https[0].local_addr().unwrap();
+    let shutdown = Shutdown::new();
+    let stop = shutdown.clone();
+    let thread = thread::spawn(move || {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let engine = Engine::new(site);
+            let drain = engine.clone();
+            let sockets = Sockets { https, http: Vec::new() };
+            listen::run(door, sockets, engine, move || drain.drain(), stop).await.unwrap()
+        })
+    });
+    Edge {
+        address,
+        connector: TlsConnector::from(Arc::new(client)),
+        in_flight,
+        access_log,
+        log_file,
+        shutdown,
+        thread,
+        _folder: folder,
+    }
+}
+
+impl Edge {
+    async fn connect(&self) -> TlsStream<TcpStream> {
+        let tcp = TcpStream::connect(self.address).await.unwrap();
+        self.connector.connect(ServerName::try_from("a.test").unwrap(), tcp).await.unwrap()
+    }
+
+    /// Sends `bytes` and reads until edge closes.
+    async fn ask(&self, bytes: &[u8]) -> String {
+        let mut stream = self.connect().await;
+        stream.write_all(bytes).await.unwrap();
+        let mut answer = Vec::new();
+        // A farewell that is missing is looked for elsewhere.
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+        String::from_utf8(answer).unwrap()
+    }
+
+    /// Stops in order and returns the lines of the log.
+    async fn stop(self) -> Vec<serde_json::Value> {
+        self.shutdown.cancel();
+        let Self { thread, access_log, log_file, _folder, .. } = self;
+        tokio::task::spawn_blocking(move || {
+            assert_eq!(thread.join().unwrap(), 0, "no connection is cut");
+            access_log.close();
+            let text = std::fs::read_to_string(log_file).unwrap();
+            drop(_folder);
+            text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+        })
+        .await
+        .unwrap()
+    }
+}
+
+async fn application(answer_at_once: bool) -> Application {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let arrived = Arc::new(AtomicUsize::new(0));
+    let (answer, told) = watch::channel(answer_at_once);
+    let count = Arc::clone(&arrived);
+    tokio::spawn(async move {
+        while let Ok((stream, _)) = listener.accept().await {
+            tokio::spawn(answer_all(stream, Arc::clone(&count), told.clone()));
+        }
+    });
+    Application { address, arrived, answer }
+}
+
+/// Answers each request with its own target.
+async fn answer_all(stream: TcpStream, arrived: Arc<AtomicUsize>, mut told: watch::Receiver<bool>) {
+    let mut stream = BufReader::new(stream);
+    loop {
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            match stream.read_u8().await {
+                Ok(byte) => head.push(byte),
+                Err(_) => return,
+            }
+        }
+        let head = String::from_utf8(head).unwrap().to_lowercase();
+        let length = head
+            .split("content-length: ")
+            .nth(1)
+            .map_or(0, |rest| rest.split("\r\n").next().unwrap().parse().unwrap());
+        let mut body = vec![0; length];
+        stream.read_exact(&mut body).await.unwrap();
+        arrived.fetch_add(1, Ordering::SeqCst);
+        told.wait_for(|told| *told).await.unwrap();
+        let target = head.split(' ').nth(1).unwrap();
+        let answer = format!("HTTP/1.1 200 OK\r\nContent-Length: {}\r\n\r\n{target}", target.len());
+        if stream.write_all(answer.as_bytes()).await.is_err() {
+            return;
+        }
+    }
+}
+
+async fn until(what: &str, condition: impl Fn() -> bool) {
+    let reached = timeout(PATIENCE, async {
+        while !condition() {
+            sleep(Duration::from_millis(5)).await;
+        }
+    });
+    assert!(reached.await.is_ok(), "never: {what}");
+}
+
+fn status(answer: &str) -> u16 {
+    answer.split(' ').nth(1).and_then(|word| word.parse().ok()).unwrap_or(0)
+}
+
+#[tokio::test]
+async fn sixty_requests_at_once_get_fifty_answers_and_ten_refusals() {
+    let application = application(false).await;
+    let edge = Arc::new(start(vec![application.address]));
+    let mut asked = tokio::task::JoinSet::new();
+    for _ in 0..60 {
+        let edge = Arc::clone(&edge);
+        asked.spawn(async move {
+            edge.ask(b"GET /slow HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await
+        });
+    }
+    let mut answers = Vec::new();
+    for _ in 0..10 {
+        answers.push(asked.join_next().await.unwrap().unwrap());
+    }
+    assert!(answers.iter().all(|answer| status(answer) == 429), "{answers:?}");
+    assert!(answers.iter().all(|answer| answer.to_lowercase().contains("\r\nretry-after: 1\r\n")));
+    until("50 requests at the application", || application.arrived.load(Ordering::SeqCst) == 50).await;
+    application.answer.send_replace(true);
+    while let Some(answer) = asked.join_next().await {
+        assert_eq!(status(&answer.unwrap()), 200);
+    }
+    until("every place is free again", || edge.in_flight.total() == 0).await;
+    assert_eq!(status(&edge.ask(b"GET / HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await), 200);
+    let lines = Arc::into_inner(edge).unwrap().stop().await;
+    assert_eq!(lines.len(), 61, "one line a request");
+}
+
+#[tokio::test]
+async fn a_malformed_request_gets_its_4xx_and_one_line() {
+    let application = application(true).await;
+    let edge = start(vec![application.address]);
+    let long = format!("GET /{} HTTP/1.1\r\nHost: a.test\r\n\r\n", "a".repeat(9000));
+    let wide = format!("GET / HTTP/1.1\r\nHost: a.test\r\nX: {}\r\n\r\n", "a".repeat(40_000));
+    let many = format!("GET / HTTP/1.1\r\nHost: a.test\r\n{}\r\n", "X: 1\r\n".repeat(101));
+    let cases = [
+        ("GET / HTTP/1.1\nHost: a.test\n\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a.test\r\n x\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 3\r\nContent-Length: 3\r\n\r\nabc", 400),
+        ("POST / HTTP/1.1\r\nHost: a.test\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", 400),
+        ("GET / HTTP/1.1\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a.test\r\nHost: b.test\r\n\r\n", 400),
+        ("GET / HTTP/1.1\r\nHost: a.test\r\nX: \0\r\n\r\n", 400),
+        ("nonsense\r\n\r\n", 400),
+        ("GET /%2e%2e/x HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n", 400),
+        ("GET /%00 HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n", 400),
+        ("POST / HTTP/1.1\r\nHost: a.test\r\nContent-Length: 70000\r\n\r\n", 413),
+        (long.as_str(), 414),
+        (wide.as_str(), 431),
+        (many.as_str(), 431),
+    ];
+    for (request, expected) in cases {
+        let shown: String = request.chars().take(60).collect();
+        let answer = edge.ask(request.as_bytes()).await;
+        assert_eq!(status(&answer), expected, "{shown:?}: {answer}");
+        assert!(answer.contains("application/problem+json"), "{shown:?}: {answer}");
+    }
+    let lines = edge.stop().await;
+    let logged: Vec<u64> =
+        lines.iter().map(|line| line["http.response.status_code"].as_u64().unwrap()).collect();
+    assert_eq!(logged, cases.map(|(_, expected)| u64::from(expected)));
+    assert!(lines.iter().all(|line| line["event.reason"].is_string()), "{lines:?}");
+}
+
+#[tokio::test]
+async fn pipelined_requests_are_answered_one_by_one_in_order() {
+    let application = application(true).await;
+    let edge = start(vec![application.address]);
+    let answer = edge
+        .ask(
+            b"GET /1 HTTP/1.1\r\nHost: a.test\r\n\r\n\
+              POST /2 HTTP/1.1\r\nHost: a.test\r\nContent-Length: 25\r\n\r\nGET /no HTTP/1.1\r\nHost: a\
+              GET /3 HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n",
+        )
+        .await;
+    assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3, "{answer}");
+    let places = ["\r\n\r\n/1", "\r\n\r\n/2", "\r\n\r\n/3"].map(|target| answer.find(target).unwrap());
+    assert!(places.is_sorted(), "{answer}");
+    assert_eq!(edge.stop().await.len(), 3);
+}
+
+#[tokio::test]
+async fn a_dead_server_is_passed_over_and_none_left_is_a_502() {
+    let application = application(true).await;
+    let dead = {
+        let held = std::net::TcpListener::bind("127.0.0.1:0").unwrap();
+        held.local_addr().unwrap()
+    };
+    let request = b"POST /x HTTP/1.1\r\nHost: a.test\r\nContent-Length: 2\r\nConnection: close\r\n\r\nhi";
+    let edge = start(vec![dead, application.address]);
+    for _ in 0..4 {
+        assert_eq!(status(&edge.ask(request).await), 200);
+    }
+    edge.stop().await;
+    let edge = start(vec![dead]);
+    assert_eq!(status(&edge.ask(request).await), 502);
+    let lines = edge.stop().await;
+    assert!(lines[0]["event.reason"].as_str().unwrap().contains("ConnectRefused"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_request_in_flight_is_finished_while_edge_drains() {
+    let application = application(false).await;
+    let edge = Arc::new(start(vec![application.address]));
+    let asking = {
+        let edge = Arc::clone(&edge);
+        tokio::spawn(async move { edge.ask(b"GET /live HTTP/1.1\r\nHost: a.test\r\n\r\n").await })
+    };
+    until("the request is at the application", || application.arrived.load(Ordering::SeqCst) == 1).await;
+    let mut idle = edge.connect().await;
+    edge.shutdown.cancel();
+    let mut rest = Vec::new();
+    let _ = timeout(PATIENCE, idle.read_to_end(&mut rest)).await.unwrap();
+    assert!(rest.is_empty(), "an idle connection is closed without a word");
+    application.answer.send_replace(true);
+    assert_eq!(status(&asking.await.unwrap()), 200);
+    assert_eq!(Arc::into_inner(edge).unwrap().stop().await.len(), 1);
+}
