@@ -46,7 +46,7 @@ Try, in another terminal, from this folder:
   browse {site}/files/FILE
 
   # 60 at once from one address: 50 are answered, 10 are refused
-  browse -Z --parallel-immediate --parallel-max 60 -o /dev/null -w '%{{http_code}}\n' '{site}/slow?ms=3000&n=[1-60]' | sort | uniq -c
+  browse -Z --parallel-immediate --parallel-max 60 -o /dev/null -w '%{{http_code}}\n' '{site}/slow?ms=3000&n=[1-60]' 2>/dev/null | sort | uniq -c
 
   # as a handler would: a number by itself
   curl -sS --unix-socket {gateway} -X POST -H 'Idempotency-Key: order-4711' http://gateway/v1/series/ORDER/numbers
