@@ -137,6 +137,8 @@ async fn run(config: Config) -> Result<(), ServeError> {
     let mut running = threads;
     loop {
         tokio::select! {
+            // In this order: a thread that has ended because it was told to is no failure.
+            biased;
             () = shutdown.cancelled() => break,
             _ = hang_up.recv() => {
                 access_log.reopen();

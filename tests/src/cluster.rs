@@ -96,6 +96,10 @@ impl Cluster {
         // The sample application has no state and no manners: TERM simply ends it.
         self.invoices.terminate()?;
         for program in programs.into_iter().flatten() {
+            // A vault that somebody has killed to see what happens.
+            if !program.is_running() {
+                continue;
+            }
             let name = program.name().to_owned();
             let status = program.terminate()?;
             anyhow::ensure!(status.success(), "{name}: {status}\n{}", program.log_tail(30));

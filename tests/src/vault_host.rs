@@ -112,12 +112,12 @@ impl Pair {
         Ok(Self { vaults: [left, right], file_servers, escrow, folder: folder.to_owned() })
     }
 
-    /// Waits until both vaults say that they are ready, which needs the other.
+    /// Waits until both vaults are ready and know of each other: then numbers are given.
     ///
     /// # Errors
     /// The deadline; the text says what the vault waits for.
     pub fn wait_ready(&self) -> anyhow::Result<()> {
-        self.vaults.iter().try_for_each(Vault::wait_ready)
+        self.vaults.iter().try_for_each(|vault| vault.wait_ready().and_then(|()| vault.wait_together()))
     }
 
     /// Enrols somebody who is no vault: a token of the first vault, and a key that is made in
@@ -305,6 +305,20 @@ path = "{right}"
     /// The deadline, with the end of its log.
     pub fn wait_ready(&self) -> anyhow::Result<()> {
         self.wait_for("/readyz?verbose")
+    }
+
+    /// Waits until it is in session with the other vault. One alone is ready too: for files.
+    ///
+    /// # Errors
+    /// The deadline, with what its status says.
+    pub fn wait_together(&self) -> anyhow::Result<()> {
+        wait::until(&format!("{} and its peer are together", self.name), READY, || {
+            let status = self.control("/v1/status").send()?.expect(&[200])?.json()?;
+            let together = status.pointer("/numbers/together").and_then(serde_json::Value::as_bool);
+            anyhow::ensure!(together == Some(true), "{}", status.pointer("/numbers").unwrap_or(&status));
+            Ok(())
+        })
+        .with_context(|| self.program.as_ref().map_or_else(String::new, |program| program.log_tail(30)))
     }
 
     fn wait_for(&self, path: &str) -> anyhow::Result<()> {

@@ -1,10 +1,12 @@
 //! Stories of everything together: browsers in front of edge, handlers at its gateway, two
 //! vaults behind, and the accidents that must not be noticed or must be told plainly.
 
+use std::path::Path;
 use std::process::Command;
 use std::time::Duration;
 
-use harness::cluster::Cluster;
+use harness::cluster::{Cluster, temporary_folder};
+use harness::program::{Program, Recipe, Signal};
 use harness::{binaries, wait};
 use shared::api::{File, Number};
 
@@ -34,6 +36,35 @@ fn the_quickstart_drives_the_whole_promise() {
     assert!(ran.status.success(), "{said}\n{}", String::from_utf8_lossy(&ran.stderr));
     assert!(said.lines().filter(|line| line.starts_with("ok   ")).count() >= 20, "{said}");
     assert!(!said.contains("FAIL"), "{said}");
+}
+
+#[test]
+fn ctrl_c_stops_the_quickstart_and_leaves_nothing() {
+    let logs = temporary_folder().unwrap();
+    let quickstart = binaries::find("quickstart").unwrap();
+    let no_arguments: [&str; 0] = [];
+    let mut program =
+        Program::start(Recipe::new("quickstart", quickstart, no_arguments, logs.path())).unwrap();
+    let said = wait::until("it says what to try", SOON, || {
+        let said = program.log();
+        anyhow::ensure!(said.contains("Ctrl-C stops everything"), "{said}");
+        Ok(said)
+    })
+    .unwrap();
+    let folder = said.lines().find_map(|line| line.strip_prefix("all of it in ")).unwrap();
+    assert!(Path::new(folder).is_dir(), "{said}");
+    program.signal(Signal::INT).unwrap();
+    let status = program.wait(SOON).unwrap();
+    assert!(status.success(), "{status} {}", program.log());
+    assert!(!Path::new(folder).exists(), "{folder} is left");
+    // Every program that it started names that folder in its arguments.
+    let left: Vec<_> = std::fs::read_dir("/proc")
+        .unwrap()
+        .filter_map(|entry| std::fs::read(entry.ok()?.path().join("cmdline")).ok())
+        .map(|line| String::from_utf8_lossy(&line).replace('\0', " "))
+        .filter(|line| line.contains(folder))
+        .collect();
+    assert!(left.is_empty(), "still running: {left:?}");
 }
 
 #[test]

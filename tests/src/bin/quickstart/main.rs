@@ -17,10 +17,14 @@ use std::time::Duration;
 use anyhow::Context;
 use harness::cluster::{Cluster, remove_folders};
 use harness::program::stop_everything;
+use harness::wait::Deadline;
 
 const USAGE: &str = "usage: conf/quickstart [--check]\n\n\
   without arguments: two vaults, one edge and a sample application on loopback,\n\
   until Ctrl-C; --check: drives them itself and exits 0 or 1";
+
+/// How long a vault that was killed stays away.
+const AWAY: Duration = Duration::from_secs(20);
 
 /// Is the cluster up and the main thread ready to stop it in order?
 static IN_ORDER: AtomicBool = AtomicBool::new(false);
@@ -55,8 +59,9 @@ fn run_until(interrupted: &Receiver<()>) -> anyhow::Result<bool> {
     let mut cluster = Cluster::start()?;
     show::try_this(&cluster)?;
     IN_ORDER.store(true, Ordering::SeqCst);
-    while let Err(RecvTimeoutError::Timeout) = interrupted.recv_timeout(Duration::from_secs(1)) {
-        no_program_has_ended(&mut cluster)?;
+    let mut away = Away::default();
+    while let Err(RecvTimeoutError::Timeout) = interrupted.recv_timeout(Duration::from_millis(500)) {
+        keep_running(&mut cluster, &mut away)?;
     }
     println!("\nstopping …");
     let folder = cluster.folder().to_owned();
@@ -65,12 +70,29 @@ fn run_until(interrupted: &Receiver<()>) -> anyhow::Result<bool> {
     Ok(true)
 }
 
-fn no_program_has_ended(cluster: &mut Cluster) -> anyhow::Result<()> {
-    let [first, second] = &mut cluster.pair.vaults;
-    let vaults = [first.program.as_mut(), second.program.as_mut()];
-    for program in
-        [&mut cluster.invoices, &mut cluster.edge.program].into_iter().chain(vaults.into_iter().flatten())
-    {
+/// Since when a vault is missing, and until when the demonstration leaves it so.
+type Away = [Option<Deadline>; 2];
+
+/// A vault may be killed to see what happens: it comes back after a while, as a supervisor
+/// would bring it back. Anything else that ends by itself is a failure.
+fn keep_running(cluster: &mut Cluster, away: &mut Away) -> anyhow::Result<()> {
+    for (vault, away) in cluster.pair.vaults.iter_mut().zip(away) {
+        let name = vault.name;
+        let program = vault.program()?;
+        match away {
+            None if !program.is_running() => {
+                println!("{name} has ended: uploads go on, numbers wait; it is started again in {AWAY:?}");
+                *away = Some(Deadline::after(AWAY));
+            }
+            Some(until) if until.passed() => {
+                program.restart()?;
+                println!("{name} is started again");
+                *away = None;
+            }
+            _ => {}
+        }
+    }
+    for program in [&mut cluster.invoices, &mut cluster.edge.program] {
         anyhow::ensure!(
             program.is_running(),
             "{} has ended by itself\n{}",

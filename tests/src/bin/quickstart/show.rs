@@ -16,7 +16,7 @@ pub(crate) fn try_this(cluster: &Cluster) -> anyhow::Result<()> {
     let edge = binaries::find("edge")?;
     let port = cluster.edge.https.port();
     let curl = format!(
-        "curl --connect-to {NAME}:{port}:{} --cacert {}",
+        "curl -sS --connect-to {NAME}:{port}:{} --cacert {}",
         cluster.edge.https,
         cluster.edge.authority.certificate.display()
     );
@@ -31,28 +31,31 @@ gateway   {gateway}  (the handlers' door to the vaults)
 files     two file servers: {paris}  {lyon}
 all of it in {folder}
 
-Try, in another terminal:
+Try, in another terminal, from this folder:
+
+  # a name that no DNS knows, and an authority that no browser trusts
+  browse() {{ {curl} "$@"; }}
 
   # upload a document: it is stored twice, gets the next number of its series, and the number is confirmed
-  {curl} -H 'Idempotency-Key: first' --data-binary @README.md {site}/invoices
+  browse -H 'Idempotency-Key: first' --data-binary @README.md {site}/invoices
 
   # the same again: the same number, the same file
-  {curl} -H 'Idempotency-Key: first' --data-binary @README.md {site}/invoices
+  browse -H 'Idempotency-Key: first' --data-binary @README.md {site}/invoices
 
   # download it again (the "file" of the answer above)
-  {curl} {site}/files/FILE
+  browse {site}/files/FILE
 
   # 60 at once from one address: 50 are answered, 10 are refused
-  {curl} -Z --parallel-immediate --parallel-max 60 -s -o /dev/null -w '%{{http_code}}\n' '{site}/slow?ms=3000&n=[1-60]' | sort | uniq -c
+  browse -Z --parallel-immediate --parallel-max 60 -o /dev/null -w '%{{http_code}}\n' '{site}/slow?ms=3000&n=[1-60]' 2>/dev/null | sort | uniq -c
 
   # as a handler would: a number by itself
-  curl --unix-socket {gateway} -X POST -H 'Idempotency-Key: order-4711' http://gateway/v1/series/ORDER/numbers
+  curl -sS --unix-socket {gateway} -X POST -H 'Idempotency-Key: order-4711' http://gateway/v1/series/ORDER/numbers
 
   # how the pair is doing
   {vault} status --config {first_config}
   {edge} status --config {edge_config}
 
-  # a vault dies: uploads go on, numbers wait (503, Retry-After)
+  # a vault dies: uploads go on, numbers wait (503, Retry-After); it is started again after 20 s
   kill -9 {second_pid}
 
 Ctrl-C stops everything and removes the folder."#,
