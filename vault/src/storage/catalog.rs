@@ -2,9 +2,7 @@
 //! Knows no way to reach a file server. Two catalogs merge without conflict: objects by
 //! union, later states win, replicas known to be stored add up.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -39,15 +37,6 @@ pub enum CatalogError {
     /// The file cannot be opened.
     #[error("catalog: {0}")]
     Open(#[from] SqliteError),
-    /// The file cannot be made.
-    #[error("catalog: {file}: {source}; make its folder and give it to vault's user")]
-    Create {
-        /// The file.
-        file: PathBuf,
-        /// The system's reason.
-        #[source]
-        source: std::io::Error,
-    },
     /// SQLite failed; nothing was changed.
     #[error("catalog: {0}; nothing was changed; check the disk")]
     Sqlite(#[from] rusqlite::Error),
@@ -91,10 +80,6 @@ impl Catalog {
     /// # Errors
     /// SQLite's.
     pub(super) fn open(file: &Path, servers: &[String], steps: Steps) -> Result<Self, CatalogError> {
-        // It holds the one-off identities: nobody else's to read. SQLite gives its log files the
-        // same mode.
-        let private = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file);
-        private.map_err(|source| CatalogError::Create { file: file.to_owned(), source })?;
         let connection = sqlite::open(file, MIGRATIONS)?;
         let mut idle = Vec::with_capacity(READERS);
         for _ in 0..READERS {
