@@ -9,6 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -201,6 +202,8 @@ struct Inner {
     /// Objects with an upload under way: their intents are nobody's to settle.
     live: Mutex<HashSet<ObjectId>>,
     tell_peer: RwLock<Option<TellPeer>>,
+    /// Repair turns since start.
+    turns: AtomicU32,
     metrics: Metrics,
     steps: Steps,
 }
@@ -280,6 +283,7 @@ impl Storage {
             keys: Mutex::default(),
             live: Mutex::default(),
             tell_peer: RwLock::default(),
+            turns: AtomicU32::new(0),
             metrics: Metrics::new().map_err(|error| StorageError::Start(error.to_string()))?,
             steps,
             settings,

@@ -10,8 +10,9 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::object::{Entry, ObjectId, ReplicaState, State};
-use super::repair::Debt;
+use super::repair::{Condition, Debt};
 use super::step::Steps;
+use crate::marks::{self, Mark};
 use crate::sqlite::{self, SqliteError};
 
 mod change;
@@ -174,7 +175,8 @@ impl Catalog {
         .await
     }
 
-    /// Notes what was seen of one replica of a stored object.
+    /// Notes what was seen of one replica of a stored object. One that turns up stored after the
+    /// object was deleted has to go again.
     ///
     /// # Errors
     /// As every write.
@@ -185,12 +187,15 @@ impl Catalog {
         state: ReplicaState,
         now: i64,
     ) -> Result<(), CatalogError> {
-        self.write(move |db| {
-            if rows::entry(db, &id)?.is_some_and(|entry| entry.state == State::Stored) {
+        self.write(move |db| match rows::entry(db, &id)?.map(|entry| entry.state) {
+            Some(State::Stored) => {
                 rows::set_replica(db, &id, &server, state, now)?;
-                rows::touch(db, &id)?;
+                rows::touch(db, &id).map(drop)
             }
-            Ok(())
+            Some(State::Deleted) if state == ReplicaState::Stored => {
+                rows::set_replica(db, &id, &server, ReplicaState::RemovalOwed, now)
+            }
+            _ => Ok(()),
         })
         .await
     }
@@ -253,8 +258,21 @@ impl Catalog {
     ///
     /// # Errors
     /// As every read.
-    pub(super) async fn debts(&self, limit: usize) -> Result<Vec<Debt>, CatalogError> {
-        self.read(move |db| rows::debts(db, limit)).await
+    pub(super) async fn debts(
+        &self,
+        servers: Vec<Condition>,
+        turn: u32,
+        limit: usize,
+    ) -> Result<Vec<Debt>, CatalogError> {
+        self.read(move |db| rows::debts(db, &servers, turn, limit)).await
+    }
+
+    /// Paying what is owed of these objects has failed once more.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(super) async fn tried(&self, ids: Vec<ObjectId>) -> Result<(), CatalogError> {
+        self.write(move |db| ids.iter().try_for_each(|id| rows::tried(db, id))).await
     }
 
     /// Intents of `origin` that have not come to anything yet.
