@@ -4,6 +4,7 @@
 pub mod api;
 pub mod command;
 pub mod config;
+pub mod marks;
 pub mod notify;
 pub mod pair;
 pub mod pki;

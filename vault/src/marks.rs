@@ -1,95 +1,146 @@
-//! How far this vault has merged what the other tells, kept over restarts, and this vault's own
-//! identity as a teller. Knows its one small table; not what the changes are.
-
-use std::path::Path;
-use std::sync::{Arc, Mutex, PoisonError};
+//! How far a register has taken over what the other vault tells, and the lives in which it has
+//! told itself. Lies in the file of the register it speaks of, so that one that is lost or put
+//! back from a copy loses its marks with it, and is told everything again: a mark that outlived
+//! its register would hide files and revocations for ever. Knows two small tables; not what the
+//! changes are.
+//!
+//! A register that is put back counts its changes from where the copy ended, and may reach
+//! numbers that it had counted before: other changes under cursors that the peer has heard. So
+//! each start is a life of its own, on record with the change it began behind, and a peer's
+//! mark holds only as far as both lives' histories are the same.
 
 use rusqlite::{Connection, OptionalExtension as _, params};
+use serde::{Deserialize, Serialize};
 
-use super::WorkerError;
-use crate::pair::Topic;
-use crate::sqlite;
+/// The tables, for the register's own list of migrations.
+pub const MIGRATION: &str = "
+CREATE TABLE lives (
+    place INTEGER PRIMARY KEY AUTOINCREMENT,
+    life  TEXT NOT NULL UNIQUE,
+    began INTEGER NOT NULL
+) STRICT;
+CREATE TABLE heard (
+    only INTEGER PRIMARY KEY CHECK (only = 1),
+    life TEXT NOT NULL,
+    upto INTEGER NOT NULL
+) STRICT;
+";
 
-const MIGRATIONS: &[&str] = &["
-    CREATE TABLE own (id INTEGER PRIMARY KEY CHECK (id = 1), source TEXT NOT NULL) STRICT;
-    CREATE TABLE heard (
-        topic INTEGER NOT NULL,
-        source TEXT NOT NULL,
-        upto INTEGER NOT NULL,
-        PRIMARY KEY (topic, source)
-    ) STRICT, WITHOUT ROWID;
-"];
+/// Lives on record; a peer that has heard nothing in so many starts is told everything again.
+const LIVES: u32 = 100;
 
-#[derive(Clone)]
-pub(super) struct Marks {
-    own: Arc<str>,
-    connection: Arc<Mutex<Connection>>,
+/// Everything that the peer told up to this change is taken over. The default: nothing.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// The teller's life in which it counted.
+    pub life: String,
+    /// The last change taken over.
+    pub upto: u64,
 }
 
-impl Marks {
-    pub(super) fn open(file: &Path) -> Result<Self, WorkerError> {
-        let connection = sqlite::open(file, MIGRATIONS)?;
-        let fresh = format!("{:016x}", getrandom::u64()?);
-        connection.execute("INSERT INTO own VALUES (1, ?1) ON CONFLICT DO NOTHING", [fresh])?;
-        let own: String = connection.query_row("SELECT source FROM own", [], |row| row.get(0))?;
-        Ok(Self { own: own.into(), connection: Arc::new(Mutex::new(connection)) })
-    }
+/// Puts a new life on record, which begins behind change `latest`, and returns its name.
+///
+/// # Errors
+/// SQLite's.
+pub fn begin(db: &Connection, latest: u64) -> rusqlite::Result<String> {
+    let began = i64::try_from(latest).unwrap_or(i64::MAX);
+    let sql = "INSERT INTO lives (life, began) VALUES (lower(hex(randomblob(16))), ?1) RETURNING life";
+    let life = db.query_row(sql, [began], |row| row.get(0))?;
+    let sql = "DELETE FROM lives WHERE place NOT IN (SELECT place FROM lives ORDER BY place DESC LIMIT ?1)";
+    db.execute(sql, [LIVES])?;
+    Ok(life)
+}
 
-    /// This vault as a teller.
-    pub(super) fn own(&self) -> &str {
-        &self.own
-    }
+/// As far as a peer with this mark has this register's history: all of it in the latest life,
+/// what came before the next one in an earlier life, nothing in one that is not on record.
+///
+/// # Errors
+/// SQLite's.
+pub fn shared(db: &Connection, mark: &Mark) -> rusqlite::Result<u64> {
+    let sql = "SELECT (SELECT min(began) FROM lives later WHERE later.place > own.place)
+        FROM lives own WHERE own.life = ?1";
+    let end: Option<Option<i64>> = db.query_row(sql, [&mark.life], |row| row.get(0)).optional()?;
+    Ok(match end {
+        None => 0,
+        Some(None) => mark.upto,
+        Some(Some(end)) => mark.upto.min(u64::try_from(end).unwrap_or_default()),
+    })
+}
 
-    /// Up to which cursor of `source` everything is merged; 0 for a teller never heard.
-    pub(super) async fn heard(&self, topic: Topic, source: String) -> Result<u64, WorkerError> {
-        self.blocking(move |connection| {
-            let sql = "SELECT upto FROM heard WHERE topic = ?1 AND source = ?2";
-            let upto =
-                connection.query_row(sql, params![topic as u8, source], |row| row.get(0)).optional()?;
-            Ok(upto.unwrap_or(0))
-        })
-        .await
-    }
+/// How far everything that the peer told is taken over.
+///
+/// # Errors
+/// SQLite's.
+pub fn heard(db: &Connection) -> rusqlite::Result<Mark> {
+    let read = |row: &rusqlite::Row<'_>| {
+        let upto: i64 = row.get(1)?;
+        Ok(Mark { life: row.get(0)?, upto: u64::try_from(upto).unwrap_or_default() })
+    };
+    Ok(db.query_row("SELECT life, upto FROM heard", [], read).optional()?.unwrap_or_default())
+}
 
-    /// Keeps the mark, replacing the one before.
-    pub(super) async fn keep(&self, topic: Topic, source: String, upto: u64) -> Result<(), WorkerError> {
-        self.blocking(move |connection| {
-            let sql = "INSERT INTO heard VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET upto = excluded.upto";
-            connection.execute(sql, params![topic as u8, source, upto])?;
-            Ok(())
-        })
-        .await
-    }
-
-    async fn blocking<T: Send + 'static>(
-        &self,
-        run: impl FnOnce(&Connection) -> rusqlite::Result<T> + Send + 'static,
-    ) -> Result<T, WorkerError> {
-        let connection = Arc::clone(&self.connection);
-        let run = move || run(&connection.lock().unwrap_or_else(PoisonError::into_inner));
-        match tokio::task::spawn_blocking(run).await {
-            Ok(outcome) => Ok(outcome?),
-            // The runtime is ending; the mark is told again.
-            Err(_) => Err(rusqlite::Error::QueryReturnedNoRows.into()),
-        }
-    }
+/// Keeps the mark in place of the one before. Belongs into the transaction that takes over
+/// the changes.
+///
+/// # Errors
+/// SQLite's.
+pub fn keep(db: &Connection, mark: &Mark) -> rusqlite::Result<()> {
+    let upto = i64::try_from(mark.upto).unwrap_or(i64::MAX);
+    let sql = "INSERT OR REPLACE INTO heard VALUES (1, ?1, ?2)";
+    db.prepare_cached(sql)?.execute(params![mark.life, upto]).map(drop)
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sqlite;
 
-    #[tokio::test]
-    async fn marks_survive_and_are_kept_by_teller_and_topic() {
+    fn mark(life: &str, upto: u64) -> Mark {
+        Mark { life: life.to_owned(), upto }
+    }
+
+    #[test]
+    fn marks_are_kept_with_their_file_and_go_with_it() {
         let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("worker.db");
-        let marks = Marks::open(&file).unwrap();
-        marks.keep(Topic::Catalog, "x".to_owned(), 7).await.unwrap();
-        marks.keep(Topic::Catalog, "x".to_owned(), 9).await.unwrap();
-        let again = Marks::open(&file).unwrap();
-        assert_eq!(again.own(), marks.own());
-        assert_eq!(again.heard(Topic::Catalog, "x".to_owned()).await.unwrap(), 9);
-        assert_eq!(again.heard(Topic::Catalog, "y".to_owned()).await.unwrap(), 0);
-        assert_eq!(again.heard(Topic::Certificates, "x".to_owned()).await.unwrap(), 0);
+        let file = folder.path().join("register.db");
+        let db = sqlite::open(&file, &[MIGRATION]).unwrap();
+        assert_eq!(heard(&db).unwrap(), Mark::default());
+        for upto in [7, 9] {
+            keep(&db, &mark("x", upto)).unwrap();
+        }
+        drop(db);
+        assert_eq!(heard(&sqlite::open(&file, &[MIGRATION]).unwrap()).unwrap(), mark("x", 9));
+        let other = sqlite::open(&folder.path().join("new.db"), &[MIGRATION]).unwrap();
+        assert_eq!(heard(&other).unwrap(), Mark::default());
+    }
+
+    #[test]
+    fn a_restored_copy_tells_again_what_it_counts_twice() {
+        let folder = tempfile::tempdir().unwrap();
+        let copy = folder.path().join("copy.db");
+        let db = sqlite::open(&folder.path().join("register.db"), &[MIGRATION]).unwrap();
+        let first = begin(&db, 10).unwrap();
+        db.execute("VACUUM INTO ?1", [copy.to_str().unwrap()]).unwrap();
+        assert_eq!(shared(&db, &mark(&first, 80)).unwrap(), 80);
+        let second = begin(&db, 80).unwrap();
+        assert_eq!(shared(&db, &mark(&second, 100)).unwrap(), 100);
+        assert_eq!(shared(&db, &mark(&first, 70)).unwrap(), 70);
+
+        // The copy, made at change 50, is put back and has counted to 120 since.
+        let restored = sqlite::open(&copy, &[MIGRATION]).unwrap();
+        let third = begin(&restored, 50).unwrap();
+        assert_eq!(shared(&restored, &mark(&second, 100)).unwrap(), 0, "a forgotten life");
+        assert_eq!(shared(&restored, &mark(&first, 80)).unwrap(), 50, "shared up to the copy");
+        assert_eq!(shared(&restored, &mark(&third, 120)).unwrap(), 120);
+        assert_eq!(shared(&restored, &Mark::default()).unwrap(), 0);
+    }
+
+    #[test]
+    fn lives_on_record_are_bounded() {
+        let folder = tempfile::tempdir().unwrap();
+        let db = sqlite::open(&folder.path().join("register.db"), &[MIGRATION]).unwrap();
+        let lives: Vec<_> = (1..=u64::from(LIVES) + 1).map(|began| begin(&db, began).unwrap()).collect();
+        assert_eq!(shared(&db, &mark(&lives[0], 1)).unwrap(), 0);
+        assert_eq!(shared(&db, &mark(&lives[1], 2)).unwrap(), 2);
     }
 }

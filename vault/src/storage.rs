@@ -47,6 +47,7 @@ pub use spool::SpoolError;
 pub use turn::Turn;
 pub use upload::{BodyError, Stored, Upload};
 
+use crate::marks::Mark;
 use catalog::Catalog;
 use metrics::Metrics;
 use sessions::Sessions;
@@ -332,12 +333,35 @@ impl Storage {
         Ok(self.0.catalog.changes_since(cursor, limit).await?)
     }
 
-    /// Takes over what the peer tells. Any order, any repetition.
+    /// Takes over what the peer tells, and keeps with it how far that goes. Any order, any
+    /// repetition.
     ///
     /// # Errors
     /// The catalog's; then nothing of it is taken over.
-    pub async fn merge(&self, changes: Vec<Change>) -> Result<(), StorageError> {
-        Ok(self.0.catalog.merge(changes, now()).await?)
+    pub async fn merge(&self, changes: Vec<Change>, mark: Option<Mark>) -> Result<(), StorageError> {
+        Ok(self.0.catalog.merge(changes, mark, now()).await?)
+    }
+
+    /// How far everything that the peer told is taken over.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn heard(&self) -> Result<Mark, StorageError> {
+        Ok(self.0.catalog.heard().await?)
+    }
+
+    /// As far as a peer with this mark has this catalog's history; the rest is to be told.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn shared(&self, mark: Mark) -> Result<u64, StorageError> {
+        Ok(self.0.catalog.shared(mark).await?)
+    }
+
+    /// This start's name, under which its changes are told.
+    #[must_use]
+    pub fn life(&self) -> &str {
+        self.0.catalog.life()
     }
 
     /// The number of this catalog's last change.

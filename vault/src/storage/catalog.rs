@@ -30,7 +30,7 @@ const READERS: usize = 4;
 /// A commit that takes longer means a sick disk.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const MIGRATIONS: &[&str] = &[include_str!("catalog/schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("catalog/schema.sql"), marks::MIGRATION];
 
 /// Why the catalog cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -68,6 +68,7 @@ pub(super) struct Catalog {
     readers: Arc<Readers>,
     last: watch::Receiver<u64>,
     servers: Arc<[String]>,
+    life: Arc<str>,
 }
 
 struct Readers {
@@ -87,11 +88,13 @@ impl Catalog {
             idle.push(sqlite::open_to_read(file)?);
         }
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let (news, last) = watch::channel(last_change(&connection)?);
+        let latest = last_change(&connection)?;
+        let life = marks::begin(&connection, latest)?.into();
+        let (news, last) = watch::channel(latest);
         writer::start(connection, queue, news, steps).map_err(|_| CatalogError::Closed)?;
         let readers =
             Arc::new(Readers { idle: Mutex::new(idle), permits: Arc::new(Semaphore::new(READERS)) });
-        Ok(Self { jobs, readers, last, servers: servers.into() })
+        Ok(Self { jobs, readers, last, servers: servers.into(), life })
     }
 
     /// Records that `entry` (pending) is about to be written, unless a live or deleted object
@@ -254,7 +257,8 @@ impl Catalog {
         self.read(move |db| rows::list(db, owner.as_deref(), after.as_ref(), limit)).await
     }
 
-    /// What is owed, oldest first.
+    /// What is owed and can be paid between these file servers in this turn: what failed least
+    /// first, then the oldest.
     ///
     /// # Errors
     /// As every read.
@@ -300,21 +304,48 @@ impl Catalog {
         self.read(move |db| changes_since(db, cursor, limit)).await
     }
 
-    /// Takes over what the peer knows. Any order and any repetition come to the same.
+    /// Takes over what the peer knows, and keeps with it how far that goes. Any order and any
+    /// repetition come to the same.
     ///
     /// # Errors
     /// As every write.
-    pub(super) async fn merge(&self, changes: Vec<Change>, now: i64) -> Result<(), CatalogError> {
+    pub(super) async fn merge(
+        &self,
+        changes: Vec<Change>,
+        mark: Option<Mark>,
+        now: i64,
+    ) -> Result<(), CatalogError> {
         let servers = Arc::clone(&self.servers);
         self.write(move |db| {
-            changes.iter().filter(|change| change.is_sound()).try_for_each(|change| {
+            for change in changes.iter().filter(|change| change.is_sound()) {
                 if merge_one(db, change, &servers, now)? {
                     rows::touch(db, &change.id)?;
                 }
-                Ok(())
-            })
+            }
+            mark.iter().try_for_each(|mark| marks::keep(db, mark))
         })
         .await
+    }
+
+    /// How far everything that the peer told is taken over.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(super) async fn heard(&self) -> Result<Mark, CatalogError> {
+        self.read(marks::heard).await
+    }
+
+    /// As far as a peer with this mark has this catalog's history.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(super) async fn shared(&self, mark: Mark) -> Result<u64, CatalogError> {
+        self.read(move |db| marks::shared(db, &mark)).await
+    }
+
+    /// This start's name, under which its changes are told.
+    pub(super) fn life(&self) -> &str {
+        &self.life
     }
 
     /// The number of the last committed change.

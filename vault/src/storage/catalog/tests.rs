@@ -180,7 +180,7 @@ async fn what_was_seen_missing_stays_owed_until_it_is_seen_stored() {
     let Entry { metadata, state, origin, identity, .. } = stored;
     let stale = Change { seq: 1, id, metadata, state, origin, identity, stored_on: servers() };
     catalog.observed(id, "two".to_owned(), ReplicaState::Damaged, 8).await.unwrap();
-    catalog.merge(vec![stale], 9).await.unwrap();
+    catalog.merge(vec![stale], None, 9).await.unwrap();
     assert_eq!(catalog.entry(id).await.unwrap().unwrap().owed_to(), ["two"]);
 }
 
