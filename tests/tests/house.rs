@@ -54,9 +54,9 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The third corridor: the handlers' door.
     ("edge/gateway", &["admin", "metrics"]),
     ("vault/config", &["pair", "pki", "sequence", "storage"]),
-    ("vault/pki", &["sqlite"]),
+    ("vault/pki", &["marks", "sqlite"]),
     ("vault/sequence", &["sqlite"]),
-    ("vault/storage", &["sqlite"]),
+    ("vault/storage", &["marks", "sqlite"]),
 ];
 
 /// Who may speak of pingora.

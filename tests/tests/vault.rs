@@ -157,6 +157,47 @@ fn a_revoked_certificate_is_refused_by_both_vaults() {
 }
 
 #[test]
+fn a_vault_that_lost_its_registers_is_told_everything_again() {
+    let mut house = house(&PairPlan::default());
+    let kept = house.upload("kept", b"known to both");
+    let shop = house.pair.enrol("edge", "shop", "www2").unwrap();
+    let certificates = house.vault(0).control("/v1/pki/certificates").send().unwrap();
+    let page: Page<IssuedCertificate> = serde_json::from_slice(&certificates.body).unwrap();
+    let serial = &page.items.iter().find(|issued| issued.owner == "shop").unwrap().serial;
+    house.vault(0).command(&["pki", "revoke", serial]).unwrap();
+    let refused = |house: &House, place: usize| {
+        let asked = house.vault(place).call(&shop, "/v1/files").send();
+        anyhow::ensure!(!asked.is_ok_and(|answer| answer.status == 200), "vault {place} lets it in");
+        Ok(())
+    };
+    wait::until("the other vault knows the revocation", SOON, || refused(&house, 1)).unwrap();
+    for place in [0, 1] {
+        house.pair.vaults[place].program().unwrap().kill().unwrap();
+        let state = house.vault(place).folder.join("state");
+        for file in files_below(&state).unwrap() {
+            let name = file.file_name().unwrap().to_string_lossy().into_owned();
+            if name.starts_with("catalog.db") || name.starts_with("pki.db") {
+                std::fs::remove_file(file).unwrap();
+            }
+        }
+        house.pair.vaults[place].program().unwrap().restart().unwrap();
+        house.pair.wait_ready().unwrap();
+        wait::until("a revoked certificate is refused again", SOON, || refused(&house, place)).unwrap();
+        wait::until("the list is whole again", SOON, || {
+            let listed = house.vault(place).call(&house.erp, "/v1/files").send()?.expect(&[200])?;
+            let page: Page<File> = serde_json::from_slice(&listed.body)?;
+            anyhow::ensure!(page.items.iter().any(|file| file.id == kept.id), "{}", listed.text());
+            Ok(())
+        })
+        .unwrap();
+        let again = house.vault(place).call(&house.erp, "/v1/files").key("kept").body(b"known to both");
+        let again = again.send().unwrap().expect(&[200]).unwrap();
+        let again: File = serde_json::from_slice(&again.body).unwrap();
+        assert_eq!(again.id, kept.id, "the key has not acted twice");
+    }
+}
+
+#[test]
 fn numbers_follow_their_key_at_either_vault() {
     let house = house(&PairPlan::default());
     let draw = |vault: usize, key: &str| {

@@ -209,7 +209,7 @@ mod tests {
             certificate_lifetime: Duration::from_secs(60),
         };
         let pki = crate::pki::Pki::open(&settings, &folder.path().join("authority.crt")).unwrap();
-        pki.merge(vec![crate::pki::Change { seq: 1, certificate }]).await.unwrap();
+        pki.merge(vec![crate::pki::Change { seq: 1, certificate }], None).await.unwrap();
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
         let guarded = super::router(Parts { rooms: Router::new(), pki, status: Vec::new(), metrics });
         let request = || call("GET", "/v1/openapi.yaml", Some(Role::Admin), "");

@@ -10,6 +10,11 @@ use shared::tls::{Files, is_name};
 
 use crate::{pair, pki, storage};
 
+/// Each takes about 3 MiB of memory while it runs.
+const MOST_UPLOADS: usize = 4096;
+/// Repair turns and file servers' deadlines are no shorter.
+const SHORTEST: Duration = Duration::from_millis(100);
+
 /// Everything vault needs to run.
 #[derive(Debug, Clone)]
 pub struct Config {
@@ -149,7 +154,10 @@ fn pair_settings(mut section: Section<'_>, own: Option<&str>) -> Option<pair::Se
         beat: section.or("beat", Duration::from_millis(500)),
         silence: section.or("silence", Duration::from_secs(2)),
     };
-    if settings.silence < settings.beat * 2 {
+    if settings.beat < Duration::from_millis(10) {
+        section.fault("beat", "must be at least \"10ms\", or the link carries nothing but beats");
+    }
+    if settings.silence < settings.beat.saturating_mul(2) {
         section.fault("silence", "must be at least twice beat, or a healthy peer counts as away");
     }
     Some(settings)
@@ -186,16 +194,31 @@ fn storage_settings(root: &mut Section<'_>, state: &Path) -> Option<storage::Set
     if !(1..=2).contains(&min_replicas) {
         section.fault("min_replicas", "write 1 (answer when one replica is safe) or 2");
     }
+    let max_file = section.or("max_file", ByteSize::gib(4));
+    if max_file.0 == 0 {
+        section.fault("max_file", "0 takes no file; write the largest that is accepted, such as \"4GiB\"");
+    }
+    let max_uploads = section.or("max_uploads", 64);
+    if !(1..=MOST_UPLOADS).contains(&max_uploads) {
+        section.fault("max_uploads", format!("write how many may run at once, from 1 to {MOST_UPLOADS}"));
+    }
+    let retry_every = section.or("retry_every", Duration::from_secs(10));
+    let file_server_timeout = section.or("file_server_timeout", Duration::from_secs(30));
+    for (key, time) in [("retry_every", retry_every), ("file_server_timeout", file_server_timeout)] {
+        if time < SHORTEST {
+            section.fault(key, "must be at least \"100ms\"");
+        }
+    }
     Some(storage::Settings {
         catalog: state.join("catalog.db"),
         spool: section.or("spool_folder", state.join("spool")),
         key_file: key_file?,
         escrow_recipient: escrow?,
         min_replicas,
-        max_file: section.or("max_file", ByteSize::gib(4)),
-        max_uploads: section.or("max_uploads", 64),
-        retry_every: section.or("retry_every", Duration::from_secs(10)),
-        file_server_timeout: section.or("file_server_timeout", Duration::from_secs(30)),
+        max_file,
+        max_uploads,
+        retry_every,
+        file_server_timeout,
         file_servers: servers?,
     })
 }
@@ -215,4 +238,31 @@ fn sequence_owner(
         return None;
     }
     Some(owner)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn limits_that_nothing_can_work_with_are_faults() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vault.toml");
+        let text = "[pair]\nbeat = \"0s\"\n[storage]\nmax_file = \"0\"\nmax_uploads = 0\n\
+            retry_every = \"0s\"\nfile_server_timeout = \"0s\"\n";
+        std::fs::write(&file, text).unwrap();
+        let told = Config::read(&file).unwrap_err().to_string();
+        for key in [
+            "pair.beat",
+            "storage.max_file",
+            "storage.max_uploads",
+            "storage.retry_every",
+            "storage.file_server_timeout",
+        ] {
+            assert!(told.contains(&format!("{key}: ")), "{key}: {told}");
+        }
+        std::fs::write(&file, "[storage]\nmax_uploads = 9223372036854775807\n").unwrap();
+        let told = Config::read(&file).unwrap_err().to_string();
+        assert!(told.contains("storage.max_uploads: write how many"), "{told}");
+    }
 }

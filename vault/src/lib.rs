@@ -4,6 +4,7 @@
 pub mod api;
 pub mod command;
 pub mod config;
+pub mod marks;
 pub mod pair;
 pub mod pki;
 mod rooms;

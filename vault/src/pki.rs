@@ -20,6 +20,7 @@ use shared::enrol::{EnrolError, Pin, Token};
 use shared::tls::{Files, Role, TlsError, is_name};
 use tokio::sync::watch;
 
+use crate::marks::{self, Mark};
 use crate::sqlite::SqliteError;
 use authority::Authority;
 pub use register::Change;
@@ -147,6 +148,7 @@ struct Inner {
     connection: Mutex<Connection>,
     revoked: watch::Sender<Arc<BTreeSet<String>>>,
     last_change: watch::Sender<u64>,
+    life: String,
 }
 
 impl Pki {
@@ -160,12 +162,14 @@ impl Pki {
         let connection = register::open(&settings.database)?;
         let revoked = register::revoked(&connection)?;
         let last_change = register::last_change(&connection)?;
+        let life = marks::begin(&connection, last_change)?;
         Ok(Self(Arc::new(Inner {
             settings: settings.clone(),
             authority_file: authority_file.to_owned(),
             connection: Mutex::new(connection),
             revoked: watch::Sender::new(Arc::new(revoked)),
             last_change: watch::Sender::new(last_change),
+            life,
         })))
     }
 
@@ -258,12 +262,12 @@ impl Pki {
         self.blocking(move |inner| Ok(register::changes_since(&inner.lock(), cursor, limit)?)).await
     }
 
-    /// Takes over what the peer knows: union by serial, revoked wins. Any order, any number
-    /// of times gives the same.
+    /// Takes over what the peer knows: union by serial, revoked wins; and keeps with it how
+    /// far that goes. Any order, any number of times gives the same.
     ///
     /// # Errors
     /// The register, or a row with impossible names (then none of `changes` is taken over).
-    pub async fn merge(&self, changes: Vec<Change>) -> Result<(), PkiError> {
+    pub async fn merge(&self, changes: Vec<Change>, mark: Option<Mark>) -> Result<(), PkiError> {
         for Change { certificate, .. } in &changes {
             let hex = (1..=40).contains(&certificate.serial.len())
                 && certificate.serial.bytes().all(|b| matches!(b, b'0'..=b'9' | b'a'..=b'f'));
@@ -273,10 +277,32 @@ impl Pki {
         }
         self.blocking(move |inner| {
             let mut connection = inner.lock();
-            register::merge(&mut connection, &changes)?;
+            register::merge(&mut connection, &changes, mark.as_ref())?;
             inner.announce(&connection)
         })
         .await
+    }
+
+    /// How far everything that the peer told is taken over.
+    ///
+    /// # Errors
+    /// The register.
+    pub async fn heard(&self) -> Result<Mark, PkiError> {
+        self.blocking(move |inner| Ok(marks::heard(&inner.lock())?)).await
+    }
+
+    /// As far as a peer with this mark has this register's history; the rest is to be told.
+    ///
+    /// # Errors
+    /// The register.
+    pub async fn shared(&self, mark: Mark) -> Result<u64, PkiError> {
+        self.blocking(move |inner| Ok(marks::shared(&inner.lock(), &mark)?)).await
+    }
+
+    /// This start's name, under which its changes are told.
+    #[must_use]
+    pub fn life(&self) -> &str {
+        &self.0.life
     }
 
     /// How many certificates, revoked ones and open tokens there are, and whether the
@@ -605,11 +631,11 @@ mod tests {
             house.pki.enrol(&token.secret, &request(), now(1)).await.unwrap();
         }
         let serial = left.pki.certificates(None, 10).await.unwrap().items[1].serial.clone();
-        right.pki.merge(left.pki.changes_since(0, 100).await.unwrap()).await.unwrap();
+        right.pki.merge(left.pki.changes_since(0, 100).await.unwrap(), None).await.unwrap();
         right.pki.revoke(&serial).await.unwrap();
         // The older, unrevoked row comes again and must not undo the revocation.
-        right.pki.merge(left.pki.changes_since(0, 100).await.unwrap()).await.unwrap();
-        left.pki.merge(right.pki.changes_since(0, 100).await.unwrap()).await.unwrap();
+        right.pki.merge(left.pki.changes_since(0, 100).await.unwrap(), None).await.unwrap();
+        left.pki.merge(right.pki.changes_since(0, 100).await.unwrap(), None).await.unwrap();
         assert!(left.pki.is_revoked(&serial) && right.pki.is_revoked(&serial));
         let sorted = |mut items: Vec<IssuedCertificate>| {
             items.sort_by(|a, b| a.serial.cmp(&b.serial));
@@ -619,7 +645,7 @@ mod tests {
         assert_eq!(known.len(), 4);
         assert_eq!(sorted(known), sorted(right.pki.certificates(None, 100).await.unwrap().items));
         let settled = *left.pki.changed().borrow();
-        left.pki.merge(right.pki.changes_since(0, 100).await.unwrap()).await.unwrap();
+        left.pki.merge(right.pki.changes_since(0, 100).await.unwrap(), None).await.unwrap();
         assert_eq!(*left.pki.changed().borrow(), settled, "nothing new makes no change to send back");
     }
 

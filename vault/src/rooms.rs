@@ -24,7 +24,7 @@ use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
 use crate::sequence::{self, Events, Forward, Sequence};
 use crate::storage::{Storage, StorageError};
-use crate::worker::{self, Source, Worker, WorkerError};
+use crate::worker::{self, HeardOf, Listener, Merge, SharedWith, Source, Worker};
 
 /// The owner must have answered a forwarded wish within this time.
 const FORWARD_DEADLINE: Duration = Duration::from_secs(4);
@@ -42,9 +42,6 @@ pub enum RoomsError {
     /// Files.
     #[error(transparent)]
     Storage(#[from] StorageError),
-    /// The background work.
-    #[error(transparent)]
-    Worker(#[from] WorkerError),
 }
 
 /// What the rooms behind the API contribute to it.
@@ -76,13 +73,13 @@ impl Rooms {
         let (sequence, feed) = open_sequence(config, &pair, registry, shutdown)?;
         tokio::spawn(pass_on(events, feed));
         let storage = Storage::open(config.storage.clone(), &config.name).await?;
-        let worker = Worker::open(&config.state, pair.clone())?;
+        let worker = Worker::new(pair.clone());
         let merged = worker.tell(catalog_source(&storage), shutdown.clone());
         worker.tell(certificate_source(pki), shutdown.clone());
         tell_of_intents(&storage, &worker, merged);
 
         let (acceptor, accepted) = mpsc::channel(2);
-        let answerers = answerers(&sequence, &storage, pki, &worker);
+        let answerers = answerers(&sequence, &storage, pki);
         tokio::spawn(pair.clone().run(config.tls.clone(), accepted, ordered, answerers, shutdown.clone()));
         tokio::spawn(cut_revoked(pair.clone(), pki.revocations(), shutdown.clone()));
         repair(&storage, shutdown);
@@ -144,9 +141,15 @@ async fn pass_on(mut events: mpsc::Receiver<Event>, feed: Events) {
 }
 
 fn catalog_source(storage: &Storage) -> Source {
-    let room = storage.clone();
+    let (room, asked) = (storage.clone(), storage.clone());
+    let shared: SharedWith = Arc::new(move |mark| {
+        let room = asked.clone();
+        Box::pin(async move { room.shared(mark).await.map_err(|error| error.to_string()) })
+    });
     Source {
         topic: Topic::Catalog,
+        life: storage.life().to_owned(),
+        shared,
         latest: storage.watch_changes(),
         changes_since: Arc::new(move |cursor, limit| {
             let room = room.clone();
@@ -160,9 +163,15 @@ fn catalog_source(storage: &Storage) -> Source {
 }
 
 fn certificate_source(pki: &Pki) -> Source {
-    let room = pki.clone();
+    let (room, asked) = (pki.clone(), pki.clone());
+    let shared: SharedWith = Arc::new(move |mark| {
+        let room = asked.clone();
+        Box::pin(async move { room.shared(mark).await.map_err(|error| error.to_string()) })
+    });
     Source {
         topic: Topic::Certificates,
+        life: pki.life().to_owned(),
+        shared,
         latest: pki.changed(),
         changes_since: Arc::new(move |cursor, limit| {
             let room = room.clone();
@@ -185,25 +194,47 @@ fn tell_of_intents(storage: &Storage, worker: &Worker, merged: watch::Receiver<u
     }));
 }
 
-fn answerers(sequence: &Sequence, storage: &Storage, pki: &Pki, worker: &Worker) -> HashMap<Topic, Answerer> {
-    let (sequence, storage, pki) = (sequence.clone(), storage.clone(), pki.clone());
+fn answerers(sequence: &Sequence, storage: &Storage, pki: &Pki) -> HashMap<Topic, Answerer> {
+    let sequence = sequence.clone();
     let numbers: Answerer = Arc::new(move |body: Bytes| {
         let sequence = sequence.clone();
         Box::pin(async move { sequence.forwarded(body).await })
     });
-    let catalog: worker::Merge = Arc::new(move |changes| {
-        let storage = storage.clone();
-        Box::pin(async move { storage.merge(from_json(changes)?).await.map_err(|error| error.to_string()) })
-    });
-    let certificates: worker::Merge = Arc::new(move |changes| {
-        let pki = pki.clone();
-        Box::pin(async move { pki.merge(from_json(changes)?).await.map_err(|error| error.to_string()) })
-    });
     HashMap::from([
         (Topic::Number, numbers),
-        (Topic::Catalog, worker.hear(Topic::Catalog, catalog)),
-        (Topic::Certificates, worker.hear(Topic::Certificates, certificates)),
+        (Topic::Catalog, worker::hear(catalog_listener(storage))),
+        (Topic::Certificates, worker::hear(certificate_listener(pki))),
     ])
+}
+
+fn catalog_listener(storage: &Storage) -> Listener {
+    let (asked, told) = (storage.clone(), storage.clone());
+    let heard: HeardOf = Arc::new(move || {
+        let room = asked.clone();
+        Box::pin(async move { room.heard().await.map_err(|error| error.to_string()) })
+    });
+    let merge: Merge = Arc::new(move |changes, mark| {
+        let room = told.clone();
+        Box::pin(async move {
+            room.merge(from_json(changes)?, Some(mark)).await.map_err(|error| error.to_string())
+        })
+    });
+    Listener { heard, merge }
+}
+
+fn certificate_listener(pki: &Pki) -> Listener {
+    let (asked, told) = (pki.clone(), pki.clone());
+    let heard: HeardOf = Arc::new(move || {
+        let room = asked.clone();
+        Box::pin(async move { room.heard().await.map_err(|error| error.to_string()) })
+    });
+    let merge: Merge = Arc::new(move |changes, mark| {
+        let room = told.clone();
+        Box::pin(async move {
+            room.merge(from_json(changes)?, Some(mark)).await.map_err(|error| error.to_string())
+        })
+    });
+    Listener { heard, merge }
 }
 
 fn as_json<T: serde::Serialize>(changes: &[T]) -> Result<Vec<Value>, String> {

@@ -4,6 +4,8 @@
 //! `synchronous=FULL` in WAL mode syncs the log at every commit, so a committed
 //! transaction survives power loss (<https://www.sqlite.org/pragma.html#pragma_synchronous>).
 
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -12,6 +14,15 @@ use rusqlite::{Connection, OpenFlags};
 /// Why a database file cannot be used.
 #[derive(Debug, thiserror::Error)]
 pub enum SqliteError {
+    /// The file cannot be made.
+    #[error("{file}: {source}; make its folder and give it to vault's user")]
+    Create {
+        /// The file.
+        file: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
     /// SQLite refuses to open or prepare it.
     #[error("{file}: {source}; check the disk and the file's owner")]
     Open {
@@ -33,13 +44,17 @@ pub enum SqliteError {
     },
 }
 
-/// Opens `file` for reading and writing, creating it, and runs the `migrations` it has not
+/// Opens `file` for reading and writing, creating it for this user alone, and runs the `migrations` it has not
 /// seen. Each migration is SQL text that runs once, in order, in its own transaction.
 ///
 /// # Errors
-/// SQLite's own, or a schema from the future.
+/// SQLite's own, the system's, or a schema from the future.
 pub fn open(file: &Path, migrations: &[&str]) -> Result<Connection, SqliteError> {
     let wrap = |source| SqliteError::Open { file: file.to_owned(), source };
+    // Keys, owners and one-off identities are nobody else's to read, and a reader's lock would
+    // hold up writers. SQLite gives its log files the same mode.
+    let private = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file);
+    private.map_err(|source| SqliteError::Create { file: file.to_owned(), source })?;
     let mut connection = Connection::open(file).map_err(wrap)?;
     prepare(&connection).map_err(wrap)?;
     let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(wrap)?;
@@ -82,6 +97,18 @@ fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_new_file_and_its_logs_are_for_this_user_alone() {
+        use std::os::unix::fs::PermissionsExt;
+        let folder = tempfile::tempdir().unwrap();
+        let _open = open(&folder.path().join("x.db"), &["CREATE TABLE a (x)"]).unwrap();
+        for file in std::fs::read_dir(folder.path()).unwrap() {
+            let file = file.unwrap();
+            let mode = file.metadata().unwrap().permissions().mode() & 0o777;
+            assert_eq!(mode, 0o600, "{}", file.path().display());
+        }
+    }
 
     #[test]
     fn migrations_run_once_and_a_newer_schema_is_refused() {

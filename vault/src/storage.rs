@@ -9,6 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -46,6 +47,7 @@ pub use spool::SpoolError;
 pub use turn::Turn;
 pub use upload::{BodyError, Stored, Upload};
 
+use crate::marks::Mark;
 use catalog::Catalog;
 use metrics::Metrics;
 use sessions::Sessions;
@@ -201,6 +203,8 @@ struct Inner {
     /// Objects with an upload under way: their intents are nobody's to settle.
     live: Mutex<HashSet<ObjectId>>,
     tell_peer: RwLock<Option<TellPeer>>,
+    /// Repair turns since start.
+    turns: AtomicU32,
     metrics: Metrics,
     steps: Steps,
 }
@@ -280,6 +284,7 @@ impl Storage {
             keys: Mutex::default(),
             live: Mutex::default(),
             tell_peer: RwLock::default(),
+            turns: AtomicU32::new(0),
             metrics: Metrics::new().map_err(|error| StorageError::Start(error.to_string()))?,
             steps,
             settings,
@@ -328,12 +333,35 @@ impl Storage {
         Ok(self.0.catalog.changes_since(cursor, limit).await?)
     }
 
-    /// Takes over what the peer tells. Any order, any repetition.
+    /// Takes over what the peer tells, and keeps with it how far that goes. Any order, any
+    /// repetition.
     ///
     /// # Errors
     /// The catalog's; then nothing of it is taken over.
-    pub async fn merge(&self, changes: Vec<Change>) -> Result<(), StorageError> {
-        Ok(self.0.catalog.merge(changes, now()).await?)
+    pub async fn merge(&self, changes: Vec<Change>, mark: Option<Mark>) -> Result<(), StorageError> {
+        Ok(self.0.catalog.merge(changes, mark, now()).await?)
+    }
+
+    /// How far everything that the peer told is taken over.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn heard(&self) -> Result<Mark, StorageError> {
+        Ok(self.0.catalog.heard().await?)
+    }
+
+    /// As far as a peer with this mark has this catalog's history; the rest is to be told.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn shared(&self, mark: Mark) -> Result<u64, StorageError> {
+        Ok(self.0.catalog.shared(mark).await?)
+    }
+
+    /// This start's name, under which its changes are told.
+    #[must_use]
+    pub fn life(&self) -> &str {
+        self.0.catalog.life()
     }
 
     /// The number of this catalog's last change.

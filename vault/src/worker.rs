@@ -2,9 +2,6 @@
 //! over what it tells, and gives storage its repair turns. Knows the rooms' doors; decides
 //! nothing about files or certificates.
 
-mod marks;
-
-use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -17,9 +14,8 @@ use shared::shutdown::Shutdown;
 use tokio::sync::watch;
 use tokio::time::timeout;
 
+use crate::marks::Mark;
 use crate::pair::{Answerer, Pair, PairError, Topic};
-use crate::sqlite::SqliteError;
-use marks::Marks;
 
 /// Most changes told at once.
 const CHANGES: usize = 200;
@@ -38,42 +34,40 @@ pub type ChangesSince = Arc<dyn Fn(u64, usize) -> BoxFuture<'static, Result<Chan
 pub struct Source {
     /// What they are about.
     pub topic: Topic,
+    /// The register's life, under which its changes are told.
+    pub life: String,
+    /// As far as a peer with this mark has the register's history.
+    pub shared: SharedWith,
     /// Where they are read.
     pub changes_since: ChangesSince,
     /// The cursor of the latest change.
     pub latest: watch::Receiver<u64>,
 }
 
-/// Takes over changes, durably; any order, any number of times.
-pub type Merge = Arc<dyn Fn(Vec<Value>) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+/// Takes over changes and the mark behind them, durably and together; any order, any number
+/// of times.
+pub type Merge = Arc<dyn Fn(Vec<Value>, Mark) -> BoxFuture<'static, Result<(), String>> + Send + Sync>;
+
+/// How far everything that the peer told is taken over.
+pub type HeardOf = Arc<dyn Fn() -> BoxFuture<'static, Result<Mark, String>> + Send + Sync>;
+
+/// Up to which change a peer with this mark knows everything.
+pub type SharedWith = Arc<dyn Fn(Mark) -> BoxFuture<'static, Result<u64, String>> + Send + Sync>;
+
+/// A room that takes over changes.
+pub struct Listener {
+    /// How far it is.
+    pub heard: HeardOf,
+    /// How it goes on.
+    pub merge: Merge,
+}
 
 /// What goes over the link: first without changes, to hear how far the peer is.
 #[derive(Debug, Serialize, Deserialize)]
 struct Telling {
-    /// Which teller's cursor it is: it changes when the teller's state folder is a new one.
-    source: String,
-    /// The cursor behind these changes.
-    upto: u64,
+    /// How far the peer is once it has taken these changes over.
+    mark: Mark,
     changes: Vec<Value>,
-}
-
-#[derive(Debug, Serialize, Deserialize)]
-struct Heard {
-    upto: u64,
-}
-
-/// Why the corridor cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum WorkerError {
-    /// Its own small database.
-    #[error(transparent)]
-    File(#[from] SqliteError),
-    /// A statement in it.
-    #[error("worker.db: {0}; how far the other vault is was not kept")]
-    Sql(#[from] rusqlite::Error),
-    /// No randomness for its identity.
-    #[error("no randomness: {0}")]
-    Random(#[from] getrandom::Error),
 }
 
 /// Why telling stopped; it starts again by itself.
@@ -91,16 +85,13 @@ enum TellError {
 #[derive(Clone)]
 pub struct Worker {
     pair: Pair,
-    marks: Marks,
 }
 
 impl Worker {
-    /// Opens `worker.db` in the state folder.
-    ///
-    /// # Errors
-    /// The file, or no randomness for a new one's identity.
-    pub fn open(state: &Path, pair: Pair) -> Result<Self, WorkerError> {
-        Ok(Self { pair, marks: Marks::open(&state.join("worker.db"))? })
+    /// A worker that reaches the other vault over `pair`.
+    #[must_use]
+    pub const fn new(pair: Pair) -> Self {
+        Self { pair }
     }
 
     /// Tells the peer every change of `source` until `shutdown`. The receiver given back follows
@@ -127,16 +118,6 @@ impl Worker {
         }
     }
 
-    /// The answer to the peer's telling about one topic.
-    #[must_use]
-    pub fn hear(&self, topic: Topic, merge: Merge) -> Answerer {
-        let marks = self.marks.clone();
-        Arc::new(move |body| {
-            let (marks, merge) = (marks.clone(), Arc::clone(&merge));
-            Box::pin(async move { hear(&marks, topic, &merge, &body).await })
-        })
-    }
-
     async fn keep_telling(&self, mut source: Source, merged: watch::Sender<u64>) {
         let mut up = self.pair.up();
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
@@ -161,9 +142,8 @@ impl Worker {
         merged: &watch::Sender<u64>,
         backoff: &mut Backoff,
     ) -> Result<(), TellError> {
-        let heard = self.say(source.topic, 0, Vec::new()).await?;
-        // A cursor beyond our last change is of a life that a restored backup has forgotten.
-        let mut cursor = if heard <= *source.latest.borrow() { heard } else { 0 };
+        let heard = self.say(source, 0, Vec::new()).await?;
+        let mut cursor = (source.shared)(heard).await.map_err(TellError::Source)?;
         let mut up = self.pair.up();
         loop {
             merged.send_replace(cursor);
@@ -180,32 +160,39 @@ impl Worker {
                     }
                 }
             } else {
-                cursor = self.say(source.topic, upto, changes).await?;
+                cursor = self.say(source, upto, changes).await?.upto;
                 backoff.reset();
             }
         }
     }
 
-    async fn say(&self, topic: Topic, upto: u64, changes: Vec<Value>) -> Result<u64, TellError> {
-        let telling = Telling { source: self.marks.own().to_owned(), upto, changes };
+    async fn say(&self, source: &Source, upto: u64, changes: Vec<Value>) -> Result<Mark, TellError> {
+        let telling = Telling { mark: Mark { life: source.life.clone(), upto }, changes };
         let body = Bytes::from(serde_json::to_vec(&telling)?);
-        let answer = self.pair.ask(topic, body, DEADLINE).await?;
-        Ok(serde_json::from_slice::<Heard>(&answer)?.upto)
+        let answer = self.pair.ask(source.topic, body, DEADLINE).await?;
+        Ok(serde_json::from_slice(&answer)?)
     }
 }
 
-async fn hear(marks: &Marks, topic: Topic, merge: &Merge, body: &[u8]) -> Result<Bytes, String> {
-    let telling: Telling = serde_json::from_slice(body).map_err(|error| error.to_string())?;
-    let wrap = |error: WorkerError| error.to_string();
-    let upto = if telling.changes.is_empty() {
-        marks.heard(topic, telling.source).await.map_err(wrap)?
+/// The answer to the peer's telling about one topic.
+#[must_use]
+pub fn hear(listener: Listener) -> Answerer {
+    let listener = Arc::new(listener);
+    Arc::new(move |body| {
+        let listener = Arc::clone(&listener);
+        Box::pin(async move { take_over(&listener, &body).await })
+    })
+}
+
+async fn take_over(listener: &Listener, body: &[u8]) -> Result<Bytes, String> {
+    let Telling { mark, changes } = serde_json::from_slice(body).map_err(|error| error.to_string())?;
+    let heard = if changes.is_empty() {
+        (listener.heard)().await?
     } else {
-        merge(telling.changes).await?;
-        // Only what is merged durably is marked: after a crash in between it is told again.
-        marks.keep(topic, telling.source, telling.upto).await.map_err(wrap)?;
-        telling.upto
+        (listener.merge)(changes, mark.clone()).await?;
+        mark
     };
-    serde_json::to_vec(&Heard { upto }).map(Bytes::from).map_err(|error| error.to_string())
+    serde_json::to_vec(&heard).map(Bytes::from).map_err(|error| error.to_string())
 }
 
 /// Does `turn` every `every`, one at a time, until `shutdown`.

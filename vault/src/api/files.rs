@@ -257,10 +257,23 @@ fn body_of(body: Body, idle: Duration) -> BoxStream<'static, Result<Bytes, BodyE
             Err(_) => Err(BodyError::Idle(idle)),
             Ok(None) => Ok(None),
             Ok(Some(Ok(bytes))) => Ok(Some((bytes, pieces))),
-            Ok(Some(Err(error))) => Err(BodyError::Broken(error.to_string())),
+            Ok(Some(Err(error))) => Err(broken_off(&error, idle)),
         }
     })
     .boxed()
+}
+
+/// The connection keeps the same deadline, and may be the first to say so.
+fn broken_off(error: &axum::Error, idle: Duration) -> BodyError {
+    let mut cause: Option<&(dyn std::error::Error + 'static)> = Some(error);
+    while let Some(error) = cause {
+        let kind = error.downcast_ref::<std::io::Error>().map(std::io::Error::kind);
+        if kind == Some(std::io::ErrorKind::TimedOut) {
+            return BodyError::Idle(idle);
+        }
+        cause = error.source();
+    }
+    BodyError::Broken(error.to_string())
 }
 
 /// The public text of storage's refusals; the log keeps the cause where it is not the caller's.

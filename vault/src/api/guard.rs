@@ -76,8 +76,8 @@ async fn as_problem(response: Response) -> (Response, String) {
     let reason = |otherwise: &str| if text.is_empty() { otherwise.to_owned() } else { text.clone() };
     let refusal = match head.status {
         StatusCode::METHOD_NOT_ALLOWED => {
-            let allowed = head.headers.get(header::ALLOW).and_then(|allowed| allowed.to_str().ok());
-            let detail = format!("this path answers to {} only", allowed.unwrap_or("other methods"));
+            // The router adds the header further out.
+            let detail = "this path does not take this method; the Allow header names those it takes";
             Refusal::new(head.status, "method_refused", detail)
         }
         StatusCode::PAYLOAD_TOO_LARGE => {

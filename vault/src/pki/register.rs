@@ -14,9 +14,11 @@ use shared::api::{IssuedCertificate, MAX_PAGE, Page};
 use shared::tls::Role;
 
 use super::PkiError;
+use crate::marks::{self, Mark};
 use crate::sqlite::{self, SqliteError};
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
 CREATE TABLE certificates (
     place     INTEGER PRIMARY KEY,
     serial    TEXT NOT NULL UNIQUE,
@@ -35,7 +37,9 @@ CREATE TABLE tokens (
     expires INTEGER NOT NULL,
     used    INTEGER NOT NULL
 ) STRICT;
-"];
+",
+    marks::MIGRATION,
+];
 
 /// So many tokens may be open at once; enrolling is rare, a loop is a mistake.
 const MAX_TOKENS: usize = 1000;
@@ -208,7 +212,11 @@ pub(super) fn changes_since(
 
 /// Union by serial; revoked wins. A row that teaches nothing new takes no change number, so
 /// that two vaults do not tell each other the same for ever.
-pub(super) fn merge(connection: &mut Connection, changes: &[Change]) -> Result<(), rusqlite::Error> {
+pub(super) fn merge(
+    connection: &mut Connection,
+    changes: &[Change],
+    mark: Option<&Mark>,
+) -> Result<(), rusqlite::Error> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     for Change { certificate, .. } in changes {
         let sql = "SELECT 1 FROM certificates WHERE serial = ?1";
@@ -218,6 +226,9 @@ pub(super) fn merge(connection: &mut Connection, changes: &[Change]) -> Result<(
         } else if certificate.revoked {
             mark_revoked(&transaction, &certificate.serial)?;
         }
+    }
+    if let Some(mark) = mark {
+        marks::keep(&transaction, mark)?;
     }
     transaction.commit()
 }

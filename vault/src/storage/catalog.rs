@@ -2,9 +2,7 @@
 //! Knows no way to reach a file server. Two catalogs merge without conflict: objects by
 //! union, later states win, replicas known to be stored add up.
 
-use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -12,8 +10,9 @@ use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
 use super::object::{Entry, ObjectId, ReplicaState, State};
-use super::repair::Debt;
+use super::repair::{Condition, Debt};
 use super::step::Steps;
+use crate::marks::{self, Mark};
 use crate::sqlite::{self, SqliteError};
 
 mod change;
@@ -31,7 +30,7 @@ const READERS: usize = 4;
 /// A commit that takes longer means a sick disk.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const MIGRATIONS: &[&str] = &[include_str!("catalog/schema.sql")];
+const MIGRATIONS: &[&str] = &[include_str!("catalog/schema.sql"), marks::MIGRATION];
 
 /// Why the catalog cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -39,15 +38,6 @@ pub enum CatalogError {
     /// The file cannot be opened.
     #[error("catalog: {0}")]
     Open(#[from] SqliteError),
-    /// The file cannot be made.
-    #[error("catalog: {file}: {source}; make its folder and give it to vault's user")]
-    Create {
-        /// The file.
-        file: PathBuf,
-        /// The system's reason.
-        #[source]
-        source: std::io::Error,
-    },
     /// SQLite failed; nothing was changed.
     #[error("catalog: {0}; nothing was changed; check the disk")]
     Sqlite(#[from] rusqlite::Error),
@@ -78,6 +68,7 @@ pub(super) struct Catalog {
     readers: Arc<Readers>,
     last: watch::Receiver<u64>,
     servers: Arc<[String]>,
+    life: Arc<str>,
 }
 
 struct Readers {
@@ -91,21 +82,19 @@ impl Catalog {
     /// # Errors
     /// SQLite's.
     pub(super) fn open(file: &Path, servers: &[String], steps: Steps) -> Result<Self, CatalogError> {
-        // It holds the one-off identities: nobody else's to read. SQLite gives its log files the
-        // same mode.
-        let private = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(file);
-        private.map_err(|source| CatalogError::Create { file: file.to_owned(), source })?;
         let connection = sqlite::open(file, MIGRATIONS)?;
         let mut idle = Vec::with_capacity(READERS);
         for _ in 0..READERS {
             idle.push(sqlite::open_to_read(file)?);
         }
         let (jobs, queue) = mpsc::channel(QUEUE);
-        let (news, last) = watch::channel(last_change(&connection)?);
+        let latest = last_change(&connection)?;
+        let life = marks::begin(&connection, latest)?.into();
+        let (news, last) = watch::channel(latest);
         writer::start(connection, queue, news, steps).map_err(|_| CatalogError::Closed)?;
         let readers =
             Arc::new(Readers { idle: Mutex::new(idle), permits: Arc::new(Semaphore::new(READERS)) });
-        Ok(Self { jobs, readers, last, servers: servers.into() })
+        Ok(Self { jobs, readers, last, servers: servers.into(), life })
     }
 
     /// Records that `entry` (pending) is about to be written, unless a live or deleted object
@@ -189,7 +178,8 @@ impl Catalog {
         .await
     }
 
-    /// Notes what was seen of one replica of a stored object.
+    /// Notes what was seen of one replica of a stored object. One that turns up stored after the
+    /// object was deleted has to go again.
     ///
     /// # Errors
     /// As every write.
@@ -200,12 +190,15 @@ impl Catalog {
         state: ReplicaState,
         now: i64,
     ) -> Result<(), CatalogError> {
-        self.write(move |db| {
-            if rows::entry(db, &id)?.is_some_and(|entry| entry.state == State::Stored) {
+        self.write(move |db| match rows::entry(db, &id)?.map(|entry| entry.state) {
+            Some(State::Stored) => {
                 rows::set_replica(db, &id, &server, state, now)?;
-                rows::touch(db, &id)?;
+                rows::touch(db, &id).map(drop)
             }
-            Ok(())
+            Some(State::Deleted) if state == ReplicaState::Stored => {
+                rows::set_replica(db, &id, &server, ReplicaState::RemovalOwed, now)
+            }
+            _ => Ok(()),
         })
         .await
     }
@@ -264,12 +257,26 @@ impl Catalog {
         self.read(move |db| rows::list(db, owner.as_deref(), after.as_ref(), limit)).await
     }
 
-    /// What is owed, oldest first.
+    /// What is owed and can be paid between these file servers in this turn: what failed least
+    /// first, then the oldest.
     ///
     /// # Errors
     /// As every read.
-    pub(super) async fn debts(&self, limit: usize) -> Result<Vec<Debt>, CatalogError> {
-        self.read(move |db| rows::debts(db, limit)).await
+    pub(super) async fn debts(
+        &self,
+        servers: Vec<Condition>,
+        turn: u32,
+        limit: usize,
+    ) -> Result<Vec<Debt>, CatalogError> {
+        self.read(move |db| rows::debts(db, &servers, turn, limit)).await
+    }
+
+    /// Paying what is owed of these objects has failed once more.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(super) async fn tried(&self, ids: Vec<ObjectId>) -> Result<(), CatalogError> {
+        self.write(move |db| ids.iter().try_for_each(|id| rows::tried(db, id))).await
     }
 
     /// Intents of `origin` that have not come to anything yet.
@@ -297,21 +304,48 @@ impl Catalog {
         self.read(move |db| changes_since(db, cursor, limit)).await
     }
 
-    /// Takes over what the peer knows. Any order and any repetition come to the same.
+    /// Takes over what the peer knows, and keeps with it how far that goes. Any order and any
+    /// repetition come to the same.
     ///
     /// # Errors
     /// As every write.
-    pub(super) async fn merge(&self, changes: Vec<Change>, now: i64) -> Result<(), CatalogError> {
+    pub(super) async fn merge(
+        &self,
+        changes: Vec<Change>,
+        mark: Option<Mark>,
+        now: i64,
+    ) -> Result<(), CatalogError> {
         let servers = Arc::clone(&self.servers);
         self.write(move |db| {
-            changes.iter().filter(|change| change.is_sound()).try_for_each(|change| {
+            for change in changes.iter().filter(|change| change.is_sound()) {
                 if merge_one(db, change, &servers, now)? {
                     rows::touch(db, &change.id)?;
                 }
-                Ok(())
-            })
+            }
+            mark.iter().try_for_each(|mark| marks::keep(db, mark))
         })
         .await
+    }
+
+    /// How far everything that the peer told is taken over.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(super) async fn heard(&self) -> Result<Mark, CatalogError> {
+        self.read(marks::heard).await
+    }
+
+    /// As far as a peer with this mark has this catalog's history.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(super) async fn shared(&self, mark: Mark) -> Result<u64, CatalogError> {
+        self.read(move |db| marks::shared(db, &mark)).await
+    }
+
+    /// This start's name, under which its changes are told.
+    pub(super) fn life(&self) -> &str {
+        &self.life
     }
 
     /// The number of the last committed change.

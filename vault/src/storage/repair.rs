@@ -24,6 +24,8 @@ pub struct Debt {
     pub size: u64,
     /// File servers that hold a replica.
     pub sources: Vec<String>,
+    /// How often paying it has failed.
+    pub tried: u64,
 }
 
 /// What is owed.
@@ -72,6 +74,16 @@ pub enum Action {
     },
 }
 
+impl Action {
+    /// What it is about.
+    #[must_use]
+    pub const fn object(&self) -> ObjectId {
+        match self {
+            Self::Copy { id, .. } | Self::Remove { id, .. } | Self::Search { id } => *id,
+        }
+    }
+}
+
 /// How much one turn may do.
 #[derive(Debug, Clone, Copy)]
 pub struct Budget {
@@ -82,15 +94,16 @@ pub struct Budget {
     pub bytes: u64,
 }
 
-/// Decides a turn: oldest debts first, only between file servers that can do it.
+/// Decides a turn: debts that failed least first, of these the oldest, only between file servers
+/// that can do it. What fails every time thus never keeps the rest waiting for ever.
 #[must_use]
 pub fn plan(debts: &[Debt], servers: &[Condition], now: i64, budget: Budget) -> Vec<Action> {
     let can = |name: &str, write: bool| {
         servers.iter().any(|server| server.server == name && server.up && !(write && server.full))
     };
     let mut debts: Vec<_> =
-        debts.iter().filter(|debt| debt.observed || now.saturating_sub(debt.since) >= GRACE).collect();
-    debts.sort_by_key(|debt| (debt.since, debt.id));
+        debts.iter().filter(|debt| debt.observed || !young(now.saturating_sub(debt.since))).collect();
+    debts.sort_by_key(|debt| (debt.tried, debt.since, debt.id));
     let mut actions: Vec<Action> = Vec::new();
     let mut copied = 0_u64;
     for debt in debts {
@@ -122,6 +135,11 @@ pub fn plan(debts: &[Debt], servers: &[Condition], now: i64, budget: Budget) -> 
     actions
 }
 
+/// A debt from the future is of a clock that was put right since; it must not wait for it.
+fn young(age: i64) -> bool {
+    (0..GRACE).contains(&age)
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::prelude::{Strategy, any};
@@ -140,6 +158,7 @@ mod tests {
             observed: true,
             size: 10,
             sources: sources.iter().map(|&name| name.to_owned()).collect(),
+            tried: 0,
         }
     }
 
@@ -169,6 +188,23 @@ mod tests {
         foreign.since = 100;
         assert_eq!(plan(std::slice::from_ref(&foreign), &both_up(), 100 + GRACE - 1, LIMITLESS), []);
         assert_eq!(plan(&[foreign], &both_up(), 100 + GRACE, LIMITLESS).len(), 1);
+    }
+
+    #[test]
+    fn the_peers_debts_do_not_wait_for_a_clock_that_was_ahead() {
+        let mut foreign = debt(1, "two", &["one"]);
+        foreign.observed = false;
+        foreign.since = 4_000_000_000;
+        assert_eq!(plan(&[foreign], &both_up(), 1_800_000_000, LIMITLESS).len(), 1);
+    }
+
+    #[test]
+    fn what_fails_every_time_does_not_stand_before_what_can_be_done() {
+        let mut lost = debt(1, "two", &[]);
+        lost.tried = 1;
+        let planned =
+            plan(&[lost, debt(9, "two", &["one"])], &both_up(), 100, Budget { actions: 1, ..LIMITLESS });
+        assert!(matches!(planned[..], [Action::Copy { .. }]), "{planned:?}");
     }
 
     #[test]
@@ -204,6 +240,7 @@ mod tests {
                     .filter(|(_, there)| *there)
                     .map(|(name, _)| (*name).to_owned())
                     .collect(),
+                tried: size % 3,
             },
         )
     }

@@ -343,7 +343,7 @@ async fn deletion_is_for_ever_and_reaches_the_peer_and_both_file_servers() {
     let place = Place::new();
     let (storage, peer) = (place.open("vault-a").await, place.open("vault-b").await);
     let id = put(&storage, "k", b"content").await.unwrap().entry.id;
-    peer.merge(storage.changes_since(0, 100).await.unwrap()).await.unwrap();
+    peer.merge(storage.changes_since(0, 100).await.unwrap(), None).await.unwrap();
     assert_eq!(read(&peer, &id, None).await.unwrap(), b"content");
     std::fs::rename(place.path("two"), place.path("away")).unwrap();
     storage.delete(&id).await.unwrap();
@@ -353,7 +353,7 @@ async fn deletion_is_for_ever_and_reaches_the_peer_and_both_file_servers() {
     assert_eq!((place.replicas("one").len(), place.replicas("two").len()), (0, 1));
     assert_eq!(storage.repair_turn().await.unwrap().removed, 1);
     assert!(place.replicas("two").is_empty());
-    peer.merge(storage.changes_since(0, 100).await.unwrap()).await.unwrap();
+    peer.merge(storage.changes_since(0, 100).await.unwrap(), None).await.unwrap();
     assert!(matches!(peer.find(&id).await.unwrap(), Found::Deleted(_)));
     assert!(storage.list(None, None, 10).await.unwrap().is_empty());
 }
@@ -368,7 +368,7 @@ async fn a_retry_at_the_other_vault_finds_the_intent_and_never_acts_twice() {
         Box::pin(async move {
             let changes = teller.changes_since(0, 100).await.unwrap();
             assert_eq!(changes.last().unwrap().seq, seq);
-            told.merge(changes).await.unwrap();
+            told.merge(changes, None).await.unwrap();
         })
     }));
     // The peer knows the intent only: what came after it was never told.
@@ -408,7 +408,7 @@ async fn an_unmounted_directory_is_not_claimed_by_a_vault_that_knows_objects_the
     let place_b = place.settings("vault-b");
     let catalog =
         Catalog::open(&place_b.catalog, &["one".to_owned(), "two".to_owned()], Steps::default()).unwrap();
-    catalog.merge(changes, 0).await.unwrap();
+    catalog.merge(changes, None, 0).await.unwrap();
     let peer = Storage::open(place_b, "vault-b").await.unwrap();
     assert!(!peer.status().await.unwrap().file_servers[0].up);
     assert_eq!(files_below(&place.path("one")).len(), 0);

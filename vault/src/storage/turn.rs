@@ -2,6 +2,7 @@
 //! `repair` decides; bounded, so that it never starves uploads.
 
 use std::io::Read;
+use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::envelope::{Checker, EnvelopeError};
@@ -44,16 +45,18 @@ impl Storage {
     /// The catalog's; single failures are logged and counted.
     pub async fn repair_turn(&self) -> Result<Turn, StorageError> {
         let inner = &self.0;
+        let number = inner.turns.fetch_add(1, Ordering::Relaxed);
         for server in &inner.servers {
             inner.probe(server).await;
         }
         let mut turn = Turn { settled: inner.settle_intents().await?, ..Turn::default() };
-        let debts = inner.catalog.debts(DEBTS).await?;
         let condition = |server: &Sessions| {
             let health = server.health();
             Condition { server: server.name().to_owned(), up: health.suspended.is_none(), full: health.full }
         };
         let servers: Vec<_> = inner.servers.iter().map(condition).collect();
+        let debts = inner.catalog.debts(servers.clone(), number, DEBTS).await?;
+        let mut failed = Vec::new();
         for action in plan(&debts, &servers, now(), BUDGET) {
             match inner.act(&action).await {
                 Ok(()) if matches!(action, Action::Remove { .. }) => turn.removed += 1,
@@ -61,8 +64,12 @@ impl Storage {
                 Err(error) => {
                     turn.failed += 1;
                     tracing::warn!("{error}; stays owed");
+                    failed.push(action.object());
                 }
             }
+        }
+        if !failed.is_empty() {
+            inner.catalog.tried(failed).await?;
         }
         Ok(turn)
     }

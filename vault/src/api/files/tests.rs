@@ -217,6 +217,11 @@ async fn bad_uploads_are_refused_with_a_reason_and_leave_nothing() {
     let silent = Body::from_stream(futures_util::stream::pending::<Result<Bytes, std::io::Error>>());
     let idle = api.call(ERP, "POST", "/v1/files", &[("idempotency-key", "k")], silent).await;
     assert_eq!((idle.status, idle.code().as_str()), (StatusCode::REQUEST_TIMEOUT, "body_idle"));
+    // The connection keeps the same deadline, and whichever is first gives the same answer.
+    let late = std::io::Error::new(std::io::ErrorKind::TimedOut, "the body stopped coming");
+    let late = Body::from_stream(futures_util::stream::iter([Ok(Bytes::from_static(b"x")), Err(late)]));
+    let late = api.call(ERP, "POST", "/v1/files", &[("idempotency-key", "k")], late).await;
+    assert_eq!((late.status, late.code().as_str()), (StatusCode::REQUEST_TIMEOUT, "body_idle"));
     for server in ["one", "two"] {
         let left: Vec<_> = std::fs::read_dir(api.folder.path().join(server))
             .unwrap()

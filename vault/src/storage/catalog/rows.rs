@@ -3,7 +3,7 @@
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use crate::storage::object::{Entry, Metadata, ObjectId, OneOff, ReplicaState, State};
-use crate::storage::repair::{Debt, DebtKind};
+use crate::storage::repair::{Condition, Debt, DebtKind};
 
 const COLUMNS: &str = "id, owner, key, label, media_type, size, created, digest, state, origin, identity";
 
@@ -75,7 +75,8 @@ pub(super) fn set_replica(
 ) -> rusqlite::Result<()> {
     let sql = "INSERT INTO replicas (id, server, state, since, observed) VALUES (?1,?2,?3,?4,1)
         ON CONFLICT (id, server) DO UPDATE SET
-            since = iif(state = excluded.state, since, excluded.since), state = excluded.state, observed = 1";
+            since = iif(state = excluded.state, since, excluded.since),
+            tried = iif(state = excluded.state, tried, 0), state = excluded.state, observed = 1";
     db.prepare_cached(sql)?.execute(params![id.to_string(), server, word(state), now]).map(drop)
 }
 
@@ -171,12 +172,32 @@ pub(super) fn pending(db: &Connection, origin: &str, limit: usize) -> rusqlite::
     db.prepare_cached(&sql)?.query_map(params![origin, limit], from_row)?.collect()
 }
 
-pub(super) fn debts(db: &Connection, limit: usize) -> rusqlite::Result<Vec<Debt>> {
+/// Debts that can be paid between these file servers: of what is owed to one that is away there
+/// may be any number, and it must not fill the page.
+/// What failed several times is due ever more rarely, at last every 64th `turn`.
+pub(super) fn debts(
+    db: &Connection,
+    servers: &[Condition],
+    turn: u32,
+    limit: usize,
+) -> rusqlite::Result<Vec<Debt>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let names = |write: bool| {
+        let able = servers.iter().filter(|server| server.up && !(write && server.full));
+        serde_json::Value::from(able.map(|server| server.server.as_str()).collect::<Vec<_>>()).to_string()
+    };
     let sql = "SELECT r.id, r.server, r.state, r.since, r.observed, o.size,
-            (SELECT group_concat(s.server, '/') FROM replicas s WHERE s.id = r.id AND s.state = 'stored')
+            (SELECT group_concat(s.server, '/') FROM replicas s WHERE s.id = r.id AND s.state = 'stored'),
+            r.tried
         FROM replicas r JOIN objects o ON o.id = r.id
-        WHERE r.state <> 'stored' ORDER BY r.since LIMIT ?1";
+        WHERE r.state <> 'stored' AND ?4 % (1 << min(max(r.tried - 2, 0), 6)) = 0 AND CASE r.state
+            WHEN 'removal_owed' THEN r.server IN (SELECT value FROM json_each(?2))
+            ELSE r.server IN (SELECT value FROM json_each(?3)) AND (
+                NOT EXISTS (SELECT 1 FROM replicas s WHERE s.id = r.id AND s.state = 'stored')
+                OR EXISTS (SELECT 1 FROM replicas s WHERE s.id = r.id AND s.state = 'stored'
+                    AND s.server IN (SELECT value FROM json_each(?2))))
+            END
+        ORDER BY r.tried, r.since LIMIT ?1";
     let read = |row: &Row<'_>| {
         let sources: Option<String> = row.get(6)?;
         let state: String = row.get(2)?;
@@ -188,9 +209,16 @@ pub(super) fn debts(db: &Connection, limit: usize) -> rusqlite::Result<Vec<Debt>
             observed: row.get(4)?,
             size: u64::try_from(row.get::<_, i64>(5)?).unwrap_or_default(),
             sources: sources.iter().flat_map(|names| names.split('/')).map(str::to_owned).collect(),
+            tried: row.get(7)?,
         })
     };
-    db.prepare_cached(sql)?.query_map([limit], read)?.collect()
+    db.prepare_cached(sql)?.query_map(params![limit, names(false), names(true), turn], read)?.collect()
+}
+
+/// Paying what is owed of this object has failed once more.
+pub(super) fn tried(db: &Connection, id: &ObjectId) -> rusqlite::Result<()> {
+    let sql = "UPDATE replicas SET tried = tried + 1 WHERE id = ?1 AND state <> 'stored'";
+    db.prepare_cached(sql)?.execute([id.to_string()]).map(drop)
 }
 
 pub(super) fn counts(db: &Connection) -> rusqlite::Result<Counts> {

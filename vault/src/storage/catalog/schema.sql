@@ -26,9 +26,12 @@ CREATE TABLE replicas (
     since    INTEGER NOT NULL,
     -- 0: derived from the peer's word, 1: seen by this vault.
     observed INTEGER NOT NULL,
+    -- How often paying this debt has failed: those that never failed go first, so that what
+    -- cannot be paid does not stand before what can.
+    tried    INTEGER NOT NULL DEFAULT 0,
     PRIMARY KEY (id, server)
 ) WITHOUT ROWID;
-CREATE INDEX replicas_owed ON replicas (since) WHERE state <> 'stored';
+CREATE INDEX replicas_owed ON replicas (tried, since) WHERE state <> 'stored';
 CREATE INDEX replicas_by_server ON replicas (server, state);
 
 -- One row an object: its latest change. The peer is told each object's present state.

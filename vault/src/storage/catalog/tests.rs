@@ -117,6 +117,61 @@ async fn deletion_destroys_the_identity_and_owes_both_removals() {
 }
 
 #[tokio::test]
+async fn a_copy_that_arrives_after_the_deletion_is_owed_removal_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = catalog(folder.path());
+    let id = ObjectId::new([1; 32]);
+    catalog.stored(entry(1, "k", State::Pending), servers(), 7).await.unwrap();
+    catalog.delete(id, 8).await.unwrap();
+    catalog.removed(id, "two".to_owned()).await.unwrap();
+    catalog.observed(id, "two".to_owned(), ReplicaState::Stored, 9).await.unwrap();
+    assert_eq!(catalog.counts().await.unwrap().removals_owed, 2);
+}
+
+#[tokio::test]
+async fn debts_that_cannot_be_paid_do_not_fill_the_page() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = catalog(folder.path());
+    let on = |name: &str| vec![name.to_owned()];
+    // Two whose target is away, one that failed before, and the latest one, which can be paid.
+    for (number, server) in [(1, "one"), (2, "one"), (3, "two"), (4, "two")] {
+        let stored = entry(number, &number.to_string(), State::Pending);
+        catalog.stored(stored, on(server), i64::from(number)).await.unwrap();
+    }
+    catalog.tried(vec![ObjectId::new([3; 32])]).await.unwrap();
+    let condition = |server: &str, full| Condition { server: server.to_owned(), up: true, full };
+    let full = vec![condition("one", false), condition("two", true)];
+    let page: Vec<_> = catalog.debts(full, 1, 2).await.unwrap().into_iter().map(|debt| debt.id).collect();
+    assert_eq!(page, [ObjectId::new([4; 32]), ObjectId::new([3; 32])]);
+    for _ in 0..9 {
+        catalog.tried(vec![ObjectId::new([3; 32])]).await.unwrap();
+    }
+    let due = |turn| {
+        let (catalog, servers) = (catalog.clone(), vec![condition("one", false), condition("two", false)]);
+        async move { catalog.debts(servers, turn, 9).await.unwrap().len() }
+    };
+    assert_eq!((due(63).await, due(64).await), (3, 4), "what fails again and again is tried more rarely");
+    let mut away = vec![condition("one", false), condition("two", false)];
+    away[1].up = false;
+    assert_eq!(catalog.debts(away, 0, 9).await.unwrap(), [], "their sources are away");
+}
+
+#[tokio::test]
+async fn what_is_taken_over_is_marked_with_it_and_a_new_catalog_has_no_marks() {
+    let folder = tempfile::tempdir().unwrap();
+    let first = catalog(folder.path());
+    let mark = Mark { life: "peer's".to_owned(), upto: 7 };
+    first.merge(Vec::new(), Some(mark.clone()), 0).await.unwrap();
+    assert_eq!(first.heard().await.unwrap(), mark);
+    first.intend(entry(1, "k", State::Pending)).await.unwrap();
+    let told = Mark { life: first.life().to_owned(), upto: 1 };
+    assert_eq!(first.shared(told.clone()).await.unwrap(), 1);
+    let other = Catalog::open(&folder.path().join("new.db"), &servers(), Steps::default()).unwrap();
+    assert_eq!(other.heard().await.unwrap(), Mark::default());
+    assert_eq!(other.shared(told).await.unwrap(), 0);
+}
+
+#[tokio::test]
 async fn what_was_seen_missing_stays_owed_until_it_is_seen_stored() {
     let folder = tempfile::tempdir().unwrap();
     let catalog = catalog(folder.path());
@@ -125,7 +180,7 @@ async fn what_was_seen_missing_stays_owed_until_it_is_seen_stored() {
     let Entry { metadata, state, origin, identity, .. } = stored;
     let stale = Change { seq: 1, id, metadata, state, origin, identity, stored_on: servers() };
     catalog.observed(id, "two".to_owned(), ReplicaState::Damaged, 8).await.unwrap();
-    catalog.merge(vec![stale], 9).await.unwrap();
+    catalog.merge(vec![stale], None, 9).await.unwrap();
     assert_eq!(catalog.entry(id).await.unwrap().unwrap().owed_to(), ["two"]);
 }
 
