@@ -52,13 +52,17 @@ pub type Merge = Arc<dyn Fn(Vec<Value>) -> BoxFuture<'static, Result<(), String>
 struct Telling {
     /// Which teller's cursor it is: it changes when the teller's state folder is a new one.
     source: String,
+    /// The teller's start; cursors of one life are one history.
+    life: String,
     /// The cursor behind these changes.
     upto: u64,
     changes: Vec<Value>,
 }
 
+/// How far the peer is, and in which of the teller's lives it heard that.
 #[derive(Debug, Serialize, Deserialize)]
 struct Heard {
+    life: String,
     upto: u64,
 }
 
@@ -83,6 +87,8 @@ enum TellError {
     Pair(#[from] PairError),
     #[error("the changes cannot be read: {0}")]
     Source(String),
+    #[error(transparent)]
+    Marks(#[from] WorkerError),
     #[error("the other vault's answer is not understood: {0}; are both of one version?")]
     Answer(#[from] serde_json::Error),
 }
@@ -109,10 +115,12 @@ impl Worker {
         let merged = watch::Sender::new(0);
         let follow = merged.subscribe();
         let worker = self.clone();
+        // Before anybody is served: whatever comes after it is this life's.
+        let began = *source.latest.borrow();
         tokio::spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = worker.keep_telling(source, merged) => {}
+                () = worker.keep_telling(source, began, merged) => {}
             }
         });
         follow
@@ -137,14 +145,24 @@ impl Worker {
         })
     }
 
-    async fn keep_telling(&self, mut source: Source, merged: watch::Sender<u64>) {
+    async fn keep_telling(&self, mut source: Source, began: u64, merged: watch::Sender<u64>) {
         let mut up = self.pair.up();
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
+        // A life that is not on record cannot be told apart from a restored copy's.
+        let life = loop {
+            match self.marks.begin(source.topic, began).await {
+                Ok(life) => break life,
+                Err(error) => {
+                    tracing::warn!("worker: {error}; telling {:?} waits, trying again", source.topic);
+                    tokio::time::sleep(backoff.next(getrandom::u32().unwrap_or(u32::MAX))).await;
+                }
+            }
+        };
         loop {
             if up.wait_for(|up| *up).await.is_err() {
                 return;
             }
-            match self.tell_all(&mut source, &merged, &mut backoff).await {
+            match self.tell_all(&mut source, &life, &merged, &mut backoff).await {
                 // The connection's own log line says it.
                 Err(TellError::Pair(PairError::Away(_) | PairError::Broken(_))) => {}
                 Err(error) => tracing::warn!("worker: telling {:?}: {error}; trying again", source.topic),
@@ -158,12 +176,12 @@ impl Worker {
     async fn tell_all(
         &self,
         source: &mut Source,
+        life: &str,
         merged: &watch::Sender<u64>,
         backoff: &mut Backoff,
     ) -> Result<(), TellError> {
-        let heard = self.say(source.topic, 0, Vec::new()).await?;
-        // A cursor beyond our last change is of a life that a restored backup has forgotten.
-        let mut cursor = if heard <= *source.latest.borrow() { heard } else { 0 };
+        let heard = self.say(source.topic, life, 0, Vec::new()).await?;
+        let mut cursor = self.marks.shared(source.topic, heard.life, heard.upto).await?;
         let mut up = self.pair.up();
         loop {
             merged.send_replace(cursor);
@@ -180,32 +198,41 @@ impl Worker {
                     }
                 }
             } else {
-                cursor = self.say(source.topic, upto, changes).await?;
+                cursor = self.say(source.topic, life, upto, changes).await?.upto;
                 backoff.reset();
             }
         }
     }
 
-    async fn say(&self, topic: Topic, upto: u64, changes: Vec<Value>) -> Result<u64, TellError> {
-        let telling = Telling { source: self.marks.own().to_owned(), upto, changes };
+    async fn say(
+        &self,
+        topic: Topic,
+        life: &str,
+        upto: u64,
+        changes: Vec<Value>,
+    ) -> Result<Heard, TellError> {
+        let (source, life) = (self.marks.own().to_owned(), life.to_owned());
+        let telling = Telling { source, life, upto, changes };
         let body = Bytes::from(serde_json::to_vec(&telling)?);
         let answer = self.pair.ask(topic, body, DEADLINE).await?;
-        Ok(serde_json::from_slice::<Heard>(&answer)?.upto)
+        Ok(serde_json::from_slice(&answer)?)
     }
 }
 
 async fn hear(marks: &Marks, topic: Topic, merge: &Merge, body: &[u8]) -> Result<Bytes, String> {
     let telling: Telling = serde_json::from_slice(body).map_err(|error| error.to_string())?;
     let wrap = |error: WorkerError| error.to_string();
-    let upto = if telling.changes.is_empty() {
-        marks.heard(topic, telling.source).await.map_err(wrap)?
+    let Telling { source, life, upto, changes } = telling;
+    let heard = if changes.is_empty() {
+        let (life, upto) = marks.heard(topic, source).await.map_err(wrap)?;
+        Heard { life, upto }
     } else {
-        merge(telling.changes).await?;
+        merge(changes).await?;
         // Only what is merged durably is marked: after a crash in between it is told again.
-        marks.keep(topic, telling.source, telling.upto).await.map_err(wrap)?;
-        telling.upto
+        marks.keep(topic, source, life.clone(), upto).await.map_err(wrap)?;
+        Heard { life, upto }
     };
-    serde_json::to_vec(&Heard { upto }).map(Bytes::from).map_err(|error| error.to_string())
+    serde_json::to_vec(&heard).map(Bytes::from).map_err(|error| error.to_string())
 }
 
 /// Does `turn` every `every`, one at a time, until `shutdown`.
