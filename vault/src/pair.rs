@@ -37,6 +37,9 @@ const ASKING: usize = 256;
 /// Most questions of the peer answered at once: those it asks, and as many that it has given up.
 const ANSWERING: usize = 2 * ASKING;
 
+/// How long a new connection waits for the ordered topic's room to note the end of the last.
+const NOTED: Duration = Duration::from_secs(5);
+
 /// `[pair]`
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -98,12 +101,13 @@ enum LinkError {
 }
 
 /// What the ordered topic's room hears.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Event {
     /// A connection stands.
     Up,
-    /// It is gone.
-    Down,
+    /// It is gone. The room drops this when it has taken note, and says nothing until the next
+    /// `Up`: no connection is made before that, so what it says is never heard on a later one.
+    Down(oneshot::Sender<()>),
     /// The peer told this.
     Told(Bytes),
 }
@@ -322,8 +326,13 @@ impl Pair {
             link.hang_up.cancel();
         }
         if self.inner.up.send_replace(false) {
+            let (noted, note) = oneshot::channel();
             // A room that does not listen any more is ending itself.
-            let _ended = rooms.ordered.send(Event::Down).await;
+            if rooms.ordered.send(Event::Down(noted)).await.is_ok() {
+                // Its disk may be slow. A word of the ended session on a new connection costs
+                // that connection's session, and files shall not wait for numbers' disk.
+                let _noted = timeout(NOTED, note).await;
+            }
         }
     }
 
