@@ -111,6 +111,13 @@ pub struct Void {
     pub reason: String,
 }
 
+/// Answer of `POST /v1/numbers/re-seed`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Reseeded {
+    /// How many entries of the ledger are carried over to the other vault.
+    pub entries: u64,
+}
+
 /// One stored file, as upload, `GET /v1/files` and `HEAD` know it.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct File {

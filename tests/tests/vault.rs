@@ -500,3 +500,85 @@ fn every_fault_of_a_configuration_is_told_at_once_and_nothing_is_started() {
     }
     assert_eq!(run(&vault, &["serve", "--no-such-flag"]).unwrap().code, Some(2));
 }
+
+/// The journal's files of a vault that is stopped.
+fn journal_files(vault: &Vault) -> Vec<std::path::PathBuf> {
+    let files = files_below(&vault.folder.join("state")).unwrap().into_iter();
+    let is_journal = |file: &std::path::PathBuf| file.to_string_lossy().contains("state/journal.db");
+    files.filter(is_journal).collect()
+}
+
+#[test]
+fn a_lost_journal_is_denied_nothing_and_re_seeded_from_the_other_vault() {
+    let mut house = house(&PairPlan::default());
+    let numbers = "/v1/series/INV/numbers";
+    let reserve = |house: &House, place: usize, key: &str| {
+        house.vault(place).call(&house.erp, numbers).key(key).method("POST").send().unwrap()
+    };
+    for key in ["k1", "k2", "k3"] {
+        reserve(&house, 0, key).expect(&[201]).unwrap();
+    }
+    let refused = house.vault(0).command(&["number", "re-seed"]).unwrap_err();
+    assert!(format!("{refused:#}").contains("nothing to re-seed"), "{refused:#}");
+
+    // The owner's journal is lost while the other is away: it knows nothing, and must not say
+    // that there is nothing.
+    for vault in &mut house.pair.vaults {
+        vault.program().unwrap().terminate().unwrap();
+    }
+    for file in journal_files(house.vault(0)) {
+        std::fs::remove_file(file).unwrap();
+    }
+    house.pair.vaults[0].program().unwrap().restart().unwrap();
+    house.vault(0).wait_alive().unwrap();
+    for path in ["?key=k1", "/1", ""] {
+        is_problem(&house.erp(&format!("{numbers}{path}")).send().unwrap(), 503, "peer_away");
+    }
+    let confirm = house.erp(&format!("{numbers}/1/confirm")).header("Content-Type", "application/json");
+    is_problem(&confirm.body(r#"{"document_hash":"h"}"#).send().unwrap(), 503, "peer_away");
+
+    // They meet: both say what is wrong, on a link that stands for everything else.
+    house.pair.vaults[1].program().unwrap().restart().unwrap();
+    house.vault(1).wait_alive().unwrap();
+    wait::until("closed", SOON, || {
+        let answer = reserve(&house, 1, "k4").expect(&[503])?;
+        anyhow::ensure!(answer.word("code")? == "numbering_closed", "{}", answer.text());
+        Ok(())
+    })
+    .unwrap();
+    is_problem(&house.erp(numbers).send().unwrap(), 503, "numbering_closed");
+    house.upload("while-closed", b"files go on");
+
+    let wrong_side = house.vault(0).command(&["number", "re-seed"]).unwrap_err();
+    assert!(format!("{wrong_side:#}").contains("nothing to re-seed"), "{wrong_side:#}");
+    let said = house.vault(1).command(&["number", "re-seed"]).unwrap();
+    assert!(said.contains("3 entries are carried over"), "{said}");
+    wait::until("numbers go on", SOON, || reserve(&house, 1, "k4").expect(&[201]).map(drop)).unwrap();
+    for (key, expected) in [("k1", 1), ("k3", 3), ("k4", 4)] {
+        for place in [0, 1] {
+            let answer = reserve(&house, place, key).expect(&[200]).unwrap();
+            assert_eq!(number(&answer).number, expected);
+        }
+    }
+}
+
+#[test]
+fn what_one_vault_has_answered_the_other_shows_at_once() {
+    let house = house(&PairPlan::default());
+    let numbers = "/v1/series/INV/numbers";
+    for turn in 0..30 {
+        let (writer, reader) = (turn % 2, 1 - turn % 2);
+        let key = format!("k{turn}");
+        let made = house.vault(writer).call(&house.erp, numbers).key(&key).method("POST");
+        let made = number(&made.send().unwrap().expect(&[201]).unwrap());
+        for path in [format!("{numbers}/{}", made.number), format!("{numbers}?key={key}")] {
+            let read = house.vault(reader).call(&house.erp, &path).send().unwrap().expect(&[200]).unwrap();
+            assert_eq!(number(&read), made);
+        }
+        let listed = format!("{numbers}?after={}", made.number - 1);
+        let listed = house.vault(reader).call(&house.erp, &listed).send().unwrap().expect(&[200]).unwrap();
+        assert_eq!(serde_json::from_slice::<Page<Number>>(&listed.body).unwrap().items, [made]);
+    }
+    let beyond = house.erp(&format!("{numbers}?after={}", u64::MAX)).send().unwrap().expect(&[200]).unwrap();
+    assert_eq!(serde_json::from_slice::<Page<Number>>(&beyond.body).unwrap().items, []);
+}

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use http::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
-use shared::api::{IssuedCertificate, Page, Problem, TokenAnswer, TokenRequest};
+use shared::api::{IssuedCertificate, Page, Problem, Reseeded, TokenAnswer, TokenRequest};
 use shared::enrol::{EnrolError, Enrolment};
 use shared::tls::{Files, Role};
 
@@ -197,6 +197,20 @@ pub async fn pki_revoke(socket: &Path, serial: &str, output: &mut Output<'_>) ->
         entry.role, entry.owner, entry.name, entry.serial
     );
     output.show(&entry, &text)
+}
+
+/// `vault number re-seed`
+///
+/// # Errors
+/// The vault does not run, or the other vault does not stand there with an empty journal.
+pub async fn number_reseed(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let reseeded: Reseeded = ask(socket, Method::POST, "/v1/numbers/re-seed", None::<&()>).await?;
+    let text = format!(
+        "the other vault's empty journal is taken for its new one; {} entries are carried over to it.\n\
+         Numbers go on when both are equal: vault status shows it",
+        reseeded.entries
+    );
+    output.show(&reseeded, &text)
 }
 
 /// For whom `vault pki enrol` asks.

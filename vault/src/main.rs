@@ -43,6 +43,9 @@ enum Command {
     /// Certificates: the authority, enrolment, revocation
     #[command(subcommand)]
     Pki(Pki),
+    /// Numbers: what an operator decides when a journal is lost
+    #[command(subcommand)]
+    Number(Number),
     /// The storage key (age)
     #[command(subcommand)]
     Key(Key),
@@ -98,6 +101,18 @@ struct Enrol {
     /// Give up a key that is there already
     #[arg(long)]
     replace: bool,
+}
+
+#[derive(Subcommand)]
+enum Number {
+    /// Give the other vault, whose journal is lost, a copy of this vault's
+    ///
+    /// Run it on the vault that still has its journal, with both running and the other's
+    /// journal empty. Only you can know that this vault's journal is whole: if it was itself
+    /// restored from a copy or repaired since the two were last together, numbers that were
+    /// given may be missing in it, and would be given again. Then start new series instead.
+    #[command(name = "re-seed")]
+    Reseed,
 }
 
 #[derive(Subcommand)]
@@ -176,6 +191,9 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                     let holder = Holder::Vault(&config);
                     command::pki_enrol(name, *address, token, holder, *replace, &mut output).await?;
                 }
+            }
+            Command::Number(Number::Reseed) => {
+                command::number_reseed(&config()?.api.control_socket, &mut output).await?;
             }
             Command::Key(Key::New { file }) => command::key_new(file, &mut output).await?,
             Command::Key(Key::Show { file: Some(file) }) => command::key_show(file, &mut output).await?,

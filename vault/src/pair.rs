@@ -22,7 +22,7 @@ use shared::tls::{self, Identity, Role, TlsError};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::net::TcpStream;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 use tokio_rustls::{TlsConnector, TlsStream};
 
 pub use frame::Topic;
@@ -32,8 +32,13 @@ use frame::{Frame, FrameError};
 pub const ALPN: &[u8] = b"vault-pair/1";
 /// Most frames waiting to be sent.
 const QUEUE: usize = 256;
-/// Most questions of the peer answered at once.
-const ANSWERING: usize = 256;
+/// Most questions asked at once; further ones wait their turn within their own deadline.
+const ASKING: usize = 256;
+/// Most questions of the peer answered at once: those it asks, and as many that it has given up.
+const ANSWERING: usize = 2 * ASKING;
+
+/// How long a new connection waits for the ordered topic's room to note the end of the last.
+const NOTED: Duration = Duration::from_secs(5);
 
 /// `[pair]`
 #[derive(Debug, Clone)]
@@ -96,12 +101,13 @@ enum LinkError {
 }
 
 /// What the ordered topic's room hears.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug)]
 pub enum Event {
     /// A connection stands.
     Up,
-    /// It is gone.
-    Down,
+    /// It is gone. The room drops this when it has taken note, and says nothing until the next
+    /// `Up`: no connection is made before that, so what it says is never heard on a later one.
+    Down(oneshot::Sender<()>),
     /// The peer told this.
     Told(Bytes),
 }
@@ -127,6 +133,7 @@ struct Inner {
     link: Mutex<Option<Link>>,
     serial: Mutex<Option<String>>,
     next: AtomicU64,
+    asking: Semaphore,
 }
 
 /// The peer's answer, or its reason for giving none.
@@ -149,6 +156,7 @@ impl Pair {
             link: Mutex::new(None),
             serial: Mutex::new(None),
             next: AtomicU64::new(1),
+            asking: Semaphore::new(ASKING),
         };
         Self { inner: Arc::new(inner) }
     }
@@ -200,6 +208,8 @@ impl Pair {
         let (sender, receiver) = oneshot::channel();
         lock(&link.waiting).insert(id, sender);
         let asked = async {
+            // A crowd waits here rather than being turned away there.
+            let _turn = self.inner.asking.acquire().await.map_err(|_| PairError::Away(peer()))?;
             link.frames.send(Frame::Ask(id, topic, body)).await.map_err(|_| PairError::Broken(peer()))?;
             tokio::select! {
                 biased;
@@ -233,6 +243,7 @@ impl Pair {
         let rooms = Arc::new(Rooms { ordered, answerers, answering: Semaphore::new(ANSWERING) });
         let mut backoff = Backoff::new(Duration::from_millis(100), Duration::from_secs(2));
         let mut next: Option<Connection> = None;
+        let mut complained = String::new();
         loop {
             let connection = match next.take() {
                 Some(newer) => Ok(newer),
@@ -241,9 +252,9 @@ impl Pair {
                     connection = self.connection(&tls, &mut accepted) => connection,
                 },
             };
+            let begun = Instant::now();
             let ended = match connection {
                 Ok((stream, serial)) => {
-                    backoff.reset();
                     *lock(&self.inner.serial) = Some(serial);
                     tokio::select! {
                         () = shutdown.cancelled() => { self.forget(&rooms).await; return }
@@ -255,10 +266,22 @@ impl Pair {
             };
             let was_up = *self.inner.up.borrow();
             self.forget(&rooms).await;
+            let ended = ended.to_string();
             if was_up {
+                // One that is cut as soon as it stands, for whatever reason, is no success.
+                if begun.elapsed() > self.inner.settings.silence {
+                    backoff.reset();
+                }
                 tracing::warn!(peer = self.peer(), "pair: connection ended: {ended}; connecting again");
-            } else {
+                complained.clear();
+            } else if complained == ended {
                 tracing::debug!(peer = self.peer(), "pair: no connection: {ended}; trying again");
+            } else {
+                tracing::warn!(
+                    peer = self.peer(),
+                    "pair: no connection: {ended}; trying again, and saying so when the reason changes"
+                );
+                complained = ended;
             }
             if next.is_none() {
                 let wait = backoff.next(jitter());
@@ -303,14 +326,27 @@ impl Pair {
             link.hang_up.cancel();
         }
         if self.inner.up.send_replace(false) {
+            let (noted, note) = oneshot::channel();
             // A room that does not listen any more is ending itself.
-            let _ended = rooms.ordered.send(Event::Down).await;
+            if rooms.ordered.send(Event::Down(noted)).await.is_ok() {
+                // Its disk may be slow. A word of the ended session on a new connection costs
+                // that connection's session, and files shall not wait for numbers' disk.
+                let _noted = timeout(NOTED, note).await;
+            }
         }
     }
 
     /// Runs one connection to its end.
     async fn drive(&self, stream: TlsStream<TcpStream>, rooms: &Arc<Rooms>) -> LinkError {
-        let (reader, writer) = tokio::io::split(stream);
+        let (mut reader, mut writer) = tokio::io::split(stream);
+        let silence = self.inner.settings.silence;
+        // A dialler's handshake is over before the other side has looked at its certificate: a
+        // connection stands once the peer speaks.
+        match timeout(silence, first_words(&mut reader, &mut writer)).await {
+            Ok(Ok(())) => {}
+            Ok(Err(error)) => return error,
+            Err(_) => return LinkError::Silent(silence),
+        }
         let (frames, queue) = mpsc::channel(QUEUE);
         let link = Link { frames: frames.clone(), waiting: Arc::default(), hang_up: Shutdown::new() };
         *lock(&self.inner.link) = Some(link.clone());
@@ -319,7 +355,6 @@ impl Pair {
             return LinkError::HungUp;
         }
         tracing::info!(peer = self.peer(), "pair: connected");
-        let silence = self.inner.settings.silence;
         tokio::select! {
             () = link.hang_up.cancelled() => LinkError::HungUp,
             ended = write(writer, queue, self.inner.settings.beat, silence) => ended,
@@ -332,6 +367,19 @@ struct Rooms {
     ordered: mpsc::Sender<Event>,
     answerers: HashMap<Topic, Answerer>,
     answering: Semaphore,
+}
+
+/// Both sides begin with a sign of life.
+async fn first_words(
+    reader: &mut ReadHalf<TlsStream<TcpStream>>,
+    writer: &mut WriteHalf<TlsStream<TcpStream>>,
+) -> Result<(), LinkError> {
+    writer.write_all(&Frame::Beat.encode()).await?;
+    writer.flush().await?;
+    match read_frame(reader).await? {
+        Frame::Beat => Ok(()),
+        _ => Err(FrameError::Malformed.into()),
+    }
 }
 
 async fn write(

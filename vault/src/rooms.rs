@@ -134,7 +134,7 @@ async fn pass_on(mut events: mpsc::Receiver<Event>, feed: Events) {
     while let Some(event) = events.recv().await {
         match event {
             Event::Up => feed.up().await,
-            Event::Down => feed.down().await,
+            Event::Down(noted) => feed.down(noted).await,
             Event::Told(body) => feed.told(body).await,
         }
     }

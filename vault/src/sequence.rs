@@ -20,7 +20,7 @@ use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use shared::api::Number;
 use shared::shutdown::Shutdown;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
 use book::{Known, Refused, SeriesName, Wish};
@@ -30,6 +30,9 @@ use protocol::{Core, Nonce, Reason};
 
 /// A caller hears "in doubt" after this long; the same key gets the same number later.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
+
+/// A reader hears "in doubt" after this long.
+const FINAL_DEADLINE: Duration = Duration::from_secs(1);
 
 /// What the room needs to know.
 #[derive(Debug, Clone)]
@@ -61,6 +64,11 @@ pub enum SequenceError {
     /// Too many wait already.
     #[error("too many requests for numbers wait already")]
     Busy,
+    /// The other vault does not stand there with an empty journal in the place of a lost one.
+    #[error(
+        "there is nothing to re-seed: the other vault must be connected, with an empty journal in the place of the one it had; vault status tells how things stand"
+    )]
+    NothingToReseed,
     /// The journal cannot be read.
     #[error("the journal cannot be read; the operator finds the cause in the log")]
     Unreadable,
@@ -126,7 +134,7 @@ pub type HangUp = Box<dyn Fn() + Send>;
 pub struct Sequence {
     work: mpsc::Sender<Work>,
     reader: Arc<Mutex<Journal>>,
-    seen: Arc<Mutex<Seen>>,
+    seen: watch::Receiver<Seen>,
     owns: bool,
     forward: Forward,
 }
@@ -157,9 +165,9 @@ impl Events {
     pub async fn up(&self) {
         self.send(Work::Up).await;
     }
-    /// It is gone.
-    pub async fn down(&self) {
-        self.send(Work::Down).await;
+    /// It is gone; `noted` is dropped once the room acts on it.
+    pub async fn down(&self, noted: oneshot::Sender<()>) {
+        self.send(Work::Down(noted)).await;
     }
     /// The peer told this.
     pub async fn told(&self, body: Bytes) {
@@ -188,14 +196,15 @@ impl Sequence {
         let reader = Arc::new(Mutex::new(Journal::open_to_read(&settings.journal)?));
         let (memory, tail, life) = (journal.memory()?, journal.tail()?, nonce()?);
         let core = Core::new(&settings.own, &settings.owner, life, memory, tail);
-        let seen = Arc::new(Mutex::new(Seen {
+        let (shown, seen) = watch::channel(Seen {
             owner: settings.owner.clone(),
             life,
             refusal: core.refusal(),
             tail,
             final_index: core.final_index(),
+            complete: core.is_complete(),
             epoch: core.epoch(),
-        }));
+        });
         let (work, queue) = mpsc::channel(WAITING);
         let coordinator = Coordinator {
             core,
@@ -204,7 +213,8 @@ impl Sequence {
             waiting: VecDeque::new(),
             under_way: Vec::new(),
             session_due: None,
-            seen: Arc::clone(&seen),
+            said: Some(Reason::Away),
+            seen: shown,
             metrics: Metrics::new(registry)?,
             tell,
             hang_up,
@@ -252,7 +262,7 @@ impl Sequence {
     /// [`SequenceError::InDoubt`] where its last entry is not known to be on both vaults.
     pub async fn by_number(&self, name: SeriesName, number: u64) -> Result<Option<Number>, SequenceError> {
         let known = self.read(move |journal| journal.by_number(&name, number)).await?;
-        self.only_final(known)
+        self.once_final(known).await
     }
 
     /// The number that a key got.
@@ -261,10 +271,10 @@ impl Sequence {
     /// As [`Sequence::by_number`].
     pub async fn by_key(&self, name: SeriesName, key: String) -> Result<Option<Number>, SequenceError> {
         let known = self.read(move |journal| journal.by_key(&name, &key)).await?;
-        self.only_final(known)
+        self.once_final(known).await
     }
 
-    /// A page of the series' numbers above `after`, as far as they are on both vaults.
+    /// A page of the series' numbers above `after`: whole, or refused.
     ///
     /// # Errors
     /// As [`Sequence::by_number`].
@@ -275,7 +285,25 @@ impl Sequence {
         limit: usize,
     ) -> Result<Vec<Number>, SequenceError> {
         let known = self.read(move |journal| journal.numbers(&name, after, limit)).await?;
-        known.into_iter().map(|known| self.only_final(Some(known))).filter_map(Result::transpose).collect()
+        // A short page says that there is no more.
+        self.complete()?;
+        self.wait_final(known.iter().map(|known| known.index).max().unwrap_or(0)).await?;
+        Ok(known.into_iter().map(|known| known.number).collect())
+    }
+
+    /// Takes the other vault's empty journal for its new one; the word of an operator who knows
+    /// that its old one is lost and that this vault's own was never restored from a copy. Tells
+    /// how many entries are carried over.
+    ///
+    /// # Errors
+    /// [`SequenceError::NothingToReseed`], or the disk.
+    pub async fn reseed(&self) -> Result<u64, SequenceError> {
+        let (done, outcome) = oneshot::channel();
+        self.work.try_send(Work::Reseed(done)).map_err(|_| SequenceError::Busy)?;
+        match timeout(ANSWER_DEADLINE, outcome).await {
+            Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) => Err(SequenceError::Busy),
+        }
     }
 
     /// The answer to the other vault's [`Forward`]: JSON in, JSON out.
@@ -317,7 +345,8 @@ impl Sequence {
         if let Wish::Reserve { key } = &wish {
             let (name, key) = (name.clone(), key.clone());
             let known = self.read(move |journal| journal.by_key(&name, &key)).await?;
-            if let Ok(Some(number)) = self.only_final(known) {
+            let last = self.seen().final_index;
+            if let Some(Known { number, .. }) = known.filter(|known| known.index <= last) {
                 return Ok(Done { number, fresh: false });
             }
         }
@@ -361,20 +390,35 @@ impl Sequence {
 
     /// Lets out what is final. Whatever was answered anywhere is durable in both journals, so
     /// this journal has it, unless the journal itself is not the one it was.
-    fn only_final(&self, known: Option<Known>) -> Result<Option<Number>, SequenceError> {
-        let seen = self.seen();
+    async fn once_final(&self, known: Option<Known>) -> Result<Option<Number>, SequenceError> {
         match known {
-            Some(known) if known.index <= seen.final_index => Ok(Some(known.number)),
-            Some(_) => Err(SequenceError::InDoubt),
-            None => match seen.refusal {
-                Some(reason) if reason.needs_operator() => Err(reason.into()),
-                _ => Ok(None),
-            },
+            Some(known) => {
+                self.wait_final(known.index).await?;
+                Ok(Some(known.number))
+            }
+            None => self.complete().map(|()| None),
         }
     }
 
+    /// While both are together an entry becomes final in the time that a message takes: this
+    /// vault hears of it after whoever asked for it, and the two may be one caller.
+    async fn wait_final(&self, index: u64) -> Result<(), SequenceError> {
+        let mut seen = self.seen.clone();
+        let settled = seen.wait_for(|seen| seen.final_index >= index || seen.refusal.is_some());
+        match timeout(FINAL_DEADLINE, settled).await {
+            Ok(Ok(seen)) if seen.final_index >= index => Ok(()),
+            _ => Err(SequenceError::InDoubt),
+        }
+    }
+
+    /// May it be said that something is not there?
+    fn complete(&self) -> Result<(), SequenceError> {
+        let seen = self.seen();
+        if seen.complete { Ok(()) } else { Err(seen.refusal.unwrap_or(Reason::Syncing).into()) }
+    }
+
     fn seen(&self) -> Seen {
-        self.seen.lock().unwrap_or_else(PoisonError::into_inner).clone()
+        self.seen.borrow().clone()
     }
 }
 
@@ -453,7 +497,9 @@ mod tests {
         async fn cut(&self) {
             self.open.send_replace(false);
             for events in &self.events {
-                events.down().await;
+                let (noted, note) = oneshot::channel();
+                events.down(noted).await;
+                note.await.unwrap_err();
             }
             while self.rooms.iter().any(|room| room.status().together) {
                 tokio::time::sleep(Duration::from_millis(2)).await;

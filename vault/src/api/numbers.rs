@@ -9,7 +9,7 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
-use shared::api::{Confirm, MAX_KEY, MAX_PAGE, Number, Page, Void};
+use shared::api::{Confirm, MAX_KEY, MAX_PAGE, Number, Page, Reseeded, Void};
 use shared::tls::{Role, is_name};
 
 use super::body::JsonBody;
@@ -31,7 +31,16 @@ pub fn routes(sequence: Sequence) -> Router {
         .route("/v1/series/{series}/numbers/{number}", get(one))
         .route("/v1/series/{series}/numbers/{number}/confirm", post(confirm))
         .route("/v1/series/{series}/numbers/{number}/void", post(void))
+        .route("/v1/numbers/re-seed", post(reseed))
         .with_state(sequence)
+}
+
+/// Operators only: the other vault's journal is lost, this vault's is whole.
+async fn reseed(State(sequence): State<Sequence>, caller: Caller) -> Result<Json<Reseeded>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let entries = sequence.reseed().await.map_err(refusal)?;
+    tracing::warn!(by = caller.0.name, "numbers: re-seeding the other vault with {entries} entries");
+    Ok(Json(Reseeded { entries }))
 }
 
 /// The query of every call: operators say for whom they act.
@@ -77,7 +86,9 @@ async fn find(
         return number.map(|number| Json(number).into_response()).ok_or_else(|| Refusal::not_found(absent));
     }
     let limit = find.limit.unwrap_or(100).clamp(1, MAX_PAGE);
-    let items = sequence.list(name, find.after.unwrap_or(0), limit).await.map_err(refusal)?;
+    // SQLite's integers end where i64 does, and so do the numbers.
+    let after = find.after.unwrap_or(0).min(i64::MAX as u64);
+    let items = sequence.list(name, after, limit).await.map_err(refusal)?;
     let next = if items.len() == limit { items.last().map(|number| number.number.to_string()) } else { None };
     Ok(Json(Page { items, next }).into_response())
 }
@@ -174,6 +185,7 @@ fn refusal(error: SequenceError) -> Refusal {
         }
         SequenceError::Apart(_) => Refusal::later("peer_away", text, Duration::from_secs(2)),
         SequenceError::Closed(_) => Refusal::later("numbering_closed", text, Duration::from_secs(60)),
+        SequenceError::NothingToReseed => Refusal::new(StatusCode::CONFLICT, "nothing_to_reseed", text),
         SequenceError::InDoubt => Refusal::later("in_doubt", text, Duration::from_secs(1)),
         SequenceError::Busy => Refusal::later("busy", text, Duration::from_secs(1)),
         SequenceError::Unreadable => Refusal::internal(),

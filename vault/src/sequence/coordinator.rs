@@ -3,16 +3,15 @@
 //! Wishes that wait while a round is under way share the next one (group commit).
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
 use shared::shutdown::Shutdown;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-use super::book::{Round, SeriesName, Verdict, Wish};
+use super::book::{Refused, Round, SeriesName, Verdict, Wish};
 use super::entry::{BATCH, Tail};
 use super::journal::Journal;
 use super::protocol::{Core, Input, Message, Nonce, Output, Reason};
@@ -28,9 +27,10 @@ const TICK: Duration = Duration::from_millis(500);
 /// What the thread takes in.
 pub(super) enum Work {
     Up,
-    Down,
+    Down(oneshot::Sender<()>),
     Told(Bytes),
     Wish(Waiting),
+    Reseed(oneshot::Sender<Result<u64, SequenceError>>),
 }
 
 pub(super) struct Waiting {
@@ -47,6 +47,7 @@ pub(super) struct Seen {
     pub(super) refusal: Option<Reason>,
     pub(super) tail: Tail,
     pub(super) final_index: u64,
+    pub(super) complete: bool,
     pub(super) epoch: u64,
 }
 
@@ -79,7 +80,9 @@ pub(super) struct Coordinator {
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) under_way: Vec<Waiting>,
     pub(super) session_due: Option<Instant>,
-    pub(super) seen: Arc<Mutex<Seen>>,
+    /// What the log last heard of the refusal.
+    pub(super) said: Option<Reason>,
+    pub(super) seen: watch::Sender<Seen>,
     pub(super) metrics: Metrics,
     pub(super) tell: Tell,
     pub(super) hang_up: HangUp,
@@ -119,9 +122,10 @@ impl Coordinator {
                     (self.hang_up)();
                 }
             },
-            Work::Down => {
+            Work::Down(noted) => {
                 self.session_due = None;
                 self.feed(Input::Disconnected);
+                drop(noted);
             }
             Work::Told(body) => match serde_json::from_slice::<Message>(&body) {
                 Ok(message) => self.feed(Input::Received(message)),
@@ -132,7 +136,35 @@ impl Coordinator {
                     (self.hang_up)();
                 }
             },
+            Work::Wish(waiting) if self.waiting.len() >= WAITING => {
+                answer(waiting, Err(SequenceError::Busy));
+            }
             Work::Wish(waiting) => self.waiting.push_back(waiting),
+            Work::Reseed(done) => {
+                let outcome = self.reseed();
+                // An operator who has gone asks again and is told that there is nothing to do.
+                let _gone = done.send(outcome);
+            }
+        }
+    }
+
+    /// Takes the other vault's empty journal for its new one. Tells how many entries it lacks.
+    fn reseed(&mut self) -> Result<u64, SequenceError> {
+        if !self.core.may_reseed() {
+            return Err(SequenceError::NothingToReseed);
+        }
+        let entries = self.core.tail().index;
+        tracing::warn!(
+            "sequence: re-seeding: the operator says that the other vault's journal is lost and this one undamaged; {entries} entries are carried over"
+        );
+        self.feed(Input::Reseed);
+        match self.core.refusal() {
+            Some(reason @ Reason::CannotWrite) => Err(reason.into()),
+            _ => {
+                // The next connection finds the two acquainted.
+                (self.hang_up)();
+                Ok(entries)
+            }
         }
     }
 
@@ -253,6 +285,9 @@ impl Coordinator {
                     answer(waiting, Err(SequenceError::InDoubt));
                 }
                 Verdict::Answer(known) => answer(waiting, Ok(Done { number: known.number, fresh: false })),
+                Verdict::Refuse(Refused::Unknown { .. }) if !self.core.is_complete() => {
+                    answer(waiting, Err(self.core.refusal().unwrap_or(Reason::Syncing).into()));
+                }
                 Verdict::Refuse(refused) => answer(waiting, Err(refused.into())),
                 Verdict::Make(draft) if may_propose => {
                     drafts.push(draft);
@@ -276,11 +311,18 @@ impl Coordinator {
 
     /// A connection that leads to no session is ended, so that it can be made anew.
     fn watch_session(&mut self) {
-        if self.core.refusal().is_none() {
+        let refusal = self.core.refusal();
+        if refusal.is_none() {
             self.session_due = None;
         } else if self.session_due.is_some_and(|due| Instant::now() >= due) {
             self.session_due = None;
-            tracing::warn!("sequence: no session within {SESSION_DEADLINE:?}; connecting again");
+            match refusal {
+                // Said once, where it arose.
+                Some(reason) if reason.needs_operator() => {
+                    tracing::debug!("sequence: {reason}; connecting again")
+                }
+                _ => tracing::warn!("sequence: no session within {SESSION_DEADLINE:?}; connecting again"),
+            }
             (self.hang_up)();
         }
     }
@@ -288,21 +330,24 @@ impl Coordinator {
     /// Shows the outside where things stand, and tells the log when that changes.
     fn show(&mut self) {
         let refusal = self.core.refusal();
-        let mut seen = self.seen.lock().unwrap_or_else(PoisonError::into_inner);
-        if seen.refusal != refusal {
+        // Trying again passes through `Syncing` and mostly comes back to the same reason.
+        if refusal != Some(Reason::Syncing) && refusal != self.said {
+            self.said = refusal;
             match refusal {
                 None => tracing::info!("sequence: both vaults are together; numbers are given"),
-                Some(Reason::Syncing) => tracing::debug!("sequence: comparing journals"),
                 Some(reason) if reason.needs_operator() => {
                     tracing::error!("sequence: numbering is closed: {reason}");
                 }
                 Some(reason) => tracing::warn!("sequence: no new numbers: {reason}"),
             }
         }
-        seen.refusal = refusal;
-        seen.tail = self.core.tail();
-        seen.final_index = self.core.final_index();
-        seen.epoch = self.core.epoch();
+        self.seen.send_modify(|seen| {
+            seen.refusal = refusal;
+            seen.tail = self.core.tail();
+            seen.final_index = self.core.final_index();
+            seen.complete = self.core.is_complete();
+            seen.epoch = self.core.epoch();
+        });
         self.metrics.together.set(i64::from(refusal.is_none()));
     }
 }

@@ -1,6 +1,6 @@
 //! How the two vaults keep one ledger, so that no number is given twice: messages and events
 //! in, messages and writes out. Pure: owns no clock, no socket, no disk, no randomness, and is
-//! simulated with crashes between any two steps (`tests/tests/simulate.rs`).
+//! simulated with crashes between any two steps (`tests/tests/simulate/`).
 //!
 //! It is the strict half of the pair protocol. One vault owns the ledger and alone appends to
 //! it; an entry is *final*, and may be answered, when it is durable in BOTH journals. What one
@@ -13,7 +13,10 @@
 //! - **Epoch**: fences an owner that has been replaced; a lower epoch is refused, never obeyed.
 //! - **Journal**: each has an identity and remembers the other's, and how far the other was
 //!   durable. A lost or rolled-back journal therefore blocks and says so, instead of counting
-//!   from below.
+//!   from below. The operator of the undamaged vault may take the other's empty journal for
+//!   its new one ([`Input::Reseed`]); nothing else opens it again.
+//! - **Silence about the unknown**: until a session has stood in this life, "there is no such
+//!   number" cannot be said ([`Core::is_complete`]): the journal may be an old copy.
 
 use std::cmp::Ordering;
 use std::collections::VecDeque;
@@ -119,12 +122,16 @@ pub enum Input {
     Received(Message),
     /// The last [`Output::Write`] is durable.
     Written,
-    /// The last [`Output::Write`] is not in the journal (disk full, I/O error).
+    /// The last [`Output::Write`] failed (disk full, I/O error). What it wrote may yet turn up
+    /// after a crash, unless another write has succeeded since.
     WriteFailed,
     /// The entries that an [`Output::Load`] asked for, with the index it named.
     Loaded(u64, Vec<Entry>),
     /// New entries, wanted by callers. Only when [`Core::may_propose`].
     Propose(Vec<Draft>),
+    /// The operator says that the other vault's empty journal replaces the one it had, and that
+    /// this vault's own is undamaged. Only when [`Core::may_reseed`].
+    Reseed,
 }
 
 /// What a vault must do next, in this order.
@@ -140,7 +147,9 @@ pub enum Output {
     Final,
     /// What was proposed is not known to be final: the callers hear "in doubt".
     InDoubt,
-    /// End the connection; the shell connects again after a pause.
+    /// End the connection at once, for the peer still believes in a session; the shell connects
+    /// again. A connection that merely leads to no session is left standing, for it serves
+    /// others too; the shell ends it after a while, to try again.
     HangUp,
 }
 
@@ -158,19 +167,23 @@ pub enum Reason {
     OtherOwner,
     /// The peer's journal is a new one.
     #[error(
-        "the other vault's journal is not the one it had; restore its state folder, or re-seed it from this vault"
+        "the other vault's journal is not the one it had; if it is lost, and this vault was never restored from a copy: run vault number re-seed on this vault"
     )]
     PeerJournalLost,
     /// Our journal is a new one.
     #[error(
-        "this vault's journal is not the one it had; restore its state folder, or re-seed it from the other vault"
+        "this vault's journal is not the one it had; put the right one back, or, if it is lost and the other vault was never restored from a copy: run vault number re-seed on the other vault"
     )]
     OwnJournalLost,
     /// The peer has forgotten what it had acknowledged.
-    #[error("the other vault's journal ends before what it had acknowledged; it was rolled back: restore it")]
+    #[error(
+        "the other vault's journal ends before what it had acknowledged: it is an old copy; stop that vault, move its journal.db files out of its state folder, start it, and run vault number re-seed on this vault"
+    )]
     PeerRolledBack,
     /// We have forgotten what we had acknowledged.
-    #[error("this vault's journal ends before what it had acknowledged; it was rolled back: restore it")]
+    #[error(
+        "this vault's journal ends before what it had acknowledged: it is an old copy; stop this vault, move its journal.db files out of its state folder, start it, and run vault number re-seed on the other vault"
+    )]
     OwnRolledBack,
     /// Another owner rules.
     #[error("this vault's epoch is over: the other vault has a higher one")]
@@ -179,7 +192,9 @@ pub enum Reason {
     #[error("the other vault acts for an epoch that is over")]
     PeerFenced,
     /// Same index, different hashes.
-    #[error("the two journals disagree about an entry; numbering stays closed until an operator decides")]
+    #[error(
+        "the two journals disagree about an entry; find out which vault was restored from a copy or had a damaged disk, stop it, move its journal.db files out of its state folder, start it, and run vault number re-seed on the other"
+    )]
     Forked,
     /// The disk refuses.
     #[error("this vault cannot write its journal; look at its disk")]
@@ -245,6 +260,12 @@ pub struct Core {
     /// As [`Memory::peer_durable`], perhaps not yet durable itself. It grows only by what was
     /// verified to be the same chain as ours.
     peer_durable: u64,
+    /// Has a session stood in this life?
+    met: bool,
+    /// A write failed, and none has succeeded since.
+    unsure: bool,
+    /// The empty journal that the peer showed instead of its own.
+    stranger: Option<Nonce>,
     link: Link,
 }
 
@@ -263,6 +284,9 @@ impl Core {
             held: VecDeque::new(),
             proposed: None,
             peer_durable: memory.peer_durable,
+            met: false,
+            unsure: false,
+            stranger: None,
             link: Link::Apart(Reason::Away),
         }
     }
@@ -290,6 +314,19 @@ impl Core {
     #[must_use]
     pub fn final_index(&self) -> u64 {
         self.tail.index.min(self.peer_durable)
+    }
+
+    /// May "there is no such entry" be said? Not before a session has shown that this journal
+    /// is no old copy, and not while an operator is needed.
+    #[must_use]
+    pub fn is_complete(&self) -> bool {
+        self.met && !self.refusal().is_some_and(Reason::needs_operator)
+    }
+
+    /// Is the peer there with an empty journal in the place of the one it had?
+    #[must_use]
+    pub fn may_reseed(&self) -> bool {
+        self.stranger.is_some() && self.link == Link::Apart(Reason::PeerJournalLost) && self.writing.is_none()
     }
 
     /// Where this vault's journal ends, durably.
@@ -325,6 +362,7 @@ impl Core {
             Input::WriteFailed => self.write_failed(&mut out),
             Input::Loaded(after, entries) => self.loaded(after, entries, &mut out),
             Input::Propose(drafts) => self.propose(drafts, &mut out),
+            Input::Reseed => self.reseed(&mut out),
         }
         out
     }
@@ -339,9 +377,13 @@ impl Core {
         }
     }
 
+    /// No session on this connection any more.
     fn hang_up(&mut self, reason: Reason, out: &mut Vec<Output>) {
+        let stood = matches!(self.link, Link::Together { .. });
         self.end(reason, out);
-        out.push(Output::HangUp);
+        if stood {
+            out.push(Output::HangUp);
+        }
     }
 
     /// Says Hello as soon as no write is under way, for Hello tells what is durable.
@@ -371,7 +413,8 @@ impl Core {
     fn received(&mut self, message: Message, out: &mut Vec<Output>) {
         if !self.owns && self.writing.is_some() && !matches!(message, Message::Hello(_)) {
             if self.held.len() == HELD {
-                return self.hang_up(Reason::Forked, out);
+                // No owner of this protocol says so much; with a new session it starts over.
+                return self.hang_up(Reason::Syncing, out);
             }
             return self.held.push_back(message);
         }
@@ -419,17 +462,22 @@ impl Core {
     fn open(&mut self, out: &mut Vec<Output>) {
         let Link::Greeting { nonce, said: true, heard: Some(hello) } = &self.link else { return };
         let (nonce, hello) = (*nonce, hello.clone());
+        self.stranger = None;
         if let Some(reason) = self.objection(&hello) {
+            if reason == Reason::PeerJournalLost && hello.tail.index == 0 && hello.peer_journal.is_none() {
+                self.stranger = Some(hello.journal);
+            }
             return self.hang_up(reason, out);
         }
         let session = if self.owns { Session(nonce, hello.nonce) } else { Session(hello.nonce, nonce) };
         self.link = Link::Syncing { session, peer: hello.tail };
         let epoch = self.memory.epoch.max(hello.epoch);
         let memory = Memory { epoch, peer_journal: Some(hello.journal), ..self.memory };
-        if memory == self.memory {
+        if memory == self.memory && !self.unsure {
             self.sync(out);
         } else {
-            // Whom we met must be known after a crash, or a lost journal would pass unseen.
+            // Whom we met must be known after a crash, or a lost journal would pass unseen. And
+            // what a failed write left behind must be overwritten before others take its place.
             self.write(Vec::new(), memory, out);
         }
     }
@@ -474,6 +522,7 @@ impl Core {
             Ordering::Equal => {
                 self.link = Link::Together { session, peer };
                 self.peer_durable = tail.index;
+                self.met = true;
                 out.push(Output::Send(Message::Grant { session, tail }));
             }
         }
@@ -542,7 +591,19 @@ impl Core {
             return self.hang_up(Reason::Forked, out);
         }
         self.peer_durable = tail.index;
+        self.met = true;
         self.link = Link::Together { session, peer: tail };
+    }
+
+    /// From here on the peer is known to have nothing: what it had can be lost with this vault,
+    /// and is final again when it is carried over.
+    fn reseed(&mut self, out: &mut Vec<Output>) {
+        debug_assert!(self.may_reseed(), "the shell asks first");
+        if !self.may_reseed() {
+            return;
+        }
+        let memory = Memory { peer_journal: self.stranger.take(), peer_durable: 0, ..self.memory };
+        self.write(Vec::new(), memory, out);
     }
 
     fn propose(&mut self, drafts: Vec<Draft>, out: &mut Vec<Output>) {
@@ -578,7 +639,11 @@ impl Core {
     fn written(&mut self, out: &mut Vec<Output>) {
         let Some(write) = self.writing.take() else { return };
         self.tail = write.tail;
+        if self.memory.peer_journal != write.memory.peer_journal {
+            self.peer_durable = write.memory.peer_durable;
+        }
         self.memory = write.memory;
+        self.unsure = false;
         match self.link {
             Link::Greeting { .. } => self.greet(out),
             Link::Syncing { session, .. } | Link::Together { session, .. } if !self.owns => {
@@ -599,6 +664,7 @@ impl Core {
 
     fn write_failed(&mut self, out: &mut Vec<Output>) {
         self.writing = None;
+        self.unsure = true;
         self.hang_up(Reason::CannotWrite, out);
     }
 

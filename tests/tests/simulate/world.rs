@@ -1,20 +1,17 @@
-//! Seeded histories of the pure pair protocol: two vaults, two disks that forget what was not
-//! synced, a network that cuts, delays and repeats, crashes between any two steps. Asserts that
-//! no number is given twice, none is skipped, and none that was answered is lost. A failure
-//! prints its seed; `SEEDS` sets how many histories run, `SEED` runs one.
-//!
-//! Each safeguard has a control: with it taken away, the same checks must fail.
+//! Two vaults, their disks, the network, callers and an operator; everything that can happen to
+//! them, and what must hold afterwards. Knows no seeds.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use shared::api::{Number, NumberState};
-use vault::sequence::book::{Context, Known, Round, SeriesName, Verdict, Wish};
+use vault::sequence::book::{Round, SeriesName, Verdict, Wish};
 use vault::sequence::entry::{Act, BATCH, Entry, Tail, verified};
-use vault::sequence::protocol::{Core, Input, Memory, Message, Output};
+use vault::sequence::protocol::{Core, Input, Memory, Message, Output, Reason};
+
+use crate::disk::{Disk, Random};
 
 /// What is taken away from a history to see whether the checks notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Control {
+pub(crate) enum Control {
     Nothing,
     /// The disk says "durable" before it is.
     DiskLies,
@@ -22,113 +19,36 @@ enum Control {
     AnswersInDoubt,
     /// A lost journal is taken for a new one, on both sides.
     LossPassesUnseen,
+    /// What a failed write left behind is not overwritten by the next one without entries.
+    RemainsLinger,
+    /// The operator re-seeds from the vault whose journal was lost or is an old copy.
+    ReseedsFromTheWrongSide,
+    /// Readers see what is in one journal.
+    ReadsAhead,
+    /// What the journal does not know is denied at any time.
+    DeniesBlindly,
 }
 
-/// SplitMix64: the sequence is the seed's alone.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-    fn nonce(&mut self) -> u128 {
-        (u128::from(self.next()) << 64) | u128::from(self.next())
-    }
-    /// A place in a list of that length.
-    fn place(&mut self, length: usize) -> usize {
-        usize::try_from(self.below(length as u64)).unwrap_or(0)
-    }
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-}
-
-#[derive(Debug, Clone)]
-struct Disk {
-    memory: Memory,
-    entries: Vec<Entry>,
-}
-
-impl Disk {
-    fn new(random: &mut Random) -> Self {
-        let memory = Memory { journal: random.nonce(), epoch: 1, peer_journal: None, peer_durable: 0 };
-        Self { memory, entries: Vec::new() }
-    }
-    fn tail(&self) -> Tail {
-        self.entries.last().map_or_else(Tail::default, Entry::tail)
-    }
-    fn apply(&mut self, entries: &[Entry], memory: Memory) {
-        self.entries.extend_from_slice(entries);
-        self.memory = memory;
-    }
-    /// The numbers as the entries leave them.
-    fn known(&self, pick: impl Fn(&Entry) -> bool) -> Option<Known> {
-        let mut found: Option<Known> = None;
-        for entry in self.entries.iter().filter(|entry| pick(entry)) {
-            let mut number = found.map_or_else(
-                || Number {
-                    series: entry.series.clone(),
-                    number: entry.number,
-                    key: entry.key.clone(),
-                    state: NumberState::Reserved,
-                    document_hash: None,
-                    reason: None,
-                    entry_hash: String::new(),
-                },
-                |known| known.number,
-            );
-            match &entry.act {
-                Act::Reserve => {}
-                Act::Confirm(hash) => {
-                    number.state = NumberState::Confirmed;
-                    number.document_hash = Some(hash.clone());
-                }
-                Act::Void(reason) => {
-                    number.state = NumberState::Void;
-                    number.reason = Some(reason.clone());
-                }
-            }
-            found = Some(Known { number, index: entry.index });
-        }
-        found
-    }
-    fn context(&self, name: &SeriesName, wish: &Wish) -> Context {
-        let of_series = |entry: &Entry| entry.owner == name.owner && entry.series == name.series;
-        let last = self.entries.iter().filter(|e| of_series(e)).map(|e| e.number).max().unwrap_or(0);
-        let known = self.known(|entry| {
-            of_series(entry)
-                && match wish {
-                    Wish::Reserve { key } => entry.key == *key,
-                    Wish::Confirm { number, .. } | Wish::Void { number, .. } => entry.number == *number,
-                }
-        });
-        Context { known, last }
-    }
-}
-
-struct Vault {
-    name: &'static str,
-    disk: Disk,
-    core: Option<Core>,
+pub(crate) struct Vault {
+    pub(crate) name: &'static str,
+    pub(crate) disk: Disk,
+    pub(crate) core: Option<Core>,
     /// Handed to the disk, not yet reported durable.
-    writing: Option<(Vec<Entry>, Memory)>,
+    pub(crate) writing: Option<(Vec<Entry>, Memory)>,
+    /// What a failed write left on the disk; a crash may make it stand.
+    pub(crate) remains: Option<(Vec<Entry>, Memory)>,
+    /// A copy of the disk that an operator may put back.
+    pub(crate) copy: Option<Disk>,
     /// A lying disk's cache: reported durable, lost by a crash.
-    cache: Vec<(Vec<Entry>, Memory)>,
-    waiting: Vec<(SeriesName, Wish)>,
-    under_way: Vec<(SeriesName, Wish)>,
-    damaged: bool,
+    pub(crate) cache: Vec<(Vec<Entry>, Memory)>,
+    pub(crate) waiting: Vec<(SeriesName, Wish)>,
+    pub(crate) under_way: Vec<(SeriesName, Wish)>,
+    pub(crate) damaged: bool,
 }
 
 impl Vault {
     /// What the process sees of its disk, cache included.
-    fn seen(&self) -> Disk {
+    pub(crate) fn seen(&self) -> Disk {
         let mut disk = self.disk.clone();
         for (entries, memory) in &self.cache {
             disk.apply(entries, *memory);
@@ -137,32 +57,34 @@ impl Vault {
     }
 }
 
-struct World {
-    random: Random,
-    control: Control,
-    vaults: [Vault; 2],
+pub(crate) struct World {
+    pub(crate) random: Random,
+    pub(crate) control: Control,
+    pub(crate) vaults: [Vault; 2],
     /// Messages under way, by receiver.
-    network: [VecDeque<Message>; 2],
+    pub(crate) network: [VecDeque<Message>; 2],
     /// Everything ever said, to be repeated out of season.
-    old: Vec<(usize, Message)>,
-    connected: bool,
+    pub(crate) old: Vec<(usize, Message)>,
+    pub(crate) connected: bool,
     /// What callers were told: key to number, per series.
-    answered: BTreeMap<(SeriesName, String), u64>,
-    final_numbers: BTreeMap<(SeriesName, u64), String>,
-    next_key: u64,
-    log: Vec<String>,
+    pub(crate) answered: BTreeMap<(SeriesName, String), u64>,
+    pub(crate) final_numbers: BTreeMap<(SeriesName, u64), String>,
+    pub(crate) next_key: u64,
+    pub(crate) log: Vec<String>,
 }
 
-type Checked = Result<(), String>;
+pub(crate) type Checked = Result<(), String>;
 
 impl World {
-    fn new(seed: u64, control: Control) -> Self {
+    pub(crate) fn new(seed: u64, control: Control) -> Self {
         let mut random = Random(seed);
         let vault = |name, random: &mut Random| Vault {
             name,
             disk: Disk::new(random),
             core: None,
             writing: None,
+            remains: None,
+            copy: None,
             cache: Vec::new(),
             waiting: Vec::new(),
             under_way: Vec::new(),
@@ -186,13 +108,13 @@ impl World {
         world
     }
 
-    fn start(&mut self, who: usize) {
+    pub(crate) fn start(&mut self, who: usize) {
         let life = self.random.nonce();
         let vault = &mut self.vaults[who];
         vault.core = Some(Core::new(vault.name, "a", life, vault.disk.memory, vault.disk.tail()));
     }
 
-    fn input(&mut self, who: usize, input: Input) -> Checked {
+    pub(crate) fn input(&mut self, who: usize, input: Input) -> Checked {
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
             let Some(core) = &mut self.vaults[who].core else { return Ok(()) };
@@ -243,7 +165,7 @@ impl World {
     }
 
     /// The callers of the round hear their numbers.
-    fn answer_round(&mut self, who: usize) -> Checked {
+    pub(crate) fn answer_round(&mut self, who: usize) -> Checked {
         for (name, wish) in std::mem::take(&mut self.vaults[who].under_way) {
             let known = self.vaults[who].seen().context(&name, &wish).known;
             let known = known.ok_or_else(|| format!("{wish:?} is final and not in the journal"))?;
@@ -253,7 +175,7 @@ impl World {
     }
 
     /// A caller hears that `key` has `number`: the heart of the matter.
-    fn told(&mut self, name: &SeriesName, key: &str, number: u64) -> Checked {
+    pub(crate) fn told(&mut self, name: &SeriesName, key: &str, number: u64) -> Checked {
         self.log.push(format!("told {key} = {number}"));
         if let Some(old) = self.answered.insert((name.clone(), key.to_owned()), number)
             && old != number
@@ -266,11 +188,27 @@ impl World {
         }
     }
 
-    /// Any vault may answer what is final, at any time, together or alone.
-    fn look_up(&mut self, who: usize) -> Checked {
+    /// Any vault may answer what is final, at any time, together or alone; and deny what it
+    /// does not know, once it may.
+    pub(crate) fn look_up(&mut self, who: usize) -> Checked {
         let Some(core) = &self.vaults[who].core else { return Ok(()) };
-        let last = core.final_index();
+        let mut last = core.final_index();
         let disk = self.vaults[who].seen();
+        if self.control == Control::ReadsAhead {
+            last = disk.tail().index;
+        }
+        if core.is_complete() || self.control == Control::DeniesBlindly {
+            let denies = |why| format!("{} denies that {why}", self.vaults[who].name);
+            self.recorded(&disk.entries).map_err(denies)?;
+        }
+        if self.vaults.iter().all(|vault| !vault.damaged) {
+            let other = self.vaults[1 - who].seen().entries;
+            let mut seen = disk.entries.iter().take_while(|entry| entry.index <= last);
+            let place = |entry: &Entry| usize::try_from(entry.index - 1).unwrap_or(usize::MAX);
+            if let Some(alone) = seen.find(|entry| other.get(place(entry)) != Some(*entry)) {
+                return Err(format!("entry {} may be read and is on one disk only", alone.index));
+            }
+        }
         let numbers: Vec<_> = disk
             .entries
             .iter()
@@ -286,7 +224,7 @@ impl World {
         Ok(())
     }
 
-    fn wish(&mut self) {
+    pub(crate) fn wish(&mut self) {
         let series = if self.random.chance(70) { "INV" } else { "CRN" };
         let name = SeriesName { owner: "erp".to_owned(), series: series.to_owned() };
         let wish = match self.random.below(10) {
@@ -304,7 +242,7 @@ impl World {
         self.vaults[0].waiting.push((name, wish));
     }
 
-    fn propose(&mut self) -> Checked {
+    pub(crate) fn propose(&mut self) -> Checked {
         let vault = &mut self.vaults[0];
         if !vault.core.as_ref().is_some_and(Core::may_propose) || vault.waiting.is_empty() {
             return Ok(());
@@ -330,7 +268,7 @@ impl World {
         if drafts.is_empty() { Ok(()) } else { self.input(0, Input::Propose(drafts)) }
     }
 
-    fn connect(&mut self) -> Checked {
+    pub(crate) fn connect(&mut self) -> Checked {
         if self.connected || self.vaults.iter().any(|vault| vault.core.is_none()) {
             return Ok(());
         }
@@ -342,7 +280,7 @@ impl World {
         Ok(())
     }
 
-    fn cut(&mut self) -> Checked {
+    pub(crate) fn cut(&mut self) -> Checked {
         if !self.connected {
             return Ok(());
         }
@@ -352,7 +290,7 @@ impl World {
         self.input(1, Input::Disconnected)
     }
 
-    fn deliver(&mut self, who: usize) -> Checked {
+    pub(crate) fn deliver(&mut self, who: usize) -> Checked {
         match self.network[who].pop_front() {
             Some(message) => self.input(who, Input::Received(message)),
             None => Ok(()),
@@ -360,7 +298,7 @@ impl World {
     }
 
     /// Something said long ago arrives now. (A greeting cannot: it opens its own connection.)
-    fn repeat(&mut self) -> Checked {
+    pub(crate) fn repeat(&mut self) -> Checked {
         if self.old.is_empty() {
             return Ok(());
         }
@@ -374,7 +312,7 @@ impl World {
     }
 
     /// Within one connection the transport neither repeats nor reorders.
-    fn is_current(&self, message: &Message) -> bool {
+    pub(crate) fn is_current(&self, message: &Message) -> bool {
         let session = |message: &Message| match message {
             Message::Append { session, .. }
             | Message::Acknowledge { session, .. }
@@ -387,35 +325,44 @@ impl World {
         session(message) == last
     }
 
-    fn disk_finishes(&mut self, who: usize) -> Checked {
+    pub(crate) fn disk_finishes(&mut self, who: usize) -> Checked {
         if let Some((entries, memory)) = self.vaults[who].cache.first().cloned() {
             self.vaults[who].cache.remove(0);
             self.vaults[who].disk.apply(&entries, memory);
         }
         match self.vaults[who].writing.take() {
             Some((entries, memory)) => {
-                self.vaults[who].disk.apply(&entries, memory);
+                let vault = &mut self.vaults[who];
+                if self.control != Control::RemainsLinger || !entries.is_empty() {
+                    vault.remains = None;
+                }
+                vault.disk.apply(&entries, memory);
                 self.input(who, Input::Written)
             }
             None => Ok(()),
         }
     }
 
-    fn disk_fails(&mut self, who: usize) -> Checked {
+    pub(crate) fn disk_fails(&mut self, who: usize) -> Checked {
         match self.vaults[who].writing.take() {
-            Some(_) => self.input(who, Input::WriteFailed),
+            Some(failed) => {
+                self.vaults[who].remains = Some(failed);
+                self.input(who, Input::WriteFailed)
+            }
             None => Ok(()),
         }
     }
 
-    fn crash(&mut self, who: usize) -> Checked {
+    pub(crate) fn crash(&mut self, who: usize) -> Checked {
         let hit_the_disk = self.random.chance(50);
         let vault = &mut self.vaults[who];
-        if let Some((entries, memory)) = vault.writing.take()
+        if let Some((entries, memory)) = vault.writing.take().or_else(|| vault.remains.take())
             && hit_the_disk
+            && verified(vault.disk.tail(), &entries).is_some()
         {
             vault.disk.apply(&entries, memory);
         }
+        vault.remains = None;
         vault.cache.clear();
         vault.waiting.clear();
         vault.under_way.clear();
@@ -423,24 +370,19 @@ impl World {
         self.cut()
     }
 
-    /// One vault's disk is lost, or an old copy of it is put back.
-    fn damage(&mut self, who: usize) -> Checked {
+    /// One vault's disk is lost, or an old copy of it is put back. Never both before they have
+    /// been together again: that no pair survives.
+    pub(crate) fn damage(&mut self, who: usize) -> Checked {
         let unseen = self.control == Control::LossPassesUnseen;
         if !unseen && self.vaults.iter().any(|vault| vault.damaged) {
             return Ok(());
         }
         self.crash(who)?;
-        let roll_back = self.random.chance(50);
         let fresh = Disk::new(&mut self.random);
-        let keep = self.random.place(self.vaults[who].disk.entries.len().max(1));
+        let put_back = if self.random.chance(50) { self.vaults[who].copy.clone() } else { None };
         let vault = &mut self.vaults[who];
         vault.damaged = true;
-        if roll_back && !unseen {
-            vault.disk.entries.truncate(keep);
-            vault.disk.memory.peer_durable = vault.disk.memory.peer_durable.min(vault.disk.tail().index);
-        } else {
-            vault.disk = fresh;
-        }
+        vault.disk = put_back.filter(|_| !unseen).unwrap_or(fresh);
         if unseen {
             for vault in &mut self.vaults {
                 vault.disk.memory.peer_journal = None;
@@ -450,7 +392,49 @@ impl World {
         Ok(())
     }
 
-    fn step(&mut self, with_damage: bool) -> Checked {
+    /// Does what the refusals tell an operator to do.
+    pub(crate) fn operator(&mut self) -> Checked {
+        let Some(mut lost) = self.vaults.iter().position(|vault| vault.damaged) else { return Ok(()) };
+        if self.control == Control::ReseedsFromTheWrongSide {
+            lost = 1 - lost;
+        }
+        let refusal = |vault: &Vault| vault.core.as_ref().and_then(Core::refusal);
+        match refusal(&self.vaults[1 - lost]) {
+            Some(Reason::PeerRolledBack | Reason::OwnRolledBack | Reason::Forked) => {
+                self.crash(lost)?;
+                self.vaults[lost].disk = Disk::new(&mut self.random);
+                self.start(lost);
+                Ok(())
+            }
+            Some(Reason::PeerJournalLost | Reason::OwnJournalLost) => {
+                let may = self.vaults[1 - lost].core.as_ref().is_some_and(Core::may_reseed);
+                if may {
+                    return self.input(1 - lost, Input::Reseed);
+                }
+                let disk = &self.vaults[lost].disk;
+                if disk.tail().index > 0 || disk.memory.peer_journal.is_some() {
+                    self.crash(lost)?;
+                    self.vaults[lost].disk = Disk::new(&mut self.random);
+                    self.start(lost);
+                }
+                Ok(())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    pub(crate) fn are_together(&self) -> bool {
+        let together = |vault: &Vault| vault.core.as_ref().is_some_and(|core| core.refusal().is_none());
+        self.connected && self.vaults.iter().all(together)
+    }
+
+    pub(crate) fn step(&mut self, with_damage: bool) -> Checked {
+        if self.are_together() && self.control != Control::LossPassesUnseen {
+            // Both have everything again: the next one may come.
+            for vault in &mut self.vaults {
+                vault.damaged = false;
+            }
+        }
         let who = self.random.place(2);
         match self.random.below(100) {
             0..=21 => self.deliver(0),
@@ -463,12 +447,21 @@ impl World {
             72..=81 => self.propose(),
             82..=87 => self.connect(),
             88..=89 => self.cut(),
-            90..=91 => self.look_up(who),
+            90 => self.look_up(who),
+            91 if with_damage && self.random.chance(30) => {
+                self.vaults[who].copy = Some(self.vaults[who].disk.clone());
+                Ok(())
+            }
+            91 => self.operator(),
             92..=93 => self.repeat(),
             94 => self.disk_fails(who),
             95..=96 => self.crash(who),
             97..=98 => {
                 if self.vaults[who].core.is_none() {
+                    if who == 0 && !with_damage && self.random.chance(10) {
+                        // As a take-over will leave it.
+                        self.vaults[0].disk.memory.epoch += 1;
+                    }
                     self.start(who);
                 }
                 Ok(())
@@ -479,28 +472,32 @@ impl World {
     }
 
     /// Everything comes back and settles; then both journals must tell the same, whole story.
-    fn settle(&mut self) -> Checked {
+    pub(crate) fn settle(&mut self) -> Checked {
         for who in 0..2 {
             if self.vaults[who].core.is_none() {
                 self.start(who);
             }
         }
-        for _ in 0..2_000 {
+        for turn in 0..2_000 {
             self.connect()?;
             for who in 0..2 {
                 self.deliver(who)?;
                 self.disk_finishes(who)?;
             }
             self.propose()?;
+            if turn % 100 == 99 && !self.are_together() {
+                // The shell gives up a connection that leads to no session; the operator acts.
+                self.operator()?;
+                for who in 0..2 {
+                    self.disk_finishes(who)?;
+                }
+                self.cut()?;
+            }
         }
         let refused: Vec<_> =
             self.vaults.iter().filter_map(|v| v.core.as_ref().and_then(Core::refusal)).collect();
-        if self.vaults.iter().any(|vault| vault.damaged) {
-            // A damaged pair may stay closed; what it does say is checked all the same.
-            return self.intact_journal_has_everything();
-        }
         if !refused.is_empty() {
-            return Err(format!("an undamaged pair does not come together again: {refused:?}"));
+            return Err(format!("the pair does not come together again: {refused:?}"));
         }
         let [a, b] = [self.vaults[0].seen(), self.vaults[1].seen()];
         if a.entries != b.entries {
@@ -512,19 +509,8 @@ impl World {
         self.recorded(&a.entries)
     }
 
-    fn intact_journal_has_everything(&mut self) -> Checked {
-        for who in 0..2 {
-            if !self.vaults[who].damaged {
-                self.look_up(who)?;
-                let entries = self.vaults[who].seen().entries;
-                self.recorded(&entries)?;
-            }
-        }
-        Ok(())
-    }
-
     /// Whatever a caller was told stands in the ledger.
-    fn recorded(&self, entries: &[Entry]) -> Checked {
+    pub(crate) fn recorded(&self, entries: &[Entry]) -> Checked {
         for ((name, key), number) in &self.answered {
             let found = entries.iter().any(|entry| {
                 entry.act == Act::Reserve
@@ -542,7 +528,7 @@ impl World {
 }
 
 /// The chain holds, numbers rise by one, no key and no number stands twice.
-fn whole(entries: &[Entry]) -> Checked {
+pub(crate) fn whole(entries: &[Entry]) -> Checked {
     if verified(Tail::default(), entries).is_none() {
         return Err("the chain is broken".to_owned());
     }
@@ -559,68 +545,4 @@ fn whole(entries: &[Entry]) -> Checked {
         }
     }
     Ok(())
-}
-
-fn history(seed: u64, control: Control, with_damage: bool) -> Result<usize, String> {
-    let mut world = World::new(seed, control);
-    let mut run = || {
-        for _ in 0..400 {
-            world.step(with_damage)?;
-        }
-        world.settle()
-    };
-    match run() {
-        Ok(()) => Ok(world.answered.len()),
-        Err(why) => {
-            let from = world.log.len().saturating_sub(12);
-            Err(format!("seed {seed}: {why}\n{}", world.log[from..].join("\n")))
-        }
-    }
-}
-
-fn seeds() -> std::ops::Range<u64> {
-    let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
-    match number("SEED") {
-        Some(seed) => seed..seed + 1,
-        None => 0..number("SEEDS").unwrap_or(3_000),
-    }
-}
-
-#[test]
-fn crashes_cuts_and_lost_writes_never_give_a_number_twice_or_skip_one() {
-    let mut answered = 0;
-    for seed in seeds() {
-        answered += history(seed, Control::Nothing, false).unwrap_or_else(|why| panic!("{why}"));
-    }
-    assert!(answered > 0, "histories in which nobody is answered prove nothing");
-}
-
-#[test]
-fn a_lost_or_rolled_back_journal_never_leads_to_a_number_given_twice() {
-    let mut answered = 0;
-    for seed in seeds() {
-        answered += history(seed, Control::Nothing, true).unwrap_or_else(|why| panic!("{why}"));
-    }
-    assert!(answered > 0, "histories in which nobody is answered prove nothing");
-}
-
-/// A number given twice must turn up within as many histories as the gate can afford.
-fn must_give_a_number_twice(control: Control, with_damage: bool) {
-    let twice = |seed| history(seed, control, with_damage).is_err_and(|why| why.contains("was given to"));
-    assert!((0..3_000).any(twice), "{control:?} passes unnoticed: the checks check nothing");
-}
-
-#[test]
-fn control_a_disk_that_answers_before_it_has_synced_is_noticed() {
-    must_give_a_number_twice(Control::DiskLies, false);
-}
-
-#[test]
-fn control_answering_what_is_in_doubt_is_noticed() {
-    must_give_a_number_twice(Control::AnswersInDoubt, false);
-}
-
-#[test]
-fn control_a_loss_that_passes_unseen_is_noticed() {
-    must_give_a_number_twice(Control::LossPassesUnseen, true);
 }
