@@ -180,6 +180,7 @@ async fn https(
     let patience = Patience {
         head: if late { settings.head_timeout.min(LATE) } else { settings.head_timeout },
         idle: settings.idle_timeout,
+        body: settings.body_timeout,
         write: settings.write_timeout,
     };
     let (stream, remains) =
