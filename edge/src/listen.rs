@@ -13,6 +13,7 @@ pub mod redirect;
 pub mod report;
 pub mod socket;
 pub mod stream;
+pub mod uploads;
 mod worker;
 
 use std::net::SocketAddr;

@@ -95,6 +95,10 @@ fn settings() -> Listen {
 }
 
 fn start(servers: Vec<SocketAddr>) -> Edge {
+    start_with(settings(), servers)
+}
+
+fn start_with(settings: Listen, servers: Vec<SocketAddr>) -> Edge {
     let folder = tempfile::tempdir().unwrap();
     let (files, client) = certificate(&folder);
     let log_file = folder.path().join("access.log");
@@ -105,7 +109,7 @@ fn start(servers: Vec<SocketAddr>) -> Edge {
     let in_flight = InFlight::new(50);
     let site = Arc::new(Site {
         direct_name: None,
-        listen: settings(),
+        listen: settings.clone(),
         trusted: TrustedProxies::new(Vec::new()),
         in_flight: Arc::clone(&in_flight),
         retry_after: Duration::from_secs(1),
@@ -114,7 +118,7 @@ fn start(servers: Vec<SocketAddr>) -> Edge {
             path_prefix: "/".to_owned(),
             upstream: "app".to_owned(),
             max_body: ByteSize::kib(64),
-            timeout: PATIENCE,
+            timeout: settings.body_timeout,
         }]),
         upstreams: Upstreams::new(vec![Settings {
             name: "app".to_owned(),
@@ -129,7 +133,7 @@ fn start(servers: Vec<SocketAddr>) -> Edge {
     });
     let acceptor = tls::acceptor(Certificates::load(&[files]).unwrap()).unwrap();
     let redirect = Redirect::new("a.test".to_owned(), Vec::new());
-    let door = Door::new(settings(), acceptor, redirect, Report::new(access_log.clone(), metrics));
+    let door = Door::new(settings, acceptor, redirect, Report::new(access_log.clone(), metrics));
     let https = socket::listeners(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1).unwrap();
     let address = https[0].local_addr().unwrap();
     let shutdown = Shutdown::new();
@@ -341,6 +345,148 @@ async fn a_dead_server_is_passed_over_and_none_left_is_a_502() {
     assert_eq!(status(&edge.ask(request).await), 502);
     let lines = edge.stop().await;
     assert!(lines[0]["event.reason"].as_str().unwrap().contains("ConnectRefused"), "{lines:?}");
+}
+
+#[tokio::test]
+async fn a_client_that_was_shaking_hands_when_edge_drains_is_answered() {
+    let application = application(true).await;
+    let edge = start(vec![application.address]);
+    let waiting = TcpStream::connect(edge.address).await.unwrap();
+    // Accepted for certain once a later connection has been served.
+    edge.ask(b"GET /first HTTP/1.1\r\nHost: a.test\r\nConnection: close\r\n\r\n").await;
+    let mut idle = edge.connect().await;
+    edge.shutdown.cancel();
+    let mut rest = Vec::new();
+    let _ = timeout(PATIENCE, idle.read_to_end(&mut rest)).await.unwrap();
+    let mut stream = edge.connector.connect(ServerName::try_from("a.test").unwrap(), waiting).await.unwrap();
+    stream.write_all(b"GET /late HTTP/1.1\r\nHost: a.test\r\n\r\n").await.unwrap();
+    let mut answer = Vec::new();
+    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    assert_eq!(status(&String::from_utf8(answer).unwrap()), 200);
+    assert_eq!(edge.stop().await.len(), 2);
+}
+
+#[tokio::test]
+async fn nothing_of_ours_is_written_into_a_tunnel() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let mut settings = settings();
+    settings.body_timeout = Duration::from_secs(1);
+    let edge = start_with(settings, vec![listener.local_addr().unwrap()]);
+    let application = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        let answer =
+            b"HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\nhi";
+        stream.write_all(answer).await.unwrap();
+        // Silent from now on, until edge has had enough.
+        let _ = stream.read_u8().await;
+    });
+    let answer = edge
+        .ask(b"GET /ws HTTP/1.1\r\nHost: a.test\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n")
+        .await;
+    assert_eq!(status(&answer), 101);
+    assert!(answer.ends_with("\r\n\r\nhi"), "{answer}");
+    application.await.unwrap();
+    assert_eq!(edge.stop().await.len(), 1);
+}
+
+/// A frame of HTTP/2 (RFC 9113 section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A header block of literals that nobody indexes.
+fn block(fields: &[(&str, &str)]) -> Vec<u8> {
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat()).collect()
+}
+
+/// Opens an HTTP/2 connection and sends these frames.
+async fn speak_h2(edge: &Edge, frames: &[Vec<u8>]) -> TlsStream<TcpStream> {
+    let mut client = (**edge.connector.config()).clone();
+    client.alpn_protocols = vec![b"h2".to_vec()];
+    let tcp = TcpStream::connect(edge.address).await.unwrap();
+    let connector = TlsConnector::from(Arc::new(client));
+    let mut stream = connector.connect(ServerName::try_from("a.test").unwrap(), tcp).await.unwrap();
+    let preface = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[])].concat();
+    stream.write_all(&[preface, frames.concat()].concat()).await.unwrap();
+    stream
+}
+
+fn post<'a>(path: &'a str, more: &[(&'a str, &'a str)]) -> Vec<u8> {
+    let fields = [(":method", "POST"), (":scheme", "https"), (":authority", "a.test"), (":path", path)];
+    block(&[&fields, more].concat())
+}
+
+#[tokio::test]
+async fn an_answered_http2_upload_that_stops_coming_gives_its_place_back() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let mut settings = settings();
+    settings.body_timeout = Duration::from_secs(1);
+    let edge = start_with(settings, vec![listener.local_addr().unwrap()]);
+    let application = tokio::spawn(async move {
+        let mut kept = Vec::new();
+        for _ in 0..2 {
+            let (mut stream, _) = listener.accept().await.unwrap();
+            // Answers before it has read the body, and goes on listening.
+            stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok").await.unwrap();
+            kept.push(stream);
+        }
+        kept
+    });
+    // One stops between two frames, the other in the midst of one.
+    let length = [("content-length", "100")];
+    let between = [frame(1, 4, 1, &post("/between", &length)), frame(0, 0, 1, b"abc")];
+    let midst = [frame(1, 4, 1, &post("/midst", &length)), frame(0, 0, 1, &[0; 50])[..20].to_vec()];
+    let clients = [speak_h2(&edge, &between).await, speak_h2(&edge, &midst).await];
+    let kept = application.await.unwrap();
+    until("both places are free", || edge.in_flight.total() == 0).await;
+    drop((clients, kept));
+    let lines = edge.stop().await;
+    let statuses: Vec<_> = lines.iter().map(|line| line["http.response.status_code"].as_u64()).collect();
+    assert_eq!(statuses, [Some(200), Some(200)], "{lines:?}");
+}
+
+#[tokio::test]
+async fn http2_gets_nothing_through_that_the_gate_refuses_http1() {
+    let application = application(true).await;
+    let edge = start(vec![application.address]);
+    let twice = post("/twice", &[("content-length", "2"), ("content-length", "2")]);
+    let trace =
+        block(&[(":method", "TRACE"), (":scheme", "https"), (":authority", "a.test"), (":path", "/t")]);
+    let frames = [frame(1, 4, 1, &twice), frame(0, 1, 1, b"hi"), frame(1, 5, 3, &trace)];
+    let client = speak_h2(&edge, &frames).await;
+    let log = edge.log_file.clone();
+    until("two lines", || std::fs::read_to_string(&log).unwrap().lines().count() == 2).await;
+    drop(client);
+    assert_eq!(application.arrived.load(Ordering::SeqCst), 0);
+    let mut statuses: Vec<_> =
+        edge.stop().await.iter().map(|line| line["http.response.status_code"].as_u64()).collect();
+    statuses.sort();
+    assert_eq!(statuses, [Some(400), Some(405)]);
+}
+
+#[tokio::test]
+async fn http_1_0_may_name_its_host_in_the_target_alone() {
+    let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap();
+    let edge = start(vec![listener.local_addr().unwrap()]);
+    let application = tokio::spawn(async move {
+        let (mut stream, _) = listener.accept().await.unwrap();
+        let mut head = Vec::new();
+        while !head.ends_with(b"\r\n\r\n") {
+            head.push(stream.read_u8().await.unwrap());
+        }
+        stream.write_all(b"HTTP/1.1 200 OK\r\nContent-Length: 0\r\n\r\n").await.unwrap();
+        String::from_utf8(head).unwrap()
+    });
+    assert_eq!(status(&edge.ask(b"GET http://b.test/x HTTP/1.0\r\n\r\n").await), 200);
+    let head = application.await.unwrap();
+    assert!(head.starts_with("GET /x HTTP/1.1\r\n") && head.contains("\r\nHost: b.test\r\n"), "{head}");
+    edge.stop().await;
 }
 
 #[tokio::test]

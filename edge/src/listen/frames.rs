@@ -3,13 +3,19 @@
 //! because the engine tells neither that a header block drips in for ever nor that it refused a
 //! stream by itself, and both must be bounded and logged.
 
+use std::time::Duration;
+
+use crate::listen::uploads::{Event, Uploads};
+
 const PREFACE: u32 = 24;
 
+const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
 const RESET: u8 = 0x3;
 const SETTINGS: u8 = 0x4;
 const GO_AWAY: u8 = 0x7;
 const CONTINUATION: u8 = 0x9;
+const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
 
 /// One direction of one connection.
@@ -26,6 +32,7 @@ pub struct Frames {
     open_block: bool,
     settings: bool,
     begun: bool,
+    from_client: bool,
     last_stream: u32,
     /// Streams that a HEADERS frame opened.
     pub opened: u64,
@@ -39,16 +46,16 @@ impl Frames {
     /// What a client sends: its preface comes first.
     #[must_use]
     pub const fn received() -> Self {
-        Self::new(PREFACE)
+        Self::new(PREFACE, true)
     }
 
     /// What we send.
     #[must_use]
     pub const fn sent() -> Self {
-        Self::new(0)
+        Self::new(0, false)
     }
 
-    const fn new(preface: u32) -> Self {
+    const fn new(preface: u32, from_client: bool) -> Self {
         Self {
             preface,
             header: [0; 9],
@@ -59,6 +66,7 @@ impl Frames {
             open_block: false,
             settings: false,
             begun: false,
+            from_client,
             last_stream: 0,
             opened: 0,
             resets: 0,
@@ -84,8 +92,14 @@ impl Frames {
         self.settings
     }
 
-    /// Walks over the next bytes.
-    pub fn walk(&mut self, mut input: &[u8]) {
+    /// May a whole frame stand here: between two frames, and not in the midst of a header block?
+    #[must_use]
+    pub const fn between_frames(&self) -> bool {
+        self.preface == 0 && self.header_seen == 0 && !self.must_go_on()
+    }
+
+    /// Walks over the next bytes and tells what they mean for requests' bodies.
+    pub fn walk(&mut self, mut input: &[u8], mut told: impl FnMut(Event)) {
         self.begun |= !input.is_empty();
         while !input.is_empty() {
             if self.preface > 0 {
@@ -101,7 +115,7 @@ impl Frames {
                 self.header_seen += taken;
                 input = rest;
                 if self.header_seen == 9 {
-                    self.frame_begins();
+                    self.frame_begins(&mut told);
                 }
             } else {
                 let taken = (self.payload_left as usize).min(input.len());
@@ -114,15 +128,23 @@ impl Frames {
                 }
                 self.payload_left -= u32::try_from(taken).unwrap_or(self.payload_left);
                 input = rest;
+                if self.from_client && self.header[3] == DATA {
+                    told(Event::Moved(self.stream()));
+                }
                 if self.payload_left == 0 {
-                    self.frame_ends();
+                    self.frame_ends(&mut told);
                 }
             }
         }
     }
 
-    fn frame_begins(&mut self) {
-        let [a, b, c, kind, _, s0, s1, s2, s3] = self.header;
+    const fn stream(&self) -> u32 {
+        let [.., a, b, c, d] = self.header;
+        u32::from_be_bytes([a & 0x7f, b, c, d])
+    }
+
+    fn frame_begins(&mut self, told: &mut impl FnMut(Event)) {
+        let [a, b, c, kind, flags, ..] = self.header;
         self.payload_left = u32::from_be_bytes([0, a, b, c]);
         self.payload_seen = 0;
         self.payload_start = [0; 8];
@@ -130,20 +152,31 @@ impl Frames {
             self.open_block = true;
         }
         if kind == HEADERS {
-            let stream = u32::from_be_bytes([s0 & 0x7f, s1, s2, s3]);
+            let stream = self.stream();
             if stream > self.last_stream {
                 self.last_stream = stream;
                 self.opened += 1;
+                if self.from_client && flags & END_STREAM == 0 {
+                    told(Event::Begun(stream));
+                }
             }
         }
         if self.payload_left == 0 {
-            self.frame_ends();
+            self.frame_ends(told);
         }
     }
 
-    fn frame_ends(&mut self) {
+    fn frame_ends(&mut self, told: &mut impl FnMut(Event)) {
         let [_, _, _, kind, flags, ..] = self.header;
         let [a, b, c, d, e, f, g, h] = self.payload_start;
+        match kind {
+            RESET => told(Event::Ended(self.stream())),
+            DATA | HEADERS if flags & END_STREAM != 0 => told(match self.from_client {
+                true => Event::Ended(self.stream()),
+                false => Event::Answered(self.stream()),
+            }),
+            _ => {}
+        }
         match kind {
             HEADERS | CONTINUATION if flags & END_HEADERS != 0 => self.open_block = false,
             SETTINGS => self.settings = true,
@@ -180,16 +213,17 @@ pub const fn error_name(code: u32) -> &'static str {
 
 /// The fuzz target's body: the walk does not depend on how the bytes arrive.
 pub fn fuzz(data: &[u8]) {
-    let mut whole = Frames::received();
-    whole.walk(data);
-    let mut parts = Frames::received();
+    let (mut whole, mut all_at_once) = (Frames::received(), Uploads::default());
+    whole.walk(data, |event| all_at_once.note(event, Duration::ZERO));
+    let (mut parts, mut in_parts) = (Frames::received(), Uploads::default());
     for part in data.chunks(3) {
-        parts.walk(part);
+        parts.walk(part, |event| in_parts.note(event, Duration::ZERO));
     }
     assert_eq!(
-        (whole.opened, whole.resets, whole.go_away, whole.must_go_on()),
-        (parts.opened, parts.resets, parts.go_away, parts.must_go_on())
+        (whole.opened, whole.resets, whole.go_away, whole.must_go_on(), whole.between_frames()),
+        (parts.opened, parts.resets, parts.go_away, parts.must_go_on(), parts.between_frames())
     );
+    assert_eq!(all_at_once, in_parts);
 }
 
 #[cfg(test)]
@@ -210,27 +244,55 @@ mod tests {
     fn an_unfinished_header_block_must_go_on() {
         let mut frames = Frames::received();
         assert!(frames.must_go_on());
-        frames.walk(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
-        frames.walk(&frame(SETTINGS, 0, 0, &[]));
+        frames.walk(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", |_| ());
+        frames.walk(&frame(SETTINGS, 0, 0, &[]), |_| ());
         assert!(!frames.must_go_on());
-        frames.walk(&frame(HEADERS, 0, 1, b"abc"));
+        frames.walk(&frame(HEADERS, 0, 1, b"abc"), |_| ());
         assert!(frames.must_go_on());
-        frames.walk(&frame(CONTINUATION, END_HEADERS, 1, b"d"));
+        frames.walk(&frame(CONTINUATION, END_HEADERS, 1, b"d"), |_| ());
         assert!(!frames.must_go_on());
-        frames.walk(&frame(HEADERS, END_HEADERS, 1, b"trailers"));
-        frames.walk(&frame(HEADERS, END_HEADERS, 3, b"next"));
+        frames.walk(&frame(HEADERS, END_HEADERS, 1, b"trailers"), |_| ());
+        frames.walk(&frame(HEADERS, END_HEADERS, 3, b"next"), |_| ());
         assert_eq!(frames.opened, 2);
     }
 
     #[test]
     fn refusals_are_seen_in_what_is_sent() {
         let mut frames = Frames::sent();
-        frames.walk(&frame(RESET, 0, 1, &[0, 0, 0, 1]));
-        frames.walk(&frame(RESET, 0, 3, &[0, 0, 0, 0]));
-        frames.walk(&frame(GO_AWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0]));
-        frames.walk(&frame(GO_AWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 9, b'x']));
+        frames.walk(&frame(RESET, 0, 1, &[0, 0, 0, 1]), |_| ());
+        frames.walk(&frame(RESET, 0, 3, &[0, 0, 0, 0]), |_| ());
+        frames.walk(&frame(GO_AWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 0]), |_| ());
+        frames.walk(&frame(GO_AWAY, 0, 0, &[0, 0, 0, 0, 0, 0, 0, 9, b'x']), |_| ());
         assert_eq!((frames.resets, frames.go_away), (1, Some(9)));
         assert_eq!(error_name(9), "COMPRESSION_ERROR");
+    }
+
+    #[test]
+    fn what_becomes_of_a_body_is_told() {
+        let mut seen = Vec::new();
+        let mut received = Frames::received();
+        let mut walk = |bytes: &[u8]| received.walk(bytes, |event| seen.push(event));
+        walk(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        walk(&frame(HEADERS, END_HEADERS | END_STREAM, 1, b"no body"));
+        walk(&frame(HEADERS, END_HEADERS, 3, b"body"));
+        walk(&frame(DATA, 0, 3, b"some"));
+        walk(&frame(DATA, END_STREAM, 3, &[]));
+        walk(&frame(HEADERS, END_HEADERS, 5, b"body"));
+        walk(&frame(RESET, 0, 5, &[0, 0, 0, 8]));
+        let expected = [
+            Event::Ended(1),
+            Event::Begun(3),
+            Event::Moved(3),
+            Event::Ended(3),
+            Event::Begun(5),
+            Event::Ended(5),
+        ];
+        assert_eq!(seen, expected);
+        let mut seen = Vec::new();
+        let mut sent = Frames::sent();
+        sent.walk(&frame(HEADERS, END_HEADERS, 3, b"200"), |event| seen.push(event));
+        sent.walk(&frame(DATA, END_STREAM, 3, b"done"), |event| seen.push(event));
+        assert_eq!(seen, [Event::Answered(3)]);
     }
 
     proptest! {

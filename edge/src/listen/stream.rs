@@ -11,7 +11,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Buf, BufMut, BytesMut};
+use bytes::{Buf, BufMut, Bytes, BytesMut};
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_core::protocols::{
@@ -21,7 +21,7 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::net::TcpStream;
 use tokio::sync::oneshot;
-use tokio::time::{Instant, Sleep, sleep};
+use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
 
 use crate::listen::answer;
@@ -30,6 +30,7 @@ use crate::listen::frames::{Frames, error_name};
 use crate::listen::gate::{Gate, Next};
 use crate::listen::head::{Fault, Limits};
 use crate::listen::report::Report;
+use crate::listen::uploads::{Event, Uploads};
 
 /// Written together until the engine flushes: head and body in one TLS record, one system call.
 const COALESCE: usize = 16 * 1024;
@@ -41,6 +42,8 @@ pub struct Patience {
     pub head: Duration,
     /// Between requests of a connection.
     pub idle: Duration,
+    /// For the next byte of an HTTP/2 body that nobody waits for any more: its answer is sent.
+    pub body: Duration,
     /// To take bytes that we send.
     pub write: Duration,
 }
@@ -65,6 +68,8 @@ pub struct EdgeStream {
     protocol: Protocol,
     deadline: Option<(Waiting, Pin<Box<Sleep>>)>,
     since: Instant,
+    /// Where the clock of `uploads` starts.
+    began: Instant,
     ended: bool,
     refused: bool,
     out: BytesMut,
@@ -77,7 +82,27 @@ pub struct EdgeStream {
 
 enum Protocol {
     H1(Gate),
-    H2 { received: Frames, sent: Frames, timed_out: bool },
+    H2(Box<H2>),
+}
+
+/// What is known of an HTTP/2 connection that the engine decodes.
+struct H2 {
+    received: Frames,
+    sent: Frames,
+    timed_out: bool,
+    uploads: Uploads,
+    /// A frame that ends a stream in the client's stead, on its way to the engine.
+    verdict: Bytes,
+    overdue: Option<Pin<Box<Sleep>>>,
+}
+
+/// RST_STREAM (RFC 9113 section 6.4) with NO_ERROR, as a server ends a request that it has answered.
+fn reset(stream: u32) -> Bytes {
+    let mut frame = BytesMut::with_capacity(13);
+    frame.put(&[0, 0, 4, 3, 0][..]);
+    frame.put_u32(stream);
+    frame.put_u32(0);
+    frame.freeze()
 }
 
 /// What a read deadline is about; it restarts only when that changes.
@@ -109,7 +134,14 @@ impl EdgeStream {
     ) -> (Self, oneshot::Receiver<Remains>) {
         let (remains, receiver) = oneshot::channel();
         let protocol = if connection.h2 {
-            Protocol::H2 { received: Frames::received(), sent: Frames::sent(), timed_out: false }
+            Protocol::H2(Box::new(H2 {
+                received: Frames::received(),
+                sent: Frames::sent(),
+                timed_out: false,
+                uploads: Uploads::default(),
+                verdict: Bytes::new(),
+                overdue: None,
+            }))
         } else {
             Protocol::H1(Gate::new(limits))
         };
@@ -122,6 +154,7 @@ impl EdgeStream {
             protocol,
             deadline: None,
             since: Instant::now(),
+            began: Instant::now(),
             ended: false,
             refused: false,
             out: BytesMut::new(),
@@ -271,16 +304,21 @@ impl EdgeStream {
     }
 
     fn poll_read_h2(&mut self, cx: &mut Context<'_>, into: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
-        let (Protocol::H2 { received, .. }, Some(io)) = (&mut self.protocol, &mut self.io) else {
+        let (Protocol::H2(h2), Some(io)) = (&mut self.protocol, &mut self.io) else {
             return Poll::Ready(Err(gone()));
         };
+        if !h2.verdict.is_empty() {
+            let count = h2.verdict.len().min(into.remaining());
+            into.put_slice(&h2.verdict.split_to(count));
+            return Poll::Ready(Ok(()));
+        }
         let before = into.filled().len();
         match Pin::new(io).poll_read(cx, into) {
-            Poll::Pending if received.must_go_on() => {
+            Poll::Pending if h2.received.must_go_on() => {
                 let limit = self.patience.head;
                 ready!(self.poll_timer(cx, Waiting::Head, limit));
-                if let Protocol::H2 { timed_out, .. } = &mut self.protocol {
-                    *timed_out = true;
+                if let Protocol::H2(h2) = &mut self.protocol {
+                    h2.timed_out = true;
                 }
                 Poll::Ready(Err(io::Error::new(
                     io::ErrorKind::TimedOut,
@@ -289,16 +327,51 @@ impl EdgeStream {
             }
             Poll::Pending => {
                 self.deadline = None;
-                Poll::Pending
+                ready!(self.poll_overdue(cx))?;
+                self.poll_read_h2(cx, into)
             }
             Poll::Ready(result) => {
-                received.walk(into.filled().get(before..).unwrap_or_default());
+                let now = self.began.elapsed();
+                let H2 { received, uploads, .. } = &mut **h2;
+                received
+                    .walk(into.filled().get(before..).unwrap_or_default(), |event| uploads.note(event, now));
                 if !received.must_go_on() {
                     self.deadline = None;
                 }
                 Poll::Ready(result)
             }
         }
+    }
+
+    /// Pending while no body of an answered request has stood still for too long; ready when a
+    /// verdict about one lies there for the engine. In the midst of a frame there is no place for
+    /// one, and nothing else of the connection can move either: that is an error.
+    fn poll_overdue(&mut self, cx: &mut Context<'_>) -> Poll<io::Result<()>> {
+        let stream = ready!(self.poll_due(cx));
+        let Protocol::H2(h2) = &mut self.protocol else { return Poll::Pending };
+        h2.overdue = None;
+        if !h2.received.between_frames() {
+            return Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "request body stopped coming")));
+        }
+        h2.uploads.note(Event::Ended(stream), self.began.elapsed());
+        h2.verdict = reset(stream);
+        Poll::Ready(Ok(()))
+    }
+
+    /// Ready with the stream whose time is up.
+    fn poll_due(&mut self, cx: &mut Context<'_>) -> Poll<u32> {
+        let Protocol::H2(h2) = &mut self.protocol else { return Poll::Pending };
+        let Some((stream, last)) = h2.uploads.longest() else {
+            h2.overdue = None;
+            return Poll::Pending;
+        };
+        let due = self.began + last + self.patience.body;
+        let timer = h2.overdue.get_or_insert_with(|| Box::pin(sleep_until(due)));
+        if timer.deadline() != due {
+            timer.as_mut().reset(due);
+        }
+        ready!(timer.as_mut().poll(cx));
+        Poll::Ready(stream)
     }
 
     /// Everything written so far goes to the socket.
@@ -335,7 +408,8 @@ impl EdgeStream {
 
     /// What the engine refused of an HTTP/2 connection without starting the phases.
     fn report_h2(&self) {
-        let Protocol::H2 { received, sent, timed_out } = &self.protocol else { return };
+        let Protocol::H2(h2) = &self.protocol else { return };
+        let H2 { received, sent, timed_out, .. } = &**h2;
         let peer = self.connection.peer;
         let missing = received.opened.saturating_sub(u64::from(self.connection.phases()));
         if !received.begun() {
@@ -368,7 +442,7 @@ impl AsyncRead for EdgeStream {
         }
         match this.protocol {
             Protocol::H1(_) => this.poll_read_h1(cx, into),
-            Protocol::H2 { .. } => this.poll_read_h2(cx, into),
+            Protocol::H2(_) => this.poll_read_h2(cx, into),
         }
     }
 }
@@ -391,8 +465,14 @@ impl AsyncWrite for EdgeStream {
             let written = Pin::new(io).poll_write(cx, data);
             ready!(this.in_time(cx, written))?
         };
-        if let Protocol::H2 { sent, .. } = &mut this.protocol {
-            sent.walk(data.get(..count).unwrap_or_default());
+        if let Protocol::H2(h2) = &mut this.protocol {
+            let now = this.began.elapsed();
+            let H2 { sent, uploads, .. } = &mut **h2;
+            sent.walk(data.get(..count).unwrap_or_default(), |event| uploads.note(event, now));
+            // The engine reads before it writes and may not be woken again: the timer starts here.
+            if this.poll_due(cx).is_ready() {
+                cx.waker().wake_by_ref();
+            }
         }
         Poll::Ready(Ok(count))
     }

@@ -29,6 +29,10 @@ use crate::listen::{Door, ListenError, Place};
 const LINGER: Duration = Duration::from_secs(2);
 const LINGER_BYTES: usize = 1024 * 1024;
 
+/// How long a client whose handshake ended after the word to stop may take to ask: its request
+/// usually comes with the handshake's last message.
+const LATE: Duration = Duration::from_secs(2);
+
 /// One thread's listeners.
 #[derive(Debug, Default)]
 pub struct Sockets {
@@ -59,13 +63,15 @@ where
     let mut loops = Vec::new();
     for listener in sockets.https {
         let (door, serve, tracker) = (Arc::clone(&door), serve.clone(), tracker.clone());
+        let stop = shutdown.clone();
         let listener = into_tokio(listener)?;
         loops.push(tokio::spawn(accept(
             listener,
             Arc::clone(&door),
             shutdown.clone(),
             move |tcp, peer, place| {
-                tracker.spawn(https(Arc::clone(&door), tcp, peer, place, serve.clone()));
+                let (door, stop, serve) = (Arc::clone(&door), stop.clone(), serve.clone());
+                tracker.spawn(https(door, tcp, peer, place, stop, serve));
             },
         )));
     }
@@ -144,7 +150,14 @@ async fn accept(
     }
 }
 
-async fn https(door: Arc<Door>, tcp: TcpStream, peer: SocketAddr, place: Place, serve: impl AsyncServe) {
+async fn https(
+    door: Arc<Door>,
+    tcp: TcpStream,
+    peer: SocketAddr,
+    place: Place,
+    stop: Shutdown,
+    serve: impl AsyncServe,
+) {
     let began = Instant::now();
     let fd = tcp.as_raw_fd();
     let tls = match timeout(door.settings.handshake_timeout, door.tls.0.accept(tcp)).await {
@@ -163,8 +176,13 @@ async fn https(door: Arc<Door>, tcp: TcpStream, peer: SocketAddr, place: Place, 
     let connection = Arc::new(Connection::new(peer, h2));
     let Some(digests) = digests(&tls, fd, peer, &connection) else { return };
     let settings = &door.settings;
-    let patience =
-        Patience { head: settings.head_timeout, idle: settings.idle_timeout, write: settings.write_timeout };
+    let late = stop.is_cancelled();
+    let patience = Patience {
+        head: if late { settings.head_timeout.min(LATE) } else { settings.head_timeout },
+        idle: settings.idle_timeout,
+        body: settings.body_timeout,
+        write: settings.write_timeout,
+    };
     let (stream, remains) =
         EdgeStream::new(tls, Arc::clone(&connection), door.report.clone(), patience, limits(&door), digests);
     serve.serve(stream, Arc::clone(&connection)).await;

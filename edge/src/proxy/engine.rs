@@ -1,7 +1,7 @@
 //! One thread's HTTP engine: drives connections through the phases. Knows the engine's entry
 //! points and options; must not know what the phases do.
 
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 
 use async_trait::async_trait;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
@@ -24,7 +24,11 @@ const POOL: usize = 1024;
 /// One thread's engine with its own pool of upstream connections.
 #[derive(Clone)]
 pub struct Engine {
+    site: Arc<Site>,
     proxy: Arc<HttpProxy<Phases>>,
+    /// For connections that were accepted before edge drains and are ready only then: `proxy`
+    /// would close them without an answer to the request that is on its way.
+    late: Arc<OnceLock<Arc<HttpProxy<Phases>>>>,
     options: HttpServerOptions,
     h2: H2Options,
     /// Seconds the engine waits between requests; the stream's own deadline comes first.
@@ -36,7 +40,6 @@ impl Engine {
     /// An engine that asks `site`.
     #[must_use]
     pub fn new(site: Arc<Site>) -> Self {
-        let conf = ServerConf { threads: 1, upstream_keepalive_pool_size: POOL, ..ServerConf::default() };
         let listen = &site.listen;
         let mut options = HttpServerOptions::default();
         options.h2_idle_timeout = Some(listen.idle_timeout);
@@ -47,10 +50,11 @@ impl Engine {
         h2.max_pending_accept_reset_streams(20);
         h2.max_local_error_reset_streams(Some(64));
         let keep_alive = (listen.idle_timeout + listen.head_timeout).as_secs() + 5;
-        let mut proxy = HttpProxy::new(Phases::new(site), Arc::new(conf));
-        proxy.handle_init_modules();
+        let proxy = proxy(Arc::clone(&site));
         Self {
-            proxy: Arc::new(proxy),
+            site,
+            proxy,
+            late: Arc::default(),
             options,
             h2,
             keep_alive,
@@ -67,15 +71,32 @@ impl Engine {
 
 impl AsyncServe for Engine {
     async fn serve(&self, stream: EdgeStream, connection: Arc<Connection>) {
-        let driver = Arc::new(Driver { engine: self.clone(), connection });
+        let mut draining = self.draining.subscribe();
+        let is_late = *draining.borrow();
+        let proxy = if is_late {
+            // It hears the word like all others: HTTP/2 would otherwise go on as if nothing were.
+            draining.mark_changed();
+            Arc::clone(self.late.get_or_init(|| proxy(Arc::clone(&self.site))))
+        } else {
+            Arc::clone(&self.proxy)
+        };
+        let driver = Arc::new(Driver { engine: self.clone(), proxy, connection });
         // Nothing is handed back: the stream returns its remains by itself.
-        let _ = driver.process_new(Box::new(stream), &self.draining.subscribe()).await;
+        let _ = driver.process_new(Box::new(stream), &draining).await;
     }
+}
+
+fn proxy(site: Arc<Site>) -> Arc<HttpProxy<Phases>> {
+    let conf = ServerConf { threads: 1, upstream_keepalive_pool_size: POOL, ..ServerConf::default() };
+    let mut proxy = HttpProxy::new(Phases::new(site), Arc::new(conf));
+    proxy.handle_init_modules();
+    Arc::new(proxy)
 }
 
 /// One connection in the engine.
 struct Driver {
     engine: Engine,
+    proxy: Arc<HttpProxy<Phases>>,
     connection: Arc<Connection>,
 }
 
@@ -90,7 +111,7 @@ impl HttpServerApp for Driver {
         if session.get_keepalive().is_some() {
             session.set_keepalive(Some(self.engine.keep_alive));
         }
-        self.engine.proxy.process_new_http(session, shutdown).await
+        self.proxy.process_new_http(session, shutdown).await
     }
 
     fn h2_options(&self) -> Option<H2Options> {

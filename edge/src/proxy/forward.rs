@@ -1,32 +1,53 @@
 //! What an upstream is told about the client, and what it is not: every header by which a client
 //! could pass itself off as somebody else is taken away before ours are set. Knows header names.
 
-use http::HeaderValue;
+use std::borrow::Cow;
+
+use http::{HeaderName, HeaderValue, header};
 use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
 use crate::proxy::request::Request;
 
-/// Taken from every request: ours follow, or nobody may set them.
-const FORGEABLE: [&str; 16] = [
-    "x-forwarded-for",
-    "x-forwarded-host",
-    "x-forwarded-proto",
-    "x-forwarded-port",
-    "x-forwarded-server",
-    "x-forwarded-scheme",
-    "x-forwarded-prefix",
-    "x-forwarded-ssl",
-    "x-real-ip",
-    "x-client-ip",
-    "true-client-ip",
+/// Taken from every request, like all that starts with [`FORWARDED`]: ours follow, or nobody may
+/// set them. What one product or another believes about a client's address, host, scheme or path.
+const FORGEABLE: [&str; 28] = [
     "forwarded",
+    "forwarded-for",
+    "client-ip",
+    "true-client-ip",
+    "x-client-ip",
+    "x-cluster-client-ip",
+    "x-real-ip",
+    "x-remote-ip",
+    "x-remote-addr",
+    "x-originating-ip",
+    "x-original-forwarded-for",
+    "x-envoy-external-address",
+    "x-appengine-user-ip",
+    "x-azure-clientip",
+    "cf-connecting-ip",
+    "cf-connecting-ipv6",
+    "fastly-client-ip",
+    "proxy-client-ip",
+    "wl-proxy-client-ip",
+    "x-host",
+    "x-original-host",
     "x-original-url",
     "x-rewrite-url",
+    "x-scheme",
+    "x-url-scheme",
+    "front-end-https",
     // CGI would hand it on as HTTP_PROXY.
     "proxy",
     "x-request-id",
 ];
+
+/// Taken where they are spelt with underscores: to us they are no framing, to CGI they are.
+const FRAMING: [&str; 2] = ["content-length", "transfer-encoding"];
+
+/// `x-forwarded-for` and all its relatives.
+const FORWARDED: &str = "x-forwarded";
 
 /// Hop-by-hop headers that no answer carries on (RFC 9110 section 7.6.1); the engine sets
 /// Connection itself and needs Upgrade and Transfer-Encoding.
@@ -40,14 +61,33 @@ const STRICT_TRANSPORT: &str = "max-age=31536000";
 /// # Errors
 /// A value that is no header value; none of ours is.
 pub(crate) fn request(head: &mut RequestHeader, request: &Request) -> Result<()> {
-    for name in FORGEABLE {
+    let forged: Vec<HeaderName> = head.headers.keys().filter(|name| is_forgeable(name)).cloned().collect();
+    for name in &forged {
         head.remove_header(name);
     }
     head.insert_header("X-Forwarded-For", request.address().to_string())?;
     head.insert_header("X-Forwarded-Proto", "https")?;
-    head.insert_header("X-Forwarded-Host", request.host.as_str())?;
+    if !request.host.is_empty() {
+        head.insert_header("X-Forwarded-Host", request.host.as_str())?;
+    }
+    if !head.headers.contains_key(header::HOST) {
+        // A client of HTTP/1.0 may leave it out; the upstream is asked in HTTP/1.1, which demands it.
+        head.insert_header(header::HOST, request.host.as_str())?;
+    }
     head.insert_header("X-Request-Id", request.id.as_str())?;
     Ok(())
+}
+
+/// CGI and its heirs (WSGI, Rack, PHP) read `X_Forwarded_For` as they read `X-Forwarded-For`.
+fn is_forgeable(name: &HeaderName) -> bool {
+    let plain = match name.as_str() {
+        disguised if disguised.contains('_') => Cow::Owned(disguised.replace('_', "-")),
+        plain => Cow::Borrowed(plain),
+    };
+    let is = |known: &&str| *known == plain;
+    plain.starts_with(FORWARDED)
+        || FORGEABLE.iter().any(is)
+        || (matches!(plain, Cow::Owned(_)) && FRAMING.iter().any(is))
 }
 
 /// Makes the head that the client reads.
@@ -73,8 +113,11 @@ mod tests {
     #[test]
     fn nothing_forged_reaches_the_upstream() {
         let mut head = RequestHeader::build("GET", b"/", None).unwrap();
-        for name in FORGEABLE {
-            head.append_header(name, "forged").unwrap();
+        let disguised = FORGEABLE.iter().chain(&FRAMING).map(|name| name.replace('-', "_"));
+        let relatives = ["x-forwarded-by", "x-forwarded-protocol", "x-forwarded_for", "x_forwarded-ssl"];
+        let plain = FORGEABLE.iter().chain(&relatives).map(|name| (*name).to_owned());
+        for name in plain.chain(disguised) {
+            head.append_header(name.clone(), "forged").unwrap();
             head.append_header(name, "forged twice").unwrap();
         }
         let mut ours = Request::new();
@@ -85,5 +128,21 @@ mod tests {
         assert_eq!(head.headers["x-forwarded-for"], "192.0.2.7");
         assert_eq!(head.headers["x-forwarded-host"], "www.example.org");
         assert_eq!(head.headers["x-request-id"], ours.id.as_str());
+        assert_eq!(head.headers["host"], "www.example.org");
+    }
+
+    #[test]
+    fn what_a_client_may_say_is_left_alone() {
+        let mut head = RequestHeader::build("POST", b"/", None).unwrap();
+        for (name, value) in
+            [("host", "a.test"), ("content-length", "5"), ("x_my_header", "1"), ("cookie", "a=b")]
+        {
+            head.append_header(name, value).unwrap();
+        }
+        request(&mut head, &Request::new()).unwrap();
+        assert_eq!(
+            ["host", "content-length", "x_my_header", "cookie"].map(|name| head.headers[name].clone()),
+            ["a.test", "5", "1", "a=b"]
+        );
     }
 }

@@ -18,7 +18,7 @@ use tokio::time::timeout;
 
 use crate::access_log::Entry;
 use crate::listen::connection::Connection;
-use crate::listen::head::absolute_path;
+use crate::listen::head::{absolute_authority, absolute_path};
 use crate::proxy::refusal::{Refusal, seconds};
 use crate::proxy::request::Request;
 use crate::proxy::{Site, forward, peer};
@@ -63,6 +63,12 @@ impl Phases {
             request.permit = Some(permit);
         }
         // HTTP/1's gate has looked at these already; HTTP/2 has no gate.
+        if matches!(head.method, Method::TRACE | Method::CONNECT) {
+            return Err(Refusal::new(405, "method_not_allowed", "method not allowed"));
+        }
+        if head.headers.get_all(header::CONTENT_LENGTH).iter().nth(1).is_some() {
+            return Err(Refusal::malformed("several Content-Length headers"));
+        }
         if head.headers.len() > self.site.listen.max_headers {
             return Err(Refusal::new(431, "malformed_request", "too many headers"));
         }
@@ -78,7 +84,10 @@ impl Phases {
         let raw_host = match (head.uri.authority(), head.headers.get(header::HOST)) {
             (Some(authority), _) => authority.as_str(),
             (None, Some(host)) => host.to_str().unwrap_or("\u{0}"),
-            (None, None) => "",
+            // HTTP/1.0 may name its host in the target alone.
+            (None, None) => {
+                std::str::from_utf8(head.raw_path()).ok().and_then(absolute_authority).unwrap_or_default()
+            }
         };
         if !raw_host.is_empty() {
             let host = host_of(raw_host)
@@ -172,6 +181,14 @@ impl Phases {
                 | ErrorType::ConnectionClosed
                 | ErrorType::WriteTimedout
                 | ErrorType::H2Error,
+            ) if given_up(error) => Refusal::new(408, "request_timeout", "the request body stopped coming"),
+            (
+                ErrorSource::Downstream,
+                ErrorType::ReadError
+                | ErrorType::WriteError
+                | ErrorType::ConnectionClosed
+                | ErrorType::WriteTimedout
+                | ErrorType::H2Error,
             ) => Refusal::new(499, "client_gone", "the client left")
                 .because(format!("client left: {}", short(error))),
             (ErrorSource::Downstream, _) => Refusal::malformed("malformed request").because(short(error)),
@@ -236,6 +253,12 @@ fn short(error: &Error) -> String {
 /// did the client take the stream back? The HTTP/2 library tells it in words only.
 fn found_by_us(error: &Error) -> bool {
     short(error).contains("error detected")
+}
+
+/// Of HTTP/2: did `listen` end the stream because its body stood still? No client takes a stream
+/// back without an error.
+fn given_up(error: &Error) -> bool {
+    short(error).contains("not a result of an error")
 }
 
 fn refused(request: &mut Request, refusal: Refusal) -> Box<Error> {
@@ -455,7 +478,10 @@ impl ProxyHttp for Phases {
         // A tunnel ends when either side leaves, in whatever manner.
         request.reason = (!tunnel).then(|| refusal.reason());
         request.status = refusal.status;
-        let answered = session.response_written().is_some_and(|head| !head.status.is_informational());
+        // Behind a 101 every byte belongs to the tunnel: an answer of ours would stand in its midst.
+        let answered = session.response_written().is_some_and(|head| {
+            !head.status.is_informational() || head.status == StatusCode::SWITCHING_PROTOCOLS
+        });
         if answered || refusal.status == 499 {
             return FailToProxy { error_code: refusal.status, can_reuse_downstream: false };
         }
