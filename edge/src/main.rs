@@ -124,7 +124,7 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     match command {
         Command::Serve => {
             let config = read(config)?;
-            telemetry::start(&format!("{log},{QUIET}"), format);
+            telemetry::start(&format!("{log},{}", edge::proxy::QUIET), format);
             edge::serve(config).map_err(Failure::run)
         }
         Command::Check => check(config, *json),
@@ -147,9 +147,6 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
         Command::Version => say(concat!("edge ", env!("CARGO_PKG_VERSION"))),
     }
 }
-
-/// The HTTP engine logs what any client can provoke; edge says it in the access log instead.
-const QUIET: &str = "pingora_core=off,pingora_proxy=off,h2=off";
 
 fn check(file: &Path, json: bool) -> Result<(), Failure> {
     let faults: Vec<serde_json::Value>;

@@ -25,6 +25,10 @@ use crate::upstream::Upstreams;
 
 pub use engine::Engine;
 
+/// Directives for the log: the engine writes what any client can provoke, and edge says it in
+/// the access log instead.
+pub const QUIET: &str = "pingora_core=off,pingora_proxy=off,h2=off";
+
 /// What the phases ask, shared by every thread.
 #[derive(Debug)]
 pub struct Site {

@@ -582,3 +582,23 @@ fn what_one_vault_has_answered_the_other_shows_at_once() {
     let beyond = house.erp(&format!("{numbers}?after={}", u64::MAX)).send().unwrap().expect(&[200]).unwrap();
     assert_eq!(serde_json::from_slice::<Page<Number>>(&beyond.body).unwrap().items, []);
 }
+
+#[test]
+fn status_shows_both_sides_and_says_when_one_is_away() {
+    let mut house = house(&PairPlan::default());
+    let status = |house: &House| -> serde_json::Value {
+        let said = house.vault(0).command(&["status", "--json"]).unwrap();
+        serde_json::from_str(&said).unwrap()
+    };
+    let both = status(&house);
+    assert_eq!(both["pair"]["its_status"]["numbers"]["together"], true, "{both}");
+    assert_eq!(both["pair"]["its_status"]["files"]["owed"], 0, "{both}");
+    house.pair.vaults[1].program().unwrap().kill().unwrap();
+    let alone = wait::until("the other side is away", SOON, || {
+        let alone = status(&house);
+        anyhow::ensure!(alone["pair"]["connected"] == false, "{alone}");
+        Ok(alone)
+    })
+    .unwrap();
+    assert_eq!(alone["pair"]["its_status"]["error"], "the other vault vault-b is away", "{alone}");
+}

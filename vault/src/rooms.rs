@@ -28,6 +28,8 @@ use crate::worker::{self, HeardOf, Listener, Merge, SharedWith, Source, Worker};
 
 /// The owner must have answered a forwarded wish within this time.
 const FORWARD_DEADLINE: Duration = Duration::from_secs(4);
+/// An operator waits no longer than this for the other vault's side.
+const STATUS_DEADLINE: Duration = Duration::from_millis(1500);
 /// How often readiness and gauges hear how the rooms are.
 const LOOK: Duration = Duration::from_secs(1);
 /// Events of the connection that wait for the coordinator.
@@ -195,6 +197,14 @@ fn tell_of_intents(storage: &Storage, worker: &Worker, merged: watch::Receiver<u
 }
 
 fn answerers(sequence: &Sequence, storage: &Storage, pki: &Pki) -> HashMap<Topic, Answerer> {
+    let (asked, files) = (sequence.clone(), storage.clone());
+    let status: Answerer = Arc::new(move |_question| {
+        let (sequence, files) = (asked.clone(), files.clone());
+        Box::pin(async move {
+            let about = json!({ "numbers": sequence.status(), "files": status_of_files(&files).await });
+            Ok(Bytes::from(about.to_string()))
+        })
+    });
     let sequence = sequence.clone();
     let numbers: Answerer = Arc::new(move |body: Bytes| {
         let sequence = sequence.clone();
@@ -202,6 +212,7 @@ fn answerers(sequence: &Sequence, storage: &Storage, pki: &Pki) -> HashMap<Topic
     });
     HashMap::from([
         (Topic::Number, numbers),
+        (Topic::Status, status),
         (Topic::Catalog, worker::hear(catalog_listener(storage))),
         (Topic::Certificates, worker::hear(certificate_listener(pki))),
     ])
@@ -331,14 +342,21 @@ async fn report_files(storage: &Storage, readiness: &Readiness) {
     readiness.report("files", health, detail);
 }
 
+/// What `vault status` shows of the rooms: this vault's, and the other's own words.
 fn status(pair: &Pair, sequence: &Sequence, storage: &Storage) -> Sources {
-    let (pair, sequence, storage) = (pair.clone(), sequence.clone(), storage.clone());
+    let (pair, sequence, files) = (pair.clone(), sequence.clone(), storage.clone());
     vec![
         (
             "pair",
             Arc::new(move || {
-                let about = json!({ "peer": pair.peer(), "connected": *pair.up().borrow() });
-                Box::pin(async move { about })
+                let pair = pair.clone();
+                Box::pin(async move {
+                    json!({
+                        "peer": pair.peer(),
+                        "connected": *pair.up().borrow(),
+                        "its_status": status_of_peer(&pair).await,
+                    })
+                })
             }),
         ),
         (
@@ -351,14 +369,25 @@ fn status(pair: &Pair, sequence: &Sequence, storage: &Storage) -> Sources {
         (
             "files",
             Arc::new(move || {
-                let storage = storage.clone();
-                Box::pin(async move {
-                    match storage.status().await {
-                        Ok(status) => json!(status),
-                        Err(error) => json!({ "error": error.to_string() }),
-                    }
-                })
+                let files = files.clone();
+                Box::pin(async move { status_of_files(&files).await })
             }),
         ),
     ]
+}
+
+async fn status_of_files(storage: &Storage) -> Value {
+    match storage.status().await {
+        Ok(status) => json!(status),
+        Err(error) => json!({ "error": error.to_string() }),
+    }
+}
+
+async fn status_of_peer(pair: &Pair) -> Value {
+    match pair.ask(Topic::Status, Bytes::new(), STATUS_DEADLINE).await {
+        Ok(body) => {
+            serde_json::from_slice(&body).unwrap_or_else(|error| json!({ "error": error.to_string() }))
+        }
+        Err(error) => json!({ "error": error.to_string() }),
+    }
 }

@@ -20,11 +20,13 @@ pub enum Topic {
     Catalog = 3,
     /// Changes of the register of certificates.
     Certificates = 4,
+    /// How the other vault is, for an operator who asks this one.
+    Status = 5,
 }
 
 impl Topic {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Topic::Sequence, Topic::Number, Topic::Catalog, Topic::Certificates]
+        [Topic::Sequence, Topic::Number, Topic::Catalog, Topic::Certificates, Topic::Status]
             .into_iter()
             .find(|topic| *topic as u8 == byte)
     }
