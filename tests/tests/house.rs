@@ -28,8 +28,17 @@ const IMPOSED: &[(&str, &str)] = &[
 const CORRIDORS: &[&str] = &["edge/proxy", "vault/api", "vault/worker"];
 
 /// What builds and joins rooms: may import anything of its program.
-const JOINERS: &[&str] =
-    &["edge/main", "edge/lib", "edge/serve", "edge/preflight", "vault/main", "vault/lib", "vault/serve", "vault/rooms", "vault/command"];
+const JOINERS: &[&str] = &[
+    "edge/main",
+    "edge/lib",
+    "edge/serve",
+    "edge/preflight",
+    "vault/main",
+    "vault/lib",
+    "vault/serve",
+    "vault/rooms",
+    "vault/command",
+];
 
 /// Which rooms a room may import besides `shared`. Rooms that are not named import nobody.
 const ARROWS: &[(&str, &[&str])] = &[
