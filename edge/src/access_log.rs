@@ -143,6 +143,12 @@ impl AccessLog {
         Ok(Self { writer, metrics })
     }
 
+    /// Why [`AccessLog::start`] would fail now. Leaves no file where there was none.
+    #[must_use]
+    pub fn fault(settings: &Settings) -> Option<AccessLogError> {
+        writer::fault(settings.file.as_deref()?)
+    }
+
     /// Writes one line, soon. Never blocks: a line that finds the queue full is counted as dropped.
     pub fn record(&self, mut entry: Entry) {
         let Some(writer) = &self.writer else { return };

@@ -76,6 +76,14 @@ pub async fn start(
     Ok(tokio::spawn(server::run(tcp, control, Arc::new(parts), shutdown)))
 }
 
+/// Why [`start`] would fail now; opens both doors and closes them again.
+pub async fn faults(listen: SocketAddr, control_socket: &Path) -> Vec<AdminError> {
+    let tcp = tokio::net::TcpListener::bind(listen).await;
+    let tcp = tcp.map(drop).map_err(|source| AdminError::Listen { address: listen, source });
+    let control = control_socket::open(control_socket).await.map(drop);
+    [tcp, control].into_iter().filter_map(Result::err).collect()
+}
+
 #[cfg(test)]
 mod tests {
     use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};

@@ -223,6 +223,17 @@ pub async fn start(
     Ok(tokio::spawn(gateway.run(shutdown)))
 }
 
+/// Why [`Gateway::open`] would fail now, certificate files aside; opens its socket and closes it again.
+pub async fn faults(settings: &Settings) -> Vec<GatewayError> {
+    let mut faults = Vec::new();
+    faults.extend(settings.tokens_file.as_deref().and_then(|file| Tokens::read(file).err()));
+    match Listener::bind(&settings.listen, settings.socket_group.as_deref()).await {
+        Ok(listener) => listener.close().await,
+        Err(error) => faults.push(error),
+    }
+    faults
+}
+
 impl Gateway {
     /// Reads the files, registers the metrics and takes the socket. Needs no vault to be up.
     ///

@@ -1,12 +1,11 @@
 //! What would fail if edge started now. Knows the settings of every room; opens what they would
 //! open and gives it back at once.
 
-use std::path::Path;
-
+use crate::access_log::AccessLog;
 use crate::config::Config;
-use crate::gateway;
 use crate::listen::socket;
 use crate::tls::Certificates;
+use crate::{admin, gateway};
 
 /// One sentence for each fault; empty where edge would start.
 #[must_use]
@@ -20,12 +19,6 @@ pub fn check(config: &Config) -> Vec<String> {
             faults.push(error.to_string());
         }
     }
-    if let Err(error) = std::net::TcpListener::bind(config.admin) {
-        faults.push(format!(
-            "admin: {}: cannot be bound: {error}; free the port or change admin.listen",
-            config.admin
-        ));
-    }
     for route in &config.routes {
         if !config.upstreams.iter().any(|upstream| upstream.name == route.upstream) {
             faults.push(format!(
@@ -34,36 +27,27 @@ pub fn check(config: &Config) -> Vec<String> {
             ));
         }
     }
-    folder(&mut faults, "admin.control_socket", &config.control_socket);
-    if let Some(file) = &config.access_log.file {
-        folder(&mut faults, "access_log.file", file);
+    faults.extend(AccessLog::fault(&config.access_log).map(|error| error.to_string()));
+    if let Some(gateway) = &config.gateway
+        && let Err(error) = shared::tls::client(&gateway.tls, &[b"http/1.1"])
+    {
+        faults.push(format!("gateway: {error}; enrol this edge with a token of `vault pki token`"));
     }
-    if let Some(gateway) = &config.gateway {
-        check_gateway(&mut faults, gateway);
+    match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => faults.extend(runtime.block_on(doors(config))),
+        Err(error) => {
+            faults.push(format!("the runtime cannot be started: {error}; raise the limits of this user"));
+        }
     }
     faults
 }
 
-fn check_gateway(faults: &mut Vec<String>, settings: &gateway::Settings) {
-    if let Err(error) = shared::tls::client(&settings.tls, &[b"http/1.1"]) {
-        faults.push(format!("gateway: {error}; enrol this edge with a token of `vault pki token`"));
+/// The sockets of operators and handlers.
+async fn doors(config: &Config) -> Vec<String> {
+    let admin = admin::faults(config.admin, &config.control_socket).await;
+    let mut faults: Vec<String> = admin.iter().map(ToString::to_string).collect();
+    if let Some(settings) = &config.gateway {
+        faults.extend(gateway::faults(settings).await.iter().map(ToString::to_string));
     }
-    if let gateway::Address::Unix(path) = &settings.listen {
-        folder(faults, "gateway.listen", path);
-    }
-    if let Some(file) = &settings.tokens_file
-        && let Err(error) = std::fs::File::open(file)
-    {
-        faults.push(format!("gateway.tokens_file: {}: {error}; write one name:token a line", file.display()));
-    }
-}
-
-fn folder(faults: &mut Vec<String>, key: &str, file: &Path) {
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    if !parent.is_dir() {
-        faults.push(format!(
-            "{key}: the folder {} is not there; create it, writable for edge's user",
-            parent.display()
-        ));
-    }
+    faults
 }

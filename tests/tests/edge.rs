@@ -4,6 +4,7 @@
 
 use std::net::IpAddr;
 use std::os::unix::process::ExitStatusExt;
+use std::path::Path;
 use std::time::Duration;
 
 use anyhow::Context;
@@ -419,6 +420,51 @@ fn every_fault_of_a_configuration_is_told_at_once_and_nothing_is_started() {
     }
     let wrong_usage = run(&edge, &["serve", "--no-such-flag"]).unwrap();
     assert_eq!(wrong_usage.code, Some(2), "{wrong_usage:?}");
+}
+
+#[test]
+fn what_would_fail_at_start_fails_the_check_and_nothing_is_left_behind() {
+    let folder = temporary_folder().unwrap();
+    let plan = EdgePlan {
+        routes: "[[route]]\nupstream = \"app\"\n".to_owned(),
+        upstreams: vec![("app".to_owned(), vec!["127.0.0.1:9".to_owned()])],
+        ..EdgePlan::default()
+    };
+    let draft = Edge::write(folder.path(), &plan).unwrap();
+    let edge = binaries::find("edge").unwrap();
+    let check =
+        |config: &Path| run(&edge, &["check".as_ref(), "--config".as_ref(), config.as_os_str()]).unwrap();
+    let files = || {
+        let entries = std::fs::read_dir(folder.path()).unwrap();
+        entries.map(|entry| entry.unwrap().file_name()).collect::<std::collections::BTreeSet<_>>()
+    };
+    let before = files();
+    let good = check(&draft.config);
+    assert_eq!(good.code, Some(0), "{good:?}");
+    assert_eq!(files(), before, "a check leaves nothing behind");
+
+    let control = folder.path().join("control.sock");
+    std::fs::write(&control, "precious").unwrap();
+    std::fs::create_dir(folder.path().join("access.log")).unwrap();
+    let gateway = folder.path().join("gateway.toml");
+    let certificate = folder.path().join("www");
+    let text = format!(
+        "{}\n[gateway]\nlisten = \"unix:{}\"\nsocket_group = \"no-such-group\"\n\
+         certificate_file = \"{certificate}.crt\"\nkey_file = \"{certificate}.key\"\n\
+         authority_file = \"{certificate}.crt\"\n[[gateway.vault]]\nname = \"vault-a\"\naddress = \"127.0.0.1:9\"\n",
+        std::fs::read_to_string(&draft.config).unwrap(),
+        folder.path().join("gateway.sock").display(),
+        certificate = certificate.display(),
+    );
+    std::fs::write(&gateway, text).unwrap();
+    let before = files();
+    let bad = check(&gateway);
+    assert_eq!(bad.code, Some(78), "{bad:?}");
+    for word in ["access.log", "control.sock", "no-such-group"] {
+        assert!(bad.err.lines().any(|line| line.contains(word)), "nothing about {word}:\n{}", bad.err);
+    }
+    assert_eq!(files(), before);
+    assert_eq!(std::fs::read_to_string(&control).unwrap(), "precious");
 }
 
 #[test]

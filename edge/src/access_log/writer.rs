@@ -257,6 +257,20 @@ impl Drop for Sink {
     }
 }
 
+/// Why `file` cannot be opened; leaves none where there was none.
+pub(super) fn fault(file: &Path) -> Option<AccessLogError> {
+    let is_new = std::fs::symlink_metadata(file).is_err();
+    match open(file) {
+        Ok(_) => {
+            if is_new && let Err(error) = std::fs::remove_file(file) {
+                tracing::debug!("access log: {}: left empty: {error}", file.display());
+            }
+            None
+        }
+        Err(source) => Some(AccessLogError::Open { file: file.to_owned(), source }),
+    }
+}
+
 /// Opens for appending, creating it if need be, and tells whether its last line has no end.
 fn open(path: &Path) -> Result<(File, bool), Error> {
     let file = OpenOptions::new().append(true).create(true).mode(0o640).open(path)?;

@@ -243,6 +243,7 @@ async fn a_download_broken_several_times_is_byte_identical() {
     assert_eq!(client.download(&id, content.len()).await.unwrap(), content);
     let [a, b] = pair.asked();
     assert!(a >= 1 && b >= 1 && a + b >= 3, "{a} {b}");
+    assert_eq!(client.failovers(), (a + b - 1) as u64, "each part that was asked for again is counted");
 }
 
 #[tokio::test]

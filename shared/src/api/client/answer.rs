@@ -4,6 +4,7 @@
 
 use std::pin::Pin;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 use std::task::{Context, Poll};
 use std::time::Duration;
 
@@ -92,6 +93,9 @@ impl Answer {
         match self.resume.as_mut() {
             Some(resume) if resume.times_left > 0 => {
                 resume.times_left -= 1;
+                if resume.client.inner.vaults.len() > 1 {
+                    resume.client.inner.failovers.fetch_add(1, Ordering::Relaxed);
+                }
                 tracing::info!(
                     vault = live.vault.name, path = %resume.head.path, at = resume.next,
                     "download broke: {why}; it is continued"
