@@ -80,7 +80,7 @@ pub async fn start(
 pub async fn faults(listen: SocketAddr, control_socket: &Path) -> Vec<AdminError> {
     let tcp = tokio::net::TcpListener::bind(listen).await;
     let tcp = tcp.map(drop).map_err(|source| AdminError::Listen { address: listen, source });
-    let control = control_socket::open(control_socket).await.map(drop);
+    let control = LocalSocket::bind(control_socket, None).await.map(drop).map_err(AdminError::from);
     [tcp, control].into_iter().filter_map(Result::err).collect()
 }
 

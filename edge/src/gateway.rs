@@ -228,7 +228,7 @@ pub async fn faults(settings: &Settings) -> Vec<GatewayError> {
     let mut faults = Vec::new();
     faults.extend(settings.tokens_file.as_deref().and_then(|file| Tokens::read(file).err()));
     match Listener::bind(&settings.listen, settings.socket_group.as_deref()).await {
-        Ok(listener) => listener.close().await,
+        Ok(listener) => drop(listener),
         Err(error) => faults.push(error),
     }
     faults
