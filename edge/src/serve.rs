@@ -137,6 +137,9 @@ async fn run(config: Config) -> Result<(), ServeError> {
     let mut running = threads;
     loop {
         tokio::select! {
+            // Looked at first: idle threads end as soon as edge is told to stop, and that is no
+            // failure of theirs.
+            biased;
             () = shutdown.cancelled() => break,
             _ = hang_up.recv() => {
                 access_log.reopen();
