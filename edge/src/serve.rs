@@ -137,7 +137,8 @@ async fn run(config: Config) -> Result<(), ServeError> {
     let mut running = threads;
     loop {
         tokio::select! {
-            // In this order: a thread that has ended because it was told to is no failure.
+            // Looked at first: idle threads end as soon as edge is told to stop, and that is no
+            // failure of theirs.
             biased;
             () = shutdown.cancelled() => break,
             _ = hang_up.recv() => {

@@ -370,6 +370,18 @@ fn an_upstream_that_is_down_is_a_502_with_a_reason() {
 }
 
 #[test]
+fn term_of_an_idle_edge_is_no_failure() {
+    let mut host = host(|_| {});
+    // Idle threads end at once, and which of the two edge notices first is luck.
+    for _ in 0..20 {
+        let status = host.edge.program.terminate().unwrap();
+        assert_eq!(status.code(), Some(0), "{}", host.edge.program.log_tail(5));
+        host.edge.program.restart().unwrap();
+        host.edge.wait_ready().unwrap();
+    }
+}
+
+#[test]
 fn term_lets_the_request_in_flight_finish() {
     let mut host = host(|_| {});
     let call = host.edge.call("/hold");
