@@ -53,7 +53,7 @@ pub enum EnrolError {
     #[error("{0:?} is no vault's name; write --vault NAME=ADDRESS:PORT")]
     BadName(String),
     /// A key lies there already.
-    #[error("{0}: a key is there already and stays; to give it up for a new one, ask to replace it")]
+    #[error("{0}: a key is there already and stays; to give it up for a new one, add --replace")]
     KeyExists(PathBuf),
     /// A file cannot be written.
     #[error("{file}: {what} failed: {source}; the token stays unused unless the vault has answered")]

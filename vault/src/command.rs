@@ -26,7 +26,7 @@ use control::ask;
 pub enum CommandError {
     /// Nobody listens on the control socket.
     #[error(
-        "no vault answers on {socket}: {source}; start it with vault serve, or name its configuration with --config"
+        "no vault answers on {socket}: {source}; start it with `vault serve`, or name its configuration with --config"
     )]
     NotRunning {
         /// The socket.
@@ -309,7 +309,10 @@ pub async fn key_new(file: &Path, output: &mut Output<'_>) -> Result<(), Command
     let place = file.to_owned();
     let recipient = blocking(move || key::create(&place)).await?;
     let text = format!(
-        "{recipient}\n\nIts identity lies in {} (mode 0600). Copy it to the other vault; what it encrypts is lost without it\nand without the escrow's.",
+        "{recipient}\n\nIts identity lies in {} (mode 0600).\n\
+         As the storage key: copy that file to the other vault, never make a second one.\n\
+         As the escrow key: keep that file offline, and write the line above as storage.escrow_recipient into both\n\
+         vault.toml. Without both keys, what they encrypt is lost.",
         file.display()
     );
     output.show(&serde_json::json!({ "recipient": recipient, "key_file": file }), &text)

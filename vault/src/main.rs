@@ -17,7 +17,7 @@ use vault::config::Config;
 const BAD_CONFIGURATION: u8 = 78;
 
 #[derive(Parser)]
-#[command(name = "vault", about = "Numbers, messages and files of the green zone, always as a pair")]
+#[command(name = "vault", about = "Numbers and files of the green zone, always as a pair")]
 struct Arguments {
     /// The configuration
     #[arg(long, global = true, value_name = "FILE", default_value = "/etc/vault/vault.toml")]

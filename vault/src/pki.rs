@@ -63,7 +63,7 @@ pub enum PkiError {
     },
     /// There is an authority, and it is not replaced.
     #[error(
-        "{0}: is there already and stays; an authority is made once. To enrol this vault with an existing one, use vault pki enrol"
+        "{0}: is there already and stays; an authority is made once. To enrol this vault with an existing one, use `vault pki enrol`"
     )]
     Exists(PathBuf),
     /// The authority's key is elsewhere.

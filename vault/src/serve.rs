@@ -23,7 +23,7 @@ use crate::rooms::{Rooms, RoomsError};
 #[derive(Debug, thiserror::Error)]
 pub enum ServeError {
     /// Its own certificate.
-    #[error("{0}; run vault pki init (the first vault) or vault pki enrol (the second)")]
+    #[error("{0}; run `vault pki init` (the first vault) or `vault pki enrol` (the second)")]
     Tls(#[from] TlsError),
     /// The register of certificates.
     #[error(transparent)]

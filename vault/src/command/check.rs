@@ -40,7 +40,7 @@ pub fn check(config: &Config) -> Vec<String> {
 }
 
 fn certificate(config: &Config) -> Option<String> {
-    let enrol = "run vault pki init (the first vault) or vault pki enrol (the second)";
+    let enrol = "run `vault pki init` (the first vault) or `vault pki enrol` (the second)";
     if let Err(error) = shared::tls::server(&config.tls, &[]) {
         return Some(format!("{error}; {enrol}"));
     }

@@ -49,7 +49,7 @@ pub enum KeyError {
         file: PathBuf,
     },
     /// The new file cannot be written.
-    #[error("{file}: cannot be written: {source}; no key was made")]
+    #[error("{file}: cannot be written: {source}; no key was made: is its folder there, and may you write to it?")]
     Write {
         /// The file.
         file: PathBuf,
