@@ -190,16 +190,16 @@ fn enrol(
         );
         return Err(Failure::configuration([what]));
     };
-    let enrolment =
-        Enrolment { vault, address: *address, token, files: &gateway.tls, replace, expected: None };
+    let enrolment = Enrolment {
+        vault,
+        address: *address,
+        token,
+        files: &gateway.tls,
+        replace,
+        expected: Some((Role::Edge, None)),
+    };
     let enrolled = block_on(enrolment.run())?.map_err(|error| Failure::run(format!("enrol: {error}")))?;
     let (identity, files) = (&enrolled.identity, &enrolled.files);
-    if identity.role != Role::Edge {
-        tracing::warn!(
-            "the token was for role {}: the vaults will not serve this edge's handlers",
-            identity.role
-        );
-    }
     if json {
         let shown = serde_json::json!({
             "identity": identity, "not_after": enrolled.not_after,

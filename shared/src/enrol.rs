@@ -195,8 +195,9 @@ pub struct Enrolment<'a> {
     pub files: &'a Files,
     /// Give up a key that is there already.
     pub replace: bool,
-    /// Role and name the caller needs; another identity is not put in place.
-    pub expected: Option<(Role, &'a str)>,
+    /// The role the caller needs, and the name where that matters too; another identity is not
+    /// put in place.
+    pub expected: Option<(Role, Option<&'a str>)>,
 }
 
 impl Enrolment<'_> {
@@ -305,7 +306,10 @@ impl Enrolment<'_> {
             return Err(self.bad("the certificate is for another key"));
         }
         let identity = Identity::of(&leaf).map_err(|_: TlsError| self.bad("the certificate names nobody"))?;
-        if self.expected.is_some_and(|(role, name)| (identity.role, identity.name.as_str()) != (role, name)) {
+        let other = |(role, name): (Role, Option<&str>)| {
+            identity.role != role || name.is_some_and(|name| name != identity.name)
+        };
+        if self.expected.is_some_and(other) {
             return Err(EnrolError::OtherIdentity(Box::new(identity)));
         }
         let not_after = rfc3339(parsed.validity().not_after.timestamp());

@@ -11,7 +11,7 @@ use harness::curl::{Answer, Curl};
 use harness::program::run;
 use harness::raw::in_clear;
 use harness::vault_host::{Holder, Pair, PairPlan, Vault, files_below};
-use harness::{binaries, browser, wait};
+use harness::{binaries, browser, plain, wait};
 use shared::api::{File, IssuedCertificate, Number, NumberState, Page};
 use tempfile::TempDir;
 
@@ -563,6 +563,32 @@ fn a_lost_journal_is_denied_nothing_and_re_seeded_from_the_other_vault() {
 }
 
 #[test]
+fn both_journals_gone_close_numbering_instead_of_giving_numbers_again() {
+    let mut house = house(&PairPlan::default());
+    let numbers = "/v1/series/INV/numbers";
+    let reserve = |house: &House, key: &str| house.erp(numbers).key(key).method("POST").send().unwrap();
+    reserve(&house, "k1").expect(&[201]).unwrap();
+    for vault in &mut house.pair.vaults {
+        vault.program().unwrap().terminate().unwrap();
+    }
+    for place in [0, 1] {
+        for file in journal_files(house.vault(place)) {
+            std::fs::remove_file(file).unwrap();
+        }
+        house.pair.vaults[place].program().unwrap().restart().unwrap();
+        house.vault(place).wait_alive().unwrap();
+    }
+    wait::until("closed", SOON, || {
+        let answer = reserve(&house, "k2").expect(&[503])?;
+        anyhow::ensure!(answer.word("code")? == "numbering_closed", "{}", answer.text());
+        Ok(())
+    })
+    .unwrap();
+    let refused = house.vault(0).command(&["number", "re-seed"]).unwrap_err();
+    assert!(format!("{refused:#}").contains("nothing to re-seed"), "{refused:#}");
+}
+
+#[test]
 fn what_one_vault_has_answered_the_other_shows_at_once() {
     let house = house(&PairPlan::default());
     let numbers = "/v1/series/INV/numbers";
@@ -601,4 +627,27 @@ fn status_shows_both_sides_and_says_when_one_is_away() {
     })
     .unwrap();
     assert_eq!(alone["pair"]["its_status"]["error"], "the other vault vault-b is away", "{alone}");
+}
+
+#[test]
+fn different_storage_keys_on_the_two_vaults_are_told() {
+    let mut house = house(&PairPlan::default());
+    let verbose = |house: &House| plain::expect_ok(house.vault(0).admin, "/readyz?verbose");
+    wait::until("the keys are compared", SOON, || {
+        let said = verbose(&house)?;
+        anyhow::ensure!(said.contains("the same on both vaults"), "{said}");
+        Ok(())
+    })
+    .unwrap();
+    let key = house.vault(1).folder.join("storage.key");
+    std::fs::remove_file(&key).unwrap();
+    house.vault(1).command(&["key", "new", "--file", key.to_str().unwrap()]).unwrap();
+    house.pair.vaults[1].program().unwrap().kill().unwrap();
+    house.pair.vaults[1].program().unwrap().restart().unwrap();
+    wait::until("the difference is told", SOON, || {
+        let said = verbose(&house)?;
+        anyhow::ensure!(said.contains("storage.key_file differs"), "{said}");
+        Ok(())
+    })
+    .unwrap();
 }

@@ -235,7 +235,7 @@ pub async fn pki_enrol(
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
     let (files, expected) = match holder {
-        Holder::Vault(config) => (config.tls.clone(), Some((Role::Vault, config.name.as_str()))),
+        Holder::Vault(config) => (config.tls.clone(), Some((Role::Vault, Some(config.name.as_str())))),
         Holder::Folder(folder) => (files_in(folder), None),
     };
     let enrolled = Enrolment { vault, address, token, files: &files, replace, expected }.run().await?;

@@ -84,6 +84,7 @@ impl Rooms {
         let answerers = answerers(&sequence, &storage, pki);
         tokio::spawn(pair.clone().run(config.tls.clone(), accepted, ordered, answerers, shutdown.clone()));
         tokio::spawn(cut_revoked(pair.clone(), pki.revocations(), shutdown.clone()));
+        tokio::spawn(compare_keys(pair.clone(), storage.clone(), readiness.clone(), shutdown.clone()));
         repair(&storage, shutdown);
         let registries = vec![storage.metrics().await?];
         look(&pair, &sequence, &storage, readiness, shutdown);
@@ -279,6 +280,37 @@ async fn cut_revoked(
         tokio::select! {
             () = shutdown.cancelled() => return,
             changed = revocations.changed() => if changed.is_err() { return },
+            changed = up.changed() => if changed.is_err() { return },
+        }
+    }
+}
+
+/// Two vaults with different storage keys read each other's files only as long as their catalogs
+/// live: said at every meeting, because it is found out otherwise on the worst day.
+async fn compare_keys(pair: Pair, storage: Storage, readiness: Readiness, shutdown: Shutdown) {
+    let mut up = pair.up();
+    loop {
+        if *up.borrow_and_update() {
+            let own = status_of_files(&storage).await;
+            let theirs = status_of_peer(&pair).await;
+            match (own["recipient"].as_str(), theirs["files"]["recipient"].as_str()) {
+                (Some(own), Some(theirs)) if own != theirs => {
+                    let what = format!(
+                        "storage.key_file differs: {own} here, {theirs} at {}; copy the key that has encrypted so far",
+                        pair.peer()
+                    );
+                    tracing::error!("files: {what}");
+                    readiness.report("storage key", Health::Degraded, what);
+                }
+                (Some(_), Some(_)) => {
+                    readiness.report("storage key", Health::Good, "the same on both vaults")
+                }
+                // Asked again at the next meeting.
+                _ => {}
+            }
+        }
+        tokio::select! {
+            () = shutdown.cancelled() => return,
             changed = up.changed() => if changed.is_err() { return },
         }
     }

@@ -7,7 +7,10 @@ mod coordinator;
 pub mod digest;
 pub mod entry;
 pub mod journal;
+pub mod message;
 pub mod protocol;
+pub mod reason;
+pub mod witness;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
@@ -27,6 +30,7 @@ use book::{Known, Refused, SeriesName, Wish};
 use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
 use journal::{Journal, JournalError};
 use protocol::{Core, Nonce, Reason};
+use witness::WitnessError;
 
 /// A caller hears "in doubt" after this long; the same key gets the same number later.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
@@ -145,6 +149,9 @@ pub enum StartError {
     /// The journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// What is remembered of it.
+    #[error(transparent)]
+    Witness(#[from] WitnessError),
     /// The system gives no random numbers.
     #[error("no randomness for this life's name: {0}")]
     Random(#[from] getrandom::Error),
@@ -195,7 +202,9 @@ impl Sequence {
         let journal = Journal::open(&settings.journal, nonce()?)?;
         let reader = Arc::new(Mutex::new(Journal::open_to_read(&settings.journal)?));
         let (memory, tail, life) = (journal.memory()?, journal.tail()?, nonce()?);
-        let core = Core::new(&settings.own, &settings.owner, life, memory, tail);
+        let witness_file = witness::beside(&settings.journal);
+        let witnessed = witness::read(&witness_file)?;
+        let core = Core::new(&settings.own, &settings.owner, life, memory, tail).witnessed(witnessed);
         let (shown, seen) = watch::channel(Seen {
             owner: settings.owner.clone(),
             life,
@@ -213,6 +222,9 @@ impl Sequence {
             waiting: VecDeque::new(),
             under_way: Vec::new(),
             session_due: None,
+            witness_file,
+            witnessed,
+            witness_failed: false,
             said: Some(Reason::Away),
             seen: shown,
             metrics: Metrics::new(registry)?,

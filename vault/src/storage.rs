@@ -215,6 +215,8 @@ type KeyLocks = HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>;
 /// How storage is, for the operator.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
+    /// The active key's age recipient; both vaults must say the same.
+    pub recipient: String,
     /// Objects that can be read.
     pub objects: u64,
     /// Intents that have not come to anything yet.
@@ -406,6 +408,7 @@ impl Storage {
             }
         });
         Ok(Status {
+            recipient: self.0.active.to_public().to_string(),
             objects: counts.objects,
             pending: counts.pending,
             owed: counts.owed,

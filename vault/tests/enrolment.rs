@@ -206,7 +206,7 @@ async fn a_token_is_good_once_and_only_for_who_it_was_made_for() {
         token: &token,
         files: &vault.files("vault-c"),
         replace: false,
-        expected: Some((Role::Vault, "vault-c")),
+        expected: Some((Role::Vault, Some("vault-c"))),
     };
     assert!(matches!(other.run().await, Err(EnrolError::OtherIdentity(_))));
     assert!(!vault.files("vault-c").key.exists());
@@ -307,7 +307,7 @@ async fn a_new_certificate_of_the_vault_is_taken_over_without_a_restart() {
         token: &token,
         files,
         replace: true,
-        expected: Some((Role::Vault, "vault-a")),
+        expected: Some((Role::Vault, Some("vault-a"))),
     };
     let renewed = renewal.run().await.unwrap();
     vault.reload.notify_one();

@@ -12,6 +12,7 @@ mod world;
 
 use vault::sequence::entry::{Act, BATCH, Draft, Entry, Tail};
 use vault::sequence::protocol::{Core, Hello, Input, Memory, Message, Output, Reason, Session};
+use vault::sequence::witness::Witness;
 
 use world::{Control, World};
 
@@ -181,4 +182,41 @@ fn an_owner_whose_epoch_is_over_is_never_obeyed() {
     new.step(Input::Received(from_old));
     assert_eq!((old.refusal(), new.refusal()), (Some(Reason::Fenced), Some(Reason::PeerFenced)));
     assert!(!old.may_propose());
+}
+
+/// Two vaults whose journals are both new, and what they say of each other.
+fn both_new(witness: Option<Witness>) -> [Option<Reason>; 2] {
+    let fresh = |journal| Memory { journal, epoch: 1, peer_journal: None, peer_durable: 0 };
+    let core =
+        |name, journal| Core::new(name, "a", journal, fresh(journal), Tail::default()).witnessed(witness);
+    let mut vaults = [core("a", 1), core("b", 2)];
+    let mut said: Vec<Vec<Output>> = vaults
+        .iter_mut()
+        .enumerate()
+        .map(|(who, core)| core.step(Input::Connected(100 + who as u128)))
+        .collect();
+    for _ in 0..10 {
+        for who in 0..2 {
+            for output in std::mem::take(&mut said[who]) {
+                let more = match output {
+                    Output::Send(message) => vaults[1 - who].step(Input::Received(message)),
+                    Output::Write(..) => {
+                        let more = vaults[who].step(Input::Written);
+                        said[who].extend(more);
+                        continue;
+                    }
+                    _ => continue,
+                };
+                said[1 - who].extend(more);
+            }
+        }
+    }
+    vaults.map(|core| core.refusal())
+}
+
+#[test]
+fn both_journals_lost_close_the_pair_instead_of_counting_from_below() {
+    let before = Witness { journal: 9, index: 7 };
+    assert_eq!(both_new(Some(before)), [Some(Reason::OwnJournalLost); 2]);
+    assert_eq!(both_new(None), [None; 2], "control: new vaults come together");
 }

@@ -6,6 +6,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use vault::sequence::book::{Round, SeriesName, Verdict, Wish};
 use vault::sequence::entry::{Act, BATCH, Entry, Tail, verified};
 use vault::sequence::protocol::{Core, Input, Memory, Message, Output, Reason};
+use vault::sequence::witness::Witness;
 
 use crate::disk::{Disk, Random};
 
@@ -44,6 +45,8 @@ pub(crate) struct Vault {
     pub(crate) waiting: Vec<(SeriesName, Wish)>,
     pub(crate) under_way: Vec<(SeriesName, Wish)>,
     pub(crate) damaged: bool,
+    /// What it remembers of its journal outside of it.
+    pub(crate) witness: Option<Witness>,
 }
 
 impl Vault {
@@ -89,6 +92,7 @@ impl World {
             waiting: Vec::new(),
             under_way: Vec::new(),
             damaged: false,
+            witness: None,
         };
         let vaults = [vault("a", &mut random), vault("b", &mut random)];
         let mut world = Self {
@@ -111,7 +115,8 @@ impl World {
     pub(crate) fn start(&mut self, who: usize) {
         let life = self.random.nonce();
         let vault = &mut self.vaults[who];
-        vault.core = Some(Core::new(vault.name, "a", life, vault.disk.memory, vault.disk.tail()));
+        let core = Core::new(vault.name, "a", life, vault.disk.memory, vault.disk.tail());
+        vault.core = Some(core.witnessed(vault.witness));
     }
 
     pub(crate) fn input(&mut self, who: usize, input: Input) -> Checked {
@@ -119,6 +124,11 @@ impl World {
         while let Some(input) = inputs.pop_front() {
             let Some(core) = &mut self.vaults[who].core else { return Ok(()) };
             let outputs = core.step(input);
+            // A disk that lies loses the witness with the rest; the other controls show what its lack costs.
+            let blind = [Control::LossPassesUnseen, Control::DiskLies, Control::ReseedsFromTheWrongSide];
+            if !blind.contains(&self.control) {
+                self.vaults[who].witness = core.witness().or(self.vaults[who].witness);
+            }
             for output in outputs {
                 match output {
                     Output::Send(message) => {
@@ -399,7 +409,8 @@ impl World {
             lost = 1 - lost;
         }
         let refusal = |vault: &Vault| vault.core.as_ref().and_then(Core::refusal);
-        match refusal(&self.vaults[1 - lost]) {
+        let intact = refusal(&self.vaults[1 - lost]).filter(|reason| reason.needs_operator());
+        match intact.or_else(|| refusal(&self.vaults[lost])) {
             Some(Reason::PeerRolledBack | Reason::OwnRolledBack | Reason::Forked) => {
                 self.crash(lost)?;
                 self.vaults[lost].disk = Disk::new(&mut self.random);

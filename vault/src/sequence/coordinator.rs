@@ -3,6 +3,7 @@
 //! Wishes that wait while a round is under way share the next one (group commit).
 
 use std::collections::VecDeque;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,6 +16,7 @@ use super::book::{Refused, Round, SeriesName, Verdict, Wish};
 use super::entry::{BATCH, Tail};
 use super::journal::Journal;
 use super::protocol::{Core, Input, Message, Nonce, Output, Reason};
+use super::witness::{self, Witness};
 use super::{Done, HangUp, SequenceError, Tell};
 
 /// Most wishes waiting for their round; further ones are refused as busy.
@@ -80,6 +82,10 @@ pub(super) struct Coordinator {
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) under_way: Vec<Waiting>,
     pub(super) session_due: Option<Instant>,
+    pub(super) witness_file: PathBuf,
+    /// What stands in that file.
+    pub(super) witnessed: Option<Witness>,
+    pub(super) witness_failed: bool,
     /// What the log last heard of the refusal.
     pub(super) said: Option<Reason>,
     pub(super) seen: watch::Sender<Seen>,
@@ -90,6 +96,7 @@ pub(super) struct Coordinator {
 
 impl Coordinator {
     pub(super) async fn run(mut self, shutdown: Shutdown) {
+        let mut witness_due = Instant::now();
         loop {
             let work = tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -107,6 +114,26 @@ impl Coordinator {
             }
             self.rounds();
             self.watch_session();
+            if Instant::now() >= witness_due {
+                self.keep_witness();
+                witness_due = Instant::now() + TICK;
+            }
+        }
+    }
+
+    /// Writes down how far the journal goes, outside of it. Never ahead of what is durable.
+    fn keep_witness(&mut self) {
+        let Some(seen) = self.core.witness().filter(|seen| self.witnessed != Some(*seen)) else { return };
+        match witness::write(&self.witness_file, seen) {
+            Ok(()) => {
+                self.witnessed = Some(seen);
+                self.witness_failed = false;
+            }
+            Err(error) if !self.witness_failed => {
+                self.witness_failed = true;
+                tracing::warn!("sequence: {error}; a lost journal would be noticed by the other vault alone");
+            }
+            Err(_) => {}
         }
     }
 

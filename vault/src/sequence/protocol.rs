@@ -24,79 +24,9 @@ use std::collections::VecDeque;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{BATCH, Draft, Entry, Tail, verified};
-
-/// The random identity of a journal, life or greeting.
-pub type Nonce = u128;
-
-/// Names a session: the owner's nonce, then the follower's.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Session(pub Nonce, pub Nonce);
-
-/// What a vault says first.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Hello {
-    /// Fresh for this connection.
-    pub nonce: Nonce,
-    /// This process's life.
-    pub life: Nonce,
-    /// The owner's name, as this side is configured.
-    pub owner: String,
-    /// The highest epoch this side has durable.
-    pub epoch: u64,
-    /// This side's journal.
-    pub journal: Nonce,
-    /// Where it ends, durably.
-    pub tail: Tail,
-    /// The other side's journal as this side remembers it.
-    pub peer_journal: Option<Nonce>,
-    /// How far the other side was durable, as this side remembers it.
-    pub peer_durable: u64,
-}
-
-/// What the vaults say to each other.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Message {
-    /// Opens a session.
-    Hello(Hello),
-    /// Owner to follower: these come next; I am durable up to `durable`.
-    Append {
-        /// The session.
-        session: Session,
-        /// May be empty, to tell `durable` alone.
-        entries: Vec<Entry>,
-        /// The owner's durable index.
-        durable: u64,
-    },
-    /// Follower to owner: durable up to here.
-    Acknowledge {
-        /// The session.
-        session: Session,
-        /// Where the follower's journal ends, durably.
-        tail: Tail,
-    },
-    /// Owner to follower: send what you have after `after`.
-    Fetch {
-        /// The session.
-        session: Session,
-        /// The owner's own last index.
-        after: u64,
-    },
-    /// Follower to owner: the entries asked for.
-    Fetched {
-        /// The session.
-        session: Session,
-        /// In order.
-        entries: Vec<Entry>,
-    },
-    /// Owner to follower: both journals are equal; numbers may be given.
-    Grant {
-        /// The session.
-        session: Session,
-        /// Where both end.
-        tail: Tail,
-    },
-}
+pub use super::message::{Hello, Message, Nonce, Session};
+pub use super::reason::Reason;
+use super::witness::Witness;
 
 /// What this side keeps durably beside the entries.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -151,62 +81,6 @@ pub enum Output {
     /// again. A connection that merely leads to no session is left standing, for it serves
     /// others too; the shell ends it after a while, to try again.
     HangUp,
-}
-
-/// Why no session stands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Reason {
-    /// There is no connection.
-    #[error("the other vault is away")]
-    Away,
-    /// Journals are being compared and carried over.
-    #[error("the two vaults are comparing their journals")]
-    Syncing,
-    /// The configurations differ.
-    #[error("the two vaults name different owners; write the same [sequence] owner on both")]
-    OtherOwner,
-    /// The peer's journal is a new one.
-    #[error(
-        "the other vault's journal is not the one it had; if it is lost, and this vault was never restored from a copy: run vault number re-seed on this vault"
-    )]
-    PeerJournalLost,
-    /// Our journal is a new one.
-    #[error(
-        "this vault's journal is not the one it had; put the right one back, or, if it is lost and the other vault was never restored from a copy: run vault number re-seed on the other vault"
-    )]
-    OwnJournalLost,
-    /// The peer has forgotten what it had acknowledged.
-    #[error(
-        "the other vault's journal ends before what it had acknowledged: it is an old copy; stop that vault, move its journal.db files out of its state folder, start it, and run vault number re-seed on this vault"
-    )]
-    PeerRolledBack,
-    /// We have forgotten what we had acknowledged.
-    #[error(
-        "this vault's journal ends before what it had acknowledged: it is an old copy; stop this vault, move its journal.db files out of its state folder, start it, and run vault number re-seed on the other vault"
-    )]
-    OwnRolledBack,
-    /// Another owner rules.
-    #[error("this vault's epoch is over: the other vault has a higher one")]
-    Fenced,
-    /// The peer has not heard that its epoch is over.
-    #[error("the other vault acts for an epoch that is over")]
-    PeerFenced,
-    /// Same index, different hashes.
-    #[error(
-        "the two journals disagree about an entry; find out which vault was restored from a copy or had a damaged disk, stop it, move its journal.db files out of its state folder, start it, and run vault number re-seed on the other"
-    )]
-    Forked,
-    /// The disk refuses.
-    #[error("this vault cannot write its journal; look at its disk")]
-    CannotWrite,
-}
-
-impl Reason {
-    /// Does it need an operator, or does it pass by itself?
-    #[must_use]
-    pub fn needs_operator(self) -> bool {
-        !matches!(self, Reason::Away | Reason::Syncing | Reason::CannotWrite)
-    }
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -264,6 +138,8 @@ pub struct Core {
     met: bool,
     /// A write failed, and none has succeeded since.
     unsure: bool,
+    /// What the witness holds against our own journal, until a session has mended it.
+    damage: Option<Reason>,
     /// The empty journal that the peer showed instead of its own.
     stranger: Option<Nonce>,
     link: Link,
@@ -286,9 +162,29 @@ impl Core {
             peer_durable: memory.peer_durable,
             met: false,
             unsure: false,
+            damage: None,
             stranger: None,
             link: Link::Apart(Reason::Away),
         }
+    }
+
+    /// Compares the journal with what its witness has seen: with both journals lost, nobody else
+    /// would notice, and counting would begin from below.
+    #[must_use]
+    pub fn witnessed(mut self, witness: Option<Witness>) -> Self {
+        self.damage = match witness {
+            Some(witness) if witness.journal != self.memory.journal => Some(Reason::OwnJournalLost),
+            Some(witness) if witness.index > self.tail.index => Some(Reason::OwnRolledBack),
+            _ => None,
+        };
+        self
+    }
+
+    /// What the witness shall hold now; `None` while it accuses this journal.
+    #[must_use]
+    pub fn witness(&self) -> Option<Witness> {
+        let witness = Witness { journal: self.memory.journal, index: self.tail.index };
+        self.damage.is_none().then_some(witness)
     }
 
     /// Is a session granted and nothing under way?
@@ -491,6 +387,11 @@ impl Core {
             Some(Reason::PeerJournalLost)
         } else if own_is_new {
             Some(Reason::OwnJournalLost)
+        } else if let Some(damage) = self.damage
+            && !(damage == Reason::OwnJournalLost && hello.peer_journal == Some(self.memory.journal))
+        {
+            // Only a peer that an operator has told of this very journal may fill it again.
+            Some(damage)
         } else if self.owns && hello.epoch > self.memory.epoch {
             Some(Reason::Fenced)
         } else if !self.owns && hello.epoch < self.memory.epoch {
@@ -523,6 +424,7 @@ impl Core {
                 self.link = Link::Together { session, peer };
                 self.peer_durable = tail.index;
                 self.met = true;
+                self.damage = None;
                 out.push(Output::Send(Message::Grant { session, tail }));
             }
         }
@@ -592,6 +494,7 @@ impl Core {
         }
         self.peer_durable = tail.index;
         self.met = true;
+        self.damage = None;
         self.link = Link::Together { session, peer: tail };
     }
 

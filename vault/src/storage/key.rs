@@ -49,7 +49,9 @@ pub enum KeyError {
         file: PathBuf,
     },
     /// The new file cannot be written.
-    #[error("{file}: cannot be written: {source}; no key was made: is its folder there, and may you write to it?")]
+    #[error(
+        "{file}: cannot be written: {source}; no key was made: is its folder there, and may you write to it?"
+    )]
     Write {
         /// The file.
         file: PathBuf,
