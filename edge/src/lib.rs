@@ -3,10 +3,14 @@
 pub mod access_log;
 pub mod admin;
 pub mod admission;
+pub mod ban;
 pub mod client;
+pub mod command;
 pub mod config;
+pub mod firewall;
 pub mod gateway;
 pub mod listen;
+pub mod log_watch;
 pub mod metrics;
 pub mod preflight;
 pub mod proxy;

@@ -8,6 +8,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use edge::admin::ask_status;
+use edge::command::{Failure, WRONG_USAGE, block_on, pretty, read, say};
 use edge::config::Config;
 use shared::enrol::Enrolment;
 use shared::telemetry::{self, Format};
@@ -16,10 +17,6 @@ use shared::tls::Role;
 /// Holds its memory better than the system's under many short-lived buffers on many threads.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
-
-const FAILED: u8 = 1;
-const WRONG_USAGE: u8 = 2;
-const BAD_CONFIGURATION: u8 = 78;
 
 /// The DMZ program: ends TLS, limits clients, routes to upstreams, and is the handlers'
 /// gateway to the vault pair.
@@ -66,22 +63,6 @@ enum Command {
     },
     /// Print the version.
     Version,
-}
-
-/// Why the program ends with other than 0: the code, and the lines to print.
-struct Failure {
-    code: u8,
-    lines: Vec<String>,
-}
-
-impl Failure {
-    fn run(error: impl std::fmt::Display) -> Self {
-        Self { code: FAILED, lines: vec![error.to_string()] }
-    }
-
-    fn configuration(faults: impl IntoIterator<Item = impl std::fmt::Display>) -> Self {
-        Self { code: BAD_CONFIGURATION, lines: faults.into_iter().map(|fault| fault.to_string()).collect() }
-    }
 }
 
 fn main() -> ExitCode {
@@ -219,30 +200,6 @@ fn enrol(
         key = files.key.display(),
         authority = files.authority.display(),
     ))
-}
-
-fn read(file: &Path) -> Result<Config, Failure> {
-    Config::read(file).map_err(|faults| Failure::configuration(faults.0))
-}
-
-/// One conversation needs no more than this thread.
-fn block_on<F: Future>(future: F) -> Result<F::Output, Failure> {
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(|error| {
-        Failure::run(format!("the runtime cannot be started: {error}; raise the limits of this user"))
-    })?;
-    Ok(runtime.block_on(future))
-}
-
-fn pretty(value: &impl serde::Serialize) -> Result<String, Failure> {
-    serde_json::to_string_pretty(value).map_err(Failure::run)
-}
-
-/// To standard output; a reader that has left is no failure.
-fn say(text: &str) -> Result<(), Failure> {
-    match writeln!(std::io::stdout(), "{text}") {
-        Err(error) if error.kind() != std::io::ErrorKind::BrokenPipe => Err(Failure::run(error)),
-        _ => Ok(()),
-    }
 }
 
 fn vault_address(text: &str) -> Result<(String, SocketAddr), String> {

@@ -1,0 +1,1 @@
+//! `edge fail2ban import | test`.

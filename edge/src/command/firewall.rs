@@ -1,0 +1,1 @@
+//! `edge firewall print | apply | confirm | status | remove`.
