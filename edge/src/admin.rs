@@ -15,14 +15,18 @@ use shared::shutdown::Shutdown;
 use tokio::task::JoinHandle;
 
 use crate::admission::InFlight;
+use crate::ban::words::{Answer, Question};
 use crate::metrics::Metrics;
 
-pub use ask::{AskError, ask_status};
+pub use ask::{AskError, ask_bans, ask_status};
 pub use readiness::{Part, Readiness, Stage};
 pub use status::Status;
 
 /// Reads the certificates anew: what was done, or why the old ones stay. May read files.
 pub type Reload = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
+
+/// Answers a question about bans. May wait for the ban engine, within a few seconds.
+pub type AskBans = Arc<dyn Fn(Question) -> Answer + Send + Sync>;
 
 /// What the admin room answers from.
 #[derive(Clone)]
@@ -37,6 +41,8 @@ pub struct Parts {
     pub in_flight: Arc<InFlight>,
     /// What `POST /reload` on the control socket does.
     pub reload: Reload,
+    /// What `POST /bans` on the control socket asks.
+    pub bans: AskBans,
 }
 
 /// Why the admin room could not be opened.
@@ -110,6 +116,7 @@ mod tests {
             readiness: Readiness::new(),
             in_flight: InFlight::new(50),
             reload: Arc::new(|| Err("www.pem: no certificate; the old one stays".to_owned())),
+            bans: Arc::new(|question| Answer::Refused { why: format!("asked {question:?}") }),
         };
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();

@@ -6,6 +6,7 @@
 pub mod fail2ban;
 pub mod filter;
 pub mod jail;
+pub mod words;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::path::PathBuf;

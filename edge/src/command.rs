@@ -1,8 +1,10 @@
 //! The operators' verbs: what `edge bans`, `why`, `pentest`, `replay`, `firewall` and `fail2ban`
 //! do with their arguments. Joins rooms for one question each; decides nothing.
 
+pub mod bans;
 pub mod fail2ban;
 pub mod firewall;
+pub mod replay;
 
 use std::io::Write;
 use std::path::Path;

@@ -1,5 +1,225 @@
 //! Corridor 2: log line → offence → ban → firewall. Drives the rooms and decides nothing: what an
-//! offence is and who is banned are `ban`'s decisions.
+//! offence is and who is banned are `ban`'s decisions. One thread reads every event of edge's own
+//! and every followed file, and makes each ban hold in one step before it reads on.
 
+mod active;
 pub mod ban_store;
+mod desk;
+pub mod detector;
+mod enforce;
+mod engine;
+mod figures;
+mod protected;
 pub mod tail;
+
+use std::collections::HashMap;
+use std::sync::atomic::Ordering;
+use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::{self, JoinHandle};
+use std::time::{Duration, SystemTime};
+
+use prometheus::{IntCounter, Registry};
+
+use crate::access_log::Tap;
+use crate::admission::{Banned, Rates};
+use crate::ban::words::{Answer, Question, Summary};
+use crate::config::Bans;
+use crate::firewall;
+use crate::listen::Connections;
+use ban_store::{BanStore, BanStoreError, Restored};
+use detector::{Detector, DetectorFault};
+use enforce::Enforcement;
+use engine::{Engine, Event, Flags, Questions, Schedule};
+use figures::Counters;
+use tail::{Tail, TailError};
+
+/// How long an operator waits for the engine.
+const PATIENCE: Duration = Duration::from_secs(4);
+
+/// Why the ban engine cannot be started.
+#[derive(Debug, thiserror::Error)]
+pub enum LogWatchError {
+    /// A jail or a filter.
+    #[error("bans: {}", first(.0))]
+    Jails(Vec<DetectorFault>),
+    /// The file of bans.
+    #[error(transparent)]
+    Store(#[from] BanStoreError),
+    /// The files to follow.
+    #[error(transparent)]
+    Tail(#[from] TailError),
+    /// Its thread.
+    #[error("bans: their thread cannot be started: {0}; raise the limit of tasks")]
+    Thread(#[source] std::io::Error),
+}
+
+fn first(faults: &[DetectorFault]) -> String {
+    match faults {
+        [] => "no jail works".to_owned(),
+        [only] => only.to_string(),
+        [one, more @ ..] => format!("{one} (and {} more; `edge check` shows all)", more.len()),
+    }
+}
+
+/// Where bans hold inside edge.
+#[derive(Debug, Clone)]
+pub struct Places {
+    /// What connections and requests are looked up in.
+    pub banned: Arc<Banned>,
+    /// Whose live sockets are closed.
+    pub connections: Arc<Connections>,
+    /// Whose exemptions penetration tests need.
+    pub rates: Arc<Rates>,
+}
+
+/// The running ban engine.
+pub struct LogWatch {
+    events: SyncSender<Event>,
+    flags: Arc<Flags>,
+    questions: Arc<Questions>,
+    status: Arc<Mutex<Summary>>,
+    lost: IntCounter,
+    thread: Option<JoinHandle<()>>,
+}
+
+impl LogWatch {
+    /// Restores the bans that stand and starts the thread. Blocks for as long as the file of bans
+    /// takes to be read.
+    ///
+    /// # Errors
+    /// A bad filter, no file of bans, no thread.
+    pub fn start(settings: Bans, places: Places, registry: &Registry) -> Result<Self, LogWatchError> {
+        let names: Vec<String> = settings.jails.iter().map(|jail| jail.name.clone()).collect();
+        let detector =
+            Detector::new(&settings.filters, settings.jails, settings.never.clone(), settings.max_bans)
+                .map_err(LogWatchError::Jails)?;
+        let (store, restored) = BanStore::open(&settings.store, epoch())?;
+        let (events, queue) = sync_channel(settings.queue);
+        let flags = Arc::new(Flags::default());
+        let tail = open_tail(&detector, &restored, &events, &flags)?;
+        let counters = Counters::new(registry, &names);
+        let lost = counters.lost.clone();
+        let status = Arc::new(Mutex::new(Summary::default()));
+        let mut engine = Engine {
+            detector,
+            enforcement: Enforcement {
+                banned: places.banned,
+                connections: places.connections,
+                firewall: firewall::open(&settings.firewall),
+                store: Some(store),
+                counters,
+                jails: names,
+                reasons: HashMap::new(),
+                in_step: false,
+            },
+            rates: places.rates,
+            tail,
+            never: settings.never,
+            leases: Vec::new(),
+            max_bans: settings.max_bans,
+            active: active::Active::default(),
+            status: Arc::clone(&status),
+            line: Vec::new(),
+            found: Vec::new(),
+            due: Vec::new(),
+            looked: Schedule::default(),
+        };
+        engine.restore(restored);
+        let questions = Arc::new(Questions::default());
+        let (its_flags, its_questions) = (Arc::clone(&flags), Arc::clone(&questions));
+        let thread = thread::Builder::new()
+            .name("bans".to_owned())
+            .spawn(move || engine.run(&queue, &its_flags, &its_questions))
+            .map_err(LogWatchError::Thread)?;
+        Ok(Self { events, flags, questions, status, lost, thread: Some(thread) })
+    }
+
+    /// Where the access log hands every event, whether it writes it down or not. Never waits: when
+    /// the engine cannot follow, events are lost and counted.
+    #[must_use]
+    pub fn tap(&self) -> Tap {
+        let (events, lost) = (self.events.clone(), self.lost.clone());
+        Tap::new(move |entry| {
+            if events.try_send(Event::Entry(Arc::clone(entry))).is_err() {
+                lost.inc();
+            }
+        })
+    }
+
+    /// Answers an operator. Blocks for at most four seconds.
+    #[must_use]
+    pub fn asker(&self) -> Arc<dyn Fn(Question) -> Answer + Send + Sync> {
+        let (events, questions) = (self.events.clone(), Arc::clone(&self.questions));
+        Arc::new(move |question| ask(&events, &questions, question))
+    }
+
+    /// How it does, at most about a second old.
+    #[must_use]
+    pub fn summary(&self) -> Summary {
+        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    /// Has the thread ended by itself? Then nobody is banned any more, and edge must stop.
+    #[must_use]
+    pub fn is_dead(&self) -> bool {
+        self.thread.as_ref().is_none_or(JoinHandle::is_finished)
+    }
+
+    /// Ends the thread; what is queued for the file of bans is written.
+    pub fn close(mut self) {
+        self.flags.stop.store(true, Ordering::Release);
+        let _ = self.events.try_send(Event::Wake);
+        if let Some(thread) = self.thread.take()
+            && thread.join().is_err()
+        {
+            tracing::error!("bans: their thread ended badly; bans that stand go on in the kernel");
+        }
+    }
+}
+
+fn ask(events: &SyncSender<Event>, questions: &Questions, question: Question) -> Answer {
+    let refused = |why: &str| Answer::Refused { why: why.to_owned() };
+    let Some(receiver) = questions.ask(question) else {
+        return refused("bans: too many questions wait for an answer; ask again in a moment");
+    };
+    // A full queue wakes the engine just as well.
+    let _ = events.try_send(Event::Wake);
+    receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| {
+        refused("bans: the engine did not answer within 4 s; it is busy or has ended, look at edge's log")
+    })
+}
+
+fn open_tail(
+    detector: &Detector,
+    restored: &Restored,
+    events: &SyncSender<Event>,
+    flags: &Arc<Flags>,
+) -> Result<Option<Tail>, TailError> {
+    if detector.watched().is_empty() {
+        return Ok(None);
+    }
+    let (events, flags_of_tail) = (events.clone(), Arc::clone(flags));
+    let wake = move || {
+        // One word is enough for many changes.
+        if !flags_of_tail.files.swap(true, Ordering::AcqRel) {
+            let _ = events.try_send(Event::Wake);
+        }
+    };
+    let tail = Tail::open(detector.watched(), &restored.positions, wake)?;
+    flags.files.store(true, Ordering::Release);
+    Ok(Some(tail))
+}
+
+/// Every jail and filter that could not work, for `edge check`.
+#[must_use]
+pub fn faults(settings: &Bans) -> Vec<DetectorFault> {
+    Detector::new(&settings.filters, settings.jails.clone(), Vec::new(), settings.max_bans)
+        .err()
+        .unwrap_or_default()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the corridor's own clock")]
+fn epoch() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}

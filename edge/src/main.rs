@@ -2,12 +2,16 @@
 //! 78 (EX_CONFIG) a bad configuration.
 
 use std::io::Write;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 use edge::admin::ask_status;
+use edge::command::bans::{self, Asked, BansVerb, PentestVerb};
+use edge::command::fail2ban::{self, Fail2banVerb};
+use edge::command::firewall::{self, FirewallVerb};
+use edge::command::replay;
 use edge::command::{Failure, WRONG_USAGE, block_on, pretty, read, say};
 use edge::config::Config;
 use shared::enrol::Enrolment;
@@ -60,6 +64,42 @@ enum Command {
         /// Give up the key that is there already.
         #[arg(long)]
         replace: bool,
+    },
+    /// Who is banned; ban and end bans.
+    Bans {
+        #[command(subcommand)]
+        verb: BansVerb,
+        /// Ask on this control socket; without it, the configuration says which.
+        #[arg(long, global = true, value_name = "FILE")]
+        socket: Option<PathBuf>,
+    },
+    /// All that is known of one address: bans, the lines that led to them, counters, the kernel.
+    Why {
+        /// The client.
+        address: IpAddr,
+        /// Ask on this control socket; without it, the configuration says which.
+        #[arg(long, value_name = "FILE")]
+        socket: Option<PathBuf>,
+    },
+    /// A penetration test: no bans and no limits for a network, detection goes on.
+    Pentest {
+        #[command(subcommand)]
+        verb: PentestVerb,
+        /// Ask on this control socket; without it, the configuration says which.
+        #[arg(long, global = true, value_name = "FILE")]
+        socket: Option<PathBuf>,
+    },
+    /// Who would be banned by the configuration of --config, had it been in force for these logs.
+    Replay(replay::Arguments),
+    /// This host's packet filter: print, apply, confirm, status, remove.
+    Firewall {
+        #[command(subcommand)]
+        verb: FirewallVerb,
+    },
+    /// fail2ban's configuration: import it, try its filters.
+    Fail2ban {
+        #[command(subcommand)]
+        verb: Fail2banVerb,
     },
     /// Print the version.
     Version,
@@ -122,11 +162,21 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
             telemetry::start(log, format);
             enrol(config, *json, vault, token, *replace)
         }
+        Command::Bans { verb, socket } => bans::bans(verb, asked(config, socket.as_ref(), *json)),
+        Command::Why { address, socket } => bans::why(*address, asked(config, socket.as_ref(), *json)),
+        Command::Pentest { verb, socket } => bans::pentest(verb, asked(config, socket.as_ref(), *json)),
+        Command::Replay(arguments) => replay::run(arguments, config, *json),
+        Command::Firewall { verb } => firewall::run(verb, *json),
+        Command::Fail2ban { verb } => fail2ban::run(verb, *json),
         Command::Version if *json => {
             say(&serde_json::json!({ "version": env!("CARGO_PKG_VERSION") }).to_string())
         }
         Command::Version => say(concat!("edge ", env!("CARGO_PKG_VERSION"))),
     }
+}
+
+fn asked<'a>(config: &'a Path, socket: Option<&'a PathBuf>, json: bool) -> Asked<'a> {
+    Asked { config, socket, json }
 }
 
 fn check(file: &Path, json: bool) -> Result<(), Failure> {

@@ -1,22 +1,23 @@
-//! The other end of the control socket: how `edge status` asks the edge that runs here.
+//! The other end of the control socket: how `edge status` and `edge bans` ask the edge that runs here.
 //! Knows the socket's path and the answer's type; must not know how it is shown.
 
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{Request, StatusCode, header};
-use http_body_util::{BodyExt, Empty, Limited};
+use http::{Method, Request, StatusCode, header};
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::net::UnixStream;
 
 use super::Status;
+use crate::ban::words::{Answer, Question};
 
 /// The whole conversation.
-const DEADLINE: Duration = Duration::from_secs(3);
-/// Far over any status.
-const MAX_ANSWER: usize = 1024 * 1024;
+const DEADLINE: Duration = Duration::from_secs(5);
+/// Far over any status, and room for as many bans as may be asked for at once.
+const MAX_ANSWER: usize = 64 * 1024 * 1024;
 
 /// Why there is no status to show.
 #[derive(Debug, thiserror::Error)]
@@ -46,7 +47,7 @@ pub enum AskError {
     },
     /// Somebody answered, but not with a status.
     #[error(
-        "control socket {path}: answered {status} and no status; is it the socket of another program or version?"
+        "control socket {path}: answered {status} and nothing that can be shown; is it the socket of another program or version?"
     )]
     NoStatus {
         /// The socket.
@@ -59,11 +60,9 @@ pub enum AskError {
 /// Asks the edge behind `socket` how it does.
 ///
 /// # Errors
-/// Nobody answers within three seconds, or not with a status.
+/// Nobody answers within five seconds, or not with a status.
 pub async fn ask_status(socket: &Path) -> Result<Status, AskError> {
-    let (status, body) = tokio::time::timeout(DEADLINE, ask(socket, "/status"))
-        .await
-        .map_err(|_| AskError::TooLate(socket.to_owned()))??;
+    let (status, body) = ask(socket, Method::GET, "/status", Bytes::new()).await?;
     let no_status = || AskError::NoStatus { path: socket.to_owned(), status };
     if status != StatusCode::OK {
         return Err(no_status());
@@ -71,7 +70,37 @@ pub async fn ask_status(socket: &Path) -> Result<Status, AskError> {
     serde_json::from_slice(&body).map_err(|_| no_status())
 }
 
-async fn ask(socket: &Path, path: &'static str) -> Result<(StatusCode, Bytes), AskError> {
+/// Asks the ban engine of the edge behind `socket`.
+///
+/// # Errors
+/// As [`ask_status`].
+pub async fn ask_bans(socket: &Path, question: &Question) -> Result<Answer, AskError> {
+    let broken = |source| AskError::Broken { path: socket.to_owned(), source };
+    let json = serde_json::to_vec(question).map_err(|error| broken(error.into()))?;
+    let (status, body) = ask(socket, Method::POST, "/bans", Bytes::from(json)).await?;
+    match serde_json::from_slice(&body) {
+        Ok(answer) if status == StatusCode::OK => Ok(answer),
+        _ => Err(AskError::NoStatus { path: socket.to_owned(), status }),
+    }
+}
+
+async fn ask(
+    socket: &Path,
+    method: Method,
+    path: &'static str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), AskError> {
+    tokio::time::timeout(DEADLINE, converse(socket, method, path, body))
+        .await
+        .map_err(|_| AskError::TooLate(socket.to_owned()))?
+}
+
+async fn converse(
+    socket: &Path,
+    method: Method,
+    path: &'static str,
+    body: Bytes,
+) -> Result<(StatusCode, Bytes), AskError> {
     fn broken(socket: &Path, source: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> AskError {
         AskError::Broken { path: socket.to_owned(), source: source.into() }
     }
@@ -81,9 +110,10 @@ async fn ask(socket: &Path, path: &'static str) -> Result<(StatusCode, Bytes), A
     let (mut sender, connection) =
         http1::handshake(TokioIo::new(stream)).await.map_err(|error| broken(socket, error))?;
     let request = Request::builder()
+        .method(method)
         .uri(path)
         .header(header::HOST, "control")
-        .body(Empty::<Bytes>::new())
+        .body(Full::new(body))
         .map_err(|error| broken(socket, error))?;
     let talk = async {
         let answer = sender.send_request(request).await.map_err(|error| broken(socket, error))?;

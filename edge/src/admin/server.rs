@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use bytes::Bytes;
 use http::header::{ALLOW, CONTENT_TYPE, HeaderValue};
 use http::{Method, Request, Response, StatusCode};
-use http_body_util::Full;
+use http_body_util::{BodyExt, Full, Limited};
 use hyper::body::Incoming;
 use hyper::server::conn::http1;
 use hyper::service::service_fn;
@@ -22,6 +22,7 @@ use tokio::sync::Semaphore;
 use tokio_util::task::TaskTracker;
 
 use super::{Parts, Status};
+use crate::ban::words::Question;
 
 /// Most connections at once on either door; further ones are closed at once.
 const MAX_CONNECTIONS: usize = 64;
@@ -29,6 +30,8 @@ const MAX_CONNECTIONS: usize = 64;
 const DEADLINE: Duration = Duration::from_secs(5);
 /// Nothing that is asked here needs more.
 const MAX_HEAD: usize = 16 * 1024;
+/// Room for a few thousand networks.
+const MAX_QUESTION: usize = 256 * 1024;
 /// After a failed accept, usually for want of file descriptors.
 const PAUSE: Duration = Duration::from_millis(100);
 
@@ -97,7 +100,7 @@ struct Host {
 
 impl Host {
     async fn serve<S: AsyncRead + AsyncWrite + Unpin>(&self, stream: S) {
-        let service = service_fn(|request| async move { Ok::<_, Infallible>(self.answer(&request).await) });
+        let service = service_fn(|request| async move { Ok::<_, Infallible>(self.answer(request).await) });
         let connection = http1::Builder::new()
             .keep_alive(false)
             .timer(TokioTimer::new())
@@ -111,15 +114,16 @@ impl Host {
         }
     }
 
-    async fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
-        let (method, path) = (request.method(), request.uri().path());
+    async fn answer(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        let (head, body) = request.into_parts();
+        let (method, path) = (&head.method, head.uri.path());
         let reading = matches!(*method, Method::GET | Method::HEAD);
         match (self.door, path) {
             (Door::Health, "/livez" | "/readyz" | "/healthz" | "/metrics") if !reading => {
                 other_method("GET, HEAD")
             }
             (Door::Health, "/metrics") => whole(StatusCode::OK, METRICS, self.metrics()),
-            (Door::Health, _) => match self.parts.readiness.answer(path, verbose(request.uri().query())) {
+            (Door::Health, _) => match self.parts.readiness.answer(path, verbose(head.uri.query())) {
                 Some((status, text)) => {
                     whole(StatusCode::from_u16(status).unwrap_or(StatusCode::SERVICE_UNAVAILABLE), TEXT, text)
                 }
@@ -129,7 +133,9 @@ impl Host {
             (Door::Control, "/status") => other_method("GET, HEAD"),
             (Door::Control, "/reload") if method == Method::POST => self.reload().await,
             (Door::Control, "/reload") => other_method("POST"),
-            (Door::Control, _) => unknown(path, "/status and /reload"),
+            (Door::Control, "/bans") if method == Method::POST => self.bans(body).await,
+            (Door::Control, "/bans") => other_method("POST"),
+            (Door::Control, _) => unknown(path, "/status, /reload and /bans"),
         }
     }
 
@@ -147,6 +153,23 @@ impl Host {
         }
     }
 
+    async fn bans(&self, body: Incoming) -> Response<Full<Bytes>> {
+        let question = match question(body).await {
+            Ok(question) => question,
+            Err(why) => {
+                let why = format!("no question that this edge knows: {why}; use the same version's `edge`");
+                return problem(StatusCode::BAD_REQUEST, "bad_question", &why);
+            }
+        };
+        let bans = Arc::clone(&self.parts.bans);
+        let answered = tokio::task::spawn_blocking(move || serde_json::to_string(&bans(question))).await;
+        match answered {
+            Ok(Ok(json)) => whole(StatusCode::OK, JSON, json),
+            Ok(Err(error)) => problem(StatusCode::INTERNAL_SERVER_ERROR, "bans", &error.to_string()),
+            Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "bans", &error.to_string()),
+        }
+    }
+
     async fn reload(&self) -> Response<Full<Bytes>> {
         let reload = Arc::clone(&self.parts.reload);
         match tokio::task::spawn_blocking(move || reload()).await {
@@ -155,6 +178,12 @@ impl Host {
             Err(error) => problem(StatusCode::INTERNAL_SERVER_ERROR, "not_reloaded", &error.to_string()),
         }
     }
+}
+
+/// A question of an operator, as JSON.
+async fn question(body: Incoming) -> Result<Question, String> {
+    let whole = Limited::new(body, MAX_QUESTION).collect().await.map_err(|error| error.to_string())?;
+    serde_json::from_slice(&whole.to_bytes()).map_err(|error| error.to_string())
 }
 
 /// `?verbose`, alone or among others, with or without a value.

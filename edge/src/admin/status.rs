@@ -133,6 +133,7 @@ mod tests {
     use super::*;
     use crate::admin::Readiness;
     use crate::admission::InFlight;
+    use crate::ban::words::Answer;
     use crate::metrics::Metrics;
 
     #[test]
@@ -143,6 +144,7 @@ mod tests {
             readiness: Readiness::new(),
             in_flight: InFlight::new(50),
             reload: Arc::new(|| Ok(String::new())),
+            bans: Arc::new(|_| Answer::Off { until: None }),
         };
         parts.readiness.serving();
         parts.readiness.report("upstream app", false, "127.0.0.1:9000 refuses".to_owned());

@@ -1,0 +1,503 @@
+//! What operators ask of the ban engine, and what they are told: the words between the command
+//! line and the running edge. Must not know how they travel, nor how an answer is found.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use time::OffsetDateTime;
+use time::format_description::BorrowedFormatItem;
+use time::macros::format_description;
+
+use super::shown;
+
+const CLOCK: &[BorrowedFormatItem<'_>] =
+    format_description!("[year]-[month]-[day] [hour]:[minute]:[second]Z");
+
+/// One question or order.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(tag = "ask", rename_all = "snake_case")]
+pub enum Question {
+    /// Who is banned or throttled now?
+    List {
+        /// Most bans to be told; the total is told besides.
+        limit: usize,
+    },
+    /// Ban this network.
+    Add {
+        /// At the widest /24 or /48.
+        network: IpNet,
+        /// How long.
+        seconds: u64,
+        /// Why, for whoever asks later.
+        reason: String,
+    },
+    /// End every ban that overlaps these.
+    Remove {
+        /// Addresses or networks.
+        networks: Vec<IpNet>,
+    },
+    /// End every ban.
+    Clear,
+    /// Ban nobody for a while; bans that stand go on, detection goes on.
+    Off {
+        /// How long; it arms itself again.
+        seconds: u64,
+    },
+    /// Ban again, before `Off` is over.
+    On,
+    /// Let a jail ban again that went log-only by itself.
+    Release {
+        /// Its name.
+        jail: String,
+    },
+    /// What is known of this address?
+    Why {
+        /// The client.
+        address: IpAddr,
+    },
+    /// A penetration test begins.
+    PentestStart {
+        /// Where it comes from.
+        network: IpNet,
+        /// How long; it ends by itself.
+        seconds: u64,
+        /// Who ordered it.
+        ticket: String,
+    },
+    /// It is over.
+    PentestStop {
+        /// Only this one; without, all.
+        ticket: Option<String>,
+    },
+    /// Which are under way, and which were?
+    PentestStatus,
+    /// What would have been banned?
+    PentestReport {
+        /// Only this one; without, the last.
+        ticket: Option<String>,
+    },
+    /// How does the engine do?
+    Summary,
+}
+
+/// The answer to a [`Question`].
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(tag = "answer", rename_all = "snake_case")]
+pub enum Answer {
+    /// To `List`.
+    Bans {
+        /// All that stand.
+        total: usize,
+        /// The first of them.
+        bans: Vec<BanLine>,
+    },
+    /// These were banned, or their bans were ended.
+    Changed {
+        /// What was done, as a verb: `banned`, `ended`.
+        done: String,
+        /// The bans.
+        bans: Vec<BanLine>,
+    },
+    /// To `Off` and `On`: until when nobody is banned, in seconds since the epoch.
+    Off {
+        /// `None` is armed.
+        until: Option<u64>,
+    },
+    /// To `Why`.
+    Why(Box<Receipt>),
+    /// To `PentestStart`, `PentestStop` and `PentestStatus`.
+    Leases {
+        /// Newest last.
+        leases: Vec<LeaseLine>,
+    },
+    /// To `PentestReport`.
+    Report {
+        /// Which test.
+        lease: LeaseLine,
+        /// What would have been banned, oldest first.
+        would: Vec<WouldLine>,
+        /// How many more there were than are kept.
+        more: u64,
+    },
+    /// To `Summary`.
+    Summary(Box<Summary>),
+    /// It was not done, and why.
+    Refused {
+        /// One sentence for the operator.
+        why: String,
+    },
+}
+
+/// One ban.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BanLine {
+    /// Who.
+    pub network: IpNet,
+    /// By which jail; `operator` and `kernel` are no jails.
+    pub jail: String,
+    /// `ban` or `throttle`.
+    pub action: String,
+    /// Seconds since the epoch.
+    pub since: u64,
+    /// Seconds since the epoch.
+    pub until: u64,
+    /// The offences that led to it.
+    pub offences: u32,
+    /// The how many-th ban in a row it is.
+    pub times: u16,
+    /// An operator's words.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    pub reason: String,
+}
+
+/// All that is known of one address.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Receipt {
+    /// Of whom.
+    pub address: IpAddr,
+    /// Why nobody can ban it, where that is so.
+    pub protected: Option<String>,
+    /// The bans that cover it.
+    pub bans: Vec<BanLine>,
+    /// The log lines that led to them, as they were read.
+    pub lines: Vec<EvidenceLine>,
+    /// What is being counted against it now.
+    pub counters: Vec<CounterLine>,
+    /// Earlier bans in a row, and when the last ended.
+    pub history: Option<(u16, u64)>,
+    /// What the kernel holds; `None` where it was not asked or did not answer.
+    pub kernel: Option<Vec<(IpNet, u64)>>,
+    /// How it stands with the kernel.
+    pub kernel_state: String,
+    /// A penetration test that covers it.
+    pub pentest: Option<LeaseLine>,
+    /// Its open connections.
+    pub connections: usize,
+}
+
+/// A line that led to a ban.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EvidenceLine {
+    /// Seconds since the epoch.
+    pub at: u64,
+    /// For which jail.
+    pub jail: String,
+    /// As read; bytes that are no text are shown escaped.
+    pub line: String,
+}
+
+/// Offences that have not led to a ban yet.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterLine {
+    /// By which jail.
+    pub jail: String,
+    /// So many count now.
+    pub offences: u32,
+    /// So many ban.
+    pub max_offences: u32,
+    /// The last ones.
+    pub lines: Vec<String>,
+}
+
+/// One penetration test.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LeaseLine {
+    /// From where.
+    pub network: IpNet,
+    /// Who ordered it.
+    pub ticket: String,
+    /// Seconds since the epoch.
+    pub since: u64,
+    /// Seconds since the epoch.
+    pub until: u64,
+    /// When it was stopped or ended; `None` is under way.
+    pub ended: Option<u64>,
+}
+
+/// A ban that was not made.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct WouldLine {
+    /// Seconds since the epoch.
+    pub at: u64,
+    /// Who.
+    pub network: IpNet,
+    /// By which jail.
+    pub jail: String,
+    /// The last line that led to it.
+    pub line: String,
+}
+
+/// How the ban engine does.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Bans that stand.
+    pub bans: usize,
+    /// Most that may stand.
+    pub max_bans: usize,
+    /// Bans are off until then.
+    pub off_until: Option<u64>,
+    /// Penetration tests under way.
+    pub pentests: usize,
+    /// How it stands with the kernel.
+    pub kernel: String,
+    /// Do bans reach the kernel?
+    pub kernel_works: bool,
+    /// How it stands with the file of bans; empty is well.
+    pub store: String,
+    /// Jails that went log-only by themselves.
+    pub braked: Vec<String>,
+    /// Events that were lost because the engine could not follow.
+    pub lost: u64,
+    /// The files that are followed.
+    pub files: Vec<FileLine>,
+}
+
+/// One followed file.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct FileLine {
+    /// Which.
+    pub path: String,
+    /// `followed`, `missing`, or why it cannot be read.
+    pub state: String,
+    /// Bytes that are not read yet.
+    pub behind: u64,
+}
+
+/// `2026-01-31 23:59:00Z`
+#[must_use]
+pub fn clock(seconds: u64) -> String {
+    i64::try_from(seconds)
+        .ok()
+        .and_then(|seconds| OffsetDateTime::from_unix_timestamp(seconds).ok())
+        .and_then(|at| at.format(CLOCK).ok())
+        .unwrap_or_else(|| format!("@{seconds}"))
+}
+
+/// A line of a log as it can be shown on a terminal: what is not printable ASCII is `\xHH`.
+#[must_use]
+pub fn legible(line: &[u8]) -> String {
+    let mut shown = String::with_capacity(line.len());
+    for byte in line {
+        match byte {
+            b' '..=b'~' => shown.push(char::from(*byte)),
+            other => {
+                use fmt::Write;
+                // Writing to a String cannot fail.
+                let _ = write!(shown, "\\x{other:02X}");
+            }
+        }
+    }
+    shown
+}
+
+impl fmt::Display for BanLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { network, jail, action, since, until, offences, times, reason } = self;
+        let network = shown(*network);
+        write!(f, "{network:<24} {action:<8} until {}  {jail}", clock(*until))?;
+        if *offences > 0 {
+            write!(f, ", {offences} offences")?;
+        }
+        if *times > 1 {
+            write!(f, ", ban {times} in a row")?;
+        }
+        write!(f, ", since {}", clock(*since))?;
+        if !reason.is_empty() {
+            write!(f, ", {reason:?}")?;
+        }
+        Ok(())
+    }
+}
+
+impl fmt::Display for LeaseLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { network, ticket, since, until, ended } = self;
+        write!(f, "{:<24} ticket {ticket:?} since {}, ", shown(*network), clock(*since))?;
+        match ended {
+            None => write!(f, "until {}", clock(*until)),
+            Some(ended) => write!(f, "ended {}", clock(*ended)),
+        }
+    }
+}
+
+impl fmt::Display for Answer {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bans { total, bans } => {
+                for ban in bans {
+                    writeln!(f, "{ban}")?;
+                }
+                match total.saturating_sub(bans.len()) {
+                    0 => write!(f, "{total} in force"),
+                    more => write!(f, "{total} in force, {more} more than shown; raise --limit"),
+                }
+            }
+            Self::Changed { done, bans } if bans.is_empty() => {
+                write!(f, "nothing {done}: no ban covers it")
+            }
+            Self::Changed { done, bans } => {
+                for (index, ban) in bans.iter().enumerate() {
+                    if index > 0 {
+                        writeln!(f)?;
+                    }
+                    write!(f, "{done} {ban}")?;
+                }
+                Ok(())
+            }
+            Self::Off { until: None } => write!(f, "armed: jails ban"),
+            Self::Off { until: Some(until) } => {
+                write!(f, "off until {}: nobody is banned, bans that stand go on", clock(*until))
+            }
+            Self::Why(receipt) => receipt.fmt(f),
+            Self::Leases { leases } if leases.is_empty() => write!(f, "no penetration test is known"),
+            Self::Leases { leases } => lines(f, leases),
+            Self::Report { lease, would, more } => {
+                writeln!(f, "{lease}")?;
+                for WouldLine { at, network, jail, line } in would {
+                    writeln!(f, "{}  {:<24} {jail}\n    {line}", clock(*at), shown(*network))?;
+                }
+                write!(f, "{} bans would have been made", would.len() as u64 + more)?;
+                if *more > 0 {
+                    write!(f, ", {more} more than are kept")?;
+                }
+                Ok(())
+            }
+            Self::Summary(summary) => summary.fmt(f),
+            Self::Refused { why } => f.write_str(why),
+        }
+    }
+}
+
+fn lines<T: fmt::Display>(f: &mut fmt::Formatter<'_>, all: &[T]) -> fmt::Result {
+    for (index, one) in all.iter().enumerate() {
+        if index > 0 {
+            writeln!(f)?;
+        }
+        write!(f, "{one}")?;
+    }
+    Ok(())
+}
+
+impl fmt::Display for Receipt {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}: ", self.address)?;
+        match (&self.protected, self.bans.is_empty()) {
+            (Some(why), true) => write!(f, "can never be banned: {why}")?,
+            (_, true) => write!(f, "not banned")?,
+            (_, false) => write!(f, "banned")?,
+        }
+        for ban in &self.bans {
+            write!(f, "\n  {ban}")?;
+        }
+        for EvidenceLine { at, jail, line } in &self.lines {
+            write!(f, "\n    {} {jail}: {line}", clock(*at))?;
+        }
+        for CounterLine { jail, offences, max_offences, lines } in &self.counters {
+            write!(f, "\n  counted by {jail}: {offences} of {max_offences} offences")?;
+            for line in lines {
+                write!(f, "\n    {line}")?;
+            }
+        }
+        if let Some((times, last_end)) = self.history {
+            write!(f, "\n  banned {times} times in a row, the last until {}", clock(last_end))?;
+        }
+        match &self.kernel {
+            Some(held) if held.is_empty() => write!(f, "\n  kernel: drops nothing of it")?,
+            Some(held) => {
+                for (network, remaining) in held {
+                    write!(f, "\n  kernel: drops {} for another {remaining} s", shown(*network))?;
+                }
+            }
+            None => write!(f, "\n  kernel: {}", self.kernel_state)?,
+        }
+        if let Some(lease) = &self.pentest {
+            write!(f, "\n  penetration test: {lease}")?;
+        }
+        write!(f, "\n  connections open: {}", self.connections)
+    }
+}
+
+impl fmt::Display for Summary {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of at most {} in force; kernel: {}", self.bans, self.max_bans, self.kernel)?;
+        if let Some(until) = self.off_until {
+            write!(f, "; OFF until {}", clock(until))?;
+        }
+        if self.pentests > 0 {
+            write!(f, "; {} penetration test(s) under way", self.pentests)?;
+        }
+        if !self.braked.is_empty() {
+            write!(f, "; log-only after too many bans: {}", self.braked.join(", "))?;
+        }
+        if !self.store.is_empty() {
+            write!(f, "; {}", self.store)?;
+        }
+        if self.lost > 0 {
+            write!(f, "; {} events lost", self.lost)?;
+        }
+        for FileLine { path, state, behind } in &self.files {
+            if state != "followed" || *behind > 0 {
+                write!(f, "; {path}: {state}, {behind} bytes behind")?;
+            }
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_are_shown_in_utc() {
+        assert_eq!(clock(0), "1970-01-01 00:00:00Z");
+        assert_eq!(clock(1_790_000_000), "2026-09-21 14:13:20Z");
+        assert_eq!(clock(u64::MAX), format!("@{}", u64::MAX));
+    }
+
+    #[test]
+    fn a_logged_escape_code_never_reaches_the_terminal() {
+        assert_eq!(legible(b"\x1b[31m \xff\n\"ok\""), "\\x1B[31m \\xFF\\x0A\"ok\"");
+    }
+
+    #[test]
+    fn a_receipt_says_who_why_and_until_when() {
+        let ban = BanLine {
+            network: "203.0.113.7/32".parse().unwrap(),
+            jail: "path-traversal".to_owned(),
+            action: "ban".to_owned(),
+            since: 1_790_000_000,
+            until: 1_790_000_600,
+            offences: 2,
+            times: 3,
+            reason: String::new(),
+        };
+        let receipt = Receipt {
+            address: "203.0.113.7".parse().unwrap(),
+            protected: None,
+            bans: vec![ban],
+            lines: vec![EvidenceLine {
+                at: 1_790_000_000,
+                jail: "path-traversal".to_owned(),
+                line: "GET /../../etc/passwd".to_owned(),
+            }],
+            counters: Vec::new(),
+            history: None,
+            kernel: Some(vec![("203.0.113.7/32".parse().unwrap(), 599)]),
+            kernel_state: String::new(),
+            pentest: None,
+            connections: 0,
+        };
+        assert_eq!(
+            Answer::Why(Box::new(receipt.clone())).to_string(),
+            "203.0.113.7: banned\n  203.0.113.7              ban      until 2026-09-21 14:23:20Z  \
+             path-traversal, 2 offences, ban 3 in a row, since 2026-09-21 14:13:20Z\n    \
+             2026-09-21 14:13:20Z path-traversal: GET /../../etc/passwd\n  \
+             kernel: drops 203.0.113.7 for another 599 s\n  connections open: 0"
+        );
+        let json = serde_json::to_string(&Answer::Why(Box::new(receipt.clone()))).unwrap();
+        assert_eq!(serde_json::from_str::<Answer>(&json).unwrap(), Answer::Why(Box::new(receipt)));
+    }
+}

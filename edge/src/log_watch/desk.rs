@@ -1,0 +1,358 @@
+//! Answers the operators' questions on the engine's thread, where every ban is made and ended, so
+//! that no answer is older than the last line read.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::ban_store::{Change, Lease, WouldBan};
+use super::enforce::Decided;
+use super::engine::Engine;
+use crate::ban::jail::Sentence;
+use crate::ban::words::{
+    Answer, BanLine, CounterLine, EvidenceLine, FileLine, LeaseLine, Question, Receipt, Summary, WouldLine,
+    legible,
+};
+use crate::ban::{Action, shown};
+use crate::firewall::State;
+
+/// Longest time for which bans may be off.
+const LONGEST_OFF: Duration = Duration::from_secs(7 * 86_400);
+/// Longest penetration test.
+const LONGEST_TEST: Duration = Duration::from_secs(30 * 86_400);
+/// An operator's words about a ban, and a ticket.
+const MAX_WORDS: usize = 200;
+/// Penetration tests under way at once.
+const MAX_LEASES: usize = 32;
+
+impl Engine {
+    /// Answers one question or does what is ordered.
+    pub(super) fn answer(&mut self, question: Question, now: Duration) -> Answer {
+        match question {
+            Question::List { limit } => self.list(limit),
+            Question::Add { network, seconds, reason } => {
+                self.add(network, Duration::from_secs(seconds), &reason, now)
+            }
+            Question::Remove { networks } => {
+                let mut ended = Vec::new();
+                for network in networks {
+                    ended.extend(self.detector.jails.lift(network));
+                }
+                self.ended(&ended, now)
+            }
+            Question::Clear => {
+                let ended = self.detector.jails.clear();
+                self.ended(&ended, now)
+            }
+            Question::Off { seconds } => self.off(Duration::from_secs(seconds), now),
+            Question::On => {
+                self.detector.jails.suspend(None);
+                self.enforcement.save(Change::Off(None));
+                tracing::warn!("bans: armed again by an operator");
+                Answer::Off { until: None }
+            }
+            Question::Release { jail } => self.release(&jail),
+            Question::Why { address } => Answer::Why(Box::new(self.why(address, now))),
+            Question::PentestStart { network, seconds, ticket } => {
+                self.start_test(network, Duration::from_secs(seconds), &ticket, now)
+            }
+            Question::PentestStop { ticket } => self.stop_tests(ticket.as_deref(), now),
+            Question::PentestStatus => {
+                Answer::Leases { leases: self.leases.iter().map(lease_line).collect() }
+            }
+            Question::PentestReport { ticket } => self.test_report(ticket.as_deref()),
+            Question::Summary => {
+                let failing = self.enforcement.store.as_ref().and_then(|store| store.faults());
+                Answer::Summary(Box::new(self.summary(failing)))
+            }
+        }
+    }
+
+    fn list(&self, limit: usize) -> Answer {
+        let bans =
+            self.detector.jails.active().take(limit).map(|sentence| self.ban_line(&sentence)).collect();
+        Answer::Bans { total: self.detector.jails.len(), bans }
+    }
+
+    fn add(&mut self, network: IpNet, lasting: Duration, reason: &str, now: Duration) -> Answer {
+        if reason.len() > MAX_WORDS || reason.chars().any(char::is_control) {
+            return refused(format!(
+                "the reason is longer than {MAX_WORDS} bytes or holds control characters"
+            ));
+        }
+        let sentence = match self.detector.jails.sentence(network, lasting, now) {
+            Ok(sentence) => sentence,
+            Err(why) => return refused(why),
+        };
+        if !reason.is_empty() {
+            self.enforcement.reasons.insert(sentence.network, reason.to_owned());
+        }
+        self.due.push(Decided { sentence, evidence: Vec::new() });
+        self.enforce(now);
+        if !self.detector.jails.covers(sentence.network) {
+            return refused(format!(
+                "{}: the firewall's own list protects it; it is not banned",
+                shown(sentence.network)
+            ));
+        }
+        Answer::Changed { done: "banned".to_owned(), bans: vec![self.ban_line(&sentence)] }
+    }
+
+    fn ended(&mut self, sentences: &[Sentence], now: Duration) -> Answer {
+        let bans: Vec<BanLine> = sentences.iter().map(|sentence| self.ban_line(sentence)).collect();
+        self.enforcement.end(sentences, now);
+        if !bans.is_empty() {
+            tracing::warn!("bans: {} ended by an operator", bans.len());
+        }
+        Answer::Changed { done: "ended".to_owned(), bans }
+    }
+
+    fn off(&mut self, lasting: Duration, now: Duration) -> Answer {
+        if lasting > LONGEST_OFF || lasting.is_zero() {
+            return refused("bans may be off for 1s to 7d; switch bans.enabled off to be without them");
+        }
+        let until = now + lasting;
+        self.detector.jails.suspend(Some(until));
+        self.enforcement.save(Change::Off(Some(until)));
+        tracing::warn!("bans: off for {lasting:?} by an operator; they arm themselves again");
+        Answer::Off { until: Some(until.as_secs()) }
+    }
+
+    fn release(&mut self, jail: &str) -> Answer {
+        match self.enforcement.jails.iter().position(|name| name == jail) {
+            Some(index) => {
+                self.detector.jails.release_brake(index);
+                tracing::warn!("bans: jail {jail} was released by an operator");
+                Answer::Changed { done: "released".to_owned(), bans: Vec::new() }
+            }
+            None => refused(format!(
+                "no jail is named {jail:?}; these are: {}",
+                self.enforcement.jails.join(", ")
+            )),
+        }
+    }
+
+    fn why(&mut self, address: IpAddr, now: Duration) -> Receipt {
+        let jails = &self.detector.jails;
+        let covering = jails.covering(address);
+        let bans: Vec<BanLine> = covering.iter().map(|sentence| self.ban_line(sentence)).collect();
+        let lines = covering.iter().flat_map(|sentence| self.evidence(sentence.network)).collect();
+        let counters = jails
+            .counters(address)
+            .into_iter()
+            .map(|counter| CounterLine {
+                jail: self.enforcement.jails.get(counter.jail).cloned().unwrap_or_default(),
+                offences: counter.offences,
+                max_offences: jails.settings().get(counter.jail).map_or(0, |jail| jail.max_offences),
+                lines: counter.lines.iter().map(|line| legible(line)).collect(),
+            })
+            .collect();
+        let own = crate::ban::Prefixes::default().network(address);
+        let history = jails.history(own).map(|history| (history.times, history.last_end.as_secs()));
+        let protected = jails.protected(address);
+        let kernel_state = kernel_words(&self.enforcement.kernel());
+        let kernel = self.enforcement.firewall.list().ok().map(|held| {
+            held.into_iter()
+                .filter(|ban| ban.network.contains(&address))
+                .map(|ban| (ban.network, ban.remaining.as_secs()))
+                .collect()
+        });
+        let pentest = self
+            .leases
+            .iter()
+            .find(|lease| lease.ended.is_none() && lease.until > now && lease.network.contains(&address))
+            .map(lease_line);
+        let connections = self.enforcement.connections.count(own);
+        Receipt {
+            address,
+            protected,
+            bans,
+            lines,
+            counters,
+            history,
+            kernel,
+            kernel_state,
+            pentest,
+            connections,
+        }
+    }
+
+    fn evidence(&self, network: IpNet) -> Vec<EvidenceLine> {
+        let Some(store) = &self.enforcement.store else { return Vec::new() };
+        // What was made a moment ago shall be there.
+        store.flush(Duration::from_millis(500));
+        match store.evidence(network) {
+            Ok(found) => found
+                .into_iter()
+                .map(|one| EvidenceLine { at: one.at.as_secs(), jail: one.jail, line: legible(&one.line) })
+                .collect(),
+            Err(error) => {
+                tracing::warn!("bans: the lines that led to a ban cannot be read: {error}");
+                Vec::new()
+            }
+        }
+    }
+
+    fn start_test(&mut self, network: IpNet, lasting: Duration, ticket: &str, now: Duration) -> Answer {
+        let widest = match network {
+            IpNet::V4(_) => 16,
+            IpNet::V6(_) => 32,
+        };
+        if network.prefix_len() < widest {
+            return refused(format!(
+                "{network} is too wide for a penetration test; name a /{widest} or narrower"
+            ));
+        }
+        if lasting.is_zero() || lasting > LONGEST_TEST {
+            return refused("a penetration test may last 1s to 30d");
+        }
+        if ticket.is_empty() || ticket.len() > MAX_WORDS || ticket.chars().any(char::is_control) {
+            return refused("--ticket says who ordered the test, in at most 200 bytes on one line");
+        }
+        let open = self.leases.iter().filter(|lease| lease.ended.is_none());
+        if open.clone().count() >= MAX_LEASES {
+            return refused(format!("{MAX_LEASES} penetration tests are under way; stop one first"));
+        }
+        if self.leases.iter().any(|lease| lease.ticket == ticket) {
+            return refused(format!(
+                "ticket {ticket:?} had its test already; use another ticket, or add a part number"
+            ));
+        }
+        let lease = Lease {
+            network: network.trunc(),
+            ticket: ticket.to_owned(),
+            since: now,
+            until: now + lasting,
+            ended: None,
+        };
+        self.enforcement.save(Change::Lease(lease.clone()));
+        self.leases.push(lease.clone());
+        self.apply_leases(now);
+        let ended = self.detector.jails.lift(lease.network);
+        self.enforcement.end(&ended, now);
+        tracing::warn!(
+            "bans: penetration test {ticket:?} from {} began, for {lasting:?}; {} bans of it ended",
+            shown(lease.network),
+            ended.len()
+        );
+        Answer::Leases { leases: vec![lease_line(&lease)] }
+    }
+
+    fn stop_tests(&mut self, ticket: Option<&str>, now: Duration) -> Answer {
+        let mut stopped = Vec::new();
+        for lease in &mut self.leases {
+            if lease.ended.is_none() && ticket.is_none_or(|ticket| lease.ticket == ticket) {
+                lease.ended = Some(now);
+                stopped.push(lease.clone());
+            }
+        }
+        if stopped.is_empty() {
+            return refused("no such penetration test is under way; `edge pentest status` shows all");
+        }
+        let networks: Vec<IpNet> = stopped.iter().map(|lease| lease.network).collect();
+        if let Err(error) = self.enforcement.firewall.unlift(&networks) {
+            tracing::warn!("bans: the kernel's limits stay lifted until the test's time is over: {error}");
+        }
+        self.apply_leases(now);
+        let leases = stopped.iter().map(lease_line).collect();
+        for lease in stopped {
+            tracing::warn!("bans: penetration test {:?} was stopped by an operator", lease.ticket);
+            self.enforcement.save(Change::Lease(lease));
+        }
+        Answer::Leases { leases }
+    }
+
+    fn test_report(&self, ticket: Option<&str>) -> Answer {
+        let lease = match ticket {
+            Some(ticket) => self.leases.iter().rfind(|lease| lease.ticket == ticket),
+            None => self.leases.last(),
+        };
+        let Some(lease) = lease else {
+            return refused("no such penetration test is known; `edge pentest status` shows all");
+        };
+        let Some(store) = &self.enforcement.store else {
+            return refused("there is no file of bans (bans.store), so nothing was kept of the test");
+        };
+        store.flush(Duration::from_secs(1));
+        match store.would_bans(&lease.ticket) {
+            Ok((would, more)) => Answer::Report {
+                lease: lease_line(lease),
+                would: would.into_iter().map(would_line).collect(),
+                more,
+            },
+            Err(error) => refused(error),
+        }
+    }
+
+    /// How the engine does.
+    pub(super) fn summary(&self, failing: Option<String>) -> Summary {
+        let state = self.enforcement.kernel();
+        Summary {
+            bans: self.detector.jails.len(),
+            max_bans: self.max_bans,
+            off_until: self.detector.jails.suspended().map(|until| until.as_secs()),
+            pentests: self.leases.iter().filter(|lease| lease.ended.is_none()).count(),
+            kernel: kernel_words(&state),
+            kernel_works: matches!(state, State::Works) && self.enforcement.in_step,
+            store: failing.unwrap_or_default(),
+            braked: self
+                .detector
+                .jails
+                .braked()
+                .into_iter()
+                .filter_map(|index| self.enforcement.jails.get(index).cloned())
+                .collect(),
+            lost: self.enforcement.counters.lost.get(),
+            files: self.tail.as_ref().map_or_else(Vec::new, |tail| {
+                tail.files()
+                    .into_iter()
+                    .map(|file| FileLine {
+                        path: file.path.display().to_string(),
+                        state: file.state.to_string(),
+                        behind: file.behind,
+                    })
+                    .collect()
+            }),
+        }
+    }
+
+    fn ban_line(&self, sentence: &Sentence) -> BanLine {
+        BanLine {
+            network: sentence.network,
+            jail: self.enforcement.name(sentence.jail).to_owned(),
+            action: if sentence.action == Action::Throttle { "throttle" } else { "ban" }.to_owned(),
+            since: sentence.since.as_secs(),
+            until: sentence.until.as_secs(),
+            offences: sentence.offences,
+            times: sentence.times,
+            reason: self.enforcement.reasons.get(&sentence.network).cloned().unwrap_or_default(),
+        }
+    }
+}
+
+fn refused(why: impl std::fmt::Display) -> Answer {
+    Answer::Refused { why: why.to_string() }
+}
+
+fn kernel_words(state: &State) -> String {
+    match state {
+        State::Works => "drops what is banned".to_owned(),
+        State::Absent(why) => format!("out of reach: {why}; bans hold in the proxy alone"),
+        State::NotConfigured => "not configured (bans.firewall); bans hold in the proxy alone".to_owned(),
+    }
+}
+
+fn lease_line(lease: &Lease) -> LeaseLine {
+    LeaseLine {
+        network: lease.network,
+        ticket: lease.ticket.clone(),
+        since: lease.since.as_secs(),
+        until: lease.until.as_secs(),
+        ended: lease.ended.map(|at| at.as_secs()),
+    }
+}
+
+fn would_line(would: WouldBan) -> WouldLine {
+    WouldLine { at: would.at.as_secs(), network: would.network, jail: would.jail, line: legible(&would.line) }
+}

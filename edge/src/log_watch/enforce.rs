@@ -1,0 +1,172 @@
+//! One step: a ban stands in the table that requests are looked up in, in the kernel and in the
+//! file of bans, and the client's live connections are closed, before the next line is read.
+//! Ending it undoes all of it. Must not know why somebody is banned.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::ban_store::{BanStore, Change, StoredBan};
+use super::figures::Counters;
+use crate::admission::Banned;
+use crate::ban::jail::{ADOPTED, OPERATOR, Sentence};
+use crate::ban::{Action, shown};
+use crate::firewall::{Ban, Firewall, State};
+use crate::listen::Connections;
+
+/// Bans told one by one in the log; further ones of the same step are summed up.
+const TOLD: usize = 20;
+
+/// One ban as it was decided.
+#[derive(Debug)]
+pub(super) struct Decided {
+    pub(super) sentence: Sentence,
+    /// The lines that led to it.
+    pub(super) evidence: Vec<Box<[u8]>>,
+}
+
+/// The places where a ban holds.
+pub(super) struct Enforcement {
+    pub(super) banned: Arc<Banned>,
+    pub(super) connections: Arc<Connections>,
+    pub(super) firewall: Box<dyn Firewall>,
+    pub(super) store: Option<BanStore>,
+    pub(super) counters: Counters,
+    /// By index.
+    pub(super) jails: Vec<String>,
+    /// What operators said of their own bans.
+    pub(super) reasons: HashMap<IpNet, String>,
+    /// Does the kernel hold what it shall? False until it was compared.
+    pub(super) in_step: bool,
+}
+
+impl Enforcement {
+    /// Makes these bans hold. Returns the networks that the kernel's own allow-list protects: they
+    /// hold nowhere then.
+    pub(super) fn ban(&mut self, decided: Vec<Decided>, now: Duration) -> Vec<IpNet> {
+        for Decided { sentence, .. } in &decided {
+            let until = sentence.until.as_secs();
+            match sentence.action {
+                Action::Ban => self.banned.ban(sentence.network, until),
+                Action::Throttle => self.banned.throttle(sentence.network, until),
+                Action::Log => {}
+            }
+        }
+        let protected = self.ban_in_kernel(decided.iter().map(|one| &one.sentence), now);
+        let mut cut = 0;
+        for (index, Decided { sentence, evidence }) in decided.into_iter().enumerate() {
+            if protected.contains(&sentence.network) {
+                self.banned.lift(sentence.network);
+                tracing::error!(
+                    "bans: {}: the firewall's own list protects it, so it is not banned; name it in bans.never too",
+                    shown(sentence.network)
+                );
+                continue;
+            }
+            if sentence.action == Action::Ban {
+                cut += self.connections.cut(sentence.network);
+            }
+            let jail = self.name(sentence.jail).to_owned();
+            self.counters.bans.with_label_values(&[&jail]).inc();
+            if index < TOLD {
+                tell(&sentence, &jail);
+            } else if index == TOLD {
+                tracing::info!("bans: more at once than are told one by one; `edge bans list` shows them");
+            }
+            let stored = self.stored(&sentence);
+            self.save(Change::Ban(stored, evidence));
+        }
+        self.counters.cut.inc_by(cut as u64);
+        protected
+    }
+
+    /// Ends these bans everywhere. The kernel needs no word where their time is over.
+    pub(super) fn end(&mut self, sentences: &[Sentence], now: Duration) {
+        let mut early = Vec::new();
+        for sentence in sentences {
+            self.banned.lift(sentence.network);
+            self.reasons.remove(&sentence.network);
+            if sentence.until > now {
+                early.push(sentence.network);
+            }
+            self.save(Change::End { network: sentence.network, at: now });
+        }
+        if !early.is_empty()
+            && let Err(error) = self.firewall.unban(&early)
+        {
+            self.in_step = false;
+            tracing::warn!("bans: {} ended, but not in the kernel: {error}; tried again", early.len());
+        }
+    }
+
+    /// Tells the kernel. What it does not take now, it gets when it is compared next.
+    pub(super) fn ban_in_kernel<'s>(
+        &mut self,
+        sentences: impl Iterator<Item = &'s Sentence>,
+        now: Duration,
+    ) -> Vec<IpNet> {
+        let bans: Vec<Ban> = sentences
+            .filter(|sentence| sentence.action == Action::Ban && sentence.until > now)
+            .map(|sentence| Ban { network: sentence.network, remaining: sentence.until - now })
+            .collect();
+        if bans.is_empty() {
+            return Vec::new();
+        }
+        match self.firewall.ban(&bans) {
+            Ok(protected) => protected,
+            Err(error) => {
+                if std::mem::replace(&mut self.in_step, false) {
+                    tracing::error!("bans: not in the kernel: {error}; they hold in the proxy alone");
+                }
+                Vec::new()
+            }
+        }
+    }
+
+    /// How it stands with the kernel.
+    pub(super) fn kernel(&self) -> State {
+        self.firewall.state()
+    }
+
+    /// Queues a change for the file of bans.
+    pub(super) fn save(&self, change: Change) {
+        if let Some(store) = &self.store {
+            store.save(change);
+        }
+    }
+
+    /// As it lies in the file.
+    pub(super) fn stored(&self, sentence: &Sentence) -> StoredBan {
+        StoredBan {
+            network: sentence.network,
+            jail: self.name(sentence.jail).to_owned(),
+            since: sentence.since,
+            until: sentence.until,
+            offences: sentence.offences,
+            times: sentence.times,
+            throttle: sentence.action == Action::Throttle,
+            reason: self.reasons.get(&sentence.network).cloned().unwrap_or_default(),
+        }
+    }
+
+    /// A jail's name; `operator` and `kernel` are no jails.
+    pub(super) fn name(&self, jail: u16) -> &str {
+        match jail {
+            OPERATOR => "operator",
+            ADOPTED => "kernel",
+            other => self.jails.get(usize::from(other)).map_or("unknown", String::as_str),
+        }
+    }
+}
+
+fn tell(sentence: &Sentence, jail: &str) {
+    let Sentence { network, since, until, offences, times, action, .. } = sentence;
+    let what = if *action == Action::Throttle { "throttled" } else { "banned" };
+    tracing::info!(
+        "bans: {} {what} for {:?} by {jail} ({offences} offences, {times} in a row)",
+        shown(*network),
+        Duration::from_secs(until.saturating_sub(*since).as_secs()),
+    );
+}

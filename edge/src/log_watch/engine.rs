@@ -1,0 +1,488 @@
+//! The thread that reads every line and event, and what it does between them. Owns the clock of
+//! the ban rooms; decides nothing itself.
+
+use std::collections::VecDeque;
+use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use ipnet::IpNet;
+
+use super::active::Active;
+use super::ban_store::{Change, Lease, Restored, StoredBan, WouldBan};
+use super::detector::{Clock, Detector, Finding, Line, OWN};
+use super::enforce::{Decided, Enforcement};
+use super::protected;
+use super::tail::Tail;
+use crate::access_log::{self, Entry};
+use crate::admission::Rates;
+use crate::ban::jail::{ADOPTED, Alarm, Excuse, OPERATOR, Ruling, Sentence};
+use crate::ban::words::{Answer, Question, Summary};
+use crate::ban::{Action, shown};
+use crate::client::Client;
+use crate::firewall::State;
+
+/// Events taken from the queue before bans are made.
+const BATCH: usize = 512;
+/// Bytes of a file read before bans are made.
+const BLOCK: usize = 256 * 1024;
+/// Between two looks at what no event tells: files, ended bans, the kernel, the gauges.
+const LOOK: Duration = Duration::from_secs(1);
+/// Between two readings of this host's own addresses.
+const ADDRESSES: Duration = Duration::from_secs(30);
+/// Between two savings of the positions in files.
+const POSITIONS: Duration = Duration::from_secs(2);
+
+/// What wakes the engine.
+pub(super) enum Event {
+    /// Something that edge itself did.
+    Entry(Arc<Entry>),
+    /// A file has changed, or a question waits.
+    Wake,
+}
+
+/// Questions that wait; apart from the events, so that a flood never locks the operator out.
+#[derive(Default)]
+pub(super) struct Questions {
+    waiting: Mutex<VecDeque<(Question, SyncSender<Answer>)>>,
+}
+
+/// Operators ask one thing at a time.
+const MAX_QUESTIONS: usize = 64;
+
+impl Questions {
+    /// Hands in a question; `None` where too many wait.
+    pub(super) fn ask(&self, question: Question) -> Option<Receiver<Answer>> {
+        let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
+        if waiting.len() >= MAX_QUESTIONS {
+            return None;
+        }
+        let (sender, receiver) = sync_channel(1);
+        waiting.push_back((question, sender));
+        Some(receiver)
+    }
+
+    fn next(&self) -> Option<(Question, SyncSender<Answer>)> {
+        self.waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front()
+    }
+}
+
+/// Flags between the engine and whoever wakes it.
+#[derive(Default)]
+pub(super) struct Flags {
+    /// A followed file has changed.
+    pub(super) files: AtomicBool,
+    /// End.
+    pub(super) stop: AtomicBool,
+}
+
+/// The engine's state.
+pub(super) struct Engine {
+    pub(super) detector: Detector,
+    pub(super) enforcement: Enforcement,
+    pub(super) rates: Arc<Rates>,
+    pub(super) tail: Option<Tail>,
+    /// As configured; this host's own addresses come to it.
+    pub(super) never: Vec<IpNet>,
+    pub(super) leases: Vec<Lease>,
+    pub(super) max_bans: usize,
+    pub(super) active: Active,
+    pub(super) status: Arc<Mutex<Summary>>,
+    pub(super) line: Vec<u8>,
+    pub(super) found: Vec<Finding>,
+    pub(super) due: Vec<Decided>,
+    pub(super) looked: Schedule,
+}
+
+/// When which look was last taken.
+#[derive(Default)]
+pub(super) struct Schedule {
+    look: Option<Instant>,
+    addresses: Option<Instant>,
+    positions: Option<Instant>,
+}
+
+/// Has `period` passed since? Then it begins anew.
+fn due(last: &mut Option<Instant>, period: Duration, now: Instant) -> bool {
+    let due = last.is_none_or(|last| now.saturating_duration_since(last) >= period);
+    if due {
+        *last = Some(now);
+    }
+    due
+}
+
+/// Seconds since the epoch; a clock before it stands still.
+#[expect(clippy::disallowed_methods, reason = "the corridor's own clock, which bans are kept by")]
+fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
+}
+
+#[expect(clippy::disallowed_methods, reason = "the corridor's own schedule")]
+fn instant() -> Instant {
+    Instant::now()
+}
+
+impl Engine {
+    /// Takes over what the last run left, and what the kernel holds.
+    pub(super) fn restore(&mut self, restored: Restored) {
+        let now = wall_clock();
+        let mut standing = Vec::new();
+        for stored in restored.bans {
+            let StoredBan { network, since, until, offences, times, throttle, .. } = stored;
+            let jail = self.jail_index(&stored.jail);
+            let action = if throttle { Action::Throttle } else { Action::Ban };
+            let sentence = Sentence { network, jail, since, until, offences, times, action };
+            if self.detector.jails.restore(sentence, now) {
+                if !stored.reason.is_empty() {
+                    self.enforcement.reasons.insert(network, stored.reason);
+                }
+                standing.push(sentence);
+            }
+        }
+        for sentence in &standing {
+            let until = sentence.until.as_secs();
+            match sentence.action {
+                Action::Throttle => self.enforcement.banned.throttle(sentence.network, until),
+                _ => self.enforcement.banned.ban(sentence.network, until),
+            }
+        }
+        self.detector.jails.suspend(restored.off.filter(|until| *until > now));
+        self.leases = restored.leases;
+        self.apply_leases(now);
+        tracing::info!("bans: {} are in force from before", standing.len());
+    }
+
+    fn jail_index(&self, name: &str) -> u16 {
+        let known = self.enforcement.jails.iter().position(|jail| jail == name);
+        match (name, known.and_then(|index| u16::try_from(index).ok())) {
+            (_, Some(index)) => index,
+            ("kernel", None) => ADOPTED,
+            _ => OPERATOR,
+        }
+    }
+
+    /// Runs until it is told to stop.
+    pub(super) fn run(&mut self, events: &Receiver<Event>, flags: &Flags, questions: &Questions) {
+        let mut more = false;
+        while !flags.stop.load(Ordering::Acquire) {
+            let wait = if more { Duration::ZERO } else { self.patience() };
+            let first = match events.recv_timeout(wait) {
+                Ok(event) => Some(event),
+                Err(RecvTimeoutError::Timeout) => None,
+                Err(RecvTimeoutError::Disconnected) => break,
+            };
+            let now = wall_clock();
+            for event in first.into_iter().chain(events.try_iter().take(BATCH)) {
+                if let Event::Entry(entry) = event {
+                    self.own(&entry, now);
+                }
+            }
+            // Enforced before files are read on: what a client does here and now comes first.
+            self.enforce(now);
+            more = flags.files.swap(false, Ordering::AcqRel) && self.read_files(now);
+            if more {
+                flags.files.store(true, Ordering::Release);
+            }
+            self.enforce(now);
+            while let Some((question, sender)) = questions.next() {
+                // Whoever asked may have left.
+                let _ = sender.try_send(self.answer(question, wall_clock()));
+            }
+            self.look(now);
+        }
+        self.save_positions();
+        if let Some(store) = self.enforcement.store.take() {
+            store.close();
+        }
+    }
+
+    fn patience(&self) -> Duration {
+        LOOK.min(
+            self.detector
+                .jails
+                .next_expiry()
+                .map_or(LOOK, |at| at.saturating_sub(wall_clock()).max(Duration::from_millis(5))),
+        )
+    }
+
+    /// One event of edge's own.
+    fn own(&mut self, entry: &Entry, now: Duration) {
+        self.active.seen(Client::new(entry.client).key(), now);
+        self.line.clear();
+        access_log::event_line(entry, &mut self.line);
+        let at = entry.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(now);
+        let line = Line { source: OWN, text: &self.line, at: Some(at), client: Some(entry.client) };
+        self.enforcement.counters.lines.inc();
+        let active = self.active.count(now);
+        self.detector.read(line, Clock::Now(now), active, &mut self.found);
+        self.rule(now);
+    }
+
+    fn read_files(&mut self, now: Duration) -> bool {
+        let Some(mut tail) = self.tail.take() else { return false };
+        let active = self.active.count(now);
+        let more = tail.read(BLOCK, &mut |source, _: &Path, text| {
+            self.enforcement.counters.lines.inc();
+            let line = Line { source, text, at: None, client: None };
+            self.detector.read(line, Clock::Now(now), active, &mut self.found);
+            if !self.found.is_empty() {
+                self.rule(now);
+            }
+        });
+        self.tail = Some(tail);
+        more
+    }
+
+    /// Collects what the jails have ruled.
+    fn rule(&mut self, now: Duration) {
+        for finding in std::mem::take(&mut self.found) {
+            let jail = self.enforcement.jails.get(finding.jail).map_or("unknown", String::as_str);
+            match finding.ruling {
+                Ruling::Protected | Ruling::Allowed | Ruling::TooOld => {}
+                Ruling::Counted(_) | Ruling::Already(_) => {
+                    self.enforcement.counters.offences.with_label_values(&[jail]).inc();
+                }
+                Ruling::Sentenced(sentence) => {
+                    self.enforcement.counters.offences.with_label_values(&[jail]).inc();
+                    let evidence = self.detector.jails.evidence(&sentence);
+                    self.due.push(Decided { sentence, evidence });
+                }
+                Ruling::Excused(sentence, excuse) => self.excused(&sentence, excuse, now),
+            }
+        }
+    }
+
+    fn excused(&mut self, sentence: &Sentence, excuse: Excuse, now: Duration) {
+        let reason = match excuse {
+            Excuse::LogOnly => "log_only",
+            Excuse::Brake => "brake",
+            Excuse::Off => "off",
+            Excuse::Pentest => "pentest",
+        };
+        self.enforcement.counters.excused.with_label_values(&[reason]).inc();
+        let evidence = self.detector.jails.evidence(sentence);
+        let jail = self.enforcement.name(sentence.jail).to_owned();
+        let seen = self.enforcement.counters.excused.with_label_values(&[reason]).get();
+        // The first ones and then some: a scan must not fill the disk with words about itself.
+        if seen <= 20 || seen.is_multiple_of(1000) {
+            tracing::info!("bans: {} would be banned by {jail}, but: {reason}", shown(sentence.network));
+        }
+        if excuse == Excuse::Pentest
+            && let Some(lease) = self.leases.iter().find(|lease| {
+                lease.ended.is_none() && lease.until > now && lease.network.contains(&sentence.network.addr())
+            })
+        {
+            let line = evidence.into_iter().next_back().unwrap_or_default();
+            let would =
+                WouldBan { ticket: lease.ticket.clone(), network: sentence.network, jail, at: now, line };
+            self.enforcement.save(Change::WouldBan(would));
+        }
+    }
+
+    /// Makes what was decided hold.
+    pub(super) fn enforce(&mut self, now: Duration) {
+        if !self.due.is_empty() {
+            let decided = std::mem::take(&mut self.due);
+            for network in self.enforcement.ban(decided, now) {
+                self.detector.jails.lift(network);
+            }
+        }
+        let evicted = self.detector.jails.evicted();
+        if !evicted.is_empty() {
+            self.enforcement.counters.evicted.inc_by(evicted.len() as u64);
+            self.enforcement.end(&evicted, now);
+        }
+    }
+
+    /// What no event tells.
+    fn look(&mut self, now: Duration) {
+        let ended = self.detector.jails.expire(now);
+        if !ended.is_empty() {
+            self.enforcement.end(&ended, now);
+        }
+        let instant = instant();
+        if !due(&mut self.looked.look, LOOK, instant) {
+            return;
+        }
+        if due(&mut self.looked.addresses, ADDRESSES, instant) {
+            let freed = self.detector.jails.set_never(protected::never_banned(&self.never));
+            self.enforcement.end(&freed, now);
+        }
+        if let Some(tail) = &mut self.tail {
+            tail.look();
+        }
+        if due(&mut self.looked.positions, POSITIONS, instant) {
+            self.save_positions();
+        }
+        self.end_leases(now);
+        self.enforcement.banned.purge(now.as_secs());
+        if !self.enforcement.in_step {
+            self.compare_with_kernel(now);
+        } else if let State::Absent(why) = self.enforcement.kernel() {
+            self.enforcement.in_step = false;
+            tracing::error!("bans: the kernel is out of reach: {why}; bans hold in the proxy alone");
+        }
+        if let Some(store) = &self.enforcement.store
+            && store.needs_resync()
+        {
+            let all: Vec<StoredBan> =
+                self.detector.jails.active().map(|sentence| self.enforcement.stored(&sentence)).collect();
+            self.enforcement.save(Change::Replace(all));
+        }
+        self.tell_alarms();
+        self.report();
+    }
+
+    fn save_positions(&self) {
+        if let Some(tail) = &self.tail {
+            self.enforcement.save(Change::Positions(tail.positions()));
+        }
+    }
+
+    /// Bans of the kernel that nobody here knows are taken over; what it lacks it gets.
+    fn compare_with_kernel(&mut self, now: Duration) {
+        let held = match self.enforcement.firewall.list() {
+            Ok(held) => held,
+            Err(error) => {
+                tracing::debug!("bans: the kernel is still out of reach: {error}");
+                return;
+            }
+        };
+        let mut known = std::collections::HashSet::with_capacity(held.len());
+        let mut adopted = 0;
+        for ban in &held {
+            known.insert(ban.network);
+            let until = now + ban.remaining;
+            if !self.detector.jails.covers(ban.network) {
+                let sentence = Sentence {
+                    network: ban.network,
+                    jail: ADOPTED,
+                    since: now,
+                    until,
+                    offences: 0,
+                    times: 1,
+                    action: Action::Ban,
+                };
+                if self.detector.jails.restore(sentence, now) {
+                    self.enforcement.banned.ban(ban.network, until.as_secs());
+                    self.enforcement.save(Change::Ban(self.enforcement.stored(&sentence), Vec::new()));
+                    adopted += 1;
+                }
+            }
+        }
+        let missing: Vec<Sentence> =
+            self.detector.jails.active().filter(|sentence| !known.contains(&sentence.network)).collect();
+        self.enforcement.in_step = true;
+        let protected = self.enforcement.ban_in_kernel(missing.iter(), now);
+        for network in protected {
+            let lifted = self.detector.jails.lift(network);
+            self.enforcement.end(&lifted, now);
+        }
+        if self.enforcement.in_step {
+            self.lift_limits(now);
+            tracing::info!(
+                "bans: the kernel held {}, {adopted} of them new to edge; {} were given back to it",
+                held.len(),
+                missing.len()
+            );
+        }
+    }
+
+    fn tell_alarms(&mut self) {
+        for alarm in self.detector.jails.alarms() {
+            match alarm {
+                Alarm::Brake { jail, bans_in_minute, active_clients } => {
+                    let jail = self.enforcement.jails.get(jail).cloned().unwrap_or_default();
+                    tracing::error!(
+                        "bans: jail {jail} banned {bans_in_minute} within a minute, of {active_clients} \
+                         active clients: it only logs from here on; look at `edge bans list`, then mend its \
+                         filter or `edge bans release {jail}`"
+                    );
+                }
+                Alarm::BrakeReleased { jail } => {
+                    let jail = self.enforcement.jails.get(jail).cloned().unwrap_or_default();
+                    tracing::warn!("bans: jail {jail} bans again");
+                }
+                Alarm::NearlyFull { active, max } => tracing::error!(
+                    "bans: {active} of at most {max} are in force; when it is full the soonest to end goes \
+                     first; raise bans.max_bans or shorten ban_time"
+                ),
+                Alarm::Evicted { count } => {
+                    tracing::error!("bans: {count} ended early because there is no more room for them");
+                }
+            }
+        }
+    }
+
+    /// Brings gauges and status up to date.
+    fn report(&mut self) {
+        let counters = &self.enforcement.counters;
+        let works = matches!(self.enforcement.kernel(), State::Works) && self.enforcement.in_step;
+        counters.active.set(i64::try_from(self.detector.jails.len()).unwrap_or(i64::MAX));
+        counters.kernel.set(i64::from(works));
+        let braked = self.detector.jails.braked();
+        for (index, jail) in self.enforcement.jails.iter().enumerate() {
+            counters.braked.with_label_values(&[jail]).set(i64::from(braked.contains(&index)));
+        }
+        let figures = self.detector.figures();
+        for (counter, now) in
+            [(&counters.too_long, figures.too_long), (&counters.backtracked, figures.backtrack_limit)]
+        {
+            counter.inc_by(now.saturating_sub(counter.get()));
+        }
+        let failing = self.enforcement.store.as_ref().and_then(|store| store.faults());
+        counters.unsaved.set(i64::from(failing.is_some()));
+        let summary = self.summary(failing);
+        *self.status.lock().unwrap_or_else(PoisonError::into_inner) = summary;
+    }
+
+    /// Lifts the limits of networks under test, here and in the kernel.
+    pub(super) fn apply_leases(&mut self, now: Duration) {
+        let open: Vec<(IpNet, Duration)> = self.open_leases(now).collect();
+        self.rates.set_exempt(open.iter().map(|(network, _)| *network).collect());
+        self.detector.jails.set_leases(open);
+        self.lift_limits(now);
+    }
+
+    fn lift_limits(&mut self, now: Duration) {
+        let lifted: Vec<crate::firewall::Ban> = self
+            .open_leases(now)
+            .map(|(network, until)| crate::firewall::Ban { network, remaining: until - now })
+            .collect();
+        if !lifted.is_empty()
+            && let Err(error) = self.enforcement.firewall.lift(&lifted)
+        {
+            tracing::warn!(
+                "bans: the kernel's limits still hold for the penetration test: {error}; tried again"
+            );
+        }
+    }
+
+    fn open_leases(&self, now: Duration) -> impl Iterator<Item = (IpNet, Duration)> + '_ {
+        self.leases
+            .iter()
+            .filter(move |lease| lease.ended.is_none() && lease.until > now)
+            .map(|lease| (lease.network, lease.until))
+    }
+
+    fn end_leases(&mut self, now: Duration) {
+        let mut over = Vec::new();
+        for lease in &mut self.leases {
+            if lease.ended.is_none() && lease.until <= now {
+                lease.ended = Some(lease.until);
+                over.push(lease.clone());
+            }
+        }
+        for lease in over {
+            tracing::warn!(
+                "bans: the penetration test {:?} from {} is over by time; bans hold for it again",
+                lease.ticket,
+                shown(lease.network)
+            );
+            self.enforcement.save(Change::Lease(lease));
+            self.apply_leases(now);
+        }
+    }
+}

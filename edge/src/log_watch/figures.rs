@@ -1,0 +1,77 @@
+//! What the ban engine counts, as Prometheus reads it. No label holds an address: the number of
+//! series is fixed by the configuration.
+
+use prometheus::core::Collector;
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+/// Every handle.
+#[derive(Clone, Debug)]
+pub(super) struct Counters {
+    /// Bans in force.
+    pub(super) active: IntGauge,
+    /// Bans made, by `jail`.
+    pub(super) bans: IntCounterVec,
+    /// Offences, by `jail`.
+    pub(super) offences: IntCounterVec,
+    /// Bans that were due and not made, by `reason`.
+    pub(super) excused: IntCounterVec,
+    /// Connections cut by bans.
+    pub(super) cut: IntCounter,
+    /// Events that were lost because the engine could not follow.
+    pub(super) lost: IntCounter,
+    /// Lines read, of files and of edge's own.
+    pub(super) lines: IntCounter,
+    /// 1 where bans reach the kernel.
+    pub(super) kernel: IntGauge,
+    /// 1 for each `jail` that went log-only by itself.
+    pub(super) braked: IntGaugeVec,
+    /// Lines that were too long to be read.
+    pub(super) too_long: IntCounter,
+    /// Matches that ran into the limit of backtracking.
+    pub(super) backtracked: IntCounter,
+    /// Bans that left before their time because there was no more room.
+    pub(super) evicted: IntCounter,
+    /// Changes that the file of bans did not take.
+    pub(super) unsaved: IntGauge,
+}
+
+impl Counters {
+    /// Registers all, with a series at 0 for each jail.
+    pub(super) fn new(registry: &Registry, jails: &[String]) -> Self {
+        let counter = |name: &str, help: &str| registered(registry, IntCounter::new(name, help));
+        let gauge = |name: &str, help: &str| registered(registry, IntGauge::new(name, help));
+        let by = |name: &str, help: &str, label: &str| {
+            registered(registry, IntCounterVec::new(Opts::new(name, help), &[label]))
+        };
+        let braked = Opts::new("edge_jail_log_only", "1 for a jail that went log-only by itself.");
+        let counters = Self {
+            active: gauge("edge_bans", "Bans in force."),
+            bans: by("edge_bans_total", "Bans made, by jail.", "jail"),
+            offences: by("edge_offences_total", "Offences counted, by jail.", "jail"),
+            excused: by("edge_bans_excused_total", "Bans that were due and not made, by reason.", "reason"),
+            cut: counter("edge_ban_connections_cut_total", "Connections cut by bans."),
+            lost: counter("edge_ban_events_lost_total", "Events that the ban engine could not follow."),
+            lines: counter("edge_ban_lines_total", "Log lines and events read by the ban engine."),
+            kernel: gauge("edge_firewall_up", "1 where bans reach the kernel."),
+            braked: registered(registry, IntGaugeVec::new(braked, &["jail"])),
+            too_long: counter("edge_ban_lines_too_long_total", "Log lines too long to be read."),
+            backtracked: counter("edge_ban_backtrack_limit_total", "Matches given up as too costly."),
+            evicted: counter("edge_bans_evicted_total", "Bans ended early because the book was full."),
+            unsaved: gauge("edge_ban_store_failing", "1 while the file of bans does not take changes."),
+        };
+        for jail in jails {
+            counters.bans.with_label_values(&[jail]);
+            counters.offences.with_label_values(&[jail]);
+            counters.braked.with_label_values(&[jail]).set(0);
+        }
+        counters
+    }
+}
+
+fn registered<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+    match made.and_then(|collector| registry.register(Box::new(collector.clone())).map(|()| collector)) {
+        Ok(collector) => collector,
+        // Names are constants, valid and distinct.
+        Err(error) => unreachable!("a metric of the ban engine: {error}"),
+    }
+}
