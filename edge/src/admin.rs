@@ -15,7 +15,7 @@ use shared::shutdown::Shutdown;
 use tokio::task::JoinHandle;
 
 use crate::admission::InFlight;
-use crate::ban::words::{Answer, Question};
+use crate::ban::words::{Answer, Question, Summary};
 use crate::metrics::Metrics;
 
 pub use ask::{AskError, ask_bans, ask_status};
@@ -27,6 +27,9 @@ pub type Reload = Arc<dyn Fn() -> Result<String, String> + Send + Sync>;
 
 /// Answers a question about bans. May wait for the ban engine, within a few seconds.
 pub type AskBans = Arc<dyn Fn(Question) -> Answer + Send + Sync>;
+
+/// How the ban engine does, without waiting for it; `None` where there is none.
+pub type BansSummary = Arc<dyn Fn() -> Option<Summary> + Send + Sync>;
 
 /// What the admin room answers from.
 #[derive(Clone)]
@@ -43,6 +46,8 @@ pub struct Parts {
     pub reload: Reload,
     /// What `POST /bans` on the control socket asks.
     pub bans: AskBans,
+    /// What status shows of the bans.
+    pub bans_summary: BansSummary,
 }
 
 /// Why the admin room could not be opened.
@@ -117,6 +122,7 @@ mod tests {
             in_flight: InFlight::new(50),
             reload: Arc::new(|| Err("www.pem: no certificate; the old one stays".to_owned())),
             bans: Arc::new(|question| Answer::Refused { why: format!("asked {question:?}") }),
+            bans_summary: Arc::new(|| None),
         };
         let tcp = tokio::net::TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = tcp.local_addr().unwrap();

@@ -9,6 +9,7 @@ use prometheus::core::Collector;
 use serde::{Deserialize, Serialize};
 
 use super::{Part, Parts, Stage};
+use crate::ban::words::Summary;
 
 /// One edge at one moment.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -43,6 +44,9 @@ pub struct Status {
     pub malformed: u64,
     /// Access-log lines lost.
     pub access_log_dropped: u64,
+    /// The ban engine; absent where it is switched off.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bans: Option<Summary>,
 }
 
 impl Status {
@@ -65,6 +69,7 @@ impl Status {
             handshake_failures: metrics.handshake_failures.get(),
             malformed: metrics.malformed.get(),
             access_log_dropped: metrics.access_log_dropped.get(),
+            bans: (parts.bans_summary)(),
         }
     }
 }
@@ -99,6 +104,10 @@ impl fmt::Display for Status {
         writeln!(f, "{:<22}{}", "malformed", self.malformed)?;
         writeln!(f, "{:<22}{}", "handshakes failed", self.handshake_failures)?;
         writeln!(f, "{:<22}{}", "log lines lost", self.access_log_dropped)?;
+        match &self.bans {
+            Some(bans) => writeln!(f, "{:<22}{bans}", "bans")?,
+            None => writeln!(f, "{:<22}switched off (bans.enabled)", "bans")?,
+        }
         for Part { part, healthy, detail } in &self.parts {
             let word = if *healthy { "ok" } else { "FAILING" };
             writeln!(f, "{part:<22}{word}: {detail}")?;
@@ -145,6 +154,14 @@ mod tests {
             in_flight: InFlight::new(50),
             reload: Arc::new(|| Ok(String::new())),
             bans: Arc::new(|_| Answer::Off { until: None }),
+            bans_summary: Arc::new(|| {
+                Some(Summary {
+                    bans: 3,
+                    max_bans: 1_048_576,
+                    kernel: "out of reach: no helper; bans hold in the proxy alone".to_owned(),
+                    ..Summary::default()
+                })
+            }),
         };
         parts.readiness.serving();
         parts.readiness.report("upstream app", false, "127.0.0.1:9000 refuses".to_owned());
@@ -166,6 +183,8 @@ mod tests {
                 "malformed             0\n",
                 "handshakes failed     0\n",
                 "log lines lost        0\n",
+                "bans                  3 of at most 1048576 in force; kernel: out of reach: no helper; \
+                 bans hold in the proxy alone\n",
                 "upstream app          FAILING: 127.0.0.1:9000 refuses\n",
             )
         );
