@@ -21,6 +21,7 @@
 
 mod book;
 mod brake;
+mod chunks;
 mod judge;
 mod networks;
 mod tally;
@@ -53,8 +54,10 @@ const SLACK: u64 = 10_000;
 const MAX_OFFENDERS: usize = 262_144;
 /// So many bytes of lines are kept.
 const MAX_LINES: usize = 16 << 20;
-/// So many sentences are handed out at once where time alone decides how many there are.
-const BATCH: usize = 65_536;
+/// So many ended bans are handed out in one call, so that none takes long.
+const ENDED_AT_ONCE: usize = 4096;
+/// So many evicted bans wait to be asked for.
+const MAX_EVICTED: usize = 65_536;
 /// So many networks are forgotten in one call, so that none takes long.
 const FORGOTTEN_AT_ONCE: usize = 4096;
 /// So often is told that offenders are forgotten, in milliseconds.
@@ -267,12 +270,12 @@ impl Jails {
         self.book.pardon(|_| true, |_| true)
     }
 
-    /// What has ended by `now`, in the order of its end; at most 65,536 at a time, so call again
+    /// What has ended by `now`, in the order of its end; at most 4096 at a time, so call again
     /// while [`Jails::next_expiry`] is past.
     pub fn expire(&mut self, now: Duration) -> Vec<Sentence> {
         let now = self.advance(now);
         let mut ended = Vec::new();
-        while ended.len() < BATCH
+        while ended.len() < ENDED_AT_ONCE
             && let Some(sentence) = self.book.next_ended(now)
         {
             ended.push(sentence);
@@ -447,7 +450,7 @@ impl Jails {
 
     fn enter(&mut self, key: Key, sentence: &Sentence) {
         if let Some(evicted) = self.book.enter(key, sentence, self.clock) {
-            if self.evicted.len() < BATCH {
+            if self.evicted.len() < MAX_EVICTED {
                 self.evicted.push(evicted);
             }
             match self.alarms.iter_mut().find(|alarm| matches!(alarm, Alarm::Evicted { .. })) {
