@@ -77,6 +77,8 @@ impl Filter {
         }
         if let Some(id) = groups.value("mlfid").map(str::to_owned) {
             groups = self.connections.merge(&id, groups, now)?;
+        } else if groups.says("nofail") {
+            return None;
         }
         Some(Hit {
             subject: groups.subject()?,
