@@ -1,0 +1,280 @@
+//! All filters that read one source: one automaton over all their patterns decides whether a line
+//! deserves a closer look, which few do. Must not know jails, and opens nothing.
+
+use std::borrow::Cow;
+use std::time::Duration;
+
+use jiff::tz::TimeZone;
+use regex::{RegexSet, RegexSetBuilder};
+
+use super::date::calendar::Calendar;
+use super::date::{Dated, Finder};
+use super::judge::Scratch;
+use super::{Figures, Filter, FilterFault, Hit};
+
+/// A line without a date has that of the line before, if that is no older.
+const FRESH: Duration = Duration::from_secs(60);
+/// Bytes that one automaton may need, and what it may remember of its states.
+const AUTOMATON: usize = 64 << 20;
+const STATES: usize = 16 << 20;
+
+/// What a set allows its source.
+#[derive(Clone, Debug)]
+pub struct Limits {
+    /// Longer lines are skipped and counted; in bytes.
+    pub line: usize,
+    /// Where dates that name no zone were written.
+    pub zone: TimeZone,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { line: 64 * 1024, zone: TimeZone::system() }
+    }
+}
+
+/// All filters that read one source.
+pub struct FilterSet {
+    filters: Vec<Filter>,
+    finders: Vec<Dates>,
+    /// By filter: whose dates it goes by.
+    finder_of: Vec<usize>,
+    gates: Vec<Gate>,
+    /// Filters that see every line, as an offence may span several.
+    always: Vec<usize>,
+    calendar: Calendar,
+    limits: Limits,
+    figures: Figures,
+    line: String,
+    scratch: Scratch,
+    wanted: Vec<bool>,
+}
+
+impl std::fmt::Debug for FilterSet {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("FilterSet").field("filters", &self.filters).finish_non_exhaustive()
+    }
+}
+
+/// The dates of all filters that have the same date patterns.
+struct Dates {
+    finder: Finder,
+    last: Option<Duration>,
+    found: Option<Dated>,
+}
+
+/// An automaton, and whose patterns it is made of.
+struct Gate {
+    automaton: RegexSet,
+    owners: Vec<usize>,
+}
+
+impl FilterSet {
+    /// With usual [`Limits`].
+    ///
+    /// # Errors
+    /// Patterns that together are too large, even one filter at a time.
+    pub fn new(filters: Vec<Filter>) -> Result<Self, Vec<FilterFault>> {
+        Self::with(filters, Limits::default())
+    }
+
+    /// With limits of your own.
+    ///
+    /// # Errors
+    /// As [`Self::new`].
+    pub fn with(filters: Vec<Filter>, limits: Limits) -> Result<Self, Vec<FilterFault>> {
+        let (mut finders, mut finder_of, mut known) = (Vec::new(), Vec::new(), Vec::<&[String]>::new());
+        for filter in &filters {
+            let index = known.iter().position(|dates| *dates == filter.dates.as_slice());
+            finder_of.push(match index {
+                Some(index) => index,
+                None => {
+                    let finder = Finder::new(&filter.dates).map_err(|wrong| dates_fault(filter, wrong))?;
+                    finders.push(Dates { finder, last: None, found: None });
+                    known.push(&filter.dates);
+                    finders.len() - 1
+                }
+            });
+        }
+        let single: Vec<usize> = (0..filters.len()).filter(|index| filters.get(*index).is_some_and(|f| f.window.is_none())).collect();
+        let always = (0..filters.len()).filter(|index| !single.contains(index)).collect();
+        let mut gates = Vec::new();
+        build(&filters, &single, &mut gates)?;
+        Ok(Self {
+            wanted: vec![false; filters.len()],
+            filters,
+            finders,
+            finder_of,
+            gates,
+            always,
+            calendar: Calendar::new(limits.zone.clone()),
+            limits,
+            figures: Figures::default(),
+            line: String::with_capacity(1024),
+            scratch: Scratch::default(),
+        })
+    }
+
+    /// Tries all filters on one line (its end of line may be there or not) and adds what they find,
+    /// each with the filter's index.
+    ///
+    /// `known`: the time, where the source knows it; then no date is looked for: the line has none, or it was left
+    /// out. `now`: for dates without a year, and for how long a connection is remembered.
+    pub fn read(&mut self, line: &[u8], known: Option<Duration>, now: Duration, hits: &mut Vec<(usize, Hit)>) {
+        self.figures.lines += 1;
+        if line.len() > self.limits.line {
+            self.figures.too_long += 1;
+            return;
+        }
+        let end = line.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
+        // What is no UTF-8 becomes U+FFFD, as fail2ban reads it.
+        let text = String::from_utf8_lossy(line.get(..end).unwrap_or_default());
+        let text = if text.contains('\n') { Cow::Owned(text.replace('\n', " ")) } else { text };
+        self.date(&text, known, now);
+        let mut done = 0;
+        while let Some(cut) = self.next_cut(done) {
+            self.prepare(&text, cut);
+            self.gate();
+            for index in 0..self.filters.len() {
+                let finder = self.finder_of.get(index).copied().unwrap_or_default();
+                let Some(dates) = self.finders.get(finder).filter(|_| self.wanted.get(index) == Some(&true)) else { continue };
+                if dates.cut() != cut {
+                    continue;
+                }
+                let at = known.or(dates.found.and_then(|found| found.at)).or(dates.fresh(now));
+                let Some(filter) = self.filters.get_mut(index) else { continue };
+                if let Some(hit) = filter.judge(&self.line, at, now, &mut self.scratch, &mut self.figures) {
+                    self.figures.hits += 1;
+                    hits.push((index, hit));
+                }
+            }
+            done += 1;
+        }
+    }
+
+    /// What it did since it was made.
+    #[must_use]
+    pub fn figures(&self) -> Figures {
+        self.figures
+    }
+
+    /// The filters, in the order of the indices that hits carry.
+    #[must_use]
+    pub fn filters(&self) -> &[Filter] {
+        &self.filters
+    }
+
+    /// The date templates that matched, and how often.
+    #[must_use]
+    pub fn date_hits(&self) -> Vec<(String, u64)> {
+        let all = self.finders.iter().flat_map(|dates| dates.finder.hits());
+        all.map(|(name, hits)| (name.to_owned(), hits)).collect()
+    }
+
+    fn date(&mut self, text: &str, known: Option<Duration>, now: Duration) {
+        let mut undated = false;
+        for dates in &mut self.finders {
+            dates.found = match known {
+                Some(_) => None,
+                None => dates.finder.find(text, &mut self.calendar, now),
+            };
+            match dates.found {
+                Some(Dated { at: Some(at), .. }) => dates.last = Some(at),
+                // An empty match says on purpose that there is none.
+                Some(Dated { cut: (start, end), .. }) => undated |= start != end,
+                None => undated |= known.is_none(),
+            }
+        }
+        self.figures.undated += u64::from(undated);
+    }
+
+    /// The next of the distinct ways to cut this line; nearly always there is one.
+    fn next_cut(&self, number: usize) -> Option<(usize, usize)> {
+        let mut seen = 0;
+        for (index, dates) in self.finders.iter().enumerate() {
+            let before = self.finders.iter().take(index);
+            if before.into_iter().any(|other| other.cut() == dates.cut()) {
+                continue;
+            }
+            if seen == number {
+                return Some(dates.cut());
+            }
+            seen += 1;
+        }
+        None
+    }
+
+    fn prepare(&mut self, text: &str, (start, end): (usize, usize)) {
+        self.line.clear();
+        self.line.push_str(text.get(..start).unwrap_or_default());
+        self.line.push_str(text.get(end..).unwrap_or_default());
+        self.line.push('\n');
+    }
+
+    fn gate(&mut self) {
+        self.wanted.fill(false);
+        for index in &self.always {
+            if let Some(wanted) = self.wanted.get_mut(*index) {
+                *wanted = true;
+            }
+        }
+        for gate in &self.gates {
+            if !gate.automaton.is_match(&self.line) {
+                continue;
+            }
+            for pattern in gate.automaton.matches(&self.line) {
+                let owner = gate.owners.get(pattern).and_then(|owner| self.wanted.get_mut(*owner));
+                if let Some(wanted) = owner {
+                    *wanted = true;
+                }
+            }
+        }
+    }
+}
+
+impl Dates {
+    fn cut(&self) -> (usize, usize) {
+        self.found.map_or((0, 0), |found| if found.cut.0 == found.cut.1 { (0, 0) } else { found.cut })
+    }
+
+    /// The last date, if it is not old.
+    fn fresh(&self, now: Duration) -> Option<Duration> {
+        self.last.filter(|last| now.saturating_sub(*last) < FRESH)
+    }
+}
+
+/// One automaton for all of `members`, or where that is too large two for half of them each.
+fn build(filters: &[Filter], members: &[usize], gates: &mut Vec<Gate>) -> Result<(), Vec<FilterFault>> {
+    if members.is_empty() {
+        return Ok(());
+    }
+    let (mut texts, mut owners) = (Vec::new(), Vec::new());
+    for owner in members {
+        let Some(filter) = filters.get(*owner) else { continue };
+        let patterns = filter.prefix.as_ref().map_or(filter.fail.as_slice(), std::slice::from_ref);
+        texts.extend(patterns.iter().map(|pattern| pattern.gate(false)));
+        owners.resize(texts.len(), *owner);
+    }
+    match gate(texts) {
+        Ok(automaton) => gates.push(Gate { automaton, owners }),
+        Err(error) if members.len() == 1 => {
+            let filter = members.first().and_then(|index| filters.get(*index)).map_or("", Filter::name).to_owned();
+            return Err(vec![FilterFault::TooLarge { filter, what: error.to_string() }]);
+        }
+        Err(_) => {
+            let (left, right) = members.split_at(members.len() / 2);
+            build(filters, left, gates)?;
+            build(filters, right, gates)?;
+        }
+    }
+    Ok(())
+}
+
+pub(super) fn gate(texts: impl IntoIterator<Item = String>) -> Result<RegexSet, regex::Error> {
+    RegexSetBuilder::new(texts).size_limit(AUTOMATON).dfa_size_limit(STATES).build()
+}
+
+fn dates_fault(filter: &Filter, wrong: Vec<(usize, String)>) -> Vec<FilterFault> {
+    let fault = |(index, what)| FilterFault::Date { filter: filter.name().to_owned(), number: index + 1, what };
+    wrong.into_iter().map(fault).collect()
+}
