@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use shared::config::{Fault, Faults, Section, read_file};
+use shared::config::{Fault, Faults, Section, read_file, read_text};
 
 /// Where the helper and `edge firewall` look, unless told otherwise.
 pub const DEFAULT_FILE: &str = "/etc/edge/firewall.toml";
@@ -97,6 +97,14 @@ impl FirewallSettings {
             return Err(Faults(faults));
         }
         Self::read(file)
+    }
+
+    /// As [`FirewallSettings::read`], from text that was read from `file` earlier.
+    ///
+    /// # Errors
+    /// Every fault at once.
+    pub fn parse(file: &Path, text: &str) -> Result<Self, Faults> {
+        read_text(file, text, Self::from_section)
     }
 
     fn from_section(root: &mut Section<'_>) -> Option<Self> {
@@ -226,7 +234,7 @@ mod tests {
     const SAMPLE: &str = include_str!("../../../conf/firewall.toml");
 
     fn read(text: &str) -> Result<FirewallSettings, Faults> {
-        shared::config::read_text(Path::new("firewall.toml"), text, FirewallSettings::from_section)
+        FirewallSettings::parse(Path::new("firewall.toml"), text)
     }
 
     #[test]

@@ -233,6 +233,14 @@ impl Keeper {
         BanSet::all().filter_map(fill).collect()
     }
 
+    /// Elements of any set of the table.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub fn count(&mut self, set: &str) -> Result<u64, NetlinkError> {
+        Ok(self.netlink.dump(set)?.len() as u64)
+    }
+
     fn now(&self) -> Duration {
         self.start.elapsed()
     }
