@@ -1,0 +1,221 @@
+//! The helper's socket: who may ask, one thread a conversation, and the clock that ends trials.
+//! Must not know rules.
+
+use std::io::{BufReader, Write};
+use std::os::unix::fs::{DirBuilderExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use edge::firewall::message::{Answer, MAX_BATCH, Question, framed, read_frame};
+use rustix::net::sockopt;
+
+use crate::netlink::NetlinkError;
+use crate::warden::{Warden, WardenError};
+
+/// Conversations at once: edge has one, operators' commands come and go.
+const MOST: usize = 16;
+/// A caller that takes no answer for so long is given up.
+const PATIENCE: Duration = Duration::from_secs(5);
+/// How often due roll-backs are looked for.
+const TICK: Duration = Duration::from_millis(500);
+/// The host's own addresses are asked for every so many ticks.
+const OWN_ADDRESSES: u32 = 20;
+
+/// The helper cannot listen.
+#[derive(Debug, thiserror::Error)]
+#[error("socket {path}: {what} failed: {source}; its folder must be there and belong to the helper's user")]
+pub struct ServeError {
+    path: PathBuf,
+    what: &'static str,
+    #[source]
+    source: std::io::Error,
+}
+
+/// Everything one conversation needs.
+#[derive(Debug, Clone)]
+struct Desk {
+    warden: Arc<Mutex<Warden>>,
+    edge_user: Arc<str>,
+    open: Arc<AtomicUsize>,
+}
+
+/// Makes the state folder where it is missing; its mode keeps others out.
+///
+/// # Errors
+/// It cannot be made.
+pub fn make_state_folder(path: &Path) -> Result<(), ServeError> {
+    let failed = |source| ServeError { path: path.to_owned(), what: "making the state folder", source };
+    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
+}
+
+/// Makes the socket. Anybody may connect; who may ask is decided by the kernel's word on who it is.
+///
+/// # Errors
+/// Another helper lives there, or the folder is not ours.
+pub fn listen(path: &Path) -> Result<UnixListener, ServeError> {
+    let failed = |what| move |source| ServeError { path: path.to_owned(), what, source };
+    if UnixStream::connect(path).is_ok() {
+        return Err(failed("taking over")(std::io::ErrorKind::AddrInUse.into()));
+    }
+    let fresh = path.with_extension("new");
+    match std::fs::remove_file(&fresh) {
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed("tidying up")(error)),
+        _ => {}
+    }
+    let listener = UnixListener::bind(&fresh).map_err(failed("binding"))?;
+    std::fs::set_permissions(&fresh, std::fs::Permissions::from_mode(0o666)).map_err(failed("opening"))?;
+    std::fs::rename(&fresh, path).map_err(failed("putting it in place"))?;
+    Ok(listener)
+}
+
+/// Serves until the process ends.
+pub fn serve(listener: &UnixListener, warden: Warden) {
+    let edge_user = warden.settings.edge_user.as_str().into();
+    let desk = Desk { warden: Arc::new(Mutex::new(warden)), edge_user, open: Arc::default() };
+    let clock = desk.clone();
+    std::thread::spawn(move || clock.tick());
+    loop {
+        match listener.accept() {
+            Ok((stream, _)) => desk.welcome(stream),
+            Err(error) => {
+                tracing::warn!("socket: accept: {error}");
+                std::thread::sleep(TICK);
+            }
+        }
+    }
+}
+
+impl Desk {
+    fn lock(&self) -> MutexGuard<'_, Warden> {
+        // A thread that panicked has changed the kernel by whole transactions only.
+        self.warden.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn tick(&self) {
+        for tick in 0_u32.. {
+            std::thread::sleep(TICK);
+            let mut warden = self.lock();
+            if let Err(error) = warden.tick() {
+                tracing::error!("firewall: {error}; tried again");
+            }
+            if tick % OWN_ADDRESSES == 0 {
+                warden.refresh_own();
+            }
+        }
+    }
+
+    fn welcome(&self, stream: UnixStream) {
+        let Some(caller) = self.caller(&stream) else { return };
+        if self.open.fetch_add(1, Ordering::SeqCst) >= MOST {
+            self.open.fetch_sub(1, Ordering::SeqCst);
+            answer(&stream, &Answer::Failed(format!("{MOST} conversations are open; try again")));
+            return;
+        }
+        let desk = self.clone();
+        std::thread::spawn(move || {
+            if let Err(error) = desk.converse(&stream, caller) {
+                tracing::debug!("socket: conversation with user {caller}: {error}");
+            }
+            desk.open.fetch_sub(1, Ordering::SeqCst);
+        });
+    }
+
+    /// The user at the other end, where it may ask.
+    fn caller(&self, stream: &UnixStream) -> Option<u32> {
+        let uid = match sockopt::socket_peercred(stream) {
+            Ok(credentials) => credentials.uid.as_raw(),
+            Err(error) => {
+                tracing::warn!("socket: who calls cannot be told: {error}");
+                return None;
+            }
+        };
+        stream.set_write_timeout(Some(PATIENCE)).ok()?;
+        if uid == 0 || user_id(&self.edge_user) == Some(uid) {
+            return Some(uid);
+        }
+        tracing::warn!("socket: user {uid} was refused; only root and {} may ask", self.edge_user);
+        answer(stream, &Answer::Failed(format!("user {uid} may not ask; only root and {} may", self.edge_user)));
+        None
+    }
+
+    fn converse(&self, stream: &UnixStream, caller: u32) -> std::io::Result<()> {
+        let mut from = BufReader::with_capacity(64 * 1024, stream);
+        let mut to = stream;
+        while let Some(body) = read_frame(&mut from)? {
+            let question = match Question::decode(&body) {
+                Ok(question) => question,
+                Err(error) => {
+                    tracing::warn!("socket: user {caller}: {error}; the conversation ends");
+                    return to.write_all(&framed(&Answer::Failed(error.to_string()).encode()));
+                }
+            };
+            for answer in self.answers(question, caller) {
+                to.write_all(&framed(&answer.encode()))?;
+            }
+        }
+        Ok(())
+    }
+
+    fn answers(&self, question: Question, caller: u32) -> Vec<Answer> {
+        if question.is_for_root() && caller != 0 {
+            return vec![Answer::Failed(format!("user {caller} may not do this; only root may"))];
+        }
+        let mut warden = self.lock();
+        let answered = match answers(&mut warden, question.clone()) {
+            // Somebody removed the table a moment ago: it is put back, and asked again.
+            Err(WardenError::Netlink(NetlinkError::Missing)) => {
+                warden.heal().and_then(|()| answers(&mut warden, question))
+            }
+            answered => answered,
+        };
+        answered.unwrap_or_else(|error| vec![Answer::Failed(error.to_string())])
+    }
+}
+
+fn answers(warden: &mut Warden, question: Question) -> Result<Vec<Answer>, WardenError> {
+    let keeper = &mut warden.keeper;
+    let done = |()| Answer::Done(Vec::new());
+    Ok(vec![match question {
+        Question::Ban(bans) => Answer::Done(keeper.ban(&bans)?),
+        Question::Unban(networks) => keeper.unban(&networks).map(done)?,
+        Question::Clear => keeper.clear().map(done)?,
+        Question::Lift(leases) => Answer::Done(keeper.lift(&leases)?),
+        Question::Unlift(networks) => keeper.unlift(&networks).map(done)?,
+        Question::List => {
+            let bans = keeper.list()?;
+            let pages = bans.len().div_ceil(MAX_BATCH).max(1);
+            let page = |at: usize| {
+                let bans = bans.iter().skip(at * MAX_BATCH).take(MAX_BATCH).copied().collect();
+                Answer::Page(bans, at + 1 < pages)
+            };
+            return Ok((0..pages).map(page).collect());
+        }
+        Question::Figures => Answer::Figures(warden.figures()?),
+        Question::Apply { confirm, ssh } => Answer::Told(warden.apply(confirm, ssh)?),
+        Question::Confirm { ssh } => Answer::Told(warden.confirm(ssh.as_deref())?),
+        Question::Rollback => Answer::Told(warden.end_trial()?),
+        Question::Status => Answer::Status(Box::new(warden.status()?)),
+        Question::Remove => Answer::Told(warden.remove()?),
+    }])
+}
+
+fn answer(mut stream: &UnixStream, answer: &Answer) {
+    if let Err(error) = stream.write_all(&framed(&answer.encode())) {
+        tracing::debug!("socket: an answer was not taken: {error}");
+    }
+}
+
+/// Out of `/etc/passwd`; a user of another directory is named by its number.
+fn user_id(name: &str) -> Option<u32> {
+    if let Ok(number) = name.parse() {
+        return Some(number);
+    }
+    let users = std::fs::read_to_string("/etc/passwd").ok()?;
+    users.lines().find_map(|line| {
+        let mut fields = line.split(':');
+        (fields.next() == Some(name)).then(|| fields.nth(1)?.parse().ok())?
+    })
+}
