@@ -5,10 +5,13 @@
 mod line;
 mod writer;
 
+use std::fmt;
 use std::net::IpAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
+
+pub use line::event_line;
 
 use crate::metrics::Metrics;
 
@@ -123,24 +126,43 @@ pub enum AccessLogError {
     Thread(#[source] std::io::Error),
 }
 
+/// Hears of every entry before it is written, also where no file is: the ban engine's ear. Called on
+/// the thread that served the request, so it must neither wait nor panic. It hears of what edge
+/// refuses, too, and of requests whose client is banned already: who counts offences knows whom it
+/// has banned.
+pub type Tap = Arc<dyn Fn(&Arc<Entry>) + Send + Sync>;
+
 /// The running log. Cheap to clone; all clones feed one writer.
-#[derive(Clone, Debug)]
+#[derive(Clone)]
 pub struct AccessLog {
     writer: Option<writer::Handle>,
+    tap: Option<Tap>,
     metrics: Arc<Metrics>,
 }
 
+impl fmt::Debug for AccessLog {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let (writer, tap) = (&self.writer, self.tap.is_some());
+        f.debug_struct("AccessLog").field("writer", writer).field("tap", &tap).finish_non_exhaustive()
+    }
+}
+
 impl AccessLog {
-    /// Opens the file and starts the writer's thread; without a file there is neither.
+    /// Opens the file and starts the writer's thread; without a file there is neither. `tap` hears
+    /// of everything in any case.
     ///
     /// # Errors
     /// The file cannot be opened, or the thread not started.
-    pub fn start(settings: &Settings, metrics: Arc<Metrics>) -> Result<Self, AccessLogError> {
+    pub fn start(
+        settings: &Settings,
+        metrics: Arc<Metrics>,
+        tap: Option<Tap>,
+    ) -> Result<Self, AccessLogError> {
         let writer = match &settings.file {
             Some(file) => Some(writer::start(file, settings.format, settings.queue, Arc::clone(&metrics))?),
             None => None,
         };
-        Ok(Self { writer, metrics })
+        Ok(Self { writer, tap, metrics })
     }
 
     /// Why [`AccessLog::start`] would fail now. Leaves no file where there was none.
@@ -149,11 +171,20 @@ impl AccessLog {
         writer::fault(settings.file.as_deref()?)
     }
 
-    /// Writes one line, soon. Never blocks: a line that finds the queue full is counted as dropped.
+    /// Tells the tap, and writes one line, soon. Never blocks: a line that finds the queue full is
+    /// counted as dropped. Tap and writer share the entry, whose fields are cut to size.
     pub fn record(&self, mut entry: Entry) {
-        let Some(writer) = &self.writer else { return };
+        if self.writer.is_none() && self.tap.is_none() {
+            return;
+        }
         entry.cut();
-        if !writer.send(entry) {
+        let entry = Arc::new(entry);
+        if let Some(tap) = &self.tap {
+            tap(&entry);
+        }
+        if let Some(writer) = &self.writer
+            && !writer.send(entry)
+        {
             self.metrics.access_log_dropped.inc();
         }
     }
@@ -177,6 +208,7 @@ impl AccessLog {
 mod tests {
     use std::net::IpAddr;
     use std::path::Path;
+    use std::sync::Mutex;
 
     use super::*;
 
@@ -202,7 +234,7 @@ mod tests {
     fn start(file: &Path, queue: usize) -> (AccessLog, Arc<Metrics>) {
         let metrics = Metrics::new();
         let settings = Settings { file: Some(file.to_owned()), format: Format::Combined, queue };
-        (AccessLog::start(&settings, Arc::clone(&metrics)).unwrap(), metrics)
+        (AccessLog::start(&settings, Arc::clone(&metrics), None).unwrap(), metrics)
     }
 
     fn lines(file: &Path) -> Vec<String> {
@@ -293,10 +325,32 @@ mod tests {
         let settings =
             Settings { file: Some(PathBuf::from("/nowhere/access.log")), format: Format::Json, queue: 1 };
         assert_eq!(
-            AccessLog::start(&settings, Metrics::new()).unwrap_err().to_string(),
+            AccessLog::start(&settings, Metrics::new(), None).unwrap_err().to_string(),
             "access log: /nowhere/access.log: cannot be opened for appending: No such file or directory (os error 2); \
              create its folder and let edge's user write there"
         );
+    }
+
+    #[test]
+    fn the_tap_hears_everything_even_where_no_file_is() {
+        let folder = tempfile::tempdir().unwrap();
+        for file in [None, Some(folder.path().join("access.log"))] {
+            let heard = Arc::new(Mutex::new(Vec::new()));
+            let ear = Arc::clone(&heard);
+            let tap: Tap = Arc::new(move |entry| ear.lock().unwrap().push(Arc::clone(entry)));
+            let settings = Settings { file: file.clone(), format: Format::Combined, queue: 10 };
+            let log = AccessLog::start(&settings, Metrics::new(), Some(tap)).unwrap();
+            log.record(Entry { user_agent: vec![b'a'; 1_000_000], ..entry("/1") });
+            log.clone().record(entry("/2"));
+            log.close();
+            let heard = heard.lock().unwrap();
+            let targets: Vec<&[u8]> = heard.iter().map(|entry| entry.target.as_slice()).collect();
+            assert_eq!(targets, [b"/1", b"/2"]);
+            let mut line = Vec::new();
+            event_line(&heard[0], &mut line);
+            assert!(line.len() < 2 * MAX_FIELD, "a megabyte is cut: {}", line.len());
+            assert_eq!(file.map_or(2, |file| lines(&file).len()), 2);
+        }
     }
 
     #[test]

@@ -124,6 +124,19 @@ fn hop_address(hop: &[u8]) -> Option<IpAddr> {
     }
 }
 
+/// A network as clients are told apart: IPv4-mapped is IPv4's, IPv6 is no narrower than the /64 that
+/// one client owns, and bits beyond the prefix are nil.
+#[must_use]
+pub fn of_whole_clients(network: IpNet) -> IpNet {
+    match unmapped(network) {
+        IpNet::V6(v6) if u32::from(v6.prefix_len()) > IPV6_CLIENT_BITS => {
+            let bits = v6.addr().to_bits() & (u128::MAX << (128 - IPV6_CLIENT_BITS));
+            ipnet::Ipv6Net::new(Ipv6Addr::from_bits(bits), 64).map_or(network, IpNet::V6)
+        }
+        other => other.trunc(),
+    }
+}
+
 /// `::ffff:10.0.0.0/104` means `10.0.0.0/8`; addresses are compared unmapped.
 fn unmapped(network: IpNet) -> IpNet {
     let IpNet::V6(v6) = network else { return network };

@@ -9,23 +9,31 @@ pub mod connection;
 pub mod frames;
 pub mod gate;
 pub mod head;
+pub mod live;
 pub mod redirect;
 pub mod report;
 pub mod socket;
 pub mod stream;
 pub mod uploads;
+pub mod wire;
 mod worker;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 use prometheus::IntGauge;
+use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
+use crate::admission::Banned;
 use crate::config::Listen;
+use live::{Busy, Connections, Listed};
 use redirect::Redirect;
 use report::Report;
+
+use wire::Wire;
 
 pub use worker::{AsyncServe, Sockets, run};
 
@@ -54,6 +62,9 @@ pub struct Door {
     pub report: Report,
     /// Plain HTTP is sent to HTTPS by it.
     pub redirect: Redirect,
+    /// Who lives here now.
+    pub connections: Arc<Connections>,
+    banned: Arc<Banned>,
     tls: Tls,
     open: AtomicUsize,
 }
@@ -67,10 +78,18 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Door {
-    /// A door that nobody has passed yet.
+    /// A door that nobody has passed yet. Who is `banned` does not; who has, is in `connections`.
     #[must_use]
-    pub fn new(settings: Listen, tls: TlsAcceptor, redirect: Redirect, report: Report) -> Arc<Self> {
-        Arc::new(Self { settings, report, redirect, tls: Tls(tls), open: AtomicUsize::new(0) })
+    pub fn new(
+        settings: Listen,
+        tls: TlsAcceptor,
+        redirect: Redirect,
+        report: Report,
+        connections: Arc<Connections>,
+        banned: Arc<Banned>,
+    ) -> Arc<Self> {
+        let (tls, open) = (Tls(tls), AtomicUsize::new(0));
+        Arc::new(Self { settings, report, redirect, connections, banned, tls, open })
     }
 
     /// Client connections open now.
@@ -79,8 +98,14 @@ impl Door {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Counts a connection in, or refuses it where the cap is reached.
-    fn enter(self: &Arc<Self>) -> Option<Place> {
+    /// Counts a connection in and lists it, or closes it at once: its client is banned, or the cap is
+    /// reached.
+    fn enter(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) -> Option<Entered> {
+        let wire = Wire::new(tcp);
+        // The cheap look first: this is where a flood of a banned client ends.
+        if self.is_banned(peer) {
+            return self.turned_away(&wire, "banned");
+        }
         let most = self.settings.max_connections;
         let counted = self
             .open
@@ -91,8 +116,43 @@ impl Door {
         }
         let gauge = self.report.metrics().connections.clone();
         gauge.inc();
-        Some(Place { door: Arc::clone(self), gauge })
+        let place = Place { door: Arc::clone(self), gauge };
+        let (listed, busy) = self.connections.enter(peer, &wire)?;
+        // Who bans cuts what is listed afterwards: a ban since the first look is seen by one of us.
+        if self.is_banned(peer) {
+            return self.turned_away(&wire, "banned");
+        }
+        Some(Entered { wire, busy, listed, place })
     }
+
+    /// A trusted proxy is not judged by its own address: each request is by its client's.
+    fn is_banned(&self, peer: SocketAddr) -> bool {
+        !self.banned.is_empty()
+            && self.banned.holds(peer.ip(), seconds_now())
+            && !self.connections.trusts(peer)
+    }
+
+    fn turned_away(&self, wire: &Wire, why: &str) -> Option<Entered> {
+        self.report.metrics().rejected.with_label_values(&[why]).inc();
+        wire.reset();
+        None
+    }
+}
+
+/// What bans are measured by.
+#[expect(clippy::disallowed_methods, reason = "this corridor asks whether a ban has ended")]
+pub(crate) fn seconds_now() -> u64 {
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+}
+
+/// A connection that may go on to its handshake.
+#[derive(Debug)]
+struct Entered {
+    wire: Wire,
+    /// Until the handshake is done.
+    busy: Busy,
+    listed: Listed,
+    place: Place,
 }
 
 /// One connection's place below the cap; leaves it on drop.

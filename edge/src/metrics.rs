@@ -15,6 +15,8 @@ const SECONDS: [f64; 14] =
     [0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 60.0];
 /// The status classes, so that every series stands at 0 from the start.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
+/// Why edge refuses; every series stands at 0 from the start.
+const REASONS: [&str; 6] = ["banned", "connections", "in_flight", "rate", "route_rate", "throttled"];
 
 /// Every handle. Cheap to count on from any thread.
 #[derive(Debug)]
@@ -22,10 +24,15 @@ pub struct Metrics {
     registry: Registry,
     /// Requests answered, by `class` of status (`2xx`).
     pub requests: IntCounterVec,
-    /// Requests and connections that edge itself refused, by `reason` (`in_flight`, `connections`, …).
+    /// Requests and connections that edge itself refused, by `reason`: `in_flight`, `connections`,
+    /// `banned`, `rate`, `route_rate`, `throttled`.
     pub rejected: IntCounterVec,
     /// Client connections open now.
     pub connections: IntGauge,
+    /// Client connections that were cut because their client was banned.
+    pub connections_cut: IntCounter,
+    /// Idle client connections that were asked to leave because their client had too many.
+    pub idle_closed: IntCounter,
     /// TLS handshakes that failed or ran out of time.
     pub handshake_failures: IntCounter,
     /// Requests that are no valid HTTP.
@@ -57,6 +64,16 @@ impl Metrics {
             requests: labelled(&r, "edge_requests_total", "Requests answered, by class of status.", "class"),
             rejected: labelled(&r, "edge_rejected_total", "What edge itself refused, by reason.", "reason"),
             connections: gauge(&r, "edge_connections", "Client connections open now."),
+            connections_cut: counter(
+                &r,
+                "edge_connections_cut_total",
+                "Connections cut because their client was banned.",
+            ),
+            idle_closed: counter(
+                &r,
+                "edge_idle_closed_total",
+                "Idle connections closed because their client had too many.",
+            ),
             handshake_failures: counter(&r, "edge_handshake_failures_total", "TLS handshakes that failed."),
             malformed: counter(&r, "edge_malformed_total", "Requests that are no valid HTTP."),
             request_seconds: registered(&r, Histogram::with_opts(buckets)),
@@ -75,6 +92,9 @@ impl Metrics {
             ),
             registry: r,
         };
+        for reason in REASONS {
+            metrics.rejected.with_label_values(&[reason]);
+        }
         for class in CLASSES {
             metrics.requests.with_label_values(&[class]);
         }
@@ -139,6 +159,8 @@ mod tests {
         for line in [
             "edge_requests_total{class=\"2xx\"} 0",
             "edge_connections 0",
+            "edge_connections_cut_total 0",
+            "edge_rejected_total{reason=\"banned\"} 0",
             "edge_access_log_dropped_total 0",
             "edge_request_seconds_bucket{le=\"+Inf\"} 0",
         ] {

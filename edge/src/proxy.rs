@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::access_log::AccessLog;
 use crate::admin::Readiness;
-use crate::admission::InFlight;
+use crate::admission::{Banned, InFlight, Rates};
 use crate::client::TrustedProxies;
 use crate::config::Listen;
 use crate::metrics::Metrics;
@@ -38,6 +38,10 @@ pub struct Site {
     pub listen: Listen,
     /// Who the client is.
     pub trusted: TrustedProxies,
+    /// Who gets nothing.
+    pub banned: Arc<Banned>,
+    /// How fast one client may ask; routes are numbered as in `routes`.
+    pub rates: Arc<Rates>,
     /// How much one client may do at a time.
     pub in_flight: Arc<InFlight>,
     /// What a client that is over its limit is told to wait.

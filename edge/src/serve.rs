@@ -15,10 +15,11 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 
 use crate::access_log::{AccessLog, AccessLogError};
 use crate::admin::{self, AdminError, Readiness};
-use crate::admission::InFlight;
+use crate::admission::{Banned, InFlight, Rate, Rates};
 use crate::client::TrustedProxies;
 use crate::config::Config;
 use crate::gateway::{Gateway, GatewayError, Limits, Settings as GatewaySettings, Vaults};
+use crate::listen::live::{Connections, MAX_IDLE};
 use crate::listen::redirect::Redirect;
 use crate::listen::report::Report;
 use crate::listen::{self, Door, ListenError, Sockets, socket};
@@ -87,13 +88,22 @@ async fn run(config: Config) -> Result<(), ServeError> {
 
     let metrics = Metrics::new();
     let readiness = Readiness::new();
-    let access_log = AccessLog::start(&config.access_log, Arc::clone(&metrics))?;
+    let access_log = AccessLog::start(&config.access_log, Arc::clone(&metrics), None)?;
     let certificates = Certificates::load(&config.certificates)?;
     let acceptor = tls::acceptor(Arc::clone(&certificates))?;
     let sockets = open_sockets(&config)?;
-    let site = site(&config, &metrics, &readiness, &access_log);
+    let banned = Banned::new();
+    let site = site(&config, &metrics, &readiness, &access_log, &banned);
     let report = Report::new(access_log.clone(), Arc::clone(&metrics));
-    let door = Door::new(config.listen.clone(), acceptor, redirect(&config), report);
+    let connections = Connections::new(MAX_IDLE, site.trusted.clone(), Arc::clone(&metrics));
+    let door = Door::new(
+        config.listen.clone(),
+        acceptor,
+        redirect(&config),
+        report,
+        connections,
+        Arc::clone(&banned),
+    );
 
     // Health is answered to the very end, handlers may call as long as requests are in flight.
     let last = Shutdown::new();
@@ -149,6 +159,8 @@ async fn run(config: Config) -> Result<(), ServeError> {
             _ = rotated.recv() => access_log.reopen(),
             _ = certificate_look.tick() => look(&certificates, false).await,
             _ = health_look.tick() => {
+                site.rates.tidy();
+                banned.purge(listen::seconds_now());
                 site.report_upstreams();
                 report_vaults(vaults.as_ref(), &readiness);
             }
@@ -267,11 +279,15 @@ fn site(
     metrics: &Arc<Metrics>,
     readiness: &Arc<Readiness>,
     access_log: &AccessLog,
+    banned: &Arc<Banned>,
 ) -> Arc<Site> {
     Arc::new(Site {
         direct_name: config.direct_name.clone(),
         listen: config.listen.clone(),
         trusted: TrustedProxies::new(config.clients.trusted_proxies.clone()),
+        banned: Arc::clone(banned),
+        // No client and no route has a rate until the configuration gives it one.
+        rates: Rates::new(None, &vec![None; config.routes.len()], Rate::OFFENDER),
         in_flight: InFlight::new(config.clients.max_in_flight),
         retry_after: config.clients.retry_after,
         routes: Routes::new(config.routes.clone()),

@@ -1,8 +1,11 @@
 //! Client connections through `listen`, the HTTP engine and the phases to a small upstream, in one
 //! process and without a configuration file: the limit in flight, malformed requests, pipelining,
-//! failing over. What needs the whole program is told in the stories.
+//! failing over, bans and rates. What needs the whole program is told in the stories.
 
 #![expect(clippy::unwrap_used, reason = "a step of a test that fails is the test's failure")]
+
+#[path = "front_door/bans.rs"]
+mod bans;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -13,9 +16,10 @@ use std::time::Duration;
 
 use edge::access_log::{self, AccessLog};
 use edge::admin::Readiness;
-use edge::admission::InFlight;
+use edge::admission::{Banned, InFlight, Rate, Rates};
 use edge::client::TrustedProxies;
 use edge::config::{CertificateFiles, Listen};
+use edge::listen::live::{Connections, MAX_IDLE};
 use edge::listen::redirect::Redirect;
 use edge::listen::report::Report;
 use edge::listen::{self, Door, Sockets, socket};
@@ -40,8 +44,13 @@ const PATIENCE: Duration = Duration::from_secs(20);
 
 struct Edge {
     address: SocketAddr,
+    /// Plain HTTP, which is redirected.
+    plain: SocketAddr,
     connector: TlsConnector,
     in_flight: Arc<InFlight>,
+    banned: Arc<Banned>,
+    connections: Arc<Connections>,
+    metrics: Arc<Metrics>,
     access_log: AccessLog,
     log_file: PathBuf,
     shutdown: Shutdown,
@@ -99,18 +108,49 @@ fn start(servers: Vec<SocketAddr>) -> Edge {
 }
 
 fn start_with(settings: Listen, servers: Vec<SocketAddr>) -> Edge {
+    Limits::default().start(settings, servers)
+}
+
+/// What a test wants of the limits.
+struct Limits {
+    trusted: &'static [&'static str],
+    client: Option<Rate>,
+    route: Option<Rate>,
+    offender: Rate,
+    max_idle: usize,
+}
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self { trusted: &[], client: None, route: None, offender: Rate::OFFENDER, max_idle: MAX_IDLE }
+    }
+}
+
+impl Limits {
+    fn start(self, settings: Listen, servers: Vec<SocketAddr>) -> Edge {
+        start_under(self, settings, servers)
+    }
+}
+
+fn start_under(limits: Limits, settings: Listen, servers: Vec<SocketAddr>) -> Edge {
     let folder = tempfile::tempdir().unwrap();
     let (files, client) = certificate(&folder);
     let log_file = folder.path().join("access.log");
     let metrics = Metrics::new();
     let log =
         access_log::Settings { file: Some(log_file.clone()), format: access_log::Format::Json, queue: 4096 };
-    let access_log = AccessLog::start(&log, Arc::clone(&metrics)).unwrap();
+    let access_log = AccessLog::start(&log, Arc::clone(&metrics), None).unwrap();
     let in_flight = InFlight::new(50);
+    let banned = Banned::new();
+    let trusted = limits.trusted.iter().map(|text| text.parse().unwrap()).collect();
+    let trusted = TrustedProxies::new(trusted);
+    let connections = Connections::new(limits.max_idle, trusted.clone(), Arc::clone(&metrics));
     let site = Arc::new(Site {
         direct_name: None,
         listen: settings.clone(),
-        trusted: TrustedProxies::new(Vec::new()),
+        trusted,
+        banned: Arc::clone(&banned),
+        rates: Rates::new(limits.client, &[limits.route], limits.offender),
         in_flight: Arc::clone(&in_flight),
         retry_after: Duration::from_secs(1),
         routes: Routes::new(vec![Route {
@@ -133,9 +173,11 @@ fn start_with(settings: Listen, servers: Vec<SocketAddr>) -> Edge {
     });
     let acceptor = tls::acceptor(Certificates::load(&[files]).unwrap()).unwrap();
     let redirect = Redirect::new("a.test".to_owned(), Vec::new());
-    let door = Door::new(settings, acceptor, redirect, Report::new(access_log.clone(), metrics));
-    let https = socket::listeners(SocketAddr::from((Ipv4Addr::LOCALHOST, 0)), 1).unwrap();
-    let address = https[0].local_addr().unwrap();
+    let report = Report::new(access_log.clone(), Arc::clone(&metrics));
+    let door = Door::new(settings, acceptor, redirect, report, Arc::clone(&connections), Arc::clone(&banned));
+    let [https, http] =
+        [0, 0].map(|port| socket::listeners(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), 1).unwrap());
+    let [address, plain] = [&https, &http].map(|listeners| listeners[0].local_addr().unwrap());
     let shutdown = Shutdown::new();
     let stop = shutdown.clone();
     let thread = thread::spawn(move || {
@@ -143,14 +185,18 @@ fn start_with(settings: Listen, servers: Vec<SocketAddr>) -> Edge {
         runtime.block_on(async {
             let engine = Engine::new(site);
             let drain = engine.clone();
-            let sockets = Sockets { https, http: Vec::new() };
+            let sockets = Sockets { https, http };
             listen::run(door, sockets, engine, move || drain.drain(), stop).await.unwrap()
         })
     });
     Edge {
         address,
+        plain,
         connector: TlsConnector::from(Arc::new(client)),
         in_flight,
+        banned,
+        connections,
+        metrics,
         access_log,
         log_file,
         shutdown,
@@ -163,6 +209,11 @@ impl Edge {
     async fn connect(&self) -> TlsStream<TcpStream> {
         let tcp = TcpStream::connect(self.address).await.unwrap();
         self.connector.connect(ServerName::try_from("a.test").unwrap(), tcp).await.unwrap()
+    }
+
+    /// How often edge has refused for this reason.
+    fn rejected(&self, reason: &str) -> u64 {
+        self.metrics.rejected.with_label_values(&[reason]).get()
     }
 
     /// Sends `bytes` and reads until edge closes.

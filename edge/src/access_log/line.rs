@@ -32,7 +32,24 @@ pub(super) fn append(entry: &Entry, format: Format, out: &mut Vec<u8>) {
 /// `client - - [time] "METHOD target PROTOCOL" status bytes "referer" "user agent"`
 fn combined(entry: &Entry, out: &mut Vec<u8>) {
     // Writing to a Vec cannot fail.
-    let _ = write!(out, "{} - - [{}] \"", entry.client, clock(entry.at, CLF_TIME));
+    let _ = write!(out, "{} - - [{}] ", entry.client, clock(entry.at, CLF_TIME));
+    request_to_agent(entry, Space::Plain, out);
+}
+
+/// Appends the combined line as filters see it, with the date already cut out of it and no line end:
+/// `203.0.113.7 - - [] "GET /x HTTP/1.1" 404 153 "-" "curl/8"`. A handshake that failed asks for
+/// `- - TLS` and has status 000.
+///
+/// Whatever a client sent, it is one line that begins with the client's own address, and nothing else
+/// in it looks like such a beginning: a pattern that forgot to say where a line starts finds no other
+/// address to ban.
+pub fn event_line(entry: &Entry, out: &mut Vec<u8>) {
+    let _ = write!(out, "{} - - [] ", entry.client);
+    request_to_agent(entry, Space::NoBeginning, out);
+}
+
+fn request_to_agent(entry: &Entry, text: Space, out: &mut Vec<u8>) {
+    out.push(b'"');
     if !(entry.method.is_empty() && entry.target.is_empty() && entry.protocol.is_empty()) {
         escaped(entry.method.as_bytes(), Space::Escaped, out);
         out.push(b' ');
@@ -43,9 +60,9 @@ fn combined(entry: &Entry, out: &mut Vec<u8>) {
         out.push(b'-');
     }
     let _ = write!(out, "\" {:03} {} \"", entry.status, entry.bytes);
-    escaped(&entry.referer, Space::Plain, out);
+    escaped(&entry.referer, text, out);
     out.extend_from_slice(b"\" \"");
-    escaped(&entry.user_agent, Space::Plain, out);
+    escaped(&entry.user_agent, text, out);
     out.push(b'"');
 }
 
@@ -54,6 +71,8 @@ fn combined(entry: &Entry, out: &mut Vec<u8>) {
 enum Space {
     Plain,
     Escaped,
+    /// Text, but `- - [` is broken up: it stands at the beginning of a line only.
+    NoBeginning,
 }
 
 /// As nginx escapes its variables; an absent value is `-`.
@@ -61,10 +80,11 @@ fn escaped(field: &[u8], space: Space, out: &mut Vec<u8>) {
     if field.is_empty() {
         out.push(b'-');
     }
-    for byte in field {
+    for (at, byte) in field.iter().enumerate() {
         match byte {
             b'"' | b'\\' => hex(*byte, out),
             b' ' if space == Space::Escaped => hex(*byte, out),
+            b'[' if space == Space::NoBeginning && field[..at].ends_with(b"- - ") => hex(*byte, out),
             b' '..=b'~' => out.push(*byte),
             other => hex(*other, out),
         }
@@ -274,6 +294,28 @@ mod tests {
     }
 
     #[test]
+    fn an_event_is_the_combined_line_without_its_date() {
+        let event = |entry: &Entry| {
+            let mut out = Vec::new();
+            event_line(entry, &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        let combined = line(&entry(), Format::Combined).replace("10/Oct/2000:13:55:36 +0000", "");
+        assert_eq!(event(&entry()), combined.trim_end());
+        let handshake = Entry {
+            method: String::new(),
+            target: Vec::new(),
+            protocol: "TLS",
+            status: 0,
+            bytes: 0,
+            referer: Vec::new(),
+            user_agent: b"x - - [] \"".to_vec(),
+            ..entry()
+        };
+        assert_eq!(event(&handshake), r#"192.0.2.1 - - [] "- - TLS" 000 0 "-" "x - - \x5B] \x22""#);
+    }
+
+    #[test]
     fn json_has_the_elastic_names() {
         assert_eq!(
             line(&entry(), Format::Json),
@@ -346,6 +388,27 @@ mod tests {
             prop_assert_eq!(unescaped(quoted[5]), value(&entry.user_agent));
             let client = format!("{} - - [", entry.client);
             prop_assert!(quoted[0].starts_with(&client), "{}", quoted[0]);
+        }
+
+        #[test]
+        fn an_event_is_one_line_that_begins_with_its_own_client_and_nowhere_else(
+            entry in any_entry(), forged in "(6\\.6\\.6\\.6|-| |\\[|\\]|\"|\n|\r|GET /x){0,12}", place in 0..5,
+        ) {
+            let mut entry = entry;
+            match place {
+                0 => entry.method = forged,
+                1 => entry.target = forged.into_bytes(),
+                2 => entry.referer = forged.into_bytes(),
+                3 => entry.user_agent = forged.into_bytes(),
+                _ => entry.host = forged,
+            }
+            let mut out = Vec::new();
+            event_line(&entry, &mut out);
+            let line = String::from_utf8(out).unwrap();
+            prop_assert!(line.bytes().all(|byte| (b' '..=b'~').contains(&byte)), "{}", line);
+            let own = format!("{} - - [] \"", entry.client);
+            prop_assert!(line.starts_with(&own), "{}", line);
+            prop_assert_eq!(line.matches("- - [").count(), 1, "{}", line);
         }
 
         #[test]

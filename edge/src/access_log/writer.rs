@@ -31,7 +31,7 @@ const CLOSE: Duration = Duration::from_secs(5);
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
     /// `None` only wakes the writer, to look at `word`.
-    queue: SyncSender<Option<Entry>>,
+    queue: SyncSender<Option<Arc<Entry>>>,
     word: Arc<Word>,
 }
 
@@ -46,7 +46,7 @@ struct Word {
 
 impl Handle {
     /// Queues one line; `false` where there is no room.
-    pub(super) fn send(&self, entry: Entry) -> bool {
+    pub(super) fn send(&self, entry: Arc<Entry>) -> bool {
         self.queue.try_send(Some(entry)).is_ok()
     }
 
@@ -101,7 +101,7 @@ impl Drop for Ended {
 }
 
 struct Writer {
-    queue: Receiver<Option<Entry>>,
+    queue: Receiver<Option<Arc<Entry>>>,
     /// The queue's length: most lines taken before the word is looked at again.
     most: usize,
     format: Format,
@@ -143,7 +143,7 @@ impl Writer {
         self.sink.flush();
     }
 
-    fn take(&mut self, entry: Option<Entry>) {
+    fn take(&mut self, entry: Option<Arc<Entry>>) {
         let Some(entry) = entry else { return };
         if self.sink.pending.len() >= BATCH {
             self.sink.flush();

@@ -3,18 +3,20 @@
 //! because the engine between them passes on neither whose turn it is nor why it refused something.
 
 use std::net::SocketAddr;
-use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::{Arc, OnceLock};
 
 use crate::listen::head::Fault;
+use crate::listen::live::{Busy, Presence};
 
 /// Shared by the stream and the request phases of one connection.
 #[derive(Debug)]
 pub struct Connection {
     /// The socket's other end.
     pub peer: SocketAddr,
-    /// Does the client speak HTTP/2?
-    pub h2: bool,
+    /// Its part in the list of live connections.
+    pub presence: Presence,
+    h2: AtomicBool,
     turns: AtomicU32,
     heads: AtomicU32,
     phases: AtomicU32,
@@ -23,18 +25,30 @@ pub struct Connection {
 }
 
 impl Connection {
-    /// A connection whose handshake is done.
+    /// A connection that was just accepted.
     #[must_use]
-    pub const fn new(peer: SocketAddr, h2: bool) -> Self {
+    pub const fn new(peer: SocketAddr, presence: Presence) -> Self {
         Self {
             peer,
-            h2,
+            presence,
+            h2: AtomicBool::new(false),
             turns: AtomicU32::new(0),
             heads: AtomicU32::new(0),
             phases: AtomicU32::new(0),
             tunnel: AtomicBool::new(false),
             fault: OnceLock::new(),
         }
+    }
+
+    /// The handshake chose HTTP/2.
+    pub(crate) fn speaks_h2(&self) {
+        self.h2.store(true, Ordering::Release);
+    }
+
+    /// Does the client speak HTTP/2?
+    #[must_use]
+    pub fn is_h2(&self) -> bool {
+        self.h2.load(Ordering::Acquire)
     }
 
     /// The engine asks for the next request.
@@ -53,9 +67,11 @@ impl Connection {
         self.heads.store(heads, Ordering::Release);
     }
 
-    /// The request phases have begun for one request; they end in its line in the log.
-    pub fn phases_began(&self) {
+    /// The request phases have begun for one request; they end in its line in the log. The
+    /// connection is busy while the answer lives.
+    pub fn phases_began(self: &Arc<Self>) -> Busy {
         self.phases.fetch_add(1, Ordering::AcqRel);
+        Busy::new(self)
     }
 
     /// Requests whose phases have begun.

@@ -1,13 +1,13 @@
 //! Plain HTTP → HTTPS. Knows which hosts are ours; must not know routes. A host that is not ours
 //! is never put into a Location: an open redirect lends our name to anybody.
 
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
 use crate::listen::answer;
+use crate::listen::connection::Connection;
 use crate::listen::head::{self, Fault, Head, Limits, Scan};
 use crate::listen::report::{Redirected, Report};
 use crate::route::{HostPattern, host_of};
@@ -45,18 +45,21 @@ impl Redirect {
     pub(crate) async fn serve<S>(
         &self,
         stream: &mut S,
-        peer: SocketAddr,
+        connection: &Connection,
         limits: &Limits,
         patience: Duration,
         report: &Report,
     ) where
         S: AsyncRead + AsyncWrite + Unpin,
     {
+        let peer = connection.peer;
         let began = Instant::now();
         let mut held = Vec::new();
         let read = timeout(patience, read_head(stream, &mut held, limits)).await;
         let read = match read {
             Ok(Ok(read)) => read,
+            // What edge itself cut for a ban is no offence of the client.
+            _ if connection.presence.is_cut() => return,
             // Nothing was asked: nobody to answer, nothing to log.
             Ok(Err(None)) => return,
             Err(_) if held.is_empty() => return,

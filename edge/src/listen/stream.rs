@@ -19,7 +19,6 @@ use pingora_core::protocols::{
     UniqueID,
 };
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
-use tokio::net::TcpStream;
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
 use tokio_rustls::server::TlsStream;
@@ -31,6 +30,7 @@ use crate::listen::gate::{Gate, Next};
 use crate::listen::head::{Fault, Limits};
 use crate::listen::report::Report;
 use crate::listen::uploads::{Event, Uploads};
+use crate::listen::wire::Wire;
 
 /// Written together until the engine flushes: head and body in one TLS record, one system call.
 const COALESCE: usize = 16 * 1024;
@@ -52,7 +52,7 @@ pub struct Patience {
 #[derive(Debug)]
 pub struct Remains {
     /// The connection itself.
-    pub io: TlsStream<TcpStream>,
+    pub io: TlsStream<Wire>,
     /// Bytes written and not flushed.
     pub unsent: BytesMut,
 }
@@ -60,7 +60,7 @@ pub struct Remains {
 /// One connection as the engine sees it.
 pub struct EdgeStream {
     /// `None` only while dropping.
-    io: Option<TlsStream<TcpStream>>,
+    io: Option<TlsStream<Wire>>,
     remains: Option<oneshot::Sender<Remains>>,
     connection: Arc<Connection>,
     report: Report,
@@ -125,7 +125,7 @@ impl EdgeStream {
     /// Wraps a connection whose handshake is done. What the engine leaves of it comes back
     /// through the receiver, so that the connection can be closed in order.
     pub(crate) fn new(
-        io: TlsStream<TcpStream>,
+        io: TlsStream<Wire>,
         connection: Arc<Connection>,
         report: Report,
         patience: Patience,
@@ -133,7 +133,7 @@ impl EdgeStream {
         digests: Digests,
     ) -> (Self, oneshot::Receiver<Remains>) {
         let (remains, receiver) = oneshot::channel();
-        let protocol = if connection.h2 {
+        let protocol = if connection.is_h2() {
             Protocol::H2(Box::new(H2 {
                 received: Frames::received(),
                 sent: Frames::sent(),
@@ -210,6 +210,11 @@ impl EdgeStream {
                         self.ended_while(next)
                     };
                 }
+                // Asked to leave, and nothing of a request is here: the engine hears the end.
+                Poll::Pending if next == Next::AwaitRequest && self.connection.presence.is_leaving() => {
+                    self.ended = true;
+                    return Poll::Ready(Ok(()));
+                }
                 Poll::Pending => {
                     ready!(self.poll_deadline(cx, next));
                     match next {
@@ -232,12 +237,11 @@ impl EdgeStream {
             // A pipelined request is still to be answered; the engine asks again at its turn.
             Next::AwaitTurn if !gate.held().is_empty() => Poll::Pending,
             Next::AwaitHead => {
-                self.report.malformed(
-                    self.connection.peer,
-                    Fault::Truncated,
-                    gate.held(),
-                    self.since.elapsed(),
-                );
+                // What edge itself cut for a ban is no offence of the client.
+                if !self.connection.presence.is_cut() {
+                    let (peer, took) = (self.connection.peer, self.since.elapsed());
+                    self.report.malformed(peer, Fault::Truncated, gate.held(), took);
+                }
                 self.protocol_forgets();
                 Poll::Ready(Ok(()))
             }
@@ -412,8 +416,8 @@ impl EdgeStream {
         let H2 { received, sent, timed_out, .. } = &**h2;
         let peer = self.connection.peer;
         let missing = received.opened.saturating_sub(u64::from(self.connection.phases()));
-        if !received.begun() {
-            // A connection that was opened and not used: nobody's fault.
+        if !received.begun() || self.connection.presence.is_cut() {
+            // A connection that was opened and not used, or that a ban cut: nobody's fault.
         } else if *timed_out {
             self.report.broken_h2(peer, "preface or header block not complete in time".to_owned());
         } else if !received.opened_well() && sent.go_away.is_none() {
@@ -560,7 +564,7 @@ impl Ssl for EdgeStream {
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {
-        Some(if self.connection.h2 { ALPN::H2 } else { ALPN::H1 })
+        Some(if self.connection.is_h2() { ALPN::H2 } else { ALPN::H1 })
     }
 }
 

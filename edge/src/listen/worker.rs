@@ -15,7 +15,7 @@ use pingora_core::protocols::tls::SslDigest;
 use pingora_http::ResponseHeader;
 use shared::shutdown::Shutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::TcpListener;
 use tokio::time::{Instant, sleep, timeout};
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
@@ -23,7 +23,8 @@ use tokio_util::task::TaskTracker;
 use crate::listen::connection::Connection;
 use crate::listen::head::Limits;
 use crate::listen::stream::{Digests, EdgeStream, Patience, Remains};
-use crate::listen::{Door, ListenError, Place};
+use crate::listen::wire::Wire;
+use crate::listen::{Door, Entered, ListenError};
 
 /// What a client that was refused may still send before its connection is cut.
 const LINGER: Duration = Duration::from_secs(2);
@@ -65,27 +66,17 @@ where
         let (door, serve, tracker) = (Arc::clone(&door), serve.clone(), tracker.clone());
         let stop = shutdown.clone();
         let listener = into_tokio(listener)?;
-        loops.push(tokio::spawn(accept(
-            listener,
-            Arc::clone(&door),
-            shutdown.clone(),
-            move |tcp, peer, place| {
-                let (door, stop, serve) = (Arc::clone(&door), stop.clone(), serve.clone());
-                tracker.spawn(https(door, tcp, peer, place, stop, serve));
-            },
-        )));
+        loops.push(tokio::spawn(accept(listener, Arc::clone(&door), shutdown.clone(), move |entered| {
+            let (door, stop, serve) = (Arc::clone(&door), stop.clone(), serve.clone());
+            tracker.spawn(https(door, entered, stop, serve));
+        })));
     }
     for listener in sockets.http {
         let (door, tracker) = (Arc::clone(&door), tracker.clone());
         let listener = into_tokio(listener)?;
-        loops.push(tokio::spawn(accept(
-            listener,
-            Arc::clone(&door),
-            shutdown.clone(),
-            move |tcp, peer, place| {
-                tracker.spawn(http(Arc::clone(&door), tcp, peer, place));
-            },
-        )));
+        loops.push(tokio::spawn(accept(listener, Arc::clone(&door), shutdown.clone(), move |entered| {
+            tracker.spawn(http(Arc::clone(&door), entered));
+        })));
     }
     for accepting in loops {
         if let Err(error) = accepting.await {
@@ -115,12 +106,7 @@ fn into_tokio(listener: StdListener) -> Result<TcpListener, ListenError> {
     })
 }
 
-async fn accept(
-    listener: TcpListener,
-    door: Arc<Door>,
-    shutdown: Shutdown,
-    take: impl Fn(TcpStream, SocketAddr, Place),
-) {
+async fn accept(listener: TcpListener, door: Arc<Door>, shutdown: Shutdown, take: impl Fn(Entered)) {
     loop {
         let accepted = tokio::select! {
             biased;
@@ -129,8 +115,8 @@ async fn accept(
         };
         match accepted {
             Ok((tcp, peer)) => {
-                if let Some(place) = door.enter() {
-                    take(tcp, peer, place);
+                if let Some(entered) = door.enter(tcp, peer) {
+                    take(entered);
                 }
             }
             // The client left between SYN and accept: its own matter.
@@ -144,36 +130,35 @@ async fn accept(
     }
     // Closing a shared listener resets what waits in its own queue: take those in first.
     while let Some(Ok((tcp, peer))) = futures_util::FutureExt::now_or_never(listener.accept()) {
-        if let Some(place) = door.enter() {
-            take(tcp, peer, place);
+        if let Some(entered) = door.enter(tcp, peer) {
+            take(entered);
         }
     }
 }
 
-async fn https(
-    door: Arc<Door>,
-    tcp: TcpStream,
-    peer: SocketAddr,
-    place: Place,
-    stop: Shutdown,
-    serve: impl AsyncServe,
-) {
+async fn https(door: Arc<Door>, entered: Entered, stop: Shutdown, serve: impl AsyncServe) {
+    let Entered { wire, busy, listed, place } = entered;
+    let connection = Arc::clone(listed.connection());
+    let peer = connection.peer;
     let began = Instant::now();
-    let fd = tcp.as_raw_fd();
-    let tls = match timeout(door.settings.handshake_timeout, door.tls.0.accept(tcp)).await {
+    let fd = wire.as_raw_fd();
+    let failed = |why: &str| {
+        // What edge itself cut for a ban is no offence of the client.
+        if !connection.presence.is_cut() {
+            door.report.handshake_failed(peer, why, began.elapsed());
+        }
+    };
+    let tls = match timeout(door.settings.handshake_timeout, door.tls.0.accept(wire)).await {
         Ok(Ok(tls)) => tls,
-        Ok(Err(error)) => {
-            door.report.handshake_failed(peer, &error.to_string(), began.elapsed());
-            return;
-        }
-        Err(_) => {
-            door.report.handshake_failed(peer, "not complete in time", began.elapsed());
-            return;
-        }
+        Ok(Err(error)) => return failed(&error.to_string()),
+        Err(_) => return failed("not complete in time"),
     };
     let (_, session) = tls.get_ref();
     let h2 = session.alpn_protocol() == Some(b"h2");
-    let connection = Arc::new(Connection::new(peer, h2));
+    if h2 {
+        connection.speaks_h2();
+    }
+    drop(busy);
     let Some(digests) = digests(&tls, fd, peer, &connection) else { return };
     let settings = &door.settings;
     let late = stop.is_cancelled();
@@ -191,10 +176,12 @@ async fn https(
             door.report.refused_by_engine(peer);
         }
     }
-    if let Ok(remains) = remains.await {
+    if let Ok(remains) = remains.await
+        && !connection.presence.is_cut()
+    {
         close_tls(remains).await;
     }
-    drop(place);
+    drop((listed, place));
 }
 
 fn limits(door: &Door) -> Limits {
@@ -207,7 +194,7 @@ fn limits(door: &Door) -> Limits {
 }
 
 fn digests(
-    tls: &TlsStream<TcpStream>,
+    tls: &TlsStream<Wire>,
     fd: i32,
     peer: SocketAddr,
     connection: &Arc<Connection>,
@@ -249,7 +236,7 @@ async fn close_tls(remains: Remains) {
     linger(tcp).await;
 }
 
-async fn linger(tcp: &mut TcpStream) {
+async fn linger(tcp: &mut Wire) {
     let drained = timeout(LINGER, async {
         let mut sink = BytesMut::with_capacity(8192);
         let mut seen = 0;
@@ -265,11 +252,13 @@ async fn linger(tcp: &mut TcpStream) {
     let _ = drained.await;
 }
 
-async fn http(door: Arc<Door>, mut tcp: TcpStream, peer: SocketAddr, place: Place) {
+async fn http(door: Arc<Door>, entered: Entered) {
+    let Entered { mut wire, busy, listed, place } = entered;
     let patience = door.settings.head_timeout;
-    door.redirect.serve(&mut tcp, peer, &limits(&door), patience, &door.report).await;
-    if tcp.shutdown().await.is_ok() {
-        linger(&mut tcp).await;
+    let connection = listed.connection();
+    door.redirect.serve(&mut wire, connection, &limits(&door), patience, &door.report).await;
+    if !connection.presence.is_cut() && wire.shutdown().await.is_ok() {
+        linger(&mut wire).await;
     }
-    drop(place);
+    drop((busy, listed, place));
 }

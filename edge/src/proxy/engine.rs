@@ -1,7 +1,9 @@
 //! One thread's HTTP engine: drives connections through the phases. Knows the engine's entry
 //! points and options; must not know what the phases do.
 
+use std::future::pending;
 use std::sync::{Arc, OnceLock};
+use std::time::Duration;
 
 use async_trait::async_trait;
 use pingora_core::apps::{HttpServerApp, HttpServerOptions, ReusedHttpStream, ServerApp};
@@ -11,6 +13,7 @@ use pingora_core::server::ShutdownWatch;
 use pingora_core::server::configuration::ServerConf;
 use pingora_proxy::HttpProxy;
 use tokio::sync::watch;
+use tokio::time::sleep;
 
 use crate::listen::AsyncServe;
 use crate::listen::connection::Connection;
@@ -20,6 +23,9 @@ use crate::proxy::phases::Phases;
 
 /// Connections to servers that one thread keeps; fewer than it has requests at a time costs threefold.
 const POOL: usize = 1024;
+
+/// What an idle HTTP/2 client that was sent a GOAWAY may take to leave.
+const FAREWELL: Duration = Duration::from_secs(2);
 
 /// One thread's engine with its own pool of upstream connections.
 #[derive(Clone)]
@@ -80,9 +86,50 @@ impl AsyncServe for Engine {
         } else {
             Arc::clone(&self.proxy)
         };
-        let driver = Arc::new(Driver { engine: self.clone(), proxy, connection });
+        let (word, mut told) = watch::channel(is_late);
+        if is_late {
+            told.mark_changed();
+        }
+        let h2 = connection.is_h2();
+        let watch = if h2 { told } else { draining.clone() };
+        let driver = Arc::new(Driver { engine: self.clone(), proxy, connection: Arc::clone(&connection) });
         // Nothing is handed back: the stream returns its remains by itself.
-        let _ = driver.process_new(Box::new(stream), &draining).await;
+        let served = driver.process_new(Box::new(stream), &watch);
+        tokio::select! {
+            biased;
+            () = dismissed(&connection, h2, &mut draining, &word) => {}
+            _ = served => {}
+        }
+    }
+}
+
+/// Passes the word to leave on to the engine. Returns where an HTTP/2 client does not heed it.
+async fn dismissed(
+    connection: &Connection,
+    h2: bool,
+    draining: &mut watch::Receiver<bool>,
+    word: &watch::Sender<bool>,
+) {
+    if !h2 {
+        // The stream ends by itself where a request would begin; this only wakes it up.
+        connection.presence.asked_to_leave().await;
+        return pending().await;
+    }
+    tokio::select! {
+        changed = draining.changed() => {
+            word.send_replace(true);
+            // Its deadline is that of the whole draining.
+            debug_assert!(changed.is_ok(), "the engine outlives its connections");
+            return pending().await;
+        }
+        () = connection.presence.asked_to_leave() => {}
+    }
+    word.send_replace(true);
+    loop {
+        sleep(FAREWELL).await;
+        if connection.presence.is_idle() {
+            return;
+        }
     }
 }
 
@@ -108,7 +155,9 @@ impl HttpServerApp for Driver {
         shutdown: &ShutdownWatch,
     ) -> Option<ReusedHttpStream> {
         self.connection.next_turn();
-        if session.get_keepalive().is_some() {
+        if self.connection.presence.is_leaving() {
+            session.set_keepalive(None);
+        } else if session.get_keepalive().is_some() {
             session.set_keepalive(Some(self.engine.keep_alive));
         }
         self.proxy.process_new_http(session, shutdown).await

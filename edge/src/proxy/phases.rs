@@ -17,8 +17,11 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tokio::time::timeout;
 
 use crate::access_log::Entry;
+use crate::admission::Standing;
+use crate::client::Client;
 use crate::listen::connection::Connection;
 use crate::listen::head::{absolute_authority, absolute_path};
+use crate::listen::seconds_now;
 use crate::proxy::refusal::{Refusal, seconds};
 use crate::proxy::request::Request;
 use crate::proxy::{Site, forward, peer};
@@ -54,8 +57,9 @@ impl Phases {
             .map_err(|fault| Refusal::malformed("bad X-Forwarded-For").because(fault.to_string()))?;
         request.client = Some(client);
         if request.permit.is_none() {
+            self.let_in(connection, client, &mut request.generation)?;
             let permit = self.site.in_flight.admit(client.key()).map_err(|rejected| {
-                self.site.metrics.rejected.with_label_values(&["in_flight"]).inc();
+                self.count_rejected("in_flight");
                 Refusal::new(429, "too_many_requests", "too many requests in flight from this address")
                     .because(format!("{} requests in flight", rejected.in_flight))
                     .retry_after(self.site.retry_after)
@@ -76,6 +80,51 @@ impl Phases {
             return Err(Refusal::new(414, "malformed_request", "request target too long"));
         }
         Ok(())
+    }
+
+    /// May this client ask at all, and so soon?
+    fn let_in(&self, connection: &Connection, client: Client, generation: &mut u64) -> Result<(), Refusal> {
+        let banned = &self.site.banned;
+        // Before the look: a ban from here on is news.
+        *generation = banned.generation();
+        let throttled = match banned.standing(client.address, seconds_now()) {
+            Standing::Banned { .. } => {
+                if !connection.presence.is_trusted() {
+                    // It is all its own, further streams of HTTP/2 included.
+                    connection.presence.leave();
+                }
+                self.count_rejected("banned");
+                return Err(Refusal::banned());
+            }
+            Standing::Throttled => true,
+            Standing::Free => false,
+        };
+        let what = if throttled { "throttled" } else { "rate" };
+        self.site.rates.client(client, throttled).map_err(|fault| {
+            self.count_rejected(what);
+            Refusal::too_fast(what, fault)
+        })
+    }
+
+    /// Has this client been banned since its request was let in? Where its socket carries others (a
+    /// trusted proxy's), only this can end what is under way. Costs one load while nobody is banned.
+    fn still_let_in(&self, request: &mut Request) -> Result<()> {
+        let generation = self.site.banned.generation();
+        if generation == request.generation {
+            return Ok(());
+        }
+        request.generation = generation;
+        match request.client {
+            Some(client) if self.site.banned.holds(client.address, seconds_now()) => {
+                self.count_rejected("banned");
+                Err(refused(request, Refusal::banned()))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn count_rejected(&self, reason: &str) {
+        self.site.metrics.rejected.with_label_values(&[reason]).inc();
     }
 
     /// Where does it go? `Some` is an answer that edge gives itself.
@@ -109,10 +158,16 @@ impl Phases {
                 return Ok(Some(answer));
             }
         }
-        let route = self.site.routes.find(&request.host, path).cloned();
-        let route = route.ok_or_else(|| {
+        let (number, route) = self.site.routes.numbered(&request.host, path).ok_or_else(|| {
             Refusal::new(404, "no_route", "nothing is served here").because("no route".to_owned())
         })?;
+        let route = Arc::clone(route);
+        if let Some(client) = request.client {
+            self.site.rates.route(client, number).map_err(|fault| {
+                self.count_rejected("route_rate");
+                Refusal::too_fast("route_rate", fault)
+            })?;
+        }
         let length = head.headers.get(header::CONTENT_LENGTH).and_then(|value| value.to_str().ok());
         if length.and_then(|text| text.parse::<u64>().ok()).is_some_and(|length| length > route.max_body.0) {
             return Err(too_large(&route.max_body.to_string()));
@@ -144,6 +199,10 @@ impl Phases {
             }
             words.join("; ")
         };
+        if request.connection.as_ref().is_some_and(|connection| connection.presence.is_cut()) {
+            return Refusal::new(499, "banned", "banned")
+                .because("banned: the connection was cut".to_owned());
+        }
         if let Some(fault) = request.connection.as_ref().and_then(|connection| connection.fault()) {
             self.site.metrics.malformed.inc();
             return Refusal::malformed(fault.to_string());
@@ -332,9 +391,7 @@ impl ProxyHttp for Phases {
         session.set_total_drain_timeout(Some(listen.body_timeout));
         if request.connection.is_none() {
             request.connection = connection(session);
-            if let Some(connection) = &request.connection {
-                connection.phases_began();
-            }
+            request.busy = request.connection.as_ref().map(Connection::phases_began);
         }
         self.admit(session, request).map_err(|refusal| refused(request, refusal))
     }
@@ -365,6 +422,7 @@ impl ProxyHttp for Phases {
         end: bool,
         request: &mut Request,
     ) -> Result<()> {
+        self.still_let_in(request)?;
         request.body_done |= end;
         request.body_seen += body.as_ref().map_or(0, Bytes::len) as u64;
         let most = request.route.as_ref().map(|route| route.max_body);
@@ -415,6 +473,7 @@ impl ProxyHttp for Phases {
         head: &mut ResponseHeader,
         request: &mut Request,
     ) -> Result<()> {
+        self.still_let_in(request)?;
         if head.status == StatusCode::SWITCHING_PROTOCOLS
             && session.is_upgrade_req()
             && let Some(connection) = &request.connection
@@ -425,6 +484,16 @@ impl ProxyHttp for Phases {
             return Ok(());
         }
         forward::answer(head, request)
+    }
+
+    fn response_body_filter(
+        &self,
+        _: &mut Session,
+        _: &mut Option<Bytes>,
+        _: bool,
+        request: &mut Request,
+    ) -> Result<Option<Duration>> {
+        self.still_let_in(request).map(|()| None)
     }
 
     /// Nothing has been sent: another server may be asked, each once.
@@ -486,9 +555,9 @@ impl ProxyHttp for Phases {
             return FailToProxy { error_code: refusal.status, can_reuse_downstream: false };
         }
         let early = request.server.is_none();
-        let keep = early && session.is_body_empty();
+        let keep = early && session.is_body_empty() && !refusal.is_final;
         match send_refusal(session, request, &refusal, keep).await {
-            Ok(()) if session.is_http2() && !session.is_body_done() => {
+            Ok(()) if session.is_http2() && !session.is_body_done() && !refusal.is_final => {
                 // Answered: what is still read holds no place.
                 request.permit = None;
                 read_on(session).await;

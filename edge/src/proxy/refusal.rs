@@ -8,6 +8,8 @@ use bytes::Bytes;
 use http::StatusCode;
 use shared::api::Problem;
 
+use crate::admission::TooFast;
+
 /// One refusal.
 #[derive(Debug, Clone)]
 pub(crate) struct Refusal {
@@ -21,11 +23,13 @@ pub(crate) struct Refusal {
     pub(crate) reason: Option<String>,
     /// When to come back.
     pub(crate) retry_after: Option<Duration>,
+    /// Nothing more is read of the request, and the connection ends with the answer.
+    pub(crate) is_final: bool,
 }
 
 impl Refusal {
     pub(crate) fn new(status: u16, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, detail: detail.into(), reason: None, retry_after: None }
+        Self { status, code, detail: detail.into(), reason: None, retry_after: None, is_final: false }
     }
 
     pub(crate) fn because(mut self, reason: String) -> Self {
@@ -36,6 +40,19 @@ impl Refusal {
     pub(crate) const fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
+    }
+
+    /// The client is banned.
+    pub(crate) fn banned() -> Self {
+        let refusal = Self::new(403, "banned", "this address is banned");
+        Self { is_final: true, ..refusal.because("banned".to_owned()) }
+    }
+
+    /// The client asks too fast.
+    pub(crate) fn too_fast(what: &str, fault: TooFast) -> Self {
+        Self::new(429, "too_many_requests", "too many requests from this address")
+            .because(format!("{what}: {fault}"))
+            .retry_after(fault.retry_after)
     }
 
     pub(crate) fn malformed(detail: impl Into<Cow<'static, str>>) -> Self {

@@ -9,6 +9,7 @@ use tokio::time::Instant;
 use crate::admission::Permit;
 use crate::client::Client;
 use crate::listen::connection::Connection;
+use crate::listen::live::Busy;
 use crate::proxy::refusal::Refusal;
 use crate::route::Route;
 use crate::upstream::Upstream;
@@ -19,6 +20,10 @@ pub(crate) struct Request {
     pub(crate) began: Instant,
     pub(crate) id: String,
     pub(crate) connection: Option<Arc<Connection>>,
+    /// Its connection is not idle while this request lives.
+    pub(crate) busy: Option<Busy>,
+    /// Of the bans, when this client was last looked up.
+    pub(crate) generation: u64,
     pub(crate) client: Option<Client>,
     /// Held while the request is in flight; taken once, though phases may run again.
     pub(crate) permit: Option<Permit>,
@@ -49,6 +54,8 @@ impl Request {
             began: Instant::now(),
             id: request_id(),
             connection: None,
+            busy: None,
+            generation: 0,
             client: None,
             permit: None,
             target: None,

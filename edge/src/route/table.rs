@@ -38,6 +38,7 @@ pub struct Routes {
 #[derive(Clone, Debug)]
 struct Prefixed {
     prefix: Vec<u8>,
+    number: usize,
     route: Arc<Route>,
 }
 
@@ -47,8 +48,8 @@ impl Routes {
     #[must_use]
     pub fn new(routes: Vec<Route>) -> Self {
         let mut table = Self::default();
-        for route in routes {
-            let prefixed = Prefixed { prefix: prefix(&route.path_prefix), route: Arc::new(route) };
+        for (number, route) in routes.into_iter().enumerate() {
+            let prefixed = Prefixed { prefix: prefix(&route.path_prefix), number, route: Arc::new(route) };
             match &prefixed.route.host {
                 HostPattern::Exact(host) => table.exact.entry(host.clone()).or_default().push(prefixed),
                 HostPattern::Any => table.any.push(prefixed),
@@ -74,6 +75,12 @@ impl Routes {
     /// path, the less exact ones are asked.
     #[must_use]
     pub fn find(&self, host: &str, path: &str) -> Option<&Arc<Route>> {
+        self.numbered(host, path).map(|(_, route)| route)
+    }
+
+    /// As [`Routes::find`], with the route's place in the list that [`Routes::new`] was handed.
+    #[must_use]
+    pub fn numbered(&self, host: &str, path: &str) -> Option<(usize, &Arc<Route>)> {
         let path = comparable(path);
         let own = self.exact.get(host).map(Vec::as_slice);
         let below =
@@ -83,7 +90,7 @@ impl Routes {
             .chain([self.any.as_slice()])
             .flatten()
             .find(|prefixed| covers(&prefixed.prefix, &path))
-            .map(|prefixed| &prefixed.route)
+            .map(|prefixed| (prefixed.number, &prefixed.route))
     }
 
     /// Do two prefixes stand for the same paths?
