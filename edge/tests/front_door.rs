@@ -119,6 +119,7 @@ fn start_with(settings: Listen, servers: Vec<SocketAddr>) -> Edge {
             upstream: "app".to_owned(),
             max_body: ByteSize::kib(64),
             timeout: settings.body_timeout,
+            rate: None,
         }]),
         upstreams: Upstreams::new(vec![Settings {
             name: "app".to_owned(),
