@@ -14,6 +14,11 @@ use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+/// The longest ban, which stands for "for ever": ten years.
+pub const MAX_BAN_TIME: Duration = Duration::from_secs(3650 * 86_400);
+/// The most lines that one offence may span.
+pub const MAX_FILTER_LINES: usize = 1000;
+
 /// A filter as it is written: in `edge.toml`, in a file of jails, or out of fail2ban's files.
 /// Patterns are fail2ban's: `<HOST>` and its other tags stand for what is captured, and the date
 /// is cut out of the line before they are tried.
@@ -106,6 +111,12 @@ pub struct Brake {
     pub percent: f64,
     /// But never fewer than so many bans in one minute.
     pub least: u32,
+}
+
+impl Default for Brake {
+    fn default() -> Self {
+        Self { percent: 5.0, least: 20 }
+    }
 }
 
 /// Where a jail's lines come from.

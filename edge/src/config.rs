@@ -2,9 +2,13 @@
 //! file itself. Each room owns the settings it is handed.
 
 mod addresses;
+mod bans;
+mod builtin;
 mod door;
+mod jails;
 mod routes;
 mod sections;
+mod throttle;
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
@@ -12,6 +16,10 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 use shared::config::{ByteSize, Faults, Section, read_file};
+
+pub use bans::{Bans, FirewallKind};
+pub use jails::WrittenFilter;
+pub use throttle::{Rate, Throttle};
 
 use crate::{access_log, gateway, route, upstream};
 
@@ -42,6 +50,10 @@ pub struct Config {
     pub gateway: Option<gateway::Settings>,
     /// Threads that serve clients.
     pub threads: usize,
+    /// Who attacks, and what becomes of it.
+    pub bans: Bans,
+    /// How fast clients may ask.
+    pub throttle: Throttle,
 }
 
 /// `[listen]`
@@ -121,6 +133,8 @@ impl Config {
         let upstreams = routes::upstreams(root, &taken);
         let routes = routes::routes(root, &upstreams.names);
         let access_log = sections::access_log(root.section("access_log"));
+        let bans = bans::bans(root, &mut taken);
+        let throttle = throttle::throttle(root.section("throttle"));
         Some(Self {
             name: name?,
             direct_name,
@@ -138,6 +152,8 @@ impl Config {
                 None => None,
             },
             threads,
+            bans: bans?,
+            throttle: throttle?,
         })
     }
 }
@@ -149,6 +165,7 @@ mod tests {
 
     use super::*;
     use crate::access_log::Format;
+    use crate::ban;
     use crate::gateway::Address;
     use crate::route::HostPattern;
     use crate::upstream::Server;
@@ -215,6 +232,19 @@ upstream = \"app\"
         assert_eq!((&said.listen, &said.tls), (&silent.listen, &silent.tls));
         assert_eq!((said.max_kept_body, said.max_file), (silent.max_kept_body, silent.max_file));
         assert!(least.gateway.is_none());
+        let Bans { filters, jails, .. } = least.bans.clone();
+        let Bans { filters: said, jails: said_jails, .. } = sample.bans.clone();
+        assert_eq!(sample.bans, Bans { filters: said.clone(), jails: said_jails.clone(), ..least.bans });
+        assert_eq!((said.len(), said_jails.len()), (filters.len() + 1, jails.len() + 1));
+        let jail = "[[jail]]\nname = \"app-login\"\nfilter = \"f\"\nescalation_factor = 2\n\
+                    logs = [\"/var/log/app/*.log\"]\n[[filter]]\nname = \"f\"\nfailregex = ['x']\n";
+        let silent = read(&format!("{LEAST}{jail}")).unwrap().bans;
+        let (said_jail, silent_jail) = (said_jails.last().unwrap(), silent.jails.last().unwrap());
+        assert_eq!(*said_jail, ban::JailSettings { filter: said_jail.filter.clone(), ..silent_jail.clone() });
+        let (said, silent) = (&said.last().unwrap().text, &silent.filters.last().unwrap().text);
+        assert_eq!(said.max_lines, silent.max_lines);
+        assert_eq!(sample.throttle, least.throttle);
+        assert_eq!((sample.routes[0].rate, least.routes[0].rate), (None, None));
         assert_eq!(least.threads, std::thread::available_parallelism().unwrap().get());
     }
 
@@ -413,6 +443,19 @@ edge.toml:29:10: gateway.listen: \"0.0.0.0:8445\" is not loopback, and the gatew
     }
 
     #[test]
+    fn a_route_may_have_a_rate_of_its_own() {
+        let route = "[[route]]\nhost = \"a.b\"\nupstream = \"app\"\nrate = 5\n";
+        let rate = |text: &str| read(&format!("{LEAST}{text}")).unwrap().routes[1].rate.unwrap();
+        let shown = |rate: Rate| (rate.per_second.get(), rate.burst.get());
+        assert_eq!(shown(rate(route)), (5, 5));
+        assert_eq!(shown(rate(&format!("{route}burst = 9\n"))), (5, 9));
+        assert_eq!(
+            faults_with(&route.replace("rate = 5", "burst = 5")),
+            "16:9: route.burst: limits nothing without a rate; write rate = 50 too, or leave it out"
+        );
+    }
+
+    #[test]
     fn the_log_can_be_json_or_none() {
         let json =
             read(&format!("{LEAST}[access_log]\nformat = \"json\"\nenabled = false\n")).unwrap().access_log;
@@ -421,7 +464,7 @@ edge.toml:29:10: gateway.listen: \"0.0.0.0:8445\" is not loopback, and the gatew
 
     proptest! {
         #[test]
-        fn no_damage_to_the_file_makes_the_reader_panic(cut in 0_usize..6000, garbage in "(?s).{0,8}") {
+        fn no_damage_to_the_file_makes_the_reader_panic(cut in 0_usize..14_000, garbage in "(?s).{0,8}") {
             let mut text = SAMPLE.to_owned();
             if let Some(at) = (0..=cut.min(text.len())).rev().find(|at| text.is_char_boundary(*at)) {
                 text.insert_str(at, &garbage);

@@ -159,6 +159,7 @@ fn start_under(limits: Limits, settings: Listen, servers: Vec<SocketAddr>) -> Ed
             upstream: "app".to_owned(),
             max_body: ByteSize::kib(64),
             timeout: settings.body_timeout,
+            rate: None,
         }]),
         upstreams: Upstreams::new(vec![Settings {
             name: "app".to_owned(),

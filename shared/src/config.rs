@@ -109,6 +109,29 @@ pub fn read_text<T>(
     }
 }
 
+/// Where a key stands, kept for a fault that only shows when the file has been read: a pattern that does
+/// not compile, a name that another file should have brought.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Place {
+    file: PathBuf,
+    line: usize,
+    column: usize,
+    name: String,
+}
+
+impl Place {
+    /// The fault that is there.
+    #[must_use]
+    pub fn fault(&self, what: impl fmt::Display) -> Fault {
+        Fault {
+            file: self.file.clone(),
+            line: self.line,
+            column: self.column,
+            what: format!("{}: {what}", self.name),
+        }
+    }
+}
+
 struct Source<'d> {
     file: &'d Path,
     text: &'d str,
@@ -117,14 +140,15 @@ struct Source<'d> {
 
 impl Source<'_> {
     fn note(&self, offset: usize, what: String) {
+        let (line, column) = self.position(offset);
+        self.faults.borrow_mut().push(Fault { file: self.file.to_owned(), line, column, what });
+    }
+
+    /// Line and column, 1-based.
+    fn position(&self, offset: usize) -> (usize, usize) {
         let before = self.text.get(..offset).unwrap_or(self.text);
         let line_start = before.rfind('\n').map_or(0, |newline| newline + 1);
-        self.faults.borrow_mut().push(Fault {
-            file: self.file.to_owned(),
-            line: before.matches('\n').count() + 1,
-            column: before.get(line_start..).unwrap_or("").chars().count() + 1,
-            what,
-        });
+        (before.matches('\n').count() + 1, before.get(line_start..).unwrap_or("").chars().count() + 1)
     }
 }
 
@@ -216,6 +240,30 @@ impl<'d> Section<'d> {
     pub fn fault(&mut self, key: &'static str, what: impl fmt::Display) {
         let at = self.lookup(key).map_or(self.at, |value| value.span().start);
         self.source.note(at, format!("{}: {what}", self.name(key)));
+    }
+
+    /// Where `key`'s value stands, or the section where the key is absent.
+    pub fn place(&mut self, key: &'static str) -> Place {
+        let at = self.lookup(key).map_or(self.at, |value| value.span().start);
+        self.placed(key, at)
+    }
+
+    /// Where each value of the list `key` stands.
+    pub fn places(&mut self, key: &'static str) -> Vec<Place> {
+        let array = self.lookup(key).and_then(|value| value.get_ref().as_array());
+        array.map_or_else(Vec::new, |array| {
+            array.iter().map(|item| self.placed(key, item.span().start)).collect()
+        })
+    }
+
+    fn placed(&self, key: &str, at: usize) -> Place {
+        let (line, column) = self.source.position(at);
+        Place { file: self.source.file.to_owned(), line, column, name: self.name(key) }
+    }
+
+    /// Adds faults that were found elsewhere, such as in a file that this one names.
+    pub fn adopt(&mut self, faults: impl IntoIterator<Item = Fault>) {
+        self.source.faults.borrow_mut().extend(faults);
     }
 
     /// Is the key written in the file?
@@ -372,6 +420,21 @@ macro_rules! whole_numbers {
     )*};
 }
 whole_numbers!(u16, u32, u64, usize);
+
+impl Value for f64 {
+    const NOUN: &'static str = "number";
+    const EXAMPLE: &'static str = "1.5";
+    fn read(value: &DeValue<'_>) -> Result<Self, Option<String>> {
+        let number: Self = match value {
+            DeValue::Float(float) => float.as_str().parse().map_err(|_| None)?,
+            DeValue::Integer(integer) if integer.radix() == 10 => {
+                integer.as_str().parse().map_err(|_| None)?
+            }
+            _ => return Err(None),
+        };
+        if number.is_finite() { Ok(number) } else { Err(None) }
+    }
+}
 
 /// The addresses and networks that the standard libraries parse.
 macro_rules! parsed {
@@ -535,6 +598,51 @@ mod tests {
         let read = limits("name = \"a\"").unwrap();
         assert_eq!(read.ban_time, Duration::from_secs(600));
         assert_eq!(read.networks, []);
+    }
+
+    #[test]
+    fn a_number_may_be_whole_or_not() {
+        let number = |text: &str| {
+            read_text(Path::new("x"), text, |root| root.required::<f64>("x"))
+                .map_err(|faults| faults.to_string())
+        };
+        assert_eq!(number("x = 2"), Ok(2.0));
+        assert_eq!(number("x = 1_000.5"), Ok(1000.5));
+        assert_eq!(number("x = -1e3"), Ok(-1000.0));
+        for wrong in ["\"2\"", "inf", "nan", "1e999", "0x10"] {
+            assert!(
+                number(&format!("x = {wrong}")).unwrap_err().contains("is no number; write 1.5"),
+                "{wrong}"
+            );
+        }
+    }
+
+    #[test]
+    fn a_fault_found_later_is_told_with_its_place() {
+        let text = "name = \"a\"\n[[filter]]\nregex = [\n  'x',  'y',\n]\n";
+        let (absent, items) = read_text(Path::new("x.toml"), text, |root| {
+            root.optional::<String>("name");
+            let mut filter = root.sections("filter").pop()?;
+            Some((filter.place("prefix"), filter.places("regex")))
+        })
+        .unwrap();
+        assert_eq!(absent.fault("is bad").to_string(), "x.toml:2:1: filter.prefix: is bad");
+        assert_eq!(items.len(), 2);
+        assert_eq!(items[1].fault("is bad").to_string(), "x.toml:4:9: filter.regex: is bad");
+    }
+
+    #[test]
+    fn faults_of_other_files_are_told_with_ones_own() {
+        let other = read_text(Path::new("b.toml"), "x = 1", |_| Some(())).unwrap_err();
+        let told = read_text(Path::new("a.toml"), "y = 1", |root| {
+            root.adopt(other.0);
+            Some(())
+        });
+        let told = told.unwrap_err().to_string();
+        assert!(
+            told.starts_with("a.toml:1:1: y: unknown key") && told.contains("\nb.toml:1:1: x:"),
+            "{told}"
+        );
     }
 
     proptest::proptest! {

@@ -25,7 +25,7 @@ const IMPOSED: &[(&str, &str)] = &[
 ];
 
 /// Corridors may import any room of their program.
-const CORRIDORS: &[&str] = &["edge/proxy", "vault/api", "vault/worker"];
+const CORRIDORS: &[&str] = &["edge/proxy", "edge/log_watch", "vault/api", "vault/worker"];
 
 /// What builds and joins rooms: may import anything of its program.
 const JOINERS: &[&str] = &[
@@ -33,6 +33,7 @@ const JOINERS: &[&str] = &[
     "edge/lib",
     "edge/serve",
     "edge/preflight",
+    "edge/command",
     "vault/main",
     "vault/lib",
     "vault/serve",

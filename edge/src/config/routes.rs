@@ -9,6 +9,7 @@ use shared::config::{ByteSize, Section};
 
 use super::addresses::Taken;
 use super::sections::{name, time};
+use super::throttle;
 use crate::route::{HostPattern, Route, Routes, checked_path, host_of};
 use crate::upstream::{self, Server};
 
@@ -108,7 +109,15 @@ pub(super) fn routes(root: &mut Section<'_>, upstreams: &BTreeSet<String>) -> Op
             // 0 B is a fair wish: this route takes no bodies.
             let max_body = s.or("max_body", ByteSize::mib(64));
             let timeout = time(s, "timeout", 60);
-            Some(Route { host: host?, path_prefix: path_prefix?, upstream: upstream?, max_body, timeout })
+            let rate = throttle::rate(s, "rate", "burst");
+            Some(Route {
+                host: host?,
+                path_prefix: path_prefix?,
+                upstream: upstream?,
+                max_body,
+                timeout,
+                rate: rate?,
+            })
         })
         .collect::<Vec<_>>()
         .into_iter()

@@ -8,6 +8,7 @@ use shared::config::ByteSize;
 
 use super::host::HostPattern;
 use super::path::comparable;
+use crate::config::Rate;
 
 /// What is forwarded where.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Route {
     pub max_body: ByteSize,
     /// Until the upstream's first byte.
     pub timeout: Duration,
+    /// How fast one client may ask on this route, besides what it may everywhere.
+    pub rate: Option<Rate>,
 }
 
 /// Every route, ready to be asked.
@@ -124,6 +127,7 @@ mod tests {
             upstream: format!("{host} {path}"),
             max_body: ByteSize::mib(1),
             timeout: Duration::from_secs(60),
+            rate: None,
         }
     }
 

@@ -1,0 +1,692 @@
+//! fail2ban's jails in our words, with a note on everything that has none. Knows both sides' meaning; must
+//! not know how files are written.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use ipnet::IpNet;
+
+use super::files::Merged;
+use super::interpolate::{self, Given};
+use super::jail::{Jail, Jails};
+use super::{Import, ImportFault, ImportedFilter, ImportedJail, Kind, Note, options, time};
+use crate::ban::{
+    Action, Brake, Escalation, FilterText, JailSettings, MAX_BAN_TIME, MAX_FILTER_LINES, Prefixes, Source,
+};
+
+/// What fail2ban's server does where nobody says anything.
+const SILENT_MAX_RETRY: u32 = 3;
+const SILENT_TIME: Duration = Duration::from_secs(600);
+/// fail2ban forgets bans that are older, where `fail2ban.conf` says nothing.
+const SILENT_PURGE_AGE: Duration = Duration::from_secs(86_400);
+
+pub(super) fn import(folder: &Path) -> Result<Import, ImportFault> {
+    let mut jails = Jails::read(folder)?;
+    let mut import = Import { folder: folder.to_owned(), ..Import::default() };
+    missing_includes(&mut import.notes, &jails.merged().missing, None, true);
+    let forgiveness = purge_age(folder)?;
+    let mut all = General::default();
+    for name in jails.names() {
+        let was_enabled = jails.is_enabled(&name);
+        match jails.jail(&name, false).and_then(|jail| readable(&mut jails, jail)) {
+            Ok((jail, journal)) => {
+                let mut one = Translation { jail: &jail, was_enabled, off: false, notes: Vec::new() };
+                one.journal(journal);
+                let settings = one.settings(forgiveness);
+                all.look_at(&jail, was_enabled);
+                let enabled = was_enabled && !one.off;
+                missing_includes(&mut one.notes, &jail.missing, Some(&jail.name), was_enabled);
+                import.notes.append(&mut one.notes);
+                import.take(&jail, settings, was_enabled, enabled);
+            }
+            Err(fault) => {
+                let (file, line) = jails.place(&name);
+                let what = fault.to_string();
+                import.notes.push(Note {
+                    kind: Kind::LeftOut,
+                    jail: Some(name),
+                    enabled: was_enabled,
+                    file,
+                    line,
+                    what,
+                });
+            }
+        }
+    }
+    all.note(folder, &mut import.notes);
+    Ok(import)
+}
+
+/// A jail on the journal is read for its log files where it names some; the second says whether it is one.
+fn readable(jails: &mut Jails, jail: Jail) -> Result<(Jail, bool), ImportFault> {
+    let journal = jail.said("backend").is_some_and(|backend| backend.starts_with("systemd"));
+    if journal && jail.said("logpath").is_some() {
+        return Ok((jails.jail(&jail.name, true)?, true));
+    }
+    Ok((jail, journal))
+}
+
+/// After how long fail2ban's database forgets, and with it the counting of repeated bans.
+fn purge_age(folder: &Path) -> Result<Duration, ImportFault> {
+    let Some(merged) = Merged::read(&folder.join("fail2ban"))? else { return Ok(SILENT_PURGE_AGE) };
+    for section in ["Definition", "DEFAULT"] {
+        let value = interpolate::value(&merged, section, "dbpurgeage", &Given::new()).ok().flatten();
+        if let Some(age) = value.and_then(|value| time::seconds(&value.text)).filter(|age| *age > 0.0) {
+            return Ok(whole(age));
+        }
+    }
+    Ok(SILENT_PURGE_AGE)
+}
+
+fn missing_includes(
+    notes: &mut Vec<Note>,
+    missing: &[(PathBuf, super::ini::Value)],
+    jail: Option<&str>,
+    enabled: bool,
+) {
+    notes.extend(missing.iter().map(|(file, named)| Note {
+        kind: Kind::Missing,
+        jail: jail.map(str::to_owned),
+        enabled,
+        file: named.file.to_path_buf(),
+        line: named.line,
+        what: format!("includes {}, which is not there; fail2ban passes it over, too", file.display()),
+    }));
+}
+
+/// Whole seconds, at least one, and no longer than anybody is banned.
+fn whole(seconds: f64) -> Duration {
+    Duration::try_from_secs_f64(seconds.ceil().max(1.0)).map_or(MAX_BAN_TIME, |time| time.min(MAX_BAN_TIME))
+}
+
+impl Import {
+    fn take(&mut self, jail: &Jail, mut settings: JailSettings, was_enabled: bool, enabled: bool) {
+        settings.filter = self.filter(jail);
+        let said = jail.options.iter().map(|(name, value)| (name.clone(), value.text.clone())).collect();
+        self.jails.push(ImportedJail {
+            settings,
+            enabled,
+            was_enabled,
+            file: jail.file.clone(),
+            line: jail.line,
+            said,
+        });
+    }
+
+    /// The name of this jail's filter: jails with the same patterns share one.
+    fn filter(&mut self, jail: &Jail) -> String {
+        let unnamed = FilterText { name: String::new(), ..jail.text.clone() };
+        let base = named(jail.filter.strip_suffix(".conf").unwrap_or(&jail.filter).rsplit('/').next());
+        let same = |filter: &&ImportedFilter| {
+            filter.text.name.starts_with(&*base)
+                && FilterText { name: String::new(), ..filter.text.clone() } == unnamed
+        };
+        if let Some(found) = self.filters.iter().find(same) {
+            return found.text.name.clone();
+        }
+        let taken: BTreeSet<&str> = self.filters.iter().map(|filter| &*filter.text.name).collect();
+        let numbered = (2..).map(|n| format!("{}-{n}", base.get(..58).unwrap_or(&base)));
+        let name = [base.clone(), named(Some(&format!("{base}-{}", jail.name)))]
+            .into_iter()
+            .chain(numbered)
+            .find(|name| !taken.contains(&**name))
+            .unwrap_or(base);
+        let text = FilterText { name: name.clone(), ..unnamed };
+        self.filters.push(ImportedFilter { text, file: jail.filter_file.clone() });
+        name
+    }
+}
+
+/// A name as our configuration takes it.
+fn named(name: Option<&str>) -> String {
+    let fit = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '-' };
+    let name: String = name.unwrap_or_default().trim_start_matches('.').chars().take(64).map(fit).collect();
+    if name.is_empty() { "unnamed".to_owned() } else { name }
+}
+
+/// One jail on its way.
+struct Translation<'j> {
+    jail: &'j Jail,
+    was_enabled: bool,
+    off: bool,
+    notes: Vec<Note>,
+}
+
+impl Translation<'_> {
+    fn note(&mut self, kind: Kind, option: &str, what: String) {
+        let place = self.jail.options.get(option).filter(|value| value.line > 0);
+        let (file, line) = place
+            .map_or((self.jail.file.clone(), self.jail.line), |value| (value.file.to_path_buf(), value.line));
+        let jail = Some(self.jail.name.clone());
+        self.notes.push(Note { kind, jail, enabled: self.was_enabled, file, line, what });
+    }
+
+    fn switch_off(&mut self, option: &str, what: String) {
+        self.off = true;
+        self.note(Kind::SwitchedOff, option, what);
+    }
+
+    fn settings(&mut self, forgiveness: Duration) -> JailSettings {
+        let ban_time = self.ban_time();
+        let find_time = self.find_time();
+        let source = self.source();
+        let escalation = self.escalation(ban_time, forgiveness);
+        if self.jail.text.failregex.is_empty() {
+            let what =
+                format!("its filter {} has no failregex, so nothing would ever match", self.jail.filter);
+            self.switch_off("filter", what);
+        }
+        if self.jail.text.max_lines > MAX_FILTER_LINES {
+            let what =
+                format!("maxlines is more than the {MAX_FILTER_LINES} that edge keeps; correct max_lines");
+            self.switch_off("maxlines", what);
+        }
+        self.small_print();
+        JailSettings {
+            name: named(Some(&self.jail.name)),
+            filter: String::new(),
+            source,
+            max_offences: self.max_offences(),
+            find_time,
+            ban_time,
+            escalation,
+            allow: self.allow(),
+            prefixes: Prefixes::default(),
+            action: self.action(),
+            brake: Some(Brake::default()),
+        }
+    }
+
+    fn max_offences(&mut self) -> u32 {
+        let Some(text) = self.jail.said("maxretry") else { return SILENT_MAX_RETRY };
+        text.parse().ok().filter(|count| *count > 0).unwrap_or(1)
+    }
+
+    fn time(&mut self, option: &str) -> Option<f64> {
+        let text = self.jail.said(option)?;
+        let seconds = time::seconds(text);
+        if seconds.is_none() {
+            let what = format!("{option} = {text:?} is no time; fail2ban's default stands in for it");
+            self.note(Kind::Different, option, what);
+        }
+        seconds
+    }
+
+    fn ban_time(&mut self) -> Duration {
+        match self.time("bantime") {
+            Some(seconds) if seconds < 0.0 => {
+                let days = MAX_BAN_TIME.as_secs() / 86_400;
+                self.note(Kind::Different, "bantime", format!("bans for ever; here that is {days} days"));
+                MAX_BAN_TIME
+            }
+            Some(seconds) => whole(seconds),
+            None => SILENT_TIME,
+        }
+    }
+
+    fn find_time(&mut self) -> Duration {
+        self.time("findtime").map_or(SILENT_TIME, whole)
+    }
+
+    fn journal(&mut self, journal: bool) {
+        if !journal {
+            return;
+        }
+        const WHAT: &str = "reads systemd's journal, which edge does not";
+        if self.jail.said("logpath").is_some() {
+            let what =
+                format!("{WHAT}; its logpath is read instead: see that something writes it (rsyslog does)");
+            self.note(Kind::Different, "backend", what);
+        } else {
+            let what = format!("{WHAT}; let rsyslog write a file, name it in logs and write enabled = true");
+            self.switch_off("backend", what);
+        }
+    }
+
+    fn source(&mut self) -> Source {
+        let mut files = Vec::new();
+        for line in self.jail.said("logpath").unwrap_or_default().split('\n') {
+            // "FILE tail": from its end on; the others are read from where they were left.
+            let path = line.rsplit_once(' ').map_or(line, |(path, _)| path).trim();
+            if path.is_empty() {
+                continue;
+            }
+            if !path.starts_with('/') {
+                let what = format!("{path:?} is left out: names of logs are absolute here");
+                self.note(Kind::NotCarried, "logpath", what);
+                continue;
+            }
+            let plain = without_classes(path);
+            if plain != path {
+                let what =
+                    format!("{path} becomes {plain}: names hold * and ? only, so more files may be read");
+                self.note(Kind::Different, "logpath", what);
+            }
+            let path = PathBuf::from(plain);
+            if files.contains(&path) {
+                continue;
+            }
+            if self.was_enabled && absent(&path) {
+                let what = format!("{} is not there now; it is read when it comes", path.display());
+                self.note(Kind::Missing, "logpath", what);
+            }
+            files.push(path);
+        }
+        if files.iter().any(|file| file.ends_with("fail2ban.log")) {
+            let what =
+                "reads fail2ban's own log, which nobody writes any more; escalation_factor does its work";
+            self.switch_off("logpath", what.to_owned());
+        } else if files.is_empty() && !self.off {
+            self.switch_off(
+                "logpath",
+                "has no log file; name it in logs and write enabled = true".to_owned(),
+            );
+        }
+        if files.is_empty() { Source::Edge } else { Source::Files(files) }
+    }
+
+    fn escalation(&mut self, ban_time: Duration, forgiveness: Duration) -> Option<Escalation> {
+        if !self.jail.is("bantime.increment") || ban_time == MAX_BAN_TIME {
+            return None;
+        }
+        let cap = self.time("bantime.maxtime").filter(|time| *time > 0.0).map_or(MAX_BAN_TIME, whole);
+        let times = self.time("bantime.factor").filter(|times| *times > 0.0).unwrap_or(1.0);
+        let multipliers: Vec<f64> = self.jail.said("bantime.multipliers").map_or_else(Vec::new, |list| {
+            list.split_whitespace().filter_map(|word| word.parse().ok()).filter(|m| *m > 0.0).collect()
+        });
+        let (factor, cap, exact) = match multipliers.as_slice() {
+            [first, .., last] => {
+                let steps = i32::try_from(multipliers.len() - 1).unwrap_or(i32::MAX);
+                let factor = (last / first).powf(1.0 / f64::from(steps)).clamp(1.0, MAX_FACTOR);
+                let even = (0..).zip(&multipliers).all(|(n, m)| (m - factor.powi(n)).abs() < 0.01 * m);
+                (factor, cap.min(whole(ban_time.as_secs_f64() * times * last)), even)
+            }
+            _ => (2.0, cap, self.jail.said("bantime.formula").is_none()),
+        };
+        let cap = cap.max(ban_time);
+        #[allow(clippy::float_cmp, reason = "1 is written as 1")]
+        if !exact || times != 1.0 {
+            let option = if exact { "bantime.factor" } else { "bantime.increment" };
+            let what = format!(
+                "each further ban is {factor:.2} times longer than the last, up to {} s: fail2ban's own formula \
+                 is more uneven; correct escalation_factor",
+                cap.as_secs()
+            );
+            self.note(Kind::Different, option, what);
+        }
+        Some(Escalation { factor, cap, forgiveness })
+    }
+
+    fn allow(&mut self) -> Vec<IpNet> {
+        let mut allow = Vec::new();
+        let words = self.jail.said("ignoreip").unwrap_or_default();
+        for word in words.split([' ', ',', '\n', '\t']).filter(|word| !word.is_empty()) {
+            match network(word) {
+                Some(network) if !allow.contains(&network) => allow.push(network),
+                Some(_) => {}
+                None => {
+                    let what = format!(
+                        "ignoreip names {word:?}, and edge looks no names up: write its addresses into allow, \
+                         or who is there may be banned"
+                    );
+                    self.note(Kind::NotCarried, "ignoreip", what);
+                }
+            }
+        }
+        allow
+    }
+
+    fn action(&mut self) -> Action {
+        let mut bans = false;
+        let written = self.jail.said("action").unwrap_or_default().to_owned();
+        for one in options::several(&written) {
+            let name = options::named(one).map_or_else(|_| one.to_owned(), |(name, _)| name);
+            if BANNING.iter().any(|start| name.starts_with(start)) {
+                bans = true;
+            } else {
+                let what = format!(
+                    "the action {name} is none of edge's: what it tells or does elsewhere stays undone"
+                );
+                self.note(Kind::NotCarried, "action", what);
+            }
+        }
+        if !bans {
+            let what = "bans nobody by this host's firewall, so it only logs here; write action = \"ban\" if it shall";
+            self.note(Kind::Different, "action", what.to_owned());
+        }
+        if bans { Action::Ban } else { Action::Log }
+    }
+
+    /// What is left: options that have no counterpart.
+    fn small_print(&mut self) {
+        if let Some(command) = self.jail.said("ignorecommand") {
+            let what = format!(
+                "{command:?} says who is spared, and edge runs no commands: on, it would ban them; write who is \
+                 spared into allow and enabled = true"
+            );
+            self.switch_off("ignorecommand", what);
+        }
+        if self.jail.said("ignoreself").is_some() && !self.jail.is("ignoreself") {
+            let what = "ignoreself = false: here nobody ever bans this host's own addresses".to_owned();
+            self.note(Kind::Different, "ignoreself", what);
+        }
+        if let Some(range) = self.jail.said("bantime.rndtime") {
+            let what = format!("bantime.rndtime = {range}: bans end on time here, without a random part");
+            self.note(Kind::NotCarried, "bantime.rndtime", what);
+        }
+        if self.jail.is("bantime.overalljails") {
+            let what = "bantime.overalljails: each jail counts its own bans".to_owned();
+            self.note(Kind::NotCarried, "bantime.overalljails", what);
+        }
+        if let Some(zone) = self.jail.said("logtimezone") {
+            let what = format!("logtimezone = {zone}: times without a zone are read in this host's own");
+            self.note(Kind::NotCarried, "logtimezone", what);
+        }
+        let encoding = self.jail.said("logencoding").map(str::to_ascii_lowercase).unwrap_or_default();
+        if !matches!(&*encoding, "" | "auto" | "utf-8" | "utf8" | "ascii" | "us-ascii") {
+            let what = format!(
+                "logencoding = {encoding}: lines are read as bytes; a pattern sees what is not ASCII as it lies in the file"
+            );
+            self.note(Kind::NotCarried, "logencoding", what);
+        }
+    }
+}
+
+/// Steeper escalations reach the cap at once anyway.
+const MAX_FACTOR: f64 = 1000.0;
+
+/// How the actions of fail2ban begin that close this host to somebody.
+const BANNING: [&str; 16] = [
+    "iptables",
+    "nftables",
+    "firewallcmd",
+    "ufw",
+    "shorewall",
+    "pf",
+    "npf",
+    "ipfw",
+    "bsd-ipfw",
+    "osx-",
+    "ipfilter",
+    "hostsdeny",
+    "route",
+    "apf",
+    "nginx-block-map",
+    "symbiosis",
+];
+
+/// `10.0.0.1`, `10.0.0.0/8`, `10.0.0.0/255.0.0.0`; IPv4 within IPv6 is IPv4.
+fn network(word: &str) -> Option<IpNet> {
+    if let Ok(address) = word.parse::<std::net::IpAddr>() {
+        return Some(IpNet::from(address.to_canonical()));
+    }
+    if let Ok(network) = word.parse::<IpNet>() {
+        return Some(network.trunc());
+    }
+    let (address, mask) = word.split_once('/')?;
+    IpNet::with_netmask(address.parse().ok()?, mask.parse().ok()?).ok().map(|network| network.trunc())
+}
+
+/// `[0-9]` in a file's name stands for one character, and so does `?`.
+fn without_classes(path: &str) -> String {
+    let mut plain = String::new();
+    let mut rest = path;
+    while let Some((before, class)) = rest.split_once('[') {
+        // A bracket that comes first in the class is part of it, also after the sign that turns it round.
+        let first = class.strip_prefix('!').unwrap_or(class);
+        let skipped = class.len() - first.len() + first.chars().next().map_or(0, char::len_utf8);
+        let Some(end) = class.get(skipped..).and_then(|inner| inner.find(']')) else { break };
+        plain.push_str(before);
+        plain.push('?');
+        rest = &class[skipped + end + 1..];
+    }
+    plain + rest
+}
+
+/// Is there certainly no such file? Of a name with `*` only the fixed beginning is asked.
+fn absent(path: &Path) -> bool {
+    let fixed: PathBuf = path
+        .components()
+        .take_while(|part| {
+            !part.as_os_str().as_encoded_bytes().iter().any(|byte| matches!(byte, b'*' | b'?'))
+        })
+        .collect();
+    !fixed.exists()
+}
+
+/// What is true of many jails is said once.
+#[derive(Default)]
+struct General {
+    ports: BTreeMap<String, Vec<String>>,
+    names_looked_up: Vec<String>,
+}
+
+impl General {
+    fn look_at(&mut self, jail: &Jail, enabled: bool) {
+        if !enabled {
+            return;
+        }
+        let all_ports = jail.said("action").is_none_or(|action| action.contains("allports"));
+        if let Some(port) = jail.said("port").filter(|port| !all_ports && *port != "0:65535") {
+            self.ports.entry(port.to_owned()).or_default().push(jail.name.clone());
+        }
+        if jail.said("usedns").is_some_and(|how| matches!(how, "yes" | "warn")) {
+            self.names_looked_up.push(jail.name.clone());
+        }
+    }
+
+    fn note(self, folder: &Path, notes: &mut Vec<Note>) {
+        let mut note = |what| {
+            notes.push(Note {
+                kind: Kind::Different,
+                jail: None,
+                enabled: true,
+                file: folder.join("jail.conf"),
+                line: 0,
+                what,
+            });
+        };
+        if !self.ports.is_empty() {
+            let list: Vec<String> =
+                self.ports.iter().map(|(port, jails)| format!("{} for {}", port, jails.join(", "))).collect();
+            note(format!("fail2ban closes single ports ({}); edge closes all of them", list.join("; ")));
+        }
+        if !self.names_looked_up.is_empty() {
+            let jails = self.names_looked_up.join(", ");
+            note(format!(
+                "host names in log lines are never looked up (usedns of {jails}); addresses alone count"
+            ));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::fs;
+
+    use super::*;
+
+    const JAILS: &str = "\
+[DEFAULT]
+bantime = 1h
+findtime = 10m
+maxretry = 5
+banaction = iptables-multiport
+port = 0:65535
+action = %(banaction)s[port=\"%(port)s\"]
+filter = %(__name__)s
+[one]
+enabled = true
+port = ssh
+logpath = /dev/null
+  /dev/null tail
+  /var/log/[ab].log
+ignoreip = 127.0.0.1/8 ::1, 10.0.0.0/255.0.0.0
+  admin.example.org
+action = %(known/greeting)s
+         iptables[port=\"%(port)s\"]
+         sendmail-whois[dest=\"a b\"]
+[two]
+enabled = true
+filter = one[mode=hard]
+logpath = /dev/null
+bantime = -1
+bantime.increment = true
+ignorecommand = /bin/true <ip>
+failregex = %(known/failregex)s
+            ^mine <HOST>
+[three]
+filter = one
+backend = systemd
+[four]
+enabled = yes
+[five]
+filter = one
+logpath = /dev/null
+bantime.increment = true
+bantime.multipliers = 1 5 30
+bantime.maxtime = 2d
+action = cloudflare
+";
+    const FILTER: &str = "\
+[Definition]
+greeting = iptables-new
+re-soft = ^soft <HOST>$
+re-hard = %(re-soft)s
+          ^hard <lt_<logtype>/p><HOST>$
+failregex = <re-<mode>>
+ignoreregex =
+datepattern = %%Y {^LN-BEG}
+[lt_file]
+p = file
+[Init]
+mode = soft
+maxlines = 3
+";
+
+    fn imported() -> Import {
+        let folder = tempfile::tempdir().unwrap();
+        fs::create_dir(folder.path().join("filter.d")).unwrap();
+        fs::write(folder.path().join("jail.conf"), JAILS).unwrap();
+        fs::write(folder.path().join("filter.d/one.conf"), FILTER).unwrap();
+        import(folder.path()).unwrap()
+    }
+
+    fn notes(import: &Import, jail: &str) -> Vec<String> {
+        let of_jail = import.notes.iter().filter(|note| note.jail.as_deref() == Some(jail));
+        of_jail.map(|note| format!("{}: {}: {}", note.line, note.kind, note.what)).collect()
+    }
+
+    #[test]
+    fn a_jail_is_carried_over_whole() {
+        let import = imported();
+        let one = &import.jails[0];
+        assert_eq!(
+            one.settings,
+            JailSettings {
+                name: "one".to_owned(),
+                filter: "one".to_owned(),
+                source: Source::Files(vec![PathBuf::from("/dev/null"), PathBuf::from("/var/log/?.log")]),
+                max_offences: 5,
+                find_time: Duration::from_secs(600),
+                ban_time: Duration::from_secs(3600),
+                escalation: None,
+                allow: vec![
+                    "127.0.0.0/8".parse().unwrap(),
+                    "::1/128".parse().unwrap(),
+                    "10.0.0.0/8".parse().unwrap()
+                ],
+                prefixes: Prefixes::default(),
+                action: Action::Ban,
+                brake: Some(Brake::default()),
+            }
+        );
+        assert!(one.enabled && one.was_enabled);
+        let told = notes(&import, "one");
+        assert_eq!(told.len(), 3, "{told:#?}");
+        assert!(told[0].starts_with("12: different: /var/log/[ab].log becomes /var/log/?.log"));
+        assert!(told[1].starts_with("15: not carried over: ignoreip names \"admin.example.org\""));
+        assert!(told[2].starts_with("17: not carried over: the action sendmail-whois"));
+        assert!(import.notes.iter().any(|note| note.what.contains("(ssh for one); edge closes all")));
+    }
+
+    #[test]
+    fn a_class_in_a_files_name_becomes_one_character() {
+        for (written, plain) in
+            [("/L[0-9]*.log", "/L?*.log"), ("/[!]a]b", "/?b"), ("/[]]b[é]", "/?b?"), ("/[ab", "/[ab")]
+        {
+            assert_eq!(without_classes(written), plain);
+        }
+    }
+
+    #[test]
+    fn a_filter_with_other_options_is_another_filter() {
+        let import = imported();
+        let texts: Vec<&FilterText> = import.filters.iter().map(|filter| &filter.text).collect();
+        assert_eq!(texts[0].name, "one");
+        assert_eq!(texts[0].failregex, ["^soft <HOST>$"]);
+        assert_eq!(texts[0].datepattern, ["%Y {^LN-BEG}"]);
+        assert_eq!(texts[0].max_lines, 3);
+        assert_eq!(texts[1].name, "one-two");
+        assert_eq!(texts[1].failregex, ["^soft <HOST>$", "^hard file<HOST>$", "^mine <HOST>"]);
+        let used: Vec<&str> = import.jails.iter().map(|jail| &*jail.settings.filter).collect();
+        assert_eq!(used, ["one", "one-two", "one", "one"]);
+    }
+
+    #[test]
+    fn who_might_be_banned_wrongly_is_switched_off() {
+        let import = imported();
+        let (two, told) = (&import.jails[1], notes(&import, "two"));
+        assert!(two.was_enabled && !two.enabled);
+        assert!(
+            told.iter().any(|note| note.starts_with("26: switched off") && note.contains("runs no commands")),
+            "{told:#?}"
+        );
+        assert_eq!(two.settings.ban_time, MAX_BAN_TIME);
+        assert!(told.iter().any(|note| note.contains("for ever")));
+        assert_eq!(two.settings.escalation, None);
+        assert!(
+            notes(&import, "three").iter().any(|note| note.contains("switched off: reads systemd's journal"))
+        );
+    }
+
+    #[test]
+    fn longer_bans_for_who_comes_back_are_carried_over() {
+        let import = imported();
+        let five = &import.jails[3];
+        let escalation = five.settings.escalation.unwrap();
+        assert!((escalation.factor - 30_f64.sqrt()).abs() < 1e-9);
+        assert_eq!(escalation.cap, Duration::from_secs(30 * 3600));
+        assert_eq!(escalation.forgiveness, SILENT_PURGE_AGE);
+        let told = notes(&import, "five");
+        assert!(
+            told.iter().any(|note| note.contains("is 5.48 times longer than the last, up to 108000 s")),
+            "{told:#?}"
+        );
+        // Its one action closes nothing on this host.
+        assert_eq!((five.settings.action, told.len()), (Action::Log, 3));
+    }
+
+    #[test]
+    fn a_broken_jail_is_left_out_and_told() {
+        let import = imported();
+        assert!(import.jails.iter().all(|jail| jail.settings.name != "four"));
+        let told = notes(&import, "four");
+        assert!(
+            told[0].starts_with("32: left out:") && told[0].contains("filter.d/four.conf is not there"),
+            "{told:?}"
+        );
+    }
+
+    #[test]
+    fn only_what_is_on_can_be_kept() {
+        let mut import = imported();
+        import.keep_enabled();
+        assert_eq!(import.jails.iter().map(|jail| &*jail.settings.name).collect::<Vec<_>>(), ["one", "two"]);
+        assert_eq!(import.filters.len(), 2);
+        assert!(notes(&import, "five").is_empty());
+        import.note_forgeable(|text| vec![format!("{} patterns", text.failregex.len())]);
+        assert_eq!(import.notes.iter().filter(|note| note.kind == Kind::Forgeable).count(), 2);
+    }
+}
