@@ -3,7 +3,7 @@
 
 use std::ffi::OsString;
 use std::fmt::Write as _;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 
 use anyhow::Context;
@@ -36,6 +36,11 @@ pub struct EdgePlan {
     pub gateway: String,
     /// Also listens on the IPv6 loopback.
     pub ipv6: bool,
+    /// Listens where the firewall redirects to: 8443 and 8080 of every address, in both families.
+    /// For an edge in a namespace of its own.
+    pub everywhere: bool,
+    /// `[bans]`, `[[filter]]` and `[[jail]]` sections as they stand.
+    pub bans: String,
 }
 
 /// The running edge.
@@ -71,15 +76,20 @@ impl Edge {
         std::fs::create_dir_all(folder)?;
         let authority = Authority::new(folder, "browser-authority")?;
         let certificate = authority.issue(folder, "www", &[NAME, DIRECT_NAME])?;
+        let (any4, any6) = (IpAddr::from(Ipv4Addr::UNSPECIFIED), IpAddr::from(Ipv6Addr::UNSPECIFIED));
+        let (https, https6, http) = if plan.everywhere {
+            (SocketAddr::new(any4, 8443), Some(SocketAddr::new(any6, 8443)), SocketAddr::new(any4, 8080))
+        } else {
+            let loopback6 = IpAddr::from(Ipv6Addr::LOCALHOST);
+            let https6 = plan.ipv6.then(|| ports::free_on(loopback6)).transpose()?;
+            (ports::free()?, https6, ports::free()?)
+        };
         let draft = Draft {
             config: folder.join("edge.toml"),
-            https: ports::free()?,
-            https6: if plan.ipv6 {
-                Some(ports::free_on(IpAddr::from([0, 0, 0, 0, 0, 0, 0, 1]))?)
-            } else {
-                None
-            },
-            http: ports::free()?,
+            https,
+            https6,
+            http,
+            http6: plan.everywhere.then_some(SocketAddr::new(any6, 8080)),
             admin: ports::free()?,
             access_log: folder.join("access.log"),
             folder: folder.to_owned(),
@@ -161,6 +171,7 @@ pub struct Draft {
     pub https: SocketAddr,
     https6: Option<SocketAddr>,
     http: SocketAddr,
+    http6: Option<SocketAddr>,
     admin: SocketAddr,
     access_log: PathBuf,
     folder: PathBuf,
@@ -210,11 +221,8 @@ impl Draft {
     }
 
     fn text(&self, plan: &EdgePlan) -> String {
-        let https: Vec<_> = [Some(self.https), self.https6]
-            .iter()
-            .flatten()
-            .map(|address| format!("\"{address}\""))
-            .collect();
+        let https = quoted(&[Some(self.https), self.https6]);
+        let http = quoted(&[Some(self.http), self.http6]);
         let mut text = format!(
             r#"name = "{NAME}"
 direct_name = "{DIRECT_NAME}"
@@ -222,7 +230,7 @@ threads = 2
 
 [listen]
 https = [{https}]
-http = ["{http}"]
+http = [{http}]
 {more_listen}
 [[certificate]]
 names = ["{NAME}", "{DIRECT_NAME}"]
@@ -241,9 +249,8 @@ control_socket = "{control}"
 
 {gateway}
 {routes}
+{bans}
 "#,
-            https = https.join(", "),
-            http = self.http,
             more_listen = plan.listen,
             certificate = self.certificate.certificate.display(),
             key = self.certificate.key.display(),
@@ -254,6 +261,7 @@ control_socket = "{control}"
             control = self.folder.join("control.sock").display(),
             gateway = plan.gateway,
             routes = plan.routes,
+            bans = plan.bans,
         );
         for (name, servers) in &plan.upstreams {
             let servers: Vec<_> = servers.iter().map(|server| format!("\"{server}\"")).collect();
@@ -261,4 +269,10 @@ control_socket = "{control}"
         }
         text
     }
+}
+
+/// The addresses as a TOML list holds them.
+fn quoted(addresses: &[Option<SocketAddr>]) -> String {
+    let each: Vec<_> = addresses.iter().flatten().map(|address| format!("\"{address}\"")).collect();
+    each.join(", ")
 }

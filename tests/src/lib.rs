@@ -7,8 +7,10 @@
 pub mod binaries;
 pub mod browser;
 pub mod cluster;
+pub mod crowd;
 pub mod curl;
 pub mod edge_host;
+pub mod netns;
 pub mod plain;
 pub mod ports;
 pub mod program;
