@@ -21,12 +21,12 @@ use std::time::{Duration, SystemTime};
 
 use prometheus::{IntCounter, Registry};
 
-use crate::access_log::Tap;
+use crate::access_log::{Entry, Tap};
 use crate::admission::{Banned, Rates};
 use crate::ban::words::{Answer, Question, Summary};
 use crate::config::Bans;
 use crate::firewall;
-use crate::listen::Connections;
+use crate::listen::live::Connections;
 use ban_store::{BanStore, BanStoreError, Restored};
 use detector::{Detector, DetectorFault};
 use enforce::Enforcement;
@@ -115,7 +115,8 @@ impl LogWatch {
             },
             rates: places.rates,
             tail,
-            never: settings.never,
+            never: settings.never.clone(),
+            never_now: settings.never,
             leases: Vec::new(),
             max_bans: settings.max_bans,
             active: active::Active::default(),
@@ -140,7 +141,7 @@ impl LogWatch {
     #[must_use]
     pub fn tap(&self) -> Tap {
         let (events, lost) = (self.events.clone(), self.lost.clone());
-        Tap::new(move |entry| {
+        Arc::new(move |entry: &Arc<Entry>| {
             if events.try_send(Event::Entry(Arc::clone(entry))).is_err() {
                 lost.inc();
             }

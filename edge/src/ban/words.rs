@@ -118,8 +118,6 @@ pub enum Answer {
         lease: LeaseLine,
         /// What would have been banned, oldest first.
         would: Vec<WouldLine>,
-        /// How many more there were than are kept.
-        more: u64,
     },
     /// To `Summary`.
     Summary(Box<Summary>),
@@ -353,16 +351,12 @@ impl fmt::Display for Answer {
             Self::Why(receipt) => receipt.fmt(f),
             Self::Leases { leases } if leases.is_empty() => write!(f, "no penetration test is known"),
             Self::Leases { leases } => lines(f, leases),
-            Self::Report { lease, would, more } => {
+            Self::Report { lease, would } => {
                 writeln!(f, "{lease}")?;
                 for WouldLine { at, network, jail, line } in would {
                     writeln!(f, "{}  {:<24} {jail}\n    {line}", clock(*at), shown(*network))?;
                 }
-                write!(f, "{} bans would have been made", would.len() as u64 + more)?;
-                if *more > 0 {
-                    write!(f, ", {more} more than are kept")?;
-                }
-                Ok(())
+                write!(f, "{} bans would have been made", would.len())
             }
             Self::Summary(summary) => summary.fmt(f),
             Self::Refused { why } => f.write_str(why),

@@ -90,7 +90,7 @@ impl Engine {
         }
         self.due.push(Decided { sentence, evidence: Vec::new() });
         self.enforce(now);
-        if !self.detector.jails.covers(sentence.network) {
+        if self.detector.jails.covering(sentence.network.addr()).is_empty() {
             return refused(format!(
                 "{}: the firewall's own list protects it; it is not banned",
                 shown(sentence.network)
@@ -150,7 +150,10 @@ impl Engine {
             .collect();
         let own = crate::ban::Prefixes::default().network(address);
         let history = jails.history(own).map(|history| (history.times, history.last_end.as_secs()));
-        let protected = jails.protected(address);
+        let own_list = self.never_now.iter().find(|network| network.contains(&address));
+        let protected = own_list.map(|network| {
+            format!("{} is this host's own, a proxy's, a peer's, a vault's or in bans.never", shown(*network))
+        });
         let kernel_state = kernel_words(&self.enforcement.kernel());
         let kernel = self.enforcement.firewall.list().ok().map(|held| {
             held.into_iter()
@@ -228,9 +231,9 @@ impl Engine {
         };
         self.enforcement.save(Change::Lease(lease.clone()));
         self.leases.push(lease.clone());
-        self.apply_leases(now);
         let ended = self.detector.jails.lift(lease.network);
         self.enforcement.end(&ended, now);
+        self.apply_leases(now);
         tracing::warn!(
             "bans: penetration test {ticket:?} from {} began, for {lasting:?}; {} bans of it ended",
             shown(lease.network),
@@ -275,12 +278,10 @@ impl Engine {
             return refused("there is no file of bans (bans.store), so nothing was kept of the test");
         };
         store.flush(Duration::from_secs(1));
-        match store.would_bans(&lease.ticket) {
-            Ok((would, more)) => Answer::Report {
-                lease: lease_line(lease),
-                would: would.into_iter().map(would_line).collect(),
-                more,
-            },
+        match store.would_bans(lease.id) {
+            Ok(would) => {
+                Answer::Report { lease: lease_line(lease), would: would.into_iter().map(would_line).collect() }
+            }
             Err(error) => refused(error),
         }
     }

@@ -11,10 +11,10 @@ use ipnet::IpNet;
 use super::ban_store::{BanStore, Change, StoredBan};
 use super::figures::Counters;
 use crate::admission::Banned;
-use crate::ban::jail::{ADOPTED, OPERATOR, Sentence};
+use crate::ban::jail::{ADOPTED, OPERATOR, RETIRED, Sentence};
 use crate::ban::{Action, shown};
-use crate::firewall::{Ban, Firewall, State};
-use crate::listen::Connections;
+use crate::firewall::{Ban, Firewall, Reason, Refusal, State};
+use crate::listen::live::Connections;
 
 /// Bans told one by one in the log; further ones of the same step are summed up.
 const TOLD: usize = 20;
@@ -43,8 +43,8 @@ pub(super) struct Enforcement {
 }
 
 impl Enforcement {
-    /// Makes these bans hold. Returns the networks that the kernel's own allow-list protects: they
-    /// hold nowhere then.
+    /// Makes these bans hold. Returns the networks that the firewall's own list protects: they hold
+    /// nowhere then.
     pub(super) fn ban(&mut self, decided: Vec<Decided>, now: Duration) -> Vec<IpNet> {
         for Decided { sentence, .. } in &decided {
             let until = sentence.until.as_secs();
@@ -115,7 +115,14 @@ impl Enforcement {
             return Vec::new();
         }
         match self.firewall.ban(&bans) {
-            Ok(protected) => protected,
+            Ok(refused) => {
+                for Refusal { network, reason } in refused.iter().filter(|one| one.reason != Reason::Protected)
+                {
+                    tracing::error!("bans: {}: not in the kernel: it {reason}", shown(*network));
+                }
+                let protected = refused.iter().filter(|one| one.reason == Reason::Protected);
+                protected.map(|one| one.network).collect()
+            }
             Err(error) => {
                 if std::mem::replace(&mut self.in_step, false) {
                     tracing::error!("bans: not in the kernel: {error}; they hold in the proxy alone");
@@ -156,6 +163,7 @@ impl Enforcement {
         match jail {
             OPERATOR => "operator",
             ADOPTED => "kernel",
+            RETIRED => "a jail of an earlier configuration",
             other => self.jails.get(usize::from(other)).map_or("unknown", String::as_str),
         }
     }

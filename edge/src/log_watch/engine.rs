@@ -86,6 +86,8 @@ pub(super) struct Engine {
     pub(super) tail: Option<Tail>,
     /// As configured; this host's own addresses come to it.
     pub(super) never: Vec<IpNet>,
+    /// As it was last read.
+    pub(super) never_now: Vec<IpNet>,
     pub(super) leases: Vec<Lease>,
     pub(super) max_bans: usize,
     pub(super) active: Active,
@@ -275,8 +277,7 @@ impl Engine {
             })
         {
             let line = evidence.into_iter().next_back().unwrap_or_default();
-            let would =
-                WouldBan { ticket: lease.ticket.clone(), network: sentence.network, jail, at: now, line };
+            let would = WouldBan { lease: lease.id, network: sentence.network, jail, at: now, line };
             self.enforcement.save(Change::WouldBan(would));
         }
     }
@@ -307,7 +308,8 @@ impl Engine {
             return;
         }
         if due(&mut self.looked.addresses, ADDRESSES, instant) {
-            let freed = self.detector.jails.set_never(protected::never_banned(&self.never));
+            self.never_now = protected::never_banned(&self.never);
+            let freed = self.detector.jails.set_never(self.never_now.clone());
             self.enforcement.end(&freed, now);
         }
         if let Some(tail) = &mut self.tail {
@@ -355,7 +357,7 @@ impl Engine {
         for ban in &held {
             known.insert(ban.network);
             let until = now + ban.remaining;
-            if !self.detector.jails.covers(ban.network) {
+            if self.detector.jails.covering(ban.network.addr()).is_empty() {
                 let sentence = Sentence {
                     network: ban.network,
                     jail: ADOPTED,
@@ -409,6 +411,13 @@ impl Engine {
                     "bans: {active} of at most {max} are in force; when it is full the soonest to end goes \
                      first; raise bans.max_bans or shorten ban_time"
                 ),
+                Alarm::OffendersFull { tracked } => tracing::warn!(
+                    "bans: {tracked} offenders are being counted, and that is all there is room for: those \
+                     not seen for longest are forgotten"
+                ),
+                Alarm::ClockSetBack { by } => tracing::warn!(
+                    "bans: the clock was set back by {by:?}; bans end by the time they were given"
+                ),
                 Alarm::Evicted { count } => {
                     tracing::error!("bans: {count} ended early because there is no more room for them");
                 }
@@ -442,7 +451,8 @@ impl Engine {
     pub(super) fn apply_leases(&mut self, now: Duration) {
         let open: Vec<(IpNet, Duration)> = self.open_leases(now).collect();
         self.rates.set_exempt(open.iter().map(|(network, _)| *network).collect());
-        self.detector.jails.set_leases(open);
+        let ended = self.detector.jails.set_leases(open);
+        self.enforcement.end(&ended, now);
         self.lift_limits(now);
     }
 
