@@ -24,6 +24,8 @@ mod brake;
 mod chunks;
 mod judge;
 mod networks;
+mod record;
+mod settings;
 mod tally;
 #[cfg(test)]
 mod trial;
@@ -39,10 +41,11 @@ pub use words::{
 };
 
 use super::{Action, JailSettings, Prefixes};
-use book::{Book, Key, millis};
-use brake::Pedal;
+use book::Book;
 use networks::{Networks, canonical, overlap};
-use tally::{Measure, Offender, Tally};
+use record::{Key, millis};
+use settings::Jail;
+use tally::{Offender, Tally};
 
 /// No ban is longer.
 const TEN_YEARS: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
@@ -66,30 +69,6 @@ const TOLD_AGAIN: u64 = 600_000;
 const MAX_ALARMS: usize = 256;
 /// What one customer has at least: no ban is narrower.
 const SINGLE: Prefixes = Prefixes { v4: 32, v6: 64 };
-
-/// One jail's settings, ready to be asked.
-#[derive(Debug)]
-struct Jail {
-    allow: Networks,
-    prefixes: Prefixes,
-    measure: Measure,
-    pedal: Pedal,
-}
-
-impl Jail {
-    fn new(settings: &JailSettings) -> Self {
-        let Prefixes { v4, v6 } = settings.prefixes;
-        Self {
-            allow: Networks::new(&settings.allow),
-            prefixes: Prefixes { v4: v4.clamp(24, 32), v6: v6.clamp(48, 64) },
-            measure: Measure {
-                find_time: millis(settings.find_time),
-                max_offences: settings.max_offences.max(1),
-            },
-            pedal: Pedal::new(settings.brake),
-        }
-    }
-}
 
 /// Every jail, whom they count and whom they have banned.
 #[derive(Debug)]
@@ -135,38 +114,6 @@ impl Jails {
     #[must_use]
     pub fn settings(&self) -> &[JailSettings] {
         &self.settings
-    }
-
-    /// New settings while running. Jails are known by name: bans stay (of a jail that is gone as
-    /// [`RETIRED`]), counts and a pulled brake stay where a jail's settings are the same. Bans
-    /// whose jail allows their network now end at once and are returned.
-    pub fn set_jails(&mut self, jails: Vec<JailSettings>) -> Vec<Sentence> {
-        let place = |jail: u16| -> Option<(usize, bool)> {
-            let old = self.settings.get(usize::from(jail))?;
-            let place = jails.iter().position(|new| new.name == old.name)?;
-            Some((place, jails.get(place) == Some(old)))
-        };
-        let number = |place: usize| u16::try_from(place).unwrap_or(RETIRED);
-        self.book.renumber(|jail| match place(jail) {
-            _ if jail >= RETIRED => jail,
-            Some((place, _)) => number(place),
-            None => RETIRED,
-        });
-        self.tally.renumber(|jail| place(jail).filter(|(_, same)| *same).map(|(place, _)| number(place)));
-        let mut ready: Vec<_> = jails.iter().map(Jail::new).collect();
-        for (old, jail) in self.jails.drain(..).enumerate() {
-            if let Some((place, true)) = place(number(old))
-                && let Some(new) = ready.get_mut(place)
-            {
-                new.pedal = jail.pedal;
-            }
-        }
-        (self.settings, self.jails) = (jails, ready);
-        let jails = &self.jails;
-        let allowed = |sentence: &Sentence| {
-            jails.get(usize::from(sentence.jail)).is_some_and(|jail| jail.allow.overlaps(sentence.network))
-        };
-        self.book.pardon(allowed, |_| false)
     }
 
     /// Whom nobody may ban from now on. Bans that overlap it end at once and are returned.
@@ -644,25 +591,6 @@ mod tests {
         let mut small = one(jail("a"));
         offend(&mut small, 2, "203.0.113.7", START);
         assert!(matches!(offend(&mut small, 1, "203.0.113.7", START - seconds(5)), Ruling::Sentenced(_)));
-    }
-
-    #[test]
-    fn new_settings_keep_bans_and_counts_under_the_jails_new_places() {
-        let mut jails = Jails::new(vec![jail("gone"), jail("stays"), jail("allows")], Vec::new(), 100);
-        let ban = |jails: &mut Jails, jail, who, times: u32| {
-            (0..times).for_each(|_| drop(jails.judge(&offence(jail, address(who), START), START, 0)));
-        };
-        ban(&mut jails, 0, "203.0.113.1", 3);
-        ban(&mut jails, 1, "203.0.113.2", 3);
-        ban(&mut jails, 2, "203.0.113.3", 3);
-        ban(&mut jails, 1, "203.0.113.4", 2);
-        let allows = JailSettings { allow: vec![net("203.0.113.3/32")], ..jail("allows") };
-        let freed = jails.set_jails(vec![jail("stays"), allows]);
-        assert_eq!(freed.iter().map(|ban| ban.network).collect::<Vec<_>>(), vec![net("203.0.113.3/32")]);
-        assert_eq!(jails.covering(address("203.0.113.1"))[0].jail, RETIRED);
-        assert_eq!(jails.covering(address("203.0.113.2"))[0].jail, 0);
-        assert_eq!(jails.counters(address("203.0.113.4"))[0].offences, 2);
-        assert!(matches!(offend(&mut jails, 1, "203.0.113.4", START), Ruling::Sentenced(_)));
     }
 
     #[test]

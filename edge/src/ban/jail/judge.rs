@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::book::{Key, millis};
 use super::brake::Verdict;
+use super::record::{Key, millis};
+use super::settings::Jail;
 use super::tally::Offender;
-use super::{Alarm, Excuse, Jail, Jails, Offence, Ruling, SINGLE, Sentence, TEN_YEARS};
+use super::{Alarm, Excuse, Jails, Offence, Ruling, SINGLE, Sentence, TEN_YEARS};
 use crate::ban::{Action, JailSettings};
 
 impl Jails {
@@ -198,16 +199,16 @@ mod tests {
         assert_eq!(late(61), Ruling::TooOld);
         assert_eq!(late(60), Ruling::Counted(1));
         assert_eq!(late(30), Ruling::Counted(2));
-        let mut early = |age: u64, now: u64| {
-            jails.judge(&offence(0, address("203.0.113.9"), START + seconds(age)), START + seconds(now), 0)
-        };
-        assert_eq!(early(3600, 0), Ruling::Counted(1));
-        assert_eq!(early(3600, 61), Ruling::Counted(1), "an hour ahead is not an hour longer");
         assert_eq!(
             judge(&mut jails, 0, "203.0.113.7", START + seconds(25)),
             Ruling::Counted(2),
             "one went old"
         );
+        let mut early = |age: u64, now: u64| {
+            jails.judge(&offence(0, address("203.0.113.9"), START + seconds(age)), START + seconds(now), 0)
+        };
+        assert_eq!(early(3600, 0), Ruling::Counted(1));
+        assert_eq!(early(3600, 61), Ruling::Counted(1), "an hour ahead is not an hour longer");
     }
 
     #[test]

@@ -13,8 +13,8 @@ use std::time::Duration;
 use ipnet::IpNet;
 use lru::LruCache;
 
-use super::book::Key;
 use super::networks::overlap;
+use super::record::Key;
 
 /// So many offences stand with a time of their own. Beyond that the two nearest are taken
 /// together under the older time: a jail with a higher threshold may ban late by the distance
