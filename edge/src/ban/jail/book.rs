@@ -6,147 +6,16 @@
 //! 1,000,000 bans in force: 53 bytes each, with the history full 77, refilled after all ended 84.
 
 use std::hash::{BuildHasher, RandomState};
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::time::Duration;
 
-use ipnet::{IpNet, Ipv4Net, Ipv6Net};
+use ipnet::IpNet;
 
 use super::chunks::Chunks;
-use super::networks::{canonical, overlap};
+use super::networks::overlap;
+use super::record::{Key, NONE, Record, State, Tagged};
 use super::{History, Sentence};
 use crate::ban::Action;
-
-/// The end of a chain of records.
-const NONE: u32 = u32::MAX;
-/// The year 10889: what is later is a mistake, and sums of two cannot overflow.
-const LATEST: u64 = (1 << 48) - 1;
-
-/// Milliseconds since the epoch, as records hold time.
-pub(super) fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(LATEST).min(LATEST)
-}
-
-/// A network that can be banned: IPv4 /24 to /32, IPv6 /48 to /64. The length tells the family.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-pub(super) struct Key {
-    /// IPv4's 32 bits, or the upper 64 of IPv6.
-    bits: u64,
-    length: u8,
-}
-
-impl Key {
-    /// `None` where it is too wide. IPv6 beyond /64 becomes its /64: the rest is one customer's.
-    pub(super) fn new(network: IpNet) -> Option<Self> {
-        let (address, length) = match canonical(network) {
-            IpNet::V4(v4) => (IpAddr::V4(v4.addr()), v4.prefix_len()),
-            IpNet::V6(v6) => (IpAddr::V6(v6.addr()), v6.prefix_len().min(64)),
-        };
-        let possible = if address.is_ipv4() { 24..=32 } else { 48..=64 };
-        possible.contains(&length).then(|| Self::of(address, length))
-    }
-
-    fn of(address: IpAddr, length: u8) -> Self {
-        let (bits, width) = match address {
-            IpAddr::V4(v4) => (u64::from(v4.to_bits()), 32),
-            IpAddr::V6(v6) => (u64::try_from(v6.to_bits() >> 64).unwrap_or(u64::MAX), 64),
-        };
-        let host = width - u32::from(length).min(width);
-        Self { bits: bits.checked_shr(host).and_then(|bits| bits.checked_shl(host)).unwrap_or(0), length }
-    }
-
-    pub(super) fn network(self) -> IpNet {
-        if self.length <= 32 {
-            let address = Ipv4Addr::from_bits(u32::try_from(self.bits).unwrap_or(u32::MAX));
-            IpNet::V4(Ipv4Net::new(address, self.length).unwrap_or_else(|_| Ipv4Net::from(address)))
-        } else {
-            let address = Ipv6Addr::from_bits(u128::from(self.bits) << 64);
-            IpNet::V6(Ipv6Net::new(address, self.length).unwrap_or_else(|_| Ipv6Net::from(address)))
-        }
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum State {
-    Banned,
-    Throttled,
-    /// The ban is over; the record is the network's history.
-    Past,
-    Free,
-}
-
-/// A time up to [`LATEST`] and 16 bits that stand beside it.
-#[derive(Clone, Copy, Debug)]
-struct Tagged(u64);
-
-impl Tagged {
-    fn new(time: u64, tag: u16) -> Self {
-        Self(time.min(LATEST) << 16 | u64::from(tag))
-    }
-
-    fn time(self) -> u64 {
-        self.0 >> 16
-    }
-
-    fn tag(self) -> u16 {
-        u16::try_from(self.0 & 0xFFFF).unwrap_or(u16::MAX)
-    }
-}
-
-/// 40 bytes; see the test that holds it to that.
-#[derive(Clone, Copy, Debug)]
-struct Record {
-    bits: u64,
-    /// And the jail.
-    since: Tagged,
-    /// And the how manieth.
-    until: Tagged,
-    offences: u32,
-    /// Where it stands in its heap.
-    place: u32,
-    /// Whose bucket is the same, or who is free, too.
-    next: u32,
-    length: u8,
-    state: State,
-}
-
-impl Record {
-    fn new(key: Key, sentence: &Sentence, state: State) -> Self {
-        Self {
-            bits: key.bits,
-            since: Tagged::new(millis(sentence.since), sentence.jail),
-            until: Tagged::new(millis(sentence.until), sentence.times),
-            offences: sentence.offences,
-            place: NONE,
-            next: NONE,
-            length: key.length,
-            state,
-        }
-    }
-
-    fn key(&self) -> Key {
-        Key { bits: self.bits, length: self.length }
-    }
-
-    fn until(&self) -> u64 {
-        self.until.time()
-    }
-
-    fn sentence(&self) -> Sentence {
-        Sentence {
-            network: self.key().network(),
-            jail: self.since.tag(),
-            since: Duration::from_millis(self.since.time()),
-            until: Duration::from_millis(self.until()),
-            offences: self.offences,
-            times: self.until.tag(),
-            action: if self.state == State::Throttled { Action::Throttle } else { Action::Ban },
-        }
-    }
-
-    fn in_force(&self) -> bool {
-        matches!(self.state, State::Banned | State::Throttled)
-    }
-}
 
 /// Every ban in force, soonest end first, and what is remembered of ended ones.
 #[derive(Debug)]
@@ -515,9 +384,12 @@ impl Book {
 
 #[cfg(test)]
 mod tests {
+    use super::super::record::millis;
     use super::*;
+    use ipnet::{Ipv4Net, Ipv6Net};
     use proptest::prelude::*;
     use std::collections::BTreeMap;
+    use std::net::{Ipv4Addr, Ipv6Addr};
 
     fn sentence(network: IpNet, until: u64) -> Sentence {
         Sentence {
@@ -546,11 +418,6 @@ mod tests {
     }
 
     #[test]
-    fn a_record_takes_40_bytes() {
-        assert_eq!(size_of::<Record>(), 40);
-    }
-
-    #[test]
     fn a_million_bans_and_a_full_history_take_85_bytes_a_ban() {
         let mut book = Book::new(1_000_000);
         for number in 0..1_500_000_u32 {
@@ -558,20 +425,6 @@ mod tests {
         }
         assert_eq!((book.active.len(), book.past.len()), (1_000_000, 500_000));
         assert!(book.bytes() <= 85_000_000, "{} bytes", book.bytes());
-    }
-
-    #[test]
-    fn a_key_returns_its_network_and_refuses_what_is_too_wide() {
-        for text in ["203.0.113.7/32", "203.0.113.0/24", "2001:db8:1:2::/64", "2001:db8:1::/48", "0.0.0.0/32"]
-        {
-            let network: IpNet = text.parse().unwrap();
-            assert_eq!(Key::new(network).unwrap().network(), network, "{text}");
-        }
-        let narrow = Key::new("2001:db8::7/128".parse().unwrap()).unwrap();
-        assert_eq!(narrow.network(), "2001:db8::/64".parse::<IpNet>().unwrap());
-        for wide in ["203.0.113.0/23", "0.0.0.0/0", "2001:db8::/47", "::/0"] {
-            assert_eq!(Key::new(wide.parse().unwrap()), None, "{wide}");
-        }
     }
 
     #[test]

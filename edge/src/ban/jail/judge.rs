@@ -6,10 +6,11 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::book::{Key, millis};
 use super::brake::Verdict;
+use super::record::{Key, millis};
+use super::settings::Jail;
 use super::tally::Offender;
-use super::{Alarm, Excuse, Jail, Jails, Offence, Ruling, SINGLE, Sentence, TEN_YEARS};
+use super::{Alarm, Excuse, Jails, Offence, Ruling, SINGLE, Sentence, TEN_YEARS};
 use crate::ban::{Action, JailSettings};
 
 impl Jails {
@@ -142,4 +143,152 @@ fn lasting(settings: &JailSettings, times: u16) -> Duration {
     let factor = escalation.factor.max(1.0).powi(i32::from(times) - 1);
     let longer = Duration::try_from_secs_f64(first.as_secs_f64() * factor).unwrap_or(escalation.cap);
     longer.min(escalation.cap).max(first).min(TEN_YEARS)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::trial::{START, address, jail, net, offence, seconds};
+    use super::*;
+    use crate::ban::{Escalation, Prefixes};
+
+    fn court(settings: Vec<JailSettings>) -> Jails {
+        Jails::new(settings, vec![net("192.0.2.1/32"), net("2001:db8:1::1/128")], 100)
+    }
+
+    fn judge(jails: &mut Jails, jail: usize, who: &str, at: Duration) -> Ruling {
+        jails.judge(&offence(jail, address(who), at), at, 1000)
+    }
+
+    fn sentenced(ruling: &Ruling) -> Sentence {
+        match ruling {
+            Ruling::Sentenced(sentence) => *sentence,
+            other => panic!("not sentenced: {other:?}"),
+        }
+    }
+
+    #[test]
+    fn third_offence_within_find_time_bans() {
+        let mut jails = court(vec![jail("a")]);
+        assert_eq!(judge(&mut jails, 0, "203.0.113.7", START), Ruling::Counted(1));
+        assert_eq!(judge(&mut jails, 0, "203.0.113.7", START + seconds(30)), Ruling::Counted(2));
+        let ban = sentenced(&judge(&mut jails, 0, "203.0.113.7", START + seconds(60)));
+        assert_eq!((ban.offences, ban.until), (3, START + seconds(660)));
+        let again = judge(&mut jails, 0, "203.0.113.7", START + seconds(61));
+        assert_eq!(again, Ruling::Already(ban), "and no longer for it");
+        assert_eq!(
+            judge(&mut jails, 0, "203.0.113.7", START + seconds(660)),
+            Ruling::Counted(1),
+            "counted anew"
+        );
+    }
+
+    #[test]
+    fn offences_beyond_find_time_do_not_ban() {
+        let mut jails = court(vec![jail("a")]);
+        for minute in 0..100 {
+            let ruling = judge(&mut jails, 0, "203.0.113.7", START + Duration::from_millis(minute * 30_001));
+            assert!(matches!(ruling, Ruling::Counted(1 | 2)), "{ruling:?}");
+        }
+    }
+
+    #[test]
+    fn late_lines_count_by_their_own_time_and_future_ones_as_now() {
+        let mut jails = court(vec![jail("a")]);
+        let mut late =
+            |age: u64| jails.judge(&offence(0, address("203.0.113.7"), START - seconds(age)), START, 0);
+        assert_eq!(late(61), Ruling::TooOld);
+        assert_eq!(late(60), Ruling::Counted(1));
+        assert_eq!(late(30), Ruling::Counted(2));
+        assert_eq!(
+            judge(&mut jails, 0, "203.0.113.7", START + seconds(25)),
+            Ruling::Counted(2),
+            "one went old"
+        );
+        let mut early = |age: u64, now: u64| {
+            jails.judge(&offence(0, address("203.0.113.9"), START + seconds(age)), START + seconds(now), 0)
+        };
+        assert_eq!(early(3600, 0), Ruling::Counted(1));
+        assert_eq!(early(3600, 61), Ruling::Counted(1), "an hour ahead is not an hour longer");
+    }
+
+    #[test]
+    fn one_customer_is_one_offender_however_it_is_written() {
+        let mut jails = court(vec![jail("a")]);
+        judge(&mut jails, 0, "203.0.113.7", START);
+        judge(&mut jails, 0, "::ffff:203.0.113.7", START);
+        let ban = sentenced(&judge(&mut jails, 0, "203.0.113.7", START));
+        assert_eq!(ban.network, net("203.0.113.7/32"));
+        judge(&mut jails, 0, "2001:db8::1", START);
+        judge(&mut jails, 0, "2001:db8::2", START);
+        let ban = sentenced(&judge(&mut jails, 0, "2001:db8::3", START));
+        assert_eq!(ban.network, net("2001:db8::/64"));
+    }
+
+    #[test]
+    fn neighbours_of_who_is_spared_are_banned_alone() {
+        let wide = JailSettings {
+            prefixes: Prefixes { v4: 24, v6: 48 },
+            allow: vec![net("203.0.113.9/32")],
+            max_offences: 1,
+            ..jail("wide")
+        };
+        let mut jails = court(vec![wide]);
+        assert_eq!(judge(&mut jails, 0, "192.0.2.1", START), Ruling::Protected);
+        assert_eq!(judge(&mut jails, 0, "203.0.113.9", START), Ruling::Allowed);
+        assert_eq!(judge(&mut jails, 0, "2001:db8:1::2", START), Ruling::Protected, "the same /64");
+        let banned = |ruling: Ruling| sentenced(&ruling).network;
+        assert_eq!(banned(judge(&mut jails, 0, "192.0.2.2", START)), net("192.0.2.2/32"));
+        assert_eq!(banned(judge(&mut jails, 0, "203.0.113.8", START)), net("203.0.113.8/32"));
+        assert_eq!(banned(judge(&mut jails, 0, "2001:db8:1:5::2", START)), net("2001:db8:1:5::/64"));
+        assert_eq!(banned(judge(&mut jails, 0, "198.51.100.2", START)), net("198.51.100.0/24"));
+    }
+
+    #[test]
+    fn who_returns_is_banned_longer_up_to_the_cap_until_forgiven() {
+        let escalation = Escalation { factor: 4.0, cap: seconds(7200), forgiveness: seconds(86_400) };
+        let settings = JailSettings { max_offences: 1, escalation: Some(escalation), ..jail("a") };
+        let mut jails = court(vec![settings]);
+        let mut now = START;
+        for (times, lasting) in [(1, 600), (2, 2400), (3, 7200), (4, 7200)] {
+            let ban = sentenced(&judge(&mut jails, 0, "203.0.113.7", now));
+            assert_eq!((ban.times, ban.until - ban.since), (times, seconds(lasting)));
+            now = ban.until + seconds(86_399);
+            jails.expire(now);
+        }
+        let ban = sentenced(&judge(&mut jails, 0, "203.0.113.7", now + seconds(1)));
+        assert_eq!(ban.times, 1, "a day without a ban");
+    }
+
+    #[test]
+    fn escalation_is_finite_whatever_its_numbers() {
+        for factor in [f64::NAN, f64::INFINITY, -3.0, 0.0, 1e300] {
+            let escalation = Escalation { factor, cap: Duration::MAX, forgiveness: Duration::MAX };
+            let settings = JailSettings { escalation: Some(escalation), ..jail("a") };
+            for times in [1, 2, u16::MAX] {
+                let lasting = lasting(&settings, times);
+                assert!((seconds(600)..=TEN_YEARS).contains(&lasting), "{factor} {times}");
+            }
+        }
+    }
+
+    #[test]
+    fn a_throttled_network_can_still_earn_a_ban() {
+        let slow = JailSettings { action: Action::Throttle, max_offences: 1, ..jail("slow") };
+        let mut jails = court(vec![slow, jail("a")]);
+        let throttle = sentenced(&judge(&mut jails, 0, "203.0.113.7", START));
+        assert_eq!(throttle.action, Action::Throttle);
+        assert_eq!(judge(&mut jails, 0, "203.0.113.7", START), Ruling::Already(throttle));
+        assert_eq!(judge(&mut jails, 1, "203.0.113.7", START), Ruling::Counted(1));
+        judge(&mut jails, 1, "203.0.113.7", START);
+        let ban = sentenced(&judge(&mut jails, 1, "203.0.113.7", START));
+        assert_eq!((ban.action, ban.times, jails.len()), (Action::Ban, 2, 1));
+        assert_eq!(judge(&mut jails, 0, "203.0.113.7", START), Ruling::Already(ban));
+    }
+
+    #[test]
+    fn a_jail_that_is_not_there_rules_nothing() {
+        let mut jails = court(vec![jail("a")]);
+        assert_eq!(judge(&mut jails, 1, "203.0.113.7", START), Ruling::TooOld);
+        assert_eq!(judge(&mut jails, usize::MAX, "203.0.113.7", START), Ruling::TooOld);
+    }
 }

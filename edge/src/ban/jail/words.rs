@@ -91,7 +91,7 @@ pub enum Alarm {
         /// Of so many clients.
         active_clients: usize,
     },
-    /// The jail bans again, after ten minutes without one minute over its limit.
+    /// The jail bans again: an operator said so, or ten minutes held no minute over its limit.
     BrakeReleased {
         /// Its place in the settings.
         jail: usize,
