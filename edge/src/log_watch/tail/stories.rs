@@ -23,7 +23,9 @@ struct Followed {
 fn follow_with(pattern: &Path, saved: &[Position], inotify: bool) -> Followed {
     let (wake, woken) = sync_channel(1);
     let watched = [Watched { pattern: pattern.to_owned(), tag: 7 }];
-    let wake = move || drop(wake.try_send(()));
+    let wake = move || {
+        let _already = wake.try_send(());
+    };
     Followed { tail: Tail::open_with(&watched, saved, inotify, wake).unwrap(), woken }
 }
 

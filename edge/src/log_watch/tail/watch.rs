@@ -90,19 +90,20 @@ impl Board {
 
     fn named(&self, path: &Path) -> bool {
         let known = self.known();
-        if let Some(mark) = known.names.get(path) {
+        let mark = known.names.get(path);
+        if let Some(mark) = mark {
             mark.named.fetch_add(1, Ordering::Release);
-            return true;
         }
-        if known.patterns.iter().any(|pattern| pattern.matches(path)) {
+        // Asked even of known names: one that vanished may not have been forgotten yet.
+        let appeared = known.patterns.iter().any(|pattern| pattern.matches(path));
+        if appeared {
             self.appeared.store(true, Ordering::Release);
-            return true;
         }
         // A folder that vanishes takes its watch with it, even if it is back at once.
         if known.folders.contains(path) {
             self.folders.store(true, Ordering::Release);
         }
-        false
+        appeared || mark.is_some()
     }
 
     fn renamed(&self, paths: &[PathBuf]) -> bool {
