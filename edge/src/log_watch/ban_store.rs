@@ -143,7 +143,9 @@ pub struct Restored {
 #[derive(Debug, thiserror::Error)]
 pub enum BanStoreError {
     /// The file cannot be made.
-    #[error("ban store: {file}: {source}; make its folder and give it to edge's user; until then bans end with edge")]
+    #[error(
+        "ban store: {file}: {source}; make its folder and give it to edge's user; until then bans end with edge"
+    )]
     Create {
         /// The file.
         file: PathBuf,
@@ -161,7 +163,9 @@ pub enum BanStoreError {
         source: rusqlite::Error,
     },
     /// A newer program has written it.
-    #[error("ban store: {file}: schema {found} is newer than this program's {known}; install the newer program, or name another file")]
+    #[error(
+        "ban store: {file}: schema {found} is newer than this program's {known}; install the newer program, or name another file"
+    )]
     Newer {
         /// The file.
         file: PathBuf,
@@ -206,7 +210,8 @@ impl BanStore {
         if let Some(damage) = opened.damage {
             queue.tell(damage);
         }
-        let lease = opened.restored.leases.iter().map(|lease| lease.id).max().unwrap_or(0).max(opened.last_lease);
+        let lease =
+            opened.restored.leases.iter().map(|lease| lease.id).max().unwrap_or(0).max(opened.last_lease);
         let writer = Writer::new(file.to_owned(), opened.connection, Arc::clone(&queue), now);
         let thread = std::thread::Builder::new().name("ban-store".to_owned()).spawn(move || writer.run());
         let thread = Some(thread.map_err(|source| BanStoreError::Thread { source })?);

@@ -25,6 +25,8 @@ struct Inner {
     lost: u64,
     /// Of `lost`, what a resync has not repaired yet.
     unrepaired: u64,
+    /// What was lost before the latest resync was handed in: it repairs no more than that.
+    covered: u64,
     resync: bool,
     flushing: usize,
     closed: bool,
@@ -59,7 +61,8 @@ impl Queue {
         bound(&mut change);
         let mut inner = self.inner();
         if let Change::Positions(_) = change
-            && let Some(waiting) = inner.changes.iter_mut().rev().take(8).find(|c| matches!(c, Change::Positions(_)))
+            && let Some(waiting) =
+                inner.changes.iter_mut().rev().take(8).find(|c| matches!(c, Change::Positions(_)))
         {
             *waiting = change;
             return;
@@ -78,6 +81,9 @@ impl Queue {
                 );
             }
             return;
+        }
+        if matches!(change, Change::Replace(_)) {
+            inner.covered = inner.lost;
         }
         inner.changes.push_back(change);
         let waiting = inner.changes.len();
@@ -112,8 +118,11 @@ impl Queue {
             inner.unrepaired += count;
             inner.fault = lost;
         } else if repaired {
-            inner.unrepaired = 0;
-            inner.fault = None;
+            inner.unrepaired = inner.lost - inner.covered;
+            inner.resync = inner.unrepaired > 0;
+            if !inner.resync {
+                inner.fault = None;
+            }
         } else if inner.unrepaired > 0 && inner.changes.len() < CAPACITY / 2 {
             // The disk is fast enough again.
             inner.resync = true;
@@ -173,7 +182,10 @@ impl Queue {
 }
 
 fn is_by_hand(change: &Change) -> bool {
-    matches!(change, Change::Off(_) | Change::Lease(_) | Change::Clear | Change::Positions(_) | Change::Replace(_))
+    matches!(
+        change,
+        Change::Off(_) | Change::Lease(_) | Change::Clear | Change::Positions(_) | Change::Replace(_)
+    )
 }
 
 fn bound(change: &mut Change) {
@@ -190,7 +202,8 @@ fn bound(change: &mut Change) {
 }
 
 fn crop(text: &mut String) {
-    text.truncate(text.floor_char_boundary(EVIDENCE_BYTES));
+    let end = (0..=EVIDENCE_BYTES.min(text.len())).rev().find(|end| text.is_char_boundary(*end));
+    text.truncate(end.unwrap_or(0));
 }
 
 fn shorten(line: &mut Box<[u8]>) {

@@ -60,7 +60,9 @@ pub(super) fn lines_to_row(lines: &[Box<[u8]>]) -> Vec<u8> {
 pub(super) fn lines_from_row(mut row: &[u8]) -> Vec<Box<[u8]>> {
     let mut lines = Vec::new();
     while let Some((length, rest)) = row.split_first_chunk::<2>() {
-        let Some((line, rest)) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length))) else { break };
+        let Some((line, rest)) = rest.split_at_checked(usize::from(u16::from_be_bytes(*length))) else {
+            break;
+        };
         lines.push(line.into());
         row = rest;
     }

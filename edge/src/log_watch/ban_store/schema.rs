@@ -8,7 +8,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
-use super::rows::{bits_from_row, lines_from_row, network_from_row, network_to_row, time_from_row, time_to_row};
+use super::rows::{
+    bits_from_row, lines_from_row, network_from_row, network_to_row, time_from_row, time_to_row,
+};
 use super::{BanStoreError, Evidence, KEEP, Lease, Position, Restored, StoredBan, WouldBan};
 
 /// Each runs once, in order; the file's `user_version` counts them.
@@ -73,7 +75,8 @@ pub(super) fn is_damage(error: &rusqlite::Error) -> bool {
 }
 
 fn set_aside(file: &Path) -> Result<PathBuf, BanStoreError> {
-    let named = |suffix: &str, number: u32| PathBuf::from(format!("{}{suffix}.damaged-{number}", file.display()));
+    let named =
+        |suffix: &str, number: u32| PathBuf::from(format!("{}{suffix}.damaged-{number}", file.display()));
     let number = (1..DAMAGED).find(|number| !named("", *number).exists()).unwrap_or(DAMAGED);
     for suffix in ["-wal", "-shm", ""] {
         let from = PathBuf::from(format!("{}{suffix}", file.display()));
@@ -114,7 +117,8 @@ fn try_open(file: &Path, now: Duration) -> Result<Opened, BanStoreError> {
     migrate(&mut connection, found).map_err(wrap)?;
     prune_old(&connection, now).map_err(wrap)?;
     let restored = restore(&connection).map_err(wrap)?;
-    let last = connection.query_row("SELECT max(lease) FROM would_bans", [], |row| row.get::<_, Option<i64>>(0));
+    let last =
+        connection.query_row("SELECT max(lease) FROM would_bans", [], |row| row.get::<_, Option<i64>>(0));
     let last_lease = last.map_err(wrap)?.unwrap_or(0);
     Ok(Opened { connection, restored, last_lease, damage: None })
 }
@@ -168,11 +172,11 @@ fn restore(connection: &Connection) -> rusqlite::Result<Restored> {
             reason: row.get(7)?,
         });
     }
-    let off = connection.query_row("SELECT value FROM settings WHERE name = 'off'", [], |row| {
-        row.get::<_, Option<i64>>(0)
-    });
+    let off = connection
+        .query_row("SELECT value FROM settings WHERE name = 'off'", [], |row| row.get::<_, Option<i64>>(0));
     restored.off = off.optional()?.flatten().map(time_from_row);
-    let mut read = connection.prepare("SELECT id, network, ticket, since, ends, ended FROM leases ORDER BY id")?;
+    let mut read =
+        connection.prepare("SELECT id, network, ticket, since, ends, ended FROM leases ORDER BY id")?;
     restored.leases = read
         .query_map([], |row| {
             Ok(Lease {
@@ -185,8 +189,8 @@ fn restore(connection: &Connection) -> rusqlite::Result<Restored> {
             })
         })?
         .collect::<Result<_, _>>()?;
-    let mut read =
-        connection.prepare("SELECT path, device, inode, position, fingerprint FROM positions ORDER BY rowid")?;
+    let mut read = connection
+        .prepare("SELECT path, device, inode, position, fingerprint FROM positions ORDER BY rowid")?;
     restored.positions = read.query_map([], position)?.collect::<Result<_, _>>()?;
     Ok(restored)
 }

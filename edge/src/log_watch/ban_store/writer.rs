@@ -59,16 +59,7 @@ impl Writer {
     pub(super) fn new(file: PathBuf, connection: Connection, queue: Arc<Queue>, now: Duration) -> Self {
         connection.set_prepared_statement_cache_capacity(32);
         let trouble = Trouble::default();
-        Self {
-            file,
-            connection,
-            queue,
-            latest: now,
-            pruned: now,
-            uncounted: 0,
-            unsynced: false,
-            trouble,
-        }
+        Self { file, connection, queue, latest: now, pruned: now, uncounted: 0, unsynced: false, trouble }
     }
 
     pub(super) fn run(mut self) {
@@ -279,7 +270,8 @@ struct Batch<'a> {
 impl<'a> Batch<'a> {
     fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
         Ok(Self {
-            ban: connection.prepare_cached("INSERT OR REPLACE INTO bans VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?,
+            ban: connection
+                .prepare_cached("INSERT OR REPLACE INTO bans VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?,
             evidence: connection
                 .prepare_cached("INSERT INTO evidence (network, at, jail, lines) VALUES (?1, ?2, ?3, ?4)")?,
             end: connection.prepare_cached("UPDATE bans SET ends = min(ends, ?2) WHERE network = ?1")?,
@@ -336,7 +328,9 @@ fn would_ban(connection: &Connection, would: &WouldBan) -> rusqlite::Result<()> 
         "INSERT INTO would_bans (lease, network, jail, at, line) VALUES (?1, ?2, ?3, ?4, ?5)",
     )?;
     let network = network_to_row(would.network);
-    insert.execute(params![would.lease, network, would.jail, time_to_row(would.at), &would.line[..]]).map(drop)
+    insert
+        .execute(params![would.lease, network, would.jail, time_to_row(would.at), &would.line[..]])
+        .map(drop)
 }
 
 fn positions(connection: &Connection, all: &[Position]) -> rusqlite::Result<()> {

@@ -161,7 +161,9 @@ impl Watch {
         let watcher = inotify.then(|| notify::recommended_watcher(move |event| ear.hear(event)));
         let inotify = watcher.and_then(|made| {
             made.inspect_err(|error| {
-                tracing::warn!("log_watch: inotify is not to be had: {error}; logs are looked at every second");
+                tracing::warn!(
+                    "log_watch: inotify is not to be had: {error}; logs are looked at every second"
+                );
             })
             .ok()
         });
@@ -212,9 +214,12 @@ impl Watch {
             let inode = std::fs::metadata(&path).ok().map(|found| (found.dev(), found.ino()));
             let before = self.folders.remove(&path);
             let folder = match before {
-                Some(before) if before.inode == inode && (before.heard || inode.is_none()) && !again => before,
+                Some(before) if before.inode == inode && (before.heard || inode.is_none()) && !again => {
+                    before
+                }
                 _ => {
-                    let heard = inode.is_some() && self.watch(&path, before.is_some_and(|before| before.heard));
+                    let heard =
+                        inode.is_some() && self.watch(&path, before.is_some_and(|before| before.heard));
                     newly |= heard && before.is_none_or(|before| before.inode != inode || !before.heard);
                     Folder { inode, heard }
                 }
@@ -256,9 +261,8 @@ impl Watch {
 /// File systems whose other writers inotify cannot see: NFS, SMB, FUSE, 9p, Ceph, AFS
 /// (`/usr/include/linux/magic.h`).
 fn is_remote(folder: &Path) -> bool {
-    const REMOTE: [u64; 8] = [
-        0x6969, 0x517B, 0xFE53_4D42, 0xFF53_4D42, 0x6573_5546, 0x0102_1997, 0x00C3_6400, 0x5346_414F,
-    ];
+    const REMOTE: [u64; 8] =
+        [0x6969, 0x517B, 0xFE53_4D42, 0xFF53_4D42, 0x6573_5546, 0x0102_1997, 0x00C3_6400, 0x5346_414F];
     rustix::fs::statfs(folder).is_ok_and(|found| {
         u64::try_from(found.f_type).is_ok_and(|kind| REMOTE.contains(&(kind & 0xFFFF_FFFF)))
     })
