@@ -24,7 +24,7 @@ mod stories;
 pub use names::fuzz_matches;
 pub use split::fuzz_split;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -280,6 +280,7 @@ impl Tail {
     /// Finds the names that the patterns mean now.
     fn expand(&mut self, at_start: bool) {
         self.folders.clear();
+        let mut matched = BTreeSet::new();
         for pattern in self.patterns.clone() {
             let glob = pattern.is_glob();
             let mut files = Vec::new();
@@ -289,6 +290,7 @@ impl Tail {
                 files.push(pattern.path.clone());
             }
             for path in files {
+                matched.insert(path.clone());
                 if let Some(name) = self.names.get_mut(&path) {
                     if !name.tags.contains(&pattern.tag) {
                         name.tags.push(pattern.tag);
@@ -302,6 +304,11 @@ impl Tail {
                     );
                 }
             }
+        }
+        // Gone, or only its log's rotated part since the log itself is there again.
+        let gone = self.names.iter().filter(|(path, name)| name.matched && !matched.contains(*path));
+        for path in gone.map(|(path, _)| path.clone()).collect::<Vec<_>>() {
+            self.missing(&path);
         }
         self.folders = std::mem::take(&mut self.folders)
             .into_iter()

@@ -73,7 +73,9 @@ fn entries(folder: &Path, pattern: &OsStr, last: bool) -> Vec<PathBuf> {
         .map(|entry| entry.file_name())
         .filter(|name| matches(pattern.as_bytes(), name.as_bytes()))
         .map(|name| folder.join(name))
-        .filter(|path| if last { !path.is_dir() && !path.file_name().is_some_and(is_compressed) } else { path.is_dir() })
+        .filter(|path| {
+            if last { !path.is_dir() && !path.file_name().is_some_and(is_compressed) } else { path.is_dir() }
+        })
         .collect();
     found.sort();
     found

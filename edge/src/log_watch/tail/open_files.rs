@@ -66,7 +66,8 @@ impl OpenFiles {
     ) -> io::Result<u64> {
         let identity = Identity::of(&opened.1);
         let known = self.streams.iter_mut().find(|stream| {
-            stream.identity == identity && (&*stream.path == path || tags.iter().all(|tag| stream.tags.contains(tag)))
+            stream.identity == identity
+                && (&*stream.path == path || tags.iter().all(|tag| stream.tags.contains(tag)))
         });
         if let Some(stream) = known {
             stream.quiet = None;
@@ -158,7 +159,8 @@ impl OpenFiles {
                 }
             }
             if !ended.failed.is_empty() {
-                self.streams.retain(|s| !ended.failed.iter().any(|(path, _)| *path == s.path && s.quiet.is_none()));
+                self.streams
+                    .retain(|s| !ended.failed.iter().any(|(path, _)| *path == s.path && s.quiet.is_none()));
                 return ended;
             }
             if !moved {
@@ -185,7 +187,8 @@ impl OpenFiles {
         ended: &mut Ended,
     ) -> usize {
         let stream = &mut self.streams[index];
-        let (before, path, tags) = (stream.offset, Arc::clone(&stream.path), std::mem::take(&mut stream.tags));
+        let (before, path, tags) =
+            (stream.offset, Arc::clone(&stream.path), std::mem::take(&mut stream.tags));
         let step = stream.step(buffer, max_line, &mut |line| {
             for tag in &tags {
                 each(*tag, &path, line);
@@ -346,7 +349,9 @@ fn siblings(real: &Path) -> Vec<PathBuf> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Vec::new() };
     let mut found: Vec<_> = entries
         .filter_map(Result::ok)
-        .filter(|entry| entry.file_name() != name && is_sibling(name.as_bytes(), entry.file_name().as_bytes()))
+        .filter(|entry| {
+            entry.file_name() != name && is_sibling(name.as_bytes(), entry.file_name().as_bytes())
+        })
         .filter_map(|entry| Some((entry.metadata().ok()?, entry.path())))
         .filter(|(metadata, _)| metadata.is_file())
         .map(|(metadata, path)| ((metadata.ctime(), metadata.ctime_nsec()), path))

@@ -95,8 +95,9 @@ mod tests {
 
     fn lines(block: &[u8], max_line: usize) -> (Vec<String>, usize, u64) {
         let (mut splitter, mut lines) = (Splitter::default(), Vec::new());
-        let settled = splitter
-            .split(block, max_line, &mut |line: &[u8]| lines.push(String::from_utf8_lossy(line).into_owned()));
+        let settled = splitter.split(block, max_line, &mut |line: &[u8]| {
+            lines.push(String::from_utf8_lossy(line).into_owned())
+        });
         (lines, settled, splitter.long_lines)
     }
 

@@ -23,7 +23,9 @@ struct Followed {
 fn follow_with(pattern: &Path, saved: &[Position], inotify: bool) -> Followed {
     let (wake, woken) = sync_channel(1);
     let watched = [Watched { pattern: pattern.to_owned(), tag: 7 }];
-    let wake = move || drop(wake.try_send(()));
+    let wake = move || {
+        let _already = wake.try_send(());
+    };
     Followed { tail: Tail::open_with(&watched, saved, inotify, wake).unwrap(), woken }
 }
 
@@ -90,7 +92,8 @@ fn while_writing(path: &Path, inotify: bool, write: impl FnOnce() + Send) -> Vec
                 lines.push(String::from_utf8_lossy(line).into_owned());
             });
             if !more {
-                let _timeout = followed.woken.recv_timeout(Duration::from_millis(if inotify { 20 } else { 1 }));
+                let _timeout =
+                    followed.woken.recv_timeout(Duration::from_millis(if inotify { 20 } else { 1 }));
                 rounds += 1;
                 if !inotify || rounds % 10 == 0 || done {
                     followed.tail.look();
@@ -385,13 +388,16 @@ fn what_cannot_be_read_is_told_and_tried_again() {
     let why = Following::Unreadable("it is no regular file".to_owned());
     assert_eq!(followed.tail.files()[0].following, why);
     std::fs::remove_dir(&log).unwrap();
-    rustix::fs::mknodat(rustix::fs::CWD, &log, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0).unwrap();
+    rustix::fs::mknodat(rustix::fs::CWD, &log, rustix::fs::FileType::Fifo, rustix::fs::Mode::RUSR, 0)
+        .unwrap();
     assert_eq!(followed.lines(), [""; 0]);
     assert_eq!(followed.tail.files()[0].following, why);
     std::fs::remove_file(&log).unwrap();
     symlink("a.log", &log).unwrap();
     followed.lines();
-    assert!(matches!(&followed.tail.files()[0].following, Following::Unreadable(why) if why.contains("links")));
+    assert!(
+        matches!(&followed.tail.files()[0].following, Following::Unreadable(why) if why.contains("links"))
+    );
     std::fs::remove_file(&log).unwrap();
     followed.lines();
     append(&log, "at last\n");

@@ -234,9 +234,8 @@ fn state_of(metadata: &Metadata) -> (u64, i64, i64) {
 
 /// FNV-1a, 64 bit, over the first bytes of a file: up to its offset, at most [`HEAD`].
 pub(super) fn fingerprint(head: &[u8]) -> u64 {
-    head.iter().fold(0xcbf2_9ce4_8422_2325, |hash, byte| {
-        (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3)
-    })
+    head.iter()
+        .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
 /// The fingerprint that a position at `offset` of `file` would have; `None` where the file is

@@ -90,19 +90,20 @@ impl Board {
 
     fn named(&self, path: &Path) -> bool {
         let known = self.known();
-        if let Some(mark) = known.names.get(path) {
+        let mark = known.names.get(path);
+        if let Some(mark) = mark {
             mark.named.fetch_add(1, Ordering::Release);
-            return true;
         }
-        if known.patterns.iter().any(|pattern| pattern.matches(path)) {
+        // Asked even of known names: one that vanished may not have been forgotten yet.
+        let appeared = known.patterns.iter().any(|pattern| pattern.matches(path));
+        if appeared {
             self.appeared.store(true, Ordering::Release);
-            return true;
         }
         // A folder that vanishes takes its watch with it, even if it is back at once.
         if known.folders.contains(path) {
             self.folders.store(true, Ordering::Release);
         }
-        false
+        appeared || mark.is_some()
     }
 
     fn renamed(&self, paths: &[PathBuf]) -> bool {
@@ -160,7 +161,9 @@ impl Watch {
         let watcher = inotify.then(|| notify::recommended_watcher(move |event| ear.hear(event)));
         let inotify = watcher.and_then(|made| {
             made.inspect_err(|error| {
-                tracing::warn!("log_watch: inotify is not to be had: {error}; logs are looked at every second");
+                tracing::warn!(
+                    "log_watch: inotify is not to be had: {error}; logs are looked at every second"
+                );
             })
             .ok()
         });
@@ -211,9 +214,12 @@ impl Watch {
             let inode = std::fs::metadata(&path).ok().map(|found| (found.dev(), found.ino()));
             let before = self.folders.remove(&path);
             let folder = match before {
-                Some(before) if before.inode == inode && (before.heard || inode.is_none()) && !again => before,
+                Some(before) if before.inode == inode && (before.heard || inode.is_none()) && !again => {
+                    before
+                }
                 _ => {
-                    let heard = inode.is_some() && self.watch(&path, before.is_some_and(|before| before.heard));
+                    let heard =
+                        inode.is_some() && self.watch(&path, before.is_some_and(|before| before.heard));
                     newly |= heard && before.is_none_or(|before| before.inode != inode || !before.heard);
                     Folder { inode, heard }
                 }
@@ -255,9 +261,8 @@ impl Watch {
 /// File systems whose other writers inotify cannot see: NFS, SMB, FUSE, 9p, Ceph, AFS
 /// (`/usr/include/linux/magic.h`).
 fn is_remote(folder: &Path) -> bool {
-    const REMOTE: [u64; 8] = [
-        0x6969, 0x517B, 0xFE53_4D42, 0xFF53_4D42, 0x6573_5546, 0x0102_1997, 0x00C3_6400, 0x5346_414F,
-    ];
+    const REMOTE: [u64; 8] =
+        [0x6969, 0x517B, 0xFE53_4D42, 0xFF53_4D42, 0x6573_5546, 0x0102_1997, 0x00C3_6400, 0x5346_414F];
     rustix::fs::statfs(folder).is_ok_and(|found| {
         u64::try_from(found.f_type).is_ok_and(|kind| REMOTE.contains(&(kind & 0xFFFF_FFFF)))
     })
