@@ -3,7 +3,6 @@
 //! what is tested is what is shipped.
 
 #![expect(clippy::unwrap_used, reason = "a step of a test that fails is the test's failure")]
-#![expect(clippy::print_stdout, reason = "figures are read with --nocapture")]
 
 #[path = "builtin_jails/attacks.rs"]
 mod attacks;
