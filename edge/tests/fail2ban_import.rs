@@ -9,7 +9,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use edge::ban::fail2ban::{import, read_filter, seconds};
-use edge::ban::{FilterText, Source};
+use edge::ban::{FilterText, JailSettings, Source};
+use edge::config::Config;
 use serde_json::Value;
 
 const FOLDER: &str = "/etc/fail2ban";
@@ -207,5 +208,45 @@ fn the_whole_dialect_is_read_as_fail2ban_reads_it() {
         // Where nothing readable is said, its server takes 3.
         let count = said.get("maxretry").filter(|count| !count.is_null()).map_or("3".to_owned(), text);
         assert_eq!(count, ours.settings.max_offences.to_string(), "{name}");
+    }
+}
+
+/// As little as serves, with `folder` for jails.
+fn least(folder: &Path) -> String {
+    format!(
+        "name = \"www.example.org\"\n[listen]\nhttps = [\"0.0.0.0:8443\"]\n[[certificate]]\nnames = [\"www.example.org\"]\n\
+         certificate_file = \"/c\"\nkey_file = \"/k\"\n[[upstream]]\nname = \"app\"\nservers = [\"127.0.0.1:9000\"]\n\
+         [[route]]\nupstream = \"app\"\n[bans]\nbuiltin = false\njails_folder = {folder:?}\n"
+    )
+}
+
+/// What `edge` reads out of the written import, against what was imported.
+fn reads_back(from: &Path) {
+    let read = import(from).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("fail2ban.toml"), read.to_toml()).unwrap();
+    let file = folder.path().join("edge.conf");
+    fs::write(&file, least(folder.path())).unwrap();
+    let config = Config::read(&file).unwrap_or_else(|faults| panic!("{faults}"));
+    for filter in &read.filters {
+        assert!(config.bans.filters.iter().any(|found| found.text == filter.text), "{filter:#?}");
+    }
+    let on: Vec<JailSettings> =
+        read.jails.iter().filter(|jail| jail.enabled).map(|jail| jail.settings.clone()).collect();
+    assert_eq!(config.bans.jails, on);
+    assert!(!on.is_empty());
+}
+
+#[test]
+fn what_is_written_is_what_edge_reads() {
+    let mut files = DIALECT.to_vec();
+    files.push((
+        "jail.d/z.local",
+        "[DEFAULT]\naction = iptables[port=\"%(port)s\"]\nport = ssh\nignoreip = ::1 192.0.2.0/24\n\
+         bantime.increment = true\nbantime.maxtime = 3d\n[two]\nenabled = yes\n",
+    ));
+    reads_back(folder(&files).path());
+    if Path::new(FOLDER).join("jail.conf").exists() {
+        reads_back(Path::new(FOLDER));
     }
 }
