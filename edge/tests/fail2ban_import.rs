@@ -95,6 +95,16 @@ fn every_filter_is_read_as_fail2ban_reads_it() {
     assert!(unexpected.is_empty(), "{unexpected:#?}");
 }
 
+/// What fail2ban tests its own reader with: includes, `.local` files, tags within tags, filters that fail.
+#[test]
+fn the_filters_that_fail2ban_tests_itself_with_are_read_as_it_reads_them() {
+    let folder = Path::new("/usr/lib/python3/dist-packages/fail2ban/tests/config");
+    let Some(peer) = peer(folder, "") else { return };
+    let (same, different) = compare(folder, &peer);
+    assert!(different.is_empty(), "{different:#?}");
+    assert!(same >= 6, "{same}");
+}
+
 #[test]
 fn every_jail_is_read_as_fail2ban_reads_it() {
     let folder = Path::new(FOLDER);
@@ -242,6 +252,13 @@ fn reads_back(from: &Path) {
 #[test]
 fn what_is_written_is_what_edge_reads() {
     let mut files = DIALECT.to_vec();
+    // Beyond what edge takes, and a filter that matches nothing.
+    files.push((
+        "jail.d/y.local",
+        "[odd]\nenabled = true\nfilter = one\nmaxretry = 99999999999\nfindtime = 30y\nbantime = 30y\nmaxlines = 5000\n\
+         [empty]\nenabled = true\n",
+    ));
+    files.push(("filter.d/empty.conf", "[Definition]\nfailregex =\nignoreregex = x\n"));
     files.push((
         "jail.d/z.local",
         "[DEFAULT]\naction = iptables[port=\"%(port)s\"]\nport = ssh\nignoreip = ::1 192.0.2.0/24\n\

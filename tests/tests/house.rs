@@ -33,6 +33,7 @@ const JOINERS: &[&str] = &[
     "edge/lib",
     "edge/serve",
     "edge/preflight",
+    "edge/command",
     "vault/main",
     "vault/lib",
     "vault/serve",

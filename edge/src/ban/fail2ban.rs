@@ -140,7 +140,7 @@ pub enum ImportFault {
         folder: PathBuf,
     },
     /// A jail that cannot be.
-    #[error("{}:{line}: jail {jail}: {what}; fail2ban would pass it over too", file.display())]
+    #[error("{}:{line}: jail {jail}: {what}; the jail is left out, correct it and import again", file.display())]
     Jail {
         /// The file.
         file: PathBuf,

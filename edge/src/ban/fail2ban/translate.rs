@@ -14,7 +14,8 @@ use super::paths::{absent, without_classes};
 use super::report::{General, missing_includes};
 use super::{Import, ImportFault, ImportedFilter, ImportedJail, Kind, Note, options, time};
 use crate::ban::{
-    Action, Brake, Escalation, FilterText, JailSettings, MAX_BAN_TIME, MAX_FILTER_LINES, Prefixes, Source,
+    Action, Brake, Escalation, FilterText, JailSettings, MAX_BAN_TIME, MAX_FILTER_LINES, MAX_OFFENCES,
+    Prefixes, Source,
 };
 
 /// What fail2ban's server does where nobody says anything.
@@ -31,7 +32,7 @@ pub(super) fn import(folder: &Path) -> Result<Import, ImportFault> {
     let mut all = General::default();
     for name in jails.names() {
         let was_enabled = jails.is_enabled(&name);
-        match jails.jail(&name, false).and_then(|jail| readable(&mut jails, jail)) {
+        match jails.jail(&name, false).and_then(|jail| readable(&mut jails, jail)).and_then(with_patterns) {
             Ok((jail, journal)) => {
                 let mut one = Translation { jail: &jail, was_enabled, off: false, notes: Vec::new() };
                 one.journal(journal);
@@ -66,6 +67,16 @@ fn readable(jails: &mut Jails, jail: Jail) -> Result<(Jail, bool), ImportFault> 
     if journal && jail.said("logpath").is_some() {
         return Ok((jails.jail(&jail.name, true)?, true));
     }
+    Ok((jail, journal))
+}
+
+/// A jail whose filter matches nothing is none; and of lines no more are kept than edge can.
+fn with_patterns((mut jail, journal): (Jail, bool)) -> Result<(Jail, bool), ImportFault> {
+    if jail.text.failregex.is_empty() {
+        let what = format!("its filter {} has no failregex, so nothing would ever match", jail.filter);
+        return Err(ImportFault::Jail { file: jail.file, line: jail.line, jail: jail.name, what });
+    }
+    jail.text.max_lines = jail.text.max_lines.min(MAX_FILTER_LINES);
     Ok((jail, journal))
 }
 
@@ -158,16 +169,6 @@ impl Translation<'_> {
         let find_time = self.find_time();
         let source = self.source();
         let escalation = self.escalation(ban_time, forgiveness);
-        if self.jail.text.failregex.is_empty() {
-            let what =
-                format!("its filter {} has no failregex, so nothing would ever match", self.jail.filter);
-            self.switch_off("filter", what);
-        }
-        if self.jail.text.max_lines > MAX_FILTER_LINES {
-            let what =
-                format!("maxlines is more than the {MAX_FILTER_LINES} that edge keeps; correct max_lines");
-            self.switch_off("maxlines", what);
-        }
         self.small_print();
         JailSettings {
             name: named(Some(&self.jail.name)),
@@ -186,7 +187,15 @@ impl Translation<'_> {
 
     fn max_offences(&mut self) -> u32 {
         let Some(text) = self.jail.said("maxretry") else { return SILENT_MAX_RETRY };
-        text.parse().ok().filter(|count| *count > 0).unwrap_or(1)
+        let count = text.parse::<i64>().map_or(i64::MAX, |count| count.max(1));
+        match u32::try_from(count) {
+            Ok(count) if count <= MAX_OFFENCES => count,
+            _ => {
+                let what = format!("maxretry = {text} is more than edge keeps; here it is {MAX_OFFENCES}");
+                self.note(Kind::Different, "maxretry", what);
+                MAX_OFFENCES
+            }
+        }
     }
 
     fn time(&mut self, option: &str) -> Option<f64> {
