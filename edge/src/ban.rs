@@ -16,6 +16,8 @@ use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// The longest ban, which stands for "for ever": ten years.
 pub const MAX_BAN_TIME: Duration = Duration::from_secs(3650 * 86_400);
+/// The most offences that a jail waits for: each client's are kept one by one.
+pub const MAX_OFFENCES: u32 = 10_000;
 /// The most lines that one offence may span.
 pub const MAX_FILTER_LINES: usize = 1000;
 

@@ -62,7 +62,8 @@ for file in sorted(glob.glob(folder + "/filter.d/*.conf")):
 jails = {}
 reader = JailsReader(force_enable=True, basedir=folder, share_config={})
 reader.read()
-reader.getOptions()
+# One jail that cannot be read ends them all, there.
+attempt(reader.getOptions)
 for jail in reader.jails:
     one = attempt(jail.convert, True)
     jails[jail.getName()] = said(one) if isinstance(one, list) else one

@@ -2,6 +2,8 @@
 //! Python, for every filter it ships in every mode, for every jail, and for a folder with all that its
 //! ini dialect can do. Without an installed fail2ban the tests that ask it say so and pass.
 
+#![expect(clippy::unwrap_used, reason = "a step of a test that fails is the test's failure")]
+
 use std::collections::BTreeMap;
 use std::fs;
 use std::io::Write;
@@ -9,7 +11,8 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use edge::ban::fail2ban::{import, read_filter, seconds};
-use edge::ban::{FilterText, Source};
+use edge::ban::{FilterText, JailSettings, Source};
+use edge::config::Config;
 use serde_json::Value;
 
 const FOLDER: &str = "/etc/fail2ban";
@@ -33,7 +36,7 @@ fn peer(folder: &Path, times: &str) -> Option<Value> {
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
-        .expect("python starts");
+        .unwrap();
     child.stdin.take().unwrap().write_all(times.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "the peer failed");
@@ -90,6 +93,16 @@ fn every_filter_is_read_as_fail2ban_reads_it() {
     eprintln!("filters_same {same} of {}", same + different.len());
     assert!(same >= 90, "too few filters to prove anything: {same}");
     assert!(unexpected.is_empty(), "{unexpected:#?}");
+}
+
+/// What fail2ban tests its own reader with: includes, `.local` files, tags within tags, filters that fail.
+#[test]
+fn the_filters_that_fail2ban_tests_itself_with_are_read_as_it_reads_them() {
+    let folder = Path::new("/usr/lib/python3/dist-packages/fail2ban/tests/config");
+    let Some(peer) = peer(folder, "") else { return };
+    let (same, different) = compare(folder, &peer);
+    assert!(different.is_empty(), "{different:#?}");
+    assert!(same >= 6, "{same}");
 }
 
 #[test]
@@ -207,5 +220,52 @@ fn the_whole_dialect_is_read_as_fail2ban_reads_it() {
         // Where nothing readable is said, its server takes 3.
         let count = said.get("maxretry").filter(|count| !count.is_null()).map_or("3".to_owned(), text);
         assert_eq!(count, ours.settings.max_offences.to_string(), "{name}");
+    }
+}
+
+/// As little as serves, with `folder` for jails.
+fn least(folder: &Path) -> String {
+    format!(
+        "name = \"www.example.org\"\n[listen]\nhttps = [\"0.0.0.0:8443\"]\n[[certificate]]\nnames = [\"www.example.org\"]\n\
+         certificate_file = \"/c\"\nkey_file = \"/k\"\n[[upstream]]\nname = \"app\"\nservers = [\"127.0.0.1:9000\"]\n\
+         [[route]]\nupstream = \"app\"\n[bans]\nbuiltin = false\njails_folder = {folder:?}\n"
+    )
+}
+
+/// What `edge` reads out of the written import, against what was imported.
+fn reads_back(from: &Path) {
+    let read = import(from).unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    fs::write(folder.path().join("fail2ban.toml"), read.to_toml()).unwrap();
+    let file = folder.path().join("edge.conf");
+    fs::write(&file, least(folder.path())).unwrap();
+    let config = Config::read(&file).unwrap_or_else(|faults| panic!("{faults}"));
+    for filter in &read.filters {
+        assert!(config.bans.filters.iter().any(|found| found.text == filter.text), "{filter:#?}");
+    }
+    let on: Vec<JailSettings> =
+        read.jails.iter().filter(|jail| jail.enabled).map(|jail| jail.settings.clone()).collect();
+    assert_eq!(config.bans.jails, on);
+    assert!(!on.is_empty());
+}
+
+#[test]
+fn what_is_written_is_what_edge_reads() {
+    let mut files = DIALECT.to_vec();
+    // Beyond what edge takes, and a filter that matches nothing.
+    files.push((
+        "jail.d/y.local",
+        "[odd]\nenabled = true\nfilter = one\nmaxretry = 99999999999\nfindtime = 30y\nbantime = 30y\nmaxlines = 5000\n\
+         [empty]\nenabled = true\n",
+    ));
+    files.push(("filter.d/empty.conf", "[Definition]\nfailregex =\nignoreregex = x\n"));
+    files.push((
+        "jail.d/z.local",
+        "[DEFAULT]\naction = iptables[port=\"%(port)s\"]\nport = ssh\nignoreip = ::1 192.0.2.0/24\n\
+         bantime.increment = true\nbantime.maxtime = 3d\n[two]\nenabled = yes\n",
+    ));
+    reads_back(folder(&files).path());
+    if Path::new(FOLDER).join("jail.conf").exists() {
+        reads_back(Path::new(FOLDER));
     }
 }

@@ -44,10 +44,12 @@ const JOINERS: &[&str] = &[
 /// Which rooms a room may import besides `shared`. Rooms that are not named import nobody.
 const ARROWS: &[(&str, &[&str])] = &[
     // Settings are read in one place and handed to the rooms that own them.
-    ("edge/config", &["access_log", "client", "gateway", "listen", "route", "upstream"]),
+    ("edge/config", &["access_log", "ban", "client", "gateway", "listen", "route", "upstream"]),
     // Plain HTTP only redirects, and only to hosts that are named like hosts.
     ("edge/listen", &["access_log", "config", "metrics", "route", "tls"]),
     ("edge/tls", &["config"]),
+    // A route may have a rate of its own.
+    ("edge/route", &["config"]),
     ("edge/admission", &["client"]),
     ("edge/access_log", &["metrics"]),
     // The operator sees who is being counted.

@@ -15,6 +15,7 @@ const BODIES: &[Body] = &[
     ("edge_host", edge::route::fuzz_host),
     ("edge_path", edge::route::fuzz_path),
     ("edge_forwarded_for", edge::client::fuzz_forwarded_for),
+    ("edge_fail2ban_ini", edge::ban::fail2ban::fuzz_ini),
     ("vault_pair_frame", vault::pair::frame::fuzz),
     ("vault_slot", |data| drop(vault::storage::envelope::parse_slot(data))),
     ("vault_record", |data| drop(vault::storage::envelope::parse_record(data))),
@@ -34,6 +35,7 @@ const SAMPLES: &[&[u8]] = &[
     b"OBJ1 s4096 g0000000001 b3 00000000000000000000000000000000       \n",
     b"# {\"owner\":\"erp\",\"label\":\"x\",\"media_type\":\"text/plain\",\"size\":1}\nAGE-SECRET-KEY-1\n#....\n",
     b"-----BEGIN CERTIFICATE REQUEST-----\nMIIB\n-----END CERTIFICATE REQUEST-----\n",
+    b"[DEFAULT]\na = <b>%(c)s\nc = %%\n[Definition]\nfailregex = ^<a> <HOST>\n  ^%(a)s\n[Init]\nb = <lt_<c>/x>\n",
     b"wait = \"10m\"\nsizes = [\"64MiB\", 5]\n[section]\nlisten = \"127.0.0.1:80\"\n",
 ];
 

@@ -3,7 +3,7 @@
 //!
 //! `ini` reads one file, `files` lays files over each other, `interpolate` and `tags` fill names in,
 //! `definition` makes a filter of it and `jail` a jail, as fail2ban itself would have them; `translate`
-//! says the same in our words, and `written` writes it down.
+//! says the same in our words, with `paths` and `report`, and `written` writes it down.
 
 mod definition;
 mod files;
@@ -11,6 +11,8 @@ mod ini;
 mod interpolate;
 mod jail;
 mod options;
+mod paths;
+mod report;
 mod tags;
 mod time;
 mod translate;
@@ -138,7 +140,7 @@ pub enum ImportFault {
         folder: PathBuf,
     },
     /// A jail that cannot be.
-    #[error("{}:{line}: jail {jail}: {what}; fail2ban would pass it over too", file.display())]
+    #[error("{}:{line}: jail {jail}: {what}; the jail is left out, correct it and import again", file.display())]
     Jail {
         /// The file.
         file: PathBuf,

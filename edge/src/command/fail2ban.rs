@@ -141,3 +141,70 @@ fn as_json(import: &Import, output: Option<&Path>) -> Result<String, Failure> {
         "toml": if output.is_none() { Some(import.to_toml()) } else { None },
     }))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn folder() -> tempfile::TempDir {
+        let folder = tempfile::tempdir().unwrap();
+        let jail = "[DEFAULT]\naction = iptables\nfilter = f\nlogpath = /dev/null\n[on]\nenabled = true\n[off]\nbantime = -1\n";
+        fs::write(folder.path().join("jail.conf"), jail).unwrap();
+        fs::create_dir(folder.path().join("filter.d")).unwrap();
+        fs::write(folder.path().join("filter.d/f.conf"), "[Definition]\nfailregex = ^<HOST>$\n").unwrap();
+        folder
+    }
+
+    fn verb(folder: &Path, output: &Path, replace: bool) -> Fail2banVerb {
+        let (folder, output) = (folder.to_owned(), Some(output.to_owned()));
+        Fail2banVerb::Import { folder, output, enabled_only: false, replace }
+    }
+
+    #[test]
+    fn a_file_that_is_there_is_only_replaced_on_demand() {
+        let folder = folder();
+        let file = folder.path().join("jails.toml");
+        run(&verb(folder.path(), &file, false), false).unwrap();
+        let written = fs::read_to_string(&file).unwrap();
+        assert!(written.contains("[[jail]]\nname = \"on\"\nenabled = true\n"), "{written}");
+        fs::write(&file, "mine").unwrap();
+        let told = run(&verb(folder.path(), &file, false), false).unwrap_err().lines;
+        assert!(
+            told[0].ends_with("jails.toml: is there already; give another name, or --replace"),
+            "{told:?}"
+        );
+        assert_eq!(fs::read_to_string(&file).unwrap(), "mine");
+        run(&verb(folder.path(), &file, true), true).unwrap();
+        assert_eq!(fs::read_to_string(&file).unwrap(), written);
+        // Nothing half-written stays behind.
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 3);
+        let nowhere = folder.path().join("none/jails.toml");
+        let told = run(&verb(folder.path(), &nowhere, false), false).unwrap_err().lines;
+        assert!(told[0].contains("make its folder first"), "{told:?}");
+    }
+
+    #[test]
+    fn the_report_counts_what_is_on_and_names_what_is_lost() {
+        let folder = folder();
+        let import = import(folder.path()).unwrap();
+        let shown = as_text(&import, Some(Path::new("x.toml")));
+        assert!(shown.contains(": 2 jails (1 on, 1 in fail2ban), 1 filters, 1 notes\n"), "{shown}");
+        assert!(shown.contains("1 notes on jails that are off stand in the file only\n"), "{shown}");
+        let json: serde_json::Value = serde_json::from_str(&as_json(&import, None).unwrap()).unwrap();
+        assert_eq!(
+            (&json["jails"][1]["name"], &json["notes"][0]["kind"]),
+            (&json!("off"), &json!("different"))
+        );
+        assert!(json["toml"].as_str().unwrap().contains("[[filter]]"));
+    }
+
+    #[test]
+    fn a_folder_without_jails_is_told() {
+        let folder = tempfile::tempdir().unwrap();
+        let told = run(&verb(folder.path(), Path::new("x"), false), false).unwrap_err().lines;
+        assert!(
+            told[0].contains("there is no jail.conf nor jail.local; write fail2ban's own folder"),
+            "{told:?}"
+        );
+    }
+}

@@ -13,13 +13,10 @@ use shared::config::{Fault, Place, Section};
 
 use super::sections::name;
 use crate::ban::{
-    Action, Brake, Escalation, FilterText, JailSettings, MAX_BAN_TIME, MAX_FILTER_LINES, Prefixes, Source,
+    Action, Brake, Escalation, FilterText, JailSettings, MAX_BAN_TIME, MAX_FILTER_LINES, MAX_OFFENCES,
+    Prefixes, Source,
 };
 
-/// More would be no jail: each client's offences are kept one by one.
-const MAX_OFFENCES: u32 = 10_000;
-/// Offences are kept for so long.
-const MAX_FIND_TIME: Duration = Duration::from_secs(366 * 86_400);
 /// Steeper escalations reach their cap at the first repetition anyway.
 const MAX_FACTOR: f64 = 1000.0;
 /// How long offences count and first bans last, where nobody says otherwise.
@@ -177,8 +174,8 @@ fn jail(s: &mut Section<'_>, earlier: &IndexMap<String, WrittenJail>, builtin: b
             format!("{max_offences} is out of range; write 1 to {MAX_OFFENCES}, usually 5"),
         );
     }
-    let find_time = period(s, "find_time", settings.map(|jail| jail.find_time), MAX_FIND_TIME);
-    let ban_time = period(s, "ban_time", settings.map(|jail| jail.ban_time), MAX_BAN_TIME);
+    let find_time = period(s, "find_time", settings.map(|jail| jail.find_time));
+    let ban_time = period(s, "ban_time", settings.map(|jail| jail.ban_time));
     let escalation = escalation(s, settings.and_then(|jail| jail.escalation), ban_time);
     let prefixes = prefixes(s, settings.map_or_else(Prefixes::default, |jail| jail.prefixes));
     let brake = brake(s, settings.map_or_else(|| Some(Brake::default()), |jail| jail.brake));
@@ -205,12 +202,12 @@ fn jail(s: &mut Section<'_>, earlier: &IndexMap<String, WrittenJail>, builtin: b
 }
 
 /// 10 minutes where neither this section nor an earlier one says otherwise.
-fn period(s: &mut Section<'_>, key: &'static str, earlier: Option<Duration>, most: Duration) -> Duration {
+fn period(s: &mut Section<'_>, key: &'static str, earlier: Option<Duration>) -> Duration {
     let period = s.or(key, earlier.unwrap_or(USUAL_TIME));
     if period.is_zero() {
         s.fault(key, "no time at all would let everybody go; write \"10m\" or what you need");
-    } else if period > most {
-        s.fault(key, format!("is too long; write at most \"{}d\"", most.as_secs() / 86_400));
+    } else if period > MAX_BAN_TIME {
+        s.fault(key, format!("is too long; write at most \"{}d\"", MAX_BAN_TIME.as_secs() / 86_400));
     }
     period
 }
@@ -260,12 +257,8 @@ fn escalation(
             format!("is too long; write at most \"{}d\"", MAX_BAN_TIME.as_secs() / 86_400),
         );
     }
-    let forgiveness = period(
-        s,
-        "forgiveness",
-        Some(earlier.map_or(DEFAULT_FORGIVENESS, |earlier| earlier.forgiveness)),
-        MAX_BAN_TIME,
-    );
+    let forgiveness =
+        period(s, "forgiveness", Some(earlier.map_or(DEFAULT_FORGIVENESS, |earlier| earlier.forgiveness)));
     #[allow(clippy::float_cmp, reason = "1 is written as 1")]
     if factor == 1.0 {
         for key in ["escalation_cap", "forgiveness"] {

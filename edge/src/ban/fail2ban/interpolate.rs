@@ -11,6 +11,8 @@ use super::ini::Value;
 const MAX_DEPTH: usize = 10;
 /// What one option may come to, in bytes: fail2ban's longest has 13 KiB.
 pub(super) const MAX_VALUE: usize = 256 << 10;
+/// The longest `section/name`.
+const MAX_NAME: usize = 256;
 /// Names that one option may ask for, all in all.
 const MAX_NAMES: usize = 20_000;
 
@@ -110,10 +112,11 @@ impl<'m> Filler<'m> {
     /// `%(section/option)s`: taken raw from that section, else from `[DEFAULT]`.
     fn of_other_sections(&self, text: &str, aside: &mut Vec<(String, &'m str)>) {
         for start in text.match_indices("%(").map(|(at, _)| at + 2) {
-            let Some((name, _)) = text[start..].split_once(')').filter(|(_, after)| after.starts_with('s'))
-            else {
+            let ahead = text.as_bytes()[start..].iter().take(MAX_NAME).position(|byte| *byte == b')');
+            let Some(name) = ahead.and_then(|length| text.get(start..start + length)) else { continue };
+            if !text[start + name.len()..].starts_with(")s") {
                 continue;
-            };
+            }
             let Some((section, option)) = name.split_once('/') else { continue };
             if aside.len() >= MAX_DEPTH * 16 || self.lookup(name, aside).is_some() {
                 continue;

@@ -13,6 +13,9 @@ const MAX_SAME: usize = 25;
 /// Rounds over all options; each resolves at least one tag.
 const MAX_ROUNDS: usize = 64;
 
+/// Bytes that all filling in together may write; fail2ban's own filters need less than a hundredth of it.
+const MAX_WRITTEN: usize = 64 << 20;
+
 /// Why an option's tags cannot be filled in.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct TagLoop {
@@ -28,6 +31,7 @@ pub(super) fn substituted(
 ) -> Result<IndexMap<String, String>, TagLoop> {
     let mut counts: BTreeMap<usize, BTreeMap<String, usize>> = BTreeMap::new();
     let mut done = BTreeSet::new();
+    let mut left = MAX_WRITTEN;
     for _ in 0..MAX_ROUNDS {
         let mut again = false;
         for index in 0..options.len() {
@@ -37,7 +41,7 @@ pub(super) fn substituted(
             }
             let name = name.clone();
             let mut count = counts.get(&index).cloned().unwrap_or_default();
-            let filled = one(&name, value.clone(), &options, ignore, more, &mut count)?;
+            let filled = one(&name, value.clone(), &options, ignore, more, &mut count, &mut left)?;
             if options[index] != filled {
                 if tag_from(&filled, 0).is_some() {
                     counts.insert(index, count);
@@ -66,6 +70,7 @@ fn one(
     ignore: &BTreeSet<String>,
     more: &mut dyn FnMut(&str) -> Option<String>,
     count: &mut BTreeMap<String, usize>,
+    left: &mut usize,
 ) -> Result<String, TagLoop> {
     let mut from = 0;
     while let Some((start, end)) = tag_from(&value, from) {
@@ -83,7 +88,8 @@ fn one(
             continue;
         };
         value = value.replace(&format!("<{tag}>"), &found);
-        if value.len() > MAX_VALUE {
+        *left = left.saturating_sub(value.len());
+        if value.len() > MAX_VALUE || *left == 0 {
             return Err(looped());
         }
         *count.entry(tag).or_default() += 1;

@@ -1,7 +1,7 @@
 //! fail2ban's jails in our words, with a note on everything that has none. Knows both sides' meaning; must
 //! not know how files are written.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -10,9 +10,12 @@ use ipnet::IpNet;
 use super::files::Merged;
 use super::interpolate::{self, Given};
 use super::jail::{Jail, Jails};
+use super::paths::{absent, without_classes};
+use super::report::{General, missing_includes};
 use super::{Import, ImportFault, ImportedFilter, ImportedJail, Kind, Note, options, time};
 use crate::ban::{
-    Action, Brake, Escalation, FilterText, JailSettings, MAX_BAN_TIME, MAX_FILTER_LINES, Prefixes, Source,
+    Action, Brake, Escalation, FilterText, JailSettings, MAX_BAN_TIME, MAX_FILTER_LINES, MAX_OFFENCES,
+    Prefixes, Source,
 };
 
 /// What fail2ban's server does where nobody says anything.
@@ -29,7 +32,7 @@ pub(super) fn import(folder: &Path) -> Result<Import, ImportFault> {
     let mut all = General::default();
     for name in jails.names() {
         let was_enabled = jails.is_enabled(&name);
-        match jails.jail(&name, false).and_then(|jail| readable(&mut jails, jail)) {
+        match jails.jail(&name, false).and_then(|jail| readable(&mut jails, jail)).and_then(with_patterns) {
             Ok((jail, journal)) => {
                 let mut one = Translation { jail: &jail, was_enabled, off: false, notes: Vec::new() };
                 one.journal(journal);
@@ -67,6 +70,16 @@ fn readable(jails: &mut Jails, jail: Jail) -> Result<(Jail, bool), ImportFault> 
     Ok((jail, journal))
 }
 
+/// A jail whose filter matches nothing is none; and of lines no more are kept than edge can.
+fn with_patterns((mut jail, journal): (Jail, bool)) -> Result<(Jail, bool), ImportFault> {
+    if jail.text.failregex.is_empty() {
+        let what = format!("its filter {} has no failregex, so nothing would ever match", jail.filter);
+        return Err(ImportFault::Jail { file: jail.file, line: jail.line, jail: jail.name, what });
+    }
+    jail.text.max_lines = jail.text.max_lines.min(MAX_FILTER_LINES);
+    Ok((jail, journal))
+}
+
 /// After how long fail2ban's database forgets, and with it the counting of repeated bans.
 fn purge_age(folder: &Path) -> Result<Duration, ImportFault> {
     let Some(merged) = Merged::read(&folder.join("fail2ban"))? else { return Ok(SILENT_PURGE_AGE) };
@@ -77,22 +90,6 @@ fn purge_age(folder: &Path) -> Result<Duration, ImportFault> {
         }
     }
     Ok(SILENT_PURGE_AGE)
-}
-
-fn missing_includes(
-    notes: &mut Vec<Note>,
-    missing: &[(PathBuf, super::ini::Value)],
-    jail: Option<&str>,
-    enabled: bool,
-) {
-    notes.extend(missing.iter().map(|(file, named)| Note {
-        kind: Kind::Missing,
-        jail: jail.map(str::to_owned),
-        enabled,
-        file: named.file.to_path_buf(),
-        line: named.line,
-        what: format!("includes {}, which is not there; fail2ban passes it over, too", file.display()),
-    }));
 }
 
 /// Whole seconds, at least one, and no longer than anybody is banned.
@@ -172,16 +169,6 @@ impl Translation<'_> {
         let find_time = self.find_time();
         let source = self.source();
         let escalation = self.escalation(ban_time, forgiveness);
-        if self.jail.text.failregex.is_empty() {
-            let what =
-                format!("its filter {} has no failregex, so nothing would ever match", self.jail.filter);
-            self.switch_off("filter", what);
-        }
-        if self.jail.text.max_lines > MAX_FILTER_LINES {
-            let what =
-                format!("maxlines is more than the {MAX_FILTER_LINES} that edge keeps; correct max_lines");
-            self.switch_off("maxlines", what);
-        }
         self.small_print();
         JailSettings {
             name: named(Some(&self.jail.name)),
@@ -200,7 +187,15 @@ impl Translation<'_> {
 
     fn max_offences(&mut self) -> u32 {
         let Some(text) = self.jail.said("maxretry") else { return SILENT_MAX_RETRY };
-        text.parse().ok().filter(|count| *count > 0).unwrap_or(1)
+        let count = text.parse::<i64>().map_or(i64::MAX, |count| count.max(1));
+        match u32::try_from(count) {
+            Ok(count) if count <= MAX_OFFENCES => count,
+            _ => {
+                let what = format!("maxretry = {text} is more than edge keeps; here it is {MAX_OFFENCES}");
+                self.note(Kind::Different, "maxretry", what);
+                MAX_OFFENCES
+            }
+        }
     }
 
     fn time(&mut self, option: &str) -> Option<f64> {
@@ -428,79 +423,6 @@ fn network(word: &str) -> Option<IpNet> {
     IpNet::with_netmask(address.parse().ok()?, mask.parse().ok()?).ok().map(|network| network.trunc())
 }
 
-/// `[0-9]` in a file's name stands for one character, and so does `?`.
-fn without_classes(path: &str) -> String {
-    let mut plain = String::new();
-    let mut rest = path;
-    while let Some((before, class)) = rest.split_once('[') {
-        // A bracket that comes first in the class is part of it, also after the sign that turns it round.
-        let first = class.strip_prefix('!').unwrap_or(class);
-        let skipped = class.len() - first.len() + first.chars().next().map_or(0, char::len_utf8);
-        let Some(end) = class.get(skipped..).and_then(|inner| inner.find(']')) else { break };
-        plain.push_str(before);
-        plain.push('?');
-        rest = &class[skipped + end + 1..];
-    }
-    plain + rest
-}
-
-/// Is there certainly no such file? Of a name with `*` only the fixed beginning is asked.
-fn absent(path: &Path) -> bool {
-    let fixed: PathBuf = path
-        .components()
-        .take_while(|part| {
-            !part.as_os_str().as_encoded_bytes().iter().any(|byte| matches!(byte, b'*' | b'?'))
-        })
-        .collect();
-    !fixed.exists()
-}
-
-/// What is true of many jails is said once.
-#[derive(Default)]
-struct General {
-    ports: BTreeMap<String, Vec<String>>,
-    names_looked_up: Vec<String>,
-}
-
-impl General {
-    fn look_at(&mut self, jail: &Jail, enabled: bool) {
-        if !enabled {
-            return;
-        }
-        let all_ports = jail.said("action").is_none_or(|action| action.contains("allports"));
-        if let Some(port) = jail.said("port").filter(|port| !all_ports && *port != "0:65535") {
-            self.ports.entry(port.to_owned()).or_default().push(jail.name.clone());
-        }
-        if jail.said("usedns").is_some_and(|how| matches!(how, "yes" | "warn")) {
-            self.names_looked_up.push(jail.name.clone());
-        }
-    }
-
-    fn note(self, folder: &Path, notes: &mut Vec<Note>) {
-        let mut note = |what| {
-            notes.push(Note {
-                kind: Kind::Different,
-                jail: None,
-                enabled: true,
-                file: folder.join("jail.conf"),
-                line: 0,
-                what,
-            });
-        };
-        if !self.ports.is_empty() {
-            let list: Vec<String> =
-                self.ports.iter().map(|(port, jails)| format!("{} for {}", port, jails.join(", "))).collect();
-            note(format!("fail2ban closes single ports ({}); edge closes all of them", list.join("; ")));
-        }
-        if !self.names_looked_up.is_empty() {
-            let jails = self.names_looked_up.join(", ");
-            note(format!(
-                "host names in log lines are never looked up (usedns of {jails}); addresses alone count"
-            ));
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use std::fs;
@@ -609,15 +531,6 @@ maxlines = 3
         assert!(told[1].starts_with("15: not carried over: ignoreip names \"admin.example.org\""));
         assert!(told[2].starts_with("17: not carried over: the action sendmail-whois"));
         assert!(import.notes.iter().any(|note| note.what.contains("(ssh for one); edge closes all")));
-    }
-
-    #[test]
-    fn a_class_in_a_files_name_becomes_one_character() {
-        for (written, plain) in
-            [("/L[0-9]*.log", "/L?*.log"), ("/[!]a]b", "/?b"), ("/[]]b[é]", "/?b?"), ("/[ab", "/[ab")]
-        {
-            assert_eq!(without_classes(written), plain);
-        }
     }
 
     #[test]
