@@ -251,8 +251,7 @@ fn build(filters: &[Filter], members: &[usize], gates: &mut Vec<Gate>) -> Result
     let (mut texts, mut owners) = (Vec::new(), Vec::new());
     for owner in members {
         let Some(filter) = filters.get(*owner) else { continue };
-        let patterns = filter.prefix.as_ref().map_or(filter.fail.as_slice(), std::slice::from_ref);
-        texts.extend(patterns.iter().map(|pattern| pattern.gate(false)));
+        texts.extend(filter.gates());
         owners.resize(texts.len(), *owner);
     }
     match gate(texts) {
