@@ -240,6 +240,13 @@ impl Filter {
         })
     }
 
+    /// One of these is passed by every line that may be an offence.
+    fn gates(&self) -> Vec<String> {
+        let Some(prefix) = &self.prefix else { return self.fail.iter().map(|pattern| pattern.gate(false)).collect() };
+        let inner: Vec<_> = self.fail.iter().map(|pattern| &pattern.tree().root).collect();
+        vec![emit::joined_gate(&prefix.tree().root, &inner).unwrap_or_else(|| prefix.gate(false))]
+    }
+
     /// As jails name it.
     #[must_use]
     pub fn name(&self) -> &str {

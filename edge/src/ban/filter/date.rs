@@ -109,7 +109,7 @@ impl Finder {
                 }
                 last.start
             }
-            Place::Bracket => line.iter().position(|byte| *byte == b'[')? + 1,
+            Place::Bracket | Place::Brackets => line.iter().position(|byte| *byte == b'[')? + 1,
             Place::Free => match last.before {
                 None => 0,
                 Some(b'[') => line.iter().position(|byte| *byte == b'[')? + 1,
@@ -119,12 +119,16 @@ impl Finder {
         };
         let (fields, length) = quick::read(shape, line.get(start..)?)?;
         let end = start + length;
+        if place == Place::Brackets && line.get(end) != Some(&b']') {
+            return None;
+        }
         if place == Place::Free && line.get(end).copied() != last.after {
             return None;
         }
         let at = calendar.time(&fields, now)?;
         *self.hits.get_mut(last.template)? += 1;
-        Some(Dated { cut: (start, end), at: Some(at) })
+        let cut = if place == Place::Brackets { (start - 1, end + 1) } else { (start, end) };
+        Some(Dated { cut, at: Some(at) })
     }
 
     /// The last line's template, if it matches at the same place or between the same characters.

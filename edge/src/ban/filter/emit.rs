@@ -33,14 +33,72 @@ pub(crate) fn is_regular(node: &Node) -> bool {
 
 /// The text for an engine. `^` and `$` are Python's for a subject that ends with its only line feed.
 pub(crate) fn emit(node: &Node, engine: For) -> String {
-    let mut writer = Writer { out: String::with_capacity(256), engine };
+    let mut writer = Writer { out: String::with_capacity(256), engine, place: Place::Alone };
     writer.node(node);
     writer.out
+}
+
+/// The gate of a prefix together with what its content must match: one text that is passed where the
+/// prefix matches and one of `inner` may match what follows. `None`: the prefix alone has to do, as it
+/// need not hand on any content.
+pub(crate) fn joined_gate(prefix: &Node, inner: &[&Node]) -> Option<String> {
+    if !hands_on(prefix) {
+        return None;
+    }
+    let mut content = Writer { out: String::with_capacity(1024), engine: For::Gate, place: Place::Inside };
+    for (number, node) in inner.iter().enumerate() {
+        content.put(if number > 0 { "|" } else { "" });
+        // What need not begin where the content does may begin anywhere in it.
+        content.put(if begins(node) { "(?:" } else { "(?s:.*)(?:" });
+        content.node(node);
+        content.put(")");
+    }
+    let joined = format!("(?:{})(?s:.*)", content.out);
+    let mut writer = Writer { out: String::with_capacity(1024), engine: For::Gate, place: Place::Around(joined) };
+    writer.node(prefix);
+    Some(writer.out)
+}
+
+/// Every match has a `<F-CONTENT>` that is not empty.
+fn hands_on(node: &Node) -> bool {
+    match node {
+        Node::Capture { name: Some(name), node, .. } if name == "content" => {
+            matches!(node.as_ref(), Node::Repeat { min: 1.., .. })
+        }
+        Node::Capture { node, .. } | Node::Flagged(_, node) => hands_on(node),
+        Node::Concat(parts) => parts.iter().any(hands_on),
+        _ => false,
+    }
+}
+
+/// Every match begins where the subject does.
+pub(crate) fn begins(node: &Node) -> bool {
+    match node {
+        Node::Start | Node::TextStart => true,
+        Node::Concat(parts) => {
+            let first = parts.iter().find(|part| !matches!(part, Node::Flags(_) | Node::Empty | Node::Look { .. }));
+            first.is_some_and(begins)
+        }
+        Node::Alternation(branches) => branches.iter().all(begins),
+        Node::Flagged(_, node) | Node::Capture { node, .. } | Node::Host(node) | Node::Atomic(node) => begins(node),
+        _ => false,
+    }
 }
 
 struct Writer {
     out: String,
     engine: For,
+    place: Place,
+}
+
+/// Which part of a gate is written.
+enum Place {
+    /// All of it.
+    Alone,
+    /// What a content must match: its bounds are somewhere within the line.
+    Inside,
+    /// A prefix, and what stands for its content.
+    Around(String),
 }
 
 impl Writer {
@@ -57,6 +115,14 @@ impl Writer {
     fn node(&mut self, node: &Node) {
         let gate = self.engine == For::Gate;
         match node {
+            Node::Start | Node::End | Node::TextStart | Node::TextEnd if matches!(self.place, Place::Inside) => {
+                self.put("(?:)");
+            }
+            Node::Capture { name: Some(name), .. } if name == "content" && matches!(self.place, Place::Around(_)) => {
+                if let Place::Around(content) = &self.place {
+                    self.out.push_str(content);
+                }
+            }
             Node::Empty => self.put("(?:)"),
             Node::Literal(char) => self.literal(*char),
             Node::Dot => self.out.push('.'),

@@ -3,6 +3,7 @@
 
 use std::fmt;
 
+use super::emit::begins;
 use super::syntax::{Item, Node, Tree, parse};
 use crate::ban::FilterText;
 
@@ -68,19 +69,6 @@ fn weakness(tree: &Tree, prefix: Option<&Tree>) -> Option<Weakness> {
     walk.node(&tree.root);
     let bound = walk.ended && !walk.free_after;
     (walk.free_before && !bound).then_some(Weakness::TextBefore)
-}
-
-fn begins(node: &Node) -> bool {
-    match node {
-        Node::Start | Node::TextStart => true,
-        Node::Concat(parts) => {
-            let first = parts.iter().find(|part| !matches!(part, Node::Flags(_) | Node::Empty | Node::Look { .. }));
-            first.is_some_and(begins)
-        }
-        Node::Alternation(branches) => branches.iter().all(begins),
-        Node::Flagged(_, node) | Node::Capture { node, .. } | Node::Host(node) | Node::Atomic(node) => begins(node),
-        _ => false,
-    }
 }
 
 #[derive(Default)]

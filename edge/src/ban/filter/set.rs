@@ -14,6 +14,8 @@ use super::{Figures, Filter, FilterFault, Hit};
 
 /// A line without a date has that of the line before, if that is no older.
 const FRESH: Duration = Duration::from_secs(60);
+/// Of so many combinations of dates that are cut alike, each has a gate of its own. Logs have one or two.
+const GATES: usize = 8;
 /// Bytes that one automaton may need, and what it may remember of its states.
 const AUTOMATON: usize = 64 << 20;
 const STATES: usize = 16 << 20;
@@ -63,9 +65,16 @@ struct Dates {
     found: Option<Dated>,
 }
 
-/// An automaton, and whose patterns it is made of.
+/// What is asked of a line that has been cut as the dates of `finders` want it.
 struct Gate {
-    automaton: RegexSet,
+    finders: Vec<usize>,
+    /// One, unless all together are too large for it.
+    automata: Vec<Automaton>,
+}
+
+struct Automaton {
+    patterns: RegexSet,
+    /// By pattern: the filter.
     owners: Vec<usize>,
 }
 
@@ -96,10 +105,10 @@ impl FilterSet {
                 }
             });
         }
-        let single: Vec<usize> = (0..filters.len()).filter(|index| filters.get(*index).is_some_and(|f| f.window.is_none())).collect();
-        let always = (0..filters.len()).filter(|index| !single.contains(index)).collect();
-        let mut gates = Vec::new();
-        build(&filters, &single, &mut gates)?;
+        let always = filters.iter().enumerate().filter(|(_, filter)| filter.window.is_some()).map(|(index, _)| index);
+        let always = always.collect();
+        // All cut alike is the usual; whatever else a log turns out to need is built when it is seen.
+        let gates = vec![gate_of(&filters, &finder_of, (0..finders.len()).collect())?];
         Ok(Self {
             wanted: vec![false; filters.len()],
             filters,
@@ -131,24 +140,25 @@ impl FilterSet {
         let text = String::from_utf8_lossy(line.get(..end).unwrap_or_default());
         let text = if text.contains('\n') { Cow::Owned(text.replace('\n', " ")) } else { text };
         self.date(&text, known, now);
-        let mut done = 0;
-        while let Some(cut) = self.next_cut(done) {
+        for first in 0..self.finders.len() {
+            let Some(cut) = self.first_with_its_cut(first) else { continue };
             self.prepare(&text, cut);
-            self.gate();
-            for index in 0..self.filters.len() {
-                let finder = self.finder_of.get(index).copied().unwrap_or_default();
-                let Some(dates) = self.finders.get(finder).filter(|_| self.wanted.get(index) == Some(&true)) else { continue };
-                if dates.cut() != cut {
-                    continue;
-                }
-                let at = known.or(dates.found.and_then(|found| found.at)).or(dates.fresh(now));
-                let Some(filter) = self.filters.get_mut(index) else { continue };
-                if let Some(hit) = filter.judge(&self.line, at, now, &mut self.scratch, &mut self.figures) {
-                    self.figures.hits += 1;
-                    hits.push((index, hit));
-                }
+            self.ask(cut);
+            self.judge(cut, known, now, hits);
+        }
+    }
+
+    fn judge(&mut self, cut: (usize, usize), known: Option<Duration>, now: Duration, hits: &mut Vec<(usize, Hit)>) {
+        for (index, filter) in self.filters.iter_mut().enumerate() {
+            let dates = self.finder_of.get(index).and_then(|finder| self.finders.get(*finder));
+            let Some(dates) = dates.filter(|dates| self.wanted.get(index) == Some(&true) && dates.cut() == cut) else {
+                continue;
+            };
+            let at = known.or(dates.found.and_then(|found| found.at)).or(dates.fresh(now));
+            if let Some(hit) = filter.judge(&self.line, at, now, &mut self.scratch, &mut self.figures) {
+                self.figures.hits += 1;
+                hits.push((index, hit));
             }
-            done += 1;
         }
     }
 
@@ -188,20 +198,11 @@ impl FilterSet {
         self.figures.undated += u64::from(undated);
     }
 
-    /// The next of the distinct ways to cut this line; nearly always there is one.
-    fn next_cut(&self, number: usize) -> Option<(usize, usize)> {
-        let mut seen = 0;
-        for (index, dates) in self.finders.iter().enumerate() {
-            let before = self.finders.iter().take(index);
-            if before.into_iter().any(|other| other.cut() == dates.cut()) {
-                continue;
-            }
-            if seen == number {
-                return Some(dates.cut());
-            }
-            seen += 1;
-        }
-        None
+    /// How this finder's date is cut out, unless one before it cuts alike; nearly always all do.
+    fn first_with_its_cut(&self, finder: usize) -> Option<(usize, usize)> {
+        let cut = self.finders.get(finder)?.cut();
+        let known = self.finders.iter().take(finder).any(|before| before.cut() == cut);
+        (!known).then_some(cut)
     }
 
     fn prepare(&mut self, text: &str, (start, end): (usize, usize)) {
@@ -211,19 +212,36 @@ impl FilterSet {
         self.line.push('\n');
     }
 
-    fn gate(&mut self) {
+    /// Which filters want a closer look at the line, as it is cut now.
+    fn ask(&mut self, cut: (usize, usize)) {
         self.wanted.fill(false);
         for index in &self.always {
             if let Some(wanted) = self.wanted.get_mut(*index) {
                 *wanted = true;
             }
         }
-        for gate in &self.gates {
-            if !gate.automaton.is_match(&self.line) {
+        let alike = |finder: &usize| self.finders.get(*finder).is_some_and(|dates| dates.cut() == cut);
+        let known = self.gates.iter().position(|gate| {
+            gate.finders.iter().all(alike) && self.finders.iter().filter(|d| d.cut() == cut).count() == gate.finders.len()
+        });
+        let gate = match known {
+            Some(index) => self.gates.get(index),
+            None if self.gates.len() < GATES => {
+                let finders = (0..self.finders.len()).filter(alike).collect();
+                if let Ok(gate) = gate_of(&self.filters, &self.finder_of, finders) {
+                    self.gates.push(gate);
+                }
+                self.gates.last()
+            }
+            // The first one knows all filters; those whose dates are cut otherwise are left out later.
+            None => self.gates.first(),
+        };
+        for automaton in gate.map_or(&[][..], |gate| &gate.automata) {
+            if !automaton.patterns.is_match(&self.line) {
                 continue;
             }
-            for pattern in gate.automaton.matches(&self.line) {
-                let owner = gate.owners.get(pattern).and_then(|owner| self.wanted.get_mut(*owner));
+            for pattern in automaton.patterns.matches(&self.line) {
+                let owner = automaton.owners.get(pattern).and_then(|owner| self.wanted.get_mut(*owner));
                 if let Some(wanted) = owner {
                     *wanted = true;
                 }
@@ -243,28 +261,38 @@ impl Dates {
     }
 }
 
+/// The gate of all filters whose dates these finders find.
+fn gate_of(filters: &[Filter], finder_of: &[usize], finders: Vec<usize>) -> Result<Gate, Vec<FilterFault>> {
+    let member = |(index, filter): &(usize, &Filter)| {
+        filter.window.is_none() && finder_of.get(*index).is_some_and(|finder| finders.contains(finder))
+    };
+    let members: Vec<usize> = filters.iter().enumerate().filter(member).map(|(index, _)| index).collect();
+    let mut automata = Vec::new();
+    build(filters, &members, &mut automata)?;
+    Ok(Gate { finders, automata })
+}
+
 /// One automaton for all of `members`, or where that is too large two for half of them each.
-fn build(filters: &[Filter], members: &[usize], gates: &mut Vec<Gate>) -> Result<(), Vec<FilterFault>> {
+fn build(filters: &[Filter], members: &[usize], automata: &mut Vec<Automaton>) -> Result<(), Vec<FilterFault>> {
     if members.is_empty() {
         return Ok(());
     }
     let (mut texts, mut owners) = (Vec::new(), Vec::new());
     for owner in members {
         let Some(filter) = filters.get(*owner) else { continue };
-        let patterns = filter.prefix.as_ref().map_or(filter.fail.as_slice(), std::slice::from_ref);
-        texts.extend(patterns.iter().map(|pattern| pattern.gate(false)));
+        texts.extend(filter.gates());
         owners.resize(texts.len(), *owner);
     }
     match gate(texts) {
-        Ok(automaton) => gates.push(Gate { automaton, owners }),
+        Ok(patterns) => automata.push(Automaton { patterns, owners }),
         Err(error) if members.len() == 1 => {
             let filter = members.first().and_then(|index| filters.get(*index)).map_or("", Filter::name).to_owned();
             return Err(vec![FilterFault::TooLarge { filter, what: error.to_string() }]);
         }
         Err(_) => {
             let (left, right) = members.split_at(members.len() / 2);
-            build(filters, left, gates)?;
-            build(filters, right, gates)?;
+            build(filters, left, automata)?;
+            build(filters, right, automata)?;
         }
     }
     Ok(())

@@ -38,6 +38,7 @@ pub(crate) const DEFAULTS: [&str; 18] = [
 const AUDIT: &str = r"**\baudit\(({EPOCH}):\d+\)**";
 const BEGIN: &str = "{^LN-BEG}";
 const BRACKET: &str = r"^[^\[]*\[(";
+const BRACKETS: &str = r"^[^\[]*(\[";
 
 /// Where the date must stand for the hand-written reader to answer for this template.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,6 +47,8 @@ pub(crate) enum Place {
     LineBegin,
     /// Behind the line's first `[`.
     Bracket,
+    /// The same, and both brackets are cut out with it.
+    Brackets,
     /// Anywhere.
     Free,
 }
@@ -180,6 +183,8 @@ fn shape(written: &str) -> Option<(Shape, Place)> {
         (bare, Place::LineBegin)
     } else if let Some(bare) = written.strip_prefix(BRACKET) {
         (bare.strip_suffix(')')?, Place::Bracket)
+    } else if let Some(bare) = written.strip_prefix(BRACKETS) {
+        (bare.strip_suffix(r"\s*\])")?, Place::Brackets)
     } else {
         (written, Place::Free)
     };
