@@ -47,7 +47,9 @@ pub enum State {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Reason {
     /// On a list of those whom nobody may ban, or this host's own address or gateway.
-    #[error("is protected by the helper's own list; see allow, never_ban and admin_networks in firewall.toml")]
+    #[error(
+        "is protected by the helper's own list; see allow, never_ban and admin_networks in firewall.toml"
+    )]
     Protected,
     /// Wider or narrower than a ban may be.
     #[error("is no network that can be banned; bans are IPv4 /24 to /32 and IPv6 /48 to /64")]
@@ -115,7 +117,9 @@ pub struct Figures {
 #[derive(Debug, thiserror::Error)]
 pub enum FirewallError {
     /// Nobody answers on the helper's socket.
-    #[error("firewall: helper on {socket}: {source}; edge holds its bans alone and tries again; start edge-firewall.service")]
+    #[error(
+        "firewall: helper on {socket}: {source}; edge holds its bans alone and tries again; start edge-firewall.service"
+    )]
     Absent {
         /// Where it was looked for.
         socket: PathBuf,

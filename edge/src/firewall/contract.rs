@@ -30,7 +30,8 @@ fn network(text: &str) -> IpNet {
 fn listed(firewall: &mut dyn Firewall) -> Vec<(String, u64)> {
     let seconds = |time: Duration| time.as_secs() + u64::from(time.subsec_nanos() > 0);
     let bans = firewall.list().unwrap();
-    let mut listed: Vec<_> = bans.iter().map(|ban| (ban.network.to_string(), seconds(ban.remaining))).collect();
+    let mut listed: Vec<_> =
+        bans.iter().map(|ban| (ban.network.to_string(), seconds(ban.remaining))).collect();
     listed.sort();
     listed
 }
@@ -69,7 +70,10 @@ fn overlapping_bans_are_each_listed_with_their_own_time(firewall: &mut dyn Firew
 
 fn a_second_ban_gives_the_new_time(firewall: &mut dyn Firewall) {
     for seconds in [600, 3_000, 60] {
-        assert_eq!(firewall.ban(&[ban("203.0.113.7/32", seconds), ban("203.0.113.0/26", seconds)]).unwrap(), []);
+        assert_eq!(
+            firewall.ban(&[ban("203.0.113.7/32", seconds), ban("203.0.113.0/26", seconds)]).unwrap(),
+            []
+        );
         assert_listed(firewall, &[("203.0.113.0/26", seconds), ("203.0.113.7/32", seconds)]);
     }
     // The last one of a batch counts.

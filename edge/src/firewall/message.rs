@@ -226,8 +226,9 @@ impl Answer {
         let answer = match fields.byte()? {
             1 => {
                 let count = fields.count()?;
-                let refused =
-                    (0..count).map(|_| Ok((fields.short()?, reason(fields.byte()?)?))).collect::<Result<_, _>>()?;
+                let refused = (0..count)
+                    .map(|_| Ok((fields.short()?, reason(fields.byte()?)?)))
+                    .collect::<Result<_, _>>()?;
                 Self::Done(refused)
             }
             2 => {
@@ -454,10 +455,16 @@ mod tests {
 
     fn network() -> impl Strategy<Value = IpNet> {
         prop_oneof![
-            (any::<u32>(), 0_u8..=32)
-                .prop_map(|(bits, prefix)| IpNet::new(Ipv4Addr::from(bits).into(), prefix).unwrap()),
-            (any::<u128>(), 0_u8..=128)
-                .prop_map(|(bits, prefix)| IpNet::new(Ipv6Addr::from(bits).into(), prefix).unwrap()),
+            (any::<u32>(), 0_u8..=32).prop_map(|(bits, prefix)| IpNet::new(
+                Ipv4Addr::from(bits).into(),
+                prefix
+            )
+            .unwrap()),
+            (any::<u128>(), 0_u8..=128).prop_map(|(bits, prefix)| IpNet::new(
+                Ipv6Addr::from(bits).into(),
+                prefix
+            )
+            .unwrap()),
         ]
     }
 

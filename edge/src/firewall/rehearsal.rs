@@ -44,8 +44,10 @@ impl Firewall for Rehearsal {
                 () if remaining.is_zero() => Reason::Time,
                 () => {
                     if self.bans.len() >= self.most && !self.bans.contains_key(&network) {
-                        let soonest = self.bans.iter().min_by_key(|(_, ends)| **ends).map(|(network, _)| *network);
-                        self.evicted += u64::from(soonest.is_some_and(|soonest| self.bans.remove(&soonest).is_some()));
+                        let soonest =
+                            self.bans.iter().min_by_key(|(_, ends)| **ends).map(|(network, _)| *network);
+                        self.evicted +=
+                            u64::from(soonest.is_some_and(|soonest| self.bans.remove(&soonest).is_some()));
                     }
                     self.bans.insert(network, now.saturating_add(remaining));
                     continue;
@@ -105,8 +107,13 @@ impl Firewall for Rehearsal {
 
     fn figures(&mut self) -> Result<Figures, FirewallError> {
         self.expire();
-        let fill = |set: &str, used: usize, size: usize| Fill { set: set.to_owned(), used: used as u64, size: size as u64 };
-        let sets = vec![fill("bans", self.bans.len(), self.most), fill("leases", self.leases.len(), self.most)];
+        let fill = |set: &str, used: usize, size: usize| Fill {
+            set: set.to_owned(),
+            used: used as u64,
+            size: size as u64,
+        };
+        let sets =
+            vec![fill("bans", self.bans.len(), self.most), fill("leases", self.leases.len(), self.most)];
         Ok(Figures { sets, counters: Vec::new(), evicted: self.evicted })
     }
 
@@ -152,13 +159,13 @@ mod tests {
     use super::super::contract;
     use super::*;
 
+    #[expect(clippy::disallowed_methods, reason = "the suite waits for real time to pass")]
     fn rehearsal(most: usize) -> Rehearsal {
         let start = Instant::now();
         Rehearsal::new(Box::new(move || start.elapsed()), most)
     }
 
     #[test]
-    #[expect(clippy::disallowed_methods, reason = "the suite waits for real time to pass")]
     fn a_rehearsal_keeps_the_contract() {
         contract::holds(&mut rehearsal(1_000));
     }

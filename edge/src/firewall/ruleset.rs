@@ -147,10 +147,16 @@ fn write_body(out: &mut String, settings: &FirewallSettings) -> std::fmt::Result
         writeln!(out, "\tcounter {counter} {{ }}")?;
     }
     // A port used again right after its connection ended is a new connection, and counts.
-    writeln!(out, "\tct timeout web {{\n\t\tprotocol tcp\n\t\tpolicy = {{ time_wait : 2, close : 2 }}\n\t}}")?;
+    writeln!(
+        out,
+        "\tct timeout web {{\n\t\tprotocol tcp\n\t\tpolicy = {{ time_wait : 2, close : 2 }}\n\t}}"
+    )?;
     write_early(out, settings)?;
     write_input(out, settings)?;
-    writeln!(out, "\tchain forward {{\n\t\ttype filter hook forward priority filter; policy drop;\n\t}}\n}}")?;
+    writeln!(
+        out,
+        "\tchain forward {{\n\t\ttype filter hook forward priority filter; policy drop;\n\t}}\n}}"
+    )?;
     let never_banned: Vec<_> = settings.protected().collect();
     let unlimited: Vec<_> = settings.allow.iter().chain(&settings.trusted_proxies).copied().collect();
     write_list(out, "allow", &never_banned)?;
@@ -174,8 +180,14 @@ fn write_sets(out: &mut String, settings: &FirewallSettings) -> std::fmt::Result
         writeln!(out, "\tset lift{digit} {{ type {kind}; flags interval, timeout; timeout 1h; }}")?;
         // No timeout here: the kernel does not count connections in a set that has one.
         writeln!(out, "\tset cc{digit} {{ type {kind}; flags dynamic; size {clients}; }}")?;
-        writeln!(out, "\tset rate{digit} {{ type {kind}; flags dynamic, timeout; timeout 1m; size {clients}; }}")?;
-        writeln!(out, "\tset slow{digit} {{ type {kind}; flags dynamic, timeout; timeout 1s; size {clients}; }}")?;
+        writeln!(
+            out,
+            "\tset rate{digit} {{ type {kind}; flags dynamic, timeout; timeout 1m; size {clients}; }}"
+        )?;
+        writeln!(
+            out,
+            "\tset slow{digit} {{ type {kind}; flags dynamic, timeout; timeout 1s; size {clients}; }}"
+        )?;
     }
     Ok(())
 }

@@ -159,7 +159,10 @@ impl FirewallSettings {
 
     /// Everybody whom this file protects from bans.
     pub fn protected(&self) -> impl Iterator<Item = IpNet> + '_ {
-        [&self.admin_networks, &self.allow, &self.trusted_proxies, &self.never_ban].into_iter().flatten().copied()
+        [&self.admin_networks, &self.allow, &self.trusted_proxies, &self.never_ban]
+            .into_iter()
+            .flatten()
+            .copied()
     }
 }
 
@@ -193,7 +196,10 @@ fn door(root: &mut Section<'_>, key: &'static str, default: Door) -> Door {
         section.fault("port", format!("0 is no port; write {}", default.port));
     }
     if door.port == door.to {
-        section.fault("to", format!("is the public port itself; edge listens on another, such as {}", default.to));
+        section.fault(
+            "to",
+            format!("is the public port itself; edge listens on another, such as {}", default.to),
+        );
     }
     door
 }
@@ -241,9 +247,23 @@ mod tests {
     fn the_sample_states_the_real_defaults_and_every_key() {
         assert_eq!(read(SAMPLE).unwrap(), read("").unwrap());
         let keys = [
-            "admin_networks", "admin_ports", "port", "to", "allow", "trusted_proxies", "never_ban",
-            "max_connections", "per_second", "burst", "bans", "wide_bans", "clients", "edge_user", "socket",
-            "state_folder", "longest_ban",
+            "admin_networks",
+            "admin_ports",
+            "port",
+            "to",
+            "allow",
+            "trusted_proxies",
+            "never_ban",
+            "max_connections",
+            "per_second",
+            "burst",
+            "bans",
+            "wide_bans",
+            "clients",
+            "edge_user",
+            "socket",
+            "state_folder",
+            "longest_ban",
         ];
         for key in keys {
             let at = SAMPLE.lines().position(|line| line.starts_with(&format!("{key} = ")));

@@ -23,13 +23,13 @@ const TICK: Duration = Duration::from_millis(25);
 
 /// The members of every ban set and gate.
 #[derive(Debug, Default)]
-pub struct Book {
+pub(crate) struct Book {
     sets: HashMap<String, Members>,
 }
 
 /// What a batch comes to.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub struct Plan {
+pub(crate) struct Plan {
     /// For the kernel, in this order, all or none.
     pub changes: Vec<Change>,
     /// Bans that give way.
@@ -70,15 +70,16 @@ impl Members {
 
 impl Book {
     /// Empty sets of the sizes that the rules give them.
-    pub fn new(settings: &FirewallSettings) -> Self {
+    pub(crate) fn new(settings: &FirewallSettings) -> Self {
         let bans = BanSet::all().map(|set| (set.name(), set.size(settings)));
         let gates = [true, false].map(|v4| (gate_name(v4).to_owned(), gate_size(v4, settings)));
-        let members = |size: u32| Members { size: usize::try_from(size).unwrap_or(usize::MAX), ..Members::default() };
+        let members =
+            |size: u32| Members { size: usize::try_from(size).unwrap_or(usize::MAX), ..Members::default() };
         Self { sets: bans.chain(gates).map(|(name, size)| (name, members(size))).collect() }
     }
 
     /// A set's members are these, as the kernel lists them.
-    pub fn replace(&mut self, set: &str, elements: impl Iterator<Item = (IpAddr, Duration)>) {
+    pub(crate) fn replace(&mut self, set: &str, elements: impl Iterator<Item = (IpAddr, Duration)>) {
         let Some(members) = self.sets.get_mut(set) else { return };
         members.ends.clear();
         members.by_end.clear();
@@ -89,7 +90,7 @@ impl Book {
 
     /// What the kernel must change for these bans, each [`edge::firewall::bannable`]. Room is made
     /// where a set is full, and for `more` than that.
-    pub fn plan(&mut self, bans: &[Ban], more: usize, now: Duration) -> Plan {
+    pub(crate) fn plan(&mut self, bans: &[Ban], more: usize, now: Duration) -> Plan {
         let mut plan = Plan::default();
         let mut by_set: HashMap<BanSet, HashMap<IpAddr, Duration>> = HashMap::new();
         let mut gates: HashMap<IpNet, Duration> = HashMap::new();
@@ -123,13 +124,16 @@ impl Book {
     }
 
     /// What the kernel must change so that these are banned no longer.
-    pub fn plan_end(&self, networks: &[IpNet], now: Duration) -> Vec<Change> {
+    pub(crate) fn plan_end(&self, networks: &[IpNet], now: Duration) -> Vec<Change> {
         let mut wanted: Vec<_> =
             networks.iter().filter_map(|network| Some((BanSet::of(*network)?, network.addr()))).collect();
         wanted.sort_unstable();
         wanted.dedup();
         let lives = |set: &str, address: &IpAddr| {
-            self.sets.get(set).and_then(|members| members.ends.get(address)).is_some_and(|end| *end > now + TICK)
+            self.sets
+                .get(set)
+                .and_then(|members| members.ends.get(address))
+                .is_some_and(|end| *end > now + TICK)
         };
         let change = |(set, address): (BanSet, IpAddr)| {
             let set = set.name();
@@ -139,7 +143,7 @@ impl Book {
     }
 
     /// The kernel made these changes at `now`.
-    pub fn made(&mut self, changes: &[Change], now: Duration) {
+    pub(crate) fn made(&mut self, changes: &[Change], now: Duration) {
         for change in changes {
             let Some(members) = self.sets.get_mut(&change.set) else { continue };
             match change.add {
@@ -150,14 +154,14 @@ impl Book {
     }
 
     /// Members and size of a set, which may count some that have just ended.
-    pub fn fill(&mut self, set: &str, now: Duration) -> Option<(u64, u64)> {
+    pub(crate) fn fill(&mut self, set: &str, now: Duration) -> Option<(u64, u64)> {
         let members = self.sets.get_mut(set)?;
         members.sweep(now);
         Some((members.living(now).count() as u64, members.size as u64))
     }
 
     /// Every ban that lives, to put it back where the kernel lost it.
-    pub fn bans(&self, now: Duration) -> Vec<Ban> {
+    pub(crate) fn bans(&self, now: Duration) -> Vec<Ban> {
         let mut bans = Vec::new();
         for set in BanSet::all() {
             let Some(members) = self.sets.get(&set.name()) else { continue };
@@ -193,8 +197,11 @@ fn plan_set(
     plan.changes.extend(leaving);
     // An element keeps the time it was made with, so a new time is a new element. Deleting one that
     // has ended fails the whole batch: where that is uncertain, it is added first.
-    let known = || wanted.iter().filter_map(|(address, time)| Some((*address, *time, *members.ends.get(address)?)));
-    plan.changes.extend(known().filter(|(.., end)| *end <= now + TICK).map(|(address, time, _)| addition(address, time)));
+    let known =
+        || wanted.iter().filter_map(|(address, time)| Some((*address, *time, *members.ends.get(address)?)));
+    plan.changes.extend(
+        known().filter(|(.., end)| *end <= now + TICK).map(|(address, time, _)| addition(address, time)),
+    );
     plan.changes.extend(known().map(|(address, ..)| deletion(name, address)));
     plan.changes.extend(wanted.iter().map(|(address, time)| addition(*address, *time)));
 }
@@ -220,7 +227,10 @@ mod tests {
 
     fn shown(changes: &[Change]) -> Vec<String> {
         let sign = |change: &Change| if change.add { '+' } else { '-' };
-        changes.iter().map(|c| format!("{}{} {} {}", sign(c), c.set, c.address, c.timeout.as_secs())).collect()
+        changes
+            .iter()
+            .map(|c| format!("{}{} {} {}", sign(c), c.set, c.address, c.timeout.as_secs()))
+            .collect()
     }
 
     const AT: Duration = Duration::from_secs(1000);

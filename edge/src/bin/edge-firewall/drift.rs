@@ -10,10 +10,10 @@ use serde_json::{Map, Value};
 const MOST: usize = 40;
 
 /// A listing, boiled down: what stands where, in order.
-pub type Shape = BTreeMap<String, Vec<Value>>;
+pub(crate) type Shape = BTreeMap<String, Vec<Value>>;
 
 /// Out of the listing's objects. The elements of sets stay where the listing holds them.
-pub fn shape(listing: &[Value]) -> Shape {
+pub(crate) fn shape(listing: &[Value]) -> Shape {
     let mut shape = Shape::new();
     for (kind, body) in listing.iter().filter_map(Value::as_object).flatten() {
         let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or("?");
@@ -54,7 +54,7 @@ fn is_count(fields: &Map<String, Value>) -> bool {
 }
 
 /// What `now` has otherwise than `loaded`; one sentence each.
-pub fn differences(loaded: &Shape, now: &Shape) -> Vec<String> {
+pub(crate) fn differences(loaded: &Shape, now: &Shape) -> Vec<String> {
     let mut told = Vec::new();
     for (place, was) in loaded {
         match now.get(place) {
@@ -64,7 +64,9 @@ pub fn differences(loaded: &Shape, now: &Shape) -> Vec<String> {
             Some(_) => told.push(format!("{place} differs from what was loaded")),
         }
     }
-    told.extend(now.keys().filter(|place| !loaded.contains_key(*place)).map(|place| format!("{place} is new")));
+    told.extend(
+        now.keys().filter(|place| !loaded.contains_key(*place)).map(|place| format!("{place} is new")),
+    );
     told.truncate(MOST);
     told
 }
@@ -113,7 +115,11 @@ mod tests {
         later.push(json!({"chain": {"name": "extra"}}));
         assert_eq!(
             differences(&shape(&listing()), &shape(&later)),
-            ["chain input: its hook or policy differs", "set allow4 differs from what was loaded", "chain extra is new"]
+            [
+                "chain input: its hook or policy differs",
+                "set allow4 differs from what was loaded",
+                "chain extra is new"
+            ]
         );
         let mut later = listing();
         later.insert(2, json!({"rule": {"chain": "input", "expr": [{"accept": null}]}}));

@@ -20,7 +20,7 @@ const ATTEMPTS: usize = 4;
 
 /// The kernel's sets, and what we know of them.
 #[derive(Debug)]
-pub struct Keeper {
+pub(crate) struct Keeper {
     netlink: Netlink,
     book: Book,
     leases: BTreeMap<IpNet, Duration>,
@@ -34,7 +34,7 @@ pub struct Keeper {
 }
 
 /// A batch's refused places and why.
-pub type Refused = Vec<(u16, Reason)>;
+pub(crate) type Refused = Vec<(u16, Reason)>;
 
 impl Keeper {
     /// Opens the way to the kernel; knows no elements until [`Keeper::learn`].
@@ -42,7 +42,7 @@ impl Keeper {
     /// # Errors
     /// The system gives no netlink socket.
     #[expect(clippy::disallowed_methods, reason = "the helper's corridor: times are since its start")]
-    pub fn open(settings: &FirewallSettings) -> std::io::Result<Self> {
+    pub(crate) fn open(settings: &FirewallSettings) -> std::io::Result<Self> {
         let mut keeper = Self {
             netlink: Netlink::open()?,
             book: Book::new(settings),
@@ -58,18 +58,18 @@ impl Keeper {
     }
 
     /// The bounds of these settings hold from now on.
-    pub fn adopt(&mut self, settings: &FirewallSettings) {
+    pub(crate) fn adopt(&mut self, settings: &FirewallSettings) {
         self.protected = settings.protected().chain(own::always()).collect();
         self.longest = settings.longest_ban;
     }
 
     /// The host's own addresses are these.
-    pub fn own_addresses(&mut self, own: Vec<IpNet>) {
+    pub(crate) fn own_addresses(&mut self, own: Vec<IpNet>) {
         self.own = own;
     }
 
     /// Bans that gave way since the start.
-    pub fn evicted(&self) -> u64 {
+    pub(crate) fn evicted(&self) -> u64 {
         self.evicted
     }
 
@@ -77,7 +77,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel cannot be asked.
-    pub fn has_table(&mut self) -> Result<bool, NetlinkError> {
+    pub(crate) fn has_table(&mut self) -> Result<bool, NetlinkError> {
         self.netlink.has_table()
     }
 
@@ -85,7 +85,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel cannot be asked, or the table is not there.
-    pub fn learn(&mut self) -> Result<(), NetlinkError> {
+    pub(crate) fn learn(&mut self) -> Result<(), NetlinkError> {
         let sets = BanSet::all().map(BanSet::name).chain([true, false].map(|v4| gate_name(v4).to_owned()));
         for set in sets {
             let elements = self.netlink.dump(&set)?;
@@ -103,10 +103,11 @@ impl Keeper {
     }
 
     /// Bans and leases as the book has them, to carry them over a table that is made anew.
-    pub fn carried(&self) -> (Vec<Ban>, Vec<Ban>) {
+    pub(crate) fn carried(&self) -> (Vec<Ban>, Vec<Ban>) {
         let now = self.now();
         let leases = self.leases.iter().filter(|(_, end)| **end > now);
-        let leases = leases.map(|(network, end)| Ban { network: *network, remaining: end.saturating_sub(now) });
+        let leases =
+            leases.map(|(network, end)| Ban { network: *network, remaining: end.saturating_sub(now) });
         (self.book.bans(now), leases.collect())
     }
 
@@ -114,7 +115,11 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn refill(&mut self, settings: &FirewallSettings, (bans, leases): (Vec<Ban>, Vec<Ban>)) -> Result<(), NetlinkError> {
+    pub(crate) fn refill(
+        &mut self,
+        settings: &FirewallSettings,
+        (bans, leases): (Vec<Ban>, Vec<Ban>),
+    ) -> Result<(), NetlinkError> {
         self.book = Book::new(settings);
         self.leases.clear();
         for batch in bans.chunks(MAX_BATCH) {
@@ -127,7 +132,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel refuses the rest of the batch.
-    pub fn ban(&mut self, bans: &[Ban]) -> Result<Refused, NetlinkError> {
+    pub(crate) fn ban(&mut self, bans: &[Ban]) -> Result<Refused, NetlinkError> {
         let (mut refused, mut wanted) = (Refused::new(), Vec::with_capacity(bans.len()));
         for (place, ban) in (0_u16..).zip(bans) {
             match self.objection(*ban) {
@@ -151,7 +156,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn unban(&mut self, networks: &[IpNet]) -> Result<(), NetlinkError> {
+    pub(crate) fn unban(&mut self, networks: &[IpNet]) -> Result<(), NetlinkError> {
         for surprised in [false, true] {
             let now = self.now();
             let changes = self.book.plan_end(networks, now);
@@ -171,7 +176,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel cannot be asked.
-    pub fn list(&mut self) -> Result<Vec<Ban>, NetlinkError> {
+    pub(crate) fn list(&mut self) -> Result<Vec<Ban>, NetlinkError> {
         self.learn()?;
         Ok(self.book.bans(self.now()))
     }
@@ -180,7 +185,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn clear(&mut self) -> Result<(), NetlinkError> {
+    pub(crate) fn clear(&mut self) -> Result<(), NetlinkError> {
         let gates = [true, false].map(|v4| gate_name(v4).to_owned());
         let sets: Vec<_> = BanSet::all().map(BanSet::name).chain(gates).collect();
         self.netlink.flush(&sets)?;
@@ -194,7 +199,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel refuses the rest of the batch.
-    pub fn lift(&mut self, leases: &[Ban]) -> Result<Refused, NetlinkError> {
+    pub(crate) fn lift(&mut self, leases: &[Ban]) -> Result<Refused, NetlinkError> {
         let mut refused = Refused::new();
         for (place, lease) in (0_u16..).zip(leases) {
             let now = self.now();
@@ -219,12 +224,12 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel refuses.
-    pub fn unlift(&mut self, networks: &[IpNet]) -> Result<(), NetlinkError> {
+    pub(crate) fn unlift(&mut self, networks: &[IpNet]) -> Result<(), NetlinkError> {
         networks.iter().try_for_each(|network| self.renew(*network, None))
     }
 
     /// Members and sizes of the ban sets.
-    pub fn fills(&mut self) -> Vec<(String, u64, u64)> {
+    pub(crate) fn fills(&mut self) -> Vec<(String, u64, u64)> {
         let now = self.now();
         let fill = |set: BanSet| {
             let (used, size) = self.book.fill(&set.name(), now)?;
@@ -237,7 +242,7 @@ impl Keeper {
     ///
     /// # Errors
     /// The kernel cannot be asked.
-    pub fn count(&mut self, set: &str) -> Result<u64, NetlinkError> {
+    pub(crate) fn count(&mut self, set: &str) -> Result<u64, NetlinkError> {
         Ok(self.netlink.dump(set)?.len() as u64)
     }
 
@@ -335,11 +340,16 @@ fn intervals(mut elements: Vec<Element>) -> Vec<(IpNet, Duration)> {
     elements.sort_by_key(|element| (element.address, !element.interval_end));
     let mut found = Vec::new();
     for (place, start) in elements.iter().enumerate().filter(|(_, element)| !element.interval_end) {
-        let end = elements.get(place + 1).filter(|element| element.interval_end).map(|element| element.address);
+        let end =
+            elements.get(place + 1).filter(|element| element.interval_end).map(|element| element.address);
         let zeros = match (start.address, end) {
-            (IpAddr::V4(start), Some(IpAddr::V4(end))) => u32::from(end).wrapping_sub(start.into()).trailing_zeros(),
+            (IpAddr::V4(start), Some(IpAddr::V4(end))) => {
+                u32::from(end).wrapping_sub(start.into()).trailing_zeros()
+            }
             (IpAddr::V4(start), _) => u32::from(start).trailing_zeros(),
-            (IpAddr::V6(start), Some(IpAddr::V6(end))) => u128::from(end).wrapping_sub(start.into()).trailing_zeros(),
+            (IpAddr::V6(start), Some(IpAddr::V6(end))) => {
+                u128::from(end).wrapping_sub(start.into()).trailing_zeros()
+            }
             (IpAddr::V6(start), _) => u128::from(start).trailing_zeros(),
         };
         let bits = if start.address.is_ipv4() { 32 } else { 128 };
@@ -355,13 +365,15 @@ mod tests {
 
     #[test]
     fn an_interval_reads_back_also_next_to_another_and_at_the_end_of_all_addresses() {
-        let networks = ["10.0.0.0/8", "11.0.0.0/30", "255.255.255.0/24", "2001:db8::/33", "2001:db8:8000::/33"];
+        let networks =
+            ["10.0.0.0/8", "11.0.0.0/30", "255.255.255.0/24", "2001:db8::/33", "2001:db8:8000::/33"];
         let networks = networks.map(|text| text.parse::<IpNet>().unwrap());
         let time = Duration::from_secs(9);
         let elements = |v4: bool| {
             let ends = networks.iter().filter(|network| network.addr().is_ipv4() == v4);
             let ends = ends.flat_map(|network| interval(*network, Some(time)));
-            let element = |c: Change| Element { address: c.address, expires: c.timeout, interval_end: c.interval_end };
+            let element =
+                |c: Change| Element { address: c.address, expires: c.timeout, interval_end: c.interval_end };
             ends.map(element).collect()
         };
         let found: Vec<_> = intervals(elements(true)).into_iter().chain(intervals(elements(false))).collect();

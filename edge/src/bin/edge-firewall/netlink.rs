@@ -53,7 +53,7 @@ const INTERVAL_END: u32 = 1;
 
 /// One change of a transaction; in the order of the list.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Change {
+pub(crate) struct Change {
     /// The set's name.
     pub set: String,
     /// Add, or delete.
@@ -68,7 +68,7 @@ pub struct Change {
 
 /// An element as the kernel lists it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Element {
+pub(crate) struct Element {
     /// The element.
     pub address: IpAddr,
     /// What remains of its time; zero where it has none.
@@ -79,7 +79,7 @@ pub struct Element {
 
 /// What the kernel says to a transaction that it refused as a whole.
 #[derive(Debug, thiserror::Error)]
-pub enum NetlinkError {
+pub(crate) enum NetlinkError {
     /// A set is full.
     #[error("a set is full")]
     Full,
@@ -103,7 +103,7 @@ impl From<Errno> for NetlinkError {
 
 /// The way to the kernel.
 #[derive(Debug)]
-pub struct Netlink {
+pub(crate) struct Netlink {
     socket: OwnedFd,
     sequence: u32,
     buffer: Vec<MaybeUninit<u8>>,
@@ -114,9 +114,13 @@ impl Netlink {
     ///
     /// # Errors
     /// The system gives no such socket.
-    pub fn open() -> io::Result<Self> {
-        let socket =
-            socket_with(AddressFamily::NETLINK, SocketType::RAW, SocketFlags::CLOEXEC, Some(netlink::NETFILTER))?;
+    pub(crate) fn open() -> io::Result<Self> {
+        let socket = socket_with(
+            AddressFamily::NETLINK,
+            SocketType::RAW,
+            SocketFlags::CLOEXEC,
+            Some(netlink::NETFILTER),
+        )?;
         // Beyond the system's usual bound where the capability reaches so far, else up to it.
         for size in [SEND_BUFFER, 1024 * 1024, 212_992] {
             if sockopt::set_socket_send_buffer_size_force(&socket, size).is_ok() {
@@ -132,7 +136,7 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel's first refusal.
-    pub fn transaction(&mut self, changes: &[Change]) -> Result<(), NetlinkError> {
+    pub(crate) fn transaction(&mut self, changes: &[Change]) -> Result<(), NetlinkError> {
         if changes.is_empty() {
             return Ok(());
         }
@@ -163,7 +167,7 @@ impl Netlink {
     ///
     /// # Errors
     /// The kernel's first refusal.
-    pub fn flush(&mut self, sets: &[String]) -> Result<(), NetlinkError> {
+    pub(crate) fn flush(&mut self, sets: &[String]) -> Result<(), NetlinkError> {
         let mut bytes = Vec::new();
         let first = self.next_sequence();
         batch_mark(&mut bytes, BATCH_BEGIN, first);
@@ -190,7 +194,7 @@ impl Netlink {
     ///
     /// # Errors
     /// There is no such set, or the socket failed.
-    pub fn dump(&mut self, set: &str) -> Result<Vec<Element>, NetlinkError> {
+    pub(crate) fn dump(&mut self, set: &str) -> Result<Vec<Element>, NetlinkError> {
         let sequence = self.next_sequence();
         let mut bytes = Vec::new();
         let message = Message::begin(&mut bytes, ELEMENT, NLM_F_REQUEST | NLM_F_DUMP, sequence, INET);
@@ -217,7 +221,7 @@ impl Netlink {
     ///
     /// # Errors
     /// The socket failed.
-    pub fn has_table(&mut self) -> Result<bool, NetlinkError> {
+    pub(crate) fn has_table(&mut self) -> Result<bool, NetlinkError> {
         let sequence = self.next_sequence();
         let mut bytes = Vec::new();
         let message = Message::begin(&mut bytes, TABLE_QUERY, NLM_F_REQUEST | NLM_F_ACK, sequence, INET);
@@ -412,7 +416,8 @@ fn one_listed(bytes: &[u8]) -> Option<Element> {
                 };
             }
             ELEMENT_EXPIRATION => {
-                expires = Duration::from_millis(value.first_chunk::<8>().map_or(0, |v| u64::from_be_bytes(*v)));
+                expires =
+                    Duration::from_millis(value.first_chunk::<8>().map_or(0, |v| u64::from_be_bytes(*v)));
             }
             ELEMENT_FLAGS => {
                 let flags = value.first_chunk::<4>().map_or(0, |value| u32::from_be_bytes(*value));

@@ -19,7 +19,7 @@ const STEP: Duration = Duration::from_millis(5);
 
 /// `nft` could not be run, or refuses.
 #[derive(Debug, thiserror::Error)]
-pub enum NftError {
+pub(crate) enum NftError {
     /// It is not where the system's programs are.
     #[error("nft: not found in {PATH}; install nftables")]
     NotFound,
@@ -44,7 +44,7 @@ pub enum NftError {
 ///
 /// # Errors
 /// See [`NftError`].
-pub fn load(text: &str) -> Result<(), NftError> {
+pub(crate) fn load(text: &str) -> Result<(), NftError> {
     let mut child = Command::new(program()?)
         .args(["-f", "-"])
         .env_clear()
@@ -86,7 +86,7 @@ fn ended(child: &mut Child) -> Result<bool, NftError> {
 ///
 /// # Errors
 /// There is no such table, or see [`NftError`].
-pub fn table() -> Result<Vec<Value>, NftError> {
+pub(crate) fn table() -> Result<Vec<Value>, NftError> {
     list(&["--terse", "list", "table", "inet", TABLE])
 }
 
@@ -94,7 +94,7 @@ pub fn table() -> Result<Vec<Value>, NftError> {
 ///
 /// # Errors
 /// There is no such set, or see [`NftError`].
-pub fn set(name: &str) -> Result<Vec<Value>, NftError> {
+pub(crate) fn set(name: &str) -> Result<Vec<Value>, NftError> {
     list(&["list", "set", "inet", TABLE, name])
 }
 

@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 /// Where the system's network programs live; nothing else is looked for.
-pub const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
+pub(crate) const PATH: &str = "/usr/sbin:/usr/bin:/sbin:/bin";
 
 /// Who is never a client: loopback, link-local (neighbour discovery), multicast, the unspecified.
 const ALWAYS: [&str; 9] = [
@@ -24,7 +24,7 @@ const ALWAYS: [&str; 9] = [
 ];
 
 /// Those that hold on every host.
-pub fn always() -> Vec<IpNet> {
+pub(crate) fn always() -> Vec<IpNet> {
     ALWAYS.iter().filter_map(|text| text.parse().ok()).collect()
 }
 
@@ -32,7 +32,7 @@ pub fn always() -> Vec<IpNet> {
 ///
 /// # Errors
 /// `ip` is not there or prints something else.
-pub fn addresses() -> Result<Vec<IpNet>, String> {
+pub(crate) fn addresses() -> Result<Vec<IpNet>, String> {
     let mut found = Vec::new();
     for interface in list(ask(&["-j", "address", "show"])?) {
         for address in list(interface.get("addr_info").cloned().unwrap_or_default()) {

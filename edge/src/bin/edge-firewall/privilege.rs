@@ -15,8 +15,10 @@ const MOST: u32 = 63;
 
 /// The right that is needed is missing, or another cannot be given up.
 #[derive(Debug, thiserror::Error)]
-#[error("rights: {step} failed: {source}; start it as root, or by systemd with AmbientCapabilities=CAP_NET_ADMIN")]
-pub struct PrivilegeError {
+#[error(
+    "rights: {step} failed: {source}; start it as root, or by systemd with AmbientCapabilities=CAP_NET_ADMIN"
+)]
+pub(crate) struct PrivilegeError {
     step: &'static str,
     #[source]
     source: std::io::Error,
@@ -27,7 +29,7 @@ pub struct PrivilegeError {
 ///
 /// # Errors
 /// See [`PrivilegeError`].
-pub fn keep_net_admin_only() -> Result<(), PrivilegeError> {
+pub(crate) fn keep_net_admin_only() -> Result<(), PrivilegeError> {
     let failed = |step| move |errno: Errno| PrivilegeError { step, source: errno.into() };
     // Where this process may not (it is not root), its bounds are its supervisor's affair.
     for capability in (0..MOST).map(|bit| CapabilitySet::from_bits_retain(1 << bit)) {

@@ -13,7 +13,7 @@ use crate::drift::Shape;
 
 /// Rules that were loaded.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
-pub struct Loaded {
+pub(crate) struct Loaded {
     /// The text of `firewall.toml` that they were made of.
     pub config: String,
     /// The rules, without their transaction.
@@ -26,7 +26,7 @@ pub struct Loaded {
 
 /// Rules that are rolled back unless confirmed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Trial {
+pub(crate) struct Trial {
     /// When, in seconds since the epoch.
     pub until: u64,
     /// How long the trial is; a clock that says more remains has been put back.
@@ -39,7 +39,7 @@ pub struct Trial {
 
 impl Trial {
     /// Has its time run out?
-    pub fn is_over(&self, now: u64) -> bool {
+    pub(crate) fn is_over(&self, now: u64) -> bool {
         now >= self.until || self.until - now > self.seconds
     }
 }
@@ -47,7 +47,7 @@ impl Trial {
 /// A file of the state folder cannot be read or written.
 #[derive(Debug, thiserror::Error)]
 #[error("state: {path}: {what} failed: {source}; the folder must belong to the helper's user")]
-pub struct RecordError {
+pub(crate) struct RecordError {
     path: PathBuf,
     what: &'static str,
     #[source]
@@ -56,7 +56,7 @@ pub struct RecordError {
 
 /// The state folder.
 #[derive(Clone, Debug)]
-pub struct Records(pub PathBuf);
+pub(crate) struct Records(pub PathBuf);
 
 impl Records {
     const LOADED: &'static str = "loaded.json";
@@ -67,32 +67,32 @@ impl Records {
     ///
     /// # Errors
     /// The file is there and cannot be read; so for the others.
-    pub fn loaded(&self) -> Result<Option<Loaded>, RecordError> {
+    pub(crate) fn loaded(&self) -> Result<Option<Loaded>, RecordError> {
         self.read(Self::LOADED)
     }
 
     /// The rules to come back to.
-    pub fn confirmed(&self) -> Result<Option<Loaded>, RecordError> {
+    pub(crate) fn confirmed(&self) -> Result<Option<Loaded>, RecordError> {
         self.read(Self::CONFIRMED)
     }
 
     /// The trial under way.
-    pub fn trial(&self) -> Result<Option<Trial>, RecordError> {
+    pub(crate) fn trial(&self) -> Result<Option<Trial>, RecordError> {
         self.read(Self::TRIAL)
     }
 
     /// Flushed when it returns; so for the others.
-    pub fn set_loaded(&self, loaded: Option<&Loaded>) -> Result<(), RecordError> {
+    pub(crate) fn set_loaded(&self, loaded: Option<&Loaded>) -> Result<(), RecordError> {
         self.write(Self::LOADED, loaded)
     }
 
     /// See [`Records::set_loaded`].
-    pub fn set_confirmed(&self, loaded: Option<&Loaded>) -> Result<(), RecordError> {
+    pub(crate) fn set_confirmed(&self, loaded: Option<&Loaded>) -> Result<(), RecordError> {
         self.write(Self::CONFIRMED, loaded)
     }
 
     /// See [`Records::set_loaded`].
-    pub fn set_trial(&self, trial: Option<&Trial>) -> Result<(), RecordError> {
+    pub(crate) fn set_trial(&self, trial: Option<&Trial>) -> Result<(), RecordError> {
         self.write(Self::TRIAL, trial)
     }
 

@@ -27,7 +27,7 @@ const OWN_ADDRESSES: u32 = 20;
 /// The helper cannot listen.
 #[derive(Debug, thiserror::Error)]
 #[error("socket {path}: {what} failed: {source}; its folder must be there and belong to the helper's user")]
-pub struct ServeError {
+pub(crate) struct ServeError {
     path: PathBuf,
     what: &'static str,
     #[source]
@@ -46,7 +46,7 @@ struct Desk {
 ///
 /// # Errors
 /// It cannot be made.
-pub fn make_state_folder(path: &Path) -> Result<(), ServeError> {
+pub(crate) fn make_state_folder(path: &Path) -> Result<(), ServeError> {
     let failed = |source| ServeError { path: path.to_owned(), what: "making the state folder", source };
     std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
 }
@@ -55,14 +55,16 @@ pub fn make_state_folder(path: &Path) -> Result<(), ServeError> {
 ///
 /// # Errors
 /// Another helper lives there, or the folder is not ours.
-pub fn listen(path: &Path) -> Result<UnixListener, ServeError> {
+pub(crate) fn listen(path: &Path) -> Result<UnixListener, ServeError> {
     let failed = |what| move |source| ServeError { path: path.to_owned(), what, source };
     if UnixStream::connect(path).is_ok() {
         return Err(failed("taking over")(std::io::ErrorKind::AddrInUse.into()));
     }
     let fresh = path.with_extension("new");
     match std::fs::remove_file(&fresh) {
-        Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(failed("tidying up")(error)),
+        Err(error) if error.kind() != std::io::ErrorKind::NotFound => {
+            return Err(failed("tidying up")(error));
+        }
         _ => {}
     }
     let listener = UnixListener::bind(&fresh).map_err(failed("binding"))?;
@@ -72,7 +74,7 @@ pub fn listen(path: &Path) -> Result<UnixListener, ServeError> {
 }
 
 /// Serves until the process ends.
-pub fn serve(listener: &UnixListener, warden: Warden) {
+pub(crate) fn serve(listener: &UnixListener, warden: Warden) {
     let edge_user = warden.settings.edge_user.as_str().into();
     let desk = Desk { warden: Arc::new(Mutex::new(warden)), edge_user, open: Arc::default() };
     let clock = desk.clone();
@@ -137,7 +139,10 @@ impl Desk {
             return Some(uid);
         }
         tracing::warn!("socket: user {uid} was refused; only root and {} may ask", self.edge_user);
-        answer(stream, &Answer::Failed(format!("user {uid} may not ask; only root and {} may", self.edge_user)));
+        answer(
+            stream,
+            &Answer::Failed(format!("user {uid} may not ask; only root and {} may", self.edge_user)),
+        );
         None
     }
 

@@ -30,7 +30,7 @@ const COUNTING: [&str; 6] = ["cc4", "cc6", "rate4", "rate6", "slow4", "slow6"];
 
 /// Why the rules are not as they were asked for. What was loaded before is still there.
 #[derive(Debug, thiserror::Error)]
-pub enum WardenError {
+pub(crate) enum WardenError {
     /// The file is faulty or not root's.
     #[error("{0}")]
     Settings(#[from] Faults),
@@ -41,7 +41,9 @@ pub enum WardenError {
     #[error("{0}: admin_networks is empty, which would lock you out; write the networks you come from")]
     NoAdministrators(PathBuf),
     /// A trial is under way.
-    #[error("rules are on trial for another {0} s; write `edge firewall confirm` or `edge firewall rollback` first")]
+    #[error(
+        "rules are on trial for another {0} s; write `edge firewall confirm` or `edge firewall rollback` first"
+    )]
     OnTrial(u64),
     /// Nothing is on trial.
     #[error("no rules are on trial, so there is nothing to confirm or roll back")]
@@ -50,10 +52,14 @@ pub enum WardenError {
     #[error("a trial takes 1 s to 3600 s; write --confirm 60s")]
     TrialTime,
     /// The proof that administrators still get in is missing.
-    #[error("not confirmed: no new connection of an administrator has passed the new rules; open a second session to an admin port and write `edge firewall confirm` there ({0} s left)")]
+    #[error(
+        "not confirmed: no new connection of an administrator has passed the new rules; open a second session to an admin port and write `edge firewall confirm` there ({0} s left)"
+    )]
     NoNewConnection(u64),
     /// Confirmed from the session that was open before.
-    #[error("not confirmed: this is the session that loaded the rules, which proves nothing; open a new one and write `edge firewall confirm` there ({0} s left)")]
+    #[error(
+        "not confirmed: this is the session that loaded the rules, which proves nothing; open a new one and write `edge firewall confirm` there ({0} s left)"
+    )]
     SameSession(u64),
     /// The state folder.
     #[error(transparent)]
@@ -71,7 +77,7 @@ pub enum WardenError {
 
 /// Everything the helper does with rules; one at a time.
 #[derive(Debug)]
-pub struct Warden {
+pub(crate) struct Warden {
     file: PathBuf,
     /// As the helper was started with: socket, user and state folder do not change before the next.
     pub settings: FirewallSettings,
@@ -86,7 +92,7 @@ impl Warden {
     ///
     /// # Errors
     /// The file is faulty and no rules were confirmed earlier, or the kernel cannot be reached.
-    pub fn open(file: &Path) -> Result<Self, WardenError> {
+    pub(crate) fn open(file: &Path) -> Result<Self, WardenError> {
         let mut warnings = Vec::new();
         let settings = match FirewallSettings::read_trusted(file) {
             Ok(settings) => settings,
@@ -111,7 +117,7 @@ impl Warden {
     ///
     /// # Errors
     /// The rules cannot be loaded.
-    pub fn boot(&mut self) -> Result<(), WardenError> {
+    pub(crate) fn boot(&mut self) -> Result<(), WardenError> {
         self.refresh_own();
         pick_up_in_the_middle(&mut self.warnings);
         let present = self.keeper.has_table()?;
@@ -141,7 +147,7 @@ impl Warden {
                 Err(WardenError::NoAdministrators(self.file.clone()))
             }
             None => {
-                let (config, body) = self.from_file()?;
+                let (config, body) = self.as_configured()?;
                 let loaded = self.install(config, body)?;
                 Ok(self.records.set_confirmed(Some(&loaded))?)
             }
@@ -152,14 +158,14 @@ impl Warden {
     ///
     /// # Errors
     /// See [`WardenError`]; then nothing has changed.
-    pub fn apply(&mut self, confirm: Option<u32>, ssh: Option<String>) -> Result<String, WardenError> {
+    pub(crate) fn apply(&mut self, confirm: Option<u32>, ssh: Option<String>) -> Result<String, WardenError> {
         if let Some(trial) = self.records.trial()? {
             return Err(WardenError::OnTrial(trial.until.saturating_sub(now())));
         }
         if confirm.is_some_and(|seconds| seconds == 0 || seconds > LONGEST_TRIAL) {
             return Err(WardenError::TrialTime);
         }
-        let (config, body) = self.from_file()?;
+        let (config, body) = self.as_configured()?;
         let Some(seconds) = confirm.map(u64::from) else {
             let loaded = self.install(config, body)?;
             self.records.set_confirmed(Some(&loaded))?;
@@ -189,7 +195,7 @@ impl Warden {
     ///
     /// # Errors
     /// See [`WardenError`]; then the trial goes on.
-    pub fn confirm(&mut self, ssh: Option<&str>) -> Result<String, WardenError> {
+    pub(crate) fn confirm(&mut self, ssh: Option<&str>) -> Result<String, WardenError> {
         let trial = self.records.trial()?.ok_or(WardenError::NoTrial)?;
         let left = trial.until.saturating_sub(now());
         if trial.is_over(now()) {
@@ -212,7 +218,7 @@ impl Warden {
     ///
     /// # Errors
     /// Nothing is on trial, or the old rules cannot be loaded.
-    pub fn end_trial(&mut self) -> Result<String, WardenError> {
+    pub(crate) fn end_trial(&mut self) -> Result<String, WardenError> {
         self.records.trial()?.ok_or(WardenError::NoTrial)?;
         self.roll_back()?;
         Ok("the rules on trial are rolled back".to_owned())
@@ -222,7 +228,7 @@ impl Warden {
     ///
     /// # Errors
     /// What is due failed, and stays due.
-    pub fn tick(&mut self) -> Result<(), WardenError> {
+    pub(crate) fn tick(&mut self) -> Result<(), WardenError> {
         match self.records.trial() {
             Ok(Some(trial)) if trial.is_over(now()) => {
                 tracing::warn!("firewall: the rules on trial were not confirmed; rolling back");
@@ -236,7 +242,7 @@ impl Warden {
     ///
     /// # Errors
     /// It cannot be loaded.
-    pub fn heal(&mut self) -> Result<(), WardenError> {
+    pub(crate) fn heal(&mut self) -> Result<(), WardenError> {
         if self.keeper.has_table()? {
             return Ok(());
         }
@@ -249,7 +255,7 @@ impl Warden {
     ///
     /// # Errors
     /// They cannot be removed.
-    pub fn remove(&mut self) -> Result<String, WardenError> {
+    pub(crate) fn remove(&mut self) -> Result<String, WardenError> {
         // The records go first, or a crash in between would load the table again.
         self.records.set_loaded(None)?;
         self.records.set_confirmed(None)?;
@@ -259,7 +265,7 @@ impl Warden {
     }
 
     /// The host's addresses may have changed.
-    pub fn refresh_own(&mut self) {
+    pub(crate) fn refresh_own(&mut self) {
         match own::addresses() {
             Ok(addresses) => self.keeper.own_addresses(addresses),
             Err(why) => tracing::warn!("firewall: own addresses: {why}; those known last stay protected"),
@@ -270,7 +276,7 @@ impl Warden {
     ///
     /// # Errors
     /// The table cannot be listed.
-    pub fn figures(&mut self) -> Result<Figures, WardenError> {
+    pub(crate) fn figures(&mut self) -> Result<Figures, WardenError> {
         let listing = nft::table()?;
         self.figures_of(&listing)
     }
@@ -279,7 +285,7 @@ impl Warden {
     ///
     /// # Errors
     /// The kernel or the records cannot be asked.
-    pub fn status(&mut self) -> Result<Status, WardenError> {
+    pub(crate) fn status(&mut self) -> Result<Status, WardenError> {
         let mut status = Status { warnings: self.warnings.clone(), ..Status::default() };
         status.loaded = self.keeper.has_table()?;
         let rules = self.records.loaded()?;
@@ -315,13 +321,13 @@ impl Warden {
         Ok(Figures { sets, counters, evicted: self.keeper.evicted() })
     }
 
-    fn from_file(&self) -> Result<(String, String), WardenError> {
+    fn as_configured(&self) -> Result<(String, String), WardenError> {
         let settings = FirewallSettings::read_trusted(&self.file)?;
         if settings.admin_networks.is_empty() {
             return Err(WardenError::NoAdministrators(self.file.clone()));
         }
-        let config =
-            std::fs::read_to_string(&self.file).map_err(|error| WardenError::File(self.file.clone(), error))?;
+        let config = std::fs::read_to_string(&self.file)
+            .map_err(|error| WardenError::File(self.file.clone(), error))?;
         // One reading decides: what is recorded is what was made into rules.
         let settings = FirewallSettings::parse(&self.file, &config)?;
         Ok((config, ruleset::body(&settings)))
@@ -403,7 +409,9 @@ fn pick_up_in_the_middle(warnings: &mut Vec<String>) {
     match std::fs::read_to_string(LOOSE) {
         Ok(value) if value.trim() == "0" => {
             if let Err(error) = std::fs::write(LOOSE, "1\n") {
-                let told = format!("{LOOSE} is 0 and must be 1, or no client gets in: {error}; write `sysctl -w net.netfilter.nf_conntrack_tcp_loose=1`");
+                let told = format!(
+                    "{LOOSE} is 0 and must be 1, or no client gets in: {error}; write `sysctl -w net.netfilter.nf_conntrack_tcp_loose=1`"
+                );
                 tracing::error!("firewall: {told}");
                 warnings.push(told);
             }
@@ -413,7 +421,10 @@ fn pick_up_in_the_middle(warnings: &mut Vec<String>) {
     }
 }
 
-#[expect(clippy::disallowed_methods, reason = "the helper's corridor: a trial ends by the wall clock, over restarts")]
+#[expect(
+    clippy::disallowed_methods,
+    reason = "the helper's corridor: a trial ends by the wall clock, over restarts"
+)]
 fn now() -> u64 {
     SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |time| time.as_secs())
 }
