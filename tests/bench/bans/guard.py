@@ -37,7 +37,7 @@ class Helper:
 
     def __init__(self, binaries, lab, folder):
         self.folder = os.path.join(folder, "firewall")
-        os.makedirs(self.folder)
+        os.makedirs(self.folder, exist_ok=True)
         self.socket = os.path.join(self.folder, "firewall.sock")
         config = os.path.join(self.folder, "firewall.toml")
         with open(config, "w", encoding="utf-8") as file:
@@ -103,7 +103,9 @@ name = "nobody"
 servers = ["127.0.0.1:9000"]
 
 [bans]
-store = {place("bans.sqlite")}
+builtin = false
+jails_folder = {place("no-jails.d")}
+store = {place("bans.db")}
 {kernel if firewall_socket else 'firewall = "rehearsal"'}
 """
         for one in filters:
