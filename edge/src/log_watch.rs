@@ -28,7 +28,8 @@ use crate::config::Bans;
 use crate::firewall;
 use crate::listen::live::Connections;
 use ban_store::{BanStore, BanStoreError, Restored};
-use detector::{Detector, DetectorFault};
+use detector::Detector;
+use shared::config::Faults;
 use enforce::Enforcement;
 use engine::{Engine, Event, Flags, Questions, Schedule};
 use figures::Counters;
@@ -41,8 +42,8 @@ const PATIENCE: Duration = Duration::from_secs(4);
 #[derive(Debug, thiserror::Error)]
 pub enum LogWatchError {
     /// A jail or a filter.
-    #[error("bans: {}", first(.0))]
-    Jails(Vec<DetectorFault>),
+    #[error("{0}")]
+    Jails(Faults),
     /// The file of bans.
     #[error(transparent)]
     Store(#[from] BanStoreError),
@@ -52,14 +53,6 @@ pub enum LogWatchError {
     /// Its thread.
     #[error("bans: their thread cannot be started: {0}; raise the limit of tasks")]
     Thread(#[source] std::io::Error),
-}
-
-fn first(faults: &[DetectorFault]) -> String {
-    match faults {
-        [] => "no jail works".to_owned(),
-        [only] => only.to_string(),
-        [one, more @ ..] => format!("{one} (and {} more; `edge check` shows all)", more.len()),
-    }
 }
 
 /// Where bans hold inside edge.
@@ -212,12 +205,10 @@ fn open_tail(
     Ok(Some(tail))
 }
 
-/// Every jail and filter that could not work, for `edge check`.
+/// Every pattern that cannot be used, for `edge check`.
 #[must_use]
-pub fn faults(settings: &Bans) -> Vec<DetectorFault> {
-    Detector::new(&settings.filters, settings.jails.clone(), Vec::new(), settings.max_bans)
-        .err()
-        .unwrap_or_default()
+pub fn faults(settings: &Bans) -> Option<Faults> {
+    Detector::new(&settings.filters, settings.jails.clone(), Vec::new(), settings.max_bans).err()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the corridor's own clock")]

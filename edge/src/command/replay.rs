@@ -149,7 +149,7 @@ impl Rehearsal {
         let bans = config.bans.clone();
         let names = bans.jails.iter().map(|jail| jail.name.clone()).collect();
         let detector = Detector::new(&bans.filters, bans.jails, bans.never, bans.max_bans)
-            .map_err(Failure::configuration)?;
+            .map_err(|faults| Failure::configuration(faults.0))?;
         Ok(Self {
             detector,
             names,

@@ -9,4 +9,20 @@ macro_rules! files {
 }
 
 /// The name of each file, without `.toml`, and what it holds.
-pub(super) const FILES: &[(&str, &str)] = files![];
+pub(super) const FILES: &[(&str, &str)] = files![
+    "admin-probes",
+    "bad-bots",
+    "dot-files",
+    "handshakes",
+    "log4shell",
+    "login-failures",
+    "malformed",
+    "not-found-flood",
+    "path-traversal",
+    "scanners",
+    "shell-injection",
+    "sql-injection",
+    "too-many-requests",
+    "webshells",
+    "wordpress",
+];

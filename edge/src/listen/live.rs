@@ -161,6 +161,12 @@ impl Connections {
         self.shards.iter().map(thin).sum()
     }
 
+    /// Live connections of one client.
+    #[must_use]
+    pub fn of(&self, client: Client) -> usize {
+        self.shard(client.key()).get(&client.key()).map_or(0, |crowd| crowd.members.len())
+    }
+
     /// Live connections, those in their handshake and those that are closing included.
     #[must_use]
     pub fn len(&self) -> usize {

@@ -8,6 +8,7 @@ use ipnet::IpNet;
 
 use super::ban_store::{Change, Lease, WouldBan};
 use super::enforce::Decided;
+use super::tail::Following;
 use super::engine::Engine;
 use crate::ban::jail::Sentence;
 use crate::ban::words::{
@@ -15,6 +16,7 @@ use crate::ban::words::{
     legible,
 };
 use crate::ban::{Action, shown};
+use crate::client::Client;
 use crate::firewall::State;
 
 /// Longest time for which bans may be off.
@@ -166,7 +168,7 @@ impl Engine {
             .iter()
             .find(|lease| lease.ended.is_none() && lease.until > now && lease.network.contains(&address))
             .map(lease_line);
-        let connections = self.enforcement.connections.count(own);
+        let connections = self.enforcement.connections.of(Client::new(address));
         Receipt {
             address,
             protected,
@@ -310,7 +312,11 @@ impl Engine {
                     .into_iter()
                     .map(|file| FileLine {
                         path: file.path.display().to_string(),
-                        state: file.state.to_string(),
+                        state: match file.following {
+                            Following::Followed => "followed".to_owned(),
+                            Following::Missing => "missing".to_owned(),
+                            Following::Unreadable(why) => why,
+                        },
                         behind: file.behind,
                     })
                     .collect()

@@ -6,36 +6,16 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
+use shared::config::{Fault, Faults};
 
 use super::tail::Watched;
 use crate::ban::filter::{Figures, Filter, FilterFault, FilterSet, Hit, Subject};
+use crate::config::WrittenFilter;
 use crate::ban::jail::{Jails, Offence, Ruling};
-use crate::ban::{FilterText, JailSettings, Source};
+use crate::ban::{JailSettings, Source};
 
 /// The source of edge's own events.
 pub const OWN: usize = 0;
-
-/// Why a jail cannot work.
-#[derive(Debug, thiserror::Error)]
-pub enum DetectorFault {
-    /// No such filter.
-    #[error("jail {jail}: filter {filter:?} is not there; write a [[filter]] of that name")]
-    NoFilter {
-        /// The jail.
-        jail: String,
-        /// What it names.
-        filter: String,
-    },
-    /// A pattern of it.
-    #[error("filter {filter}: {fault}")]
-    Filter {
-        /// Its name.
-        filter: String,
-        /// Which pattern, and why.
-        #[source]
-        fault: FilterFault,
-    },
-}
 
 /// One line, and who sent it.
 #[derive(Clone, Copy, Debug)]
@@ -97,13 +77,13 @@ impl Detector {
     /// Compiles what the jails need.
     ///
     /// # Errors
-    /// Every fault at once.
+    /// Every bad pattern, with its place in the configuration.
     pub fn new(
-        filters: &[FilterText],
+        filters: &[WrittenFilter],
         jails: Vec<JailSettings>,
         never: Vec<IpNet>,
         max_bans: usize,
-    ) -> Result<Self, Vec<DetectorFault>> {
+    ) -> Result<Self, Faults> {
         let mut faults = Vec::new();
         let groups = by_source(&jails);
         let mut sources = Vec::new();
@@ -120,17 +100,20 @@ impl Detector {
             if compiled.len() < members.len() {
                 continue;
             }
+            let named: Vec<String> = members.iter().map(|index| jails[*index].filter.clone()).collect();
             match FilterSet::new(compiled) {
                 Ok(set) => sources.push(SourceFilters { set, jails: members }),
-                Err(found) => faults.extend(
-                    found
-                        .into_iter()
-                        .map(|fault| DetectorFault::Filter { filter: "all together".to_owned(), fault }),
-                ),
+                // Each compiled alone, so what fails is that they are too many.
+                Err(found) => {
+                    let first = filters.iter().find(|filter| Some(&filter.text.name) == named.first());
+                    faults.extend(first.into_iter().flat_map(|written| located(written, &found)));
+                }
             }
         }
+        faults.sort();
+        faults.dedup();
         if !faults.is_empty() {
-            return Err(faults);
+            return Err(Faults(faults));
         }
         let jails = Jails::new(jails, never, max_bans);
         Ok(Self { jails, sources, watched, hits: Vec::new(), nameless: 0, forged: 0 })
@@ -179,7 +162,16 @@ impl Detector {
     /// Lines, hits and what could not be read, of all sources together.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        self.sources.iter().fold(Figures::default(), |sum, source| sum + source.set.figures())
+        let mut sum = Figures::default();
+        for figures in self.sources.iter().map(|source| source.set.figures()) {
+            sum.lines += figures.lines;
+            sum.hits += figures.hits;
+            sum.ignored += figures.ignored;
+            sum.too_long += figures.too_long;
+            sum.undated += figures.undated;
+            sum.backtrack_limit += figures.backtrack_limit;
+        }
+        sum
     }
 
     /// Hits that name nobody who could be banned, and hits that name another than the client.
@@ -208,11 +200,31 @@ fn by_source(jails: &[JailSettings]) -> Vec<(Vec<PathBuf>, Vec<usize>)> {
     groups
 }
 
-fn compile(filters: &[FilterText], jail: &JailSettings) -> Result<Filter, Vec<DetectorFault>> {
-    let Some(text) = filters.iter().find(|filter| filter.name == jail.filter) else {
-        return Err(vec![DetectorFault::NoFilter { jail: jail.name.clone(), filter: jail.filter.clone() }]);
-    };
-    Filter::compile(text).map_err(|faults| {
-        faults.into_iter().map(|fault| DetectorFault::Filter { filter: text.name.clone(), fault }).collect()
-    })
+fn compile(filters: &[WrittenFilter], jail: &JailSettings) -> Result<Filter, Vec<Fault>> {
+    match filters.iter().find(|filter| filter.text.name == jail.filter) {
+        Some(written) => Filter::compile(&written.text).map_err(|faults| located(written, &faults)),
+        // The configuration has looked: only a caller that made its own jails meets this.
+        None => Err(vec![Fault {
+            file: PathBuf::from(format!("jail {}", jail.name)),
+            line: 0,
+            column: 0,
+            what: format!("filter {:?} is not there; write a [[filter]] of that name", jail.filter),
+        }]),
+    }
+}
+
+/// Faults of a filter at the patterns that they are about.
+fn located(written: &WrittenFilter, faults: &[FilterFault]) -> Vec<Fault> {
+    faults
+        .iter()
+        .map(|fault| {
+            let (key, number) = match fault {
+                FilterFault::Pattern { list, number, .. } => (*list, *number),
+                FilterFault::NoSubject { number, .. } => ("failregex", *number),
+                FilterFault::Date { number, .. } => ("datepattern", *number),
+                _ => ("name", 1),
+            };
+            written.fault(key, number.saturating_sub(1), format!("filter.{key}: {fault}"))
+        })
+        .collect()
 }
