@@ -2,9 +2,10 @@
 //! over and why. Reads the folder it is given; must not know how filters match or jails count.
 //!
 //! `ini` reads one file, `files` lays files over each other, `interpolate` and `tags` fill names in,
-//! `definition` makes a filter of it and `jail` a jail, as fail2ban itself would have them; `translate`
-//! says the same in our words, with `paths` and `report`, and `written` writes it down.
+//! `definition` makes a filter of it and `jail` a jail, as fail2ban itself would have them; `carry`
+//! and `translate` say the same in our words, with `paths` and `report`, and `written` writes it down.
 
+mod carry;
 mod definition;
 mod files;
 mod ini;
@@ -320,7 +321,7 @@ pub fn filter_and_options(text: &str) -> Result<(String, BTreeMap<String, String
 /// # Errors
 /// The jails' own files cannot be read. A jail or filter that is broken by itself is left out, with a note.
 pub fn import(folder: &Path) -> Result<Import, ImportFault> {
-    translate::import(folder)
+    carry::import(folder)
 }
 
 /// Seconds that fail2ban's text means: `10m`, `1d12h`, `-1`.

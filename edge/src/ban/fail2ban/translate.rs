@@ -1,153 +1,40 @@
-//! fail2ban's jails in our words, with a note on everything that has none. Knows both sides' meaning; must
-//! not know how files are written.
+//! One jail of fail2ban's in our words, with a note on everything that has none. Knows both sides' meaning;
+//! must not know other jails, nor how files are written.
 
-use std::collections::BTreeSet;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
 
-use super::files::Merged;
-use super::interpolate::{self, Given};
-use super::jail::{Jail, Jails};
+use super::interpolate::Given;
+use super::jail::Jail;
 use super::paths::{absent, without_classes};
-use super::report::{General, missing_includes};
-use super::{Import, ImportFault, ImportedFilter, ImportedJail, Kind, Note, options, time};
-use crate::ban::{
-    Action, Brake, Escalation, FilterText, JailSettings, MAX_BAN_TIME, MAX_FILTER_LINES, MAX_OFFENCES,
-    Prefixes, Source,
-};
+use super::{Kind, Note, options, time};
+use crate::ban::{Action, Brake, Escalation, JailSettings, MAX_BAN_TIME, MAX_OFFENCES, Prefixes, Source};
 
 /// What fail2ban's server does where nobody says anything.
 const SILENT_MAX_RETRY: u32 = 3;
 const SILENT_TIME: Duration = Duration::from_secs(600);
-/// fail2ban forgets bans that are older, where `fail2ban.conf` says nothing.
-const SILENT_PURGE_AGE: Duration = Duration::from_secs(86_400);
-
-pub(super) fn import(folder: &Path) -> Result<Import, ImportFault> {
-    let mut jails = Jails::read(folder)?;
-    let mut import = Import { folder: folder.to_owned(), ..Import::default() };
-    missing_includes(&mut import.notes, &jails.merged().missing, None, true);
-    let forgiveness = purge_age(folder)?;
-    let mut all = General::default();
-    for name in jails.names() {
-        let was_enabled = jails.is_enabled(&name);
-        match jails.jail(&name, false).and_then(|jail| readable(&mut jails, jail)).and_then(with_patterns) {
-            Ok((jail, journal)) => {
-                let mut one = Translation { jail: &jail, was_enabled, off: false, notes: Vec::new() };
-                one.journal(journal);
-                let settings = one.settings(forgiveness);
-                all.look_at(&jail, was_enabled);
-                let enabled = was_enabled && !one.off;
-                missing_includes(&mut one.notes, &jail.missing, Some(&jail.name), was_enabled);
-                import.notes.append(&mut one.notes);
-                import.take(&jail, settings, was_enabled, enabled);
-            }
-            Err(fault) => {
-                let (file, line) = jails.place(&name);
-                let what = fault.to_string();
-                import.notes.push(Note {
-                    kind: Kind::LeftOut,
-                    jail: Some(name),
-                    enabled: was_enabled,
-                    file,
-                    line,
-                    what,
-                });
-            }
-        }
-    }
-    all.note(folder, &mut import.notes);
-    Ok(import)
-}
-
-/// A jail on the journal is read for its log files where it names some; the second says whether it is one.
-fn readable(jails: &mut Jails, jail: Jail) -> Result<(Jail, bool), ImportFault> {
-    let journal = jail.said("backend").is_some_and(|backend| backend.starts_with("systemd"));
-    if journal && jail.said("logpath").is_some() {
-        return Ok((jails.jail(&jail.name, true)?, true));
-    }
-    Ok((jail, journal))
-}
-
-/// A jail whose filter matches nothing is none; and of lines no more are kept than edge can.
-fn with_patterns((mut jail, journal): (Jail, bool)) -> Result<(Jail, bool), ImportFault> {
-    if jail.text.failregex.is_empty() {
-        let what = format!("its filter {} has no failregex, so nothing would ever match", jail.filter);
-        return Err(ImportFault::Jail { file: jail.file, line: jail.line, jail: jail.name, what });
-    }
-    jail.text.max_lines = jail.text.max_lines.min(MAX_FILTER_LINES);
-    Ok((jail, journal))
-}
-
-/// After how long fail2ban's database forgets, and with it the counting of repeated bans.
-fn purge_age(folder: &Path) -> Result<Duration, ImportFault> {
-    let Some(merged) = Merged::read(&folder.join("fail2ban"))? else { return Ok(SILENT_PURGE_AGE) };
-    for section in ["Definition", "DEFAULT"] {
-        let value = interpolate::value(&merged, section, "dbpurgeage", &Given::new()).ok().flatten();
-        if let Some(age) = value.and_then(|value| time::seconds(&value.text)).filter(|age| *age > 0.0) {
-            return Ok(whole(age));
-        }
-    }
-    Ok(SILENT_PURGE_AGE)
-}
 
 /// Whole seconds, at least one, and no longer than anybody is banned.
-fn whole(seconds: f64) -> Duration {
+pub(super) fn whole(seconds: f64) -> Duration {
     Duration::try_from_secs_f64(seconds.ceil().max(1.0)).map_or(MAX_BAN_TIME, |time| time.min(MAX_BAN_TIME))
 }
 
-impl Import {
-    fn take(&mut self, jail: &Jail, mut settings: JailSettings, was_enabled: bool, enabled: bool) {
-        settings.filter = self.filter(jail);
-        let said = jail.options.iter().map(|(name, value)| (name.clone(), value.text.clone())).collect();
-        self.jails.push(ImportedJail {
-            settings,
-            enabled,
-            was_enabled,
-            file: jail.file.clone(),
-            line: jail.line,
-            said,
-        });
-    }
-
-    /// The name of this jail's filter: jails with the same patterns share one.
-    fn filter(&mut self, jail: &Jail) -> String {
-        let unnamed = FilterText { name: String::new(), ..jail.text.clone() };
-        let base = named(jail.filter.strip_suffix(".conf").unwrap_or(&jail.filter).rsplit('/').next());
-        let same = |filter: &&ImportedFilter| {
-            filter.text.name.starts_with(&*base)
-                && FilterText { name: String::new(), ..filter.text.clone() } == unnamed
-        };
-        if let Some(found) = self.filters.iter().find(same) {
-            return found.text.name.clone();
-        }
-        let taken: BTreeSet<&str> = self.filters.iter().map(|filter| &*filter.text.name).collect();
-        let numbered = (2..).map(|n| format!("{}-{n}", base.get(..58).unwrap_or(&base)));
-        let name = [base.clone(), named(Some(&format!("{base}-{}", jail.name)))]
-            .into_iter()
-            .chain(numbered)
-            .find(|name| !taken.contains(&**name))
-            .unwrap_or(base);
-        let text = FilterText { name: name.clone(), ..unnamed };
-        self.filters.push(ImportedFilter { text, file: jail.filter_file.clone() });
-        name
-    }
-}
-
 /// A name as our configuration takes it.
-fn named(name: Option<&str>) -> String {
+pub(super) fn named(name: Option<&str>) -> String {
     let fit = |c: char| if c.is_ascii_alphanumeric() || matches!(c, '.' | '-' | '_') { c } else { '-' };
     let name: String = name.unwrap_or_default().trim_start_matches('.').chars().take(64).map(fit).collect();
     if name.is_empty() { "unnamed".to_owned() } else { name }
 }
 
 /// One jail on its way.
-struct Translation<'j> {
-    jail: &'j Jail,
-    was_enabled: bool,
-    off: bool,
-    notes: Vec<Note>,
+pub(super) struct Translation<'j> {
+    pub(super) jail: &'j Jail,
+    pub(super) was_enabled: bool,
+    /// On, it would do harm or nothing.
+    pub(super) off: bool,
+    pub(super) notes: Vec<Note>,
 }
 
 impl Translation<'_> {
@@ -164,7 +51,7 @@ impl Translation<'_> {
         self.note(Kind::SwitchedOff, option, what);
     }
 
-    fn settings(&mut self, forgiveness: Duration) -> JailSettings {
+    pub(super) fn settings(&mut self, forgiveness: Duration) -> JailSettings {
         let ban_time = self.ban_time();
         let find_time = self.find_time();
         let source = self.source();
@@ -224,7 +111,7 @@ impl Translation<'_> {
         self.time("findtime").map_or(SILENT_TIME, whole)
     }
 
-    fn journal(&mut self, journal: bool) {
+    pub(super) fn journal(&mut self, journal: bool) {
         if !journal {
             return;
         }
@@ -333,10 +220,14 @@ impl Translation<'_> {
     }
 
     fn action(&mut self) -> Action {
-        let mut bans = false;
+        let (mut bans, mut lets_in) = (false, false);
         let written = self.jail.said("action").unwrap_or_default().to_owned();
         for one in options::several(&written) {
-            let name = options::named(one).map_or_else(|_| one.to_owned(), |(name, _)| name);
+            let (name, given) = options::named(one).unwrap_or_else(|_| (one.to_owned(), Given::new()));
+            // Such a jail opens a port to who matches, after a knock.
+            let verdict = given.get("blocktype").map(|verdict| verdict.to_ascii_uppercase());
+            lets_in |=
+                verdict.is_some_and(|verdict| verdict.starts_with("RETURN") || verdict.starts_with("ACCEPT"));
             if BANNING.iter().any(|start| name.starts_with(start)) {
                 bans = true;
             } else {
@@ -350,7 +241,11 @@ impl Translation<'_> {
             let what = "bans nobody by this host's firewall, so it only logs here; write action = \"ban\" if it shall";
             self.note(Kind::Different, "action", what.to_owned());
         }
-        if bans { Action::Ban } else { Action::Log }
+        if lets_in {
+            let what = "lets in who matches instead of shutting out; edge has no such jails".to_owned();
+            self.switch_off("action", what);
+        }
+        if bans && !lets_in { Action::Ban } else { Action::Log }
     }
 
     /// What is left: options that have no counterpart.
@@ -427,7 +322,10 @@ fn network(word: &str) -> Option<IpNet> {
 mod tests {
     use std::fs;
 
+    use super::super::carry::{SILENT_PURGE_AGE, import};
     use super::*;
+    use crate::ban::FilterText;
+    use crate::ban::fail2ban::Import;
 
     const JAILS: &str = "\
 [DEFAULT]
@@ -470,6 +368,12 @@ bantime.increment = true
 bantime.multipliers = 1 5 30
 bantime.maxtime = 2d
 action = cloudflare
+[knock]
+enabled = true
+filter = one
+logpath = /dev/null
+action = %(banaction)s[port=\"ftp\"][blocktype=RETURN, returntype=DROP,
+    actionrepair_on_unban=true]
 ";
     const FILTER: &str = "\
 [Definition]
@@ -544,7 +448,7 @@ maxlines = 3
         assert_eq!(texts[1].name, "one-two");
         assert_eq!(texts[1].failregex, ["^soft <HOST>$", "^hard file<HOST>$", "^mine <HOST>"]);
         let used: Vec<&str> = import.jails.iter().map(|jail| &*jail.settings.filter).collect();
-        assert_eq!(used, ["one", "one-two", "one", "one"]);
+        assert_eq!(used, ["one", "one-two", "one", "one", "one"]);
     }
 
     #[test]
@@ -582,6 +486,18 @@ maxlines = 3
     }
 
     #[test]
+    fn a_jail_that_lets_in_bans_nobody() {
+        let import = imported();
+        let knock = &import.jails[4];
+        assert!(knock.was_enabled && !knock.enabled && knock.settings.action == Action::Log);
+        let told = notes(&import, "knock");
+        assert!(
+            told.iter().any(|note| note.starts_with("45: switched off: lets in who matches")),
+            "{told:#?}"
+        );
+    }
+
+    #[test]
     fn a_broken_jail_is_left_out_and_told() {
         let import = imported();
         assert!(import.jails.iter().all(|jail| jail.settings.name != "four"));
@@ -596,7 +512,10 @@ maxlines = 3
     fn only_what_is_on_can_be_kept() {
         let mut import = imported();
         import.keep_enabled();
-        assert_eq!(import.jails.iter().map(|jail| &*jail.settings.name).collect::<Vec<_>>(), ["one", "two"]);
+        assert_eq!(
+            import.jails.iter().map(|jail| &*jail.settings.name).collect::<Vec<_>>(),
+            ["one", "two", "knock"]
+        );
         assert_eq!(import.filters.len(), 2);
         assert!(notes(&import, "five").is_empty());
         import.note_forgeable(|text| vec![format!("{} patterns", text.failregex.len())]);
