@@ -212,7 +212,7 @@ impl BanStore {
         }
         let lease =
             opened.restored.leases.iter().map(|lease| lease.id).max().unwrap_or(0).max(opened.last_lease);
-        let writer = Writer::new(file.to_owned(), opened.connection, Arc::clone(&queue), now);
+        let writer = Writer::new(file.to_owned(), opened.connection, opened.rows, Arc::clone(&queue), now);
         let thread = std::thread::Builder::new().name("ban-store".to_owned()).spawn(move || writer.run());
         let thread = Some(thread.map_err(|source| BanStoreError::Thread { source })?);
         Ok((Self { file: file.to_owned(), queue, lease: AtomicI64::new(lease), thread }, opened.restored))

@@ -1,5 +1,6 @@
 //! The file: opened, made, moved aside when it is damaged, and read. Must not know the queue.
 
+use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -13,14 +14,15 @@ use super::rows::{
 };
 use super::{BanStoreError, Evidence, KEEP, Lease, Position, Restored, StoredBan, WouldBan};
 
+/// Bans and evidence have no index: an attack's networks come in no order, and each would touch a
+/// page of its own. The writer remembers their rows, and who asks for evidence waits for a scan.
 /// Each runs once, in order; the file's `user_version` counts them.
 const MIGRATIONS: [&str; 1] = ["
-    CREATE TABLE bans (network BLOB PRIMARY KEY, jail TEXT NOT NULL, since INTEGER NOT NULL,
+    CREATE TABLE bans (id INTEGER PRIMARY KEY, network BLOB NOT NULL, jail TEXT NOT NULL, since INTEGER NOT NULL,
         ends INTEGER NOT NULL, offences INTEGER NOT NULL, times INTEGER NOT NULL,
-        throttle INTEGER NOT NULL, reason TEXT NOT NULL) WITHOUT ROWID;
+        throttle INTEGER NOT NULL, reason TEXT NOT NULL);
     CREATE TABLE evidence (id INTEGER PRIMARY KEY, network BLOB NOT NULL, at INTEGER NOT NULL,
         jail TEXT NOT NULL, lines BLOB NOT NULL);
-    CREATE INDEX evidence_network ON evidence (network);
     CREATE TABLE leases (id INTEGER PRIMARY KEY, network BLOB NOT NULL, ticket TEXT NOT NULL,
         since INTEGER NOT NULL, ends INTEGER NOT NULL, ended INTEGER);
     CREATE TABLE would_bans (id INTEGER PRIMARY KEY, lease INTEGER NOT NULL, network BLOB NOT NULL,
@@ -37,9 +39,13 @@ const MAX_PAGES: u32 = 262_144;
 /// More damaged files than this are not kept: the last takes the place of its predecessor.
 const DAMAGED: u32 = 5;
 
+/// Which row is a network's.
+pub(super) type Rows = HashMap<IpNet, i64>;
+
 pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) restored: Restored,
+    pub(super) rows: Rows,
     pub(super) last_lease: i64,
     /// What was wrong with the file that was there before.
     pub(super) damage: Option<String>,
@@ -116,11 +122,11 @@ fn try_open(file: &Path, now: Duration) -> Result<Opened, BanStoreError> {
     prepare(&connection).map_err(wrap)?;
     migrate(&mut connection, found).map_err(wrap)?;
     prune_old(&connection, now).map_err(wrap)?;
-    let restored = restore(&connection).map_err(wrap)?;
+    let (restored, rows) = restore(&connection).map_err(wrap)?;
     let last =
         connection.query_row("SELECT max(lease) FROM would_bans", [], |row| row.get::<_, Option<i64>>(0));
     let last_lease = last.map_err(wrap)?.unwrap_or(0);
-    Ok(Opened { connection, restored, last_lease, damage: None })
+    Ok(Opened { connection, restored, rows, last_lease, damage: None })
 }
 
 fn prepare(connection: &Connection) -> rusqlite::Result<()> {
@@ -155,14 +161,18 @@ pub(super) fn prune_old(connection: &Connection, now: Duration) -> rusqlite::Res
     Ok(())
 }
 
-fn restore(connection: &Connection) -> rusqlite::Result<Restored> {
-    let mut restored = Restored::default();
-    let mut read = connection
-        .prepare("SELECT network, jail, since, ends, offences, times, throttle, reason FROM bans")?;
+fn restore(connection: &Connection) -> rusqlite::Result<(Restored, Rows)> {
+    let (mut restored, mut known) = (Restored::default(), Rows::new());
+    let mut twice = false;
+    let mut read = connection.prepare(
+        "SELECT network, jail, since, ends, offences, times, throttle, reason, id FROM bans ORDER BY id",
+    )?;
     let mut rows = read.query([])?;
     while let Some(row) = rows.next()? {
+        let network = network(row, 0)?;
+        twice |= known.insert(network, row.get(8)?).is_some();
         restored.bans.push(StoredBan {
-            network: network(row, 0)?,
+            network,
             jail: row.get(1)?,
             since: time(row, 2)?,
             until: time(row, 3)?,
@@ -171,6 +181,13 @@ fn restore(connection: &Connection) -> rusqlite::Result<Restored> {
             throttle: row.get(6)?,
             reason: row.get(7)?,
         });
+    }
+    if twice {
+        // Two programs wrote at once, during an upgrade: the later row counts.
+        let mut seen = HashSet::new();
+        restored.bans.reverse();
+        restored.bans.retain(|ban| seen.insert(ban.network));
+        restored.bans.reverse();
     }
     let off = connection
         .query_row("SELECT value FROM settings WHERE name = 'off'", [], |row| row.get::<_, Option<i64>>(0));
@@ -192,7 +209,7 @@ fn restore(connection: &Connection) -> rusqlite::Result<Restored> {
     let mut read = connection
         .prepare("SELECT path, device, inode, position, fingerprint FROM positions ORDER BY rowid")?;
     restored.positions = read.query_map([], position)?.collect::<Result<_, _>>()?;
-    Ok(restored)
+    Ok((restored, known))
 }
 
 fn position(row: &Row<'_>) -> rusqlite::Result<Position> {
@@ -215,6 +232,12 @@ fn network(row: &Row<'_>, index: usize) -> rusqlite::Result<IpNet> {
 
 fn time(row: &Row<'_>, index: usize) -> rusqlite::Result<Duration> {
     row.get(index).map(time_from_row)
+}
+
+/// Which row is whose, read anew.
+pub(super) fn rows_of(connection: &Connection) -> rusqlite::Result<Rows> {
+    let mut read = connection.prepare("SELECT network, id FROM bans ORDER BY id")?;
+    read.query_map([], |row| Ok((network(row, 0)?, row.get(1)?)))?.collect()
 }
 
 /// A connection of its own, so that a question never waits for the writer.

@@ -6,10 +6,12 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rusqlite::{CachedStatement, Connection, Transaction, params};
 
 use super::queue::{Queue, Work};
 use super::rows::{bits_to_row, lines_to_row, network_to_row, time_to_row};
+use super::schema::Rows;
 use super::{Change, Lease, Position, StoredBan, WouldBan, schema};
 
 /// After so long without changes the disk is asked to keep what it has.
@@ -32,6 +34,9 @@ const MAX_OWED: usize = 1024;
 pub(super) struct Writer {
     file: PathBuf,
     connection: Connection,
+    rows: Rows,
+    /// The last ban's row; none is given twice.
+    last_row: i64,
     queue: Arc<Queue>,
     /// The latest time that a change has told, because this room has no clock.
     latest: Duration,
@@ -56,10 +61,28 @@ struct Trouble {
 }
 
 impl Writer {
-    pub(super) fn new(file: PathBuf, connection: Connection, queue: Arc<Queue>, now: Duration) -> Self {
+    pub(super) fn new(
+        file: PathBuf,
+        connection: Connection,
+        rows: Rows,
+        queue: Arc<Queue>,
+        now: Duration,
+    ) -> Self {
+        let last_row = last(&rows);
         connection.set_prepared_statement_cache_capacity(32);
         let trouble = Trouble::default();
-        Self { file, connection, queue, latest: now, pruned: now, uncounted: 0, unsynced: false, trouble }
+        Self {
+            file,
+            connection,
+            rows,
+            last_row,
+            queue,
+            latest: now,
+            pruned: now,
+            uncounted: 0,
+            unsynced: false,
+            trouble,
+        }
     }
 
     pub(super) fn run(mut self) {
@@ -99,6 +122,9 @@ impl Writer {
         self.notice(&changes);
         let resync = changes.iter().any(|change| matches!(change, Change::Replace(_)));
         let written = self.transact(&changes);
+        if written.is_err() && (resync || changes.iter().any(|change| matches!(change, Change::Clear))) {
+            self.read_rows();
+        }
         match written {
             Ok(()) => self.written(&changes, resync),
             Err(error) => self.failed(changes, resync, &error),
@@ -175,6 +201,8 @@ impl Writer {
             Ok(opened) => {
                 tracing::error!("ban store: {text}");
                 self.connection = opened.connection;
+                self.last_row = last(&opened.rows);
+                self.rows = opened.rows;
                 self.connection.set_prepared_statement_cache_capacity(32);
                 self.queue.tell(opened.damage.unwrap_or(text));
                 self.queue.ask_resync();
@@ -186,21 +214,21 @@ impl Writer {
     fn transact(&mut self, changes: &[Change]) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction()?;
         self.trouble.pay(&transaction)?;
-        let mut batch = Batch::new(&transaction)?;
+        let mut batch = Batch::new(&transaction, &mut self.rows, &mut self.last_row)?;
         for change in changes {
             match change {
                 Change::Ban(ban, lines) => {
                     batch.ban(ban)?;
                     batch.evidence(ban, lines)?;
                 }
-                Change::End { network, at } => batch.end(network_to_row(*network), time_to_row(*at))?,
-                Change::Clear => drop(transaction.execute("DELETE FROM bans", [])?),
+                Change::End { network, at } => batch.end(*network, *at)?,
+                Change::Clear => batch.clear()?,
                 Change::Off(until) => off(&transaction, *until)?,
                 Change::Lease(given) => lease(&transaction, given)?,
                 Change::WouldBan(would) => would_ban(&transaction, would)?,
                 Change::Positions(all) => positions(&transaction, all)?,
                 Change::Replace(bans) => {
-                    transaction.execute("DELETE FROM bans", [])?;
+                    batch.clear()?;
                     for ban in bans {
                         batch.ban(ban)?;
                     }
@@ -212,16 +240,25 @@ impl Writer {
         transaction.commit()
     }
 
+    fn read_rows(&mut self) {
+        // Where even reading fails, rows may come twice: the later one counts at the next start.
+        if let Ok(rows) = schema::rows_of(&self.connection) {
+            self.rows = rows;
+        }
+    }
+
     /// Now and then, as the changes' own times pass.
     fn prune(&mut self) {
         if self.latest.saturating_sub(self.pruned) >= PRUNE_EVERY {
             self.pruned = self.latest;
             // What is not forgotten now is forgotten an hour later.
             let _later = schema::prune_old(&self.connection, self.latest);
+            self.read_rows();
         }
         if self.uncounted >= COUNT_EVERY {
             self.uncounted = 0;
             let _later = bound_bans(&self.connection);
+            self.read_rows();
         }
     }
 }
@@ -262,24 +299,35 @@ impl Trouble {
 
 /// The statements of a flood, prepared once a transaction.
 struct Batch<'a> {
+    connection: &'a Connection,
+    rows: &'a mut Rows,
+    last_row: &'a mut i64,
     ban: CachedStatement<'a>,
     evidence: CachedStatement<'a>,
     end: CachedStatement<'a>,
 }
 
 impl<'a> Batch<'a> {
-    fn new(connection: &'a Connection) -> rusqlite::Result<Self> {
+    fn new(connection: &'a Connection, rows: &'a mut Rows, last_row: &'a mut i64) -> rusqlite::Result<Self> {
         Ok(Self {
+            connection,
+            rows,
+            last_row,
             ban: connection
-                .prepare_cached("INSERT OR REPLACE INTO bans VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)")?,
+                .prepare_cached("INSERT OR REPLACE INTO bans VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?,
             evidence: connection
                 .prepare_cached("INSERT INTO evidence (network, at, jail, lines) VALUES (?1, ?2, ?3, ?4)")?,
-            end: connection.prepare_cached("UPDATE bans SET ends = min(ends, ?2) WHERE network = ?1")?,
+            end: connection.prepare_cached("UPDATE bans SET ends = min(ends, ?2) WHERE id = ?1")?,
         })
     }
 
     fn ban(&mut self, ban: &StoredBan) -> rusqlite::Result<()> {
+        let row = *self.rows.entry(ban.network).or_insert_with(|| {
+            *self.last_row += 1;
+            *self.last_row
+        });
         self.ban.execute(params![
+            row,
             network_to_row(ban.network),
             ban.jail,
             time_to_row(ban.since),
@@ -300,10 +348,22 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
-    fn end(&mut self, network: Vec<u8>, at: i64) -> rusqlite::Result<()> {
-        self.end.execute(params![network, at])?;
+    fn end(&mut self, network: IpNet, at: Duration) -> rusqlite::Result<()> {
+        if let Some(row) = self.rows.get(&network) {
+            self.end.execute(params![row, time_to_row(at)])?;
+        }
         Ok(())
     }
+
+    fn clear(&mut self) -> rusqlite::Result<()> {
+        self.connection.execute("DELETE FROM bans", [])?;
+        self.rows.clear();
+        Ok(())
+    }
+}
+
+fn last(rows: &Rows) -> i64 {
+    rows.values().copied().max().unwrap_or(0)
 }
 
 fn off(connection: &Connection, until: Option<Duration>) -> rusqlite::Result<()> {
