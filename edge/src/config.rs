@@ -17,9 +17,9 @@ use std::time::Duration;
 use ipnet::IpNet;
 use shared::config::{ByteSize, Faults, Section, read_file};
 
-pub use bans::{Bans, FirewallKind};
+pub use bans::Bans;
 pub use jails::WrittenFilter;
-pub use throttle::{Rate, Throttle};
+pub use throttle::Throttle;
 
 use crate::{access_log, gateway, route, upstream};
 
@@ -165,6 +165,7 @@ mod tests {
 
     use super::*;
     use crate::access_log::Format;
+    use crate::admission::Rate;
     use crate::ban;
     use crate::gateway::Address;
     use crate::route::HostPattern;
@@ -446,9 +447,8 @@ edge.toml:29:10: gateway.listen: \"0.0.0.0:8445\" is not loopback, and the gatew
     fn a_route_may_have_a_rate_of_its_own() {
         let route = "[[route]]\nhost = \"a.b\"\nupstream = \"app\"\nrate = 5\n";
         let rate = |text: &str| read(&format!("{LEAST}{text}")).unwrap().routes[1].rate.unwrap();
-        let shown = |rate: Rate| (rate.per_second.get(), rate.burst.get());
-        assert_eq!(shown(rate(route)), (5, 5));
-        assert_eq!(shown(rate(&format!("{route}burst = 9\n"))), (5, 9));
+        assert_eq!(Ok(rate(route)), Rate::new(5.0, 5));
+        assert_eq!(Ok(rate(&format!("{route}burst = 9\n"))), Rate::new(5.0, 9));
         assert_eq!(
             faults_with(&route.replace("rate = 5", "burst = 5")),
             "16:9: route.burst: limits nothing without a rate; write rate = 50 too, or leave it out"

@@ -29,10 +29,10 @@ use crate::firewall;
 use crate::listen::live::Connections;
 use ban_store::{BanStore, BanStoreError, Restored};
 use detector::Detector;
-use shared::config::Faults;
 use enforce::Enforcement;
 use engine::{Engine, Event, Flags, Questions, Schedule};
 use figures::Counters;
+use shared::config::Faults;
 use tail::{Tail, TailError};
 
 /// How long an operator waits for the engine.
@@ -150,8 +150,9 @@ impl LogWatch {
 
     /// How it does, at most about a second old.
     #[must_use]
-    pub fn summary(&self) -> Summary {
-        self.status.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    pub fn summary(&self) -> Arc<dyn Fn() -> Option<Summary> + Send + Sync> {
+        let status = Arc::clone(&self.status);
+        Arc::new(move || Some(status.lock().unwrap_or_else(PoisonError::into_inner).clone()))
     }
 
     /// Has the thread ended by itself? Then nobody is banned any more, and edge must stop.

@@ -5,7 +5,7 @@ use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::listen::socket;
 use crate::tls::Certificates;
-use crate::{admin, gateway};
+use crate::{admin, gateway, log_watch};
 
 /// One sentence for each fault; empty where edge would start.
 #[must_use]
@@ -26,6 +26,11 @@ pub fn check(config: &Config) -> Vec<String> {
                 route.path_prefix, route.upstream
             ));
         }
+    }
+    if config.bans.enabled
+        && let Some(found) = log_watch::faults(&config.bans)
+    {
+        faults.extend(found.0.iter().map(ToString::to_string));
     }
     faults.extend(AccessLog::fault(&config.access_log).map(|error| error.to_string()));
     if let Some(gateway) = &config.gateway

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use shared::shutdown::{self, Shutdown};
 use shared::systemd::{self, Life};
 use tokio::runtime::{Builder, Runtime};
@@ -16,13 +17,15 @@ use tokio::time::{Instant, MissedTickBehavior, interval, sleep, timeout};
 use crate::access_log::{AccessLog, AccessLogError};
 use crate::admin::{self, AdminError, Readiness};
 use crate::admission::{Banned, InFlight, Rate, Rates};
+use crate::ban::words::Answer;
 use crate::client::TrustedProxies;
 use crate::config::Config;
 use crate::gateway::{Gateway, GatewayError, Limits, Settings as GatewaySettings, Vaults};
-use crate::listen::live::{Connections, MAX_IDLE};
+use crate::listen::live::Connections;
 use crate::listen::redirect::Redirect;
 use crate::listen::report::Report;
 use crate::listen::{self, Door, ListenError, Sockets, socket};
+use crate::log_watch::{LogWatch, LogWatchError, Places};
 use crate::metrics::Metrics;
 use crate::proxy::{Engine, Site};
 use crate::route::{HostPattern, Routes};
@@ -51,6 +54,9 @@ pub enum ServeError {
     /// The access log.
     #[error(transparent)]
     AccessLog(#[from] AccessLogError),
+    /// The ban engine.
+    #[error(transparent)]
+    LogWatch(#[from] LogWatchError),
     /// Certificates.
     #[error(transparent)]
     Tls(#[from] TlsError),
@@ -88,21 +94,27 @@ async fn run(config: Config) -> Result<(), ServeError> {
 
     let metrics = Metrics::new();
     let readiness = Readiness::new();
-    let access_log = AccessLog::start(&config.access_log, Arc::clone(&metrics), None)?;
+    let trusted = TrustedProxies::new(config.clients.trusted_proxies.clone());
+    let places = Places {
+        banned: Banned::new(),
+        connections: Connections::new(config.bans.max_idle_connections, trusted, Arc::clone(&metrics)),
+        rates: rates(&config),
+    };
+    let log_watch = start_log_watch(&config, &places, &metrics)?;
+    let tap = log_watch.as_ref().map(LogWatch::tap);
+    let access_log = AccessLog::start(&config.access_log, Arc::clone(&metrics), tap)?;
     let certificates = Certificates::load(&config.certificates)?;
     let acceptor = tls::acceptor(Arc::clone(&certificates))?;
     let sockets = open_sockets(&config)?;
-    let banned = Banned::new();
-    let site = site(&config, &metrics, &readiness, &access_log, &banned);
+    let site = site(&config, &metrics, &readiness, &access_log, &places);
     let report = Report::new(access_log.clone(), Arc::clone(&metrics));
-    let connections = Connections::new(MAX_IDLE, site.trusted.clone(), Arc::clone(&metrics));
     let door = Door::new(
         config.listen.clone(),
         acceptor,
         redirect(&config),
         report,
-        connections,
-        Arc::clone(&banned),
+        Arc::clone(&places.connections),
+        Arc::clone(&places.banned),
     );
 
     // Health is answered to the very end, handlers may call as long as requests are in flight.
@@ -114,6 +126,14 @@ async fn run(config: Config) -> Result<(), ServeError> {
         readiness: Arc::clone(&readiness),
         in_flight: Arc::clone(&site.in_flight),
         reload: Arc::new(move || told(&reload.reload(true))),
+        bans: match &log_watch {
+            Some(log_watch) => log_watch.asker(),
+            None => Arc::new(|_| Answer::Refused { why: "bans are switched off (bans.enabled)".to_owned() }),
+        },
+        bans_summary: match &log_watch {
+            Some(log_watch) => log_watch.summary(),
+            None => Arc::new(|| None),
+        },
     };
     let admin = admin::start(config.admin, &config.control_socket, parts, last.clone()).await?;
     let handlers_may_leave = Shutdown::new();
@@ -160,8 +180,12 @@ async fn run(config: Config) -> Result<(), ServeError> {
             _ = certificate_look.tick() => look(&certificates, false).await,
             _ = health_look.tick() => {
                 site.rates.tidy();
-                banned.purge(listen::seconds_now());
                 site.report_upstreams();
+                if log_watch.as_ref().is_some_and(LogWatch::is_dead) {
+                    failure = Some(ServeError::Thread("the ban engine's".to_owned()));
+                    shutdown.cancel();
+                    break;
+                }
                 report_vaults(vaults.as_ref(), &readiness);
             }
             ending = endings.recv() => {
@@ -201,7 +225,13 @@ async fn run(config: Config) -> Result<(), ServeError> {
     last.cancel();
     let _ = timeout(AFTERMATH, admin).await;
     // Blocks for a bounded time until what is queued is written.
-    let _ = tokio::task::spawn_blocking(move || access_log.close()).await;
+    let close = move || {
+        access_log.close();
+        if let Some(log_watch) = log_watch {
+            log_watch.close();
+        }
+    };
+    let _ = tokio::task::spawn_blocking(close).await;
     failure.map_or(Ok(()), Err)
 }
 
@@ -279,15 +309,14 @@ fn site(
     metrics: &Arc<Metrics>,
     readiness: &Arc<Readiness>,
     access_log: &AccessLog,
-    banned: &Arc<Banned>,
+    places: &Places,
 ) -> Arc<Site> {
     Arc::new(Site {
         direct_name: config.direct_name.clone(),
         listen: config.listen.clone(),
         trusted: TrustedProxies::new(config.clients.trusted_proxies.clone()),
-        banned: Arc::clone(banned),
-        // No client and no route has a rate until the configuration gives it one.
-        rates: Rates::new(None, &vec![None; config.routes.len()], Rate::OFFENDER),
+        banned: Arc::clone(&places.banned),
+        rates: Arc::clone(&places.rates),
         in_flight: InFlight::new(config.clients.max_in_flight),
         retry_after: config.clients.retry_after,
         routes: Routes::new(config.routes.clone()),
@@ -297,6 +326,29 @@ fn site(
         metrics: Arc::clone(metrics),
         started: Instant::now(),
     })
+}
+
+fn rates(config: &Config) -> Arc<Rates> {
+    let routes: Vec<Option<Rate>> = config.routes.iter().map(|route| route.rate).collect();
+    Rates::new(config.throttle.client, &routes, config.throttle.offender)
+}
+
+/// Whoever edge needs can never be banned, whatever the logs say.
+fn start_log_watch(
+    config: &Config,
+    places: &Places,
+    metrics: &Metrics,
+) -> Result<Option<LogWatch>, LogWatchError> {
+    if !config.bans.enabled {
+        tracing::warn!("bans are switched off (bans.enabled)");
+        return Ok(None);
+    }
+    let mut settings = config.bans.clone();
+    settings.never.extend(&config.clients.trusted_proxies);
+    settings.never.extend(config.bans.peers.iter().copied().map(IpNet::from));
+    let vaults = config.gateway.iter().flat_map(|gateway| &gateway.vaults);
+    settings.never.extend(vaults.map(|vault| IpNet::from(vault.address.ip())));
+    LogWatch::start(settings, places.clone(), metrics.registry()).map(Some)
 }
 
 fn redirect(config: &Config) -> Redirect {

@@ -1,6 +1,8 @@
 //! `edge fail2ban import | test`. Knows arguments, files and how a report is shown; what fail2ban's files
 //! mean is read elsewhere.
 
+pub mod test;
+
 use std::fs;
 use std::io::{ErrorKind, Write};
 use std::path::{Path, PathBuf};
@@ -11,6 +13,7 @@ use serde_json::json;
 use super::{Failure, pretty, say};
 use crate::ban::FilterText;
 use crate::ban::fail2ban::{Import, import};
+use crate::ban::filter::Filter;
 
 /// What `edge fail2ban` can do.
 #[derive(Debug, Subcommand)]
@@ -30,6 +33,8 @@ pub enum Fail2banVerb {
         #[arg(long, requires = "output")]
         replace: bool,
     },
+    /// Try a filter on a log or a line, as fail2ban-regex does.
+    Test(test::Arguments),
 }
 
 /// Carries `verb` out.
@@ -51,12 +56,13 @@ pub fn run(verb: &Fail2banVerb, json: bool) -> Result<(), Failure> {
                 if json { as_json(&import, output.as_deref())? } else { as_text(&import, output.as_deref()) };
             say(shown.trim_end())
         }
+        Fail2banVerb::Test(arguments) => test::run(arguments, json),
     }
 }
 
 /// Patterns into which a client could write another's address, one sentence each.
-fn forgeable(_filter: &FilterText) -> Vec<String> {
-    Vec::new()
+fn forgeable(filter: &FilterText) -> Vec<String> {
+    Filter::forgeable(filter).iter().map(ToString::to_string).collect()
 }
 
 /// A new file under another name first: whoever reads the folder meanwhile sees all of it or nothing.

@@ -76,6 +76,8 @@ pub fn run(arguments: &Arguments, config: &Path, json: bool) -> Result<(), Failu
     let (mut lines, mut too_long) = (0, 0);
     let mut clients = HashSet::new();
     for log in &arguments.logs {
+        // Jails name their logs by absolute paths.
+        let log = &log.canonicalize().unwrap_or_else(|_| log.clone());
         each_line(log, |line| {
             let Some(line) = line else {
                 too_long += 1;

@@ -13,6 +13,7 @@ use super::addresses::Taken;
 use super::builtin;
 use super::jails::{Collected, WrittenFilter};
 use crate::ban::JailSettings;
+use crate::firewall;
 
 /// What the kernel's sets and our tables are made for.
 const MAX_BANS: usize = 1 << 24;
@@ -20,17 +21,6 @@ const MAX_BANS: usize = 1 << 24;
 const MAX_QUEUE: usize = 1 << 20;
 /// Files of one folder.
 const MAX_FILES: usize = 1024;
-
-/// What carries bans out below HTTP.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum FirewallKind {
-    /// The kernel's nftables, through the privileged helper.
-    Kernel,
-    /// Nothing: what would go to the kernel is only told.
-    Rehearsal,
-    /// Nothing: edge alone keeps the banned out.
-    Nothing,
-}
 
 /// `[bans]`, `[[filter]]` and `[[jail]]`
 #[derive(Clone, Debug, PartialEq)]
@@ -40,9 +30,7 @@ pub struct Bans {
     /// Bans that survive a restart.
     pub store: PathBuf,
     /// What carries bans out below HTTP.
-    pub firewall: FirewallKind,
-    /// Where the privileged helper listens.
-    pub firewall_socket: PathBuf,
+    pub firewall: firewall::Settings,
     /// Bans at once; above, the one that ends first makes room.
     pub max_bans: usize,
     /// Who is never banned, besides whom edge adds by itself: its own addresses, trusted proxies, the other
@@ -67,7 +55,7 @@ pub(super) fn bans(root: &mut Section<'_>, taken: &mut Taken) -> Option<Bans> {
     let enabled = s.or("enabled", true);
     let with_builtin = s.or("builtin", true);
     let store = s.or("store", PathBuf::from("/var/lib/edge/bans.db"));
-    let firewall = firewall(s);
+    let kind = kind(s);
     let firewall_socket = s.or("firewall_socket", PathBuf::from("/run/edge-firewall/firewall.sock"));
     taken.take_socket(s, "firewall_socket", "bans.firewall_socket", &firewall_socket);
     let max_bans = limited(s, "max_bans", 1 << 20, MAX_BANS);
@@ -102,8 +90,11 @@ pub(super) fn bans(root: &mut Section<'_>, taken: &mut Taken) -> Option<Bans> {
     Some(Bans {
         enabled,
         store,
-        firewall: firewall?,
-        firewall_socket,
+        firewall: firewall::Settings {
+            kind: kind?,
+            socket: firewall_socket,
+            ..firewall::Settings::default()
+        },
         max_bans,
         never,
         peers,
@@ -114,12 +105,12 @@ pub(super) fn bans(root: &mut Section<'_>, taken: &mut Taken) -> Option<Bans> {
     })
 }
 
-fn firewall(s: &mut Section<'_>) -> Option<FirewallKind> {
+fn kind(s: &mut Section<'_>) -> Option<firewall::Kind> {
     let written = s.or("firewall", "kernel".to_owned());
     match written.as_str() {
-        "kernel" => Some(FirewallKind::Kernel),
-        "rehearsal" => Some(FirewallKind::Rehearsal),
-        "none" => Some(FirewallKind::Nothing),
+        "kernel" => Some(firewall::Kind::Kernel),
+        "rehearsal" => Some(firewall::Kind::Rehearsal),
+        "none" => Some(firewall::Kind::None),
         other => {
             s.fault(
                 "firewall",
@@ -184,8 +175,7 @@ mod tests {
         let read = read("[bans]\njails_folder = \"/nowhere\"\n").unwrap();
         assert!(read.enabled);
         assert_eq!(read.store, Path::new("/var/lib/edge/bans.db"));
-        assert_eq!(read.firewall, FirewallKind::Kernel);
-        assert_eq!(read.firewall_socket, Path::new("/run/edge-firewall/firewall.sock"));
+        assert_eq!(read.firewall, firewall::Settings::default());
         assert_eq!((read.max_bans, read.queue, read.max_idle_connections), (1_048_576, 65_536, 40));
         assert_eq!((read.never.len(), read.peers.len()), (0, 0));
     }

@@ -1,21 +1,9 @@
 //! Reader of `[throttle]`, and of the rates that routes have of their own. Knows keys, defaults and what
 //! makes sense; must not open anything.
 
-use std::num::NonZeroU32;
-
 use shared::config::Section;
 
-/// Faster than that is no limit but a slip of the finger.
-const MAX_RATE: u32 = 1_000_000;
-
-/// How fast one client may ask: on average, and at once after a rest.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Rate {
-    /// Requests a second.
-    pub per_second: NonZeroU32,
-    /// Requests at once.
-    pub burst: NonZeroU32,
-}
+use crate::admission::Rate;
 
 /// `[throttle]`
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,14 +18,13 @@ pub struct Throttle {
 pub(super) fn throttle(mut section: Section<'_>) -> Option<Throttle> {
     let s = &mut section;
     let client = rate(s, "rate", "burst");
-    let per_second = number(s, "offender_rate", 1);
-    let burst = number(s, "offender_burst", 5);
-    let offender = Rate { per_second: per_second?, burst: burst? };
-    let client = client?;
-    if client.is_some_and(|client| client.per_second < offender.per_second) {
+    let slow = s.or("offender_rate", 1.0);
+    if s.has("rate") && s.or("rate", 50.0) < slow {
         s.fault("offender_rate", "lets offenders ask faster than all others; write less than rate");
     }
-    Some(Throttle { client, offender })
+    let burst = s.or("offender_burst", 5);
+    let offender = noted(s, "offender_rate", slow, burst)?;
+    Some(Throttle { client: client?, offender })
 }
 
 /// The rate of `rate` and `burst`; the outer `None` after noting what is wrong, the inner one where there is
@@ -50,22 +37,21 @@ pub(super) fn rate(s: &mut Section<'_>, rate: &'static str, burst: &'static str)
         }
         return Some(None);
     }
-    let per_second = number(s, rate, 50);
-    let at_once = number(s, burst, per_second.map_or(1, NonZeroU32::get));
-    Some(Some(Rate { per_second: per_second?, burst: at_once? }))
+    let per_second = s.or(rate, 50.0);
+    #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "bounded on the line itself")]
+    let second = per_second.ceil().clamp(1.0, 1e6) as u32;
+    let at_once = s.or(burst, second);
+    noted(s, rate, per_second, at_once).map(Some)
 }
 
-fn number(s: &mut Section<'_>, key: &'static str, default: u32) -> Option<NonZeroU32> {
-    let number = s.or(key, default);
-    if number > MAX_RATE {
-        s.fault(key, format!("{number} is no limit; write at most {MAX_RATE}, or leave it out"));
-        return None;
+fn noted(s: &mut Section<'_>, key: &'static str, per_second: f64, burst: u32) -> Option<Rate> {
+    match Rate::new(per_second, burst) {
+        Ok(rate) => Some(rate),
+        Err(fault) => {
+            s.fault(key, fault);
+            None
+        }
     }
-    let number = NonZeroU32::new(number);
-    if number.is_none() {
-        s.fault(key, "0 would refuse everything; write 1 or more");
-    }
-    number
 }
 
 #[cfg(test)]
@@ -81,17 +67,17 @@ mod tests {
             .map_err(|faults| faults.to_string().replace("edge.toml:", ""))
     }
 
-    fn of(per_second: u32, burst: u32) -> Rate {
-        Rate { per_second: per_second.try_into().unwrap(), burst: burst.try_into().unwrap() }
+    fn of(per_second: f64, burst: u32) -> Rate {
+        Rate::new(per_second, burst).unwrap()
     }
 
     #[test]
     fn nobody_is_throttled_but_offenders_unless_it_is_said() {
-        assert_eq!(read(""), Ok(Throttle { client: None, offender: of(1, 5) }));
-        assert_eq!(read("[throttle]\nrate = 50\n").unwrap().client, Some(of(50, 50)));
+        assert_eq!(read(""), Ok(Throttle { client: None, offender: of(1.0, 5) }));
+        assert_eq!(read("[throttle]\nrate = 50\n").unwrap().client, Some(of(50.0, 50)));
         assert_eq!(
-            read("[throttle]\nrate = 50\nburst = 200\noffender_rate = 2\noffender_burst = 1\n"),
-            Ok(Throttle { client: Some(of(50, 200)), offender: of(2, 1) })
+            read("[throttle]\nrate = 50\nburst = 200\noffender_rate = 0.5\noffender_burst = 1\n"),
+            Ok(Throttle { client: Some(of(50.0, 200)), offender: of(0.5, 1) })
         );
     }
 
@@ -102,9 +88,10 @@ mod tests {
             "2:9: throttle.burst: limits nothing without a rate; write rate = 50 too, or leave it out"
         );
         assert_eq!(
-            read("[throttle]\nrate = 0\noffender_burst = 2000000\n").unwrap_err(),
-            "2:8: throttle.rate: 0 would refuse everything; write 1 or more\n\
-             3:18: throttle.offender_burst: 2000000 is no limit; write at most 1000000, or leave it out"
+            read("[throttle]\nrate = 0\noffender_rate = 0\noffender_burst = 0\n").unwrap_err(),
+            "2:8: throttle.rate: 0 requests a second cannot be counted; write a number from 0.0001 to 1000000\n\
+             3:17: throttle.offender_rate: 0 requests a second cannot be counted; write a number from 0.0001 to \
+             1000000"
         );
         assert_eq!(
             read("[throttle]\nrate = 5\noffender_rate = 6\n").unwrap_err(),

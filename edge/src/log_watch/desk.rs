@@ -8,8 +8,8 @@ use ipnet::IpNet;
 
 use super::ban_store::{Change, Lease, WouldBan};
 use super::enforce::Decided;
-use super::tail::Following;
 use super::engine::Engine;
+use super::tail::Following;
 use crate::ban::jail::Sentence;
 use crate::ban::words::{
     Answer, BanLine, CounterLine, EvidenceLine, FileLine, LeaseLine, Question, Receipt, Summary, WouldLine,
@@ -186,7 +186,7 @@ impl Engine {
     fn evidence(&self, network: IpNet) -> Vec<EvidenceLine> {
         let Some(store) = &self.enforcement.store else { return Vec::new() };
         // What was made a moment ago shall be there.
-        store.flush(Duration::from_millis(500));
+        let _ = store.flush(Duration::from_millis(500));
         match store.evidence(network) {
             Ok(found) => found
                 .into_iter()
@@ -225,6 +225,7 @@ impl Engine {
             ));
         }
         let lease = Lease {
+            id: self.enforcement.store.as_ref().map_or(0, |store| store.lease_id()),
             network: network.trunc(),
             ticket: ticket.to_owned(),
             since: now,
@@ -279,11 +280,12 @@ impl Engine {
         let Some(store) = &self.enforcement.store else {
             return refused("there is no file of bans (bans.store), so nothing was kept of the test");
         };
-        store.flush(Duration::from_secs(1));
+        let _ = store.flush(Duration::from_secs(1));
         match store.would_bans(lease.id) {
-            Ok(would) => {
-                Answer::Report { lease: lease_line(lease), would: would.into_iter().map(would_line).collect() }
-            }
+            Ok(would) => Answer::Report {
+                lease: lease_line(lease),
+                would: would.into_iter().map(would_line).collect(),
+            },
             Err(error) => refused(error),
         }
     }

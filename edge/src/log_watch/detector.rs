@@ -10,9 +10,9 @@ use shared::config::{Fault, Faults};
 
 use super::tail::Watched;
 use crate::ban::filter::{Figures, Filter, FilterFault, FilterSet, Hit, Subject};
-use crate::config::WrittenFilter;
 use crate::ban::jail::{Jails, Offence, Ruling};
 use crate::ban::{JailSettings, Source};
+use crate::config::WrittenFilter;
 
 /// The source of edge's own events.
 pub const OWN: usize = 0;

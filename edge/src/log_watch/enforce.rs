@@ -116,7 +116,8 @@ impl Enforcement {
         }
         match self.firewall.ban(&bans) {
             Ok(refused) => {
-                for Refusal { network, reason } in refused.iter().filter(|one| one.reason != Reason::Protected)
+                for Refusal { network, reason } in
+                    refused.iter().filter(|one| one.reason != Reason::Protected)
                 {
                     tracing::error!("bans: {}: not in the kernel: it {reason}", shown(*network));
                 }

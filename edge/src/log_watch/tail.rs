@@ -51,6 +51,16 @@ pub struct Watched {
     pub tag: usize,
 }
 
+impl Watched {
+    /// Is `path` one of the files that are meant? Decided by the name alone.
+    #[must_use]
+    pub fn covers(&self, path: &Path) -> bool {
+        self.pattern == path
+            || (self.pattern.parent() == path.parent()
+                && names::Pattern { path: self.pattern.clone(), tag: self.tag }.matches(path))
+    }
+}
+
 /// How far a file has been read; survives a restart.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Position {

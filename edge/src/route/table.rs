@@ -8,7 +8,7 @@ use shared::config::ByteSize;
 
 use super::host::HostPattern;
 use super::path::comparable;
-use crate::config::Rate;
+use crate::admission::Rate;
 
 /// What is forwarded where.
 #[derive(Clone, Debug, PartialEq, Eq)]

@@ -66,7 +66,12 @@ pub fn fuzz_line(data: &[u8]) {
 pub fn fuzz_date(data: &[u8]) {
     let text = String::from_utf8_lossy(data);
     let (pattern, lines) = text.split_once('\n').unwrap_or(("", &text));
-    let filter = |datepattern| FilterText { failregex: vec!["<HOST>".into()], datepattern, max_lines: 1, ..FilterText::default() };
+    let filter = |datepattern| FilterText {
+        failregex: vec!["<HOST>".into()],
+        datepattern,
+        max_lines: 1,
+        ..FilterText::default()
+    };
     for datepattern in [vec![pattern.to_owned()], vec![]] {
         if let Some(mut set) = set(&filter(datepattern)) {
             let _ = read(&mut set, lines.as_bytes());

@@ -95,7 +95,9 @@ impl Pattern {
             Engine::Fancy(regex) => {
                 let found = regex.captures_from_pos(subject, from).map_err(|_| TooMuchBacktracking)?;
                 Ok(found.map(|found| {
-                    (0..found.len()).map(|group| found.get(group).map(|part| (part.start(), part.end()))).collect()
+                    (0..found.len())
+                        .map(|group| found.get(group).map(|part| (part.start(), part.end())))
+                        .collect()
                 }))
             }
         }
