@@ -19,7 +19,7 @@ use crate::admission::{Banned, InFlight, Rate, Rates};
 use crate::client::TrustedProxies;
 use crate::config::Config;
 use crate::gateway::{Gateway, GatewayError, Limits, Settings as GatewaySettings, Vaults};
-use crate::listen::live::{Connections, MAX_IDLE};
+use crate::listen::live::{Connections, Idle};
 use crate::listen::redirect::Redirect;
 use crate::listen::report::Report;
 use crate::listen::{self, Door, ListenError, Sockets, socket};
@@ -95,13 +95,13 @@ async fn run(config: Config) -> Result<(), ServeError> {
     let banned = Banned::new();
     let site = site(&config, &metrics, &readiness, &access_log, &banned);
     let report = Report::new(access_log.clone(), Arc::clone(&metrics));
-    let connections = Connections::new(MAX_IDLE, site.trusted.clone(), Arc::clone(&metrics));
+    let connections = Connections::new(Idle::default(), site.trusted.clone(), Arc::clone(&metrics));
     let door = Door::new(
         config.listen.clone(),
         acceptor,
         redirect(&config),
         report,
-        connections,
+        Arc::clone(&connections),
         Arc::clone(&banned),
     );
 
@@ -159,6 +159,7 @@ async fn run(config: Config) -> Result<(), ServeError> {
             _ = rotated.recv() => access_log.reopen(),
             _ = certificate_look.tick() => look(&certificates, false).await,
             _ = health_look.tick() => {
+                connections.thin();
                 site.rates.tidy();
                 banned.purge(listen::seconds_now());
                 site.report_upstreams();
