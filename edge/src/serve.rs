@@ -160,7 +160,7 @@ async fn run(config: Config) -> Result<(), ServeError> {
             _ = certificate_look.tick() => look(&certificates, false).await,
             _ = health_look.tick() => {
                 connections.thin();
-                site.rates.tidy();
+                site.tidy_rates();
                 banned.purge(listen::seconds_now());
                 site.report_upstreams();
                 report_vaults(vaults.as_ref(), &readiness);
