@@ -69,7 +69,7 @@ fn get(path: &str, more: &str) -> Vec<u8> {
     format!("GET {path} HTTP/1.1\r\nHost: a.test\r\n{more}\r\n").into_bytes()
 }
 
-fn get_h2(path: &str, forwarded: &str) -> Vec<u8> {
+fn h2_get(path: &str, forwarded: &str) -> Vec<u8> {
     let fields = [(":method", "GET"), (":scheme", "https"), (":authority", "a.test"), (":path", path)];
     block(&[&fields[..], &[("x-forwarded-for", forwarded)]].concat())
 }
@@ -163,7 +163,7 @@ async fn live_downloads_are_cut_at_once_however_they_stand() {
     }
     tunnel.write_all(&get("/ws", "Connection: Upgrade\r\nUpgrade: websocket\r\n")).await.unwrap();
     tunnel.read_exact(&mut [0; 100_000]).await.unwrap();
-    let mut h2 = speak_h2(&edge, &[frame(HEADERS, 5, 1, &get_h2("/h2", "1.2.3.4"))]).await;
+    let mut h2 = speak_h2(&edge, &[frame(HEADERS, 5, 1, &h2_get("/h2", "1.2.3.4"))]).await;
     assert!(frame_like(&mut h2, |kind, _, id| (kind, id) == (DATA, 1)).await);
     let mut shaking = TcpStream::connect(edge.address).await.unwrap();
     until("all are listed", || edge.connections.len() == 5).await;
@@ -215,7 +215,7 @@ async fn the_oldest_idle_connection_goes_in_order_when_a_client_has_too_many() {
     let mut answer = vec![0; 4096];
     let count = first.read(&mut answer).await.unwrap();
     assert_eq!(status(&String::from_utf8_lossy(&answer[..count])), 200);
-    let mut second = speak_h2(&edge, &[frame(HEADERS, 5, 1, &get_h2("/2", "1.2.3.4"))]).await;
+    let mut second = speak_h2(&edge, &[frame(HEADERS, 5, 1, &h2_get("/2", "1.2.3.4"))]).await;
     assert!(frame_like(&mut second, |_, flags, id| (flags & 1, id) == (1, 1)).await);
     until("both requests have ended", || edge.in_flight.total() == 0).await;
     sleep(Duration::from_millis(50)).await;
@@ -261,15 +261,15 @@ async fn behind_a_proxy_the_banned_client_is_refused_and_its_neighbours_are_serv
     let mut h2 = speak_h2(
         &edge,
         &[
-            frame(HEADERS, 5, 1, &get_h2("/banned", "203.0.113.7")),
-            frame(HEADERS, 5, 3, &get_h2("/free", "203.0.113.77")),
+            frame(HEADERS, 5, 1, &h2_get("/banned", "203.0.113.7")),
+            frame(HEADERS, 5, 3, &h2_get("/free", "203.0.113.77")),
         ],
     )
     .await;
     let log = edge.log_file.clone();
     let lines = || std::fs::read_to_string(&log).unwrap().lines().count();
     until("a line for each", || lines() == 4).await;
-    h2.write_all(&frame(HEADERS, 5, 5, &get_h2("/later", "203.0.113.78"))).await.unwrap();
+    h2.write_all(&frame(HEADERS, 5, 5, &h2_get("/later", "203.0.113.78"))).await.unwrap();
     assert!(frame_like(&mut h2, |_, flags, id| (flags & 1, id) == (1, 5)).await, "the connection goes on");
     drop(h2);
     let lines = edge.stop().await;
@@ -303,8 +303,8 @@ async fn behind_a_proxy_a_live_download_is_cut_at_its_next_chunk_and_its_neighbo
     let mut h2 = speak_h2(
         &edge,
         &[
-            frame(HEADERS, 5, 1, &get_h2("/2", "203.0.113.7")),
-            frame(HEADERS, 5, 3, &get_h2("/3", "203.0.113.77")),
+            frame(HEADERS, 5, 1, &h2_get("/2", "203.0.113.7")),
+            frame(HEADERS, 5, 3, &h2_get("/3", "203.0.113.77")),
         ],
     )
     .await;
