@@ -33,6 +33,10 @@ pub struct Metrics {
     pub connections_cut: IntCounter,
     /// Idle client connections that were asked to leave because their client had too many.
     pub idle_closed: IntCounter,
+    /// Clients that the rates remember now.
+    pub rate_clients: IntGauge,
+    /// Requests that had to share a rate since too many clients were remembered.
+    pub rate_crowded: IntCounter,
     /// TLS handshakes that failed or ran out of time.
     pub handshake_failures: IntCounter,
     /// Requests that are no valid HTTP.
@@ -73,6 +77,12 @@ impl Metrics {
                 &r,
                 "edge_idle_closed_total",
                 "Idle connections closed because their client had too many.",
+            ),
+            rate_clients: gauge(&r, "edge_rate_clients", "Clients that the rates remember now."),
+            rate_crowded: counter(
+                &r,
+                "edge_rate_crowded_total",
+                "Requests that shared a rate because too many clients were remembered.",
             ),
             handshake_failures: counter(&r, "edge_handshake_failures_total", "TLS handshakes that failed."),
             malformed: counter(&r, "edge_malformed_total", "Requests that are no valid HTTP."),

@@ -16,7 +16,7 @@ use tokio::time::Instant;
 
 use crate::access_log::AccessLog;
 use crate::admin::Readiness;
-use crate::admission::{Banned, InFlight, Rates};
+use crate::admission::{Banned, InFlight, MAX_KEYS, Rates};
 use crate::client::TrustedProxies;
 use crate::config::Listen;
 use crate::metrics::Metrics;
@@ -65,6 +65,22 @@ impl Site {
     #[must_use]
     pub fn now(&self) -> Duration {
         self.started.elapsed()
+    }
+
+    /// Forgets whom the rates need not remember, and brings their figures up to date. Call it about
+    /// once a second.
+    pub fn tidy_rates(&self) {
+        self.rates.tidy();
+        let metrics = &self.metrics;
+        metrics.rate_clients.set(i64::try_from(self.rates.remembered()).unwrap_or(i64::MAX));
+        let news = self.rates.crowded().saturating_sub(metrics.rate_crowded.get());
+        if news > 0 {
+            metrics.rate_crowded.inc_by(news);
+            tracing::warn!(
+                "admission: more than {MAX_KEYS} clients are counted by rates; newcomers share one, {news} requests \
+                 did in the last second"
+            );
+        }
     }
 
     /// Tells readiness which upstreams have a server left.

@@ -21,7 +21,7 @@ use crate::ban::words::Answer;
 use crate::client::TrustedProxies;
 use crate::config::Config;
 use crate::gateway::{Gateway, GatewayError, Limits, Settings as GatewaySettings, Vaults};
-use crate::listen::live::Connections;
+use crate::listen::live::{Connections, Idle};
 use crate::listen::redirect::Redirect;
 use crate::listen::report::Report;
 use crate::listen::{self, Door, ListenError, Sockets, socket};
@@ -95,9 +95,10 @@ async fn run(config: Config) -> Result<(), ServeError> {
     let metrics = Metrics::new();
     let readiness = Readiness::new();
     let trusted = TrustedProxies::new(config.clients.trusted_proxies.clone());
+    let idle = Idle { most: config.bans.max_idle_connections, ..Idle::default() };
     let places = Places {
         banned: Banned::new(),
-        connections: Connections::new(config.bans.max_idle_connections, trusted, Arc::clone(&metrics)),
+        connections: Connections::new(idle, trusted, Arc::clone(&metrics)),
         rates: rates(&config),
     };
     let log_watch = start_log_watch(&config, &places, &metrics)?;
@@ -179,7 +180,8 @@ async fn run(config: Config) -> Result<(), ServeError> {
             _ = rotated.recv() => access_log.reopen(),
             _ = certificate_look.tick() => look(&certificates, false).await,
             _ = health_look.tick() => {
-                site.rates.tidy();
+                places.connections.thin();
+                site.tidy_rates();
                 site.report_upstreams();
                 if log_watch.as_ref().is_some_and(LogWatch::is_dead) {
                     failure = Some(ServeError::Thread("the ban engine's".to_owned()));

@@ -19,7 +19,7 @@ use edge::admin::Readiness;
 use edge::admission::{Banned, InFlight, Rate, Rates};
 use edge::client::TrustedProxies;
 use edge::config::{CertificateFiles, Listen};
-use edge::listen::live::{Connections, MAX_IDLE};
+use edge::listen::live::{Connections, Idle};
 use edge::listen::redirect::Redirect;
 use edge::listen::report::Report;
 use edge::listen::{self, Door, Sockets, socket};
@@ -117,12 +117,12 @@ struct Limits {
     client: Option<Rate>,
     route: Option<Rate>,
     offender: Rate,
-    max_idle: usize,
+    idle: Idle,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { trusted: &[], client: None, route: None, offender: Rate::OFFENDER, max_idle: MAX_IDLE }
+        Self { trusted: &[], client: None, route: None, offender: Rate::OFFENDER, idle: Idle::default() }
     }
 }
 
@@ -144,7 +144,7 @@ fn start_under(limits: Limits, settings: Listen, servers: Vec<SocketAddr>) -> Ed
     let banned = Banned::new();
     let trusted = limits.trusted.iter().map(|text| text.parse().unwrap()).collect();
     let trusted = TrustedProxies::new(trusted);
-    let connections = Connections::new(limits.max_idle, trusted.clone(), Arc::clone(&metrics));
+    let connections = Connections::new(limits.idle, trusted.clone(), Arc::clone(&metrics));
     let site = Arc::new(Site {
         direct_name: None,
         listen: settings.clone(),

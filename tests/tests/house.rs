@@ -46,7 +46,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // Settings are read in one place and handed to the rooms that own them.
     ("edge/config", &["access_log", "ban", "client", "gateway", "listen", "route", "upstream"]),
     // Plain HTTP only redirects, and only to hosts that are named like hosts.
-    ("edge/listen", &["access_log", "config", "metrics", "route", "tls"]),
+    // Who is banned is closed before its handshake, and cut by its client's address.
+    ("edge/listen", &["access_log", "admission", "client", "config", "metrics", "route", "tls"]),
     ("edge/tls", &["config"]),
     // A route may have a rate of its own.
     ("edge/route", &["config"]),

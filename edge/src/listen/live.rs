@@ -3,8 +3,9 @@
 //! requests, nor why somebody is banned.
 //!
 //! A connection is idle while its handshake is done and no request is in flight. Of a client with
-//! more connections than it may keep, the oldest idle ones are asked to leave: HTTP/1 is closed,
-//! HTTP/2 gets its GOAWAY first. Trusted proxies carry many clients: they are neither cut nor asked.
+//! more connections than it may keep, those that have rested the longest are asked to leave: HTTP/1 is
+//! closed, HTTP/2 gets its GOAWAY first. One that has just been opened or used is left alone: its next
+//! request may be on the way. Trusted proxies carry many clients: they are neither cut nor asked.
 
 use std::collections::hash_map::{Entry, RandomState};
 use std::collections::{BTreeMap, HashMap};
@@ -23,9 +24,23 @@ use crate::listen::connection::Connection;
 use crate::listen::wire::Wire;
 use crate::metrics::Metrics;
 
-/// How many connections one client may keep while some of them are idle. The kernel refuses the
-/// fifty-first, busy or not; below that there is room for a page that loads.
-pub const MAX_IDLE: usize = 40;
+/// When idle connections of one client are asked to leave.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Idle {
+    /// So many connections a client may keep, busy ones included, while some of them are idle.
+    pub most: usize,
+    /// Only who has been idle for so long is asked.
+    pub rest: Duration,
+}
+
+impl Default for Idle {
+    /// The kernel refuses a client's fifty-first connection, busy or not; below that there is room for
+    /// a page that loads.
+    fn default() -> Self {
+        Self { most: 40, rest: Duration::from_secs(1) }
+    }
+}
+
 /// Threads rarely meet on one of these.
 const SHARDS: usize = 64;
 
@@ -33,7 +48,7 @@ const SHARDS: usize = 64;
 #[derive(Debug)]
 pub struct Connections {
     itself: Weak<Self>,
-    max_idle: usize,
+    idle: Idle,
     trusted: TrustedProxies,
     metrics: Arc<Metrics>,
     /// Where the clock of idle times starts.
@@ -71,8 +86,9 @@ struct Tally {
 /// One connection's part in the list.
 #[derive(Debug)]
 pub struct Presence {
-    home: Weak<Connections>,
     key: ClientKey,
+    /// Where the clock of [`Connections`] starts.
+    began: Instant,
     tally: Arc<Tally>,
     trusted: bool,
     state: Mutex<State>,
@@ -103,12 +119,12 @@ pub(crate) struct Listed {
 }
 
 impl Connections {
-    /// An empty list. Of one client at most `max_idle` connections stay while some of them are idle.
+    /// An empty list.
     #[must_use]
-    pub fn new(max_idle: usize, trusted: TrustedProxies, metrics: Arc<Metrics>) -> Arc<Self> {
+    pub fn new(idle: Idle, trusted: TrustedProxies, metrics: Arc<Metrics>) -> Arc<Self> {
         Arc::new_cyclic(|itself| Self {
             itself: Weak::clone(itself),
-            max_idle,
+            idle,
             trusted,
             metrics,
             began: Instant::now(),
@@ -151,9 +167,14 @@ impl Connections {
         usize::try_from(cut).unwrap_or(usize::MAX)
     }
 
-    /// Asks the oldest idle connections of every client with more than `limit` to leave. Returns how
-    /// many were asked. The list does so by itself at its own limit, whenever a connection comes or
-    /// becomes idle.
+    /// Asks the oldest idle connections of every client with more than it may keep to leave. Returns
+    /// how many were asked. Call it about once a second; a client's own next connection does the same
+    /// for that client.
+    pub fn thin(&self) -> usize {
+        self.idle_over(self.idle.most)
+    }
+
+    /// As [`Connections::thin`], for clients with more than `limit` connections.
     pub fn idle_over(&self, limit: usize) -> usize {
         let thin = |shard: &Mutex<Shard>| -> usize {
             whole(shard).values().map(|crowd| self.thin_out(crowd, limit)).sum()
@@ -203,8 +224,8 @@ impl Connections {
         let id = crowd.next;
         crowd.next += 1;
         let presence = Presence {
-            home: Weak::clone(&self.itself),
             key,
+            began: self.began,
             tally: Arc::clone(&crowd.tally),
             trusted: self.trusts(peer),
             state: Mutex::new(State { busy: 1, leaving: false, idle_since: Duration::ZERO }),
@@ -215,7 +236,7 @@ impl Connections {
         let connection = Arc::new(Connection::new(peer, presence));
         crowd.members.insert(id, Member { connection: Arc::clone(&connection), wire: wire.clone() });
         self.count.fetch_add(1, Ordering::Relaxed);
-        self.thin_out(crowd, self.max_idle);
+        self.thin_out(crowd, self.idle.most);
         drop(shard);
         Some((Listed { home, connection: Arc::clone(&connection), id }, Busy(connection)))
     }
@@ -227,11 +248,13 @@ impl Connections {
         if excess == 0 || idle.load(Ordering::Acquire) == 0 {
             return 0;
         }
+        let now = self.began.elapsed();
         let mut idle: Vec<(Duration, &Member)> = crowd
             .members
             .values()
             .filter(|member| !member.connection.presence.trusted)
             .filter_map(|member| Some((member.connection.presence.idle_since()?, member)))
+            .filter(|(since, _)| now.saturating_sub(*since) >= self.idle.rest)
             .collect();
         idle.sort_by_key(|(since, _)| *since);
         let asked = idle.iter().take(excess).filter(|(_, member)| member.connection.presence.ask_if_idle());
@@ -342,16 +365,8 @@ impl Presence {
         if state.busy > 0 || state.leaving {
             return;
         }
-        let Some(home) = self.home.upgrade() else { return };
-        state.idle_since = home.began.elapsed();
+        state.idle_since = self.began.elapsed();
         self.tally.idle.fetch_add(1, Ordering::AcqRel);
-        drop(state);
-        if !self.trusted && self.tally.staying.load(Ordering::Acquire) > home.max_idle {
-            let shard = home.shard(self.key);
-            if let Some(crowd) = shard.get(&self.key) {
-                home.thin_out(crowd, home.max_idle);
-            }
-        }
     }
 }
 
@@ -401,9 +416,11 @@ mod tests {
         }
     }
 
-    async fn hall(max_idle: usize) -> Hall {
+    const AT_ONCE: Duration = Duration::ZERO;
+
+    async fn hall(most: usize, rest: Duration) -> Hall {
         let trusted = TrustedProxies::new(vec!["10.9.0.0/16".parse().unwrap()]);
-        let list = Connections::new(max_idle, trusted, Metrics::new());
+        let list = Connections::new(Idle { most, rest }, trusted, Metrics::new());
         Hall { list, listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap() }
     }
 
@@ -419,7 +436,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_cut_resets_the_banned_network_alone() {
-        let hall = hall(MAX_IDLE).await;
+        let hall = hall(40, AT_ONCE).await;
         let mut guests = Vec::new();
         for address in
             ["192.0.2.7", "::ffff:192.0.2.7", "192.0.2.8", "2001:db8::1", "2001:db8::2:1", "10.9.0.1"]
@@ -447,7 +464,7 @@ mod tests {
 
     #[tokio::test]
     async fn above_the_limit_the_oldest_idle_one_is_asked_to_leave() {
-        let hall = hall(3).await;
+        let hall = hall(3, AT_ONCE).await;
         let mut guests = Vec::new();
         for _ in 0..3 {
             guests.push(hall.enter("192.0.2.7").await);
@@ -463,10 +480,11 @@ mod tests {
         assert_eq!(leaving(&guests), [false, true, false, false]);
         guests.push(hall.enter("192.0.2.7").await);
         assert_eq!(leaving(&guests), [false, true, true, false, false]);
-        // Nobody is idle: nobody is asked. Who becomes idle then goes at once.
+        // Nobody is idle: nobody is asked, until somebody is.
         guests.push(hall.enter("192.0.2.7").await);
         assert_eq!(leaving(&guests), [false, true, true, false, false, false]);
         guests[0].busy = None;
+        assert_eq!((hall.list.thin(), hall.list.thin()), (1, 0));
         assert_eq!(leaving(&guests), [true, true, true, false, false, false]);
         assert_eq!(hall.list.metrics.idle_closed.get(), 3);
         assert!(!other.leaving());
@@ -475,8 +493,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn who_was_just_opened_or_used_is_left_alone() {
+        let hall = hall(1, Duration::from_secs(3600)).await;
+        let mut guests = Vec::new();
+        for _ in 0..5 {
+            guests.push(hall.enter("192.0.2.7").await);
+        }
+        guests.iter_mut().for_each(|guest| guest.busy = None);
+        assert_eq!(hall.list.thin(), 0);
+        assert!(guests.iter().all(|guest| !guest.leaving()));
+    }
+
+    #[tokio::test]
     async fn a_trusted_proxy_keeps_as_many_as_it_likes() {
-        let hall = hall(1).await;
+        let hall = hall(1, AT_ONCE).await;
         let mut guests = Vec::new();
         for _ in 0..5 {
             guests.push(hall.enter("10.9.1.1").await);
@@ -488,7 +518,7 @@ mod tests {
 
     #[tokio::test]
     async fn a_connection_with_requests_is_idle_when_the_last_has_ended() {
-        let hall = hall(MAX_IDLE).await;
+        let hall = hall(40, AT_ONCE).await;
         let mut guest = hall.enter("192.0.2.7").await;
         let connection = Arc::clone(guest.listed.connection());
         assert!(!connection.presence.is_idle(), "its handshake is under way");

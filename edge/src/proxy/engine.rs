@@ -86,18 +86,22 @@ impl AsyncServe for Engine {
         } else {
             Arc::clone(&self.proxy)
         };
-        let (word, mut told) = watch::channel(is_late);
-        if is_late {
-            told.mark_changed();
-        }
-        let h2 = connection.is_h2();
-        let watch = if h2 { told } else { draining.clone() };
+        // HTTP/2 needs a word of its own: one connection may be asked to leave while others stay.
+        let (word, watch) = if connection.is_h2() {
+            let (word, mut told) = watch::channel(is_late);
+            if is_late {
+                told.mark_changed();
+            }
+            (Some(word), told)
+        } else {
+            (None, draining.clone())
+        };
         let driver = Arc::new(Driver { engine: self.clone(), proxy, connection: Arc::clone(&connection) });
         // Nothing is handed back: the stream returns its remains by itself.
         let served = driver.process_new(Box::new(stream), &watch);
         tokio::select! {
             biased;
-            () = dismissed(&connection, h2, &mut draining, &word) => {}
+            () = dismissed(&connection, word, &mut draining) => {}
             _ = served => {}
         }
     }
@@ -106,20 +110,18 @@ impl AsyncServe for Engine {
 /// Passes the word to leave on to the engine. Returns where an HTTP/2 client does not heed it.
 async fn dismissed(
     connection: &Connection,
-    h2: bool,
+    word: Option<watch::Sender<bool>>,
     draining: &mut watch::Receiver<bool>,
-    word: &watch::Sender<bool>,
 ) {
-    if !h2 {
-        // The stream ends by itself where a request would begin; this only wakes it up.
+    let Some(word) = word else {
+        // HTTP/1's stream ends by itself where a request would begin; this only wakes it up.
         connection.presence.asked_to_leave().await;
         return pending().await;
-    }
+    };
     tokio::select! {
-        changed = draining.changed() => {
+        // Whether edge drains or its engine is gone: the deadline is that of the whole draining.
+        _ = draining.changed() => {
             word.send_replace(true);
-            // Its deadline is that of the whole draining.
-            debug_assert!(changed.is_ok(), "the engine outlives its connections");
             return pending().await;
         }
         () = connection.presence.asked_to_leave() => {}
