@@ -51,12 +51,15 @@ fn only_the_public_ports_are_open_and_administration_to_administrators() {
     assert_eq!(host.connect(OFFICE, 22, 1), "silent=1");
     assert_eq!(host.connect(ADMIN, 22, 1), "ok=1");
     assert!(host.counter("c_admin") >= 1);
+    // Every address of the host is a door, not only the first.
+    host.inside(&["ip", "address", "add", "10.9.0.2/16", "dev", "in"]);
+    assert_eq!(host.connect_to(OFFICE, "10.9.0.2", 443, 1), "ok=1");
     // IPv6 neighbours find each other although all else is dropped.
     assert_eq!(host.connect(SIX[0], 443, 1), "ok=1");
     assert_eq!(host.connect(SIX[0], 22, 1), "silent=1");
     let neighbours = host.outside(&["ip", "-6", "neighbour", "show"]);
-    assert!(neighbours.contains("fd00:9::1"), "{neighbours}");
-    assert!(host.outside(&["ping", "-c1", "-W1", HOST]).contains(" 0% packet loss"));
+    assert!(neighbours.contains("fd00:9:0:ff00::1"), "{neighbours}");
+    assert!(host.outside(&["hping3", "-q", "--icmp", "-c", "1", HOST]).contains(" 0% packet loss"));
     // A lease from a DHCP server passes, QUIC does not.
     let before = host.counter("c_policy");
     let send = |from: u16, to: u16| {
@@ -64,9 +67,9 @@ fn only_the_public_ports_are_open_and_administration_to_administrators() {
             "import socket; s=socket.socket(socket.AF_INET,socket.SOCK_DGRAM); s.bind(('{OFFICE}',{from})); s.sendto(b'x',('{HOST}',{to}))"
         )
     };
-    host.outside(&["python3", "-c", &send(67, 68)]);
+    host.outside(&["/usr/bin/python3", "-c", &send(67, 68)]);
     assert_eq!(host.counter("c_policy"), before);
-    host.outside(&["python3", "-c", &send(5000, 443)]);
+    host.outside(&["/usr/bin/python3", "-c", &send(5000, 443)]);
     assert_eq!(host.counter("c_policy"), before + 1);
 }
 
@@ -80,7 +83,10 @@ fn each_client_has_fifty_connections_and_closed_ones_free_their_place() {
     assert_eq!(host.connect(OFFICE, 443, 50), "ok=50", "others have their own");
     assert_eq!(host.connect(ATTACKER, 80, 1), "reset=1", "both doors count together");
     host.close(ATTACKER, 10);
-    assert_eq!(host.connect(ATTACKER, 443, 15), "ok=10 reset=5");
+    // The kernel sweeps a few ended connections with each new one, so the first comes alone.
+    assert_eq!(host.connect(ATTACKER, 443, 1), "ok=1");
+    std::thread::sleep(Duration::from_millis(50));
+    assert_eq!(host.connect(ATTACKER, 443, 14), "ok=9 reset=5");
     assert_eq!(host.connect(SIX[0], 443, 30), "ok=30");
     assert_eq!(host.connect(SIX[1], 443, 30), "ok=20 reset=10", "a /64 shares its fifty");
     assert_eq!(host.connect(SIX[2], 443, 10), "ok=10");
@@ -221,7 +227,7 @@ fn who_is_protected_cannot_be_banned_and_a_ban_has_bounds() {
         ban("10.9.6.1/32", 60),
         // The host's own, loopback, and link-local neighbours.
         ban("10.9.0.1/32", 60),
-        ban("fd00:9::/64", 60),
+        ban("fd00:9:0:ff00::/64", 60),
         ban("127.0.0.1/32", 60),
         ban("fe80::/64", 60),
     ];
@@ -241,32 +247,23 @@ fn another_user_is_refused_and_edge_s_user_may_not_touch_the_rules() {
     if !possible() {
         return;
     }
-    let host = Host::start("# end\n");
-    let as_user = |uid: &str, kind: u8| {
+    let mut host = Host::start("");
+    let as_user = |host: &Host, uid: &str, kind: u8| {
+        let socket = host.socket().display().to_string();
         let script = format!(
-            "import socket\ns=socket.socket(socket.AF_UNIX)\ns.connect({:?})\ns.sendall(bytes([0,0,0,1,{kind}]))\nprint(s.recv(4096))",
-            host.socket().display().to_string()
+            "import socket\ns=socket.socket(socket.AF_UNIX)\ns.connect({socket:?})\n\
+             try: s.sendall(bytes([0,0,0,1,{kind}]))\nexcept OSError: pass\nprint(s.recv(4096))"
         );
-        host.inside(&["setpriv", "--reuid", uid, "--clear-groups", "python3", "-c", &script])
+        host.inside(&["setpriv", "--reuid", uid, "--clear-groups", "/usr/bin/python3", "-c", &script])
     };
-    assert!(as_user("65534", 3).contains("user 65534 may not ask"));
-    drop(host);
-    let host = Host::start("# end\n");
+    assert!(as_user(&host, "65533", 3).contains("user 65533 may not ask"));
     let text = std::fs::read_to_string(host.file()).unwrap().replace("\"webapps\"", "\"65533\"");
     std::fs::write(host.file(), text).unwrap();
-    let mut host = host;
     host.kill_helper();
     host.start_helper();
-    let as_user = |kind: u8| {
-        let script = format!(
-            "import socket\ns=socket.socket(socket.AF_UNIX)\ns.connect({:?})\ns.sendall(bytes([0,0,0,1,{kind}]))\nprint(s.recv(4096))",
-            host.socket().display().to_string()
-        );
-        host.inside(&["setpriv", "--reuid", "65533", "--clear-groups", "python3", "-c", &script])
-    };
-    assert!(as_user(3).contains("\\x02"), "it may list bans");
-    assert!(as_user(11).contains("only root may"), "it may not see the rules");
-    assert!(as_user(12).contains("only root may"), "and not remove them");
+    assert!(as_user(&host, "65533", 3).contains("\\x02"), "it may list bans");
+    assert!(as_user(&host, "65533", 11).contains("only root may"), "it may not see the rules");
+    assert!(as_user(&host, "65533", 12).contains("only root may"), "and not remove them");
     assert!(host.status().loaded);
 }
 
@@ -364,6 +361,9 @@ fn nobody_locks_himself_out_and_removing_is_for_good() {
     host.write("max_conections = 1\n");
     assert!(failed(apply(&host, None, None)).contains("did you mean max_connections?"));
     assert!(host.status().loaded);
+    host.write("[https]\nto = 8444\n");
+    assert!(matches!(apply(&host, None, None), Answer::Told(_)));
+    assert_eq!(host.connect(OFFICE, 443, 1), "refused=1", "a door without a listener says so");
     assert!(matches!(host.ask(Question::Remove), Answer::Told(_)));
     std::thread::sleep(Duration::from_millis(1_200));
     assert!(!host.status().loaded, "it is not taken for an accident");

@@ -130,7 +130,9 @@ fn pipelined(
 ) -> Result<(), Ended> {
     for (group, questions) in questions.chunks(UNDER_WAY).enumerate() {
         let bytes: Vec<u8> = questions.iter().flat_map(|question| framed(&question.encode())).collect();
-        stream.write_all(&bytes).map_err(Ended::Stream)?;
+        if let Err(error) = stream.write_all(&bytes) {
+            return Err(last_words(stream, error));
+        }
         for place in 0..questions.len() {
             let body = read_frame(stream).map_err(Ended::Stream)?;
             let body = body.ok_or_else(|| Ended::Stream(ErrorKind::UnexpectedEof.into()))?;
@@ -139,6 +141,15 @@ fn pipelined(
         }
     }
     Ok(())
+}
+
+/// A helper that refuses to talk says why before it hangs up.
+fn last_words(stream: &mut UnixStream, error: io::Error) -> Ended {
+    let said = read_frame(stream).ok().flatten().and_then(|body| Answer::decode(&body).ok());
+    match said {
+        Some(Answer::Failed(why)) => Ended::Refused(FirewallError::Refused(why)),
+        _ => Ended::Stream(error),
+    }
 }
 
 fn unexpected(answer: Answer) -> FirewallError {
@@ -244,7 +255,9 @@ fn pages(
     stream: &mut UnixStream,
     each: &mut impl FnMut(Answer) -> Result<bool, FirewallError>,
 ) -> Result<(), Ended> {
-    stream.write_all(&framed(&Question::List.encode())).map_err(Ended::Stream)?;
+    if let Err(error) = stream.write_all(&framed(&Question::List.encode())) {
+        return Err(last_words(stream, error));
+    }
     for _ in 0..MOST_PAGES {
         let body = read_frame(stream).map_err(Ended::Stream)?;
         let body = body.ok_or_else(|| Ended::Stream(ErrorKind::UnexpectedEof.into()))?;

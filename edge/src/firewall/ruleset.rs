@@ -192,9 +192,11 @@ fn write_sets(out: &mut String, settings: &FirewallSettings) -> std::fmt::Result
     Ok(())
 }
 
-/// Before connection tracking: bans, which so also stall what is already open, and handshakes.
+/// Before connection tracking: bans, which so also stall what is already open, and handshakes. Resets
+/// that belong to a handshake find no connection: `stray` brings a client's to the listener, and
+/// `stray_answer` says to the client that nobody listens.
 fn write_early(out: &mut String, settings: &FirewallSettings) -> std::fmt::Result {
-    let Ports { public, http, https, .. } = Ports::of(settings);
+    let Ports { public, inner, http, https, .. } = Ports::of(settings);
     let (gate4, gate6) = (mask(true, 24), mask(false, 48));
     let (host6, client6) = (mask(false, 64), mask(false, 64));
     write!(
@@ -246,11 +248,16 @@ fn write_early(out: &mut String, settings: &FirewallSettings) -> std::fmt::Resul
 	chain answer {{
 		type filter hook output priority raw; policy accept;
 		oif lo accept
-		tcp flags & (fin | syn | rst | ack) == syn | ack goto outward
+		tcp flags & (fin | syn | rst | ack) == syn | ack tcp sport {inner} notrack goto outward
+	}}
+	chain stray_answer {{
+		type filter hook output priority filter; policy accept;
+		oif lo accept
+		ct state invalid tcp flags & (syn | rst) == rst goto outward
 	}}
 	chain outward {{
-		tcp sport {ht} notrack tcp sport set {hp}
-		tcp sport {st} notrack tcp sport set {sp}
+		tcp sport {ht} tcp sport set {hp}
+		tcp sport {st} tcp sport set {sp}
 	}}
 	chain redirect_doors {{
 		type nat hook prerouting priority dstnat; policy accept;

@@ -49,7 +49,7 @@ for line in sys.stdin:
     if verb == "open":
         answer = opened(rest[0], rest[1], int(rest[2]), int(rest[3]), float(rest[4]))
     elif verb == "close":
-        for _ in range(int(rest[1])):
+        for _ in range(min(int(rest[1]), len(held[rest[0]]))):
             held[rest[0]].pop().close()
         answer = "closed"
     else:

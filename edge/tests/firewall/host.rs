@@ -13,7 +13,7 @@ use edge::firewall::{Ban, Firewall, Kind, Settings, ask, open};
 use tempfile::TempDir;
 
 pub(crate) const HOST: &str = "10.9.0.1";
-pub(crate) const HOST6: &str = "fd00:9::1";
+pub(crate) const HOST6: &str = "fd00:9:0:ff00::1";
 pub(crate) const ATTACKER: &str = "10.9.1.1";
 pub(crate) const OFFICE: &str = "10.9.2.1";
 pub(crate) const ADMIN: &str = "10.9.3.1";
@@ -167,6 +167,10 @@ impl Host {
     /// So many connections at once, held open: `"ok=50 reset=10"`.
     pub(crate) fn connect(&mut self, source: &str, port: u16, count: usize) -> String {
         let target = if source.contains(':') { HOST6 } else { HOST };
+        self.connect_to(source, target, port, count)
+    }
+
+    pub(crate) fn connect_to(&mut self, source: &str, target: &str, port: u16, count: usize) -> String {
         self.tell(&format!("open {source} {target} {port} {count} 1"))
     }
 
@@ -219,7 +223,7 @@ pub(crate) fn ban(network: &str, seconds: u64) -> Ban {
 
 fn python(space: &str, script: &str) -> Child {
     let mut command = Command::new("ip");
-    command.args(["netns", "exec", space, "python3", "-u", "-c", script]);
+    command.args(["netns", "exec", space, "/usr/bin/python3", "-u", "-c", script]);
     command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap()
 }
 

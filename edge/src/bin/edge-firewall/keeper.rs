@@ -31,6 +31,8 @@ pub(crate) struct Keeper {
     longest: Duration,
     start: Instant,
     evicted: u64,
+    /// When evictions were told last.
+    told: Option<Duration>,
 }
 
 /// A batch's refused places and why.
@@ -52,6 +54,7 @@ impl Keeper {
             longest: settings.longest_ban,
             start: Instant::now(),
             evicted: 0,
+            told: None,
         };
         keeper.adopt(settings);
         Ok(keeper)
@@ -271,10 +274,7 @@ impl Keeper {
                     self.book.made(&plan.changes, now);
                     self.evicted += plan.evicted;
                     if plan.evicted > 0 {
-                        tracing::warn!(
-                            "firewall: {} bans gave way to newer ones: a set is full; raise sizes in firewall.toml",
-                            plan.evicted
-                        );
+                        self.tell_of_evictions(now);
                     }
                     return Ok(());
                 }
@@ -288,6 +288,17 @@ impl Keeper {
             }
         }
         Err(NetlinkError::Full)
+    }
+
+    /// Once a minute at most: a flood fills sets, and must not fill the log.
+    fn tell_of_evictions(&mut self, now: Duration) {
+        if self.told.is_none_or(|told| now >= told + Duration::from_secs(60)) {
+            self.told = Some(now);
+            tracing::warn!(
+                "firewall: a set is full: {} bans gave way to newer ones so far; raise sizes in firewall.toml",
+                self.evicted
+            );
+        }
     }
 
     /// A lease with a new time, or none.
