@@ -47,15 +47,9 @@ impl Enforcement {
     /// nowhere then.
     pub(super) fn ban(&mut self, decided: Vec<Decided>, now: Duration) -> Vec<IpNet> {
         for Decided { sentence, .. } in &decided {
-            let until = sentence.until.as_secs();
-            match sentence.action {
-                Action::Ban => self.banned.ban(sentence.network, until),
-                Action::Throttle => self.banned.throttle(sentence.network, until),
-                Action::Log => {}
-            }
+            self.refuse(sentence);
         }
         let protected = self.ban_in_kernel(decided.iter().map(|one| &one.sentence), now);
-        let mut cut = 0;
         for (index, Decided { sentence, evidence }) in decided.into_iter().enumerate() {
             if protected.contains(&sentence.network) {
                 self.banned.lift(sentence.network);
@@ -66,7 +60,7 @@ impl Enforcement {
                 continue;
             }
             if sentence.action == Action::Ban {
-                cut += self.connections.cut(sentence.network);
+                self.connections.cut(sentence.network);
             }
             let jail = self.name(sentence.jail).to_owned();
             self.counters.bans.with_label_values(&[&jail]).inc();
@@ -78,7 +72,6 @@ impl Enforcement {
             let stored = self.stored(&sentence);
             self.save(Change::Ban(stored, evidence));
         }
-        self.counters.cut.inc_by(cut as u64);
         protected
     }
 
@@ -98,6 +91,27 @@ impl Enforcement {
         {
             self.in_step = false;
             tracing::warn!("bans: {} ended, but not in the kernel: {error}; tried again", early.len());
+        }
+    }
+
+    /// Their times have changed: takes these in place of all that stood.
+    pub(super) fn set_anew(&mut self, sentences: impl Iterator<Item = Sentence>) {
+        let all: Vec<Sentence> = sentences.collect();
+        self.banned.clear();
+        for sentence in &all {
+            self.refuse(sentence);
+        }
+        self.save(Change::Replace(all.iter().map(|sentence| self.stored(sentence)).collect()));
+        // The kernel counts remaining time, which has not changed.
+    }
+
+    /// Enters it into the table that requests are looked up in.
+    pub(super) fn refuse(&self, sentence: &Sentence) {
+        let until = sentence.until.as_secs();
+        match sentence.action {
+            Action::Ban => self.banned.ban(sentence.network, until),
+            Action::Throttle => self.banned.throttle(sentence.network, until),
+            Action::Log => {}
         }
     }
 

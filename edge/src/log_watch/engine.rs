@@ -144,11 +144,7 @@ impl Engine {
             }
         }
         for sentence in &standing {
-            let until = sentence.until.as_secs();
-            match sentence.action {
-                Action::Throttle => self.enforcement.banned.throttle(sentence.network, until),
-                _ => self.enforcement.banned.ban(sentence.network, until),
-            }
+            self.enforcement.refuse(sentence);
         }
         self.detector.jails.suspend(restored.off.filter(|until| *until > now));
         self.leases = restored.leases;
@@ -415,9 +411,10 @@ impl Engine {
                     "bans: {tracked} offenders are being counted, and that is all there is room for: those \
                      not seen for longest are forgotten"
                 ),
-                Alarm::ClockSetBack { by } => tracing::warn!(
-                    "bans: the clock was set back by {by:?}; bans end by the time they were given"
-                ),
+                Alarm::ClockSetBack { by } => {
+                    tracing::warn!("bans: the clock was set back by {by:?}; each keeps what remained of it");
+                    self.enforcement.set_anew(self.detector.jails.active());
+                }
                 Alarm::Evicted { count } => {
                     tracing::error!("bans: {count} ended early because there is no more room for them");
                 }

@@ -15,8 +15,6 @@ pub(super) struct Counters {
     pub(super) offences: IntCounterVec,
     /// Bans that were due and not made, by `reason`.
     pub(super) excused: IntCounterVec,
-    /// Connections cut by bans.
-    pub(super) cut: IntCounter,
     /// Events that were lost because the engine could not follow.
     pub(super) lost: IntCounter,
     /// Lines read, of files and of edge's own.
@@ -49,7 +47,6 @@ impl Counters {
             bans: by("edge_bans_total", "Bans made, by jail.", "jail"),
             offences: by("edge_offences_total", "Offences counted, by jail.", "jail"),
             excused: by("edge_bans_excused_total", "Bans that were due and not made, by reason.", "reason"),
-            cut: counter("edge_ban_connections_cut_total", "Connections cut by bans."),
             lost: counter("edge_ban_events_lost_total", "Events that the ban engine could not follow."),
             lines: counter("edge_ban_lines_total", "Log lines and events read by the ban engine."),
             kernel: gauge("edge_firewall_up", "1 where bans reach the kernel."),
