@@ -384,3 +384,74 @@ fn mask(v4: bool, prefix: u8) -> String {
     .unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
     mask.to_string()
 }
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn settings(text: &str) -> FirewallSettings {
+        FirewallSettings::parse(Path::new("firewall.toml"), text).unwrap()
+    }
+
+    #[test]
+    fn the_default_rules_are_as_reviewed() {
+        // After an intended change: `edge firewall print --firewall-config conf/firewall.toml`.
+        assert_eq!(whole(&settings("")), include_str!("ruleset/default.nft"));
+    }
+
+    #[test]
+    fn lists_are_aggregated_and_replaced_whole() {
+        let text = body(&settings(
+            "admin_networks = [\"10.1.2.3/8\", \"2001:db8::/32\"]\nallow = [\"192.0.2.0/25\", \"192.0.2.128/25\"]\n\
+             trusted_proxies = [\"192.0.2.7/32\"]\n",
+        ));
+        for line in [
+            "flush set inet edge allow4\nadd element inet edge allow4 { 10.0.0.0/8, 192.0.2.0/24 }\n",
+            "flush set inet edge allow6\nadd element inet edge allow6 { 2001:db8::/32 }\n",
+            "flush set inet edge free4\nadd element inet edge free4 { 192.0.2.0/24 }\n",
+            "flush set inet edge free6\nflush set inet edge admin4\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn the_table_is_made_anew_only_for_what_cannot_change_in_place() {
+        let shaped = |text: &str| shape(&body(&settings(text))).to_owned();
+        let usual = shaped("");
+        assert!(!usual.is_empty());
+        assert_eq!(shaped("admin_ports = [2222]\nadmin_networks = [\"10.0.0.0/8\"]\n"), usual);
+        for other in ["max_connections = 60", "[sizes]\nbans = 100", "[new_connections]\nburst = 7"] {
+            assert_ne!(shaped(other), usual, "{other}");
+        }
+        assert!(transaction("x", false).contains("flush table inet edge\nx"));
+        assert!(transaction("x", true).contains("add table inet edge\ndelete table inet edge\nx"));
+    }
+
+    #[test]
+    fn no_port_is_open_to_administrators_without_networks_or_ports() {
+        assert!(!body(&settings("admin_ports = []")).contains("goto administrators"));
+        assert!(
+            body(&settings("admin_ports = [22, 22]"))
+                .contains("ip saddr @admin4 tcp dport { 22 } goto administrators")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_bannable_network_has_its_set_and_lies_behind_its_gate(bits: u128, prefix in 24_u8..=64) {
+            let v6 = Ipv6Net::new(Ipv6Addr::from(bits), prefix.max(48)).unwrap().trunc();
+            let v4 = Ipv4Net::new(Ipv4Addr::from((bits >> 96) as u32), prefix.min(32)).unwrap().trunc();
+            for network in [IpNet::from(v4), IpNet::from(v6)] {
+                let set = BanSet::of(network).unwrap();
+                prop_assert_eq!(BanSet::all().filter(|other| *other == set).count(), 1);
+                prop_assert!(gate_of(network).contains(&network));
+            }
+            prop_assert_eq!(BanSet::of(IpNet::new(Ipv4Addr::from(0).into(), 23).unwrap()), None);
+        }
+    }
+}
