@@ -352,6 +352,35 @@ fn an_unconfirmed_trial_is_rolled_back_even_over_kill_9() {
 }
 
 #[test]
+fn killed_at_any_point_of_a_trial_it_comes_back_to_the_old_rules_with_every_ban() {
+    if !possible() {
+        return;
+    }
+    let mut host = Host::start("");
+    host.firewall().ban(&[ban("10.9.1.1/32", 600), ban("10.9.7.0/24", 600)]).unwrap();
+    // The size makes the table anew, on the way there and back.
+    host.write("[https]\nport = 444\n[sizes]\nbans = 5000\n");
+    for delay in [0, 4, 8, 16, 24, 32, 48, 64, 96] {
+        let socket = host.socket();
+        let asking = std::thread::spawn(move || {
+            let question = Question::Apply { confirm: Some(1), ssh: None };
+            edge::firewall::ask(&socket, Duration::from_secs(5), question).is_ok()
+        });
+        std::thread::sleep(Duration::from_millis(delay));
+        host.kill_helper();
+        asking.join().unwrap();
+        assert_eq!(host.connect(OFFICE, 22, 1), "silent=1", "after {delay} ms there are rules");
+        host.start_helper();
+        until("the trial is over", || host.status().on_trial_until.is_none());
+        let status = host.status();
+        assert_eq!((status.loaded, status.drift), (true, Vec::new()), "after {delay} ms");
+        assert_eq!(host.firewall().list().unwrap().len(), 2, "after {delay} ms");
+        assert_eq!(host.connect(OFFICE, 443, 1), "ok=1", "after {delay} ms");
+        assert_eq!(host.connect(ATTACKER, 443, 1), "silent=1", "after {delay} ms");
+    }
+}
+
+#[test]
 fn nobody_locks_himself_out_and_removing_is_for_good() {
     if !possible() {
         return;

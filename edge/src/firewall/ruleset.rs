@@ -9,17 +9,22 @@
 //! on tracking picking connections up in the middle (`net.netfilter.nf_conntrack_tcp_loose = 1`, the
 //! kernel's default).
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::Ban;
 use super::settings::{Door, FirewallSettings};
 
 /// The one table, of family `inet`, that is ours.
 pub const TABLE: &str = "edge";
 /// Counts new connections of administrators: proof that they still get in.
 pub const ADMIN_COUNTER: &str = "c_admin";
+/// A gate stays open a little longer than what lies behind it.
+pub const GATE_LONGER: Duration = Duration::from_secs(2);
 /// Says "handshake of ours" on a packet and "already measured" on a connection.
 const MARK: &str = "0x10000000";
 /// A SYN and nothing else.
@@ -116,6 +121,44 @@ pub fn whole(settings: &FirewallSettings) -> String {
 pub fn transaction(body: &str, rebuild: bool) -> String {
     let verb = if rebuild { "delete" } else { "flush" };
     format!("#!/usr/sbin/nft -f\nadd table inet {TABLE}\n{verb} table inet {TABLE}\n{body}")
+}
+
+/// Bans and leases as text, to stand behind a [`body`] in the same transaction: so a table that is made
+/// anew is never without them. Slower than the helper's own way to the kernel.
+#[must_use]
+pub fn elements(bans: &[Ban], leases: &[Ban]) -> String {
+    let mut sets: BTreeMap<String, BTreeMap<IpNet, u64>> = BTreeMap::new();
+    let mut put = |set: String, network: IpNet, time: Duration| {
+        let longest = sets.entry(set).or_default().entry(network).or_default();
+        *longest = (*longest).max(time.as_secs() + 1);
+    };
+    for ban in bans {
+        let Some(set) = BanSet::of(ban.network) else { continue };
+        put(set.name(), ban.network, ban.remaining);
+        if set.is_wide() {
+            put(gate_name(set.v4).to_owned(), gate_of(ban.network), ban.remaining + GATE_LONGER);
+        }
+    }
+    for lease in leases {
+        put(
+            if lease.network.addr().is_ipv4() { "lift4" } else { "lift6" }.to_owned(),
+            lease.network,
+            lease.remaining,
+        );
+    }
+    let mut text = String::new();
+    for (set, networks) in &sets {
+        let shown = |(network, seconds): (&IpNet, &u64)| match set.starts_with("lift") {
+            true => format!("{network} timeout {seconds}s"),
+            false => format!("{} timeout {seconds}s", network.addr()),
+        };
+        let networks: Vec<_> = networks.iter().map(shown).collect();
+        for line in networks.chunks(1000) {
+            // Writing to a String cannot fail.
+            let _always = writeln!(text, "add element inet {TABLE} {set} {{ {} }}", line.join(", "));
+        }
+    }
+    text
 }
 
 /// What cannot be changed while the table stands: sizes of sets, and limits that the kernel keeps
@@ -417,6 +460,28 @@ mod tests {
         ] {
             assert!(text.contains(line), "{line} in {text}");
         }
+    }
+
+    #[test]
+    fn elements_open_the_gate_of_a_wide_ban_for_longer() {
+        let ban = |text: &str, seconds| Ban {
+            network: text.parse().unwrap(),
+            remaining: Duration::from_secs(seconds),
+        };
+        let bans = [
+            ban("192.0.2.7/32", 60),
+            ban("192.0.2.16/28", 60),
+            ban("192.0.2.0/28", 90),
+            ban("2001:db8::/64", 5),
+        ];
+        assert_eq!(
+            elements(&bans, &[ban("10.0.0.0/8", 7)]),
+            "add element inet edge ban4 { 192.0.2.7 timeout 61s }\n\
+             add element inet edge ban4_28 { 192.0.2.0 timeout 91s, 192.0.2.16 timeout 61s }\n\
+             add element inet edge ban6 { 2001:db8:: timeout 6s }\n\
+             add element inet edge lift4 { 10.0.0.0/8 timeout 8s }\n\
+             add element inet edge wide4 { 192.0.2.0 timeout 93s }\n"
+        );
     }
 
     #[test]

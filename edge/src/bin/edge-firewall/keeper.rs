@@ -141,7 +141,8 @@ impl Keeper {
         (self.book.bans(now), leases.collect())
     }
 
-    /// The kernel's table is new and empty: fills it again.
+    /// The kernel's table is new and its sets are these settings': reads what is in it, and puts
+    /// back what is not.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -152,6 +153,7 @@ impl Keeper {
     ) -> Result<(), NetlinkError> {
         self.book = Book::new(settings);
         self.leases.clear();
+        self.learn()?;
         for batch in bans.chunks(MAX_BATCH) {
             self.put(batch)?;
         }
@@ -306,10 +308,14 @@ impl Keeper {
                     return Ok(());
                 }
                 Err(error) if attempt == ATTEMPTS => return Err(error),
-                // Somebody else changed the sets: look, and make more room.
+                // Somebody else changed the sets, or what has just ended is not swept yet: look, wait a
+                // little, and make more room.
                 Err(NetlinkError::Full | NetlinkError::Missing) => {
-                    more += bans.len() * (attempt - 1);
                     self.learn()?;
+                    if attempt > 1 {
+                        more += bans.len();
+                        std::thread::sleep(LONGEST_PAUSE);
+                    }
                 }
                 Err(error) => return Err(error),
             }
