@@ -9,17 +9,22 @@
 //! on tracking picking connections up in the middle (`net.netfilter.nf_conntrack_tcp_loose = 1`, the
 //! kernel's default).
 
+use std::collections::BTreeMap;
 use std::fmt::Write;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::time::Duration;
 
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
+use super::Ban;
 use super::settings::{Door, FirewallSettings};
 
 /// The one table, of family `inet`, that is ours.
 pub const TABLE: &str = "edge";
 /// Counts new connections of administrators: proof that they still get in.
 pub const ADMIN_COUNTER: &str = "c_admin";
+/// A gate stays open a little longer than what lies behind it.
+pub const GATE_LONGER: Duration = Duration::from_secs(2);
 /// Says "handshake of ours" on a packet and "already measured" on a connection.
 const MARK: &str = "0x10000000";
 /// A SYN and nothing else.
@@ -116,6 +121,44 @@ pub fn whole(settings: &FirewallSettings) -> String {
 pub fn transaction(body: &str, rebuild: bool) -> String {
     let verb = if rebuild { "delete" } else { "flush" };
     format!("#!/usr/sbin/nft -f\nadd table inet {TABLE}\n{verb} table inet {TABLE}\n{body}")
+}
+
+/// Bans and leases as text, to stand behind a [`body`] in the same transaction: so a table that is made
+/// anew is never without them. Slower than the helper's own way to the kernel.
+#[must_use]
+pub fn elements(bans: &[Ban], leases: &[Ban]) -> String {
+    let mut sets: BTreeMap<String, BTreeMap<IpNet, u64>> = BTreeMap::new();
+    let mut put = |set: String, network: IpNet, time: Duration| {
+        let longest = sets.entry(set).or_default().entry(network).or_default();
+        *longest = (*longest).max(time.as_secs() + 1);
+    };
+    for ban in bans {
+        let Some(set) = BanSet::of(ban.network) else { continue };
+        put(set.name(), ban.network, ban.remaining);
+        if set.is_wide() {
+            put(gate_name(set.v4).to_owned(), gate_of(ban.network), ban.remaining + GATE_LONGER);
+        }
+    }
+    for lease in leases {
+        put(
+            if lease.network.addr().is_ipv4() { "lift4" } else { "lift6" }.to_owned(),
+            lease.network,
+            lease.remaining,
+        );
+    }
+    let mut text = String::new();
+    for (set, networks) in &sets {
+        let shown = |(network, seconds): (&IpNet, &u64)| match set.starts_with("lift") {
+            true => format!("{network} timeout {seconds}s"),
+            false => format!("{} timeout {seconds}s", network.addr()),
+        };
+        let networks: Vec<_> = networks.iter().map(shown).collect();
+        for line in networks.chunks(1000) {
+            // Writing to a String cannot fail.
+            let _always = writeln!(text, "add element inet {TABLE} {set} {{ {} }}", line.join(", "));
+        }
+    }
+    text
 }
 
 /// What cannot be changed while the table stands: sizes of sets, and limits that the kernel keeps
@@ -383,4 +426,97 @@ fn mask(v4: bool, prefix: u8) -> String {
     }
     .unwrap_or(IpAddr::V6(Ipv6Addr::UNSPECIFIED));
     mask.to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use std::path::Path;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    fn settings(text: &str) -> FirewallSettings {
+        FirewallSettings::parse(Path::new("firewall.toml"), text).unwrap()
+    }
+
+    #[test]
+    fn the_default_rules_are_as_reviewed() {
+        // After an intended change: `edge firewall print --firewall-config conf/firewall.toml`.
+        assert_eq!(whole(&settings("")), include_str!("ruleset/default.nft"));
+    }
+
+    #[test]
+    fn lists_are_aggregated_and_replaced_whole() {
+        let text = body(&settings(
+            "admin_networks = [\"10.1.2.3/8\", \"2001:db8::/32\"]\nallow = [\"192.0.2.0/25\", \"192.0.2.128/25\"]\n\
+             trusted_proxies = [\"192.0.2.7/32\"]\n",
+        ));
+        for line in [
+            "flush set inet edge allow4\nadd element inet edge allow4 { 10.0.0.0/8, 192.0.2.0/24 }\n",
+            "flush set inet edge allow6\nadd element inet edge allow6 { 2001:db8::/32 }\n",
+            "flush set inet edge free4\nadd element inet edge free4 { 192.0.2.0/24 }\n",
+            "flush set inet edge free6\nflush set inet edge admin4\n",
+        ] {
+            assert!(text.contains(line), "{line} in {text}");
+        }
+    }
+
+    #[test]
+    fn elements_open_the_gate_of_a_wide_ban_for_longer() {
+        let ban = |text: &str, seconds| Ban {
+            network: text.parse().unwrap(),
+            remaining: Duration::from_secs(seconds),
+        };
+        let bans = [
+            ban("192.0.2.7/32", 60),
+            ban("192.0.2.16/28", 60),
+            ban("192.0.2.0/28", 90),
+            ban("2001:db8::/64", 5),
+        ];
+        assert_eq!(
+            elements(&bans, &[ban("10.0.0.0/8", 7)]),
+            "add element inet edge ban4 { 192.0.2.7 timeout 61s }\n\
+             add element inet edge ban4_28 { 192.0.2.0 timeout 91s, 192.0.2.16 timeout 61s }\n\
+             add element inet edge ban6 { 2001:db8:: timeout 6s }\n\
+             add element inet edge lift4 { 10.0.0.0/8 timeout 8s }\n\
+             add element inet edge wide4 { 192.0.2.0 timeout 93s }\n"
+        );
+    }
+
+    #[test]
+    fn the_table_is_made_anew_only_for_what_cannot_change_in_place() {
+        let shaped = |text: &str| shape(&body(&settings(text))).to_owned();
+        let usual = shaped("");
+        assert!(!usual.is_empty());
+        assert_eq!(shaped("admin_ports = [2222]\nadmin_networks = [\"10.0.0.0/8\"]\n"), usual);
+        for other in ["max_connections = 60", "[sizes]\nbans = 100", "[new_connections]\nburst = 7"] {
+            assert_ne!(shaped(other), usual, "{other}");
+        }
+        assert!(transaction("x", false).contains("flush table inet edge\nx"));
+        assert!(transaction("x", true).contains("add table inet edge\ndelete table inet edge\nx"));
+    }
+
+    #[test]
+    fn no_port_is_open_to_administrators_without_networks_or_ports() {
+        assert!(!body(&settings("admin_ports = []")).contains("goto administrators"));
+        assert!(
+            body(&settings("admin_ports = [22, 22]"))
+                .contains("ip saddr @admin4 tcp dport { 22 } goto administrators")
+        );
+    }
+
+    proptest! {
+        #[test]
+        fn every_bannable_network_has_its_set_and_lies_behind_its_gate(bits: u128, prefix in 24_u8..=64) {
+            let v6 = Ipv6Net::new(Ipv6Addr::from(bits), prefix.max(48)).unwrap().trunc();
+            let v4 = Ipv4Net::new(Ipv4Addr::from((bits >> 96) as u32), prefix.min(32)).unwrap().trunc();
+            for network in [IpNet::from(v4), IpNet::from(v6)] {
+                let set = BanSet::of(network).unwrap();
+                prop_assert_eq!(BanSet::all().filter(|other| *other == set).count(), 1);
+                prop_assert!(gate_of(network).contains(&network));
+            }
+            prop_assert_eq!(BanSet::of(IpNet::new(Ipv4Addr::from(0).into(), 23).unwrap()), None);
+        }
+    }
 }

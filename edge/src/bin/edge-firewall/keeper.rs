@@ -18,6 +18,9 @@ use crate::own;
 /// How often a full set is made emptier for one batch.
 const ATTEMPTS: usize = 4;
 
+/// A resize takes less.
+const LONGEST_PAUSE: Duration = Duration::from_millis(200);
+
 /// The kernel's sets, and what we know of them.
 #[derive(Debug)]
 pub(crate) struct Keeper {
@@ -91,7 +94,7 @@ impl Keeper {
     pub(crate) fn learn(&mut self) -> Result<(), NetlinkError> {
         let sets = BanSet::all().map(BanSet::name).chain([true, false].map(|v4| gate_name(v4).to_owned()));
         for set in sets {
-            let elements = self.netlink.dump(&set)?;
+            let elements = self.dump_whole(&set)?;
             let now = self.now();
             let ends = elements.into_iter().map(|element| (element.address, now + element.expires));
             self.book.replace(&set, ends);
@@ -105,6 +108,30 @@ impl Keeper {
         Ok(())
     }
 
+    /// A listing of a set whose hash table the kernel is just making larger or smaller lacks elements,
+    /// or has some twice. An element lives in the kernel at least as long as in the book, so a
+    /// listing with fewer is asked for again; if they stay away, somebody else deleted them.
+    fn dump_whole(&mut self, set: &str) -> Result<Vec<Element>, NetlinkError> {
+        let mut pause = Duration::from_millis(5);
+        let mut last = None;
+        loop {
+            let living = self.book.fill(set, self.now()).map_or(0, |(living, _)| living);
+            let mut elements = self.netlink.dump(set)?;
+            elements.sort_unstable_by_key(|element| element.address);
+            elements.dedup_by_key(|element| element.address);
+            let found = elements.len() as u64;
+            let complete = if living > 0 { found >= living } else { last == Some(found) };
+            if complete || pause > LONGEST_PAUSE {
+                return Ok(elements);
+            }
+            if living > 0 || last.is_some() {
+                std::thread::sleep(pause);
+                pause *= 2;
+            }
+            last = Some(found);
+        }
+    }
+
     /// Bans and leases as the book has them, to carry them over a table that is made anew.
     pub(crate) fn carried(&self) -> (Vec<Ban>, Vec<Ban>) {
         let now = self.now();
@@ -114,7 +141,8 @@ impl Keeper {
         (self.book.bans(now), leases.collect())
     }
 
-    /// The kernel's table is new and empty: fills it again.
+    /// The kernel's table is new and its sets are these settings': reads what is in it, and puts
+    /// back what is not.
     ///
     /// # Errors
     /// The kernel refuses.
@@ -125,6 +153,7 @@ impl Keeper {
     ) -> Result<(), NetlinkError> {
         self.book = Book::new(settings);
         self.leases.clear();
+        self.learn()?;
         for batch in bans.chunks(MAX_BATCH) {
             self.put(batch)?;
         }
@@ -279,10 +308,14 @@ impl Keeper {
                     return Ok(());
                 }
                 Err(error) if attempt == ATTEMPTS => return Err(error),
-                // Somebody else changed the sets: look, and make more room.
+                // Somebody else changed the sets, or what has just ended is not swept yet: look, wait a
+                // little, and make more room.
                 Err(NetlinkError::Full | NetlinkError::Missing) => {
-                    more += bans.len() * (attempt - 1);
                     self.learn()?;
+                    if attempt > 1 {
+                        more += bans.len();
+                        std::thread::sleep(LONGEST_PAUSE);
+                    }
                 }
                 Err(error) => return Err(error),
             }

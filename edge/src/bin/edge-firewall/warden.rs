@@ -1,13 +1,14 @@
 //! The rules in the kernel over their life: loaded, on trial, confirmed, rolled back, healed,
 //! removed. Joins the file, the records, `nft` and the keeper; must not know sockets.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use edge::firewall::message::Status;
-use edge::firewall::ruleset::{self, ADMIN_COUNTER};
+use edge::firewall::ruleset::{self, ADMIN_COUNTER, BanSet};
 use edge::firewall::settings::FirewallSettings;
-use edge::firewall::{Counted, Figures, Fill};
+use edge::firewall::{Ban, Counted, Figures, Fill};
 use serde_json::Value;
 use shared::config::Faults;
 
@@ -21,6 +22,8 @@ use crate::{drift, own};
 const LOOSE: &str = "/proc/sys/net/netfilter/nf_conntrack_tcp_loose";
 /// Where the records are if the file that says so cannot be read.
 const USUAL_STATE: &str = "/var/lib/edge-firewall";
+/// Bans that go into one transaction of text with the rules; a second's work for `nft`.
+const TOGETHER: usize = 100_000;
 /// The longest trial.
 const LONGEST_TRIAL: u32 = 3600;
 /// The lists whose elements are the file's, so that a changed one is drift.
@@ -363,8 +366,16 @@ impl Warden {
         if present && let Err(error) = self.keeper.learn() {
             tracing::warn!("firewall: the old table's bans cannot be read: {error}");
         }
-        let carried = self.keeper.carried();
-        nft::load(&ruleset::transaction(&body, rebuild))?;
+        let mut text = ruleset::transaction(&body, rebuild);
+        let mut carried = self.keeper.carried();
+        // A table made anew comes with its bans in the same transaction, so that a crash loses none;
+        // so many that nft would be slow, or more than fit, follow at once by the faster way.
+        let together = carried.0.len() <= TOGETHER && room(&settings, &carried.0);
+        if (rebuild || !present) && together {
+            text.push_str(&ruleset::elements(&carried.0, &carried.1));
+            carried = (Vec::new(), Vec::new());
+        }
+        nft::load(&text)?;
         self.keeper.adopt(&settings);
         if rebuild || !present {
             self.keeper.refill(&settings, carried)?;
@@ -380,6 +391,14 @@ impl Warden {
         let counted = listing.iter().filter_map(|entry| counted(entry.get("counter")?));
         Ok(counted.filter(|counted| counted.counter == ADMIN_COUNTER).map(|counted| counted.packets).sum())
     }
+}
+
+/// Do the bans fit the sets of these settings?
+fn room(settings: &FirewallSettings, bans: &[Ban]) -> bool {
+    let sets = bans.iter().filter_map(|ban| BanSet::of(ban.network));
+    let mut counts: BTreeMap<BanSet, u32> = BTreeMap::new();
+    sets.for_each(|set| *counts.entry(set).or_default() += 1);
+    counts.into_iter().all(|(set, count)| count <= set.size(settings))
 }
 
 /// The table, with the elements of the lists that are the file's.
