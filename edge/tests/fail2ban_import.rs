@@ -1,6 +1,6 @@
 //! What we read out of fail2ban's files is what the installed fail2ban reads out of them: asked of its own
 //! Python, for every filter it ships in every mode, for every jail, and for a folder with all that its
-//! ini dialect can do. Without an installed fail2ban the tests that ask it say so and pass.
+//! ini dialect can do. It must be installed: `tests/run` sees to it.
 
 #![expect(clippy::unwrap_used, reason = "a step of a test that fails is the test's failure")]
 
@@ -22,14 +22,13 @@ const SCRIPT: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/fail2ban_import
 /// Filters that we read in another way, and why. None today.
 const DIFFERENT: [&str; 0] = [];
 
-/// What the installed fail2ban says of `folder`; `None` where none is installed.
-fn peer(folder: &Path, times: &str) -> Option<Value> {
-    let installed =
-        Command::new(PYTHON).args(["-c", "import fail2ban"]).stderr(Stdio::null()).status().ok()?.success();
-    if !installed || !folder.is_dir() {
-        eprintln!("no fail2ban is installed here: nothing to compare with");
-        return None;
-    }
+/// What the installed fail2ban says of `folder`.
+fn peer(folder: &Path, times: &str) -> Value {
+    let installed = Command::new(PYTHON).args(["-c", "import fail2ban"]).status().unwrap();
+    assert!(
+        installed.success() && folder.is_dir(),
+        "Debian's package fail2ban is not installed; `tests/run` installs it"
+    );
     let mut child = Command::new(PYTHON)
         .arg(SCRIPT)
         .arg(folder)
@@ -40,7 +39,7 @@ fn peer(folder: &Path, times: &str) -> Option<Value> {
     child.stdin.take().unwrap().write_all(times.as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "the peer failed");
-    Some(serde_json::from_slice(&output.stdout).unwrap())
+    serde_json::from_slice(&output.stdout).unwrap()
 }
 
 fn texts(value: &Value) -> Vec<String> {
@@ -86,7 +85,7 @@ fn compare(folder: &Path, peer: &Value) -> (usize, Vec<String>) {
 #[test]
 fn every_filter_is_read_as_fail2ban_reads_it() {
     let folder = Path::new(FOLDER);
-    let Some(peer) = peer(folder, "") else { return };
+    let peer = peer(folder, "");
     let (same, different) = compare(folder, &peer);
     let unexpected: Vec<&String> =
         different.iter().filter(|what| !DIFFERENT.iter().any(|name| what.starts_with(name))).collect();
@@ -99,7 +98,7 @@ fn every_filter_is_read_as_fail2ban_reads_it() {
 #[test]
 fn the_filters_that_fail2ban_tests_itself_with_are_read_as_it_reads_them() {
     let folder = Path::new("/usr/lib/python3/dist-packages/fail2ban/tests/config");
-    let Some(peer) = peer(folder, "") else { return };
+    let peer = peer(folder, "");
     let (same, different) = compare(folder, &peer);
     assert!(different.is_empty(), "{different:#?}");
     assert!(same >= 6, "{same}");
@@ -108,7 +107,7 @@ fn the_filters_that_fail2ban_tests_itself_with_are_read_as_it_reads_them() {
 #[test]
 fn every_jail_is_read_as_fail2ban_reads_it() {
     let folder = Path::new(FOLDER);
-    let Some(peer) = peer(folder, "") else { return };
+    let peer = peer(folder, "");
     let read = import(folder).unwrap();
     let (mut same, mut different) = (0, Vec::new());
     for (name, said) in peer["jails"].as_object().unwrap() {
@@ -156,7 +155,7 @@ fn every_jail_is_read_as_fail2ban_reads_it() {
 #[test]
 fn times_are_read_as_fail2ban_reads_them() {
     let times = "600\n-1\n10m\n1d12h\n1h 2m 3s\n1hour+30min\n0d 1h 30m\n1year-6mo\n6 months\n60*60\n1.5h\n2w\n1y 2mon 3da\n90 s\n4Weeks\n1d-12h\n2*(1h+5m)\n";
-    let Some(peer) = peer(Path::new(FOLDER), times) else { return };
+    let peer = peer(Path::new(FOLDER), times);
     let said = peer["times"].as_object().unwrap();
     assert_eq!(said.len(), times.lines().count());
     for (text, theirs) in said {
@@ -207,7 +206,7 @@ fn folder(files: &[(&str, &str)]) -> tempfile::TempDir {
 #[test]
 fn the_whole_dialect_is_read_as_fail2ban_reads_it() {
     let folder = folder(&DIALECT);
-    let Some(peer) = peer(folder.path(), "") else { return };
+    let peer = peer(folder.path(), "");
     let (same, different) = compare(folder.path(), &peer);
     assert!(different.is_empty(), "{different:#?}");
     assert_eq!(same, 8);

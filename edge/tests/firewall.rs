@@ -12,7 +12,7 @@ use std::time::{Duration, Instant};
 
 use edge::firewall::message::{Answer, Question};
 use edge::firewall::{Ban, Firewall, FirewallError, Reason, Refusal, State};
-use host::{ADMIN, ALLOWED, ATTACKER, HOST, Host, OFFICE, PROXY, SIX, ban, possible};
+use host::{ADMIN, ALLOWED, ATTACKER, HOST, Host, OFFICE, PROXY, SIX, ban};
 use ipnet::IpNet;
 
 fn apply(host: &Host, confirm: Option<u32>, ssh: Option<&str>) -> Answer {
@@ -40,9 +40,6 @@ fn until(what: &str, mut holds: impl FnMut() -> bool) {
 
 #[test]
 fn only_the_public_ports_are_open_and_administration_to_administrators() {
-    if !possible() {
-        return;
-    }
     let mut host = Host::start("");
     assert_eq!(host.connect(OFFICE, 80, 1), "ok=1");
     assert_eq!(host.connect(OFFICE, 443, 1), "ok=1");
@@ -75,9 +72,6 @@ fn only_the_public_ports_are_open_and_administration_to_administrators() {
 
 #[test]
 fn each_client_has_fifty_connections_and_closed_ones_free_their_place() {
-    if !possible() {
-        return;
-    }
     let mut host = Host::start("");
     assert_eq!(host.connect(ATTACKER, 443, 60), "ok=50 reset=10");
     assert_eq!(host.connect(OFFICE, 443, 50), "ok=50", "others have their own");
@@ -107,9 +101,6 @@ fn each_client_has_fifty_connections_and_closed_ones_free_their_place() {
 
 #[test]
 fn forged_handshakes_lock_nobody_out_and_fill_no_table() {
-    if !possible() {
-        return;
-    }
     let mut host = Host::start("[new_connections]\nper_second = 20\nburst = 60\n");
     // The office's gateway drops what it did not ask for, so no reset betrays the forger.
     let silent = "add table ip gateway; add chain ip gateway out { type filter hook output priority 0; }; \
@@ -142,9 +133,6 @@ fn forged_handshakes_lock_nobody_out_and_fill_no_table() {
 
 #[test]
 fn a_ban_stalls_open_connections_and_survives_reload_and_the_helper_s_death() {
-    if !possible() {
-        return;
-    }
     let mut host = Host::start("");
     let mut firewall = host.firewall();
     assert_eq!(host.connect(ATTACKER, 443, 1), "ok=1");
@@ -186,18 +174,12 @@ fn a_ban_stalls_open_connections_and_survives_reload_and_the_helper_s_death() {
 
 #[test]
 fn the_kernel_through_the_helper_keeps_the_contract() {
-    if !possible() {
-        return;
-    }
     let host = Host::start("");
     contract::holds(host.firewall().as_mut());
 }
 
 #[test]
 fn a_full_set_evicts_the_soonest_to_expire() {
-    if !possible() {
-        return;
-    }
     let host = Host::start("[sizes]\nbans = 16\n");
     let mut firewall = host.firewall();
     let bans: Vec<_> = (1..=16).map(|n| ban(&format!("192.0.2.{n}/32"), 1000 - n)).collect();
@@ -216,9 +198,6 @@ fn a_full_set_evicts_the_soonest_to_expire() {
 
 #[test]
 fn who_is_protected_cannot_be_banned_and_a_ban_has_bounds() {
-    if !possible() {
-        return;
-    }
     let host = Host::start("longest_ban = \"1h\"\n");
     let mut firewall = host.firewall();
     std::thread::sleep(Duration::from_millis(100));
@@ -247,9 +226,6 @@ fn who_is_protected_cannot_be_banned_and_a_ban_has_bounds() {
 
 #[test]
 fn another_user_is_refused_and_edge_s_user_may_not_touch_the_rules() {
-    if !possible() {
-        return;
-    }
     let mut host = Host::start("");
     let as_user = |host: &Host, uid: &str, kind: u8| {
         let socket = host.socket().display().to_string();
@@ -272,9 +248,6 @@ fn another_user_is_refused_and_edge_s_user_may_not_touch_the_rules() {
 
 #[test]
 fn drift_is_told_by_its_place() {
-    if !possible() {
-        return;
-    }
     let host = Host::start("");
     assert_eq!(host.status().drift, Vec::<String>::new());
     host.firewall().ban(&[ban("10.9.1.1/32", 600)]).unwrap();
@@ -292,9 +265,6 @@ fn drift_is_told_by_its_place() {
 
 #[test]
 fn rules_on_trial_are_kept_only_by_a_new_session() {
-    if !possible() {
-        return;
-    }
     let mut host = Host::start("");
     assert!(failed(confirm(&host, None)).contains("no rules are on trial"));
     let old = Some("10.9.3.1 50000 10.9.0.1 22");
@@ -315,9 +285,6 @@ fn rules_on_trial_are_kept_only_by_a_new_session() {
 
 #[test]
 fn an_unconfirmed_trial_is_rolled_back_even_over_kill_9() {
-    if !possible() {
-        return;
-    }
     let mut host = Host::start("");
     host.firewall().ban(&[ban("10.9.1.1/32", 600)]).unwrap();
     let wrong = "[https]\nport = 444\n";
@@ -353,9 +320,6 @@ fn an_unconfirmed_trial_is_rolled_back_even_over_kill_9() {
 
 #[test]
 fn killed_at_any_point_of_a_trial_it_comes_back_to_the_old_rules_with_every_ban() {
-    if !possible() {
-        return;
-    }
     let mut host = Host::start("");
     host.firewall().ban(&[ban("10.9.1.1/32", 600), ban("10.9.7.0/24", 600)]).unwrap();
     // The size makes the table anew, on the way there and back.
@@ -382,9 +346,6 @@ fn killed_at_any_point_of_a_trial_it_comes_back_to_the_old_rules_with_every_ban(
 
 #[test]
 fn nobody_locks_himself_out_and_removing_is_for_good() {
-    if !possible() {
-        return;
-    }
     let mut host = Host::start("");
     let text = std::fs::read_to_string(host.file()).unwrap().replace("[\"10.9.3.0/24\"]", "[]");
     std::fs::write(host.file(), text).unwrap();
@@ -408,9 +369,6 @@ fn nobody_locks_himself_out_and_removing_is_for_good() {
 fn whatever_the_settings_nft_accepts_the_rules() {
     use edge::firewall::ruleset::{body, transaction, whole};
     use edge::firewall::settings::FirewallSettings;
-    if !possible() {
-        return;
-    }
     let host = Host::start("");
     let cases = [
         "",
@@ -433,9 +391,6 @@ fn whatever_the_settings_nft_accepts_the_rules() {
 
 #[test]
 fn bans_are_fast() {
-    if !possible() {
-        return;
-    }
     let host = Host::start("");
     let mut firewall = host.firewall();
     let address = |n: u32| IpNet::new(std::net::Ipv4Addr::from(0x2000_0000 + n).into(), 32).unwrap();

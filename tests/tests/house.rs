@@ -44,17 +44,20 @@ const JOINERS: &[&str] = &[
 /// Which rooms a room may import besides `shared`. Rooms that are not named import nobody.
 const ARROWS: &[(&str, &[&str])] = &[
     // Settings are read in one place and handed to the rooms that own them.
-    ("edge/config", &["access_log", "ban", "client", "gateway", "listen", "route", "upstream"]),
+    (
+        "edge/config",
+        &["access_log", "admission", "ban", "client", "firewall", "gateway", "listen", "route", "upstream"],
+    ),
     // Plain HTTP only redirects, and only to hosts that are named like hosts.
     // Who is banned is closed before its handshake, and cut by its client's address.
     ("edge/listen", &["access_log", "admission", "client", "config", "metrics", "route", "tls"]),
     ("edge/tls", &["config"]),
     // A route may have a rate of its own.
-    ("edge/route", &["config"]),
+    ("edge/route", &["admission"]),
     ("edge/admission", &["client"]),
     ("edge/access_log", &["metrics"]),
-    // The operator sees who is being counted.
-    ("edge/admin", &["admission", "metrics"]),
+    // The operator sees who is being counted, and asks about bans.
+    ("edge/admin", &["admission", "ban", "metrics"]),
     // The third corridor: the handlers' door.
     ("edge/gateway", &["admin", "metrics"]),
     ("vault/config", &["pair", "pki", "sequence", "storage"]),
@@ -156,6 +159,24 @@ fn no_room_imports_a_corridor() {
         }
     }
     assert!(wrong.is_empty(), "{wrong:#?}");
+}
+
+#[test]
+fn the_privileged_program_sees_nothing_of_edge_but_the_firewall() {
+    let files: Vec<_> = sources()
+        .into_iter()
+        .filter(|source| source.name.starts_with("edge/src/bin/edge-firewall/"))
+        .collect();
+    assert!(files.len() > 1, "the helper's files are not where this test looks");
+    let mut wrong = Vec::new();
+    for source in files {
+        for (number, line) in source.code_lines() {
+            if mentions(line, "edge::") && !mentions(line, "edge::firewall") {
+                wrong.push(format!("{}:{number}: {}", source.name, line.trim()));
+            }
+        }
+    }
+    assert!(wrong.is_empty(), "it adds bans and loads rules, and must not learn to do more: {wrong:#?}");
 }
 
 #[test]

@@ -27,15 +27,6 @@ const FILE: &str = "admin_networks = [\"10.9.3.0/24\"]\nallow = [\"10.9.5.1/32\"
 
 static NEXT: AtomicUsize = AtomicUsize::new(0);
 
-/// May this process make namespaces? Elsewhere than as root the stories say so and pass.
-pub(crate) fn possible() -> bool {
-    let root = rustix::process::getuid().is_root();
-    if !root {
-        eprintln!("skipped: network namespaces need root");
-    }
-    root
-}
-
 pub(crate) struct Host {
     pub inside: String,
     pub outside: String,
@@ -50,6 +41,10 @@ pub(crate) struct Host {
 impl Host {
     /// With the helper running and its rules loaded; `extra` is appended to the file.
     pub(crate) fn start(extra: &str) -> Self {
+        assert!(
+            rustix::process::getuid().is_root(),
+            "these stories make network namespaces: run them as root"
+        );
         let number = NEXT.fetch_add(1, Ordering::SeqCst);
         let name = |role: &str| format!("efw-{}-{number}-{role}", std::process::id());
         let (inside, outside) = (name("host"), name("net"));
