@@ -73,8 +73,10 @@ json.dump(answer, sys.stdout)
         failregex: list(&answer["addfailregex"]),
         ignoreregex: list(&answer["addignoreregex"]),
         datepattern: lines(&answer["datepattern"]),
-        max_lines: answer["maxlines"].as_u64().or_else(|| answer["maxlines"].as_str()?.parse().ok()).unwrap_or(1)
-            as usize,
+        max_lines: answer["maxlines"]
+            .as_u64()
+            .or_else(|| answer["maxlines"].as_str()?.parse().ok())
+            .unwrap_or(1) as usize,
     };
     answers.iter().zip(cases).map(text).collect()
 }
@@ -223,13 +225,20 @@ fn holds(condition: &str, name: &str, options: &Value) -> bool {
     let right = right.trim().trim_matches('\'');
     let left = match left.trim() {
         "name" => name,
-        option => options[option.strip_prefix("opts.get('").unwrap().trim_end_matches("')")].as_str().unwrap_or(""),
+        option => {
+            options[option.strip_prefix("opts.get('").unwrap().trim_end_matches("')")].as_str().unwrap_or("")
+        }
     };
     (left == right) == equal
 }
 
 /// What differs, or nothing.
-fn difference(set: &mut FilterSet, sample: &Sample, options: &Value, zone: &TimeZone) -> Option<(&'static str, String)> {
+fn difference(
+    set: &mut FilterSet,
+    sample: &Sample,
+    options: &Value,
+    zone: &TimeZone,
+) -> Option<(&'static str, String)> {
     let mut hits = Vec::new();
     let journal = options["logtype"] == "journal";
     let mut line = sample.line.clone();
@@ -244,7 +253,10 @@ fn difference(set: &mut FilterSet, sample: &Sample, options: &Value, zone: &Time
         return matches.then(|| ("not matched", String::from_utf8_lossy(&line).into_owned()));
     };
     if !matches {
-        return Some(("matched", format!("failregex {}: {}", hit.pattern + 1, String::from_utf8_lossy(&line))));
+        return Some((
+            "matched",
+            format!("failregex {}: {}", hit.pattern + 1, String::from_utf8_lossy(&line)),
+        ));
     }
     if let Some(host) = expected["host"].as_str() {
         let same = match host.parse::<std::net::IpAddr>() {
@@ -268,7 +280,8 @@ fn difference(set: &mut FilterSet, sample: &Sample, options: &Value, zone: &Time
 
 /// `2005-8-14T12:00:00`, in the samples' zone.
 fn local(time: &str, zone: &TimeZone) -> i64 {
-    let numbers: Vec<i16> = time.split(['-', 'T', ':', '.']).map(|number| number.parse().unwrap_or(0)).collect();
+    let numbers: Vec<i16> =
+        time.split(['-', 'T', ':', '.']).map(|number| number.parse().unwrap_or(0)).collect();
     let small = |index: usize| i8::try_from(numbers[index]).unwrap();
     let date = jiff::civil::date(numbers[0], small(1), small(2)).at(small(3), small(4), small(5), 0);
     zone.to_timestamp(date).unwrap().as_second()
@@ -311,7 +324,11 @@ fn fail2bans_filters_find_in_its_samples_what_fail2ban_finds() {
                 web[1] += u32::from(difference.is_none());
             }
             if let Some((reason, what)) = difference {
-                let _ = writeln!(report, "{reason}: {} by {name} {:?}: {what}", sample.place, cases[*case].options);
+                let _ = writeln!(
+                    report,
+                    "{reason}: {} by {name} {:?}: {what}",
+                    sample.place, cases[*case].options
+                );
             }
         }
     }

@@ -39,6 +39,8 @@ pub struct Filter {
     fail: Vec<Pattern>,
     ignore: Vec<Pattern>,
     dates: Vec<String>,
+    /// Handed to the set that it becomes part of.
+    finder: Option<Finder>,
     /// Which of `fail` may match, if there are several.
     candidates: Option<regex::RegexSet>,
     connections: Connections,
@@ -48,7 +50,10 @@ pub struct Filter {
 
 impl std::fmt::Debug for Filter {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("Filter").field("name", &self.name).field("patterns", &self.fail.len()).finish_non_exhaustive()
+        f.debug_struct("Filter")
+            .field("name", &self.name)
+            .field("patterns", &self.fail.len())
+            .finish_non_exhaustive()
     }
 }
 
@@ -71,7 +76,9 @@ pub enum FilterFault {
         what: String,
     },
     /// It would not say whom to ban.
-    #[error("failregex {number}: nothing in it says who the offender is; filter {filter} needs <HOST>, <ADDR> or <F-ID>…</F-ID> there, or in its prefregex")]
+    #[error(
+        "failregex {number}: nothing in it says who the offender is; filter {filter} needs <HOST>, <ADDR> or <F-ID>…</F-ID> there, or in its prefregex"
+    )]
     NoSubject {
         /// The filter's name.
         filter: String,
@@ -95,7 +102,9 @@ pub enum FilterFault {
         what: String,
     },
     /// An offence of too many lines.
-    #[error("maxlines: {lines} is above {most}; write fewer, as filter {filter} would search them all for each line")]
+    #[error(
+        "maxlines: {lines} is above {most}; write fewer, as filter {filter} would search them all for each line"
+    )]
     TooManyLines {
         /// The filter's name.
         filter: String,
@@ -105,7 +114,9 @@ pub enum FilterFault {
         most: usize,
     },
     /// The automaton of one filter alone is too large.
-    #[error("failregex: all of filter {filter} together need too much memory ({what}); split the filter into two")]
+    #[error(
+        "failregex: all of filter {filter} together need too much memory ({what}); split the filter into two"
+    )]
     TooLarge {
         /// The filter's name.
         filter: String,
@@ -212,13 +223,9 @@ impl Filter {
                 faults.push(FilterFault::NoSubject { filter: text.name.clone(), number: index + 1 });
             }
         }
-        if let Err(wrong) = Finder::new(&text.datepattern) {
-            faults.extend(wrong.into_iter().map(|(index, what)| FilterFault::Date {
-                filter: text.name.clone(),
-                number: index + 1,
-                what,
-            }));
-        }
+        let date = |(index, what)| FilterFault::Date { filter: text.name.clone(), number: index + 1, what };
+        let finder =
+            Finder::new(&text.datepattern).map_err(|wrong| faults.extend(wrong.into_iter().map(date))).ok();
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -234,6 +241,7 @@ impl Filter {
             fail,
             ignore,
             dates: text.datepattern.clone(),
+            finder,
             candidates,
             connections: Connections::default(),
             window: several.then(|| Window::new(text.max_lines)),
@@ -242,7 +250,9 @@ impl Filter {
 
     /// One of these is passed by every line that may be an offence.
     fn gates(&self) -> Vec<String> {
-        let Some(prefix) = &self.prefix else { return self.fail.iter().map(|pattern| pattern.gate(false)).collect() };
+        let Some(prefix) = &self.prefix else {
+            return self.fail.iter().map(|pattern| pattern.gate(false)).collect();
+        };
         let inner: Vec<_> = self.fail.iter().map(|pattern| &pattern.tree().root).collect();
         vec![emit::joined_gate(&prefix.tree().root, &inner).unwrap_or_else(|| prefix.gate(false))]
     }

@@ -103,7 +103,8 @@ impl Finder {
         let start = match place {
             Place::LineBegin => {
                 let before = line.get(..last.start)?;
-                let plain = before.iter().all(|byte| byte.is_ascii_punctuation() && *byte != b'_' || *byte == b' ');
+                let plain =
+                    before.iter().all(|byte| byte.is_ascii_punctuation() && *byte != b'_' || *byte == b' ');
                 if !plain || before.len() > 2 {
                     return None;
                 }
@@ -162,25 +163,32 @@ impl Finder {
 /// What a pattern of the list stands for.
 fn written(pattern: &str) -> Vec<String> {
     let upper = pattern.to_uppercase();
-    let begin = |default: &&str| !default.starts_with('^') && !default.starts_with("{^") && !default.starts_with("**");
-    let at_begin = DEFAULTS.iter().filter(|default| begin(default)).map(|default| format!("{{^LN-BEG}}{default}"));
+    let begin = |default: &&str| {
+        !default.starts_with('^') && !default.starts_with("{^") && !default.starts_with("**")
+    };
+    let at_begin =
+        DEFAULTS.iter().filter(|default| begin(default)).map(|default| format!("{{^LN-BEG}}{default}"));
     match upper.as_str() {
         "{DEFAULT}" => at_begin.chain(DEFAULTS.iter().map(|default| (*default).to_owned())).collect(),
         "{^LN-BEG}" => {
             let bound = DEFAULTS.iter().filter(|default| !begin(default) && !default.starts_with("**"));
             at_begin.chain(bound.map(|default| (*default).to_owned())).collect()
         }
-        "EPOCH" => DEFAULTS.iter().filter(|default| default.contains("EPOCH")).map(|d| (*d).to_owned()).collect(),
-        _ => match upper.find("{DATE}").filter(|at| !pattern.get(..*at).unwrap_or_default().ends_with('\\')) {
-            Some(at) if upper.len() == pattern.len() => DEFAULTS
-                .iter()
-                .filter(|default| !default.starts_with("**"))
-                .map(|default| {
-                    let (before, rest) = pattern.split_at_checked(at).unwrap_or((pattern, ""));
-                    format!("{before}{}{}", unbound(default), rest.get(6..).unwrap_or_default())
-                })
-                .collect(),
-            _ => vec![pattern.to_owned()],
-        },
+        "EPOCH" => {
+            DEFAULTS.iter().filter(|default| default.contains("EPOCH")).map(|d| (*d).to_owned()).collect()
+        }
+        _ => {
+            match upper.find("{DATE}").filter(|at| !pattern.get(..*at).unwrap_or_default().ends_with('\\')) {
+                Some(at) if upper.len() == pattern.len() => DEFAULTS
+                    .iter()
+                    .filter(|default| !default.starts_with("**"))
+                    .map(|default| {
+                        let (before, rest) = pattern.split_at_checked(at).unwrap_or((pattern, ""));
+                        format!("{before}{}{}", unbound(default), rest.get(6..).unwrap_or_default())
+                    })
+                    .collect(),
+                _ => vec![pattern.to_owned()],
+            }
+        }
     }
 }

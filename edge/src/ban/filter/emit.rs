@@ -54,7 +54,8 @@ pub(crate) fn joined_gate(prefix: &Node, inner: &[&Node]) -> Option<String> {
         content.put(")");
     }
     let joined = format!("(?:{})(?s:.*)", content.out);
-    let mut writer = Writer { out: String::with_capacity(1024), engine: For::Gate, place: Place::Around(joined) };
+    let mut writer =
+        Writer { out: String::with_capacity(1024), engine: For::Gate, place: Place::Around(joined) };
     writer.node(prefix);
     Some(writer.out)
 }
@@ -76,11 +77,14 @@ pub(crate) fn begins(node: &Node) -> bool {
     match node {
         Node::Start | Node::TextStart => true,
         Node::Concat(parts) => {
-            let first = parts.iter().find(|part| !matches!(part, Node::Flags(_) | Node::Empty | Node::Look { .. }));
+            let first =
+                parts.iter().find(|part| !matches!(part, Node::Flags(_) | Node::Empty | Node::Look { .. }));
             first.is_some_and(begins)
         }
         Node::Alternation(branches) => branches.iter().all(begins),
-        Node::Flagged(_, node) | Node::Capture { node, .. } | Node::Host(node) | Node::Atomic(node) => begins(node),
+        Node::Flagged(_, node) | Node::Capture { node, .. } | Node::Host(node) | Node::Atomic(node) => {
+            begins(node)
+        }
         _ => false,
     }
 }
@@ -115,10 +119,14 @@ impl Writer {
     fn node(&mut self, node: &Node) {
         let gate = self.engine == For::Gate;
         match node {
-            Node::Start | Node::End | Node::TextStart | Node::TextEnd if matches!(self.place, Place::Inside) => {
+            Node::Start | Node::End | Node::TextStart | Node::TextEnd
+                if matches!(self.place, Place::Inside) =>
+            {
                 self.put("(?:)");
             }
-            Node::Capture { name: Some(name), .. } if name == "content" && matches!(self.place, Place::Around(_)) => {
+            Node::Capture { name: Some(name), .. }
+                if name == "content" && matches!(self.place, Place::Around(_)) =>
+            {
                 if let Place::Around(content) = &self.place {
                     self.out.push_str(content);
                 }

@@ -69,8 +69,11 @@ impl Groups {
     /// `alt_user_1` stands in where `user` is empty; `tuple_id` is joined to `fid`.
     fn combine(&mut self) {
         let mut combined: Vec<(Arc<str>, bool, String)> = Vec::new();
-        let mut named: Vec<&(Arc<str>, Option<String>)> =
-            self.0.iter().filter(|(name, _)| name.starts_with("alt_") || name.starts_with("tuple_")).collect();
+        let mut named: Vec<&(Arc<str>, Option<String>)> = self
+            .0
+            .iter()
+            .filter(|(name, _)| name.starts_with("alt_") || name.starts_with("tuple_"))
+            .collect();
         named.sort();
         for (name, value) in named {
             let Some((kind, rest)) = name.split_once('_') else { continue };

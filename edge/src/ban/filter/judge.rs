@@ -92,9 +92,10 @@ impl Filter {
     fn first_match(&self, subject: &str, figures: &mut Figures) -> Option<(usize, Spans)> {
         match &self.candidates {
             None => Some((0, counted(self.fail.first()?.find(subject, 0), figures)?)),
-            Some(gate) => gate.matches(subject).into_iter().find_map(|index| {
-                Some((index, counted(self.fail.get(index)?.find(subject, 0), figures)?))
-            }),
+            Some(gate) => gate
+                .matches(subject)
+                .into_iter()
+                .find_map(|index| Some((index, counted(self.fail.get(index)?.find(subject, 0), figures)?))),
         }
     }
 

@@ -91,21 +91,24 @@ impl FilterSet {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn with(filters: Vec<Filter>, limits: Limits) -> Result<Self, Vec<FilterFault>> {
-        let (mut finders, mut finder_of, mut known) = (Vec::new(), Vec::new(), Vec::<&[String]>::new());
-        for filter in &filters {
-            let index = known.iter().position(|dates| *dates == filter.dates.as_slice());
-            finder_of.push(match index {
-                Some(index) => index,
-                None => {
-                    let finder = Finder::new(&filter.dates).map_err(|wrong| dates_fault(filter, wrong))?;
+    pub fn with(mut filters: Vec<Filter>, limits: Limits) -> Result<Self, Vec<FilterFault>> {
+        let (mut finders, mut finder_of, mut known) = (Vec::new(), Vec::new(), Vec::<Vec<String>>::new());
+        for filter in &mut filters {
+            let finder = filter.finder.take();
+            let alike = known.iter().position(|dates| *dates == filter.dates);
+            finder_of.push(match (alike, finder) {
+                (Some(alike), _) => alike,
+                (None, Some(finder)) => {
                     finders.push(Dates { finder, last: None, found: None });
-                    known.push(&filter.dates);
+                    known.push(filter.dates.clone());
                     finders.len() - 1
                 }
+                // A compiled filter has its finder until a set takes it, and a set does not give it back.
+                (None, None) => continue,
             });
         }
-        let always = filters.iter().enumerate().filter(|(_, filter)| filter.window.is_some()).map(|(index, _)| index);
+        let always =
+            filters.iter().enumerate().filter(|(_, filter)| filter.window.is_some()).map(|(index, _)| index);
         let always = always.collect();
         // All cut alike is the usual; whatever else a log turns out to need is built when it is seen.
         let gates = vec![gate_of(&filters, &finder_of, (0..finders.len()).collect())?];
@@ -129,7 +132,13 @@ impl FilterSet {
     ///
     /// `known`: the time, where the source knows it; then no date is looked for: the line has none, or it was left
     /// out. `now`: for dates without a year, and for how long a connection is remembered.
-    pub fn read(&mut self, line: &[u8], known: Option<Duration>, now: Duration, hits: &mut Vec<(usize, Hit)>) {
+    pub fn read(
+        &mut self,
+        line: &[u8],
+        known: Option<Duration>,
+        now: Duration,
+        hits: &mut Vec<(usize, Hit)>,
+    ) {
         self.figures.lines += 1;
         if line.len() > self.limits.line {
             self.figures.too_long += 1;
@@ -137,7 +146,8 @@ impl FilterSet {
         }
         let end = line.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
         // What is no UTF-8 becomes U+FFFD, as fail2ban reads it.
-        let text = String::from_utf8_lossy(line.get(..end).unwrap_or_default());
+        let line = line.get(..end).unwrap_or_default();
+        let text = std::str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
         let text = if text.contains('\n') { Cow::Owned(text.replace('\n', " ")) } else { text };
         self.date(&text, known, now);
         for first in 0..self.finders.len() {
@@ -148,10 +158,18 @@ impl FilterSet {
         }
     }
 
-    fn judge(&mut self, cut: (usize, usize), known: Option<Duration>, now: Duration, hits: &mut Vec<(usize, Hit)>) {
+    fn judge(
+        &mut self,
+        cut: (usize, usize),
+        known: Option<Duration>,
+        now: Duration,
+        hits: &mut Vec<(usize, Hit)>,
+    ) {
         for (index, filter) in self.filters.iter_mut().enumerate() {
             let dates = self.finder_of.get(index).and_then(|finder| self.finders.get(*finder));
-            let Some(dates) = dates.filter(|dates| self.wanted.get(index) == Some(&true) && dates.cut() == cut) else {
+            let Some(dates) =
+                dates.filter(|dates| self.wanted.get(index) == Some(&true) && dates.cut() == cut)
+            else {
                 continue;
             };
             let at = known.or(dates.found.and_then(|found| found.at)).or(dates.fresh(now));
@@ -222,7 +240,8 @@ impl FilterSet {
         }
         let alike = |finder: &usize| self.finders.get(*finder).is_some_and(|dates| dates.cut() == cut);
         let known = self.gates.iter().position(|gate| {
-            gate.finders.iter().all(alike) && self.finders.iter().filter(|d| d.cut() == cut).count() == gate.finders.len()
+            gate.finders.iter().all(alike)
+                && self.finders.iter().filter(|d| d.cut() == cut).count() == gate.finders.len()
         });
         let gate = match known {
             Some(index) => self.gates.get(index),
@@ -273,7 +292,11 @@ fn gate_of(filters: &[Filter], finder_of: &[usize], finders: Vec<usize>) -> Resu
 }
 
 /// One automaton for all of `members`, or where that is too large two for half of them each.
-fn build(filters: &[Filter], members: &[usize], automata: &mut Vec<Automaton>) -> Result<(), Vec<FilterFault>> {
+fn build(
+    filters: &[Filter],
+    members: &[usize],
+    automata: &mut Vec<Automaton>,
+) -> Result<(), Vec<FilterFault>> {
     if members.is_empty() {
         return Ok(());
     }
@@ -286,7 +309,8 @@ fn build(filters: &[Filter], members: &[usize], automata: &mut Vec<Automaton>) -
     match gate(texts) {
         Ok(patterns) => automata.push(Automaton { patterns, owners }),
         Err(error) if members.len() == 1 => {
-            let filter = members.first().and_then(|index| filters.get(*index)).map_or("", Filter::name).to_owned();
+            let filter =
+                members.first().and_then(|index| filters.get(*index)).map_or("", Filter::name).to_owned();
             return Err(vec![FilterFault::TooLarge { filter, what: error.to_string() }]);
         }
         Err(_) => {
@@ -300,9 +324,4 @@ fn build(filters: &[Filter], members: &[usize], automata: &mut Vec<Automaton>) -
 
 pub(super) fn gate(texts: impl IntoIterator<Item = String>) -> Result<RegexSet, regex::Error> {
     RegexSetBuilder::new(texts).size_limit(AUTOMATON).dfa_size_limit(STATES).build()
-}
-
-fn dates_fault(filter: &Filter, wrong: Vec<(usize, String)>) -> Vec<FilterFault> {
-    let fault = |(index, what)| FilterFault::Date { filter: filter.name().to_owned(), number: index + 1, what };
-    wrong.into_iter().map(fault).collect()
 }

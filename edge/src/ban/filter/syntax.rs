@@ -224,7 +224,9 @@ impl Reader {
             '[' => return self.class(),
             '\\' => return self.escape(),
             '*' | '+' | '?' => {
-                return Err(self.wrong(format!("`{char}` repeats nothing; write `\\{char}` for the character")));
+                return Err(
+                    self.wrong(format!("`{char}` repeats nothing; write `\\{char}` for the character"))
+                );
             }
             '{' if self.braces().is_some() => {
                 return Err(self.wrong(r"`{` repeats nothing; write `\{` for the character"));
@@ -249,10 +251,10 @@ impl Reader {
             Some('?') => (0, Some(1)),
             Some('{') => match self.braces() {
                 Some((min, max, length)) => {
-                    self.at += length - 1;
                     if max.is_some_and(|max| max < min) {
                         return Err(self.wrong("the least number of repetitions is above the greatest"));
                     }
+                    self.at += length - 1;
                     (min, max)
                 }
                 None => return Ok(node),
@@ -409,7 +411,9 @@ impl Reader {
         if let Some(name) = &name
             && self.names.iter().flatten().any(|known| known == name)
         {
-            let what = format!("a second group is called `{name}`, as one <HOST> or tag stands here twice; keep one");
+            let what = format!(
+                "a second group is called `{name}`, as one <HOST> or tag stands here twice; keep one"
+            );
             return Err(Wrong { at: opened, what });
         }
         let index = self.names.len();
@@ -446,14 +450,18 @@ impl Reader {
         let mut items = Vec::new();
         loop {
             let Some(char) = self.peek() else {
-                return Err(Wrong { at: opened, what: r"this `[` is never closed; write `\[` for the character".into() });
+                return Err(Wrong {
+                    at: opened,
+                    what: r"this `[` is never closed; write `\[` for the character".into(),
+                });
             };
             if char == ']' && !items.is_empty() {
                 self.at += 1;
                 return Ok(Node::Class { negated, items });
             }
             let first = self.class_item(char)?;
-            let ranged = self.peek() == Some('-') && self.text.get(self.at + 1).is_some_and(|next| *next != ']');
+            let ranged =
+                self.peek() == Some('-') && self.text.get(self.at + 1).is_some_and(|next| *next != ']');
             let Item::Range(low, _) = first else {
                 items.push(first);
                 continue;
@@ -466,7 +474,9 @@ impl Reader {
             let next = self.peek().unwrap_or(']');
             match self.class_item(next)? {
                 Item::Range(high, _) if low <= high => items.push(Item::Range(low, high)),
-                _ => return Err(self.wrong(r"this range ends before it begins; write `\-` for the character")),
+                _ => {
+                    return Err(self.wrong(r"this range ends before it begins; write `\-` for the character"));
+                }
             }
         }
     }
@@ -497,7 +507,9 @@ impl Reader {
         };
         self.at += 2;
         Ok(match char {
-            'd' | 'D' | 's' | 'S' | 'w' | 'W' => Node::Class { negated: false, items: vec![Item::Perl(char)] },
+            'd' | 'D' | 's' | 'S' | 'w' | 'W' => {
+                Node::Class { negated: false, items: vec![Item::Perl(char)] }
+            }
             'b' => Node::WordBoundary { negated: false },
             'B' => Node::WordBoundary { negated: true },
             'A' => Node::TextStart,
@@ -515,7 +527,9 @@ impl Reader {
             '1'..='9' => return self.reference(char),
             letter if letter.is_ascii_alphabetic() => {
                 self.at -= 2;
-                return Err(self.wrong(format!(r"`\{letter}` has no meaning; write `{letter}` for the letter")));
+                return Err(
+                    self.wrong(format!(r"`\{letter}` has no meaning; write `{letter}` for the letter"))
+                );
             }
             other => Node::Literal(other),
         })
@@ -523,7 +537,8 @@ impl Reader {
 
     fn reference(&mut self, first: char) -> Result<Node, Wrong> {
         let mut name = String::from(first);
-        let octal = (0..2).all(|ahead| self.text.get(self.at + ahead).is_some_and(|char| ('0'..='7').contains(char)));
+        let octal =
+            (0..2).all(|ahead| self.text.get(self.at + ahead).is_some_and(|char| ('0'..='7').contains(char)));
         if octal && first < '4' {
             return Ok(self.octal(first.to_digit(8).unwrap_or(0)));
         }
@@ -602,7 +617,8 @@ impl Reader {
             None => (false, name),
         };
         let Some(custom) = custom.strip_prefix("F-").filter(|custom| {
-            let of_tag = |char: char| char.is_ascii_uppercase() || char.is_ascii_digit() || "_-".contains(char);
+            let of_tag =
+                |char: char| char.is_ascii_uppercase() || char.is_ascii_digit() || "_-".contains(char);
             !custom.is_empty() && custom.chars().all(of_tag)
         }) else {
             return Ok(Tag::None);
@@ -633,7 +649,10 @@ impl Reader {
             self.at += end + 1;
             return Ok(());
         }
-        Err(Wrong { at: opened, what: "this tag is never closed; write `</F-…>` behind what it holds".into() })
+        Err(Wrong {
+            at: opened,
+            what: "this tag is never closed; write `</F-…>` behind what it holds".into(),
+        })
     }
 }
 

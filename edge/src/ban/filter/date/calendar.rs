@@ -61,7 +61,10 @@ impl Calendar {
         let (date, today) = match (fields.month, fields.day) {
             (Some(month), Some(day)) => (Date::new(year, month, day).ok()?, false),
             (month, day) => match day_of_year(fields, year) {
-                Some(ordinal) => (Date::new(year, 1, 1).ok()?.checked_add(jiff::Span::new().days(ordinal - 1)).ok()?, false),
+                Some(ordinal) => (
+                    Date::new(year, 1, 1).ok()?.checked_add(jiff::Span::new().days(ordinal - 1)).ok()?,
+                    false,
+                ),
                 None if month.is_none() && day.is_none() => (self.here(now)?.date(), true),
                 None => return None,
             },
@@ -114,7 +117,8 @@ fn day_of_year(fields: &Fields, year: i16) -> Option<i64> {
     let ((week, monday), weekday) = (fields.week?, fields.weekday?);
     let first = i64::from(Date::new(year, 1, 1).ok()?.weekday().to_monday_zero_offset());
     // Days since the week's own first day, and how many days week 0 has.
-    let (first, weekday) = if monday { (first, i64::from(weekday)) } else { ((first + 1) % 7, (i64::from(weekday) + 1) % 7) };
+    let (first, weekday) =
+        if monday { (first, i64::from(weekday)) } else { ((first + 1) % 7, (i64::from(weekday) + 1) % 7) };
     let day = match week {
         0 => weekday - first + 1,
         week => (7 - first) % 7 + 7 * (i64::from(week) - 1) + weekday + 1,
@@ -229,8 +233,14 @@ mod tests {
     #[test]
     fn offsets_have_many_forms() {
         for (text, seconds) in [
-            ("Z", 0), ("+0200", 7200), ("-05:30", -19_800), ("+01", 3600), ("CEST", 7200),
-            ("UTC+0100", 3600), ("K", 36_000), ("N", -3600),
+            ("Z", 0),
+            ("+0200", 7200),
+            ("-05:30", -19_800),
+            ("+01", 3600),
+            ("CEST", 7200),
+            ("UTC+0100", 3600),
+            ("K", 36_000),
+            ("N", -3600),
         ] {
             assert_eq!(offset(text), Some(seconds), "{text}");
         }

@@ -118,7 +118,8 @@ fn clock(text: &[u8]) -> Option<(i8, i8, i8, &[u8])> {
 
 /// No word goes on behind it. What is not ASCII is the template's to judge.
 fn ends(rest: &[u8]) -> Option<()> {
-    let goes_on = rest.first().is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_' || !byte.is_ascii());
+    let goes_on =
+        rest.first().is_some_and(|byte| byte.is_ascii_alphanumeric() || *byte == b'_' || !byte.is_ascii());
     (!goes_on).then_some(())
 }
 

@@ -108,17 +108,26 @@ impl Template {
     }
 
     /// The time of what [`Self::find`] found; `None` if there is no such date.
-    pub(crate) fn time(&self, line: &str, found: &Found, calendar: &mut Calendar, now: Duration) -> Option<Duration> {
+    pub(crate) fn time(
+        &self,
+        line: &str,
+        found: &Found,
+        calendar: &mut Calendar,
+        now: Duration,
+    ) -> Option<Duration> {
         let mut fields = Fields::default();
         let (mut afternoon, mut twelve) = (None, false);
         for (code, group) in &self.codes {
-            let Some(text) = found.spans.get(*group).copied().flatten().and_then(|(s, e)| line.get(s..e)) else {
+            let Some(text) = found.spans.get(*group).copied().flatten().and_then(|(s, e)| line.get(s..e))
+            else {
                 continue;
             };
             let number = || text.trim_start().parse::<i16>().ok();
             let small = || text.trim_start().parse::<i8>().ok();
             match code.as_str() {
-                "epoch" => return text.parse::<f64>().ok().and_then(|time| Duration::try_from_secs_f64(time).ok()),
+                "epoch" => {
+                    return text.parse::<f64>().ok().and_then(|time| Duration::try_from_secs_f64(time).ok());
+                }
                 "lepoch" => return long_epoch(text),
                 "tai" => return tai64n(text),
                 "y" => fields.year = Some(number()? + 2000),
@@ -152,7 +161,17 @@ impl Template {
 }
 
 const MONTHS: [&str; 12] = [
-    "january", "february", "march", "april", "may", "june", "july", "august", "september", "october", "november",
+    "january",
+    "february",
+    "march",
+    "april",
+    "may",
+    "june",
+    "july",
+    "august",
+    "september",
+    "october",
+    "november",
     "december",
 ];
 const DAYS: [&str; 7] = ["monday", "tuesday", "wednesday", "thursday", "friday", "saturday", "sunday"];
@@ -236,10 +255,12 @@ fn expression(written: &str) -> Result<(String, bool), String> {
     let (text, letters) = substituted(written)?;
     let (flags, text) = leading_flags(text.trim());
     let stars = |text: &str| text.trim_start_matches('(').starts_with("**");
-    let bound_begin = words && !text.trim_start_matches("(?:").trim_start_matches('(').starts_with('^') && !stars(text);
+    let bound_begin =
+        words && !text.trim_start_matches("(?:").trim_start_matches('(').starts_with('^') && !stars(text);
     let closed = text.trim_end_matches(')');
     let line_end = text.ends_with('$') && !text.ends_with(r"\$") || text.ends_with("$)");
-    let bound_end = words && !(line_end || text.ends_with(r"\b") || text.ends_with(r"\s") || closed.ends_with("**"));
+    let bound_end =
+        words && !(line_end || text.ends_with(r"\b") || text.ends_with(r"\s") || closed.ends_with("**"));
     let text = text.strip_prefix("**").unwrap_or(text);
     let text = match closed.ends_with("**") {
         true => text.replacen("**", "", usize::from(text.contains("**"))),
@@ -292,7 +313,8 @@ fn grouped(text: &str) -> String {
 
 /// `(?P=_sep)` as a second group that must hold the same, which a regular expression can find.
 fn same_separator(text: &str) -> (String, bool) {
-    let class = text.split_once("(?P<_sep>").and_then(|(_, rest)| rest.split_once(')')).map(|(class, _)| class);
+    let class =
+        text.split_once("(?P<_sep>").and_then(|(_, rest)| rest.split_once(')')).map(|(class, _)| class);
     match class {
         Some(class)
             if class.starts_with('[')
@@ -333,7 +355,9 @@ fn substituted(written: &str) -> Result<(String, bool), String> {
             .iter()
             .filter(|(code, _)| rest.starts_with(code))
             .max_by_key(|(code, _)| code.len())
-            .ok_or_else(|| "`%` stands before no code that is known; write `%%` for the character".to_owned())?;
+            .ok_or_else(|| {
+                "`%` stands before no code that is known; write `%%` for the character".to_owned()
+            })?;
         letters |= matches!(*code, "a" | "A" | "b" | "B" | "p" | "c");
         out.push_str(meaning);
         rest = rest.get(code.len()..).unwrap_or_default();
