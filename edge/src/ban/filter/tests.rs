@@ -99,6 +99,15 @@ fn a_line_without_date_has_that_of_the_line_before_for_a_minute() {
 }
 
 #[test]
+fn one_odd_date_does_not_decide_how_all_others_are_read() {
+    let mut set =
+        set(&[FilterText { datepattern: vec!["{^LN-BEG}".into()], ..filter(&[r"^\[\] from <HOST>$"]) }]);
+    let lines = ["[CEST Sun Aug 14 11:59:00] from 192.0.2.1", "[Sun Aug 14 09:59:30 2005] from 192.0.2.1"];
+    let times: Vec<_> = hits(&mut set, &lines).iter().map(|(_, hit)| hit.at.map(|at| at.as_secs())).collect();
+    assert_eq!(times, [Some(1_124_013_540), Some(1_124_013_570)]);
+}
+
+#[test]
 fn subjects_are_addresses_networks_names_and_ids() {
     let address = |text: &str| Some(Subject::Address(text.parse().unwrap()));
     assert_eq!(subject("^<HOST> x", "[2001:db8::1] x"), address("2001:db8::1"));
