@@ -19,7 +19,7 @@ pub const MAX_BAN_TIME: Duration = Duration::from_secs(3650 * 86_400);
 /// The most offences that a jail waits for: each client's are kept one by one.
 pub const MAX_OFFENCES: u32 = 10_000;
 /// The most lines that one offence may span.
-pub const MAX_FILTER_LINES: usize = 1000;
+pub const MAX_FILTER_LINES: usize = 100;
 
 /// A filter as it is written: in `edge.toml`, in a file of jails, or out of fail2ban's files.
 /// Patterns are fail2ban's: `<HOST>` and its other tags stand for what is captured, and the date

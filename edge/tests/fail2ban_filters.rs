@@ -4,13 +4,15 @@
 //!
 //! `cargo test -p edge --test fail2ban_filters -- --nocapture` prints the shares and every difference.
 
+#![expect(clippy::unwrap_used, reason = "a step of a test that fails is the test's failure")]
+
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::path::{Path, PathBuf};
-use std::process::Command;
 use std::time::Duration;
 
 use edge::ban::FilterText;
+use edge::ban::fail2ban::read_filter;
 use edge::ban::filter::{Filter, FilterSet, Limits, TimeZone};
 use serde_json::Value;
 
@@ -28,57 +30,9 @@ struct Case {
     options: BTreeMap<String, String>,
 }
 
-/// Where the filters' texts come from: fail2ban's own reader.
+/// The filters' texts, read out of fail2ban's files as an import reads them.
 fn texts(cases: &[Case]) -> Vec<FilterText> {
-    const READ: &str = r#"
-import sys, json, re
-sys.path.insert(0, "/usr/lib/python3/dist-packages")
-from fail2ban.client.filterreader import FilterReader
-answer = []
-for name, folder, options in json.load(sys.stdin):
-    reader = FilterReader(name, "jail", options, basedir=folder, share_config={})
-    reader.read()
-    reader.getOptions({})
-    text = {"prefregex": None, "addfailregex": [], "addignoreregex": [], "datepattern": "", "maxlines": 1}
-    for kind, _, key, value in (step[:4] for step in reader.convert()):
-        if isinstance(text.get(key), list):
-            text[key].extend(value if kind == "multi-set" else [value])
-        elif key in text:
-            text[key] = value
-    answer.append(text)
-json.dump(answer, sys.stdout)
-"#;
-    let wanted: Vec<Value> =
-        cases.iter().map(|case| serde_json::json!([case.name, case.folder, case.options])).collect();
-    let folder = tempfile::tempdir().unwrap();
-    let questions = folder.path().join("questions.json");
-    std::fs::write(&questions, serde_json::to_vec(&wanted).unwrap()).unwrap();
-    let output = Command::new("python3")
-        .args(["-c", READ])
-        .stdin(std::fs::File::open(questions).unwrap())
-        .output()
-        .expect("python3 reads fail2ban's filters");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
-    let answers: Vec<Value> = serde_json::from_slice(&output.stdout).unwrap();
-    let list = |value: &Value| -> Vec<String> {
-        value.as_array().into_iter().flatten().filter_map(|item| item.as_str().map(str::to_owned)).collect()
-    };
-    let lines = |value: &Value| -> Vec<String> {
-        let text = value.as_str().unwrap_or_default();
-        text.lines().map(str::trim).filter(|line| !line.is_empty()).map(str::to_owned).collect()
-    };
-    let text = |(answer, case): (&Value, &Case)| FilterText {
-        name: case.name.clone(),
-        prefregex: answer["prefregex"].as_str().filter(|text| !text.is_empty()).map(str::to_owned),
-        failregex: list(&answer["addfailregex"]),
-        ignoreregex: list(&answer["addignoreregex"]),
-        datepattern: lines(&answer["datepattern"]),
-        max_lines: answer["maxlines"]
-            .as_u64()
-            .or_else(|| answer["maxlines"].as_str()?.parse().ok())
-            .unwrap_or(1) as usize,
-    };
-    answers.iter().zip(cases).map(text).collect()
+    cases.iter().map(|case| read_filter(&case.folder, &case.name, &case.options).unwrap()).collect()
 }
 
 /// The package's Python part, where its samples lie.

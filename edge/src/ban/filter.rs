@@ -18,7 +18,7 @@ use std::time::Duration;
 
 use ipnet::IpNet;
 
-use crate::ban::FilterText;
+use crate::ban::{FilterText, MAX_FILTER_LINES};
 use connection::Connections;
 use date::Finder;
 use pattern::Pattern;
@@ -29,9 +29,6 @@ pub use fuzz::{fuzz_date, fuzz_line, fuzz_pattern};
 pub use jiff::tz::TimeZone;
 pub use set::{FilterSet, Limits};
 
-/// No offence spans more lines than these.
-const MOST_LINES: usize = 100;
-
 /// One filter, ready to be tried on lines.
 pub struct Filter {
     name: String,
@@ -39,6 +36,8 @@ pub struct Filter {
     fail: Vec<Pattern>,
     ignore: Vec<Pattern>,
     dates: Vec<String>,
+    /// Handed to the set that it becomes part of.
+    finder: Option<Finder>,
     /// Which of `fail` may match, if there are several.
     candidates: Option<regex::RegexSet>,
     connections: Connections,
@@ -187,9 +186,9 @@ impl Filter {
     pub fn compile(text: &FilterText) -> Result<Self, Vec<FilterFault>> {
         let mut faults = Vec::new();
         let several = text.max_lines > 1;
-        if text.max_lines > MOST_LINES {
+        if text.max_lines > MAX_FILTER_LINES {
             let filter = text.name.clone();
-            faults.push(FilterFault::TooManyLines { filter, lines: text.max_lines, most: MOST_LINES });
+            faults.push(FilterFault::TooManyLines { filter, lines: text.max_lines, most: MAX_FILTER_LINES });
         }
         if text.failregex.is_empty() {
             faults.push(FilterFault::Empty { filter: text.name.clone() });
@@ -221,13 +220,9 @@ impl Filter {
                 faults.push(FilterFault::NoSubject { filter: text.name.clone(), number: index + 1 });
             }
         }
-        if let Err(wrong) = Finder::new(&text.datepattern) {
-            faults.extend(wrong.into_iter().map(|(index, what)| FilterFault::Date {
-                filter: text.name.clone(),
-                number: index + 1,
-                what,
-            }));
-        }
+        let date = |(index, what)| FilterFault::Date { filter: text.name.clone(), number: index + 1, what };
+        let finder =
+            Finder::new(&text.datepattern).map_err(|wrong| faults.extend(wrong.into_iter().map(date))).ok();
         if !faults.is_empty() {
             return Err(faults);
         }
@@ -243,6 +238,7 @@ impl Filter {
             fail,
             ignore,
             dates: text.datepattern.clone(),
+            finder,
             candidates,
             connections: Connections::default(),
             window: several.then(|| Window::new(text.max_lines)),

@@ -478,7 +478,7 @@ mod tests {
         }
         assert!(read(&["", "[[filter]]\nname = \"f\"\nmax_lines = 0\n"], true).unwrap_err().contains(
             "1.toml:1:1: filter.failregex: matches nothing; write failregex = ['^<HOST> …'], one pattern an attack\n\
-             1.toml:3:13: filter.max_lines: 0 is out of range; write 1 to 1000, usually 1"
+             1.toml:3:13: filter.max_lines: 0 is out of range; write 1 to 100, usually 1"
         ));
     }
 }

@@ -74,7 +74,13 @@ impl Finder {
         if let Some(dated) = self.quick(line.as_bytes(), calendar, now) {
             return Some(dated);
         }
-        let (template, found) = self.again(line).or_else(|| self.search(line))?;
+        let again =
+            self.again(line).map(|(template, found)| self.timed(template, found, line, calendar, now));
+        let (template, found, at) = match again {
+            Some(timed) if timed.is_dated() => timed,
+            _ => self.search(line, calendar, now)?,
+        }
+        .parts();
         let bytes = line.as_bytes();
         self.last = Some(Last {
             template,
@@ -83,10 +89,6 @@ impl Finder {
             after: bytes.get(found.end).copied(),
         });
         *self.hits.get_mut(template)? += 1;
-        let at = match found.start == found.end {
-            true => None,
-            false => self.templates.get(template)?.time(line, &found, calendar, now),
-        };
         Some(Dated { cut: (found.start, found.end), at })
     }
 
@@ -143,20 +145,60 @@ impl Finder {
         (template.anchored || same || self.templates.len() == 1).then_some((last.template, found))
     }
 
-    /// The first template that is bound to the line's begin; else the date that stands first.
-    fn search(&self, line: &str) -> Option<(usize, Found)> {
-        let mut best: Option<(usize, Found)> = None;
+    /// The first template that is bound to the line's begin; else the date that stands first. What only
+    /// looks like a date (`Sat` read as a zone) is taken where nothing else is: one such line must not
+    /// decide how all others are read.
+    fn search(&self, line: &str, calendar: &mut Calendar, now: Duration) -> Option<Timed> {
+        let mut best: Option<Timed> = None;
         for index in self.gate.matches(line) {
             let Some(template) = self.templates.get(index) else { continue };
             let Some(found) = template.find(line) else { continue };
-            if template.anchored {
-                return Some((index, found));
+            let timed = self.timed(index, found, line, calendar, now);
+            let dated = timed.is_dated();
+            if template.anchored && dated {
+                return Some(timed);
             }
-            if best.as_ref().is_none_or(|(_, best)| found.start < best.start) {
-                best = Some((index, found));
+            let better = best.as_ref().is_none_or(|best| match (dated, best.is_dated()) {
+                (true, true) => timed.found.start < best.found.start,
+                (dated, known) => dated && !known,
+            });
+            if better {
+                best = Some(timed);
             }
         }
         best
+    }
+
+    fn timed(
+        &self,
+        template: usize,
+        found: Found,
+        line: &str,
+        calendar: &mut Calendar,
+        now: Duration,
+    ) -> Timed {
+        let empty = found.start == found.end;
+        let known = self.templates.get(template).filter(|_| !empty);
+        let at = known.and_then(|known| known.time(line, &found, calendar, now));
+        Timed { template, found, at }
+    }
+}
+
+/// What a template found, and the time of it.
+struct Timed {
+    template: usize,
+    found: Found,
+    at: Option<Duration>,
+}
+
+impl Timed {
+    /// It is a date, or says on purpose that there is none.
+    fn is_dated(&self) -> bool {
+        self.at.is_some() || self.found.start == self.found.end
+    }
+
+    fn parts(self) -> (usize, Found, Option<Duration>) {
+        (self.template, self.found, self.at)
     }
 }
 

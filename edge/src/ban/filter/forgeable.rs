@@ -61,11 +61,10 @@ fn weakness(tree: &Tree, prefix: Option<&Tree>) -> Option<Weakness> {
     let mut walk = Walk::default();
     if let Some(prefix) = prefix {
         walk.node(&prefix.root);
-        // The content itself is looked at below.
-        walk.free_before &= walk.host;
+        // What stands before the content is the logger's; only a host in it has to be bound.
+        walk.free &= walk.host;
         walk.ended = false;
     }
-    walk.free_after = false;
     walk.node(&tree.root);
     let bound = walk.ended && !walk.free_after;
     (walk.free_before && !bound).then_some(Weakness::TextBefore)
@@ -83,6 +82,8 @@ struct Walk {
 impl Walk {
     fn node(&mut self, node: &Node) {
         match node {
+            // The content is looked at by itself.
+            Node::Capture { name: Some(name), .. } if name == "content" => {}
             Node::Host(_) => {
                 self.free_before |= self.free;
                 self.host = true;
@@ -125,8 +126,10 @@ fn anything(node: &Node) -> bool {
             (holds(' ') != *negated) && (holds('a') != *negated)
         }
         Node::Flagged(_, node) | Node::Capture { node, .. } | Node::Repeat { node, .. } => anything(node),
-        // `(?:(?! from ).)*`
-        Node::Concat(parts) => parts.iter().any(anything),
+        // `(?:(?! from ).)*` ends where what follows it begins.
+        Node::Concat(parts) => {
+            !matches!(parts.first(), Some(Node::Look { negative: true, .. })) && parts.iter().any(anything)
+        }
         Node::Alternation(parts) => parts.iter().any(anything),
         _ => false,
     }
@@ -147,7 +150,7 @@ mod tests {
         assert_eq!(why(None, "login failed for .* from <HOST>"), Some(Weakness::NotAnchored));
         assert_eq!(why(None, "^login failed for .* from <HOST>"), Some(Weakness::TextBefore));
         assert_eq!(why(None, r#"^"[^"]*" <HOST> -"#), Some(Weakness::TextBefore));
-        assert_eq!(why(None, "^a <HOST>|<HOST> b"), Some(Weakness::NotAnchored));
+        assert_eq!(why(None, "^a <HOST>|b"), Some(Weakness::NotAnchored));
         assert_eq!(why(Some("sshd: <F-CONTENT>.+</F-CONTENT>$"), "^<HOST>"), Some(Weakness::NotAnchored));
     }
 
@@ -155,6 +158,11 @@ mod tests {
     fn patterns_that_begin_with_the_host_or_end_with_it_are_not() {
         assert_eq!(why(None, r#"^<HOST> \S+ \S+ \[\] "GET .*$"#), None);
         assert_eq!(why(None, "^login failed for .* from <HOST>$"), None);
+        assert_eq!(
+            why(Some(r"^<\S+> (?:<[^.]+>)?s: <F-CONTENT>.+</F-CONTENT>$"), "^refused from <HOST>"),
+            None
+        );
+        assert_eq!(why(None, "^Failed for (?:(?! from ).)* from <HOST> port"), None);
         assert_eq!(why(Some(r"^\S+ sshd: <F-CONTENT>.+</F-CONTENT>$"), r"^failed from <HOST>\s*$"), None);
     }
 }

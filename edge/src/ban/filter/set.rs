@@ -91,18 +91,20 @@ impl FilterSet {
     ///
     /// # Errors
     /// As [`Self::new`].
-    pub fn with(filters: Vec<Filter>, limits: Limits) -> Result<Self, Vec<FilterFault>> {
-        let (mut finders, mut finder_of, mut known) = (Vec::new(), Vec::new(), Vec::<&[String]>::new());
-        for filter in &filters {
-            let index = known.iter().position(|dates| *dates == filter.dates.as_slice());
-            finder_of.push(match index {
-                Some(index) => index,
-                None => {
-                    let finder = Finder::new(&filter.dates).map_err(|wrong| dates_fault(filter, wrong))?;
+    pub fn with(mut filters: Vec<Filter>, limits: Limits) -> Result<Self, Vec<FilterFault>> {
+        let (mut finders, mut finder_of, mut known) = (Vec::new(), Vec::new(), Vec::<Vec<String>>::new());
+        for filter in &mut filters {
+            let finder = filter.finder.take();
+            let alike = known.iter().position(|dates| *dates == filter.dates);
+            finder_of.push(match (alike, finder) {
+                (Some(alike), _) => alike,
+                (None, Some(finder)) => {
                     finders.push(Dates { finder, last: None, found: None });
-                    known.push(&filter.dates);
+                    known.push(filter.dates.clone());
                     finders.len() - 1
                 }
+                // A compiled filter has its finder until a set takes it, and a set does not give it back.
+                (None, None) => continue,
             });
         }
         let always =
@@ -144,7 +146,8 @@ impl FilterSet {
         }
         let end = line.iter().rposition(|byte| !matches!(byte, b'\r' | b'\n')).map_or(0, |last| last + 1);
         // What is no UTF-8 becomes U+FFFD, as fail2ban reads it.
-        let text = String::from_utf8_lossy(line.get(..end).unwrap_or_default());
+        let line = line.get(..end).unwrap_or_default();
+        let text = std::str::from_utf8(line).map_or_else(|_| String::from_utf8_lossy(line), Cow::Borrowed);
         let text = if text.contains('\n') { Cow::Owned(text.replace('\n', " ")) } else { text };
         self.date(&text, known, now);
         for first in 0..self.finders.len() {
@@ -321,10 +324,4 @@ fn build(
 
 pub(super) fn gate(texts: impl IntoIterator<Item = String>) -> Result<RegexSet, regex::Error> {
     RegexSetBuilder::new(texts).size_limit(AUTOMATON).dfa_size_limit(STATES).build()
-}
-
-fn dates_fault(filter: &Filter, wrong: Vec<(usize, String)>) -> Vec<FilterFault> {
-    let fault =
-        |(index, what)| FilterFault::Date { filter: filter.name().to_owned(), number: index + 1, what };
-    wrong.into_iter().map(fault).collect()
 }

@@ -3,17 +3,18 @@
 //! must not know how they are matched. It exists because Python's `{`, `[[]`, `\<`, `\Z`, `$` and
 //! verbose mode mean something else to Rust's engines, and because the cheap gate is made from it.
 
+mod class;
+mod tag;
+mod tree;
+
+pub(crate) use tree::{Item, Node, Tree};
+
+use tag::Tag;
+
 /// No pattern is longer: one of fail2ban's longest has 4 KiB.
 const LONGEST: usize = 64 * 1024;
 /// Groups within groups; no filter comes near, and recursion stays bounded.
 const DEEPEST: usize = 64;
-
-/// IPv4 as fail2ban reads it: digits and dots; whether it is an address is seen later.
-const IP4: &str = r"(?:::f{4,6}:)?(?P<ip4>(?:\d{1,3}\.){3}\d{1,3})";
-/// IPv6. Each repeated part ends with a colon, so the last one may be a colon without looking behind.
-const IP6: &str = r"(?P<ip6>(?:[0-9a-fA-F]{1,4}::?|::){1,7}(?:[0-9a-fA-F]{1,4}|:))";
-const DNS: &str = r"(?P<dns>[\w\-.^_]*\w)";
-const CIDR: &str = r"(?P<cidr>\d+)";
 
 /// Where a pattern is wrong, and why.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -21,85 +22,6 @@ pub(crate) struct Wrong {
     /// Characters before the fault.
     pub(crate) at: usize,
     pub(crate) what: String,
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Item {
-    Range(char, char),
-    /// `d`, `D`, `s`, `S`, `w` or `W`.
-    Perl(char),
-}
-
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(crate) enum Node {
-    Empty,
-    Literal(char),
-    /// Everything but a line feed.
-    Dot,
-    Class {
-        negated: bool,
-        items: Vec<Item>,
-    },
-    /// `^`
-    Start,
-    /// `$`
-    End,
-    /// `\A`
-    TextStart,
-    /// `\Z`
-    TextEnd,
-    /// `\b`; negated `\B`.
-    WordBoundary {
-        negated: bool,
-    },
-    /// Not between two word characters: what fail2ban's date patterns ask for at either end.
-    NotInWord,
-    /// Flags for what follows in this group.
-    Flags(String),
-    /// Flags for what it holds.
-    Flagged(String, Box<Node>),
-    Capture {
-        index: usize,
-        name: Option<String>,
-        node: Box<Node>,
-    },
-    Concat(Vec<Node>),
-    Alternation(Vec<Node>),
-    Repeat {
-        node: Box<Node>,
-        min: u32,
-        max: Option<u32>,
-        lazy: bool,
-        possessive: bool,
-    },
-    Look {
-        behind: bool,
-        negative: bool,
-        node: Box<Node>,
-    },
-    Back(usize),
-    Condition {
-        group: usize,
-        yes: Box<Node>,
-        no: Box<Node>,
-    },
-    Atomic(Box<Node>),
-    /// Whom it is about: what `<HOST>`, `<ADDR>` and the like stand for.
-    Host(Box<Node>),
-}
-
-/// A tree and the names of its groups, by index; group 0 is the whole.
-#[derive(Clone, Debug)]
-pub(crate) struct Tree {
-    pub(crate) root: Node,
-    pub(crate) names: Vec<Option<String>>,
-}
-
-impl Tree {
-    /// Whether one of the groups has this name.
-    pub(crate) fn has(&self, name: &str) -> bool {
-        self.names.iter().flatten().any(|known| known == name)
-    }
 }
 
 /// Reads a pattern of Python's, with fail2ban's tags.
@@ -251,10 +173,10 @@ impl Reader {
             Some('?') => (0, Some(1)),
             Some('{') => match self.braces() {
                 Some((min, max, length)) => {
-                    self.at += length - 1;
                     if max.is_some_and(|max| max < min) {
                         return Err(self.wrong("the least number of repetitions is above the greatest"));
                     }
+                    self.at += length - 1;
                     (min, max)
                 }
                 None => return Ok(node),
@@ -442,226 +364,6 @@ impl Reader {
             .or_else(|| self.names.iter().position(|known| known.as_deref() == Some(name)))
             .ok_or_else(|| self.wrong(format!("no group before this is called `{name}`")))
     }
-
-    fn class(&mut self) -> Result<Node, Wrong> {
-        let opened = self.at;
-        self.at += 1;
-        let negated = self.take("^");
-        let mut items = Vec::new();
-        loop {
-            let Some(char) = self.peek() else {
-                return Err(Wrong {
-                    at: opened,
-                    what: r"this `[` is never closed; write `\[` for the character".into(),
-                });
-            };
-            if char == ']' && !items.is_empty() {
-                self.at += 1;
-                return Ok(Node::Class { negated, items });
-            }
-            let first = self.class_item(char)?;
-            let ranged =
-                self.peek() == Some('-') && self.text.get(self.at + 1).is_some_and(|next| *next != ']');
-            let Item::Range(low, _) = first else {
-                items.push(first);
-                continue;
-            };
-            if !ranged {
-                items.push(first);
-                continue;
-            }
-            self.at += 1;
-            let next = self.peek().unwrap_or(']');
-            match self.class_item(next)? {
-                Item::Range(high, _) if low <= high => items.push(Item::Range(low, high)),
-                _ => {
-                    return Err(self.wrong(r"this range ends before it begins; write `\-` for the character"));
-                }
-            }
-        }
-    }
-
-    fn class_item(&mut self, char: char) -> Result<Item, Wrong> {
-        if char != '\\' {
-            self.at += 1;
-            return Ok(Item::Range(char, char));
-        }
-        match self.text.get(self.at + 1).copied() {
-            Some('b') => {
-                self.at += 2;
-                Ok(Item::Range('\u{8}', '\u{8}'))
-            }
-            _ => match self.escape()? {
-                Node::Literal(char) => Ok(Item::Range(char, char)),
-                Node::Class { items, negated: false } => {
-                    items.into_iter().next().ok_or_else(|| self.wrong("this escape is empty"))
-                }
-                _ => Err(self.wrong("this escape has no meaning between `[` and `]`")),
-            },
-        }
-    }
-
-    fn escape(&mut self) -> Result<Node, Wrong> {
-        let Some(char) = self.text.get(self.at + 1).copied() else {
-            return Err(self.wrong(r"the pattern ends with `\`; write `\\` for the character"));
-        };
-        self.at += 2;
-        Ok(match char {
-            'd' | 'D' | 's' | 'S' | 'w' | 'W' => {
-                Node::Class { negated: false, items: vec![Item::Perl(char)] }
-            }
-            'b' => Node::WordBoundary { negated: false },
-            'B' => Node::WordBoundary { negated: true },
-            'A' => Node::TextStart,
-            'Z' => Node::TextEnd,
-            'n' => Node::Literal('\n'),
-            'r' => Node::Literal('\r'),
-            't' => Node::Literal('\t'),
-            'f' => Node::Literal('\u{c}'),
-            'v' => Node::Literal('\u{b}'),
-            'a' => Node::Literal('\u{7}'),
-            'x' => self.hex(2)?,
-            'u' => self.hex(4)?,
-            'U' => self.hex(8)?,
-            '0' => self.octal(0),
-            '1'..='9' => return self.reference(char),
-            letter if letter.is_ascii_alphabetic() => {
-                self.at -= 2;
-                return Err(
-                    self.wrong(format!(r"`\{letter}` has no meaning; write `{letter}` for the letter"))
-                );
-            }
-            other => Node::Literal(other),
-        })
-    }
-
-    fn reference(&mut self, first: char) -> Result<Node, Wrong> {
-        let mut name = String::from(first);
-        let octal =
-            (0..2).all(|ahead| self.text.get(self.at + ahead).is_some_and(|char| ('0'..='7').contains(char)));
-        if octal && first < '4' {
-            return Ok(self.octal(first.to_digit(8).unwrap_or(0)));
-        }
-        if let Some(second) = self.peek().filter(char::is_ascii_digit) {
-            name.push(second);
-            self.at += 1;
-        }
-        Ok(Node::Back(self.known(&name)?))
-    }
-
-    fn octal(&mut self, start: u32) -> Node {
-        let mut value = start;
-        for _ in 0..2 {
-            let Some(digit) = self.peek().and_then(|char| char.to_digit(8)) else { break };
-            value = value * 8 + digit;
-            self.at += 1;
-        }
-        Node::Literal(char::from_u32(value).unwrap_or('\0'))
-    }
-
-    fn hex(&mut self, digits: usize) -> Result<Node, Wrong> {
-        let text: String = self.text.iter().skip(self.at).take(digits).collect();
-        let whole = text.len() == digits && text.chars().all(|char| char.is_ascii_hexdigit());
-        let char = u32::from_str_radix(&text, 16).ok().filter(|_| whole).and_then(char::from_u32);
-        let Some(char) = char else {
-            return Err(self.wrong(format!("{digits} hexadecimal digits of a character belong here")));
-        };
-        self.at += digits;
-        Ok(Node::Literal(char))
-    }
-
-    /// A tag of fail2ban's at this `<`.
-    fn tag(&mut self) -> Result<Tag, Wrong> {
-        let opened = self.at;
-        let rest = self.text.get(self.at..).unwrap_or_default();
-        let Some(end) = rest.iter().take(64).position(|char| *char == '>') else { return Ok(Tag::None) };
-        let name: String = rest.get(1..end).unwrap_or_default().iter().collect();
-        let known = match name.as_str() {
-            "HOST" => format!(r"(?:\[?(?:{IP4}|{IP6})\]?|{DNS})"),
-            "ADDR" | "F-ADDR/" => format!(r"\[?(?:{IP4}|{IP6})\]?"),
-            "SUBNET" | "F-SUBNET/" => format!(r"\[?(?:{IP4}|{IP6})(?:/{CIDR})?\]?"),
-            "IP4" | "F-IP4/" => IP4.to_owned(),
-            "IP6" | "F-IP6/" => IP6.to_owned(),
-            "DNS" | "F-DNS/" => DNS.to_owned(),
-            "CIDR" | "F-CIDR/" => CIDR.to_owned(),
-            "F-ID/" => r"(?P<fid>\S+)".to_owned(),
-            "F-PORT/" => r"(?P<fport>\w+)".to_owned(),
-            "SKIPLINES" => {
-                self.skips += 1;
-                format!(r"\n(?P<skiplines{}>(?:(?:.*\n)*?))", self.skips - 1)
-            }
-            _ => return self.custom_tag(&name, end, opened),
-        };
-        self.at += end + 1;
-        let node = self.expanded(&known, opened)?;
-        Ok(Tag::Node(match name.trim_end_matches('/').trim_start_matches("F-") {
-            "CIDR" | "PORT" | "SKIPLINES" => Node::Flagged(String::new(), Box::new(node)),
-            _ => Node::Host(Box::new(node)),
-        }))
-    }
-
-    /// Reads what a tag stands for, with this pattern's counting of groups.
-    fn expanded(&mut self, meaning: &str, opened: usize) -> Result<Node, Wrong> {
-        let outside = std::mem::replace(&mut self.text, meaning.chars().collect());
-        let (at, verbose) = (std::mem::take(&mut self.at), std::mem::take(&mut self.verbose));
-        let node = self.alternation();
-        self.text = outside;
-        (self.at, self.verbose) = (at, verbose);
-        node.map_err(|wrong| Wrong { at: opened, what: wrong.what })
-    }
-
-    /// `<F-NAME>` opens a named group and `</F-NAME>` closes it.
-    fn custom_tag(&mut self, name: &str, end: usize, opened: usize) -> Result<Tag, Wrong> {
-        let (closing, custom) = match name.strip_prefix('/') {
-            Some(rest) => (true, rest),
-            None => (false, name),
-        };
-        let Some(custom) = custom.strip_prefix("F-").filter(|custom| {
-            let of_tag =
-                |char: char| char.is_ascii_uppercase() || char.is_ascii_digit() || "_-".contains(char);
-            !custom.is_empty() && custom.chars().all(of_tag)
-        }) else {
-            return Ok(Tag::None);
-        };
-        if closing {
-            return Ok(if self.tags.iter().any(|open| open == custom) { Tag::Close } else { Tag::None });
-        }
-        self.at += end + 1;
-        self.tags.push(custom.to_owned());
-        let group = match custom {
-            "ID" => "fid".to_owned(),
-            "PORT" => "fport".to_owned(),
-            other => other.to_lowercase().replace('-', "_"),
-        };
-        let subject = matches!(group.as_str(), "fid" | "ip4" | "ip6" | "dns");
-        let node = self.capture(Some(group), opened, Self::tag_closed)?;
-        Ok(Tag::Node(if subject { Node::Host(Box::new(node)) } else { node }))
-    }
-
-    /// Any closing tag or bracket ends the group, as both stand for `)` to fail2ban.
-    fn tag_closed(&mut self, opened: usize) -> Result<(), Wrong> {
-        if self.take(")") {
-            return Ok(());
-        }
-        if self.sees("</F-")
-            && let Some(end) = self.text.iter().skip(self.at).position(|char| *char == '>')
-        {
-            self.at += end + 1;
-            return Ok(());
-        }
-        Err(Wrong {
-            at: opened,
-            what: "this tag is never closed; write `</F-…>` behind what it holds".into(),
-        })
-    }
-}
-
-enum Tag {
-    /// The group that is open ends here.
-    Close,
-    Node(Node),
-    /// It is no tag.
-    None,
 }
 
 /// The two ways in which date patterns say "not inside of a word" need no engine that looks around.
