@@ -39,7 +39,8 @@ pub struct EdgePlan {
     /// Listens where the firewall redirects to: 8443 and 8080 of every address, in both families.
     /// For an edge in a namespace of its own.
     pub everywhere: bool,
-    /// `[bans]`, `[[filter]]` and `[[jail]]` sections as they stand.
+    /// `[bans]`, `[[filter]]` and `[[jail]]` sections as they stand; empty bans without a kernel,
+    /// into a file of its own.
     pub bans: String,
 }
 
@@ -223,6 +224,10 @@ impl Draft {
     fn text(&self, plan: &EdgePlan) -> String {
         let https = quoted(&[Some(self.https), self.https6]);
         let http = quoted(&[Some(self.http), self.http6]);
+        let bans = format!(
+            "[bans]\nstore = \"{}\"\nfirewall = \"none\"\njails_folder = \"none\"\n",
+            self.folder.join("bans.db").display()
+        );
         let mut text = format!(
             r#"name = "{NAME}"
 direct_name = "{DIRECT_NAME}"
@@ -261,7 +266,7 @@ control_socket = "{control}"
             control = self.folder.join("control.sock").display(),
             gateway = plan.gateway,
             routes = plan.routes,
-            bans = plan.bans,
+            bans = if plan.bans.is_empty() { bans } else { plan.bans.clone() },
         );
         for (name, servers) in &plan.upstreams {
             let servers: Vec<_> = servers.iter().map(|server| format!("\"{server}\"")).collect();
