@@ -138,6 +138,8 @@ struct Name {
     folder: PathBuf,
     current: Option<u64>,
     following: Following,
+    /// Why it could not be read the last time, until it has been open for a whole look.
+    told: Option<String>,
     old: Old,
     rotations: u64,
     long_lines: u64,
@@ -259,6 +261,9 @@ impl Tail {
         if !heard || self.looks.is_multiple_of(EXPAND_EVERY) {
             self.expand(false);
         }
+        for name in self.names.values_mut().filter(|name| name.current.is_some()) {
+            name.told = None;
+        }
         let paths: Vec<PathBuf> = self.names.keys().cloned().collect();
         for path in &paths {
             self.refresh(path);
@@ -364,6 +369,7 @@ impl Tail {
             folder,
             current: None,
             following: Following::Missing,
+            told: None,
             old: Old::Nothing,
             rotations: 0,
             long_lines: 0,
@@ -495,16 +501,14 @@ impl Tail {
         let turned = self.names.get(path).is_some_and(|name| name.current.is_some());
         self.leave(path);
         let Some(name) = self.names.get_mut(path) else { return turned };
-        let following = Following::Unreadable(why);
-        if name.following != following {
-            if let Following::Unreadable(why) = &following {
-                tracing::warn!(
-                    "log_watch: {}: cannot be read: {why}; let edge's user read it (tried again every second)",
-                    path.display()
-                );
-            }
-            name.following = following;
+        if name.told.as_ref() != Some(&why) {
+            tracing::warn!(
+                "log_watch: {}: cannot be read: {why}; let edge's user read it (tried again every second)",
+                path.display()
+            );
+            name.told = Some(why.clone());
         }
+        name.following = Following::Unreadable(why);
         turned
     }
 
