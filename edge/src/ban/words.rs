@@ -356,7 +356,10 @@ impl fmt::Display for Answer {
                 for WouldLine { at, network, jail, line } in would {
                     writeln!(f, "{}  {:<24} {jail}\n    {line}", clock(*at), shown(*network))?;
                 }
-                write!(f, "{} bans would have been made", would.len())
+                match would.len() {
+                    1 => write!(f, "1 ban would have been made"),
+                    bans => write!(f, "{bans} bans would have been made"),
+                }
             }
             Self::Summary(summary) => summary.fmt(f),
             Self::Refused { why } => f.write_str(why),
@@ -395,7 +398,8 @@ impl fmt::Display for Receipt {
             }
         }
         if let Some((times, last_end)) = self.history {
-            write!(f, "\n  banned {times} times in a row, the last until {}", clock(last_end))?;
+            let times = if times == 1 { "once".to_owned() } else { format!("{times} times in a row") };
+            write!(f, "\n  banned {times}, the last until {}", clock(last_end))?;
         }
         match &self.kernel {
             Some(held) if held.is_empty() => write!(f, "\n  kernel: drops nothing of it")?,

@@ -163,6 +163,8 @@ impl Engine {
 
     /// Runs until it is told to stop.
     pub(super) fn run(&mut self, events: &Receiver<Event>, flags: &Flags, questions: &Questions) {
+        // The kernel gets what it lacks before anything else.
+        self.look(wall_clock());
         let mut more = false;
         while !flags.stop.load(Ordering::Acquire) {
             let wait = if more { Duration::ZERO } else { self.patience() };
