@@ -134,7 +134,10 @@ fn whatever_a_client_writes_nobody_but_itself_is_banned_and_each_request_has_one
         let log = plan.folder.join("edge/access.log");
         for filter in ["path-traversal", "scanners", "malformed", "sql-injection", "login-failures"] {
             let keys = format!("filter = \"{filter}\"\nlogs = [\"{}\"]\n", log.display());
-            plan.jail(&format!("file-{filter}"), &format!("{keys}max_offences = 1\nban_time = \"1h\"\nbrake = false"));
+            plan.jail(
+                &format!("file-{filter}"),
+                &format!("{keys}max_offences = 1\nban_time = \"1h\"\nbrake = false"),
+            );
             plan.jail(filter, "max_offences = 1\nban_time = \"1h\"\nbrake = false");
         }
     });

@@ -33,14 +33,21 @@ fn a_replay_tells_what_a_new_configuration_would_have_done_and_to_how_many() {
     let mut log = String::new();
     for client in 1..=20_u32 {
         let _ = writeln!(log, "10.64.1.{client} - - {} \"GET / HTTP/1.1\" 200 5 \"-\" \"-\"", stamp());
-        for _ in 0..if client <= 3 { client } else if client == 4 { 9 } else { 0 } {
+        for _ in 0..if client <= 3 {
+            client
+        } else if client == 4 {
+            9
+        } else {
+            0
+        } {
             log.push_str(&offence(format!("10.64.1.{client}")));
         }
     }
     let file = folder.path().join("access.log");
     std::fs::write(&file, log).unwrap();
     let words = |json: bool| {
-        let mut words = vec!["--config".into(), new.clone().into_os_string(), "replay".into(), file.clone().into()];
+        let mut words =
+            vec!["--config".into(), new.clone().into_os_string(), "replay".into(), file.clone().into()];
         words.extend(["--present".into(), present.clone().into_os_string()]);
         words.extend(json.then(|| "--json".into()));
         run(&binaries::find("edge").unwrap(), &words).unwrap().well().unwrap()
@@ -51,7 +58,9 @@ fn a_replay_tells_what_a_new_configuration_would_have_done_and_to_how_many() {
     assert_eq!(told["only_present"], serde_json::json!([]));
     assert_eq!((&told["new"]["clients_hit"], &told["present"]["clients_hit"]), (&2.into(), &1.into()));
     let text = words(false);
-    for part in ["10.00 % of all", "5.00 % of all", "banned only by this one: 1", "10.64.1.2", "path-traversal 1x"] {
+    for part in
+        ["10.00 % of all", "5.00 % of all", "banned only by this one: 1", "10.64.1.2", "path-traversal 1x"]
+    {
         assert!(text.contains(part), "{part:?} is missing: {text}");
     }
 }
@@ -70,8 +79,10 @@ fn what_fail2ban_had_comes_along_and_bans_from_its_log() {
         std::fs::write(theirs.join("jail.d/zz-story.local"), local).unwrap();
         std::fs::create_dir(plan.folder.join("jails.d")).unwrap();
         let output = plan.folder.join("jails.d/fail2ban.toml");
-        let words = ["fail2ban".into(), "import".into(), theirs.into_os_string(), "--output".into(), output.into()];
-        let told = run::<std::ffi::OsString>(&binaries::find("edge").unwrap(), &words).unwrap().well().unwrap();
+        let words =
+            ["fail2ban".into(), "import".into(), theirs.into_os_string(), "--output".into(), output.into()];
+        let told =
+            run::<std::ffi::OsString>(&binaries::find("edge").unwrap(), &words).unwrap().well().unwrap();
         assert!(told.contains("nginx-botsearch"), "{told}");
     });
     let mut log = OpenOptions::new().append(true).open(scene.path("nginx-access.log")).unwrap();
@@ -91,7 +102,7 @@ fn what_fail2ban_had_comes_along_and_bans_from_its_log() {
 }
 
 #[test]
-fn rules_changed_by_hand_are_told_and_bans_come_back_after_a_flush() {
+fn rules_changed_by_hand_are_told_and_rules_removed_by_hand_come_back_with_their_bans() {
     let scene = Scene::build(|plan| plan.jail("path-traversal", "ban_time = \"1h\""));
     scene.attack(Host::Attacker);
     scene.wait_in_kernel(Host::Attacker.address(), true);
@@ -110,4 +121,10 @@ fn rules_changed_by_hand_are_told_and_bans_come_back_after_a_flush() {
     assert_eq!(drifted.code, Some(1));
     assert!(!serde_json::from_str::<Status>(&drifted.out).unwrap().drift.is_empty());
     scene.assert_served(Host::Office);
+
+    nft(&["flush", "ruleset"]);
+    scene.wait_in_kernel(Host::Attacker.address(), true);
+    assert!(scene.is_ignored(Host::Attacker, scene.door()));
+    scene.assert_served(Host::Office);
+    assert_eq!(status().code, Some(0), "as configured again");
 }

@@ -88,6 +88,24 @@ fn whoever_is_on_a_list_of_either_program_is_never_banned() {
 }
 
 #[test]
+fn whoever_is_put_on_the_list_is_free_after_a_restart_in_the_kernel_too() {
+    let mut scene = Scene::build(|plan| plan.jail("path-traversal", "ban_time = \"1h\""));
+    let stranger = Host::Stranger.address();
+    scene.attack(Host::Stranger);
+    scene.attack(Host::Attacker);
+    scene.wait_in_kernel(stranger, true);
+    scene.wait_in_kernel(Host::Attacker.address(), true);
+    scene.edge.program.terminate().unwrap();
+    let text = std::fs::read_to_string(&scene.edge.config).unwrap();
+    let listed = text.replace("[bans]\n", &format!("[bans]\nnever = [\"{stranger}\"]\n"));
+    std::fs::write(&scene.edge.config, listed).unwrap();
+    scene.restart_edge();
+    scene.wait_in_kernel(stranger, false);
+    scene.assert_served(Host::Stranger);
+    assert!(scene.in_kernel(Host::Attacker.address()), "all others stay banned");
+}
+
+#[test]
 fn the_vaults_of_the_gateway_are_never_banned() {
     let scene = Scene::build(|plan| {
         let at = |name: &str| plan.folder.join(name).display().to_string();

@@ -1,6 +1,7 @@
 //! The scene of every story: a street of hosts, on the guarded one the firewall's helper, edge and
 //! a neighbour behind it. Knows how to start, ask and look; must not know what is right.
 
+use std::collections::BTreeSet;
 use std::fmt::Write as _;
 use std::net::{IpAddr, SocketAddr};
 use std::os::unix::net::UnixStream;
@@ -310,6 +311,15 @@ impl Scene {
         done.unwrap().status.success()
     }
 
+    /// Every single IPv4 address that the kernel's own set holds.
+    pub(crate) fn kernel_set(&self) -> BTreeSet<IpAddr> {
+        let mut nft = self.lab.command(Host::Edge, "nft");
+        let listed = nft.args(["list", "set", "inet", "edge", "ban4"]).output().unwrap();
+        let text = String::from_utf8_lossy(&listed.stdout).into_owned();
+        let elements = text.split_once("elements = {").map_or("", |(_, elements)| elements);
+        elements.split([' ', ',', '\n', '\t', '}']).filter_map(|word| word.parse().ok()).collect()
+    }
+
     /// Waits until the kernel's set holds it, or does not.
     pub(crate) fn wait_in_kernel(&self, address: IpAddr, held: bool) {
         wait::until(&format!("{address} in the kernel: {held}"), SOON, || {
@@ -322,7 +332,9 @@ impl Scene {
 
 impl Drop for Scene {
     fn drop(&mut self) {
-        // Its own end is a call of itself, which must come from where it is.
+        // What is still open is the story's own; nobody waits for it. It may have ended already.
+        let _ = self.edge.program.kill();
+        // The neighbour's end is a call of itself, which must come from where it is.
         let upstream = self.upstream.take();
         let _ = self.lab.inside(Host::Edge, move || drop(upstream));
     }
@@ -370,8 +382,8 @@ fn helper_text(folder: &Path, plan: &Plan) -> String {
 fn start_helper(lab: &Lab, folder: &Path) -> anyhow::Result<Program> {
     let binary = binaries::find("edge-firewall")?;
     let words = ["serve".into(), "--config".into(), helper_file(folder).into_os_string()];
-    let helper = lab
-        .inside(Host::Edge, || Program::start(Recipe::new("edge-firewall", binary, words, folder)))??;
+    let helper =
+        lab.inside(Host::Edge, || Program::start(Recipe::new("edge-firewall", binary, words, folder)))??;
     wait_helper(folder).map_err(|late| late.context(helper.log_tail(20)))?;
     Ok(helper)
 }
@@ -389,8 +401,7 @@ pub(crate) fn stamp() -> String {
     let text = edge::ban::words::clock(now);
     // 2026-01-31 23:59:00Z
     let month = text.get(5..7).and_then(|month| month.parse::<usize>().ok()).unwrap();
-    let names =
-        ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
+    let names = ["Jan", "Feb", "Mar", "Apr", "May", "Jun", "Jul", "Aug", "Sep", "Oct", "Nov", "Dec"];
     format!("[{}/{}/{}:{} +0000]", &text[8..10], names[month - 1], &text[0..4], &text[11..19])
 }
 
