@@ -1,6 +1,8 @@
 //! Jails that are held back: the brake, `off`, and penetration tests.
 
 use std::fmt::Write as _;
+use std::fs::OpenOptions;
+use std::io::Write as _;
 use std::net::IpAddr;
 use std::time::Duration;
 
@@ -21,12 +23,13 @@ fn a_jail_that_would_ban_too_many_goes_log_only_and_says_so_until_it_is_released
         std::fs::write(&log, "").unwrap();
         plan.jail_of("app", &log, &format!("max_offences = 1\nban_time = \"1h\"\nbrake_least = {LEAST}"));
     });
-    let write = |third: u8| {
-        let mut text = std::fs::read_to_string(scene.path("app.log")).unwrap();
+    let mut log = OpenOptions::new().append(true).open(scene.path("app.log")).unwrap();
+    let mut write = |third: u8| {
+        let mut text = String::new();
         for last in 1..=30 {
             let _ = write!(text, "{}", offence(format!("10.64.{third}.{last}")));
         }
-        std::fs::write(scene.path("app.log"), text).unwrap();
+        log.write_all(text.as_bytes()).unwrap();
     };
     write(1);
     scene.wait_metric("edge_jail_log_only", |jails| jails > 0.5);
