@@ -188,7 +188,7 @@ pub trait Firewall: Send {
     /// Nobody could be asked.
     fn figures(&mut self) -> Result<Figures, FirewallError>;
 
-    /// How it stands, as the last call left it.
+    /// How it stands, as the last call left it; that the other end has gone since is seen at once.
     fn state(&self) -> State;
 }
 

@@ -12,7 +12,7 @@ mod figures;
 mod protected;
 pub mod tail;
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -105,6 +105,7 @@ impl LogWatch {
                 jails: names,
                 reasons: HashMap::new(),
                 in_step: false,
+                owed: HashSet::new(),
             },
             rates: places.rates,
             tail,

@@ -29,6 +29,16 @@ impl Raw {
         authority: &Path,
         protocol: &[u8],
     ) -> anyhow::Result<Self> {
+        Self::over(dial(address)?, name, authority, protocol)
+    }
+
+    /// As [`Self::connect`], over a connection that stands.
+    ///
+    /// # Errors
+    /// The handshake fails.
+    pub fn over(socket: TcpStream, name: &str, authority: &Path, protocol: &[u8]) -> anyhow::Result<Self> {
+        socket.set_read_timeout(Some(SILENCE))?;
+        socket.set_write_timeout(Some(SILENCE))?;
         let mut roots = RootCertStore::empty();
         for certificate in shared::tls::certificates(authority)? {
             roots.add(certificate)?;
@@ -38,7 +48,6 @@ impl Raw {
             .with_root_certificates(roots)
             .with_no_client_auth();
         config.alpn_protocols = vec![protocol.to_vec()];
-        let socket = dial(address)?;
         let mut connection = ClientConnection::new(Arc::new(config), ServerName::try_from(name.to_owned())?)?;
         let mut socket_for_handshake = &socket;
         while connection.is_handshaking() {
@@ -85,6 +94,22 @@ impl Raw {
             }
         }
         bytes
+    }
+
+    /// Has the other side neither closed nor reset it? What it said meanwhile is passed over.
+    pub fn is_open(&mut self) -> bool {
+        if self.stream.sock.set_nonblocking(true).is_err() {
+            return false;
+        }
+        let mut buffer = [0; 4096];
+        let open = loop {
+            match self.stream.read(&mut buffer) {
+                Ok(count) if count > 0 => {}
+                Ok(_) => break false,
+                Err(error) => break error.kind() == ErrorKind::WouldBlock,
+            }
+        };
+        open && self.stream.sock.set_nonblocking(false).is_ok()
     }
 
     /// Hangs up without a word, as a lost client does.

@@ -10,6 +10,8 @@ use std::time::Duration;
 
 /// A held request is let go after this even if nobody says so.
 const LONGEST_HOLD: Duration = Duration::from_secs(60);
+/// The longest body that may be asked for.
+const MOST_BYTES: usize = 64 << 20;
 
 /// One request as it arrived here.
 #[derive(Debug, Clone)]
@@ -56,7 +58,7 @@ pub struct Upstream {
 
 impl Upstream {
     /// Starts one. It answers 200 with the text of the request line, `/echo` with the
-    /// request's body, and `/hold` only after [`Self::release`].
+    /// request's body, `/bytes/1000` with a thousand bytes, and `/hold` only after [`Self::release`].
     ///
     /// # Errors
     /// No port.
@@ -140,7 +142,11 @@ fn answer(request: &Seen, room: &Room) -> Vec<u8> {
             .unwrap_or_else(PoisonError::into_inner);
         state.held -= 1;
     }
-    if target.starts_with("/echo") { request.body.clone() } else { request.line.clone().into_bytes() }
+    match target.strip_prefix("/bytes/").map(str::parse) {
+        Some(Ok(count)) => vec![b'x'; MOST_BYTES.min(count)],
+        _ if target.starts_with("/echo") => request.body.clone(),
+        _ => request.line.clone().into_bytes(),
+    }
 }
 
 fn read_request(reader: &mut impl BufRead) -> Option<Seen> {

@@ -244,9 +244,11 @@ impl Firewall for Kernel {
     }
 
     fn state(&self) -> State {
-        match &self.failed {
-            Some((why, _)) => State::Absent(why.clone()),
-            None => State::Works,
+        match (&self.failed, &self.stream) {
+            (Some((why, _)), _) => State::Absent(why.clone()),
+            // Nobody has asked since: that it is gone must not wait for the next ban to be found out.
+            (None, Some(stream)) if !is_open(stream) => State::Absent("the helper has hung up".to_owned()),
+            _ => State::Works,
         }
     }
 }
@@ -296,15 +298,17 @@ mod tests {
             let body = read_frame(&mut stream).unwrap().unwrap();
             assert!(matches!(Question::decode(&body), Ok(Question::Ban(bans)) if bans.len() == 1));
             write_frame(&mut stream, &Answer::Done(vec![(0, Reason::Protected)]).encode()).unwrap();
+            stream
         });
         kernel.failed = kernel.failed.take().map(|(why, at)| (why, at.checked_sub(PAUSE).unwrap()));
         let refused = kernel.ban(&[ban("192.0.2.1/32")]).unwrap();
         let network = "192.0.2.1/32".parse().unwrap();
         assert_eq!(refused, [Refusal { network, reason: Reason::Protected }]);
         assert_eq!(kernel.state(), State::Works);
-        helper.join().unwrap();
-        // It has gone; that is noticed before the question is lost.
+        drop(helper.join().unwrap());
+        // It has gone; that is noticed before the question is lost, and before there is one.
         assert!(!kernel.stream.as_ref().is_some_and(is_open));
+        assert!(matches!(kernel.state(), State::Absent(_)));
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! file of bans, and the client's live connections are closed, before the next line is read.
 //! Ending it undoes all of it. Must not know why somebody is banned.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -13,9 +13,11 @@ use super::figures::Counters;
 use crate::admission::Banned;
 use crate::ban::jail::{ADOPTED, OPERATOR, RETIRED, Sentence};
 use crate::ban::{Action, shown};
-use crate::firewall::{Ban, Firewall, Reason, Refusal, State};
+use crate::firewall::{Ban, Firewall, FirewallError, Reason, Refusal, State};
 use crate::listen::live::Connections;
 
+/// Networks whose end the kernel is still to be told; further ones end there by their own time.
+const MAX_OWED: usize = 65_536;
 /// Bans told one by one in the log; further ones of the same step are summed up.
 const TOLD: usize = 20;
 
@@ -40,6 +42,8 @@ pub(super) struct Enforcement {
     pub(super) reasons: HashMap<IpNet, String>,
     /// Does the kernel hold what it shall? False until it was compared.
     pub(super) in_step: bool,
+    /// Ended early while the kernel was out of reach: what it still holds of them is no ban of its own.
+    pub(super) owed: HashSet<IpNet>,
 }
 
 impl Enforcement {
@@ -91,6 +95,8 @@ impl Enforcement {
         {
             self.in_step = false;
             tracing::warn!("bans: {} ended, but not in the kernel: {error}; tried again", early.len());
+            let room = MAX_OWED.saturating_sub(self.owed.len());
+            self.owed.extend(early.into_iter().take(room));
         }
     }
 
@@ -113,6 +119,19 @@ impl Enforcement {
             Action::Throttle => self.banned.throttle(sentence.network, until),
             Action::Log => {}
         }
+    }
+
+    /// Tells the kernel which bans ended while it was out of reach.
+    ///
+    /// # Errors
+    /// It still is.
+    pub(super) fn end_what_is_owed(&mut self) -> Result<(), FirewallError> {
+        if !self.owed.is_empty() {
+            let ended: Vec<IpNet> = self.owed.iter().copied().collect();
+            self.firewall.unban(&ended)?;
+            self.owed.clear();
+        }
+        Ok(())
     }
 
     /// Tells the kernel. What it does not take now, it gets when it is compared next.

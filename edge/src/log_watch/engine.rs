@@ -163,9 +163,11 @@ impl Engine {
 
     /// Runs until it is told to stop.
     pub(super) fn run(&mut self, events: &Receiver<Event>, flags: &Flags, questions: &Questions) {
-        // The kernel gets what it lacks before anything else.
-        self.look(wall_clock());
-        let mut more = false;
+        // The first round waits for nothing: what was written while edge was away is there already, and
+        // the kernel waits for what was restored.
+        let mut more = true;
+        // Whoever follows if this process is killed reads on from here at the latest.
+        self.save_positions();
         while !flags.stop.load(Ordering::Acquire) {
             let wait = if more { Duration::ZERO } else { self.patience() };
             let first = match events.recv_timeout(wait) {
@@ -343,7 +345,7 @@ impl Engine {
 
     /// Bans of the kernel that nobody here knows are taken over; what it lacks it gets.
     fn compare_with_kernel(&mut self, now: Duration) {
-        let held = match self.enforcement.firewall.list() {
+        let held = match self.enforcement.end_what_is_owed().and_then(|()| self.enforcement.firewall.list()) {
             Ok(held) => held,
             Err(error) => {
                 tracing::debug!("bans: the kernel is still out of reach: {error}");
@@ -352,6 +354,7 @@ impl Engine {
         };
         let mut known = std::collections::HashSet::with_capacity(held.len());
         let mut adopted = 0;
+        let mut unwanted = Vec::new();
         for ban in &held {
             known.insert(ban.network);
             let until = now + ban.remaining;
@@ -369,8 +372,17 @@ impl Engine {
                     self.enforcement.banned.ban(ban.network, until.as_secs());
                     self.enforcement.save(Change::Ban(self.enforcement.stored(&sentence), Vec::new()));
                     adopted += 1;
+                } else {
+                    // Protected by now, or under test: here it was not restored, and there it must end.
+                    unwanted.push(ban.network);
                 }
             }
+        }
+        if !unwanted.is_empty()
+            && let Err(error) = self.enforcement.firewall.unban(&unwanted)
+        {
+            tracing::warn!("bans: the kernel still drops {} that may not be banned: {error}", unwanted.len());
+            return;
         }
         let missing: Vec<Sentence> =
             self.detector.jails.active().filter(|sentence| !known.contains(&sentence.network)).collect();

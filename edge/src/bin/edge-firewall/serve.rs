@@ -21,6 +21,9 @@ const MOST: usize = 16;
 const PATIENCE: Duration = Duration::from_secs(5);
 /// How often due roll-backs are looked for.
 const TICK: Duration = Duration::from_millis(500);
+/// So often, and with such pauses, is looked whether another helper lives on the socket.
+const TAKING_OVER: u32 = 40;
+const MOMENT: Duration = Duration::from_millis(50);
 /// The host's own addresses are asked for every so many ticks.
 const OWN_ADDRESSES: u32 = 20;
 
@@ -57,8 +60,14 @@ pub(crate) fn make_state_folder(path: &Path) -> Result<(), ServeError> {
 /// Another helper lives there, or the folder is not ours.
 pub(crate) fn listen(path: &Path) -> Result<UnixListener, ServeError> {
     let failed = |what| move |source| ServeError { path: path.to_owned(), what, source };
-    if UnixStream::connect(path).is_ok() {
-        return Err(failed("taking over")(std::io::ErrorKind::AddrInUse.into()));
+    // A program that a killed predecessor had just started holds its socket for a moment.
+    let mut tries = TAKING_OVER;
+    while UnixStream::connect(path).is_ok() {
+        if tries == 0 {
+            return Err(failed("taking over")(std::io::ErrorKind::AddrInUse.into()));
+        }
+        tries -= 1;
+        std::thread::sleep(MOMENT);
     }
     let fresh = path.with_extension("new");
     match std::fs::remove_file(&fresh) {
