@@ -10,6 +10,7 @@ use std::time::Duration;
 use regex::RegexSet;
 
 use calendar::Calendar;
+use quick::Shape;
 use template::{DEFAULTS, Found, Place, Template, unbound};
 
 /// A date of a line.
@@ -28,6 +29,15 @@ pub(crate) struct Finder {
     /// Which templates may match at all.
     gate: RegexSet,
     last: Option<Last>,
+    same: Option<Same>,
+}
+
+/// The last date that says its year and zone, and so its time whatever the present is: a busy log
+/// has many lines of one second.
+#[derive(Clone, Copy, Debug)]
+struct Same {
+    text: [u8; quick::CLF],
+    at: Duration,
 }
 
 /// Where the last line had its date.
@@ -62,7 +72,7 @@ impl Finder {
         let gate = RegexSet::new(templates.iter().map(|template| template.pattern.gate(false)));
         match gate {
             Ok(gate) if faults.is_empty() => {
-                Ok(Self { hits: vec![0; templates.len()], templates, gate, last: None })
+                Ok(Self { hits: vec![0; templates.len()], templates, gate, last: None, same: None })
             }
             Ok(_) => Err(faults),
             Err(error) => Err(vec![(0, error.to_string())]),
@@ -118,7 +128,19 @@ impl Finder {
                 Some(_) => return None,
             },
         };
-        let (fields, length) = quick::read(shape, line.get(start..)?)?;
+        let text = line.get(start..)?;
+        let known = self.same.filter(|same| shape == Shape::Clf && quick::is_clf(text, &same.text));
+        let (at, length) = match known {
+            Some(same) => (same.at, quick::CLF),
+            None => {
+                let (fields, length) = quick::read(shape, text)?;
+                let at = calendar.time(&fields, now)?;
+                if shape == Shape::Clf {
+                    self.same = text.first_chunk().map(|text| Same { text: *text, at });
+                }
+                (at, length)
+            }
+        };
         let end = start + length;
         if place == Place::Brackets && line.get(end) != Some(&b']') {
             return None;
@@ -126,7 +148,6 @@ impl Finder {
         if place == Place::Free && line.get(end).copied() != last.after {
             return None;
         }
-        let at = calendar.time(&fields, now)?;
         *self.hits.get_mut(last.template)? += 1;
         let cut = if place == Place::Brackets { (start - 1, end + 1) } else { (start, end) };
         Some(Dated { cut, at: Some(at) })
