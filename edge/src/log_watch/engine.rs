@@ -167,7 +167,9 @@ impl Engine {
 
     /// Runs until it is told to stop.
     pub(super) fn run(&mut self, events: &Receiver<Event>, flags: &Flags, questions: &Questions) {
-        let mut more = false;
+        // The first turn waits for nothing: what was written while nobody watched is read, and the
+        // kernel gets back what it lacks.
+        let mut more = true;
         while !flags.stop.load(Ordering::Acquire) {
             let wait = if more { Duration::ZERO } else { self.patience() };
             let first = match events.recv_timeout(wait) {
