@@ -7,6 +7,8 @@
 //! disk, which is asked for after five seconds without changes. What cannot be written (full
 //! disk, full queue) is counted and told, and the ledger is asked to hand in everything again.
 
+mod compact;
+mod newest;
 mod queue;
 mod rows;
 mod schema;
@@ -39,7 +41,7 @@ pub const EVIDENCE_BYTES: usize = 512;
 /// A ban, over or not. Times are since the UNIX epoch and kept to the microsecond.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct StoredBan {
-    /// Whom; there is one row a network.
+    /// Whom; a network's later ban takes the earlier one's place.
     pub network: IpNet,
     /// Which jail decided.
     pub jail: String,
@@ -212,7 +214,8 @@ impl BanStore {
         }
         let lease =
             opened.restored.leases.iter().map(|lease| lease.id).max().unwrap_or(0).max(opened.last_lease);
-        let writer = Writer::new(file.to_owned(), opened.connection, opened.rows, Arc::clone(&queue), now);
+        let rows = (opened.rows, opened.restored.bans.len());
+        let writer = Writer::new(file.to_owned(), opened.connection, rows, Arc::clone(&queue), now);
         let thread = std::thread::Builder::new().name("ban-store".to_owned()).spawn(move || writer.run());
         let thread = Some(thread.map_err(|source| BanStoreError::Thread { source })?);
         Ok((Self { file: file.to_owned(), queue, lease: AtomicI64::new(lease), thread }, opened.restored))

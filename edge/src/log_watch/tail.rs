@@ -55,9 +55,7 @@ impl Watched {
     /// Is `path` one of the files that are meant? Decided by the name alone.
     #[must_use]
     pub fn covers(&self, path: &Path) -> bool {
-        self.pattern == path
-            || (self.pattern.parent() == path.parent()
-                && names::Pattern { path: self.pattern.clone(), tag: self.tag }.matches(path))
+        names::Pattern { path: self.pattern.clone(), tag: self.tag }.covers(path)
     }
 }
 
@@ -118,6 +116,16 @@ pub enum TailError {
     TooMany(usize),
 }
 
+/// What of a file is no news, because it was there when its name was first watched.
+#[derive(Clone, Copy)]
+enum Old {
+    Nothing,
+    /// Of this file so many bytes; another one in its place is new.
+    Bytes(Identity, u64),
+    /// It could not be asked: all that is there when it can be read.
+    All,
+}
+
 /// One watched name, or one match of a pattern.
 struct Name {
     tags: Vec<usize>,
@@ -130,8 +138,9 @@ struct Name {
     folder: PathBuf,
     current: Option<u64>,
     following: Following,
-    /// A file that appears later is new from its first byte on.
-    from_end: bool,
+    /// Why it could not be read the last time, until it has been open for a whole look.
+    told: Option<String>,
+    old: Old,
     rotations: u64,
     long_lines: u64,
 }
@@ -150,7 +159,8 @@ pub struct Tail {
 
 impl Tail {
     /// Follows `watched` on from where `saved` says. A file without a position that exists now is
-    /// followed from its end, one that appears later from its beginning. `wake` is called on a
+    /// followed from its end, even if it becomes readable later only; one that appears later, or
+    /// appeared since `saved` was taken of the same pattern, from its beginning. `wake` is called on a
     /// thread of its own when there is something to [`read`](Self::read): once, until `read` is
     /// called. It must not block.
     ///
@@ -196,6 +206,7 @@ impl Tail {
         tail.expand(true);
         // Watched before they are opened: what is written in between is then heard of.
         tail.follow_folders();
+        tail.restore_nameless(saved);
         let paths: Vec<PathBuf> = tail.names.keys().cloned().collect();
         for path in &paths {
             tail.restore(path, saved);
@@ -234,8 +245,10 @@ impl Tail {
                 name.rotations += 1;
             }
         }
-        for (path, why) in ended.failed {
-            self.unreadable(&path, why);
+        for (id, path, why) in ended.failed {
+            if self.names.get(&*path).is_some_and(|name| name.current == Some(id)) {
+                self.unreadable(&path, why);
+            }
         }
         self.files.any_pending()
     }
@@ -248,9 +261,18 @@ impl Tail {
         if !heard || self.looks.is_multiple_of(EXPAND_EVERY) {
             self.expand(false);
         }
+        for name in self.names.values_mut().filter(|name| name.current.is_some()) {
+            name.told = None;
+        }
         let paths: Vec<PathBuf> = self.names.keys().cloned().collect();
         for path in &paths {
             self.refresh(path);
+        }
+        for path in self.files.owed() {
+            if self.names.get(&path).is_none_or(|name| name.following == Following::Followed) {
+                let watch = &self.watch;
+                self.files.look_for(&path, |real| watch.mark(real));
+            }
         }
         for (path, long_lines) in self.files.look() {
             if let Some(name) = self.names.get_mut(&*path) {
@@ -261,10 +283,19 @@ impl Tail {
         self.watch.forget(!self.files.any_nameless());
     }
 
-    /// How far everything has been read, rotated predecessors included.
+    /// How far everything has been read: rotated predecessors included, and files that cannot be
+    /// read now. A name without a file has an entry with inode 0, which says that it was watched:
+    /// what appears while nobody watches is then new from its first byte on.
     #[must_use]
     pub fn positions(&self) -> Vec<Position> {
-        self.files.positions()
+        let mut positions = self.files.positions();
+        for pattern in &self.patterns {
+            if !positions.iter().any(|position| position.path == pattern.path) {
+                let path = pattern.path.clone();
+                positions.push(Position { path, device: 0, inode: 0, offset: 0, fingerprint: 0 });
+            }
+        }
+        positions
     }
 
     /// How it stands with every name.
@@ -338,7 +369,8 @@ impl Tail {
             folder,
             current: None,
             following: Following::Missing,
-            from_end: false,
+            told: None,
+            old: Old::Nothing,
             rotations: 0,
             long_lines: 0,
         };
@@ -348,19 +380,39 @@ impl Tail {
         }
     }
 
-    /// At the start: goes on where `saved` says, or begins at the end.
+    /// Logs that a pattern matched and that are not there now: their rotated part may be.
+    fn restore_nameless(&mut self, saved: &[Position]) {
+        let nameless = saved.iter().filter(|position| !self.names.contains_key(&position.path));
+        for position in nameless.take(MAX_FILES) {
+            let covering = self.patterns.iter().filter(|pattern| pattern.covers(&position.path));
+            let tags: Vec<usize> = covering.map(|pattern| pattern.tag).collect();
+            if !tags.is_empty() {
+                let watch = &self.watch;
+                self.files.restore(&position.path, &[position], &tags, |real| watch.mark(real));
+            }
+        }
+    }
+
+    /// At the start: goes on where `saved` says. A file without a position is old as far as it
+    /// goes now, if its name was not watched before, and else new.
     fn restore(&mut self, path: &Path, saved: &[Position]) {
+        let watched = self.patterns.iter().any(|pattern| {
+            pattern.covers(path) && saved.iter().any(|position| position.path == pattern.path)
+        });
         let saved: Vec<&Position> = saved.iter().filter(|position| position.path == *path).collect();
         if let Some(name) = self.names.get_mut(path) {
-            name.from_end = saved.is_empty() && path.metadata().is_ok();
+            name.old = match path.metadata() {
+                _ if watched || !saved.is_empty() => Old::Nothing,
+                Ok(found) => Old::Bytes(Identity::of(&found), found.len()),
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => Old::Nothing,
+                Err(_) => Old::All,
+            };
             let tags = name.tags.clone();
             let watch = &self.watch;
             self.files.restore(path, &saved, &tags, |real| watch.mark(real));
         }
         self.refresh(path);
         if let Some(name) = self.names.get_mut(path) {
-            // Only a file that could not be opened keeps this.
-            name.from_end &= name.current.is_none();
             name.rotations = 0;
         }
     }
@@ -396,7 +448,13 @@ impl Tail {
         let Some(name) = self.names.get_mut(path) else { return false };
         let real = path.canonicalize().unwrap_or_else(|_| path.to_owned());
         let mark = self.watch.mark(&real);
-        let end = if name.from_end { stream::end_of(&file, metadata.len(), MAX_LINE) } else { Ok(0) };
+        let end = match name.old {
+            Old::Bytes(identity, size) if identity == Identity::of(&metadata) && size <= metadata.len() => {
+                stream::end_of(&file, size, MAX_LINE)
+            }
+            Old::All => stream::end_of(&file, metadata.len(), MAX_LINE),
+            _ => Ok(0),
+        };
         let before = name.current;
         let opened = end.and_then(|offset| {
             self.files.take_up(path, real, (file, metadata), offset, mark, &name.tags, before)
@@ -409,7 +467,7 @@ impl Tail {
                 }
                 if let Some(name) = self.names.get_mut(path) {
                     name.current = Some(id);
-                    name.from_end = false;
+                    name.old = Old::Nothing;
                     name.following = Following::Followed;
                 }
                 true
@@ -435,7 +493,7 @@ impl Tail {
             return turned;
         }
         name.following = Following::Missing;
-        name.from_end = false;
+        name.old = Old::Nothing;
         turned
     }
 
@@ -443,16 +501,14 @@ impl Tail {
         let turned = self.names.get(path).is_some_and(|name| name.current.is_some());
         self.leave(path);
         let Some(name) = self.names.get_mut(path) else { return turned };
-        let following = Following::Unreadable(why);
-        if name.following != following {
-            if let Following::Unreadable(why) = &following {
-                tracing::warn!(
-                    "log_watch: {}: cannot be read: {why}; let edge's user read it (tried again every second)",
-                    path.display()
-                );
-            }
-            name.following = following;
+        if name.told.as_ref() != Some(&why) {
+            tracing::warn!(
+                "log_watch: {}: cannot be read: {why}; let edge's user read it (tried again every second)",
+                path.display()
+            );
+            name.told = Some(why.clone());
         }
+        name.following = Following::Unreadable(why);
         turned
     }
 

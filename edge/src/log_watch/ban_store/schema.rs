@@ -1,6 +1,5 @@
 //! The file: opened, made, moved aside when it is damaged, and read. Must not know the queue.
 
-use std::collections::{HashMap, HashSet};
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
@@ -9,15 +8,17 @@ use std::time::Duration;
 use ipnet::IpNet;
 use rusqlite::{Connection, ErrorCode, OpenFlags, OptionalExtension, Row, params};
 
+use super::newest::{Meaning, Newest};
 use super::rows::{
     bits_from_row, lines_from_row, network_from_row, network_to_row, time_from_row, time_to_row,
 };
 use super::{BanStoreError, Evidence, KEEP, Lease, Position, Restored, StoredBan, WouldBan};
 
 /// Bans and evidence have no index: an attack's networks come in no order, and each would touch a
-/// page of its own. The writer remembers their rows, and who asks for evidence waits for a scan.
-/// Each runs once, in order; the file's `user_version` counts them.
-const MIGRATIONS: [&str; 1] = ["
+/// page of its own. Rows of bans are only added: see [`super::newest`]. Who asks for evidence waits
+/// for a scan. Each runs once, in order; the file's `user_version` counts them.
+const MIGRATIONS: [&str; 2] = [
+    "
     CREATE TABLE bans (id INTEGER PRIMARY KEY, network BLOB NOT NULL, jail TEXT NOT NULL, since INTEGER NOT NULL,
         ends INTEGER NOT NULL, offences INTEGER NOT NULL, times INTEGER NOT NULL,
         throttle INTEGER NOT NULL, reason TEXT NOT NULL);
@@ -31,7 +32,10 @@ const MIGRATIONS: [&str; 1] = ["
     CREATE TABLE positions (path BLOB NOT NULL, device INTEGER NOT NULL, inode INTEGER NOT NULL,
         position INTEGER NOT NULL, fingerprint INTEGER NOT NULL);
     CREATE TABLE settings (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
-"];
+",
+    // 1: the row ends its network's ban at `ends`, and is none itself.
+    "ALTER TABLE bans ADD COLUMN over INTEGER NOT NULL DEFAULT 0;",
+];
 /// `edge` in ASCII: tells our file from another program's.
 const APPLICATION: i64 = 0x6564_6765;
 /// Pages of 4 KiB: the file stays below 1 GiB whatever happens.
@@ -39,13 +43,11 @@ const MAX_PAGES: u32 = 262_144;
 /// More damaged files than this are not kept: the last takes the place of its predecessor.
 const DAMAGED: u32 = 5;
 
-/// Which row is a network's.
-pub(super) type Rows = HashMap<IpNet, i64>;
-
 pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) restored: Restored,
-    pub(super) rows: Rows,
+    /// Rows of bans in the file, those that do not count among them.
+    pub(super) rows: usize,
     pub(super) last_lease: i64,
     /// What was wrong with the file that was there before.
     pub(super) damage: Option<String>,
@@ -122,7 +124,7 @@ fn try_open(file: &Path, now: Duration) -> Result<Opened, BanStoreError> {
     prepare(&connection).map_err(wrap)?;
     migrate(&mut connection, found).map_err(wrap)?;
     prune_old(&connection, now).map_err(wrap)?;
-    let (restored, rows) = restore(&connection).map_err(wrap)?;
+    let (restored, rows) = restore(&connection, oldest(now)).map_err(wrap)?;
     let last =
         connection.query_row("SELECT max(lease) FROM would_bans", [], |row| row.get::<_, Option<i64>>(0));
     let last_lease = last.map_err(wrap)?.unwrap_or(0);
@@ -134,10 +136,18 @@ fn prepare(connection: &Connection) -> rusqlite::Result<()> {
     connection.pragma_update(None, "synchronous", "normal")?;
     connection.pragma_update(None, "wal_autocheckpoint", 4096)?;
     connection.pragma_update(None, "journal_size_limit", 64 * 1024 * 1024)?;
-    connection.pragma_update(None, "cache_size", -32 * 1024)?;
+    connection.pragma_update(None, "cache_size", -4 * 1024)?;
     let _pages: i64 =
         connection.pragma_update_and_check(None, "max_page_count", MAX_PAGES, |row| row.get(0))?;
     Ok(())
+}
+
+/// An empty file's tables.
+#[cfg(test)]
+pub(super) fn in_memory() -> rusqlite::Result<Connection> {
+    let mut connection = Connection::open_in_memory()?;
+    migrate(&mut connection, 0)?;
+    Ok(connection)
 }
 
 fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
@@ -151,44 +161,23 @@ fn migrate(connection: &mut Connection, found: i64) -> rusqlite::Result<()> {
     Ok(())
 }
 
-/// Forgets what ended before `now` minus [`KEEP`].
+/// What ended before that is forgotten.
+pub(super) fn oldest(now: Duration) -> i64 {
+    time_to_row(now.saturating_sub(KEEP))
+}
+
+/// Forgets what is older than [`KEEP`], except bans: see [`super::compact`].
 pub(super) fn prune_old(connection: &Connection, now: Duration) -> rusqlite::Result<()> {
-    let before = time_to_row(now.saturating_sub(KEEP));
-    connection.execute("DELETE FROM bans WHERE ends < ?1", [before])?;
+    let before = oldest(now);
     connection.execute("DELETE FROM evidence WHERE at < ?1", [before])?;
     connection.execute("DELETE FROM leases WHERE coalesce(ended, ends) < ?1", [before])?;
     connection.execute("DELETE FROM would_bans WHERE at < ?1", [before])?;
     Ok(())
 }
 
-fn restore(connection: &Connection) -> rusqlite::Result<(Restored, Rows)> {
-    let (mut restored, mut known) = (Restored::default(), Rows::new());
-    let mut twice = false;
-    let mut read = connection.prepare(
-        "SELECT network, jail, since, ends, offences, times, throttle, reason, id FROM bans ORDER BY id",
-    )?;
-    let mut rows = read.query([])?;
-    while let Some(row) = rows.next()? {
-        let network = network(row, 0)?;
-        twice |= known.insert(network, row.get(8)?).is_some();
-        restored.bans.push(StoredBan {
-            network,
-            jail: row.get(1)?,
-            since: time(row, 2)?,
-            until: time(row, 3)?,
-            offences: row.get(4)?,
-            times: row.get(5)?,
-            throttle: row.get(6)?,
-            reason: row.get(7)?,
-        });
-    }
-    if twice {
-        // Two programs wrote at once, during an upgrade: the later row counts.
-        let mut seen = HashSet::new();
-        restored.bans.reverse();
-        restored.bans.retain(|ban| seen.insert(ban.network));
-        restored.bans.reverse();
-    }
+fn restore(connection: &Connection, before: i64) -> rusqlite::Result<(Restored, usize)> {
+    let mut restored = Restored { bans: bans(connection, before)?, ..Restored::default() };
+    let rows: i64 = connection.query_row("SELECT count(*) FROM bans", [], |row| row.get(0))?;
     let off = connection
         .query_row("SELECT value FROM settings WHERE name = 'off'", [], |row| row.get::<_, Option<i64>>(0));
     restored.off = off.optional()?.flatten().map(time_from_row);
@@ -209,7 +198,34 @@ fn restore(connection: &Connection) -> rusqlite::Result<(Restored, Rows)> {
     let mut read = connection
         .prepare("SELECT path, device, inode, position, fingerprint FROM positions ORDER BY rowid")?;
     restored.positions = read.query_map([], position)?.collect::<Result<_, _>>()?;
-    Ok((restored, known))
+    Ok((restored, usize::try_from(rows).unwrap_or(0)))
+}
+
+/// Oldest first.
+pub(super) fn bans(connection: &Connection, before: i64) -> rusqlite::Result<Vec<StoredBan>> {
+    let (mut bans, mut newest) = (Vec::new(), Newest::default());
+    let mut read = connection.prepare(
+        "SELECT id, network, over, ends, jail, since, offences, times, throttle, reason FROM bans ORDER BY id DESC",
+    )?;
+    let mut rows = read.query([])?;
+    while let Some(row) = rows.next()? {
+        let network = network(row, 1)?;
+        match newest.judge(row.get(0)?, network, row.get(2)?, row.get(3)?) {
+            Meaning::Stands { ends, .. } if ends >= before => bans.push(StoredBan {
+                network,
+                jail: row.get(4)?,
+                since: time(row, 5)?,
+                until: time_from_row(ends),
+                offences: row.get(6)?,
+                times: row.get(7)?,
+                throttle: row.get(8)?,
+                reason: row.get(9)?,
+            }),
+            _ => {}
+        }
+    }
+    bans.reverse();
+    Ok(bans)
 }
 
 fn position(row: &Row<'_>) -> rusqlite::Result<Position> {
@@ -224,7 +240,7 @@ fn position(row: &Row<'_>) -> rusqlite::Result<Position> {
     })
 }
 
-fn network(row: &Row<'_>, index: usize) -> rusqlite::Result<IpNet> {
+pub(super) fn network(row: &Row<'_>, index: usize) -> rusqlite::Result<IpNet> {
     let kind = rusqlite::types::Type::Blob;
     network_from_row(row.get_ref(index)?.as_blob()?)
         .ok_or_else(|| rusqlite::Error::FromSqlConversionFailure(index, kind, "it is no network".into()))
@@ -232,12 +248,6 @@ fn network(row: &Row<'_>, index: usize) -> rusqlite::Result<IpNet> {
 
 fn time(row: &Row<'_>, index: usize) -> rusqlite::Result<Duration> {
     row.get(index).map(time_from_row)
-}
-
-/// Which row is whose, read anew.
-pub(super) fn rows_of(connection: &Connection) -> rusqlite::Result<Rows> {
-    let mut read = connection.prepare("SELECT network, id FROM bans ORDER BY id")?;
-    read.query_map([], |row| Ok((network(row, 0)?, row.get(1)?)))?.collect()
 }
 
 /// A connection of its own, so that a question never waits for the writer.

@@ -176,7 +176,7 @@ fn a_newer_schema_and_another_program_s_database_are_refused_untouched() {
     assert_eq!(
         refused.to_string(),
         format!(
-            "ban store: {}: schema 99 is newer than this program's 1; install the newer program, or name another file",
+            "ban store: {}: schema 99 is newer than this program's 2; install the newer program, or name another file",
             file.display()
         )
     );
@@ -336,6 +336,44 @@ fn a_flood_is_written_and_loaded_fast_enough() {
     println!("100,000 bans written in {wrote:?}, loaded in {loaded:?}");
     // Loose, because tests share the machine; a missing index or a sync a ban costs minutes.
     assert!(wrote < Duration::from_secs(20) && loaded < Duration::from_secs(4), "{wrote:?} {loaded:?}");
+}
+
+#[test]
+fn networks_banned_again_and_again_take_no_more_room() {
+    let (_folder, file) = folder();
+    let (store, _) = open(&file);
+    let rows = || -> i64 {
+        let connection = rusqlite::Connection::open(&file).unwrap();
+        connection.query_row("SELECT count(*) FROM bans", [], |row| row.get(0)).unwrap()
+    };
+    for number in 0..230_000_u32 {
+        let again = StoredBan { offences: number, ..ban(number % 1000) };
+        store.save(Change::Ban(again, Vec::new()));
+        if number % 1000 == 999 && number % 4000 != 3999 {
+            store.save(Change::End { network: ban(number % 1000).network, at: NOW });
+        }
+        if number % 10_000 == 9999 {
+            assert!(store.flush(SOON));
+        }
+    }
+    until(|| rows() < 102_000 + 2000);
+    store.close();
+    let (store, restored) = open(&file);
+    assert_eq!(restored.bans.len(), 1000);
+    for ban in &restored.bans {
+        assert!(ban.offences >= 229_000, "{ban:?}");
+        let ended = ban.offences == 229_999;
+        assert_eq!(ban.until == NOW, ended, "{ban:?}");
+    }
+    drop(store);
+    // A day later the rest goes, and with it the ban that would bring an ended one back.
+    let (store, _) = BanStore::open(&file, NOW).unwrap();
+    store.save(Change::Ban(StoredBan { since: NOW + Duration::from_secs(100_000), ..ban(5) }, Vec::new()));
+    assert!(store.flush(SOON));
+
+    until(|| rows() <= 1000);
+    store.close();
+    assert_eq!(open(&file).1.bans.len(), 1000);
 }
 
 fn bans() -> impl Strategy<Value = StoredBan> {

@@ -7,11 +7,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rusqlite::{CachedStatement, Connection, Transaction, params};
+use rusqlite::{CachedStatement, Connection, Transaction, TransactionBehavior, params};
 
+use super::compact::Compaction;
 use super::queue::{Queue, Work};
 use super::rows::{bits_to_row, lines_to_row, network_to_row, time_to_row};
-use super::schema::Rows;
 use super::{Change, Lease, Position, StoredBan, WouldBan, schema};
 
 /// After so long without changes the disk is asked to keep what it has.
@@ -23,9 +23,13 @@ const EVIDENCE_ROWS: i64 = 50_000;
 /// Prevented bans that are kept.
 const WOULD_BAN_ROWS: i64 = 100_000;
 /// Bans that are kept, history included: the soonest over go first.
-const BAN_ROWS: i64 = 1_500_000;
-/// So often is counted: new bans.
-const COUNT_EVERY: usize = 250_000;
+const BANS: usize = 1_500_000;
+/// Beside twice the bans, so many rows may lie in the file before those that do not count go.
+const SPARE_ROWS: usize = 100_000;
+/// Between two pieces of a compaction, when nothing else is to be done.
+const PAUSE: Duration = Duration::from_millis(2);
+/// Without a flood they go so often.
+const COMPACT_EVERY: Duration = Duration::from_secs(86_400);
 /// And forgotten what is older than is kept.
 const PRUNE_EVERY: Duration = Duration::from_secs(3600);
 /// Leases that wait for the disk.
@@ -34,14 +38,18 @@ const MAX_OWED: usize = 1024;
 pub(super) struct Writer {
     file: PathBuf,
     connection: Connection,
-    rows: Rows,
-    /// The last ban's row; none is given twice.
+    /// Rows of bans in the file.
+    rows: usize,
+    /// How many of them counted when that was last known.
+    counting: usize,
+    /// The last row's number; none is given twice.
     last_row: i64,
+    compaction: Option<Compaction>,
+    compacted: Duration,
     queue: Arc<Queue>,
     /// The latest time that a change has told, because this room has no clock.
     latest: Duration,
     pruned: Duration,
-    uncounted: usize,
     unsynced: bool,
     trouble: Trouble,
 }
@@ -64,22 +72,23 @@ impl Writer {
     pub(super) fn new(
         file: PathBuf,
         connection: Connection,
-        rows: Rows,
+        (rows, counting): (usize, usize),
         queue: Arc<Queue>,
         now: Duration,
     ) -> Self {
-        let last_row = last(&rows);
         connection.set_prepared_statement_cache_capacity(32);
         let trouble = Trouble::default();
         Self {
             file,
             connection,
             rows,
-            last_row,
+            counting,
+            last_row: 0,
+            compaction: None,
+            compacted: now,
             queue,
             latest: now,
             pruned: now,
-            uncounted: 0,
             unsynced: false,
             trouble,
         }
@@ -87,8 +96,17 @@ impl Writer {
 
     pub(super) fn run(mut self) {
         loop {
-            match self.queue.take(if self.trouble.lost { RETRY } else { IDLE }) {
-                Work::Write(changes) => self.write(changes),
+            let idle = match (&self.compaction, self.trouble.lost) {
+                (Some(_), _) => PAUSE,
+                (None, true) => RETRY,
+                (None, false) => IDLE,
+            };
+            match self.queue.take(idle) {
+                Work::Write(changes) => {
+                    self.write(changes);
+                    self.compact();
+                }
+                Work::Idle if self.compaction.is_some() => self.compact(),
                 Work::Idle => self.idle(),
                 Work::Closed => break,
             }
@@ -121,12 +139,14 @@ impl Writer {
     fn write(&mut self, changes: Vec<Change>) {
         self.notice(&changes);
         let resync = changes.iter().any(|change| matches!(change, Change::Replace(_)));
-        let written = self.transact(&changes);
-        if written.is_err() && (resync || changes.iter().any(|change| matches!(change, Change::Clear))) {
-            self.read_rows();
-        }
-        match written {
-            Ok(()) => self.written(&changes, resync),
+        match self.transact(&changes) {
+            Ok((cleared, added)) => {
+                if cleared {
+                    (self.rows, self.counting, self.compaction) = (0, 0, None);
+                }
+                self.rows += added;
+                self.written(&changes, resync);
+            }
             Err(error) => self.failed(changes, resync, &error),
         }
     }
@@ -140,7 +160,6 @@ impl Writer {
                 _ => continue,
             };
             self.latest = self.latest.max(at);
-            self.uncounted += 1;
         }
     }
 
@@ -164,6 +183,7 @@ impl Writer {
     }
 
     fn failed(&mut self, changes: Vec<Change>, resync: bool, error: &rusqlite::Error) {
+        self.compaction = None;
         let trouble = &mut self.trouble;
         trouble.lost = true;
         if resync {
@@ -201,8 +221,8 @@ impl Writer {
             Ok(opened) => {
                 tracing::error!("ban store: {text}");
                 self.connection = opened.connection;
-                self.last_row = last(&opened.rows);
-                self.rows = opened.rows;
+                (self.rows, self.counting, self.last_row) = (opened.rows, opened.restored.bans.len(), 0);
+                self.compaction = None;
                 self.connection.set_prepared_statement_cache_capacity(32);
                 self.queue.tell(opened.damage.unwrap_or(text));
                 self.queue.ask_resync();
@@ -211,10 +231,12 @@ impl Writer {
         }
     }
 
-    fn transact(&mut self, changes: &[Change]) -> rusqlite::Result<()> {
-        let transaction = self.connection.transaction()?;
+    /// Returns whether all earlier bans are gone, and how many rows were added since.
+    fn transact(&mut self, changes: &[Change]) -> rusqlite::Result<(bool, usize)> {
+        // At once, because the last row's number is read before anything is written.
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         self.trouble.pay(&transaction)?;
-        let mut batch = Batch::new(&transaction, &mut self.rows, &mut self.last_row)?;
+        let mut batch = Batch::new(&transaction, &mut self.last_row)?;
         for change in changes {
             match change {
                 Change::Ban(ban, lines) => {
@@ -235,16 +257,11 @@ impl Writer {
                 }
             }
         }
+        let done = (batch.cleared, batch.added);
         drop(batch);
         bound_rows(&transaction)?;
-        transaction.commit()
-    }
-
-    fn read_rows(&mut self) {
-        // Where even reading fails, rows may come twice: the later one counts at the next start.
-        if let Ok(rows) = schema::rows_of(&self.connection) {
-            self.rows = rows;
-        }
+        transaction.commit()?;
+        Ok(done)
     }
 
     /// Now and then, as the changes' own times pass.
@@ -253,12 +270,33 @@ impl Writer {
             self.pruned = self.latest;
             // What is not forgotten now is forgotten an hour later.
             let _later = schema::prune_old(&self.connection, self.latest);
-            self.read_rows();
         }
-        if self.uncounted >= COUNT_EVERY {
-            self.uncounted = 0;
-            let _later = bound_bans(&self.connection);
-            self.read_rows();
+        let grown = self.rows > self.counting.saturating_mul(2).saturating_add(SPARE_ROWS);
+        let due = self.latest.saturating_sub(self.compacted) >= COMPACT_EVERY;
+        if self.compaction.is_none() && (grown || due) {
+            self.compacted = self.latest;
+            self.compaction = Some(Compaction::new(self.last_row, schema::oldest(self.latest), BANS));
+        }
+    }
+
+    /// One piece, where there is anything to do.
+    fn compact(&mut self) {
+        let Some(compaction) = &mut self.compaction else { return };
+        match compaction.step(&mut self.connection) {
+            Ok(done) => {
+                self.rows = self.rows.saturating_sub(done.removed);
+                self.unsynced = true;
+                if done.finished {
+                    self.counting = compaction.kept();
+                    self.compaction = None;
+                }
+            }
+            Err(error) => {
+                tracing::debug!("ban store: {}: is compacted later: {error}", self.file.display());
+                // Not again before as much has been added, or a day has passed.
+                self.counting = self.rows;
+                self.compaction = None;
+            }
         }
     }
 }
@@ -300,44 +338,63 @@ impl Trouble {
 /// The statements of a flood, prepared once a transaction.
 struct Batch<'a> {
     connection: &'a Connection,
-    rows: &'a mut Rows,
     last_row: &'a mut i64,
+    cleared: bool,
+    added: usize,
     ban: CachedStatement<'a>,
     evidence: CachedStatement<'a>,
-    end: CachedStatement<'a>,
 }
 
 impl<'a> Batch<'a> {
-    fn new(connection: &'a Connection, rows: &'a mut Rows, last_row: &'a mut i64) -> rusqlite::Result<Self> {
+    fn new(connection: &'a Connection, last_row: &'a mut i64) -> rusqlite::Result<Self> {
+        // During an upgrade two programs may write. A number is never used again, even if its row
+        // is gone: what was added later must stay behind what a compaction looks at.
+        let last: Option<i64> =
+            connection.prepare_cached("SELECT max(id) FROM bans")?.query_row([], |row| row.get(0))?;
+        *last_row = last.unwrap_or(0).max(*last_row);
         Ok(Self {
             connection,
-            rows,
             last_row,
-            ban: connection
-                .prepare_cached("INSERT OR REPLACE INTO bans VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?,
+            cleared: false,
+            added: 0,
+            ban: connection.prepare_cached(
+                "INSERT INTO bans (id, network, jail, since, ends, offences, times, throttle, reason, over)
+                 VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)",
+            )?,
             evidence: connection
                 .prepare_cached("INSERT INTO evidence (network, at, jail, lines) VALUES (?1, ?2, ?3, ?4)")?,
-            end: connection.prepare_cached("UPDATE bans SET ends = min(ends, ?2) WHERE id = ?1")?,
         })
     }
 
     fn ban(&mut self, ban: &StoredBan) -> rusqlite::Result<()> {
-        let row = *self.rows.entry(ban.network).or_insert_with(|| {
-            *self.last_row += 1;
-            *self.last_row
-        });
-        self.ban.execute(params![
-            row,
-            network_to_row(ban.network),
-            ban.jail,
-            time_to_row(ban.since),
-            time_to_row(ban.until),
-            ban.offences,
-            ban.times,
+        self.add(
+            ban.network,
+            (ban.since, ban.until),
+            &ban.jail,
+            (ban.offences, ban.times),
             ban.throttle,
-            ban.reason
-        ])?;
-        Ok(())
+            &ban.reason,
+            false,
+        )
+    }
+
+    #[allow(clippy::too_many_arguments, reason = "a row's columns")]
+    fn add(
+        &mut self,
+        network: IpNet,
+        (since, ends): (Duration, Duration),
+        jail: &str,
+        (offences, times): (u32, u16),
+        throttle: bool,
+        reason: &str,
+        over: bool,
+    ) -> rusqlite::Result<()> {
+        *self.last_row += 1;
+        self.added += 1;
+        let (network, since, ends) = (network_to_row(network), time_to_row(since), time_to_row(ends));
+        let row =
+            params![*self.last_row, network, jail, since, ends, offences, times, throttle, reason, over];
+        self.ban.execute(row).map(drop)
     }
 
     fn evidence(&mut self, ban: &StoredBan, lines: &[Box<[u8]>]) -> rusqlite::Result<()> {
@@ -348,22 +405,16 @@ impl<'a> Batch<'a> {
         Ok(())
     }
 
+    /// Which row it ends is found out by who reads them.
     fn end(&mut self, network: IpNet, at: Duration) -> rusqlite::Result<()> {
-        if let Some(row) = self.rows.get(&network) {
-            self.end.execute(params![row, time_to_row(at)])?;
-        }
-        Ok(())
+        self.add(network, (at, at), "", (0, 0), false, "", true)
     }
 
     fn clear(&mut self) -> rusqlite::Result<()> {
         self.connection.execute("DELETE FROM bans", [])?;
-        self.rows.clear();
+        (self.cleared, self.added) = (true, 0);
         Ok(())
     }
-}
-
-fn last(rows: &Rows) -> i64 {
-    rows.values().copied().max().unwrap_or(0)
 }
 
 fn off(connection: &Connection, until: Option<Duration>) -> rusqlite::Result<()> {
@@ -412,17 +463,6 @@ fn bound_rows(connection: &Connection) -> rusqlite::Result<()> {
         ("DELETE FROM would_bans WHERE id <= (SELECT max(id) FROM would_bans) - ?1", WOULD_BAN_ROWS),
     ] {
         connection.prepare_cached(sql)?.execute([rows])?;
-    }
-    Ok(())
-}
-
-fn bound_bans(connection: &Connection) -> rusqlite::Result<()> {
-    let rows: i64 = connection.query_row("SELECT count(*) FROM bans", [], |row| row.get(0))?;
-    if rows > BAN_ROWS {
-        connection.execute(
-            "DELETE FROM bans WHERE ends <= (SELECT ends FROM bans ORDER BY ends LIMIT 1 OFFSET ?1)",
-            [rows - BAN_ROWS],
-        )?;
     }
     Ok(())
 }

@@ -36,6 +36,20 @@ impl Pattern {
         }
     }
 
+    /// Whether `path` is what it means, part by part, whether there is such a file or not.
+    pub(super) fn covers(&self, path: &Path) -> bool {
+        if self.path == path {
+            return true;
+        }
+        let all = self
+            .path
+            .components()
+            .zip(path.components())
+            .all(|(wanted, given)| matches(wanted.as_os_str().as_bytes(), given.as_os_str().as_bytes()));
+        let same_depth = self.path.components().count() == path.components().count();
+        all && same_depth && !path.file_name().is_some_and(is_compressed)
+    }
+
     /// The files that exist and match, and the folders where more may appear. Rotated
     /// siblings of a match (`a.log.1` beside `a.log`) and compressed files are none.
     pub(super) fn expand(&self, files: &mut Vec<PathBuf>, folders: &mut Vec<PathBuf>) {
@@ -177,6 +191,28 @@ mod tests {
         let (mut files, mut folders) = (Vec::new(), Vec::new());
         Pattern { path: folder.path().join("*/error.log"), tag: 0 }.expand(&mut files, &mut folders);
         assert_eq!(files, [folder.path().join("one/error.log"), folder.path().join("two/error.log")]);
+    }
+
+    #[test]
+    fn a_pattern_covers_what_it_means_in_every_part_of_the_name() {
+        let covers = |pattern: &str, path: &str| {
+            super::super::Watched { pattern: pattern.into(), tag: 0 }.covers(Path::new(path))
+        };
+        assert!(covers("/var/log/auth.log", "/var/log//auth.log"));
+        assert!(covers("/var/log/*.log", "/var/log/auth.log"));
+        assert!(covers("/srv/*/log/error?.log", "/srv/shop/log/error1.log"));
+        assert!(covers("/var/log/packed.gz", "/var/log/packed.gz"), "named in full");
+        for (pattern, path) in [
+            ("/var/log/auth.log", "/var/log/auth.log.1"),
+            ("/var/log/*.log", "/var/log/nginx/auth.log"),
+            ("/srv/*/log/error.log", "/srv/log/error.log"),
+            ("/srv/*/log/error.log", "/srv/a/b/log/error.log"),
+            ("/srv/*/error.log", "/srv/.hidden/error.log"),
+            ("/var/log/*", "/var/log/auth.log.2.gz"),
+            ("/var/log/*.log", "/var/log"),
+        ] {
+            assert!(!covers(pattern, path), "{pattern} {path}");
+        }
     }
 
     proptest! {

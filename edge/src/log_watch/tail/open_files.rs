@@ -10,7 +10,7 @@ use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::Position;
-use super::stream::{HEAD, Identity, Step, Stream, fingerprint_at, open_regular};
+use super::stream::{HEAD, Identity, Step, Stream, fits, open_regular};
 use super::watch::Mark;
 
 /// A file without a name is let go after so many looks without growth (about ten minutes): a
@@ -30,8 +30,18 @@ const TELLING: u64 = 256;
 pub(super) struct Ended {
     /// Logs that were truncated.
     pub(super) truncated: Vec<Arc<Path>>,
-    /// Logs that could not be read on, and why.
-    pub(super) failed: Vec<(Arc<Path>, String)>,
+    /// Files that could not be read on, and why. They are closed, and remembered.
+    pub(super) failed: Vec<(u64, Arc<Path>, String)>,
+}
+
+/// A file that is not open any more, or could not be opened again.
+struct Left {
+    position: Position,
+    tags: Vec<usize>,
+    /// It was not read to its end: it is looked for, and its position saved.
+    owed: bool,
+    /// How often it was looked for while its log was read on.
+    tries: u32,
 }
 
 /// Oldest first.
@@ -41,6 +51,7 @@ pub(super) struct OpenFiles {
     ids: u64,
     /// Who is read first at the next call, so that a busy log starves none.
     turn: usize,
+    left: Vec<Left>,
 }
 
 impl OpenFiles {
@@ -76,6 +87,7 @@ impl OpenFiles {
             stream.real = real;
             return Ok(stream.id);
         }
+        let offset = self.recall(path, &opened.0, identity)?.unwrap_or(offset);
         self.ids += 1;
         let mut stream = Stream::new(self.ids, (Arc::from(path), real), opened, offset, mark)?;
         stream.tags = tags.to_vec();
@@ -85,6 +97,66 @@ impl OpenFiles {
         }
         self.streams.push(stream);
         Ok(self.ids)
+    }
+
+    /// How far this file had been read when it was closed.
+    fn recall(&mut self, path: &Path, file: &File, identity: Identity) -> io::Result<Option<u64>> {
+        let is_it = |left: &Left| {
+            let Position { device, inode, .. } = left.position;
+            left.position.path == path && Identity { device, inode } == identity
+        };
+        let Some(index) = self.left.iter().rposition(is_it) else { return Ok(None) };
+        let Position { offset, fingerprint, .. } = self.left[index].position;
+        // Where its beginning cannot be read it stays remembered.
+        let same = fits(file, offset, fingerprint)?;
+        self.left.retain(|left| !is_it(left));
+        Ok(same.then_some(offset))
+    }
+
+    fn remember(&mut self, left: Left) {
+        let Position { path, device, inode, .. } = &left.position;
+        self.left.retain(|old| {
+            (&old.position.path, old.position.device, old.position.inode) != (path, *device, *inode)
+        });
+        let same = |old: &Left| old.position.path == *path;
+        if self.left.iter().filter(|old| same(old)).count() >= PREDECESSORS
+            && let Some(oldest) = self.left.iter().position(same)
+        {
+            self.left.remove(oldest);
+        }
+        self.left.push(left);
+    }
+
+    /// Logs of which an earlier file was not read to its end.
+    pub(super) fn owed(&self) -> Vec<PathBuf> {
+        let mut paths: Vec<PathBuf> =
+            self.left.iter().filter(|left| left.owed).map(|left| left.position.path.clone()).collect();
+        paths.sort();
+        paths.dedup();
+        paths
+    }
+
+    /// Looks for what is owed of a log that is itself read on.
+    pub(super) fn look_for(&mut self, path: &Path, mark: impl Fn(&Path) -> Arc<Mark>) {
+        let (owed, rest) = std::mem::take(&mut self.left)
+            .into_iter()
+            .partition(|left| left.owed && left.position.path == path);
+        self.left = rest;
+        let owed: Vec<Left> = owed;
+        for mut left in owed {
+            left.tries += 1;
+            if !self.reopen(path, &left.position, &left.tags, &mark) {
+                if left.tries < QUIET {
+                    self.remember(left);
+                } else {
+                    tracing::warn!(
+                        "log_watch: {}: an earlier file of it is not found or cannot be read; the rest of its lines \
+                         is given up",
+                        path.display()
+                    );
+                }
+            }
+        }
     }
 
     fn newest(&self, path: &Path) -> Option<u64> {
@@ -159,14 +231,23 @@ impl OpenFiles {
                 }
             }
             if !ended.failed.is_empty() {
-                self.streams
-                    .retain(|s| !ended.failed.iter().any(|(path, _)| *path == s.path && s.quiet.is_none()));
+                for (id, ..) in &ended.failed {
+                    if let Some(index) = self.streams.iter().position(|stream| stream.id == *id) {
+                        let stream = self.streams.remove(index);
+                        self.close(&stream, true);
+                    }
+                }
                 return ended;
             }
             if !moved {
                 return ended;
             }
         }
+    }
+
+    fn close(&mut self, stream: &Stream, owed: bool) {
+        let (position, tags) = (position(stream), stream.tags.clone());
+        self.remember(Left { position, tags, owed, tries: 0 });
     }
 
     fn is_due(&mut self, index: usize) -> bool {
@@ -205,7 +286,7 @@ impl OpenFiles {
             }
             Step::Failed(error) => {
                 stream.pending = false;
-                ended.failed.push((path, error.to_string()));
+                ended.failed.push((stream.id, path, error.to_string()));
             }
         }
         // An empty step counts, too, so that no call is endless.
@@ -246,7 +327,7 @@ impl OpenFiles {
     }
 
     /// Goes on with what `saved` says was read of `path`: the file itself, or where it was
-    /// rotated to. A file that is not found, or is another one now, is left out.
+    /// rotated to. What is not found is remembered for when it is.
     pub(super) fn restore(
         &mut self,
         path: &Path,
@@ -254,30 +335,47 @@ impl OpenFiles {
         tags: &[usize],
         mark: impl Fn(&Path) -> Arc<Mark>,
     ) {
-        let Ok(real) = path.canonicalize().or_else(|_| real_folder(path)) else { return };
-        for position in saved {
-            let Some((found, opened)) = find_saved(&real, position) else { continue };
-            let identity = Identity::of(&opened.1);
-            if self.streams.iter().any(|s| s.identity == identity && &*s.path == path) {
-                continue;
-            }
-            let after = self.newest(path);
-            self.ids += 1;
-            let names = (Arc::from(path), found.clone());
-            if let Ok(mut stream) = Stream::new(self.ids, names, opened, position.offset, mark(&found)) {
-                stream.tags = tags.to_vec();
-                stream.after = after;
-                // Whether a name leads to it is found out next.
-                stream.quiet = Some(0);
-                self.streams.push(stream);
+        // One that is not even waited for was only watched for.
+        for position in saved.iter().filter(|position| position.inode != 0) {
+            if !self.reopen(path, position, tags, &mark) {
+                let (position, tags) = ((*position).clone(), tags.to_vec());
+                // Rotated and gone, most often: it is not looked for again for long.
+                self.remember(Left { position, tags, owed: true, tries: QUIET - 3 });
             }
         }
+    }
+
+    /// Follows a file again without a name; whether one leads to it is found out next.
+    fn reopen(
+        &mut self,
+        path: &Path,
+        position: &Position,
+        tags: &[usize],
+        mark: &impl Fn(&Path) -> Arc<Mark>,
+    ) -> bool {
+        let Ok(real) = path.canonicalize().or_else(|_| real_folder(path)) else { return false };
+        let Some((found, opened)) = find_saved(&real, position) else { return false };
+        let identity = Identity::of(&opened.1);
+        if self.streams.iter().any(|s| s.identity == identity && &*s.path == path) {
+            return true;
+        }
+        let after = self.newest(path);
+        self.ids += 1;
+        let names = (Arc::from(path), found.clone());
+        let Ok(mut stream) = Stream::new(self.ids, names, opened, position.offset, mark(&found)) else {
+            return false;
+        };
+        stream.tags = tags.to_vec();
+        stream.after = after;
+        stream.quiet = Some(0);
+        self.streams.push(stream);
+        true
     }
 
     /// Looks at the files that have no name, lets the quiet ones go and returns what they had
     /// counted: their log's name and its long lines.
     pub(super) fn look(&mut self) -> Vec<(Arc<Path>, u64)> {
-        let mut gone = Vec::new();
+        let (mut gone, mut closed) = (Vec::new(), Vec::new());
         self.streams.retain_mut(|stream| {
             let Some(quiet) = stream.quiet else { return true };
             let before = stream.looked;
@@ -290,30 +388,37 @@ impl OpenFiles {
             let stays = !failed && quiet < if names == 0 { QUIET_DELETED } else { QUIET };
             if !stays {
                 gone.push((Arc::clone(&stream.path), stream.splitter.long_lines));
+                let (position, tags) = (position(stream), stream.tags.clone());
+                closed.push(Left { position, tags, owed: failed, tries: 0 });
             }
             stays
         });
+        closed.into_iter().for_each(|left| self.remember(left));
         gone
     }
 
     pub(super) fn positions(&self) -> Vec<Position> {
-        let position = |stream: &Stream| Position {
-            path: stream.path.to_path_buf(),
-            device: stream.identity.device,
-            inode: stream.identity.inode,
-            offset: stream.offset,
-            fingerprint: stream.fingerprint(),
-        };
         // A log that goes on from its copy comes after it.
         let mut streams: Vec<&Stream> = self.streams.iter().collect();
         streams.sort_by_key(|stream| stream.quiet.is_none());
-        streams.into_iter().map(position).collect()
+        let owed = self.left.iter().filter(|left| left.owed).map(|left| left.position.clone());
+        owed.chain(streams.into_iter().map(position)).collect()
     }
 
     /// Bytes not handed out and long lines skipped, of all files of this name.
     pub(super) fn sums(&self, path: &Path) -> (u64, u64) {
         let streams = self.streams.iter().filter(|stream| &*stream.path == path);
         streams.fold((0, 0), |(behind, long), s| (behind + s.behind(), long + s.splitter.long_lines))
+    }
+}
+
+fn position(stream: &Stream) -> Position {
+    Position {
+        path: stream.path.to_path_buf(),
+        device: stream.identity.device,
+        inode: stream.identity.inode,
+        offset: stream.offset,
+        fingerprint: stream.fingerprint(),
     }
 }
 
@@ -324,7 +429,7 @@ fn find_saved(real: &Path, position: &Position) -> Option<(PathBuf, (File, std::
     let mut copies = Vec::new();
     for path in candidates {
         let Ok(opened) = open_regular(&path) else { continue };
-        if fingerprint_at(&opened.0, position.offset) != Some(position.fingerprint) {
+        if !fits(&opened.0, position.offset, position.fingerprint).is_ok_and(|fits| fits) {
             continue;
         }
         if opened.1.ino() == position.inode {

@@ -11,6 +11,7 @@ use std::time::Duration;
 
 use proptest::prelude::{any, proptest};
 
+use super::stream::FAILING;
 use super::{Following, Position, Tail, TailError, Watched};
 
 const ALL: usize = usize::MAX;
@@ -405,6 +406,84 @@ fn what_cannot_be_read_is_told_and_tried_again() {
 }
 
 #[test]
+fn a_read_error_costs_no_line_and_repeats_none() {
+    for restart in [false, true] {
+        let (_folder, path) = folder();
+        let log = path.join("a.log");
+        append(&log, "old\n");
+        let mut followed = follow(&log, &[]);
+        append(&log, "one\ntwo\n");
+        assert_eq!(followed.lines(), ["one", "two"]);
+        FAILING.set(Some(log.metadata().unwrap().ino()));
+        append(&log, "three\n");
+        for _ in 0..3 {
+            assert_eq!(followed.lines(), [""; 0]);
+        }
+        let state = followed.tail.files().remove(0).following;
+        assert!(matches!(&state, Following::Unreadable(why) if why.contains("Input/output")), "{state:?}");
+        if restart {
+            let positions = followed.tail.positions();
+            followed = follow(&log, &positions);
+            assert_eq!(followed.lines(), [""; 0]);
+            let positions = followed.tail.positions();
+            followed = follow(&log, &positions);
+        }
+        FAILING.set(None);
+        assert_eq!(followed.lines(), ["three"], "restart {restart}");
+        append(&log, "four\n");
+        assert_eq!(followed.lines(), ["four"]);
+        assert_eq!(followed.tail.files()[0].following, Following::Followed);
+    }
+}
+
+#[test]
+fn a_log_rotated_while_it_cannot_be_read_is_read_on_where_it_lies_later() {
+    let (_folder, path) = folder();
+    let log = path.join("a.log");
+    append(&log, "");
+    let mut followed = follow(&log, &[]);
+    append(&log, "one\n");
+    assert_eq!(followed.lines(), ["one"]);
+    FAILING.set(Some(log.metadata().unwrap().ino()));
+    append(&log, "two\n");
+    assert_eq!(followed.lines(), [""; 0]);
+    std::fs::rename(&log, path.join("a.log.1")).unwrap();
+    append(&log, "three\n");
+    assert_eq!(followed.lines(), ["three"], "the new log does not wait for the old one");
+    assert_eq!(followed.lines(), [""; 0]);
+    FAILING.set(None);
+    assert_eq!(followed.lines(), ["two"]);
+    append(&log, "four\n");
+    assert_eq!(followed.lines(), ["four"]);
+}
+
+#[test]
+fn a_log_that_comes_back_after_long_is_read_on_where_it_was_left() {
+    for replaced in [true, false] {
+        let (_folder, path) = folder();
+        let log = path.join("a.log");
+        append(&log, "");
+        let mut followed = follow(&log, &[]);
+        append(&log, "one\n");
+        assert_eq!(followed.lines(), ["one"]);
+        std::fs::rename(&log, path.join("elsewhere")).unwrap();
+        if replaced {
+            std::fs::create_dir(&log).unwrap();
+        }
+        for _ in 0..700 {
+            assert_eq!(followed.lines(), [""; 0]);
+        }
+        append(&path.join("elsewhere"), "two\n");
+        if replaced {
+            std::fs::remove_dir(&log).unwrap();
+        }
+        std::fs::rename(path.join("elsewhere"), &log).unwrap();
+        let (first, second) = (followed.lines(), followed.lines());
+        assert_eq!([first, second].concat(), ["two"], "replaced by a folder: {replaced}");
+    }
+}
+
+#[test]
 fn partial_long_and_holed_lines_are_kept_skipped_and_hopped_over() {
     let (_folder, path) = folder();
     let log = path.join("a.log");
@@ -451,6 +530,56 @@ fn new_matches_of_a_pattern_are_read_from_their_beginning_and_rotated_ones_not_a
     }
     let names: Vec<_> = followed.tail.files().into_iter().map(|file| file.path).collect();
     assert_eq!(names, [path.join("a.log")]);
+}
+
+#[test]
+fn what_appeared_while_edge_was_down_is_new_and_what_a_new_pattern_finds_is_not() {
+    let (_folder, path) = folder();
+    append(&path.join("a.log"), "old\n");
+    let mut followed = follow(&path.join("*.log"), &[]);
+    assert_eq!(followed.lines(), [""; 0]);
+    let positions = followed.tail.positions();
+    drop(followed);
+    append(&path.join("a.log"), "a\n");
+    append(&path.join("b.log"), "b\n");
+    append(&path.join("c.txt"), "c\n");
+    assert_eq!(follow(&path.join("*.txt"), &positions).lines(), [""; 0], "an operator's new pattern");
+    assert_eq!(follow(&path.join("*.log"), &positions).lines(), ["a", "b"]);
+    let literal = path.join("later");
+    let positions = follow(&literal, &[]).tail.positions();
+    append(&literal, "first\n");
+    assert_eq!(follow(&literal, &positions).lines(), ["first"], "it was waited for");
+}
+
+#[test]
+fn a_pattern_s_log_rotated_while_edge_was_down_is_read_on_though_no_new_one_is_there() {
+    let (_folder, path) = folder();
+    let log = path.join("a.log");
+    append(&log, "");
+    let mut followed = follow(&path.join("*.log"), &[]);
+    append(&log, "one\n");
+    assert_eq!(followed.lines(), ["one"]);
+    let positions = followed.tail.positions();
+    drop(followed);
+    append(&log, "two\n");
+    std::fs::rename(&log, path.join("a.log.1")).unwrap();
+    let mut followed = follow(&path.join("*.log"), &positions);
+    assert_eq!(followed.lines(), ["two"]);
+    append(&log, "three\n");
+    assert_eq!(followed.woken(), ["three"]);
+}
+
+#[test]
+fn a_log_unreadable_at_the_start_is_news_from_then_on() {
+    let (_folder, path) = folder();
+    let log = path.join("a.log");
+    append(&log, "old\n");
+    FAILING.set(Some(log.metadata().unwrap().ino()));
+    let mut followed = follow(&log, &[]);
+    append(&log, "new\n");
+    assert_eq!(followed.lines(), [""; 0]);
+    FAILING.set(None);
+    assert_eq!(followed.lines(), ["new"]);
 }
 
 #[test]

@@ -122,7 +122,7 @@ impl Stream {
 
     /// Reads one block and hands its lines out.
     pub(super) fn step(&mut self, buffer: &mut [u8], max_line: usize, each: &mut dyn FnMut(&[u8])) -> Step {
-        let read = match self.file.read_at(buffer, self.offset) {
+        let read = match read_at(&self.file, buffer, self.offset) {
             Ok(read) => read,
             Err(error) if error.kind() == io::ErrorKind::Interrupted => return Step::More,
             Err(error) => return Step::Failed(error),
@@ -238,14 +238,13 @@ pub(super) fn fingerprint(head: &[u8]) -> u64 {
         .fold(0xcbf2_9ce4_8422_2325, |hash, byte| (hash ^ u64::from(*byte)).wrapping_mul(0x0100_0000_01b3))
 }
 
-/// The fingerprint that a position at `offset` of `file` would have; `None` where the file is
-/// shorter.
-pub(super) fn fingerprint_at(file: &File, offset: u64) -> Option<u64> {
-    if file.metadata().ok()?.len() < offset {
-        return None;
+/// Whether `file` may be the one whose position this was.
+pub(super) fn fits(file: &File, offset: u64, saved: u64) -> io::Result<bool> {
+    if file.metadata()?.len() < offset {
+        return Ok(false);
     }
-    let head = exactly(file, 0, HEAD.min(usize::try_from(offset).unwrap_or(HEAD))).ok()?;
-    Some(fingerprint(&head))
+    let head = exactly(file, 0, HEAD.min(usize::try_from(offset).unwrap_or(HEAD)))?;
+    Ok(fingerprint(&head) == saved)
 }
 
 /// The end of `file`, or the beginning of its incomplete last line.
@@ -268,10 +267,30 @@ fn exactly(file: &File, offset: u64, length: usize) -> io::Result<Vec<u8>> {
     Ok(bytes)
 }
 
+#[cfg(not(test))]
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    file.read_at(bytes, offset)
+}
+
+/// No ordinary file fails on demand: tests name inodes that do.
+#[cfg(test)]
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<usize> {
+    if FAILING.get() == Some(file.metadata()?.ino()) {
+        return Err(rustix::io::Errno::IO.into());
+    }
+    file.read_at(bytes, offset)
+}
+
+#[cfg(test)]
+std::thread_local! {
+    /// The inode whose file this thread cannot read.
+    pub(super) static FAILING: std::cell::Cell<Option<u64>> = const { std::cell::Cell::new(None) };
+}
+
 fn read_fully(file: &File, mut offset: u64, bytes: &mut [u8]) -> io::Result<usize> {
     let mut filled = 0;
     while filled < bytes.len() {
-        match file.read_at(&mut bytes[filled..], offset) {
+        match read_at(file, &mut bytes[filled..], offset) {
             Ok(0) => break,
             Ok(read) => {
                 filled += read;
