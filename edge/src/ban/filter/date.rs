@@ -213,3 +213,30 @@ fn written(pattern: &str) -> Vec<String> {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use jiff::tz::TimeZone;
+
+    use super::*;
+
+    #[test]
+    fn a_date_seen_before_is_read_as_if_it_were_new() {
+        let now = Duration::from_secs(1_124_013_600);
+        let dates =
+            ["12:00:00 +0200", "12:00:00 +0200", "12:00:00 +02001", "12:00:00 +0200é", "12:00:01 +0200"];
+        let dates =
+            dates.into_iter().chain(["12:00:01 +0100", "12:00:01 +0100x", "12:00:01", "12:00:00 +0200"]);
+        let mut calendar = Calendar::new(TimeZone::UTC);
+        let (mut ours, mut forgetful) = (Finder::new(&[]).unwrap(), Finder::new(&[]).unwrap());
+        let mut remembered = 0;
+        for date in dates {
+            let line = format!("192.0.2.1 - - [14/Aug/2005:{date}] \"GET / HTTP/1.1\" 200 5");
+            forgetful.same = None;
+            let expected = forgetful.find(&line, &mut calendar, now);
+            assert_eq!(ours.find(&line, &mut calendar, now), expected, "{line}");
+            remembered += usize::from(ours.same.is_some());
+        }
+        assert!(remembered > 5, "{remembered}: the test would prove nothing");
+    }
+}
