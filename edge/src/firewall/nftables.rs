@@ -8,6 +8,8 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use rustix::io::Errno;
+use rustix::net::{RecvFlags, recv};
 
 use super::message::{Answer, MAX_BATCH, MessageError, Question, framed, read_frame};
 use super::{Ban, Figures, Firewall, FirewallError, Refusal, State};
@@ -170,12 +172,9 @@ fn connect(socket: &Path, timeout: Duration) -> io::Result<UnixStream> {
 
 /// Between two questions nothing may arrive; an end of file is a helper that was restarted.
 fn is_open(stream: &UnixStream) -> bool {
-    let mut byte = [std::mem::MaybeUninit::uninit(); 1];
-    let quiet = stream.set_nonblocking(true).and_then(|()| {
-        let seen = socket2::SockRef::from(stream).peek(&mut byte);
-        stream.set_nonblocking(false).map(|()| seen)
-    });
-    matches!(quiet, Ok(Err(error)) if error.kind() == ErrorKind::WouldBlock)
+    let mut byte = [0; 1];
+    let look = RecvFlags::PEEK | RecvFlags::DONTWAIT;
+    matches!(recv(stream, &mut byte, look), Err(Errno::AGAIN))
 }
 
 #[expect(clippy::disallowed_methods, reason = "how long the helper is left alone is this room's own")]

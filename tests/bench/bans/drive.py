@@ -200,24 +200,37 @@ def twenty(bench):
     figure("bans_lines_per_cpu_s_20", count / spent, "lines/s")
 
 
+def two_machines():
+    """Processors of the guarded host and of the attacker. The attacker sends without a pause, which
+    would be on a machine of its own: on a shared processor edge would wait for its time slice to end."""
+    processors = sorted(os.sched_getaffinity(0))
+    return (processors[:-1], processors[-1:]) if len(processors) > 1 else (processors, processors)
+
+
 def drop(bench):
     """A line is written; the first packet that the kernel drops after it."""
     log = bench.empty_log("drop-access")
     edge = bench.edge("drop", log, [guard.own_filter()], 1, kernel=True)
     control = os.path.join(bench.folder, "sink.sock")
+    ours, theirs = two_machines()
+    for process in (edge.process, bench.helper.process):
+        process.keep_to(ours)
     sink = Process("sink", bench.lab.inside(bench.lab.guarded, bench.probe, "sink", "--udp", "0.0.0.0:9999",
                                             "--control", control), bench.folder)
     try:
         until("the sink listens", 10, lambda: os.path.exists(control))
+        sink.keep_to(theirs)
         line = guard.own_line("{}", corpus.stamp(time.time()))
         done = subprocess.run(bench.lab.inside(
-            bench.lab.attacker, "timeout", PATIENCE, bench.probe, "drop", "--control", control,
+            bench.lab.attacker, "taskset", "--cpu-list", ",".join(map(str, theirs)), "timeout", PATIENCE,
+            bench.probe, "drop", "--control", control,
             "--sink", f"{GUARDED}:9999", "--log", log, "--line", line, "--first", DROP_FROM,
             "--samples", SAMPLES, "--rate", RATE), capture_output=True, text=True, check=False)
         edge.process.must_run()
     finally:
         sink.stop()
         edge.stop()
+        bench.helper.process.keep_to(ours + theirs)
     rows = [row.split("\t") for row in done.stdout.splitlines()]
     times = sorted(float(row[2]) for row in rows if row[0] == "drop")
     never = sum(row[0] == "never" for row in rows)

@@ -63,6 +63,14 @@ class Process:
         with open(f"/proc/{self.pid}/statm") as file:
             return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
 
+    def keep_to(self, processors):
+        """All its threads, and those that they start, run on these processors alone."""
+        for task in os.listdir(f"/proc/{self.pid}/task"):
+            try:
+                os.sched_setaffinity(int(task), processors)
+            except ProcessLookupError:
+                pass  # It has just ended.
+
     def kill(self):
         """KILL, and waits for the end."""
         if self.runs():

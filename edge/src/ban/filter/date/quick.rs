@@ -14,6 +14,14 @@ pub(crate) enum Shape {
     Iso,
 }
 
+/// Bytes of a CLF date.
+pub(crate) const CLF: usize = 26;
+
+/// Does `text` begin with the CLF date `known`, and does that end there?
+pub(crate) fn is_clf(text: &[u8], known: &[u8; CLF]) -> bool {
+    text.split_first_chunk().is_some_and(|(date, rest)| date == known && ends(rest).is_some())
+}
+
 /// The fields, and how many bytes they took.
 pub(crate) fn read(shape: Shape, text: &[u8]) -> Option<(Fields, usize)> {
     match shape {
@@ -39,7 +47,7 @@ fn clf(text: &[u8]) -> Option<(Fields, usize)> {
         offset: Some(if *sign == b'-' { -offset } else { offset }),
         ..Fields::default()
     };
-    (*h1 <= b'1').then_some((fields, 26))
+    (*h1 <= b'1').then_some((fields, CLF))
 }
 
 fn syslog(text: &[u8]) -> Option<(Fields, usize)> {
