@@ -208,7 +208,12 @@ def two_machines():
 
 
 def drop(bench):
-    """A line is written; the first packet that the kernel drops after it."""
+    """A line is written; the first packet that the kernel drops after it. Told in steps of the gap
+    between two packets, 50 us. Where it goes in a virtual machine with two processors, by tracepoints:
+    inotify wakes its thread 17 us, that thread hears it and wakes the engine 94, the engine reads 45,
+    finds the offence 55 and judges it 17, asks the helper 20, which is on its way to the kernel after
+    70, and the kernel has it 38 later. A line in a flood takes 4 us for all of it: what the single one
+    waits for are cold caches and the waking of three threads."""
     log = bench.empty_log("drop-access")
     edge = bench.edge("drop", log, [guard.own_filter()], 1, kernel=True)
     control = os.path.join(bench.folder, "sink.sock")
@@ -327,7 +332,7 @@ def main():
         with Lab() as lab:
             bench = Bench(lab, folder, given.binaries, given.probe)
             try:
-                for name in given.only.split(","):
+                for name in dict.fromkeys(given.only.split(",")):
                     say(f"== {name}")
                     try:
                         if name == "peer":
