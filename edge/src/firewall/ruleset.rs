@@ -27,6 +27,9 @@ pub const ADMIN_COUNTER: &str = "c_admin";
 pub const GATE_LONGER: Duration = Duration::from_secs(2);
 /// Says "handshake of ours" on a packet and "already measured" on a connection.
 const MARK: &str = "0x10000000";
+/// Of a connection that was let in: until edge has said something, its further packets are new to the
+/// kernel too, and must not be counted again beside those that are being refused.
+const COUNTED: &str = "0x20000000";
 /// A SYN and nothing else.
 const SYN: &str = "tcp flags & (fin | syn | rst | ack) == syn";
 /// Every counter.
@@ -353,6 +356,8 @@ fn write_input(out: &mut String, settings: &FirewallSettings) -> std::fmt::Resul
 		counter name c_invalid drop
 	}}
 	chain web {{
+		ct mark & {COUNTED} != 0 accept
+		ct mark set ct mark | {COUNTED}
 		ct timeout set \"web\"
 		ip saddr @free4 accept
 		ip6 saddr @free6 accept

@@ -49,6 +49,15 @@ fn of_sixty_connections_of_one_client_fifty_stand_and_others_are_not_concerned()
     let more = open(Host::Office, second, scene.door6(), 30);
     settle(&[&some, &more], MOST);
     assert_eq!(scene.get6(Host::Stranger, "/quick").unwrap(), 200, "another /64");
+
+    // Who leaves is heard, although others of it have just been refused: nothing waits for a deadline.
+    drop((office, colleague, some, more));
+    wait::until("edge knows that they have left", SOON / 4, || {
+        let left = scene.metric("edge_connections");
+        anyhow::ensure!(left < 0.5, "{left} are still open");
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]
