@@ -4,6 +4,7 @@
 use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::listen::socket;
+use crate::log_watch::ban_store::BanStore;
 use crate::tls::Certificates;
 use crate::{admin, gateway, log_watch};
 
@@ -27,10 +28,10 @@ pub fn check(config: &Config) -> Vec<String> {
             ));
         }
     }
-    if config.bans.enabled
-        && let Some(found) = log_watch::faults(&config.bans)
-    {
-        faults.extend(found.0.iter().map(ToString::to_string));
+    if config.bans.enabled {
+        let patterns = log_watch::faults(&config.bans);
+        faults.extend(patterns.iter().flat_map(|found| &found.0).map(ToString::to_string));
+        faults.extend(BanStore::fault(&config.bans.store).map(|error| error.to_string()));
     }
     faults.extend(AccessLog::fault(&config.access_log).map(|error| error.to_string()));
     if let Some(gateway) = &config.gateway

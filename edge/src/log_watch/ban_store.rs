@@ -221,6 +221,21 @@ impl BanStore {
         Ok((Self { file: file.to_owned(), queue, lease: AtomicI64::new(lease), thread }, opened.restored))
     }
 
+    /// Why [`BanStore::open`] would fail now, as far as can be told without opening the file, which
+    /// a running edge may have.
+    #[must_use]
+    pub fn fault(file: &Path) -> Option<BanStoreError> {
+        let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty()).unwrap_or(Path::new("."));
+        let probe = folder.join(format!(".edge-bans-{}", std::process::id()));
+        let made = std::fs::File::options().write(true).create_new(true).open(&probe);
+        let source = match made.and_then(|_| std::fs::remove_file(&probe)) {
+            Err(error) => Some(error),
+            Ok(()) if file.is_dir() => Some(std::io::Error::from(std::io::ErrorKind::IsADirectory)),
+            Ok(()) => None,
+        };
+        source.map(|source| BanStoreError::Create { file: file.to_owned(), source })
+    }
+
     /// Remembers a change soon. Never waits for the disk.
     pub fn save(&self, change: Change) {
         self.queue.push(change);

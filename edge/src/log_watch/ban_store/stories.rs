@@ -432,3 +432,14 @@ proptest! {
         assert_eq!(restored, model);
     }
 }
+
+#[test]
+fn a_folder_that_cannot_be_written_is_told_before_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let missing = folder.path().join("missing/bans.db");
+    let told = BanStore::fault(&missing).unwrap().to_string();
+    assert!(told.contains("make its folder and give it to edge's user"), "{told}");
+    assert!(BanStore::fault(folder.path()).is_some(), "a folder is no file");
+    assert!(BanStore::fault(&folder.path().join("bans.db")).is_none());
+    assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 0, "looking leaves nothing behind");
+}
