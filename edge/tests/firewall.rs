@@ -84,6 +84,8 @@ fn each_client_has_fifty_connections_and_closed_ones_free_their_place() {
         again == 10
     });
     assert_eq!(host.connect(ATTACKER, 443, 5), "reset=5", "and no more than ten");
+    let one_by_one = (0..60).filter(|_| host.connect(ADMIN, 443, 1) == "ok=1").count();
+    assert_eq!(one_by_one, 50, "one after another as all at once");
     assert_eq!(host.connect(SIX[0], 443, 30), "ok=30");
     assert_eq!(host.connect(SIX[1], 443, 30), "ok=20 reset=10", "a /64 shares its fifty");
     assert_eq!(host.connect(SIX[2], 443, 10), "ok=10");

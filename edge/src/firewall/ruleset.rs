@@ -8,6 +8,11 @@
 //! name locks nobody out and fills no table, and the listener's SYN cookies do the rest. It relies
 //! on tracking picking connections up in the middle (`net.netfilter.nf_conntrack_tcp_loose = 1`, the
 //! kernel's default).
+//!
+//! Each connection is counted once: until the host has said something, every packet of the client is
+//! "new" to the kernel, which counts a second one again if it comes in the same tick. So what has been
+//! counted bears a mark, and of packets that two processors handle before the connection is entered,
+//! only the first to claim it goes on; the client sends the other again.
 
 use std::collections::BTreeMap;
 use std::fmt::Write;
@@ -27,8 +32,8 @@ pub const ADMIN_COUNTER: &str = "c_admin";
 pub const GATE_LONGER: Duration = Duration::from_secs(2);
 /// Says "handshake of ours" on a packet and "already measured" on a connection.
 const MARK: &str = "0x10000000";
-/// Of a connection that was let in: until edge has said something, its further packets are new to the
-/// kernel too, and must not be counted again beside those that are being refused.
+/// Says "already counted" on a connection: until edge has said something, its further packets are new
+/// to the kernel too.
 const COUNTED: &str = "0x20000000";
 /// A SYN and nothing else.
 const SYN: &str = "tcp flags & (fin | syn | rst | ack) == syn";
@@ -226,6 +231,12 @@ fn write_sets(out: &mut String, settings: &FirewallSettings) -> std::fmt::Result
         writeln!(out, "\tset lift{digit} {{ type {kind}; flags interval, timeout; timeout 1h; }}")?;
         // No timeout here: the kernel does not count connections in a set that has one.
         writeln!(out, "\tset cc{digit} {{ type {kind}; flags dynamic; size {clients}; }}")?;
+        // Full, it lets all go on, and the count is a little too high. A claim need not outlive the moment
+        // until the connection is entered.
+        writeln!(
+            out,
+            "\tset claim{digit} {{ type {kind} . {kind} . inet_service . inet_service; flags dynamic, timeout; timeout 200ms; size {clients}; }}"
+        )?;
         writeln!(
             out,
             "\tset rate{digit} {{ type {kind}; flags dynamic, timeout; timeout 1m; size {clients}; }}"
@@ -238,7 +249,8 @@ fn write_sets(out: &mut String, settings: &FirewallSettings) -> std::fmt::Result
     Ok(())
 }
 
-/// Before connection tracking: bans, which so also stall what is already open, and handshakes. Resets
+/// Before connection tracking: bans, which so also stall what is already open, and handshakes. A reset
+/// of the host takes a claim back, so that forged ACKs keep nobody from connecting. Resets
 /// that belong to a handshake find no connection: `stray` brings a client's to the listener, and
 /// `stray_answer` says to the client that nobody listens.
 fn write_early(out: &mut String, settings: &FirewallSettings) -> std::fmt::Result {
@@ -295,6 +307,11 @@ fn write_early(out: &mut String, settings: &FirewallSettings) -> std::fmt::Resul
 		type filter hook output priority raw; policy accept;
 		oif lo accept
 		tcp flags & (fin | syn | rst | ack) == syn | ack tcp sport {inner} notrack goto outward
+		tcp flags & rst == rst tcp sport {inner} jump unclaim
+	}}
+	chain unclaim {{
+		delete @claim4 {{ ip daddr . ip saddr . tcp dport . tcp sport }}
+		delete @claim6 {{ ip6 daddr . ip6 saddr . tcp dport . tcp sport }}
 	}}
 	chain stray_answer {{
 		type filter hook output priority filter; policy accept;
@@ -357,14 +374,16 @@ fn write_input(out: &mut String, settings: &FirewallSettings) -> std::fmt::Resul
 	}}
 	chain web {{
 		ct mark & {COUNTED} != 0 accept
-		ct mark set ct mark | {COUNTED}
 		ct timeout set \"web\"
 		ip saddr @free4 accept
 		ip6 saddr @free6 accept
 		ip saddr @lift4 accept
 		ip6 saddr @lift6 accept
+		add @claim4 {{ ip saddr . ip daddr . tcp sport . tcp dport limit rate over 1/day burst 1 packets }} drop
+		add @claim6 {{ ip6 saddr . ip6 daddr . tcp sport . tcp dport limit rate over 1/day burst 1 packets }} drop
 		add @cc4 {{ ip saddr ct count over {most} }} counter name c_conn reject with tcp reset
 		add @cc6 {{ ip6 saddr & {client6} ct count over {most} }} counter name c_conn reject with tcp reset
+		ct mark set ct mark | {COUNTED}
 		accept
 	}}
 	chain proven {{
