@@ -11,6 +11,8 @@ mod engine;
 mod figures;
 mod protected;
 pub mod tail;
+#[cfg(test)]
+mod trial;
 
 use std::collections::HashMap;
 use std::sync::atomic::Ordering;
@@ -105,6 +107,7 @@ impl LogWatch {
                 jails: names,
                 reasons: HashMap::new(),
                 in_step: false,
+                owed: enforce::Owed::default(),
             },
             rates: places.rates,
             tail,

@@ -30,7 +30,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{Engine, Site};
 use crate::route::{HostPattern, Routes};
 use crate::tls::{self, Certificates, Reload, TlsError};
-use crate::upstream::Upstreams;
+use crate::upstream::{Server, Upstreams};
 
 /// How often certificate files are looked at.
 const CERTIFICATE_LOOK: Duration = Duration::from_secs(5);
@@ -350,6 +350,12 @@ fn start_log_watch(
     settings.never.extend(config.bans.peers.iter().copied().map(IpNet::from));
     let vaults = config.gateway.iter().flat_map(|gateway| &gateway.vaults);
     settings.never.extend(vaults.map(|vault| IpNet::from(vault.address.ip())));
+    // Whoever makes an application ask for what is forbidden must not cut it off.
+    let servers = config.upstreams.iter().flat_map(|upstream| &upstream.servers);
+    settings.never.extend(servers.filter_map(|server| match server {
+        Server::Tcp(address) => Some(IpNet::from(address.ip())),
+        Server::Unix(_) => None,
+    }));
     LogWatch::start(settings, places.clone(), metrics.registry()).map(Some)
 }
 

@@ -2,7 +2,7 @@
 //! file of bans, and the client's live connections are closed, before the next line is read.
 //! Ending it undoes all of it. Must not know why somebody is banned.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -18,6 +18,9 @@ use crate::listen::live::Connections;
 
 /// Bans told one by one in the log; further ones of the same step are summed up.
 const TOLD: usize = 20;
+
+/// Networks that the kernel still has to let in, one by one; beyond it, all that edge does not ban.
+const MOST_OWED: usize = 65_536;
 
 /// One ban as it was decided.
 #[derive(Debug)]
@@ -40,6 +43,31 @@ pub(super) struct Enforcement {
     pub(super) reasons: HashMap<IpNet, String>,
     /// Does the kernel hold what it shall? False until it was compared.
     pub(super) in_step: bool,
+    /// What the kernel could not be told.
+    pub(super) owed: Owed,
+}
+
+/// Bans that ended while the kernel was out of reach: it may hold them still, and they must not be
+/// taken over from it.
+#[derive(Debug, Default)]
+pub(super) struct Owed {
+    networks: HashSet<IpNet>,
+    /// There were too many to remember: whatever only the kernel holds is over.
+    all: bool,
+}
+
+impl Owed {
+    fn note(&mut self, networks: &[IpNet]) {
+        self.networks.extend(networks);
+        if self.networks.len() > MOST_OWED {
+            *self = Self { networks: HashSet::new(), all: true };
+        }
+    }
+
+    /// Did this network's ban end?
+    pub(super) fn holds(&self, network: IpNet) -> bool {
+        self.all || self.networks.contains(&network)
+    }
 }
 
 impl Enforcement {
@@ -86,12 +114,20 @@ impl Enforcement {
             }
             self.save(Change::End { network: sentence.network, at: now });
         }
-        if !early.is_empty()
-            && let Err(error) = self.firewall.unban(&early)
-        {
-            self.in_step = false;
-            tracing::warn!("bans: {} ended, but not in the kernel: {error}; tried again", early.len());
+        self.let_in(&early);
+    }
+
+    /// Ends these in the kernel; one that it does not hold is fine. What it cannot be told now, it is
+    /// told when it is compared next.
+    pub(super) fn let_in(&mut self, networks: &[IpNet]) -> bool {
+        if networks.is_empty() {
+            return true;
         }
+        let Err(error) = self.firewall.unban(networks) else { return true };
+        self.in_step = false;
+        self.owed.note(networks);
+        tracing::warn!("bans: {} ended, but not in the kernel: {error}; tried again", networks.len());
+        false
     }
 
     /// Their times have changed: takes these in place of all that stood.
