@@ -72,7 +72,7 @@ impl Engine {
             }
             Question::PentestReport { ticket } => self.test_report(ticket.as_deref()),
             Question::Summary => {
-                let failing = self.enforcement.store.as_ref().and_then(|store| store.faults());
+                let failing = self.enforcement.unkept();
                 Answer::Summary(Box::new(self.summary(failing)))
             }
         }

@@ -195,6 +195,14 @@ impl Enforcement {
         }
     }
 
+    /// Why bans may not survive a restart, for status.
+    pub(super) fn unkept(&self) -> Option<String> {
+        match &self.store {
+            Some(store) => store.faults(),
+            None => Some("the file of bans could not be opened: bans end with edge".to_owned()),
+        }
+    }
+
     /// As it lies in the file.
     pub(super) fn stored(&self, sentence: &Sentence) -> StoredBan {
         StoredBan {

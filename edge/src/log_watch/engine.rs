@@ -486,7 +486,7 @@ impl Engine {
         {
             counter.inc_by(now.saturating_sub(counter.get()));
         }
-        let failing = self.enforcement.store.as_ref().and_then(|store| store.faults());
+        let failing = self.enforcement.unkept();
         counters.unsaved.set(i64::from(failing.is_some()));
         let summary = self.summary(failing);
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = summary;

@@ -238,3 +238,17 @@ fn a_ban_lifted_before_a_restart_is_not_taken_over_from_the_kernel_after_it() {
     assert_eq!(kernel(&mut after), [("203.0.113.8/32".to_owned(), 3600)]);
     assert!(!refused_at_the_door(&after, "203.0.113.7") && refused_at_the_door(&after, "203.0.113.8"));
 }
+
+#[test]
+fn a_broken_disk_leaves_edge_without_the_file_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    // A file that SQLite cannot open as one: its log's place is taken by a folder.
+    let file = folder.path().join("bans.db");
+    drop(BanStore::open(&file, epoch()).unwrap());
+    std::fs::create_dir(folder.path().join("bans.db-wal")).unwrap();
+    let (store, restored) = super::open_store(&file).unwrap();
+    assert!(store.is_none() && restored.bans.is_empty());
+    let (engine, _) = engine(&[], &[], None);
+    assert!(engine.enforcement.unkept().is_some());
+    assert!(super::open_store(&folder.path().join("none/bans.db")).is_err(), "a mistake in the settings");
+}
