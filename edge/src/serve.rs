@@ -20,6 +20,7 @@ use crate::admission::{Banned, InFlight, Rate, Rates};
 use crate::ban::words::Answer;
 use crate::client::TrustedProxies;
 use crate::config::Config;
+use crate::firewall;
 use crate::gateway::{Gateway, GatewayError, Limits, Settings as GatewaySettings, Vaults};
 use crate::listen::live::{Connections, Idle};
 use crate::listen::redirect::Redirect;
@@ -343,6 +344,10 @@ fn start_log_watch(
 ) -> Result<Option<LogWatch>, LogWatchError> {
     if !config.bans.enabled {
         tracing::warn!("bans are switched off (bans.enabled)");
+        // The kernel keeps what it was given: up to a month, if nobody tells it.
+        if let Err(error) = firewall::open(&config.bans.firewall).clear() {
+            tracing::warn!("bans: what was banned before may still be dropped by the kernel: {error}");
+        }
         return Ok(None);
     }
     let mut settings = config.bans.clone();
