@@ -22,6 +22,10 @@ const TOLD: usize = 20;
 /// Networks that the kernel still has to let in, one by one; beyond it, all that edge does not ban.
 const MOST_OWED: usize = 65_536;
 
+/// The helper refuses what is longer (`longest_ban`, 30 days unless written otherwise): a longer ban
+/// holds so long in the kernel and to its end in edge.
+const IN_KERNEL: Duration = Duration::from_secs(30 * 86_400);
+
 /// One ban as it was decided.
 #[derive(Debug)]
 pub(super) struct Decided {
@@ -159,7 +163,10 @@ impl Enforcement {
     ) -> Vec<IpNet> {
         let bans: Vec<Ban> = sentences
             .filter(|sentence| sentence.action == Action::Ban && sentence.until > now)
-            .map(|sentence| Ban { network: sentence.network, remaining: sentence.until - now })
+            .map(|sentence| Ban {
+                network: sentence.network,
+                remaining: (sentence.until - now).min(IN_KERNEL),
+            })
             .collect();
         if bans.is_empty() {
             return Vec::new();

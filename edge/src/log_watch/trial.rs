@@ -252,3 +252,12 @@ fn a_broken_disk_leaves_edge_without_the_file_and_says_so() {
     assert!(engine.enforcement.unkept().is_some());
     assert!(super::open_store(&folder.path().join("none/bans.db")).is_err(), "a mistake in the settings");
 }
+
+#[test]
+fn a_ban_for_years_holds_in_the_kernel_as_long_as_the_helper_takes_it() {
+    let (mut engine, _) = engine(&[], &[], None);
+    engine.compare_with_kernel(epoch());
+    add(&mut engine, "203.0.113.7/32", Duration::from_secs(3650 * 86_400));
+    assert_eq!(kernel(&mut engine), [("203.0.113.7/32".to_owned(), 30 * 86_400)]);
+    assert!(refused_at_the_door(&engine, "203.0.113.7"));
+}
