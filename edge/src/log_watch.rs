@@ -11,8 +11,12 @@ mod engine;
 mod figures;
 mod protected;
 pub mod tail;
+#[cfg(test)]
+mod trial;
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
+use std::io::ErrorKind;
+use std::path::Path;
 use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -87,7 +91,7 @@ impl LogWatch {
         let detector =
             Detector::new(&settings.filters, settings.jails, settings.never.clone(), settings.max_bans)
                 .map_err(LogWatchError::Jails)?;
-        let (store, restored) = BanStore::open(&settings.store, epoch())?;
+        let (store, restored) = open_store(&settings.store)?;
         let (events, queue) = sync_channel(settings.queue);
         let flags = Arc::new(Flags::default());
         let tail = open_tail(&detector, &restored, &events, &flags)?;
@@ -100,12 +104,12 @@ impl LogWatch {
                 banned: places.banned,
                 connections: places.connections,
                 firewall: firewall::open(&settings.firewall),
-                store: Some(store),
+                store,
                 counters,
                 jails: names,
                 reasons: HashMap::new(),
                 in_step: false,
-                owed: HashSet::new(),
+                owed: enforce::Owed::default(),
             },
             rates: places.rates,
             tail,
@@ -184,6 +188,29 @@ fn ask(events: &SyncSender<Event>, questions: &Questions, question: Question) ->
     receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| {
         refused("bans: the engine did not answer within 4 s; it is busy or has ended, look at edge's log")
     })
+}
+
+/// A disk that is full or broken must not keep edge from serving: bans then end with edge, and what
+/// the kernel holds is taken over. A mistake in the settings is the operator's to mend.
+fn open_store(file: &Path) -> Result<(Option<BanStore>, Restored), BanStoreError> {
+    match BanStore::open(file, epoch()) {
+        Ok((store, restored)) => Ok((Some(store), restored)),
+        Err(error) if is_of_the_disk(&error) => {
+            tracing::error!("{error}; edge serves without it, restart it when the disk is well");
+            Ok((None, Restored::default()))
+        }
+        Err(error) => Err(error),
+    }
+}
+
+fn is_of_the_disk(error: &BanStoreError) -> bool {
+    match error {
+        BanStoreError::Create { source, .. } => {
+            matches!(source.kind(), ErrorKind::StorageFull | ErrorKind::ReadOnlyFilesystem)
+        }
+        BanStoreError::Database { .. } => true,
+        _ => false,
+    }
 }
 
 fn open_tail(

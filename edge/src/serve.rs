@@ -20,6 +20,7 @@ use crate::admission::{Banned, InFlight, Rate, Rates};
 use crate::ban::words::Answer;
 use crate::client::TrustedProxies;
 use crate::config::Config;
+use crate::firewall;
 use crate::gateway::{Gateway, GatewayError, Limits, Settings as GatewaySettings, Vaults};
 use crate::listen::live::{Connections, Idle};
 use crate::listen::redirect::Redirect;
@@ -30,7 +31,7 @@ use crate::metrics::Metrics;
 use crate::proxy::{Engine, Site};
 use crate::route::{HostPattern, Routes};
 use crate::tls::{self, Certificates, Reload, TlsError};
-use crate::upstream::Upstreams;
+use crate::upstream::{Server, Upstreams};
 
 /// How often certificate files are looked at.
 const CERTIFICATE_LOOK: Duration = Duration::from_secs(5);
@@ -343,6 +344,10 @@ fn start_log_watch(
 ) -> Result<Option<LogWatch>, LogWatchError> {
     if !config.bans.enabled {
         tracing::warn!("bans are switched off (bans.enabled)");
+        // The kernel keeps what it was given: up to a month, if nobody tells it.
+        if let Err(error) = firewall::open(&config.bans.firewall).clear() {
+            tracing::warn!("bans: what was banned before may still be dropped by the kernel: {error}");
+        }
         return Ok(None);
     }
     let mut settings = config.bans.clone();
@@ -350,6 +355,12 @@ fn start_log_watch(
     settings.never.extend(config.bans.peers.iter().copied().map(IpNet::from));
     let vaults = config.gateway.iter().flat_map(|gateway| &gateway.vaults);
     settings.never.extend(vaults.map(|vault| IpNet::from(vault.address.ip())));
+    // Whoever makes an application ask for what is forbidden must not cut it off.
+    let servers = config.upstreams.iter().flat_map(|upstream| &upstream.servers);
+    settings.never.extend(servers.filter_map(|server| match server {
+        Server::Tcp(address) => Some(IpNet::from(address.ip())),
+        Server::Unix(_) => None,
+    }));
     LogWatch::start(settings, places.clone(), metrics.registry()).map(Some)
 }
 

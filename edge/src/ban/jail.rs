@@ -211,6 +211,18 @@ impl Jails {
         self.book.pardon_overlapping(network)
     }
 
+    /// Ends, returns and forgets the ban in force of exactly this network: it could not be carried
+    /// out. What else is known of it, and of wider and narrower ones, stays.
+    pub fn withdraw(&mut self, network: IpNet) -> Option<Sentence> {
+        self.book.withdraw(Key::new(network)?)
+    }
+
+    /// The ban in force of exactly this network.
+    #[must_use]
+    pub fn standing(&self, network: IpNet) -> Option<Sentence> {
+        self.book.standing(Key::new(network)?, self.clock)
+    }
+
     /// Ends and returns every ban in force, and forgets every count and the history.
     pub fn clear(&mut self) -> Vec<Sentence> {
         self.tally.forget(|_| true);

@@ -17,7 +17,7 @@ use crate::ban::words::{
 };
 use crate::ban::{Action, shown};
 use crate::client::Client;
-use crate::firewall::State;
+use crate::firewall::{State, bannable};
 
 /// Longest time for which bans may be off.
 const LONGEST_OFF: Duration = Duration::from_secs(7 * 86_400);
@@ -38,9 +38,16 @@ impl Engine {
             }
             Question::Remove { networks } => {
                 let mut ended = Vec::new();
-                for network in networks {
-                    ended.extend(self.detector.jails.lift(network));
+                for network in &networks {
+                    ended.extend(self.detector.jails.lift(*network));
                 }
+                // Whatever edge knows: the operator wants them let in.
+                let named: Vec<IpNet> =
+                    networks.into_iter().map(as_banned).filter(|one| bannable(*one)).collect();
+                for network in &named {
+                    self.enforcement.banned.lift(*network);
+                }
+                self.enforcement.let_in(&named);
                 self.ended(&ended, now)
             }
             Question::Clear => {
@@ -65,7 +72,7 @@ impl Engine {
             }
             Question::PentestReport { ticket } => self.test_report(ticket.as_deref()),
             Question::Summary => {
-                let failing = self.enforcement.store.as_ref().and_then(|store| store.faults());
+                let failing = self.enforcement.unkept();
                 Answer::Summary(Box::new(self.summary(failing)))
             }
         }
@@ -338,6 +345,12 @@ impl Engine {
             reason: self.enforcement.reasons.get(&sentence.network).cloned().unwrap_or_default(),
         }
     }
+}
+
+/// As it would be banned: an address alone, or an IPv6 customer's /64.
+fn as_banned(network: IpNet) -> IpNet {
+    let host = network.prefix_len() == network.max_prefix_len();
+    if host { crate::ban::Prefixes::default().network(network.addr()) } else { network.trunc() }
 }
 
 fn refused(why: impl std::fmt::Display) -> Answer {

@@ -13,13 +13,18 @@ use super::figures::Counters;
 use crate::admission::Banned;
 use crate::ban::jail::{ADOPTED, OPERATOR, RETIRED, Sentence};
 use crate::ban::{Action, shown};
-use crate::firewall::{Ban, Firewall, FirewallError, Reason, Refusal, State};
+use crate::firewall::{Ban, Firewall, Reason, Refusal, State};
 use crate::listen::live::Connections;
 
-/// Networks whose end the kernel is still to be told; further ones end there by their own time.
-const MAX_OWED: usize = 65_536;
 /// Bans told one by one in the log; further ones of the same step are summed up.
 const TOLD: usize = 20;
+
+/// Networks that the kernel still has to let in, one by one; beyond it, all that edge does not ban.
+const MOST_OWED: usize = 65_536;
+
+/// The helper refuses what is longer (`longest_ban`, 30 days unless written otherwise): a longer ban
+/// holds so long in the kernel and to its end in edge.
+const IN_KERNEL: Duration = Duration::from_secs(30 * 86_400);
 
 /// One ban as it was decided.
 #[derive(Debug)]
@@ -42,8 +47,31 @@ pub(super) struct Enforcement {
     pub(super) reasons: HashMap<IpNet, String>,
     /// Does the kernel hold what it shall? False until it was compared.
     pub(super) in_step: bool,
-    /// Ended early while the kernel was out of reach: what it still holds of them is no ban of its own.
-    pub(super) owed: HashSet<IpNet>,
+    /// What the kernel could not be told.
+    pub(super) owed: Owed,
+}
+
+/// Bans that ended while the kernel was out of reach: it may hold them still, and they must not be
+/// taken over from it.
+#[derive(Debug, Default)]
+pub(super) struct Owed {
+    networks: HashSet<IpNet>,
+    /// There were too many to remember: whatever only the kernel holds is over.
+    all: bool,
+}
+
+impl Owed {
+    fn note(&mut self, networks: &[IpNet]) {
+        self.networks.extend(networks);
+        if self.networks.len() > MOST_OWED {
+            *self = Self { networks: HashSet::new(), all: true };
+        }
+    }
+
+    /// Did this network's ban end?
+    pub(super) fn holds(&self, network: IpNet) -> bool {
+        self.all || self.networks.contains(&network)
+    }
 }
 
 impl Enforcement {
@@ -90,14 +118,20 @@ impl Enforcement {
             }
             self.save(Change::End { network: sentence.network, at: now });
         }
-        if !early.is_empty()
-            && let Err(error) = self.firewall.unban(&early)
-        {
-            self.in_step = false;
-            tracing::warn!("bans: {} ended, but not in the kernel: {error}; tried again", early.len());
-            let room = MAX_OWED.saturating_sub(self.owed.len());
-            self.owed.extend(early.into_iter().take(room));
+        self.let_in(&early);
+    }
+
+    /// Ends these in the kernel; one that it does not hold is fine. What it cannot be told now, it is
+    /// told when it is compared next.
+    pub(super) fn let_in(&mut self, networks: &[IpNet]) -> bool {
+        if networks.is_empty() {
+            return true;
         }
+        let Err(error) = self.firewall.unban(networks) else { return true };
+        self.in_step = false;
+        self.owed.note(networks);
+        tracing::warn!("bans: {} ended, but not in the kernel: {error}; tried again", networks.len());
+        false
     }
 
     /// Their times have changed: takes these in place of all that stood.
@@ -121,19 +155,6 @@ impl Enforcement {
         }
     }
 
-    /// Tells the kernel which bans ended while it was out of reach.
-    ///
-    /// # Errors
-    /// It still is.
-    pub(super) fn end_what_is_owed(&mut self) -> Result<(), FirewallError> {
-        if !self.owed.is_empty() {
-            let ended: Vec<IpNet> = self.owed.iter().copied().collect();
-            self.firewall.unban(&ended)?;
-            self.owed.clear();
-        }
-        Ok(())
-    }
-
     /// Tells the kernel. What it does not take now, it gets when it is compared next.
     pub(super) fn ban_in_kernel<'s>(
         &mut self,
@@ -142,7 +163,10 @@ impl Enforcement {
     ) -> Vec<IpNet> {
         let bans: Vec<Ban> = sentences
             .filter(|sentence| sentence.action == Action::Ban && sentence.until > now)
-            .map(|sentence| Ban { network: sentence.network, remaining: sentence.until - now })
+            .map(|sentence| Ban {
+                network: sentence.network,
+                remaining: (sentence.until - now).min(IN_KERNEL),
+            })
             .collect();
         if bans.is_empty() {
             return Vec::new();
@@ -175,6 +199,14 @@ impl Enforcement {
     pub(super) fn save(&self, change: Change) {
         if let Some(store) = &self.store {
             store.save(change);
+        }
+    }
+
+    /// Why bans may not survive a restart, for status.
+    pub(super) fn unkept(&self) -> Option<String> {
+        match &self.store {
+            Some(store) => store.faults(),
+            None => Some("the file of bans could not be opened: bans end with edge".to_owned()),
         }
     }
 

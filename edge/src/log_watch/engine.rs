@@ -1,7 +1,7 @@
 //! The thread that reads every line and event, and what it does between them. Owns the clock of
 //! the ban rooms; decides nothing itself.
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
@@ -13,7 +13,7 @@ use ipnet::IpNet;
 use super::active::Active;
 use super::ban_store::{Change, Lease, Restored, StoredBan, WouldBan};
 use super::detector::{Clock, Detector, Finding, Line, OWN};
-use super::enforce::{Decided, Enforcement};
+use super::enforce::{Decided, Enforcement, Owed};
 use super::protected;
 use super::tail::Tail;
 use crate::access_log::{self, Entry};
@@ -34,6 +34,9 @@ const LOOK: Duration = Duration::from_secs(1);
 const ADDRESSES: Duration = Duration::from_secs(30);
 /// Between two savings of the positions in files.
 const POSITIONS: Duration = Duration::from_secs(2);
+
+/// Two ends of one ban that are no further apart are the same: the kernel counts on its own.
+const SAME_END: Duration = Duration::from_secs(5);
 
 /// What wakes the engine.
 pub(super) enum Event {
@@ -287,10 +290,14 @@ impl Engine {
         if !self.due.is_empty() {
             let decided = std::mem::take(&mut self.due);
             for network in self.enforcement.ban(decided, now) {
-                self.detector.jails.lift(network);
+                // This one alone: what else is banned around it holds.
+                let withdrawn = self.detector.jails.withdraw(network);
+                self.enforcement.end(withdrawn.as_slice(), now);
             }
         }
-        let evicted = self.detector.jails.evicted();
+        let mut evicted = self.detector.jails.evicted();
+        // Who left and was banned anew since is not to be let in.
+        evicted.retain(|sentence| self.detector.jails.standing(sentence.network).is_none());
         if !evicted.is_empty() {
             self.enforcement.counters.evicted.inc_by(evicted.len() as u64);
             self.enforcement.end(&evicted, now);
@@ -298,7 +305,7 @@ impl Engine {
     }
 
     /// What no event tells.
-    fn look(&mut self, now: Duration) {
+    pub(super) fn look(&mut self, now: Duration) {
         let ended = self.detector.jails.expire(now);
         if !ended.is_empty() {
             self.enforcement.end(&ended, now);
@@ -308,9 +315,13 @@ impl Engine {
             return;
         }
         if due(&mut self.looked.addresses, ADDRESSES, instant) {
-            self.never_now = protected::never_banned(&self.never);
-            let freed = self.detector.jails.set_never(self.never_now.clone());
-            self.enforcement.end(&freed, now);
+            let never = protected::never_banned(&self.never);
+            // Every ban and every count is looked at, so only for news.
+            if never != self.never_now {
+                self.never_now = never;
+                let freed = self.detector.jails.set_never(self.never_now.clone());
+                self.enforcement.end(&freed, now);
+            }
         }
         if let Some(tail) = &mut self.tail {
             tail.look();
@@ -322,9 +333,13 @@ impl Engine {
         self.enforcement.banned.purge(now.as_secs());
         if !self.enforcement.in_step {
             self.compare_with_kernel(now);
-        } else if let State::Absent(why) = self.enforcement.kernel() {
-            self.enforcement.in_step = false;
-            tracing::error!("bans: the kernel is out of reach: {why}; bans hold in the proxy alone");
+        } else {
+            // Nothing is asked: but a helper that has left is noticed before the next ban needs it.
+            let here = self.enforcement.firewall.unban(&[]);
+            if let (Err(_), State::Absent(why)) = (here, self.enforcement.kernel()) {
+                self.enforcement.in_step = false;
+                tracing::error!("bans: the kernel is out of reach: {why}; bans hold in the proxy alone");
+            }
         }
         if let Some(store) = &self.enforcement.store
             && store.needs_resync()
@@ -344,62 +359,85 @@ impl Engine {
     }
 
     /// Bans of the kernel that nobody here knows are taken over; what it lacks it gets.
-    fn compare_with_kernel(&mut self, now: Duration) {
-        let held = match self.enforcement.end_what_is_owed().and_then(|()| self.enforcement.firewall.list()) {
+    pub(super) fn compare_with_kernel(&mut self, now: Duration) {
+        let held = match self.enforcement.firewall.list() {
             Ok(held) => held,
             Err(error) => {
                 tracing::debug!("bans: the kernel is still out of reach: {error}");
                 return;
             }
         };
-        let mut known = std::collections::HashSet::with_capacity(held.len());
-        let mut adopted = 0;
-        let mut unwanted = Vec::new();
+        let mut known = HashMap::with_capacity(held.len());
+        let (mut adopted, mut over) = (0, Vec::new());
         for ban in &held {
-            known.insert(ban.network);
+            if self.is_over(ban.network, now) {
+                over.push(ban.network);
+                continue;
+            }
+            known.insert(ban.network, now + ban.remaining);
+            if self.banned_here(ban.network) {
+                continue;
+            }
             let until = now + ban.remaining;
-            if self.detector.jails.covering(ban.network.addr()).is_empty() {
-                let sentence = Sentence {
-                    network: ban.network,
-                    jail: ADOPTED,
-                    since: now,
-                    until,
-                    offences: 0,
-                    times: 1,
-                    action: Action::Ban,
-                };
-                if self.detector.jails.restore(sentence, now) {
-                    self.enforcement.banned.ban(ban.network, until.as_secs());
-                    self.enforcement.save(Change::Ban(self.enforcement.stored(&sentence), Vec::new()));
-                    adopted += 1;
-                } else {
-                    // Protected by now, or under test: here it was not restored, and there it must end.
-                    unwanted.push(ban.network);
-                }
+            let sentence = Sentence {
+                network: ban.network,
+                jail: ADOPTED,
+                since: now,
+                until,
+                offences: 0,
+                times: 1,
+                action: Action::Ban,
+            };
+            if self.detector.jails.restore(sentence, now) {
+                self.enforcement.banned.ban(ban.network, until.as_secs());
+                self.enforcement.save(Change::Ban(self.enforcement.stored(&sentence), Vec::new()));
+                adopted += 1;
+            } else {
+                // Nobody may ban it any more: it was named in `never`, or is under test.
+                known.remove(&ban.network);
+                over.push(ban.network);
             }
         }
-        if !unwanted.is_empty()
-            && let Err(error) = self.enforcement.firewall.unban(&unwanted)
-        {
-            tracing::warn!("bans: the kernel still drops {} that may not be banned: {error}", unwanted.len());
+        if !self.enforcement.let_in(&over) {
             return;
         }
-        let missing: Vec<Sentence> =
-            self.detector.jails.active().filter(|sentence| !known.contains(&sentence.network)).collect();
+        self.enforcement.owed = Owed::default();
+        let missing: Vec<Sentence> = self
+            .detector
+            .jails
+            .active()
+            .filter(|sentence| sentence.action == Action::Ban)
+            .filter(|sentence| {
+                known.get(&sentence.network).is_none_or(|until| until.abs_diff(sentence.until) > SAME_END)
+            })
+            .collect();
         self.enforcement.in_step = true;
         let protected = self.enforcement.ban_in_kernel(missing.iter(), now);
         for network in protected {
-            let lifted = self.detector.jails.lift(network);
-            self.enforcement.end(&lifted, now);
+            let withdrawn = self.detector.jails.withdraw(network);
+            self.enforcement.end(withdrawn.as_slice(), now);
         }
         if self.enforcement.in_step {
             self.lift_limits(now);
             tracing::info!(
-                "bans: the kernel held {}, {adopted} of them new to edge; {} were given back to it",
+                "bans: the kernel held {}, {adopted} of them new to edge and {} over; {} were given back to it",
                 held.len(),
+                over.len(),
                 missing.len()
             );
         }
+    }
+
+    fn banned_here(&self, network: IpNet) -> bool {
+        self.detector.jails.standing(network).is_some_and(|ban| ban.action == Action::Ban)
+    }
+
+    /// Does the kernel hold a ban that ended here: lifted while it was out of reach, or, before a
+    /// restart, known to be over?
+    fn is_over(&self, network: IpNet, now: Duration) -> bool {
+        !self.banned_here(network)
+            && (self.enforcement.owed.holds(network)
+                || self.detector.jails.history(network).is_some_and(|history| history.last_end <= now))
     }
 
     fn tell_alarms(&mut self) {
@@ -452,7 +490,7 @@ impl Engine {
         {
             counter.inc_by(now.saturating_sub(counter.get()));
         }
-        let failing = self.enforcement.store.as_ref().and_then(|store| store.faults());
+        let failing = self.enforcement.unkept();
         counters.unsaved.set(i64::from(failing.is_some()));
         let summary = self.summary(failing);
         *self.status.lock().unwrap_or_else(PoisonError::into_inner) = summary;

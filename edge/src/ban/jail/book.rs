@@ -170,6 +170,14 @@ impl Book {
         sentences
     }
 
+    /// Ends and forgets the ban in force of exactly this network.
+    pub(super) fn withdraw(&mut self, key: Key) -> Option<Sentence> {
+        let number = self.find(key).filter(|number| self.record(*number).in_force())?;
+        let sentence = self.record(number).sentence();
+        self.discard(number);
+        Some(sentence)
+    }
+
     /// As [`Book::pardon`], of everything that overlaps one network in canonical form.
     pub(super) fn pardon_overlapping(&mut self, network: IpNet) -> Vec<Sentence> {
         self.pardon(|sentence| overlap(sentence.network, network), |past| overlap(past, network))

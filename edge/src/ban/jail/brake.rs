@@ -2,7 +2,9 @@
 //! clients, a broken release of one's own. Knows how many bans a minute held; must not know whom.
 
 use std::collections::VecDeque;
+use std::net::IpAddr;
 
+use super::record::Key;
 use crate::ban::Brake;
 
 /// What "at once" means, in milliseconds.
@@ -14,8 +16,9 @@ pub(super) const QUIET: u64 = 10 * MINUTE;
 #[derive(Clone, Debug)]
 pub(super) struct Pedal {
     brake: Option<Brake>,
-    /// When the jail banned, or would have, within the last minute; no more than the limit and one.
-    recent: VecDeque<u64>,
+    /// When the jail banned, or would have, within the last minute, and whom; no more than the
+    /// limit and one, and of one [`site`] no more than one.
+    recent: VecDeque<(u64, Key)>,
     /// The last time that a minute was over the limit, while the jail is braked.
     over: Option<u64>,
 }
@@ -35,14 +38,18 @@ impl Pedal {
         Self { brake, recent: VecDeque::new(), over: None }
     }
 
-    /// One more ban at `now`, while so many clients are active.
-    pub(super) fn press(&mut self, now: u64, active_clients: usize) -> Verdict {
+    /// One more ban, of `whom` at `now`, while so many clients are active.
+    pub(super) fn press(&mut self, now: u64, whom: Key, active_clients: usize) -> Verdict {
         let Some(brake) = self.brake else { return Verdict::Free };
         let limit = limit(brake, active_clients);
-        while self.recent.front().is_some_and(|at| at.saturating_add(MINUTE) <= now) {
+        while self.recent.front().is_some_and(|(at, _)| at.saturating_add(MINUTE) <= now) {
             self.recent.pop_front();
         }
-        self.recent.push_back(now);
+        let site = site(whom);
+        if self.recent.iter().any(|(_, known)| *known == site) {
+            return if self.is_pulled() { Verdict::Held } else { Verdict::Free };
+        }
+        self.recent.push_back((now, site));
         while self.recent.len() > limit.saturating_add(1) {
             self.recent.pop_front();
         }
@@ -84,6 +91,15 @@ impl Pedal {
     }
 }
 
+/// One attacker may have all of a /48 (RFC 6177), 65,536 customers' worth: it counts once, or it
+/// could switch any jail off for everybody by itself.
+fn site(whom: Key) -> Key {
+    match whom.network().addr() {
+        address @ IpAddr::V6(_) => Key::of(address, 48),
+        IpAddr::V4(_) => whom,
+    }
+}
+
 fn limit(brake: Brake, active_clients: usize) -> usize {
     let share = brake.percent.clamp(0.0, 100.0) / 100.0;
     // Saturates, and is 0 for what is no number; a share of a count needs no more precision.
@@ -100,6 +116,12 @@ fn limit(brake: Brake, active_clients: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::net::{Ipv4Addr, Ipv6Addr};
+
+    /// Somebody else each time.
+    fn who(number: u32) -> Key {
+        Key::of(Ipv4Addr::from_bits(0xCB00_0000 | number).into(), 32)
+    }
 
     fn pedal() -> Pedal {
         Pedal::new(Some(Brake { percent: 5.0, least: 20 }))
@@ -109,26 +131,26 @@ mod tests {
     fn the_twenty_first_ban_of_a_quiet_minute_pulls_it() {
         let mut pedal = pedal();
         for second in 0..20 {
-            assert_eq!(pedal.press(second * 1000, 100), Verdict::Free);
+            assert_eq!(pedal.press(u64::from(second) * 1000, who(second), 100), Verdict::Free);
         }
-        assert_eq!(pedal.press(20_000, 100), Verdict::Pulled(21));
-        assert_eq!(pedal.press(21_000, 100), Verdict::Held);
+        assert_eq!(pedal.press(20_000, who(20), 100), Verdict::Pulled(21));
+        assert_eq!(pedal.press(21_000, who(21), 100), Verdict::Held);
     }
 
     #[test]
     fn five_per_cent_of_many_clients_may_be_banned() {
         let mut pedal = pedal();
-        for _ in 0..500 {
-            assert_eq!(pedal.press(0, 10_000), Verdict::Free);
+        for number in 0..500 {
+            assert_eq!(pedal.press(0, who(number), 10_000), Verdict::Free);
         }
-        assert_eq!(pedal.press(0, 10_000), Verdict::Pulled(501));
+        assert_eq!(pedal.press(0, who(500), 10_000), Verdict::Pulled(501));
     }
 
     #[test]
     fn twenty_a_minute_never_pull_it() {
         let mut pedal = pedal();
         for step in 0..10_000 {
-            assert_eq!(pedal.press(step * 3000, 0), Verdict::Free, "step {step}");
+            assert_eq!(pedal.press(u64::from(step) * 3000, who(step), 0), Verdict::Free, "step {step}");
         }
         assert!(pedal.recent.len() <= 21);
     }
@@ -136,14 +158,14 @@ mod tests {
     #[test]
     fn its_quiet_lasts_from_the_last_minute_over_the_limit() {
         let mut pedal = pedal();
-        for _ in 0..40 {
-            pedal.press(1000, 0);
+        for number in 0..40 {
+            pedal.press(1000, who(number), 0);
         }
         assert_eq!(pedal.releases_at(), Some(1000 + QUIET));
-        pedal.press(400_000, 0);
+        pedal.press(400_000, who(41), 0);
         assert_eq!(pedal.releases_at(), Some(1000 + QUIET), "one alone is quiet");
         assert!(pedal.release() && !pedal.is_pulled() && !pedal.release());
-        assert_eq!(pedal.press(400_000, 0), Verdict::Free);
+        assert_eq!(pedal.press(400_000, who(41), 0), Verdict::Free);
     }
 
     #[test]
@@ -152,5 +174,21 @@ mod tests {
             assert_eq!(limit(Brake { percent, least: 20 }, 1_000_000), 20);
         }
         assert_eq!(limit(Brake { percent: f64::INFINITY, least: 20 }, 1000), 1000);
+    }
+
+    #[test]
+    fn one_attacker_with_a_whole_ipv6_network_does_not_pull_it() {
+        let mut pedal = pedal();
+        let of = |site: u128, customer: u128| {
+            Key::of(Ipv6Addr::from_bits((0x2001_0db8 << 96) | (site << 80) | (customer << 64)).into(), 64)
+        };
+        for customer in 0..1000 {
+            assert_eq!(pedal.press(0, of(7, customer), 100), Verdict::Free);
+        }
+        for site in 8..27 {
+            assert_eq!(pedal.press(0, of(site, 0), 100), Verdict::Free);
+        }
+        assert_eq!(pedal.press(0, of(27, 0), 100), Verdict::Pulled(21), "but many sites do");
+        assert_eq!(pedal.press(0, of(7, 1001), 100), Verdict::Held);
     }
 }

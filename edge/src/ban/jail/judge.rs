@@ -50,7 +50,7 @@ impl Jails {
         }
         let sentence = self.verdict(offence.jail, offender, offences, now);
         let excused_until = self.tally.excused_until(offender);
-        match self.excuse(offence.jail, &sentence, excused_until, active_clients) {
+        match self.excuse(offence.jail, key, &sentence, excused_until, active_clients) {
             None => {
                 self.tally.restart(offender);
                 self.enter(key, &sentence);
@@ -107,6 +107,7 @@ impl Jails {
     fn excuse(
         &mut self,
         jail: usize,
+        key: Key,
         sentence: &Sentence,
         excused_until: u64,
         active_clients: usize,
@@ -125,7 +126,7 @@ impl Jails {
         if pedal.is_pulled() && excused_until > now {
             return Some(Excuse::Brake);
         }
-        match pedal.press(now, active_clients) {
+        match pedal.press(now, key, active_clients) {
             Verdict::Free => None,
             Verdict::Held => Some(Excuse::Brake),
             Verdict::Pulled(bans_in_minute) => {

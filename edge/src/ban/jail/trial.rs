@@ -78,7 +78,7 @@ struct Model {
     past: Vec<(IpNet, u16, Duration)>,
     counts: Vec<(usize, IpNet, Duration)>,
     told: Vec<(usize, IpNet, Duration)>,
-    presses: Vec<Duration>,
+    presses: Vec<(Duration, IpNet)>,
     over: Option<Duration>,
     leases: Vec<(IpNet, Duration)>,
     off: Option<Duration>,
@@ -184,7 +184,7 @@ impl Model {
         } else if self.over.is_some() && told {
             Some(Excuse::Brake)
         } else {
-            settings.brake.is_some_and(|_| self.press(now, clients)).then_some(Excuse::Brake)
+            settings.brake.is_some_and(|_| self.press(now, network, clients)).then_some(Excuse::Brake)
         };
         match excuse {
             None => {
@@ -200,13 +200,20 @@ impl Model {
         }
     }
 
-    /// Only the jail "braked" has one: 10 per cent, at least 2. Whether it holds this ban back.
-    fn press(&mut self, now: Duration, clients: usize) -> bool {
+    /// Only the jail "braked" has one: 10 per cent, at least 2. Whether it holds this ban back. All
+    /// of an IPv6 /48 counts once.
+    fn press(&mut self, now: Duration, whom: IpNet, clients: usize) -> bool {
         let limit = (clients / 10).max(2);
-        self.presses.push(now);
-        let minute = self.presses.iter().filter(|press| **press + seconds(60) > now).count();
-        if minute > limit {
-            self.over = Some(now);
+        let wide = Prefixes { v4: 32, v6: 48 };
+        let site = if whom.addr().is_ipv6() { wide.network(whom.addr()) } else { whom };
+        self.presses.retain(|press| press.0 + seconds(60) > now);
+        if !self.presses.iter().any(|press| press.1 == site) {
+            self.presses.push((now, site));
+            let beyond = self.presses.len().saturating_sub(limit + 1);
+            self.presses.drain(..beyond);
+            if self.presses.len() > limit {
+                self.over = Some(now);
+            }
         }
         self.over.is_some()
     }

@@ -1,0 +1,263 @@
+//! The engine without its thread, over a kernel that can be out of reach: what holds where, after
+//! all that can happen between the two.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use prometheus::Registry;
+
+use super::ban_store::{BanStore, Restored};
+use super::enforce::{Enforcement, Owed};
+use super::engine::{Engine, Schedule};
+use super::figures::Counters;
+use super::{active, epoch};
+use crate::admission::{Banned, Rate, Rates};
+use crate::ban::words::{Answer, Question};
+use crate::client::TrustedProxies;
+use crate::firewall::{self, Ban, Figures, Firewall, FirewallError, Kind, Reason, Refusal, Settings, State};
+use crate::listen::live::{Connections, Idle};
+use crate::log_watch::detector::Detector;
+use crate::metrics::Metrics;
+
+const HOUR: Duration = Duration::from_secs(3600);
+
+/// A dry run behind a helper that can leave, and whose own list protects one network.
+struct Leaving {
+    kernel: Box<dyn Firewall>,
+    away: Arc<AtomicBool>,
+    protects: Option<IpNet>,
+}
+
+impl Leaving {
+    fn here(&mut self) -> Result<&mut dyn Firewall, FirewallError> {
+        if self.away.load(Ordering::Acquire) {
+            return Err(FirewallError::Absent {
+                socket: "gone".into(),
+                source: std::io::ErrorKind::NotFound.into(),
+            });
+        }
+        Ok(&mut *self.kernel)
+    }
+}
+
+impl Firewall for Leaving {
+    fn ban(&mut self, bans: &[Ban]) -> Result<Vec<Refusal>, FirewallError> {
+        let protects = self.protects;
+        let (refused, taken): (Vec<Ban>, Vec<Ban>) =
+            bans.iter().partition(|ban| protects.is_some_and(|own| ban.network.contains(&own)));
+        self.here()?.ban(&taken)?;
+        Ok(refused.iter().map(|ban| Refusal { network: ban.network, reason: Reason::Protected }).collect())
+    }
+    fn unban(&mut self, networks: &[IpNet]) -> Result<(), FirewallError> {
+        self.here()?.unban(networks)
+    }
+    fn list(&mut self) -> Result<Vec<Ban>, FirewallError> {
+        self.here()?.list()
+    }
+    fn clear(&mut self) -> Result<(), FirewallError> {
+        self.here()?.clear()
+    }
+    fn lift(&mut self, leases: &[Ban]) -> Result<Vec<Refusal>, FirewallError> {
+        self.here()?.lift(leases)
+    }
+    fn unlift(&mut self, networks: &[IpNet]) -> Result<(), FirewallError> {
+        self.here()?.unlift(networks)
+    }
+    fn figures(&mut self) -> Result<Figures, FirewallError> {
+        self.here()?.figures()
+    }
+    fn state(&self) -> State {
+        if self.away.load(Ordering::Acquire) { State::Absent("gone".to_owned()) } else { State::Works }
+    }
+}
+
+fn net(text: &str) -> IpNet {
+    text.parse().unwrap()
+}
+
+/// An engine whose kernel holds `held` already, and the switch that takes its helper away.
+fn engine(held: &[&str], never: &[&str], protects: Option<&str>) -> (Engine, Arc<AtomicBool>) {
+    let never: Vec<IpNet> = never.iter().copied().map(net).collect();
+    let mut kernel = firewall::open(&Settings { kind: Kind::Rehearsal, ..Settings::default() });
+    let held: Vec<Ban> = held.iter().map(|text| Ban { network: net(text), remaining: HOUR }).collect();
+    kernel.ban(&held).unwrap();
+    let away = Arc::new(AtomicBool::new(false));
+    let firewall = Box::new(Leaving { kernel, away: Arc::clone(&away), protects: protects.map(net) });
+    let trusted = TrustedProxies::new(Vec::new());
+    let engine = Engine {
+        detector: Detector::new(&[], Vec::new(), never.clone(), 100).unwrap(),
+        enforcement: Enforcement {
+            banned: Banned::new(),
+            connections: Connections::new(Idle::default(), trusted, Metrics::new()),
+            firewall,
+            store: None,
+            counters: Counters::new(&Registry::new(), &[]),
+            jails: Vec::new(),
+            reasons: HashMap::new(),
+            in_step: false,
+            owed: Owed::default(),
+        },
+        rates: Rates::new(None, &[], Rate::OFFENDER),
+        tail: None,
+        never: never.clone(),
+        never_now: never,
+        leases: Vec::new(),
+        max_bans: 100,
+        active: active::Active::default(),
+        status: Arc::default(),
+        line: Vec::new(),
+        found: Vec::new(),
+        due: Vec::new(),
+        looked: Schedule::default(),
+    };
+    (engine, away)
+}
+
+fn ask(engine: &mut Engine, question: Question) -> Answer {
+    engine.answer(question, epoch())
+}
+
+fn add(engine: &mut Engine, network: &str, lasting: Duration) -> Answer {
+    let (network, seconds) = (net(network), lasting.as_secs());
+    ask(engine, Question::Add { network, seconds, reason: String::new() })
+}
+
+fn remove(engine: &mut Engine, network: &str) -> Answer {
+    ask(engine, Question::Remove { networks: vec![net(network)] })
+}
+
+/// What the kernel holds, whether its helper is there or not.
+fn kernel(engine: &mut Engine) -> Vec<(String, u64)> {
+    let mut held: Vec<(String, u64)> = (engine.enforcement.firewall.list().unwrap().into_iter())
+        .map(|ban| (ban.network.to_string(), ban.remaining.as_secs().div_ceil(10) * 10))
+        .collect();
+    held.sort();
+    held
+}
+
+fn refused_at_the_door(engine: &Engine, address: &str) -> bool {
+    engine.enforcement.banned.holds(address.parse().unwrap(), epoch().as_secs())
+}
+
+#[test]
+fn a_ban_removed_while_the_helper_was_away_does_not_come_back() {
+    let (mut engine, away) = engine(&[], &[], None);
+    engine.compare_with_kernel(epoch());
+    add(&mut engine, "203.0.113.7/32", HOUR);
+    assert_eq!(kernel(&mut engine), [("203.0.113.7/32".to_owned(), 3600)]);
+    away.store(true, Ordering::Release);
+    remove(&mut engine, "203.0.113.7/32");
+    assert!(!refused_at_the_door(&engine, "203.0.113.7"));
+    away.store(false, Ordering::Release);
+    engine.compare_with_kernel(epoch());
+    assert_eq!(kernel(&mut engine), [], "the kernel lets it in, too");
+    assert!(engine.detector.jails.is_empty() && !refused_at_the_door(&engine, "203.0.113.7"));
+}
+
+#[test]
+fn a_ban_removed_and_made_anew_while_the_helper_was_away_holds() {
+    let (mut engine, away) = engine(&[], &[], None);
+    engine.compare_with_kernel(epoch());
+    add(&mut engine, "203.0.113.7/32", HOUR);
+    away.store(true, Ordering::Release);
+    remove(&mut engine, "203.0.113.7/32");
+    add(&mut engine, "203.0.113.7/32", 2 * HOUR);
+    away.store(false, Ordering::Release);
+    engine.compare_with_kernel(epoch());
+    assert_eq!(kernel(&mut engine), [("203.0.113.7/32".to_owned(), 7200)], "and as long as it was made");
+}
+
+#[test]
+fn what_the_kernel_alone_holds_is_taken_over_once() {
+    let (mut engine, _) = engine(&["203.0.113.7/32"], &[], None);
+    engine.compare_with_kernel(epoch());
+    assert!(refused_at_the_door(&engine, "203.0.113.7"));
+    remove(&mut engine, "203.0.113.7/32");
+    engine.compare_with_kernel(epoch());
+    assert_eq!(kernel(&mut engine), []);
+    assert!(!refused_at_the_door(&engine, "203.0.113.7"));
+}
+
+#[test]
+fn the_kernel_lets_in_whom_nobody_may_ban_any_more() {
+    let (mut engine, _) = engine(&["203.0.113.7/32", "198.51.100.1/32"], &["203.0.113.0/24"], None);
+    engine.compare_with_kernel(epoch());
+    assert_eq!(kernel(&mut engine), [("198.51.100.1/32".to_owned(), 3600)]);
+}
+
+#[test]
+fn what_an_operator_removes_leaves_the_kernel_even_where_edge_knows_no_ban() {
+    let (mut engine, _) = engine(&[], &[], None);
+    engine.compare_with_kernel(epoch());
+    let stray = Ban { network: net("2001:db8::/64"), remaining: HOUR };
+    engine.enforcement.firewall.ban(&[stray]).unwrap();
+    remove(&mut engine, "2001:db8::7/128");
+    assert_eq!(kernel(&mut engine), []);
+}
+
+#[test]
+fn a_network_that_the_firewall_protects_takes_no_ban_around_it_away() {
+    let (mut engine, _) = engine(&[], &[], Some("203.0.113.9/32"));
+    engine.compare_with_kernel(epoch());
+    add(&mut engine, "203.0.113.7/32", HOUR);
+    add(&mut engine, "203.0.113.0/24", HOUR);
+    assert!(refused_at_the_door(&engine, "203.0.113.7") && !refused_at_the_door(&engine, "203.0.113.8"));
+    assert_eq!(engine.detector.jails.len(), 1, "the jails know it still, so that it can be removed");
+    assert_eq!(kernel(&mut engine), [("203.0.113.7/32".to_owned(), 3600)]);
+}
+
+#[test]
+fn a_helper_that_left_is_missed_before_anybody_is_banned() {
+    let (mut engine, away) = engine(&[], &[], None);
+    engine.compare_with_kernel(epoch());
+    assert!(engine.enforcement.in_step);
+    away.store(true, Ordering::Release);
+    engine.look(epoch());
+    assert!(!engine.enforcement.in_step);
+}
+
+#[test]
+fn a_ban_lifted_before_a_restart_is_not_taken_over_from_the_kernel_after_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bans.db");
+    let (mut before, away) = engine(&[], &[], None);
+    before.enforcement.store = Some(BanStore::open(&file, epoch()).unwrap().0);
+    before.compare_with_kernel(epoch());
+    add(&mut before, "203.0.113.7/32", HOUR);
+    away.store(true, Ordering::Release);
+    remove(&mut before, "203.0.113.7/32");
+    before.enforcement.store.take().unwrap().close();
+
+    let (mut after, _) = engine(&["203.0.113.7/32", "203.0.113.8/32"], &[], None);
+    let (_store, restored): (_, Restored) = BanStore::open(&file, epoch()).unwrap();
+    after.restore(restored);
+    after.compare_with_kernel(epoch());
+    assert_eq!(kernel(&mut after), [("203.0.113.8/32".to_owned(), 3600)]);
+    assert!(!refused_at_the_door(&after, "203.0.113.7") && refused_at_the_door(&after, "203.0.113.8"));
+}
+
+#[test]
+fn a_broken_disk_leaves_edge_without_the_file_and_says_so() {
+    let folder = tempfile::tempdir().unwrap();
+    // A file that SQLite cannot open as one: its log's place is taken by a folder.
+    let file = folder.path().join("bans.db");
+    drop(BanStore::open(&file, epoch()).unwrap());
+    std::fs::create_dir(folder.path().join("bans.db-wal")).unwrap();
+    let (store, restored) = super::open_store(&file).unwrap();
+    assert!(store.is_none() && restored.bans.is_empty());
+    let (engine, _) = engine(&[], &[], None);
+    assert!(engine.enforcement.unkept().is_some());
+    assert!(super::open_store(&folder.path().join("none/bans.db")).is_err(), "a mistake in the settings");
+}
+
+#[test]
+fn a_ban_for_years_holds_in_the_kernel_as_long_as_the_helper_takes_it() {
+    let (mut engine, _) = engine(&[], &[], None);
+    engine.compare_with_kernel(epoch());
+    add(&mut engine, "203.0.113.7/32", Duration::from_secs(3650 * 86_400));
+    assert_eq!(kernel(&mut engine), [("203.0.113.7/32".to_owned(), 30 * 86_400)]);
+    assert!(refused_at_the_door(&engine, "203.0.113.7"));
+}
