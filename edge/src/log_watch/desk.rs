@@ -23,6 +23,8 @@ use crate::firewall::{State, bannable};
 const LONGEST_OFF: Duration = Duration::from_secs(7 * 86_400);
 /// Longest penetration test.
 const LONGEST_TEST: Duration = Duration::from_secs(30 * 86_400);
+/// The kernel's bans are listed for one question up to so many: some ten milliseconds.
+const MOST_LISTED: usize = 50_000;
 /// An operator's words about a ban, and a ticket.
 const MAX_WORDS: usize = 200;
 /// Penetration tests under way at once.
@@ -163,12 +165,15 @@ impl Engine {
         let protected = own_list.map(|network| {
             format!("{} is this host's own, a proxy's, a peer's, a vault's or in bans.never", shown(*network))
         });
-        let kernel_state = kernel_words(&self.enforcement.kernel());
-        let kernel = self.enforcement.firewall.list().ok().map(|held| {
-            held.into_iter()
-                .filter(|ban| ban.network.contains(&address))
-                .map(|ban| (ban.network, ban.remaining.as_secs()))
-                .collect()
+        let few = self.detector.jails.len() <= MOST_LISTED;
+        let kernel_state = match few {
+            true => kernel_words(&self.enforcement.kernel()),
+            false => format!("not asked: it holds more than {MOST_LISTED} bans, and they wait meanwhile"),
+        };
+        let held = few.then(|| self.enforcement.firewall.list().ok()).flatten();
+        let kernel = held.map(|held| {
+            let of_it = held.into_iter().filter(|ban| ban.network.contains(&address));
+            of_it.map(|ban| (ban.network, ban.remaining.as_secs())).collect()
         });
         let pentest = self
             .leases

@@ -81,6 +81,11 @@ impl Enforcement {
         for Decided { sentence, .. } in &decided {
             self.refuse(sentence);
         }
+        // Usually the kernel comes first, which is a matter of microseconds; one that hangs must not keep
+        // live connections open.
+        if !self.in_step {
+            self.cut(&decided);
+        }
         let protected = self.ban_in_kernel(decided.iter().map(|one| &one.sentence), now);
         for (index, Decided { sentence, evidence }) in decided.into_iter().enumerate() {
             if protected.contains(&sentence.network) {
@@ -105,6 +110,15 @@ impl Enforcement {
             self.save(Change::Ban(stored, evidence));
         }
         protected
+    }
+
+    /// Closes the live connections of those that are banned.
+    fn cut(&self, decided: &[Decided]) {
+        for Decided { sentence, .. } in decided {
+            if sentence.action == Action::Ban {
+                self.connections.cut(sentence.network);
+            }
+        }
     }
 
     /// Ends these bans everywhere. The kernel needs no word where their time is over.
