@@ -187,10 +187,13 @@ impl Enforcement {
         }
         match self.firewall.ban(&bans) {
             Ok(refused) => {
-                for Refusal { network, reason } in
-                    refused.iter().filter(|one| one.reason != Reason::Protected)
-                {
-                    tracing::error!("bans: {}: not in the kernel: it {reason}", shown(*network));
+                let mut others = refused.iter().filter(|one| one.reason != Reason::Protected);
+                if let Some(Refusal { network, reason }) = others.next() {
+                    let more = others.count();
+                    tracing::error!(
+                        "bans: {} (and {more} more at once): not in the kernel: it {reason}; edge holds it alone",
+                        shown(*network)
+                    );
                 }
                 let protected = refused.iter().filter(|one| one.reason == Reason::Protected);
                 protected.map(|one| one.network).collect()

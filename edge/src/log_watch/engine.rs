@@ -315,7 +315,7 @@ impl Engine {
             return;
         }
         if due(&mut self.looked.addresses, ADDRESSES, instant) {
-            let never = protected::never_banned(&self.never);
+            let never = protected::never_banned(&self.never, &self.never_now);
             // Every ban and every count is looked at, so only for news.
             if never != self.never_now {
                 self.never_now = never;

@@ -16,14 +16,17 @@ fn everywhere() -> [IpNet; 4] {
     ]
 }
 
-/// `configured`, and what this host is and needs at this moment.
-pub(super) fn never_banned(configured: &[IpNet]) -> Vec<IpNet> {
+/// `configured`, and what this host is and needs at this moment. Where its addresses cannot be read,
+/// those of `before` stay.
+pub(super) fn never_banned(configured: &[IpNet], before: &[IpNet]) -> Vec<IpNet> {
     let mut never: Vec<IpNet> = configured.iter().map(IpNet::trunc).chain(everywhere()).collect();
     match if_addrs::get_if_addrs() {
         Ok(interfaces) => never.extend(interfaces.iter().map(|one| IpNet::from(one.ip()))),
         Err(error) => {
+            never.extend(before);
             tracing::warn!(
-                "bans: this host's own addresses are unknown: {error}; name them in bans.never until they are"
+                "bans: this host's own addresses cannot be read: {error}; those of before stay, new ones \
+                 belong into bans.never until they can"
             );
         }
     }
@@ -67,7 +70,7 @@ mod tests {
 
     #[test]
     fn this_host_itself_is_protected() {
-        let never = never_banned(&["198.51.100.7/24".parse().unwrap()]);
+        let never = never_banned(&["198.51.100.7/24".parse().unwrap()], &[]);
         for address in ["127.0.0.1", "127.8.8.8", "::1", "fe80::1", "198.51.100.250"] {
             let address: IpAddr = address.parse().unwrap();
             assert!(never.iter().any(|network| network.contains(&address)), "{address}");
