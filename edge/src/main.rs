@@ -184,8 +184,12 @@ fn check(file: &Path, json: bool) -> Result<(), Failure> {
     let lines: Vec<String>;
     match Config::read(file) {
         Ok(config) => {
-            lines =
-                edge::check(&config).into_iter().map(|what| format!("{}: {what}", file.display())).collect();
+            // Some say themselves where they lie, perhaps in another file.
+            let placed = |what: String| match what.contains(".toml:") {
+                true => what,
+                false => format!("{}: {what}", file.display()),
+            };
+            lines = edge::check(&config).into_iter().map(placed).collect();
             faults = lines.iter().map(|what| serde_json::json!({ "what": what })).collect();
         }
         Err(read) => {

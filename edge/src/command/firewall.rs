@@ -107,7 +107,13 @@ fn trial(text: &str) -> Result<Duration, String> {
 }
 
 fn settings(file: &Path) -> Result<FirewallSettings, Failure> {
-    FirewallSettings::read(file).map_err(|faults| Failure::configuration(faults.0))
+    FirewallSettings::read(file).map_err(|faults| {
+        // The reader knows one option only.
+        let named = |fault: &shared::config::Fault| {
+            fault.to_string().replace("with --config", "with --firewall-config")
+        };
+        Failure::configuration(faults.0.iter().map(named))
+    })
 }
 
 fn asked(file: &Path, question: Question) -> Result<Answer, Failure> {

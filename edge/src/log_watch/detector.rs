@@ -224,7 +224,7 @@ fn located(written: &WrittenFilter, faults: &[FilterFault]) -> Vec<Fault> {
                 FilterFault::Date { number, .. } => ("datepattern", *number),
                 _ => ("name", 1),
             };
-            written.fault(key, number.saturating_sub(1), format!("filter.{key}: {fault}"))
+            written.fault(key, number.saturating_sub(1), format!("filter {}: {fault}", written.text.name))
         })
         .collect()
 }

@@ -32,6 +32,10 @@ const BLOCK: usize = 256 * 1024;
 const LOOK: Duration = Duration::from_secs(1);
 /// Between two readings of this host's own addresses.
 const ADDRESSES: Duration = Duration::from_secs(30);
+/// Between two comparisons with the kernel that nothing gave reason for.
+const COMPARE: Duration = Duration::from_secs(60);
+/// And of how many bans at most: it takes some ten milliseconds.
+const MOST_COMPARED: usize = 50_000;
 /// Between two savings of the positions in files.
 const POSITIONS: Duration = Duration::from_secs(2);
 
@@ -107,6 +111,7 @@ pub(super) struct Schedule {
     look: Option<Instant>,
     addresses: Option<Instant>,
     positions: Option<Instant>,
+    compared: Option<Instant>,
 }
 
 /// Has `period` passed since? Then it begins anew.
@@ -331,7 +336,10 @@ impl Engine {
         }
         self.end_leases(now);
         self.enforcement.banned.purge(now.as_secs());
-        if !self.enforcement.in_step {
+        // Somebody may have emptied the kernel's sets by hand.
+        let again =
+            due(&mut self.looked.compared, COMPARE, instant) && self.detector.jails.len() <= MOST_COMPARED;
+        if !self.enforcement.in_step || again {
             self.compare_with_kernel(now);
         } else {
             // Nothing is asked: but a helper that has left is noticed before the next ban needs it.
@@ -363,7 +371,11 @@ impl Engine {
         let held = match self.enforcement.firewall.list() {
             Ok(held) => held,
             Err(error) => {
-                tracing::debug!("bans: the kernel is still out of reach: {error}");
+                if std::mem::replace(&mut self.enforcement.in_step, false) {
+                    tracing::error!(
+                        "bans: the kernel is out of reach: {error}; bans hold in the proxy alone"
+                    );
+                }
                 return;
             }
         };
@@ -419,6 +431,8 @@ impl Engine {
         }
         if self.enforcement.in_step {
             self.lift_limits(now);
+        }
+        if self.enforcement.in_step && (adopted > 0 || !over.is_empty() || !missing.is_empty()) {
             tracing::info!(
                 "bans: the kernel held {}, {adopted} of them new to edge and {} over; {} were given back to it",
                 held.len(),
