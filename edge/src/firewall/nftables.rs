@@ -8,6 +8,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
+use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
@@ -43,7 +44,7 @@ impl Kernel {
         mut each: impl FnMut(usize, Answer) -> Result<(), FirewallError>,
     ) -> Result<(), FirewallError> {
         let mut stream = self.connected()?;
-        let result = pipelined(&mut stream, questions, &mut each);
+        let result = pipelined(&mut stream, self.timeout, questions, &mut each);
         match result {
             Ok(()) => {
                 self.stream = Some(stream);
@@ -127,6 +128,7 @@ enum Ended {
 
 fn pipelined(
     stream: &mut UnixStream,
+    timeout: Duration,
     questions: &[Question],
     each: &mut impl FnMut(usize, Answer) -> Result<(), FirewallError>,
 ) -> Result<(), Ended> {
@@ -135,6 +137,7 @@ fn pipelined(
         if let Err(error) = stream.write_all(&bytes) {
             return Err(last_words(stream, error));
         }
+        wait(stream, timeout).map_err(Ended::Stream)?;
         for place in 0..questions.len() {
             let body = read_frame(stream).map_err(Ended::Stream)?;
             let body = body.ok_or_else(|| Ended::Stream(ErrorKind::UnexpectedEof.into()))?;
@@ -143,6 +146,17 @@ fn pipelined(
         }
     }
     Ok(())
+}
+
+/// Until there is something to read. A blocking read would also be woken, for nothing, when the
+/// helper takes the question off the socket: two switches more before the helper gets to the kernel.
+fn wait(stream: &UnixStream, timeout: Duration) -> io::Result<()> {
+    let timeout = timeout.try_into().ok();
+    match poll(&mut [PollFd::new(stream, PollFlags::IN)], timeout.as_ref()) {
+        Ok(0) => Err(ErrorKind::TimedOut.into()),
+        Ok(_) | Err(Errno::INTR) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
 }
 
 /// A helper that refuses to talk says why before it hangs up.

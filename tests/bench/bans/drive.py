@@ -2,7 +2,7 @@
 kernel. Drives the parts and prints one figure a line, `NAME<TAB>VALUE<TAB>UNIT`; what happens on
 the way goes to standard error. Knows no part's inside.
 
-  drive.py --binaries FOLDER --probe FILE [--only PHASE[,PHASE…]]
+  drive.py --binaries FOLDER --probe FILE --floor FILE [--only PHASE[,PHASE…]]
 Phases: lines, twenty, drop, flood, restore, million. `peer` measures fail2ban alone."""
 
 import argparse
@@ -35,7 +35,7 @@ ROUNDS = 5
 OFFENCES = 5
 CHUNK = 1 << 20
 
-SAMPLES = 300
+SAMPLES, TURNS = 100, 3
 RATE = 20_000
 FLOOD = 50_000
 RESTORED = 100_000
@@ -70,8 +70,9 @@ def append(log, lines):
 class Bench:
     """What every phase needs."""
 
-    def __init__(self, lab, folder, binaries, probe):
+    def __init__(self, lab, folder, binaries, probe, floor):
         self.lab, self.folder, self.binaries, self.probe = lab, folder, binaries, probe
+        self.floor = floor
         self.helper = None
 
     def empty_log(self, name):
@@ -209,45 +210,68 @@ def two_machines():
 
 def drop(bench):
     """A line is written; the first packet that the kernel drops after it. Told in steps of the gap
-    between two packets, 50 us. Where it goes in a virtual machine with two processors, by tracepoints:
-    inotify wakes its thread 17 us, that thread hears it and wakes the engine 94, the engine reads 45,
-    finds the offence 55 and judges it 17, asks the helper 20, which is on its way to the kernel after
-    70, and the kernel has it 38 later. A line in a flood takes 4 us for all of it: what the single one
-    waits for are cold caches and the waking of three threads."""
-    log = bench.empty_log("drop-access")
-    edge = bench.edge("drop", log, [guard.own_filter()], 1, kernel=True)
-    control = os.path.join(bench.folder, "sink.sock")
+    between two packets, 50 us. Turn about with `floor`, the least program that could do it, which
+    tells what the machine takes by itself: where a halted processor was given back to the host, some
+    eighty microseconds pass before anything runs. Where edge's own part goes, by tracepoints:
+    inotify's thread 70 us, the engine reads 30, finds and judges 70, the helper 35, the kernel 35. A
+    line in a flood takes 4 us for all of it: what the single one waits for are cold caches and the
+    waking of three threads."""
+    logs = {name: bench.empty_log(f"{name}-drop") for name in ("edge", "floor")}
+    edge = bench.edge("drop", logs["edge"], [guard.own_filter()], 1, kernel=True)
     ours, theirs = two_machines()
-    for process in (edge.process, bench.helper.process):
-        process.keep_to(ours)
+    floor = Process("floor", bench.lab.inside(bench.lab.guarded, bench.floor, logs["floor"], guard.TABLE,
+                                              guard.SET), bench.folder)
+    times = {name: [] for name in logs}
+    try:
+        until("the floor follows its log", 10, floor.tail)
+        for process in (edge.process, bench.helper.process, floor):
+            process.keep_to(ours)
+        for turn in range(2 * TURNS):
+            name = "floor" if turn % 2 else "edge"
+            first = str(ipaddress.IPv4Address(DROP_FROM) + turn * 4096)
+            times[name] += shots(bench, theirs, logs[name], first)
+            edge.process.must_run()
+            floor.must_run()
+    finally:
+        floor.stop()
+        edge.stop()
+        bench.helper.process.keep_to(ours + theirs)
+    for name, measured in times.items():
+        cuts = statistics.quantiles(measured, n=100, method="inclusive")
+        say(f"line to drop, {name}, us: p50 {cuts[49]:.0f}, p90 {cuts[89]:.0f}, p99 {cuts[98]:.0f}, "
+            f"most {max(measured):.0f}")
+        if name == "edge":
+            figure("bans_drop_p50_us", cuts[49], "us")
+            figure("bans_drop_p99_us", cuts[98], "us")
+        else:
+            figure("bans_drop_floor_p50_us", cuts[49], "us")
+
+
+def shots(bench, processors, log, first):
+    """One turn's microseconds from a line to its drop; the probe keeps to `processors`."""
+    control = os.path.join(bench.folder, f"sink-{first}.sock")
     sink = Process("sink", bench.lab.inside(bench.lab.guarded, bench.probe, "sink", "--udp", "0.0.0.0:9999",
                                             "--control", control), bench.folder)
     try:
         until("the sink listens", 10, lambda: os.path.exists(control))
-        sink.keep_to(theirs)
+        sink.keep_to(processors)
         line = guard.own_line("{}", corpus.stamp(time.time()))
         done = subprocess.run(bench.lab.inside(
-            bench.lab.attacker, "taskset", "--cpu-list", ",".join(map(str, theirs)), "timeout", PATIENCE,
-            bench.probe, "drop", "--control", control,
-            "--sink", f"{GUARDED}:9999", "--log", log, "--line", line, "--first", DROP_FROM,
-            "--samples", SAMPLES, "--rate", RATE), capture_output=True, text=True, check=False)
-        edge.process.must_run()
+            bench.lab.attacker, "taskset", "--cpu-list", ",".join(map(str, processors)), "timeout", PATIENCE,
+            bench.probe, "drop", "--control", control, "--sink", f"{GUARDED}:9999", "--log", log,
+            "--line", line, "--first", first, "--samples", SAMPLES, "--rate", RATE),
+            capture_output=True, text=True, check=False)
     finally:
         sink.stop()
-        edge.stop()
-        bench.helper.process.keep_to(ours + theirs)
     rows = [row.split("\t") for row in done.stdout.splitlines()]
-    times = sorted(float(row[2]) for row in rows if row[0] == "drop")
+    times = [float(row[2]) for row in rows if row[0] == "drop"]
     never = sum(row[0] == "never" for row in rows)
     noise = sum(row[0] == "noise" for row in rows)
     say(f"{len(times)} drops, {never} never dropped, {noise} measured again")
     if done.returncode or never or len(times) < SAMPLES:
         raise Failed(f"not every written line became a drop; the probe ended with {done.returncode}: "
                      f"{done.stderr.strip() or 'no word'}")
-    cuts = statistics.quantiles(times, n=100, method="inclusive")
-    say(f"line to drop, us: p50 {cuts[49]:.0f}, p90 {cuts[89]:.0f}, p99 {cuts[98]:.0f}, most {times[-1]:.0f}")
-    figure("bans_drop_p50_us", cuts[49], "us")
-    figure("bans_drop_p99_us", cuts[98], "us")
+    return times
 
 
 def fill(bench, edge_log, addresses, within=PATIENCE):
@@ -324,13 +348,14 @@ def main():
     words = argparse.ArgumentParser(description="The benchmark of bans.")
     words.add_argument("--binaries", required=True, help="the folder of edge and edge-firewall")
     words.add_argument("--probe", required=True, help="the probe, built")
+    words.add_argument("--floor", required=True, help="floor.c, built")
     words.add_argument("--only", default=",".join(PHASES), help="phases, comma-separated")
     given = words.parse_args()
     folder = tempfile.mkdtemp(prefix="edge-bench-bans-")
     failed = []
     try:
         with Lab() as lab:
-            bench = Bench(lab, folder, given.binaries, given.probe)
+            bench = Bench(lab, folder, given.binaries, given.probe, given.floor)
             try:
                 for name in dict.fromkeys(given.only.split(",")):
                     say(f"== {name}")
