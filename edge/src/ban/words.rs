@@ -401,7 +401,7 @@ impl fmt::Display for Answer {
 impl fmt::Display for JailLine {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { jail, action, offences, bans, in_force, braked, files } = self;
-        write!(f, "{jail:<24} {action:<8} {offences} offences, {bans} bans, {in_force} in force")?;
+        write!(f, "{jail:<24} {action:<8} offences {offences}, bans {bans}, in force {in_force}")?;
         if *braked {
             write!(f, "; LOG-ONLY after too many bans: `edge bans release {jail}`")?;
         }
@@ -520,10 +520,7 @@ mod tests {
             undone: undone.iter().map(ToString::to_string).collect(),
         };
         assert_eq!(changed("ended", &[], &[]).to_string(), "nothing ended: no ban covers it");
-        assert_eq!(
-            changed("ended", &[], &["the kernel"]).to_string(),
-            "nothing ended: no ban covers it"
-        );
+        assert_eq!(changed("ended", &[], &["the kernel"]).to_string(), "nothing ended: no ban covers it");
         assert_eq!(changed("banned", &[], &["too wide", "protected"]).to_string(), "nothing banned");
         assert_eq!(changed("released", &["jail a bans again"], &[]).to_string(), "jail a bans again");
         // What an earlier program answers, and what one expects.
@@ -547,9 +544,9 @@ mod tests {
         let other = JailLine { jail: "ssh".to_owned(), braked: false, files: vec![log], ..own.clone() };
         assert_eq!(
             Answer::Jails { jails: vec![own, other] }.to_string(),
-            "scanners                 ban      7 offences, 2 bans, 1 in force; LOG-ONLY after too many bans: \
+            "scanners                 ban      offences 7, bans 2, in force 1; LOG-ONLY after too many bans: \
              `edge bans release scanners`; edge's own requests\n\
-             ssh                      ban      7 offences, 2 bans, 1 in force\n    \
+             ssh                      ban      offences 7, bans 2, in force 1\n    \
              /var/log/a: followed, 3 bytes behind"
         );
     }

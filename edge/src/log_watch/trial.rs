@@ -325,7 +325,10 @@ fn an_operators_later_word_counts_and_he_is_told_what_stood() {
     let answer = add_for(&mut engine, &[who], HOUR, "", now);
     let Answer::Changed { bans, notes, .. } = answer else { panic!("{answer:?}") };
     assert_eq!((bans[0].until, bans[0].reason.as_str()), ((now + HOUR).as_secs(), ""), "nor the old reason");
-    assert!(notes[0].starts_with("203.0.113.7: was banned until ") && notes[0].ends_with("by operator, \"scans\""));
+    assert!(
+        notes[0].starts_with("203.0.113.7: was banned until ")
+            && notes[0].ends_with("by operator, \"scans\"")
+    );
     assert_eq!(kernel(&mut engine), [(who.to_owned(), 3600)]);
 
     add(&mut engine, "203.0.113.0/24", 2 * HOUR);

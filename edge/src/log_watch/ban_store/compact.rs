@@ -190,8 +190,9 @@ mod tests {
 
         fn assert_means_what_it_meant(&self, before: i64) {
             let bans = schema::bans(&self.connection, before).unwrap().into_iter();
-            let bans: BTreeMap<_, _> =
-                bans.map(|ban| (ban.network, (time_to_row(ban.since), time_to_row(ban.until), ban.times))).collect();
+            let bans: BTreeMap<_, _> = bans
+                .map(|ban| (ban.network, (time_to_row(ban.since), time_to_row(ban.until), ban.times)))
+                .collect();
             let model = self.model.iter().filter(|(_, (_, ends, _))| *ends >= before);
             assert_eq!(bans, model.map(|(network, ban)| (*network, *ban)).collect());
         }
