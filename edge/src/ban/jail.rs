@@ -126,7 +126,7 @@ impl Jails {
 
     /// An operator's ban. An IPv6 network narrower than /64 is banned as its /64. It replaces the
     /// operator's last word on this network, and never shortens a jail's longer ban. Given while
-    /// bans are off and under a lease, too: who types it means it.
+    /// bans are off, too: who types it means it. Who asks has looked whether it is under a lease.
     ///
     /// # Errors
     /// What overlaps whom nobody may ban; wider than /24 or /48; no time, or over ten years.

@@ -101,7 +101,11 @@ impl Engine {
         let holds = |sentence: &Sentence| self.detector.jails.standing(sentence.network).is_some();
         let (held, protected): (Vec<Sentence>, Vec<Sentence>) = given.into_iter().partition(holds);
         undone.extend(protected.iter().map(|sentence| {
-            format!("{}: the firewall's own list protects it; it is not banned", shown(sentence.network))
+            format!(
+                "ban: {}: not banned: the firewall's own list protects it, or bans.max_bans is reached; edge's log says \
+                 which",
+                shown(sentence.network)
+            )
         }));
         match (&undone[..], held.is_empty(), self.enforcement.kernel()) {
             ([why], true, _) => return refused(why),
