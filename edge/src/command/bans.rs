@@ -195,8 +195,7 @@ pub fn network(text: &str) -> Result<IpNet, String> {
 /// What to write instead.
 pub fn address(text: &str) -> Result<IpAddr, String> {
     text.parse().map_err(|_| {
-        "is no address; write one such as 203.0.113.7 or 2001:db8::7, or look for a network in `edge bans list`"
-            .to_owned()
+        "write one address, such as 203.0.113.7 or 2001:db8::7; networks stand in `edge bans list`".to_owned()
     })
 }
 
