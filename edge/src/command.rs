@@ -4,6 +4,7 @@
 pub mod bans;
 pub mod fail2ban;
 pub mod firewall;
+mod logs;
 pub mod replay;
 
 use std::io::Write;

@@ -76,6 +76,7 @@ enum Command {
     /// All that is known of one address: bans, the lines that led to them, counters, the kernel.
     Why {
         /// The client.
+        #[arg(value_parser = bans::address)]
         address: IpAddr,
         /// Ask on this control socket; without it, the configuration says which.
         #[arg(long, value_name = "FILE")]

@@ -328,7 +328,9 @@ impl Drop for Section<'_> {
     }
 }
 
-fn nearest<'a>(name: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
+/// The known word that a mistyped one was probably meant to be.
+#[must_use]
+pub fn nearest<'a>(name: &str, known: &BTreeSet<&'a str>) -> Option<&'a str> {
     known
         .iter()
         .map(|key| (distance(name, key), *key))

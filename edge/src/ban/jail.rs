@@ -37,7 +37,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 pub use words::{
-    ADOPTED, Alarm, Counter, Excuse, History, OPERATOR, Offence, RETIRED, Refused, Ruling, Sentence,
+    ADOPTED, Alarm, Counter, Excuse, History, Lifted, OPERATOR, Offence, RETIRED, Refused, Ruling, Sentence,
 };
 
 use super::{Action, JailSettings, Prefixes};
@@ -116,8 +116,8 @@ impl Jails {
         &self.settings
     }
 
-    /// Whom nobody may ban from now on. Bans that overlap it end at once and are returned.
-    pub fn set_never(&mut self, never: Vec<IpNet>) -> Vec<Sentence> {
+    /// Whom nobody may ban from now on. Bans that overlap it end at once and are forgotten.
+    pub fn set_never(&mut self, never: Vec<IpNet>) -> Lifted {
         self.never = Networks::protecting(&never);
         let never = &self.never;
         self.tally.forget(|offender| never.overlaps(offender.key.network()));
@@ -126,7 +126,7 @@ impl Jails {
 
     /// An operator's ban. An IPv6 network narrower than /64 is banned as its /64. It replaces the
     /// operator's last word on this network, and never shortens a jail's longer ban. Given while
-    /// bans are off and under a lease, too: who types it means it.
+    /// bans are off, too: who types it means it. Who asks has looked whether it is under a lease.
     ///
     /// # Errors
     /// What overlaps whom nobody may ban; wider than /24 or /48; no time, or over ten years.
@@ -178,9 +178,10 @@ impl Jails {
         let whole = sentence.until.saturating_sub(sentence.since).min(TEN_YEARS);
         let action = if sentence.action == Action::Throttle { Action::Throttle } else { Action::Ban };
         let mut restored = Sentence { network, action, times: sentence.times.max(1), ..sentence };
-        if millis(sentence.until) <= now {
+        if sentence.times == 0 || millis(sentence.until) <= now {
             if millis(sentence.until).saturating_add(millis(self.memory())) > now {
-                self.book.remember(key, &restored);
+                let until = Duration::from_millis(millis(sentence.until).min(now));
+                self.book.remember(key, &Sentence { until, times: sentence.times, ..restored });
             }
             return false;
         }
@@ -203,18 +204,19 @@ impl Jails {
         std::mem::take(&mut self.evicted)
     }
 
-    /// Ends and returns every ban in force that overlaps `network`, and forgets what was counted
-    /// and remembered of it.
-    pub fn lift(&mut self, network: IpNet) -> Vec<Sentence> {
+    /// Ends every ban in force that overlaps `network`, and forgets what was counted and remembered
+    /// of it.
+    pub fn lift(&mut self, network: IpNet) -> Lifted {
         let network = canonical(network);
         self.tally.pardon(network);
         self.book.pardon_overlapping(network)
     }
 
-    /// Ends, returns and forgets the ban in force of exactly this network: it could not be carried
-    /// out. What else is known of it, and of wider and narrower ones, stays.
-    pub fn withdraw(&mut self, network: IpNet) -> Option<Sentence> {
-        self.book.withdraw(Key::new(network)?)
+    /// Ends and forgets the ban in force of exactly this network: it could not be carried out. What
+    /// else is known of it, and of wider and narrower ones, stays.
+    pub fn withdraw(&mut self, network: IpNet) -> Lifted {
+        let withdrawn = Key::new(network).and_then(|key| self.book.withdraw(key));
+        Lifted { ended: withdrawn.into_iter().collect(), forgotten: Vec::new() }
     }
 
     /// The ban in force of exactly this network.
@@ -223,8 +225,8 @@ impl Jails {
         self.book.standing(Key::new(network)?, self.clock)
     }
 
-    /// Ends and returns every ban in force, and forgets every count and the history.
-    pub fn clear(&mut self) -> Vec<Sentence> {
+    /// Ends every ban in force, and forgets every count and the history.
+    pub fn clear(&mut self) -> Lifted {
         self.tally.forget(|_| true);
         self.book.pardon(|_| true, |_| true)
     }
@@ -264,6 +266,12 @@ impl Jails {
         self.book.active(self.clock)
     }
 
+    /// Every ban in force and every one that is remembered, in no order: what a file of bans has to
+    /// hold.
+    pub fn known(&self) -> impl Iterator<Item = Sentence> + '_ {
+        self.book.known()
+    }
+
     /// How many bans are held: those in force, and those that ended but were not yet returned by
     /// [`Jails::expire`].
     #[must_use]
@@ -290,8 +298,8 @@ impl Jails {
     }
 
     /// All networks that are leased to a penetration test, and until when, in place of those
-    /// before. Jails' bans that overlap one end at once and are returned; an operator's stay.
-    pub fn set_leases(&mut self, leases: Vec<(IpNet, Duration)>) -> Vec<Sentence> {
+    /// before. Jails' bans that overlap one end at once and are forgotten; an operator's stay.
+    pub fn set_leases(&mut self, leases: Vec<(IpNet, Duration)>) -> Lifted {
         self.leases = leases.into_iter().map(|(network, until)| (canonical(network), until)).collect();
         let (leases, clock) = (&self.leases, self.clock);
         let ended = |ban: &Sentence| ban.jail != OPERATOR && leased(leases, ban.network, clock);
@@ -328,6 +336,7 @@ impl Jails {
 
     /// What is remembered of exactly this network: for as long as the longest `forgiveness` of any
     /// jail (a day where none has one), of at most half as many networks as can be banned.
+    /// `times` is 0 where a ban of an earlier run was lifted.
     #[must_use]
     pub fn history(&self, network: IpNet) -> Option<History> {
         self.book.history(Key::new(network)?)
@@ -521,7 +530,7 @@ mod tests {
         let mut jails = one(jail("a"));
         offend(&mut jails, 3, "203.0.113.7", START);
         offend(&mut jails, 2, "203.0.113.8", START);
-        let freed = jails.set_never(vec![net("203.0.113.0/28")]);
+        let freed = jails.set_never(vec![net("203.0.113.0/28")]).ended;
         assert_eq!(freed.iter().map(|ban| ban.network).collect::<Vec<_>>(), vec![net("203.0.113.7/32")]);
         assert_eq!((jails.len(), jails.counters(address("203.0.113.8"))), (0, vec![]));
         assert_eq!(offend(&mut jails, 9, "203.0.113.8", START), Ruling::Protected);
@@ -537,9 +546,26 @@ mod tests {
                 panic!("not banned")
             };
             assert_eq!((ban.times, ban.until), (1, START + seconds(600)));
-            assert_eq!(jails.lift(net("203.0.113.0/24")), vec![ban]);
+            assert_eq!(jails.lift(net("203.0.113.0/24")).ended, vec![ban]);
         }
         assert_eq!(jails.history(net("203.0.113.7/32")), None);
+    }
+
+    #[test]
+    fn what_was_lifted_before_a_restart_is_over_and_no_earlier_ban() {
+        let escalation = Escalation { factor: 4.0, cap: seconds(90_000), forgiveness: seconds(90_000) };
+        let mut first = one(jail("a"));
+        let Ruling::Sentenced(ban) = offend(&mut first, 3, "203.0.113.7", START) else {
+            panic!("not banned")
+        };
+        let mut jails = one(JailSettings { escalation: Some(escalation), ..jail("a") });
+        assert!(!jails.restore(Sentence { times: 0, ..ban }, START + seconds(1)), "over before its time");
+        let past = jails.history(ban.network).unwrap();
+        assert_eq!((past.times, past.last_end), (0, START + seconds(1)));
+        let Ruling::Sentenced(again) = offend(&mut jails, 3, "203.0.113.7", START + seconds(2)) else {
+            panic!("not banned")
+        };
+        assert_eq!(again.times, 1);
     }
 
     #[test]
@@ -547,7 +573,7 @@ mod tests {
         let mut jails = one(jail("a"));
         offend(&mut jails, 3, "203.0.113.7", START);
         let meant = jails.sentence(net("203.0.113.8/32"), seconds(60), START).unwrap();
-        let freed = jails.set_leases(vec![(net("203.0.113.0/24"), START + seconds(100))]);
+        let freed = jails.set_leases(vec![(net("203.0.113.0/24"), START + seconds(100))]).ended;
         assert_eq!(freed.len(), 1);
         assert_eq!(jails.active().collect::<Vec<_>>(), vec![meant]);
         assert!(matches!(offend(&mut jails, 3, "203.0.113.7", START), Ruling::Excused(_, Excuse::Pentest)));

@@ -24,10 +24,10 @@ pub enum Question {
         /// Most bans to be told; the total is told besides.
         limit: usize,
     },
-    /// Ban this network.
+    /// Ban these.
     Add {
-        /// At the widest /24 or /48.
-        network: IpNet,
+        /// At the widest /24 or /48 each.
+        networks: Vec<IpNet>,
         /// How long.
         seconds: u64,
         /// Why, for whoever asks later.
@@ -80,6 +80,8 @@ pub enum Question {
     },
     /// How does the engine do?
     Summary,
+    /// What has each jail done?
+    Jails,
 }
 
 /// The answer to a [`Question`].
@@ -95,10 +97,16 @@ pub enum Answer {
     },
     /// These were banned, or their bans were ended.
     Changed {
-        /// What was done, as a verb: `banned`, `ended`.
+        /// What was done, as a verb: `banned`, `ended`, `released`.
         done: String,
         /// The bans.
         bans: Vec<BanLine>,
+        /// What else there is to know: what stood before. One sentence each.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        notes: Vec<String>,
+        /// What of the order was not done, and why. One sentence each.
+        #[serde(default, skip_serializing_if = "Vec::is_empty")]
+        undone: Vec<String>,
     },
     /// To `Off` and `On`: until when nobody is banned, in seconds since the epoch.
     Off {
@@ -121,6 +129,11 @@ pub enum Answer {
     },
     /// To `Summary`.
     Summary(Box<Summary>),
+    /// To `Jails`.
+    Jails {
+        /// Those that are on, in the order of the configuration.
+        jails: Vec<JailLine>,
+    },
     /// It was not done, and why.
     Refused {
         /// One sentence for the operator.
@@ -263,6 +276,25 @@ pub struct FileLine {
     pub behind: u64,
 }
 
+/// One jail, since edge has started.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct JailLine {
+    /// Its name.
+    pub jail: String,
+    /// `ban`, `throttle` or `log`.
+    pub action: String,
+    /// Offences counted.
+    pub offences: u64,
+    /// Bans and throttles made.
+    pub bans: u64,
+    /// Of its bans and throttles, also from before the start, so many are in force.
+    pub in_force: usize,
+    /// It went log-only by itself, having banned too many.
+    pub braked: bool,
+    /// The files it reads; empty is edge's own requests.
+    pub files: Vec<FileLine>,
+}
+
 /// `2026-01-31 23:59:00Z`
 #[must_use]
 pub fn clock(seconds: u64) -> String {
@@ -332,17 +364,14 @@ impl fmt::Display for Answer {
                     more => write!(f, "{total} in force, {more} more than shown; raise --limit"),
                 }
             }
-            Self::Changed { done, bans } if bans.is_empty() => {
-                write!(f, "nothing {done}: no ban covers it")
-            }
-            Self::Changed { done, bans } => {
-                for (index, ban) in bans.iter().enumerate() {
-                    if index > 0 {
-                        writeln!(f)?;
-                    }
-                    write!(f, "{done} {ban}")?;
+            Self::Changed { done, bans, notes, undone } => {
+                let bans = bans.iter().map(|ban| format!("{done} {ban}"));
+                let told: Vec<String> = bans.chain(notes.iter().cloned()).collect();
+                match (told.is_empty(), undone.is_empty() || done == "ended") {
+                    (false, _) => lines(f, &told),
+                    (true, true) => write!(f, "nothing {done}: no ban covers it"),
+                    (true, false) => write!(f, "nothing {done}"),
                 }
-                Ok(())
             }
             Self::Off { until: None } => write!(f, "armed: jails ban"),
             Self::Off { until: Some(until) } => {
@@ -362,8 +391,30 @@ impl fmt::Display for Answer {
                 }
             }
             Self::Summary(summary) => summary.fmt(f),
+            Self::Jails { jails } if jails.is_empty() => write!(f, "no jail is on"),
+            Self::Jails { jails } => lines(f, jails),
             Self::Refused { why } => f.write_str(why),
         }
+    }
+}
+
+impl fmt::Display for JailLine {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { jail, action, offences, bans, in_force, braked, files } = self;
+        write!(f, "{jail:<24} {action:<8} offences {offences}, bans {bans}, in force {in_force}")?;
+        if *braked {
+            write!(f, "; LOG-ONLY after too many bans: `edge bans release {jail}`")?;
+        }
+        if files.is_empty() {
+            write!(f, "; edge's own requests")?;
+        }
+        for FileLine { path, state, behind } in files {
+            write!(f, "\n    {path}: {state}")?;
+            if *behind > 0 {
+                write!(f, ", {behind} bytes behind")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -458,6 +509,46 @@ mod tests {
     #[test]
     fn a_logged_escape_code_never_reaches_the_terminal() {
         assert_eq!(legible(b"\x1b[31m \xff\n\"ok\""), "\\x1B[31m \\xFF\\x0A\"ok\"");
+    }
+
+    #[test]
+    fn an_answer_says_what_was_done_what_stood_before_and_what_was_not_done() {
+        let changed = |done: &str, notes: &[&str], undone: &[&str]| Answer::Changed {
+            done: done.to_owned(),
+            bans: Vec::new(),
+            notes: notes.iter().map(ToString::to_string).collect(),
+            undone: undone.iter().map(ToString::to_string).collect(),
+        };
+        assert_eq!(changed("ended", &[], &[]).to_string(), "nothing ended: no ban covers it");
+        assert_eq!(changed("ended", &[], &["the kernel"]).to_string(), "nothing ended: no ban covers it");
+        assert_eq!(changed("banned", &[], &["too wide", "protected"]).to_string(), "nothing banned");
+        assert_eq!(changed("released", &["jail a bans again"], &[]).to_string(), "jail a bans again");
+        // What an earlier program answers, and what one expects.
+        let earlier = r#"{"answer":"changed","done":"ended","bans":[]}"#;
+        assert_eq!(serde_json::from_str::<Answer>(earlier).unwrap(), changed("ended", &[], &[]));
+        assert_eq!(serde_json::to_string(&changed("ended", &[], &[])).unwrap(), earlier);
+    }
+
+    #[test]
+    fn a_jail_is_told_with_its_counters_and_its_files() {
+        let own = JailLine {
+            jail: "scanners".to_owned(),
+            action: "ban".to_owned(),
+            offences: 7,
+            bans: 2,
+            in_force: 1,
+            braked: true,
+            files: Vec::new(),
+        };
+        let log = FileLine { path: "/var/log/a".to_owned(), state: "followed".to_owned(), behind: 3 };
+        let other = JailLine { jail: "ssh".to_owned(), braked: false, files: vec![log], ..own.clone() };
+        assert_eq!(
+            Answer::Jails { jails: vec![own, other] }.to_string(),
+            "scanners                 ban      offences 7, bans 2, in force 1; LOG-ONLY after too many bans: \
+             `edge bans release scanners`; edge's own requests\n\
+             ssh                      ban      offences 7, bans 2, in force 1\n    \
+             /var/log/a: followed, 3 bytes behind"
+        );
     }
 
     #[test]

@@ -9,7 +9,7 @@ use clap::Subcommand;
 use ipnet::IpNet;
 use shared::config::parse_duration;
 
-use super::{Failure, block_on, pretty, read, say};
+use super::{FAILED, Failure, block_on, pretty, read, say};
 use crate::admin::ask_bans;
 use crate::ban::words::{Answer, Question};
 
@@ -25,11 +25,12 @@ pub enum BansVerb {
         #[arg(long, default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..=100_000))]
         limit: u32,
     },
-    /// Ban an address or a network: in the kernel, its open connections, its requests.
+    /// Ban addresses or networks: in the kernel, their open connections, their requests. A ban that you
+    /// gave before is replaced; a jail's longer one keeps its end.
     Add {
-        /// An address, or a network not wider than /24 or /48.
-        #[arg(value_parser = network)]
-        network: IpNet,
+        /// Addresses, or networks not wider than /24 or /48.
+        #[arg(required = true, value_parser = network)]
+        networks: Vec<IpNet>,
         /// How long: 10m, 2h, 7d.
         #[arg(long = "for", value_name = "TIME", default_value = "10m", value_parser = duration)]
         lasting: Duration,
@@ -60,6 +61,8 @@ pub enum BansVerb {
     },
     /// Show how the ban engine does.
     Status,
+    /// Show each jail: what it does, has counted and banned since edge started, and reads.
+    Jails,
 }
 
 /// `edge pentest …`
@@ -113,8 +116,8 @@ pub fn bans(verb: &BansVerb, asked: Asked<'_>) -> Result<(), Failure> {
         BansVerb::List { limit } => {
             Question::List { limit: usize::try_from(limit).unwrap_or(MOST_SHOWN).min(MOST_SHOWN) }
         }
-        BansVerb::Add { network, lasting, reason } => {
-            Question::Add { network, seconds: lasting.as_secs(), reason }
+        BansVerb::Add { networks, lasting, reason } => {
+            Question::Add { networks, seconds: lasting.as_secs(), reason }
         }
         BansVerb::Remove { networks } => Question::Remove { networks },
         BansVerb::Clear => Question::Clear,
@@ -122,6 +125,7 @@ pub fn bans(verb: &BansVerb, asked: Asked<'_>) -> Result<(), Failure> {
         BansVerb::On => Question::On,
         BansVerb::Release { jail } => Question::Release { jail },
         BansVerb::Status => Question::Summary,
+        BansVerb::Jails => Question::Jails,
     };
     ask(&question, asked)
 }
@@ -157,8 +161,18 @@ fn ask(question: &Question, asked: Asked<'_>) -> Result<(), Failure> {
     };
     match block_on(ask_bans(&socket, question))?.map_err(Failure::run)? {
         Answer::Refused { why } => Err(Failure::run(why)),
-        answer if asked.json => say(&pretty(&answer)?),
-        answer => say(&answer.to_string()),
+        answer => {
+            say(&if asked.json { pretty(&answer)? } else { answer.to_string() })?;
+            verdict(answer)
+        }
+    }
+}
+
+/// An order that was done in part has failed.
+fn verdict(answer: Answer) -> Result<(), Failure> {
+    match answer {
+        Answer::Changed { undone, .. } if !undone.is_empty() => Err(Failure { code: FAILED, lines: undone }),
+        _ => Ok(()),
     }
 }
 
@@ -173,6 +187,16 @@ pub fn network(text: &str) -> Result<IpNet, String> {
     text.parse::<IpNet>()
         .map(|network| network.trunc())
         .map_err(|_| "write an address or a network, such as 203.0.113.7 or 203.0.113.0/24".to_owned())
+}
+
+/// One client's address.
+///
+/// # Errors
+/// What to write instead.
+pub fn address(text: &str) -> Result<IpAddr, String> {
+    text.parse().map_err(|_| {
+        "write one address, such as 203.0.113.7 or 2001:db8::7; networks stand in `edge bans list`".to_owned()
+    })
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -192,5 +216,26 @@ mod tests {
         assert_eq!(network("::ffff:203.0.113.7").unwrap().to_string(), "203.0.113.7/32");
         assert_eq!(network("203.0.113.9/24").unwrap().to_string(), "203.0.113.0/24");
         assert!(network("all").unwrap_err().contains("203.0.113.0/24"));
+    }
+
+    #[test]
+    fn who_is_no_address_is_told_what_one_looks_like() {
+        assert_eq!(address("2001:db8::7").unwrap().to_string(), "2001:db8::7");
+        for text in ["nobody", "203.0.113.0/24", ""] {
+            assert!(address(text).unwrap_err().contains("203.0.113.7"), "{text}");
+        }
+    }
+
+    #[test]
+    fn an_order_that_was_done_in_part_fails_with_what_was_not_done() {
+        let changed = |undone: &[&str]| Answer::Changed {
+            done: "ended".to_owned(),
+            bans: Vec::new(),
+            notes: Vec::new(),
+            undone: undone.iter().map(ToString::to_string).collect(),
+        };
+        assert!(verdict(changed(&[])).is_ok());
+        let failure = verdict(changed(&["the kernel was not told"])).unwrap_err();
+        assert_eq!((failure.code, &failure.lines[..]), (FAILED, &["the kernel was not told".to_owned()][..]));
     }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use indexmap::IndexMap;
 use ipnet::IpNet;
-use shared::config::{Fault, Place, Section};
+use shared::config::{Fault, Place, Section, nearest};
 
 use super::sections::name;
 use crate::ban::{
@@ -160,6 +160,11 @@ fn jail(s: &mut Section<'_>, earlier: &IndexMap<String, WrittenJail>, builtin: b
     let settings = base.map(|base| &base.settings);
     let filter: Option<String> = match settings {
         Some(settings) => Some(s.or("filter", settings.filter.clone())),
+        None if name.is_some() && !s.has("filter") && !earlier.is_empty() => {
+            let name = name.as_deref().unwrap_or_default();
+            s.fault("name", no_such_jail(name, earlier.keys().map(String::as_str).collect()));
+            s.optional("filter")
+        }
         None => s.required("filter"),
     };
     let place = match base {
@@ -199,6 +204,15 @@ fn jail(s: &mut Section<'_>, earlier: &IndexMap<String, WrittenJail>, builtin: b
         brake: brake?,
     };
     Some(WrittenJail { settings, enabled, filter: place, builtin })
+}
+
+/// A section without a filter changes an earlier jail, and there is none of its name.
+fn no_such_jail(name: &str, known: BTreeSet<&str>) -> String {
+    let hint = match nearest(name, &known) {
+        Some(near) => format!("did you mean {near:?}?"),
+        None => format!("known: {};", known.into_iter().collect::<Vec<_>>().join(", ")),
+    };
+    format!("there is no jail {name:?} to change; {hint} A new jail names its filter, too: filter = \"…\"")
 }
 
 /// 10 minutes where neither this section nor an earlier one says otherwise.
@@ -386,6 +400,20 @@ mod tests {
             "1.toml:3:10: jail.filter: there is no filter \"f\"; write a [[filter]] section with name = \"f\""
         );
         assert!(fault("filtr = \"x\"").contains("4:1: jail.filtr: unknown key; did you mean filter?"));
+    }
+
+    #[test]
+    fn a_mistyped_jail_is_told_with_the_one_that_was_meant() {
+        let builtin = format!("{FILTER}[[jail]]\nname = \"scanners\"\nfilter = \"f\"\n");
+        let told = |text: &str| read(&[&builtin, text], true).unwrap_err();
+        assert_eq!(
+            told("[[jail]]\nname = \"scaners\"\naction = \"log\"\n"),
+            "1.toml:2:8: jail.name: there is no jail \"scaners\" to change; did you mean \"scanners\"? A new jail \
+             names its filter, too: filter = \"…\""
+        );
+        assert!(told("[[jail]]\nname = \"ssh\"\n").contains("to change; known: scanners; A new jail"));
+        let new = "[[jail]]\nname = \"scaners\"\nfilter = \"f\"\n";
+        assert_eq!(read(&[&builtin, new], true).unwrap().1.len(), 2, "which names its filter is meant");
     }
 
     #[test]

@@ -51,7 +51,7 @@ pub struct StoredBan {
     pub until: Duration,
     /// Offences that led to it.
     pub offences: u32,
-    /// Which ban of this network it is.
+    /// Which ban of this network it is; 0 was forgiven.
     pub times: u16,
     /// It is slowed down, not shut out.
     pub throttle: bool,
@@ -113,6 +113,8 @@ pub enum Change {
         network: IpNet,
         /// Since when.
         at: Duration,
+        /// It counts no more as an earlier ban; nor does one that was over before.
+        forgiven: bool,
     },
     /// All bans are forgotten, and that there were any.
     Clear,

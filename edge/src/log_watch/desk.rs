@@ -2,6 +2,7 @@
 //! that no answer is older than the last line read.
 
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -9,13 +10,13 @@ use ipnet::IpNet;
 use super::ban_store::{Change, Lease, WouldBan};
 use super::enforce::Decided;
 use super::engine::Engine;
-use super::tail::Following;
-use crate::ban::jail::Sentence;
+use super::tail::{FileState, Following, Tail, Watched};
+use crate::ban::jail::{Lifted, Sentence};
 use crate::ban::words::{
-    Answer, BanLine, CounterLine, EvidenceLine, FileLine, LeaseLine, Question, Receipt, Summary, WouldLine,
-    legible,
+    Answer, BanLine, CounterLine, EvidenceLine, FileLine, JailLine, LeaseLine, Question, Receipt, Summary,
+    WouldLine, clock, legible,
 };
-use crate::ban::{Action, shown};
+use crate::ban::{Action, JailSettings, Source, shown};
 use crate::client::Client;
 use crate::firewall::{State, bannable};
 
@@ -35,26 +36,13 @@ impl Engine {
     pub(super) fn answer(&mut self, question: Question, now: Duration) -> Answer {
         match question {
             Question::List { limit } => self.list(limit),
-            Question::Add { network, seconds, reason } => {
-                self.add(network, Duration::from_secs(seconds), &reason, now)
+            Question::Add { networks, seconds, reason } => {
+                self.add(&networks, Duration::from_secs(seconds), &reason, now)
             }
-            Question::Remove { networks } => {
-                let mut ended = Vec::new();
-                for network in &networks {
-                    ended.extend(self.detector.jails.lift(*network));
-                }
-                // Whatever edge knows: the operator wants them let in.
-                let named: Vec<IpNet> =
-                    networks.into_iter().map(as_banned).filter(|one| bannable(*one)).collect();
-                for network in &named {
-                    self.enforcement.banned.lift(*network);
-                }
-                self.enforcement.let_in(&named);
-                self.ended(&ended, now)
-            }
+            Question::Remove { networks } => self.remove(networks, now),
             Question::Clear => {
-                let ended = self.detector.jails.clear();
-                self.ended(&ended, now)
+                let lifted = self.detector.jails.clear();
+                self.ended(&lifted, &[], now)
             }
             Question::Off { seconds } => self.off(Duration::from_secs(seconds), now),
             Question::On => {
@@ -77,6 +65,7 @@ impl Engine {
                 let failing = self.enforcement.unkept();
                 Answer::Summary(Box::new(self.summary(failing)))
             }
+            Question::Jails => Answer::Jails { jails: self.jail_lines() },
         }
     }
 
@@ -86,37 +75,126 @@ impl Engine {
         Answer::Bans { total: self.detector.jails.len(), bans }
     }
 
-    fn add(&mut self, network: IpNet, lasting: Duration, reason: &str, now: Duration) -> Answer {
+    /// An operator's later word counts: a ban of his own is replaced, and its reason with it.
+    fn add(&mut self, networks: &[IpNet], lasting: Duration, reason: &str, now: Duration) -> Answer {
         if reason.len() > MAX_WORDS || reason.chars().any(char::is_control) {
             return refused(format!(
                 "the reason is longer than {MAX_WORDS} bytes or holds control characters"
             ));
         }
-        let sentence = match self.detector.jails.sentence(network, lasting, now) {
-            Ok(sentence) => sentence,
-            Err(why) => return refused(why),
-        };
-        if !reason.is_empty() {
-            self.enforcement.reasons.insert(sentence.network, reason.to_owned());
+        let (mut given, mut notes, mut undone) = (Vec::new(), Vec::new(), Vec::new());
+        for network in networks {
+            match self.sentence(*network, lasting, now) {
+                Ok((sentence, before)) => {
+                    self.enforcement.reasons.remove(&sentence.network);
+                    if !reason.is_empty() {
+                        self.enforcement.reasons.insert(sentence.network, reason.to_owned());
+                    }
+                    self.due.push(Decided { sentence, evidence: Vec::new() });
+                    given.push(sentence);
+                    notes.extend(before);
+                }
+                Err(why) => undone.push(why),
+            }
         }
-        self.due.push(Decided { sentence, evidence: Vec::new() });
         self.enforce(now);
-        if self.detector.jails.covering(sentence.network.addr()).is_empty() {
-            return refused(format!(
-                "{}: the firewall's own list protects it; it is not banned",
+        let holds = |sentence: &Sentence| self.detector.jails.standing(sentence.network).is_some();
+        let (held, protected): (Vec<Sentence>, Vec<Sentence>) = given.into_iter().partition(holds);
+        undone.extend(protected.iter().map(|sentence| {
+            format!(
+                "ban: {}: not banned: the firewall's own list protects it, or bans.max_bans is reached; edge's log says \
+                 which",
                 shown(sentence.network)
-            ));
+            )
+        }));
+        match (&undone[..], held.is_empty(), self.enforcement.kernel()) {
+            ([why], true, _) => return refused(why),
+            (_, false, State::Absent(why)) => notes.push(format!(
+                "the kernel does not drop it yet: {why}; edge refuses it alone until the helper answers"
+            )),
+            _ => {}
         }
-        Answer::Changed { done: "banned".to_owned(), bans: vec![self.ban_line(&sentence)] }
+        let bans = held.iter().map(|sentence| self.ban_line(sentence)).collect();
+        Answer::Changed { done: "banned".to_owned(), bans, notes, undone }
     }
 
-    fn ended(&mut self, sentences: &[Sentence], now: Duration) -> Answer {
-        let bans: Vec<BanLine> = sentences.iter().map(|sentence| self.ban_line(sentence)).collect();
-        self.enforcement.end(sentences, now);
+    /// One network's ban, and what stood before it.
+    fn sentence(
+        &mut self,
+        network: IpNet,
+        lasting: Duration,
+        now: Duration,
+    ) -> Result<(Sentence, Vec<String>), String> {
+        let named = as_banned(network);
+        let tested = |lease: &&Lease| {
+            let open = lease.ended.is_none() && lease.until > now;
+            open && (lease.network.contains(&named) || named.contains(&lease.network))
+        };
+        if let Some(Lease { network: from, ticket, until, .. }) = self.leases.iter().find(tested) {
+            return Err(format!(
+                "ban: {}: not banned: the penetration test {ticket:?} from {} is under way until {}; end it with \
+                 `edge pentest stop --ticket {ticket:?}`, then ban",
+                shown(named),
+                shown(*from),
+                clock(until.as_secs())
+            ));
+        }
+        let before: Vec<Sentence> = (self.detector.jails.covering(named.addr()).into_iter())
+            .filter(|ban| ban.network.contains(&named))
+            .collect();
+        let sentence = self.detector.jails.sentence(network, lasting, now).map_err(|why| why.to_string())?;
+        let notes = before.iter().map(|ban| self.stood(ban, &sentence, now + lasting)).collect();
+        Ok((sentence, notes))
+    }
+
+    /// What an operator should know of a ban that stood when he gave another, meant to end at `meant`.
+    fn stood(&self, before: &Sentence, given: &Sentence, meant: Duration) -> String {
+        let BanLine { network, jail, action, until, reason, .. } = self.ban_line(before);
+        let what = if action == "throttle" { "throttled" } else { "banned" };
+        let reason = if reason.is_empty() { reason } else { format!(", {reason:?}") };
+        let told = format!("{what} until {} by {jail}{reason}", clock(until));
+        if network != given.network {
+            return format!("{}: is {told}, too, which holds for {}", shown(network), shown(given.network));
+        }
+        let longer = if given.until > meant { "; that is longer, so its end stands" } else { "" };
+        format!("{}: was {told}{longer}", shown(network))
+    }
+
+    fn remove(&mut self, networks: Vec<IpNet>, now: Duration) -> Answer {
+        let mut lifted = Lifted::default();
+        for network in &networks {
+            lifted.add(self.detector.jails.lift(*network));
+        }
+        // Whatever edge knows: the operator wants them let in.
+        let named: Vec<IpNet> = networks.into_iter().map(as_banned).filter(|one| bannable(*one)).collect();
+        for network in &named {
+            self.enforcement.banned.lift(*network);
+        }
+        self.ended(&lifted, &named, now)
+    }
+
+    /// Ends them everywhere, and lets in those that were `named` even where edge knows of no ban.
+    fn ended(&mut self, lifted: &Lifted, named: &[IpNet], now: Duration) -> Answer {
+        let bans: Vec<BanLine> = lifted.ended.iter().map(|sentence| self.ban_line(sentence)).collect();
+        let told = self.enforcement.forgive(lifted, now);
+        let told = self.enforcement.let_in(named) && told;
         if !bans.is_empty() {
             tracing::warn!("bans: {} ended by an operator", bans.len());
         }
-        Answer::Changed { done: "ended".to_owned(), bans }
+        let undone = if told { Vec::new() } else { vec![self.untold()] };
+        Answer::Changed { done: "ended".to_owned(), bans, notes: Vec::new(), undone }
+    }
+
+    fn untold(&self) -> String {
+        let why = match self.enforcement.kernel() {
+            State::Absent(why) => why,
+            _ => "the helper refused, edge's log says why".to_owned(),
+        };
+        format!(
+            "bans: the kernel was not told that they ended: {why}; what it holds of them it goes on dropping until \
+             the helper answers, edge tells it then; look at `systemctl status edge-firewall`, or write \
+             firewall = \"none\" under [bans] on a host without it"
+        )
     }
 
     fn off(&mut self, lasting: Duration, now: Duration) -> Answer {
@@ -133,9 +211,15 @@ impl Engine {
     fn release(&mut self, jail: &str) -> Answer {
         match self.enforcement.jails.iter().position(|name| name == jail) {
             Some(index) => {
+                let braked = self.detector.jails.braked().contains(&index);
                 self.detector.jails.release_brake(index);
+                let note = match braked {
+                    true => format!("jail {jail} bans again"),
+                    false => format!("jail {jail} had not stopped banning: nothing to release"),
+                };
                 tracing::warn!("bans: jail {jail} was released by an operator");
-                Answer::Changed { done: "released".to_owned(), bans: Vec::new() }
+                let done = "released".to_owned();
+                Answer::Changed { done, bans: Vec::new(), notes: vec![note], undone: Vec::new() }
             }
             None => refused(format!(
                 "no jail is named {jail:?}; these are: {}",
@@ -160,7 +244,8 @@ impl Engine {
             })
             .collect();
         let own = crate::ban::Prefixes::default().network(address);
-        let history = jails.history(own).map(|history| (history.times, history.last_end.as_secs()));
+        let history = jails.history(own).filter(|history| history.times > 0);
+        let history = history.map(|history| (history.times, history.last_end.as_secs()));
         let own_list = self.never_now.iter().find(|network| network.contains(&address));
         let protected = own_list.map(|network| {
             format!("{} is this host's own, a proxy's, a peer's, a vault's or in bans.never", shown(*network))
@@ -246,13 +331,13 @@ impl Engine {
         };
         self.enforcement.save(Change::Lease(lease.clone()));
         self.leases.push(lease.clone());
-        let ended = self.detector.jails.lift(lease.network);
-        self.enforcement.end(&ended, now);
+        let lifted = self.detector.jails.lift(lease.network);
+        self.enforcement.forgive(&lifted, now);
         self.apply_leases(now);
         tracing::warn!(
             "bans: penetration test {ticket:?} from {} began, for {lasting:?}; {} bans of it ended",
             shown(lease.network),
-            ended.len()
+            lifted.ended.len()
         );
         Answer::Leases { leases: vec![lease_line(&lease)] }
     }
@@ -321,21 +406,42 @@ impl Engine {
                 .filter_map(|index| self.enforcement.jails.get(index).cloned())
                 .collect(),
             lost: self.enforcement.counters.lost.get(),
-            files: self.tail.as_ref().map_or_else(Vec::new, |tail| {
-                tail.files()
-                    .into_iter()
-                    .map(|file| FileLine {
-                        path: file.path.display().to_string(),
-                        state: match file.following {
-                            Following::Followed => "followed".to_owned(),
-                            Following::Missing => "missing".to_owned(),
-                            Following::Unreadable(why) => why,
-                        },
-                        behind: file.behind,
-                    })
-                    .collect()
-            }),
+            files: self.followed().into_iter().map(file_line).collect(),
         }
+    }
+
+    fn followed(&self) -> Vec<FileState> {
+        self.tail.as_ref().map_or_else(Vec::new, Tail::files)
+    }
+
+    fn jail_lines(&self) -> Vec<JailLine> {
+        let jails = &self.detector.jails;
+        let mut in_force = vec![0_usize; jails.settings().len()];
+        for ban in jails.active() {
+            if let Some(count) = in_force.get_mut(usize::from(ban.jail)) {
+                *count += 1;
+            }
+        }
+        let (braked, followed) = (jails.braked(), self.followed());
+        let counters = &self.enforcement.counters;
+        let line = |(index, jail): (usize, &JailSettings)| JailLine {
+            jail: jail.name.clone(),
+            action: match jail.action {
+                Action::Ban => "ban",
+                Action::Throttle => "throttle",
+                Action::Log => "log",
+            }
+            .to_owned(),
+            offences: counters.offences.with_label_values(&[&jail.name]).get(),
+            bans: counters.bans.with_label_values(&[&jail.name]).get(),
+            in_force: in_force.get(index).copied().unwrap_or_default(),
+            braked: braked.contains(&index),
+            files: match &jail.source {
+                Source::Edge => Vec::new(),
+                Source::Files(named) => named.iter().flat_map(|name| files_of(name, &followed)).collect(),
+            },
+        };
+        jails.settings().iter().enumerate().map(line).collect()
     }
 
     fn ban_line(&self, sentence: &Sentence) -> BanLine {
@@ -356,6 +462,30 @@ impl Engine {
 fn as_banned(network: IpNet) -> IpNet {
     let host = network.prefix_len() == network.max_prefix_len();
     if host { crate::ban::Prefixes::default().network(network.addr()) } else { network.trunc() }
+}
+
+fn file_line(file: FileState) -> FileLine {
+    FileLine {
+        path: file.path.display().to_string(),
+        state: match file.following {
+            Following::Followed => "followed".to_owned(),
+            Following::Missing => "missing".to_owned(),
+            Following::Unreadable(why) => why,
+        },
+        behind: file.behind,
+    }
+}
+
+/// The files of one name of a configuration; where there are none yet, the name itself.
+fn files_of(name: &Path, followed: &[FileState]) -> Vec<FileLine> {
+    let watched = Watched { pattern: name.to_owned(), tag: 0 };
+    let files = followed.iter().filter(|file| watched.covers(&file.path)).cloned();
+    let found: Vec<FileLine> = files.map(file_line).collect();
+    if found.is_empty() {
+        let (path, state) = (name.display().to_string(), "no such file yet".to_owned());
+        return vec![FileLine { path, state, behind: 0 }];
+    }
+    found
 }
 
 fn refused(why: impl std::fmt::Display) -> Answer {

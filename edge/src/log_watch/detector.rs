@@ -125,9 +125,9 @@ impl Detector {
         &self.watched
     }
 
-    /// The sources whose files the path could be one of, besides [`OWN`].
+    /// The sources whose files the path is or was one of, besides [`OWN`].
     pub fn sources_of<'p>(&'p self, path: &'p Path) -> impl Iterator<Item = usize> + 'p {
-        self.watched.iter().filter(move |watched| watched.covers(path)).map(|watched| watched.tag)
+        self.watched.iter().filter(move |watched| watched.covered(path)).map(|watched| watched.tag)
     }
 
     /// Reads one line and appends what its jails make of it. In a rehearsal the lines' own times

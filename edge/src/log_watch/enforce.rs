@@ -11,7 +11,7 @@ use ipnet::IpNet;
 use super::ban_store::{BanStore, Change, StoredBan};
 use super::figures::Counters;
 use crate::admission::Banned;
-use crate::ban::jail::{ADOPTED, OPERATOR, RETIRED, Sentence};
+use crate::ban::jail::{ADOPTED, Jails, Lifted, OPERATOR, RETIRED, Sentence};
 use crate::ban::{Action, shown};
 use crate::firewall::{Ban, Firewall, Reason, Refusal, State};
 use crate::listen::live::Connections;
@@ -121,8 +121,21 @@ impl Enforcement {
         }
     }
 
-    /// Ends these bans everywhere. The kernel needs no word where their time is over.
-    pub(super) fn end(&mut self, sentences: &[Sentence], now: Duration) {
+    /// Ends these bans everywhere; they count on as earlier ones. The kernel needs no word where
+    /// their time is over. `false`: it could not be told, see [`Self::let_in`].
+    pub(super) fn end(&mut self, sentences: &[Sentence], now: Duration) -> bool {
+        self.undo(sentences, false, now)
+    }
+
+    /// The same of bans that count no more as earlier ones, as the jails have forgotten them.
+    pub(super) fn forgive(&mut self, lifted: &Lifted, now: Duration) -> bool {
+        for network in &lifted.forgotten {
+            self.save(Change::End { network: *network, at: now, forgiven: true });
+        }
+        self.undo(&lifted.ended, true, now)
+    }
+
+    fn undo(&mut self, sentences: &[Sentence], forgiven: bool, now: Duration) -> bool {
         let mut early = Vec::new();
         for sentence in sentences {
             self.banned.lift(sentence.network);
@@ -130,9 +143,9 @@ impl Enforcement {
             if sentence.until > now {
                 early.push(sentence.network);
             }
-            self.save(Change::End { network: sentence.network, at: now });
+            self.save(Change::End { network: sentence.network, at: now, forgiven });
         }
-        self.let_in(&early);
+        self.let_in(&early)
     }
 
     /// Ends these in the kernel; one that it does not hold is fine. What it cannot be told now, it is
@@ -148,15 +161,19 @@ impl Enforcement {
         false
     }
 
-    /// Their times have changed: takes these in place of all that stood.
-    pub(super) fn set_anew(&mut self, sentences: impl Iterator<Item = Sentence>) {
-        let all: Vec<Sentence> = sentences.collect();
+    /// All times have changed: takes what the jails know in place of all that stood.
+    pub(super) fn set_anew(&mut self, jails: &Jails) {
         self.banned.clear();
-        for sentence in &all {
-            self.refuse(sentence);
+        for sentence in jails.active() {
+            self.refuse(&sentence);
         }
-        self.save(Change::Replace(all.iter().map(|sentence| self.stored(sentence)).collect()));
+        self.save_all(jails);
         // The kernel counts remaining time, which has not changed.
+    }
+
+    /// Writes the file of bans anew: those in force, and those that make the next ones longer.
+    pub(super) fn save_all(&self, jails: &Jails) {
+        self.save(Change::Replace(jails.known().map(|sentence| self.stored(&sentence)).collect()));
     }
 
     /// Enters it into the table that requests are looked up in.

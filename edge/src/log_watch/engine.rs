@@ -297,7 +297,7 @@ impl Engine {
             for network in self.enforcement.ban(decided, now) {
                 // This one alone: what else is banned around it holds.
                 let withdrawn = self.detector.jails.withdraw(network);
-                self.enforcement.end(withdrawn.as_slice(), now);
+                self.enforcement.forgive(&withdrawn, now);
             }
         }
         let mut evicted = self.detector.jails.evicted();
@@ -325,7 +325,7 @@ impl Engine {
             if never != self.never_now {
                 self.never_now = never;
                 let freed = self.detector.jails.set_never(self.never_now.clone());
-                self.enforcement.end(&freed, now);
+                self.enforcement.forgive(&freed, now);
             }
         }
         if let Some(tail) = &mut self.tail {
@@ -352,9 +352,7 @@ impl Engine {
         if let Some(store) = &self.enforcement.store
             && store.needs_resync()
         {
-            let all: Vec<StoredBan> =
-                self.detector.jails.active().map(|sentence| self.enforcement.stored(&sentence)).collect();
-            self.enforcement.save(Change::Replace(all));
+            self.enforcement.save_all(&self.detector.jails);
         }
         self.tell_alarms();
         self.report();
@@ -427,7 +425,7 @@ impl Engine {
         let protected = self.enforcement.ban_in_kernel(missing.iter(), now);
         for network in protected {
             let withdrawn = self.detector.jails.withdraw(network);
-            self.enforcement.end(withdrawn.as_slice(), now);
+            self.enforcement.forgive(&withdrawn, now);
         }
         if self.enforcement.in_step {
             self.lift_limits(now);
@@ -479,7 +477,7 @@ impl Engine {
                 ),
                 Alarm::ClockSetBack { by } => {
                     tracing::warn!("bans: the clock was set back by {by:?}; each keeps what remained of it");
-                    self.enforcement.set_anew(self.detector.jails.active());
+                    self.enforcement.set_anew(&self.detector.jails);
                 }
                 Alarm::Evicted { count } => {
                     tracing::error!("bans: {count} ended early because there is no more room for them");
@@ -515,7 +513,7 @@ impl Engine {
         let open: Vec<(IpNet, Duration)> = self.open_leases(now).collect();
         self.rates.set_exempt(open.iter().map(|(network, _)| *network).collect());
         let ended = self.detector.jails.set_leases(open);
-        self.enforcement.end(&ended, now);
+        self.enforcement.forgive(&ended, now);
         self.lift_limits(now);
     }
 

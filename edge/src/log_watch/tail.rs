@@ -57,6 +57,12 @@ impl Watched {
     pub fn covers(&self, path: &Path) -> bool {
         names::Pattern { path: self.pattern.clone(), tag: self.tag }.covers(path)
     }
+
+    /// Is it one of them, or was it before it was rotated?
+    #[must_use]
+    pub fn covered(&self, path: &Path) -> bool {
+        self.covers(path) || self.covers(&names::before_rotation(path))
+    }
 }
 
 /// How far a file has been read; survives a restart.

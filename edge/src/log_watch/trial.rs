@@ -2,6 +2,7 @@
 //! all that can happen between the two.
 
 use std::collections::HashMap;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
@@ -121,8 +122,42 @@ fn ask(engine: &mut Engine, question: Question) -> Answer {
 }
 
 fn add(engine: &mut Engine, network: &str, lasting: Duration) -> Answer {
-    let (network, seconds) = (net(network), lasting.as_secs());
-    ask(engine, Question::Add { network, seconds, reason: String::new() })
+    add_for(engine, &[network], lasting, "", epoch())
+}
+
+fn add_for(engine: &mut Engine, who: &[&str], lasting: Duration, reason: &str, now: Duration) -> Answer {
+    let networks = who.iter().copied().map(net).collect();
+    engine.answer(Question::Add { networks, seconds: lasting.as_secs(), reason: reason.to_owned() }, now)
+}
+
+/// An answer's bans, as network and the how manieth it is; its notes; what was not done.
+fn changed(answer: Answer) -> (Vec<(String, u16)>, Vec<String>, Vec<String>) {
+    match answer {
+        Answer::Changed { bans, notes, undone, .. } => {
+            (bans.into_iter().map(|ban| (ban.network.to_string(), ban.times)).collect(), notes, undone)
+        }
+        other => panic!("{other:?}"),
+    }
+}
+
+fn refused(answer: Answer) -> String {
+    match answer {
+        Answer::Refused { why } => why,
+        other => panic!("{other:?}"),
+    }
+}
+
+fn with_store(file: &Path) -> Engine {
+    let (mut engine, _) = engine(&[], &[], None);
+    let (store, restored) = BanStore::open(file, epoch()).unwrap();
+    engine.enforcement.store = Some(store);
+    engine.restore(restored);
+    engine.compare_with_kernel(epoch());
+    engine
+}
+
+fn closed(mut engine: Engine) {
+    engine.enforcement.store.take().unwrap().close();
 }
 
 fn remove(engine: &mut Engine, network: &str) -> Answer {
@@ -237,6 +272,116 @@ fn a_ban_lifted_before_a_restart_is_not_taken_over_from_the_kernel_after_it() {
     after.compare_with_kernel(epoch());
     assert_eq!(kernel(&mut after), [("203.0.113.8/32".to_owned(), 3600)]);
     assert!(!refused_at_the_door(&after, "203.0.113.7") && refused_at_the_door(&after, "203.0.113.8"));
+}
+
+#[test]
+fn what_an_operator_removed_is_no_earlier_ban_after_a_restart_either() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bans.db");
+    let (stands, over, meant) = ("203.0.113.7/32", "203.0.113.8/32", "203.0.113.9/32");
+    let mut engine = with_store(&file);
+    let before = epoch() - HOUR;
+    add_for(&mut engine, &[over, meant], Duration::from_secs(10), "", before);
+    engine.look(epoch());
+    add(&mut engine, stands, HOUR);
+    assert_eq!(changed(remove(&mut engine, stands)).0, [(stands.to_owned(), 1)]);
+    assert_eq!(changed(remove(&mut engine, over)).0, [], "it is over, and forgotten all the same");
+    closed(engine);
+
+    let mut engine = with_store(&file);
+    let answer = add_for(&mut engine, &[stands, over, meant], HOUR, "", epoch());
+    assert_eq!(changed(answer).0, [(stands.to_owned(), 1), (over.to_owned(), 1), (meant.to_owned(), 2)]);
+    closed(engine);
+}
+
+#[test]
+fn earlier_bans_are_kept_when_the_clock_is_set_back_and_the_file_written_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("bans.db");
+    let (over, stands) = ("203.0.113.7/32", "203.0.113.8/32");
+    let mut engine = with_store(&file);
+    add_for(&mut engine, &[over], Duration::from_secs(10), "", epoch() - HOUR);
+    engine.look(epoch());
+    add(&mut engine, stands, HOUR);
+    engine.looked = Schedule::default();
+    let now = epoch() - HOUR;
+    engine.look(now);
+    assert!(engine.detector.jails.standing(net(stands)).is_some_and(|ban| ban.until <= now + HOUR));
+    closed(engine);
+
+    let mut engine = with_store(&file);
+    assert_eq!(changed(add(&mut engine, over, HOUR)).0, [(over.to_owned(), 2)]);
+    closed(engine);
+}
+
+#[test]
+fn an_operators_later_word_counts_and_he_is_told_what_stood() {
+    let (mut engine, _) = engine(&[], &[], None);
+    engine.compare_with_kernel(epoch());
+    let who = "203.0.113.7/32";
+    let answer = add_for(&mut engine, &[who], 2 * HOUR, "scans", epoch());
+    assert_eq!(changed(answer).1, [""; 0], "nothing stood");
+    let now = epoch();
+    let answer = add_for(&mut engine, &[who], HOUR, "", now);
+    let Answer::Changed { bans, notes, .. } = answer else { panic!("{answer:?}") };
+    assert_eq!((bans[0].until, bans[0].reason.as_str()), ((now + HOUR).as_secs(), ""), "nor the old reason");
+    assert!(
+        notes[0].starts_with("203.0.113.7: was banned until ")
+            && notes[0].ends_with("by operator, \"scans\"")
+    );
+    assert_eq!(kernel(&mut engine), [(who.to_owned(), 3600)]);
+
+    add(&mut engine, "203.0.113.0/24", 2 * HOUR);
+    let notes = changed(add(&mut engine, who, Duration::from_secs(60))).1;
+    let wider = notes.iter().find(|note| note.starts_with("203.0.113.0/24: is banned until ")).unwrap();
+    assert!(wider.ends_with("by operator, too, which holds for 203.0.113.7"), "{wider}");
+}
+
+#[test]
+fn nobody_bans_a_penetration_test_by_hand() {
+    let (mut engine, _) = engine(&[], &[], None);
+    engine.compare_with_kernel(epoch());
+    let (network, ticket) = (net("203.0.113.0/28"), "PT-7".to_owned());
+    ask(&mut engine, Question::PentestStart { network, seconds: 3600, ticket });
+    for who in ["203.0.113.7/32", "203.0.113.0/24"] {
+        let why = refused(add(&mut engine, who, HOUR));
+        assert!(why.contains("not banned") && why.contains("`edge pentest stop --ticket \"PT-7\"`"), "{why}");
+        assert!(!refused_at_the_door(&engine, "203.0.113.7"));
+    }
+    assert_eq!(changed(add(&mut engine, "203.0.113.16/32", HOUR)).0.len(), 1, "its neighbour");
+    ask(&mut engine, Question::PentestStop { ticket: None });
+    assert_eq!(changed(add(&mut engine, "203.0.113.7/32", HOUR)).0.len(), 1);
+}
+
+#[test]
+fn of_several_networks_those_that_can_be_are_banned_and_the_others_named() {
+    let (mut engine, _) = engine(&[], &["192.0.2.1/32"], Some("198.51.100.9/32"));
+    engine.compare_with_kernel(epoch());
+    let who = ["203.0.113.7/32", "192.0.2.0/24", "198.51.100.0/24", "2001:db8::7/128"];
+    let (bans, _, undone) = changed(add_for(&mut engine, &who, HOUR, "", epoch()));
+    assert_eq!(bans, [("203.0.113.7/32".to_owned(), 1), ("2001:db8::/64".to_owned(), 1)]);
+    assert!(undone[0].contains("192.0.2.0/24") && undone[1].contains("198.51.100.0/24"), "{undone:?}");
+    assert_eq!(kernel(&mut engine).len(), 2);
+}
+
+#[test]
+fn an_order_that_the_kernel_did_not_hear_says_so() {
+    let (mut engine, away) = engine(&[], &[], None);
+    engine.compare_with_kernel(epoch());
+    add_for(&mut engine, &["203.0.113.7/32", "203.0.113.8/32", "203.0.113.9/32"], HOUR, "", epoch());
+    assert_eq!(changed(remove(&mut engine, "203.0.113.9/32")).2, [""; 0]);
+    away.store(true, Ordering::Release);
+    let (bans, _, undone) = changed(remove(&mut engine, "203.0.113.7/32"));
+    assert_eq!(bans.len(), 1);
+    assert!(undone[0].contains("the kernel was not told that they ended: gone"), "{undone:?}");
+    let (bans, _, undone) = changed(ask(&mut engine, Question::Clear));
+    assert_eq!((bans.len(), undone.len()), (1, 1));
+    let (bans, notes, undone) = changed(add(&mut engine, "203.0.113.10/32", HOUR));
+    assert_eq!((bans.len(), undone.len()), (1, 0), "it holds in edge");
+    assert!(notes[0].contains("the kernel does not drop it yet: gone"), "{notes:?}");
+    away.store(false, Ordering::Release);
+    engine.compare_with_kernel(epoch());
+    assert_eq!(kernel(&mut engine), [("203.0.113.10/32".to_owned(), 3600)]);
 }
 
 #[test]

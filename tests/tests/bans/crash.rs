@@ -74,7 +74,10 @@ fn a_ban_ended_while_the_helper_is_away_is_ended_in_the_kernel_when_it_is_back()
     scene.attack(Host::Attacker);
     scene.wait_in_kernel(Host::Attacker.address(), true);
     scene.kill_helper();
-    scene.say(&["bans", "remove", "10.77.1.1"]);
+    let removed = scene.command(&["bans", "remove", "10.77.1.1"]);
+    assert_eq!(removed.code, Some(1), "{} {}", removed.out, removed.err);
+    assert!(removed.out.starts_with("ended 10.77.1.1"), "{}", removed.out);
+    assert!(removed.err.contains("the kernel was not told that they ended"), "{}", removed.err);
     assert!(scene.in_kernel(Host::Attacker.address()), "nobody could tell the kernel");
     scene.restart_helper();
     scene.wait_in_kernel(Host::Attacker.address(), false);

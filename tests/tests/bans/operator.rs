@@ -94,6 +94,10 @@ fn what_fail2ban_had_comes_along_and_bans_from_its_log() {
     let ban = scene.wait_ban(client);
     assert_eq!((ban.jail.as_str(), ban.until - ban.since), ("nginx-botsearch", 3600));
     scene.wait_in_kernel(client, true);
+    let listed = scene.say(&["bans", "jails"]);
+    let (_, jail) = listed.split_once("nginx-botsearch ").unwrap_or_else(|| panic!("{listed}"));
+    assert!(jail.trim_start().starts_with("ban      offences 2, bans 1, in force 1\n"), "{listed}");
+    assert!(jail.contains("nginx-access.log: followed"), "{listed}");
     // edge's own ports are free then.
     scene.edge.program.terminate().unwrap();
     let check = scene.command(&["check"]);

@@ -14,7 +14,7 @@ use ipnet::IpNet;
 use super::chunks::Chunks;
 use super::networks::overlap;
 use super::record::{Key, NONE, Record, State, Tagged};
-use super::{History, Sentence};
+use super::{History, Lifted, Sentence};
 use crate::ban::Action;
 
 /// Every ban in force, soonest end first, and what is remembered of ended ones.
@@ -119,6 +119,11 @@ impl Book {
             .map(Record::sentence)
     }
 
+    /// Every ban in force and every one that is remembered, in no order.
+    pub(super) fn known(&self) -> impl Iterator<Item = Sentence> + '_ {
+        self.active.iter().chain(self.past.iter()).map(|number| self.record(*number).sentence())
+    }
+
     /// How often and until when; of a ban in force, when it will end.
     pub(super) fn history(&self, key: Key) -> Option<History> {
         let record = self.record(self.find(key)?);
@@ -157,17 +162,20 @@ impl Book {
         &mut self,
         chosen: impl Fn(&Sentence) -> bool,
         forgotten: impl Fn(IpNet) -> bool,
-    ) -> Vec<Sentence> {
+    ) -> Lifted {
         let ended: Vec<u32> =
             (self.active.iter().copied()).filter(|number| chosen(&self.record(*number).sentence())).collect();
         let past: Vec<u32> = (self.past.iter().copied())
             .filter(|number| forgotten(self.record(*number).key().network()))
             .collect();
-        let sentences = ended.iter().map(|number| self.record(*number).sentence()).collect();
+        let lifted = Lifted {
+            ended: ended.iter().map(|number| self.record(*number).sentence()).collect(),
+            forgotten: past.iter().map(|number| self.record(*number).key().network()).collect(),
+        };
         for number in ended.into_iter().chain(past) {
             self.discard(number);
         }
-        sentences
+        lifted
     }
 
     /// Ends and forgets the ban in force of exactly this network.
@@ -179,7 +187,7 @@ impl Book {
     }
 
     /// As [`Book::pardon`], of everything that overlaps one network in canonical form.
-    pub(super) fn pardon_overlapping(&mut self, network: IpNet) -> Vec<Sentence> {
+    pub(super) fn pardon_overlapping(&mut self, network: IpNet) -> Lifted {
         self.pardon(|sentence| overlap(sentence.network, network), |past| overlap(past, network))
     }
 
@@ -476,7 +484,7 @@ mod tests {
                         plain.insert(numbered(number), now + lasting);
                     }
                     Step::Pardon(number) => {
-                        let ended = book.pardon_overlapping(numbered(number)).len();
+                        let ended = book.pardon_overlapping(numbered(number)).ended.len();
                         prop_assert_eq!(ended, usize::from(plain.remove(&numbered(number)).is_some()));
                     }
                     Step::Elapse(by) => {

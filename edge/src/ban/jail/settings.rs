@@ -62,7 +62,7 @@ impl Jails {
         let allowed = |sentence: &Sentence| {
             jails.get(usize::from(sentence.jail)).is_some_and(|jail| jail.allow.overlaps(sentence.network))
         };
-        self.book.pardon(allowed, |_| false)
+        self.book.pardon(allowed, |_| false).ended
     }
 }
 

@@ -41,10 +41,28 @@ pub struct Sentence {
     pub until: Duration,
     /// How many led to it; 0 for an operator's.
     pub offences: u32,
-    /// The how manieth ban of this network this is, forgiven ones left out.
+    /// The how manieth ban of this network this is, forgiven ones left out. 0 comes from the file
+    /// alone: it was lifted, is over whatever its times say, and counts as no earlier ban.
     pub times: u16,
     /// Ban or throttle.
     pub action: Action,
+}
+
+/// What somebody's word has ended and made forgotten.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct Lifted {
+    /// The bans that were in force.
+    pub ended: Vec<Sentence>,
+    /// Whose bans were over already, and count no more as earlier ones.
+    pub forgotten: Vec<IpNet>,
+}
+
+impl Lifted {
+    /// Adds what another word has ended.
+    pub fn add(&mut self, other: Self) {
+        self.ended.extend(other.ended);
+        self.forgotten.extend(other.forgotten);
+    }
 }
 
 /// Why who would have been banned is not.

@@ -3,8 +3,7 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::fmt::Write as _;
-use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::{BufRead as _, Read as _};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
@@ -14,7 +13,7 @@ use serde::Serialize;
 use crate::ban::FilterText;
 use crate::ban::fail2ban::{filter_and_options, read_filter};
 use crate::ban::filter::{Figures, Filter, FilterSet, Hit, Limits, TimeZone};
-use crate::command::{Failure, pretty, say};
+use crate::command::{Failure, logs, pretty, say};
 
 /// Lines that are shown of each kind, where not all are asked for.
 const SHOWN: usize = 20;
@@ -178,14 +177,15 @@ fn present() -> Duration {
 fn examine(arguments: &Arguments, text: &FilterText, mut set: FilterSet) -> Result<Report, Failure> {
     let now = present();
     let mut tally = Tally { counts: vec![0; text.failregex.len()], ..Tally::default() };
-    if Path::new(&arguments.log).is_file() {
+    let path = Path::new(&arguments.log);
+    if path.exists() || is_path(&arguments.log) {
         let unreadable = |error: std::io::Error| {
             Failure::run(format!(
-                "{}: cannot be read: {error}; give a log that this user may read",
+                "{}: cannot be read: {error}; give a log that this user may read, or a whole line in quotes",
                 arguments.log
             ))
         };
-        let mut file = BufReader::with_capacity(1 << 18, File::open(&arguments.log).map_err(unreadable)?);
+        let mut file = logs::open(path).map_err(unreadable)?;
         let mut line = Vec::new();
         loop {
             line.clear();
@@ -203,6 +203,12 @@ fn examine(arguments: &Arguments, text: &FilterText, mut set: FilterSet) -> Resu
         }
     }
     Ok(tally.report(text, &set))
+}
+
+/// One word that can only be meant as a file's name, whether there is such a file or not.
+fn is_path(log: &str) -> bool {
+    let word = !log.contains(char::is_whitespace);
+    word && (log.contains('/') || [".log", ".gz"].iter().any(|end| log.ends_with(end)))
 }
 
 /// What has been counted so far.
@@ -352,10 +358,24 @@ mod tests {
     }
 
     fn examined(line: &[&str]) -> Report {
+        tried(line).unwrap()
+    }
+
+    fn tried(line: &[&str]) -> Result<Report, Failure> {
         let parsed = Command::parse_from(std::iter::once("test").chain(line.iter().copied()));
         let text = filter_text(&parsed.arguments).unwrap();
         let set = FilterSet::new(vec![Filter::compile(&text).unwrap()]).unwrap();
-        examine(&parsed.arguments, &text, set).unwrap()
+        examine(&parsed.arguments, &text, set)
+    }
+
+    #[test]
+    fn a_log_that_is_not_there_is_no_line() {
+        for path in ["/var/log/no-such-log", "no-such.log", "no-such.log.2.gz", "/"] {
+            let told = tried(&[path, "from <HOST>"]).unwrap_err().lines.remove(0);
+            assert!(told.starts_with(path) && told.contains("cannot be read"), "{told}");
+        }
+        assert_eq!(examined(&["from-nowhere", "from <HOST>"]).lines, 1, "a word is a line");
+        assert_eq!(examined(&["GET /a.log from 192.0.2.7", "from <HOST>"]).matched, 1);
     }
 
     #[test]

@@ -1,8 +1,8 @@
 //! Takes the rows that no longer count out of the file, a piece at a time between two batches, so
 //! that a flood is not held up. Knows the table of bans; must not know the queue.
 //!
-//! First the rows are read from the newest to the oldest: replaced ones go, and early ends are
-//! written into the bans that they end. Only then, when each network has one row left, are the bans
+//! First the rows are read from the newest to the oldest: replaced ones go, and early ends and
+//! forgiveness are written into the bans that they are about. Only then, when each network has one row left, are the bans
 //! forgotten that were over long ago: while an older row of the network is there, forgetting the
 //! newest would bring the older one back. Each piece is one transaction and leaves a table that
 //! means what it meant.
@@ -82,9 +82,9 @@ impl Compaction {
             (count, lowest) = (count + 1, row.get(0)?);
             let before: i64 = row.get(3)?;
             match self.newest.judge(lowest, network(row, 1)?, row.get(2)?, before) {
-                Meaning::Stands { ends, mut ended_by } => {
+                Meaning::Stands { ends, forgiven, mut ended_by } => {
                     if !ended_by.is_empty() {
-                        ended.push((lowest, ends));
+                        ended.push((lowest, ends, forgiven));
                         gone.append(&mut ended_by);
                     }
                     self.ends.push(ends);
@@ -99,9 +99,10 @@ impl Compaction {
             gone.append(&mut self.newest.idle());
             self.merged();
         }
-        let mut end = connection.prepare_cached("UPDATE bans SET ends = ?2 WHERE id = ?1")?;
-        for (id, ends) in ended {
-            end.execute(params![id, ends])?;
+        let mut end = connection
+            .prepare_cached("UPDATE bans SET ends = ?2, times = iif(?3, 0, times) WHERE id = ?1")?;
+        for (id, ends, forgiven) in ended {
+            end.execute(params![id, ends, forgiven])?;
         }
         let mut remove = connection.prepare_cached("DELETE FROM bans WHERE id = ?1")?;
         for id in &gone {
@@ -149,6 +150,7 @@ mod tests {
     use proptest::prelude::{any, proptest};
 
     use super::*;
+    use crate::log_watch::ban_store::newest::{BAN, ENDED, FORGIVEN};
     use crate::log_watch::ban_store::rows::{network_to_row, time_to_row};
     use crate::log_watch::ban_store::schema;
 
@@ -163,30 +165,35 @@ mod tests {
     struct Table {
         connection: Connection,
         last: i64,
-        /// Number and end of each network's ban.
-        model: BTreeMap<IpNet, (i64, i64)>,
+        /// Number, end and times of each network's ban.
+        model: BTreeMap<IpNet, (i64, i64, u16)>,
     }
 
     impl Table {
-        fn add(&mut self, (who, over, ends): (u8, bool, u8)) {
+        fn add(&mut self, (who, over, ends): (u8, u8, u8)) {
             self.last += 1;
+            let over = [BAN, BAN, ENDED, FORGIVEN][usize::from(over % 4)];
             let (network, ends) = (network_of(who % 8), i64::from(ends));
             let sql =
                 "INSERT INTO bans (id, network, jail, since, ends, offences, times, throttle, reason, over)
                        VALUES (?1, ?2, 'ssh', ?1, ?3, 1, 1, 0, '', ?4)";
             self.connection.execute(sql, params![self.last, network_to_row(network), ends, over]).unwrap();
             match self.model.get_mut(&network) {
-                Some((_, known)) if over => *known = ends.min(*known),
-                _ if over => {}
-                _ => drop(self.model.insert(network, (self.last, ends))),
+                Some((_, known, times)) if over != BAN => {
+                    *known = ends.min(*known);
+                    *times = if over == FORGIVEN { 0 } else { *times };
+                }
+                _ if over != BAN => {}
+                _ => drop(self.model.insert(network, (self.last, ends, 1))),
             }
         }
 
         fn assert_means_what_it_meant(&self, before: i64) {
             let bans = schema::bans(&self.connection, before).unwrap().into_iter();
-            let bans: BTreeMap<_, _> =
-                bans.map(|ban| (ban.network, (time_to_row(ban.since), time_to_row(ban.until)))).collect();
-            let model = self.model.iter().filter(|(_, (_, ends))| *ends >= before);
+            let bans: BTreeMap<_, _> = bans
+                .map(|ban| (ban.network, (time_to_row(ban.since), time_to_row(ban.until), ban.times)))
+                .collect();
+            let model = self.model.iter().filter(|(_, (_, ends, _))| *ends >= before);
             assert_eq!(bans, model.map(|(network, ban)| (*network, *ban)).collect());
         }
 
@@ -201,8 +208,8 @@ mod tests {
         /// A crash may come after any piece, and bans go on meanwhile.
         #[test]
         fn after_every_piece_the_table_means_what_it_meant(
-            first in proptest::collection::vec(any::<(u8, bool, u8)>(), 0..60),
-            meanwhile in proptest::collection::vec(any::<(u8, bool, u8)>(), 0..12),
+            first in proptest::collection::vec(any::<(u8, u8, u8)>(), 0..60),
+            meanwhile in proptest::collection::vec(any::<(u8, u8, u8)>(), 0..12),
             piece in 1_i64..9, before in 0_i64..200,
         ) {
             let connection = schema::in_memory().unwrap();
@@ -227,17 +234,17 @@ mod tests {
             let mut whole = Compaction::new(table.last, before, 100);
             while !whole.step(&mut table.connection).unwrap().finished {}
             table.assert_means_what_it_meant(before);
-            assert_eq!(table.rows(), table.model.values().filter(|(_, ends)| *ends >= before).count(), "one row a ban");
+            assert_eq!(table.rows(), table.model.values().filter(|(_, ends, _)| *ends >= before).count(), "one row a ban");
         }
     }
 
     #[test]
     fn of_too_many_bans_the_soonest_over_go() {
         let mut table = Table { connection: schema::in_memory().unwrap(), last: 0, model: BTreeMap::new() };
-        (0..8).for_each(|who| table.add((who, false, 100 - who)));
+        (0..8).for_each(|who| table.add((who, 0, 100 - who)));
         let mut compaction = Compaction::new(table.last, 0, 5);
         while !compaction.step(&mut table.connection).unwrap().finished {}
-        table.model.retain(|_, (_, ends)| *ends >= 96);
+        table.model.retain(|_, (_, ends, _)| *ends >= 96);
         assert_eq!(table.rows(), 5);
         table.assert_means_what_it_meant(0);
     }

@@ -33,7 +33,7 @@ const MIGRATIONS: [&str; 2] = [
         position INTEGER NOT NULL, fingerprint INTEGER NOT NULL);
     CREATE TABLE settings (name TEXT PRIMARY KEY, value INTEGER) WITHOUT ROWID;
 ",
-    // 1: the row ends its network's ban at `ends`, and is none itself.
+    // Not 0: the row ends its network's ban at `ends`, and is none itself; 2 forgives it, too.
     "ALTER TABLE bans ADD COLUMN over INTEGER NOT NULL DEFAULT 0;",
 ];
 /// `edge` in ASCII: tells our file from another program's.
@@ -211,13 +211,13 @@ pub(super) fn bans(connection: &Connection, before: i64) -> rusqlite::Result<Vec
     while let Some(row) = rows.next()? {
         let network = network(row, 1)?;
         match newest.judge(row.get(0)?, network, row.get(2)?, row.get(3)?) {
-            Meaning::Stands { ends, .. } if ends >= before => bans.push(StoredBan {
+            Meaning::Stands { ends, forgiven, .. } if ends >= before => bans.push(StoredBan {
                 network,
                 jail: row.get(4)?,
                 since: time(row, 5)?,
                 until: time_from_row(ends),
                 offences: row.get(6)?,
-                times: row.get(7)?,
+                times: if forgiven { 0 } else { row.get(7)? },
                 throttle: row.get(8)?,
                 reason: row.get(9)?,
             }),

@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use rusqlite::{CachedStatement, Connection, Transaction, TransactionBehavior, params};
 
 use super::compact::Compaction;
+use super::newest::{BAN, ENDED, FORGIVEN};
 use super::queue::{Queue, Work};
 use super::rows::{bits_to_row, lines_to_row, network_to_row, time_to_row};
 use super::{Change, Lease, Position, StoredBan, WouldBan, schema};
@@ -243,7 +244,7 @@ impl Writer {
                     batch.ban(ban)?;
                     batch.evidence(ban, lines)?;
                 }
-                Change::End { network, at } => batch.end(*network, *at)?,
+                Change::End { network, at, forgiven } => batch.end(*network, *at, *forgiven)?,
                 Change::Clear => batch.clear()?,
                 Change::Off(until) => off(&transaction, *until)?,
                 Change::Lease(given) => lease(&transaction, given)?,
@@ -374,7 +375,7 @@ impl<'a> Batch<'a> {
             (ban.offences, ban.times),
             ban.throttle,
             &ban.reason,
-            false,
+            BAN,
         )
     }
 
@@ -387,7 +388,7 @@ impl<'a> Batch<'a> {
         (offences, times): (u32, u16),
         throttle: bool,
         reason: &str,
-        over: bool,
+        over: i64,
     ) -> rusqlite::Result<()> {
         *self.last_row += 1;
         self.added += 1;
@@ -406,8 +407,9 @@ impl<'a> Batch<'a> {
     }
 
     /// Which row it ends is found out by who reads them.
-    fn end(&mut self, network: IpNet, at: Duration) -> rusqlite::Result<()> {
-        self.add(network, (at, at), "", (0, 0), false, "", true)
+    fn end(&mut self, network: IpNet, at: Duration, forgiven: bool) -> rusqlite::Result<()> {
+        let over = if forgiven { FORGIVEN } else { ENDED };
+        self.add(network, (at, at), "", (0, 0), false, "", over)
     }
 
     fn clear(&mut self) -> rusqlite::Result<()> {

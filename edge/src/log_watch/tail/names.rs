@@ -113,6 +113,17 @@ fn is_rotated(path: &Path, other: &Path) -> bool {
     })
 }
 
+/// `a.log` of `a.log.1`, `a.log-20261122` and `a.log.2.gz`.
+pub(super) fn before_rotation(path: &Path) -> PathBuf {
+    let whole = path.as_os_str().as_bytes();
+    let name = COMPRESSED.iter().find_map(|suffix| whole.strip_suffix(*suffix)).unwrap_or(whole);
+    let counts = |byte: &u8| byte.is_ascii_digit() || matches!(byte, b'-' | b'.' | b'_');
+    let kept = name.iter().rposition(|byte| !counts(byte)).map_or(0, |last| last + 1);
+    let (kept, rest) = name.split_at(kept);
+    let rotated = matches!(rest.first(), Some(b'.' | b'-')) && rest.iter().any(u8::is_ascii_digit);
+    PathBuf::from(OsStr::from_bytes(if rotated { kept } else { name }))
+}
+
 /// Shell's `*` and `?` over bytes; as in a shell, a leading dot wants to be written.
 pub(super) fn matches(pattern: &[u8], name: &[u8]) -> bool {
     if name.first() == Some(&b'.') && pattern.first() != Some(&b'.') {
@@ -165,6 +176,19 @@ pub fn fuzz_matches(data: &[u8]) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_rotated_log_is_known_by_the_name_that_it_had() {
+        for name in ["a.log", "a.log.1", "a.log.2.gz", "a.log-20261122.xz", "a.log.2026-11-22", "a.log.gz"] {
+            assert_eq!(
+                before_rotation(Path::new("/var/log").join(name).as_path()),
+                Path::new("/var/log/a.log")
+            );
+        }
+        for name in ["/x/a-2026.log", "/x/a.", "/x/1", "/x/a2"] {
+            assert_eq!(before_rotation(Path::new(name)), Path::new(name));
+        }
+    }
     use proptest::prelude::proptest;
 
     #[test]
