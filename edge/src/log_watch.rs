@@ -104,6 +104,7 @@ impl LogWatch {
                 banned: places.banned,
                 connections: places.connections,
                 firewall: firewall::open(&settings.firewall),
+                kernel: None,
                 store,
                 counters,
                 jails: names,

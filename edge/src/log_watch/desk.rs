@@ -17,7 +17,7 @@ use crate::ban::words::{
 };
 use crate::ban::{Action, shown};
 use crate::client::Client;
-use crate::firewall::{State, bannable};
+use crate::firewall::bannable;
 
 /// Longest time for which bans may be off.
 const LONGEST_OFF: Duration = Duration::from_secs(7 * 86_400);
@@ -167,7 +167,7 @@ impl Engine {
         });
         let few = self.detector.jails.len() <= MOST_LISTED;
         let kernel_state = match few {
-            true => kernel_words(&self.enforcement.kernel()),
+            true => self.enforcement.kernel().to_string(),
             false => format!("not asked: it holds more than {MOST_LISTED} bans, and they wait meanwhile"),
         };
         let held = few.then(|| self.enforcement.firewall.list().ok()).flatten();
@@ -304,14 +304,13 @@ impl Engine {
 
     /// How the engine does.
     pub(super) fn summary(&self, failing: Option<String>) -> Summary {
-        let state = self.enforcement.kernel();
         Summary {
             bans: self.detector.jails.len(),
             max_bans: self.max_bans,
             off_until: self.detector.jails.suspended().map(|until| until.as_secs()),
             pentests: self.leases.iter().filter(|lease| lease.ended.is_none()).count(),
-            kernel: kernel_words(&state),
-            kernel_works: matches!(state, State::Works) && self.enforcement.in_step,
+            kernel: self.enforcement.kernel().to_string(),
+            kernel_works: self.enforcement.kernel_works(),
             store: failing.unwrap_or_default(),
             braked: self
                 .detector
@@ -360,14 +359,6 @@ fn as_banned(network: IpNet) -> IpNet {
 
 fn refused(why: impl std::fmt::Display) -> Answer {
     Answer::Refused { why: why.to_string() }
-}
-
-fn kernel_words(state: &State) -> String {
-    match state {
-        State::Works => "drops what is banned".to_owned(),
-        State::Absent(why) => format!("out of reach: {why}; bans hold in the proxy alone"),
-        State::NotConfigured => "not configured (bans.firewall); bans hold in the proxy alone".to_owned(),
-    }
 }
 
 fn lease_line(lease: &Lease) -> LeaseLine {

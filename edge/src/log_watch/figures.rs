@@ -21,6 +21,8 @@ pub(super) struct Counters {
     pub(super) lines: IntCounter,
     /// 1 where bans reach the kernel.
     pub(super) kernel: IntGauge,
+    /// 1 where somebody changed the kernel's rules by hand.
+    pub(super) drift: IntGauge,
     /// 1 for each `jail` that went log-only by itself.
     pub(super) braked: IntGaugeVec,
     /// Lines that were too long to be read.
@@ -49,7 +51,8 @@ impl Counters {
             excused: by("edge_bans_excused_total", "Bans that were due and not made, by reason.", "reason"),
             lost: counter("edge_ban_events_lost_total", "Events that the ban engine could not follow."),
             lines: counter("edge_ban_lines_total", "Log lines and events read by the ban engine."),
-            kernel: gauge("edge_firewall_up", "1 where bans reach the kernel."),
+            kernel: gauge("edge_firewall_up", "1 where rules are loaded and bans reach them."),
+            drift: gauge("edge_firewall_drift", "1 where the firewall's rules were changed by hand."),
             braked: registered(registry, IntGaugeVec::new(braked, &["jail"])),
             too_long: counter("edge_ban_lines_too_long_total", "Log lines too long to be read."),
             backtracked: counter("edge_ban_backtrack_limit_total", "Matches given up as too costly."),
