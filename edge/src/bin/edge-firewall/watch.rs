@@ -14,10 +14,10 @@ use crate::warden::{LISTS, Warden, listing};
 use crate::{drift, nft};
 
 /// Between two listings of the table, at least.
-const PAUSE: Duration = Duration::from_secs(10);
-/// Listing takes a second with 100,000 bans, since `nft` reads them all: so it may take a fiftieth of
-/// the time.
-const SHARE: u32 = 50;
+const PAUSE: Duration = Duration::from_secs(1);
+/// Listing takes a second with 100,000 bans, since `nft` reads them all: so it may take a twentieth of
+/// the time, however often somebody changes something.
+const SHARE: u32 = 20;
 
 /// The way to the kernel, apart from the one that orders take: it is never busy for long.
 #[derive(Debug)]
