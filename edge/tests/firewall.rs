@@ -347,6 +347,19 @@ fn a_host_without_edge_s_user_is_told_how_to_make_it() {
 }
 
 #[test]
+fn a_state_folder_at_a_wrong_path_is_told_and_not_made() {
+    let mut host = Host::start("");
+    host.kill_helper();
+    let wrong = host.folder.path().join("typo/state").display().to_string();
+    let right = host.folder.path().join("state").display().to_string();
+    let text = std::fs::read_to_string(host.file()).unwrap().replace(&right, &wrong);
+    std::fs::write(host.file(), text).unwrap();
+    let told = host.helper_fails();
+    assert!(told.contains(&wrong) && told.contains("the folder it lies in must be there"), "{told}");
+    assert!(!host.folder.path().join("typo").exists());
+}
+
+#[test]
 fn rules_on_trial_are_kept_only_by_a_new_session() {
     let mut host = Host::start("");
     assert!(failed(confirm(&host, None)).contains("no rules are on trial"));

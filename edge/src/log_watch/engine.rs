@@ -23,6 +23,7 @@ use crate::ban::words::{Answer, Question, Summary};
 use crate::ban::{Action, shown};
 use crate::client::Client;
 use crate::firewall::State;
+use crate::listen::wall_clock;
 
 /// Events taken from the queue before bans are made.
 const BATCH: usize = 512;
@@ -121,12 +122,6 @@ fn due(last: &mut Option<Instant>, period: Duration, now: Instant) -> bool {
         *last = Some(now);
     }
     due
-}
-
-/// Seconds since the epoch; a clock before it stands still.
-#[expect(clippy::disallowed_methods, reason = "the corridor's own clock, which bans are kept by")]
-fn wall_clock() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the corridor's own schedule")]

@@ -1,8 +1,9 @@
 //! What the ban engine counts, as Prometheus reads it. No label holds an address: the number of
 //! series is fixed by the configuration.
 
-use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use crate::metrics::registered;
 
 /// Every handle.
 #[derive(Clone, Debug)]
@@ -65,13 +66,5 @@ impl Counters {
             counters.braked.with_label_values(&[jail]).set(0);
         }
         counters
-    }
-}
-
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
-    match made.and_then(|collector| registry.register(Box::new(collector.clone())).map(|()| collector)) {
-        Ok(collector) => collector,
-        // Names are constants, valid and distinct.
-        Err(error) => unreachable!("a metric of the ban engine: {error}"),
     }
 }

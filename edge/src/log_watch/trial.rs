@@ -9,16 +9,17 @@ use std::time::Duration;
 use ipnet::IpNet;
 use prometheus::Registry;
 
+use super::active;
 use super::ban_store::{BanStore, Restored};
 use super::enforce::{Enforcement, Owed};
 use super::engine::{Engine, Schedule};
 use super::figures::Counters;
-use super::{active, epoch};
 use crate::admission::{Banned, Rate, Rates};
 use crate::ban::words::{Answer, Question};
 use crate::client::TrustedProxies;
 use crate::firewall::{self, Ban, Figures, Firewall, FirewallError, Kind, Reason, Refusal, Settings, State};
 use crate::listen::live::{Connections, Idle};
+use crate::listen::wall_clock as epoch;
 use crate::log_watch::detector::Detector;
 use crate::metrics::Metrics;
 

@@ -32,7 +32,9 @@ const OWN_ADDRESSES: u32 = 20;
 
 /// The helper cannot listen.
 #[derive(Debug, thiserror::Error)]
-#[error("socket {path}: {what} failed: {source}; its folder must be there and belong to the helper's user")]
+#[error(
+    "{path}: {what} failed: {source}; the folder it lies in must be there and belong to the helper's user"
+)]
 pub(crate) struct ServeError {
     path: PathBuf,
     what: &'static str,
@@ -49,13 +51,17 @@ struct Desk {
     open: Arc<AtomicUsize>,
 }
 
-/// Makes the state folder where it is missing; its mode keeps others out.
+/// Makes the state folder where it is missing; its mode keeps others out. The folder that it lies in
+/// is not made: a path with a typing error is better told.
 ///
 /// # Errors
 /// It cannot be made.
 pub(crate) fn make_state_folder(path: &Path) -> Result<(), ServeError> {
     let failed = |source| ServeError { path: path.to_owned(), what: "making the state folder", source };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if path.is_dir() && error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(failed),
+    }
 }
 
 /// Makes the socket. Anybody may connect; who may ask is decided by the kernel's word on who it is.
