@@ -208,7 +208,7 @@ impl Desk {
         }
         if question == Question::Standing {
             // Never behind an order that takes its time.
-            return vec![Answer::Standing(self.watch.standing())];
+            return vec![standing(&self.watch).unwrap_or_else(|error| Answer::Failed(error.to_string()))];
         }
         let mut warden = self.lock();
         let mut answered = match answers(&mut warden, &self.watch, question.clone()) {
@@ -224,7 +224,7 @@ impl Desk {
         answered.unwrap_or_else(|error| {
             let missing = matches!(error, WardenError::Netlink(NetlinkError::Missing));
             vec![match self.watch.standing() {
-                Standing::NoRules if missing => Answer::Standing(Standing::NoRules),
+                Ok(Standing::NoRules) if missing => Answer::Standing(Standing::NoRules),
                 _ => Answer::Failed(error.to_string()),
             }]
         })
@@ -250,13 +250,17 @@ fn answers(warden: &mut Warden, watch: &Watch, question: Question) -> Result<Vec
             return Ok((0..pages).map(page).collect());
         }
         Question::Figures => Answer::Figures(warden.figures()?),
-        Question::Standing => Answer::Standing(watch.standing()),
+        Question::Standing => standing(watch)?,
         Question::Apply { confirm, ssh } => Answer::Told(warden.apply(confirm, ssh)?),
         Question::Confirm { ssh } => Answer::Told(warden.confirm(ssh.as_deref())?),
         Question::Rollback => Answer::Told(warden.end_trial()?),
         Question::Status => Answer::Status(Box::new(warden.status()?)),
         Question::Remove => Answer::Told(warden.remove()?),
     }])
+}
+
+fn standing(watch: &Watch) -> Result<Answer, WardenError> {
+    Ok(Answer::Standing(watch.standing()?))
 }
 
 fn answer(mut stream: &UnixStream, answer: &Answer) {

@@ -9,7 +9,7 @@ use edge::firewall::message::Standing;
 
 use crate::drift::differences;
 use crate::keeper;
-use crate::netlink::{Netlink, Outline};
+use crate::netlink::{Netlink, NetlinkError, Outline};
 use crate::warden::{LISTS, Warden, listing};
 use crate::{drift, nft};
 
@@ -48,16 +48,15 @@ impl Watch {
     }
 
     /// Do the rules stand now, and as they were loaded when they were looked at last?
-    pub(crate) fn standing(&self) -> Standing {
-        match keeper::stands(&mut held(&self.netlink)) {
-            Ok(true) if held(&self.seen).drift.is_empty() => Standing::AsLoaded,
-            Ok(true) => Standing::Changed,
-            Ok(false) => Standing::NoRules,
-            Err(error) => {
-                tracing::error!("firewall: whether the rules stand cannot be told: {error}");
-                Standing::NoRules
-            }
-        }
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub(crate) fn standing(&self) -> Result<Standing, NetlinkError> {
+        Ok(match keeper::stands(&mut held(&self.netlink))? {
+            true if held(&self.seen).drift.is_empty() => Standing::AsLoaded,
+            true => Standing::Changed,
+            false => Standing::NoRules,
+        })
     }
 
     /// Looks whether somebody changed the rules, and tells it once. Call it about once a second.
