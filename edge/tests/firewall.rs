@@ -323,6 +323,11 @@ fn a_change_by_hand_is_noticed_without_being_asked() {
         assert!(matches!(apply(&host, None, None), Answer::Told(_)));
         until("as loaded", || firewall.state() == State::Works);
     }
+    // Also where a list is gone that the look itself reads.
+    host.inside(&["nft", "flush table inet edge; delete set inet edge allow4"]);
+    until("no rule left", || firewall.state() == State::Changed);
+    assert!(matches!(apply(&host, None, None), Answer::Told(_)));
+    until("as loaded", || firewall.state() == State::Works);
     told("`edge firewall apply --confirm 60s` loads them as configured");
     // Where the hand undoes what it did, that is told, too.
     host.inside(&["nft", "add chain inet edge own"]);

@@ -232,14 +232,18 @@ impl Netlink {
     /// Chains, rules and sets of our table, and the elements of `lists`.
     ///
     /// # Errors
-    /// There is no table or no such list, or the socket failed.
+    /// There is no table, or the socket failed.
     pub(crate) fn outline(&mut self, lists: &[&str]) -> Result<Outline, NetlinkError> {
         let mut outline = Outline::new();
         for (query, kept) in OUTLINE {
             self.each(query, None, |message| outline.extend(of_ours(message.body, kept)))?;
         }
         for list in lists {
-            let mut ends: Vec<_> = self.dump(list)?;
+            let mut ends = match self.dump(list) {
+                // Then it is not among the sets, either.
+                Err(NetlinkError::Missing) => continue,
+                dumped => dumped?,
+            };
             ends.sort_unstable_by_key(|element| (element.address, element.interval_end));
             outline.extend(ends.iter().map(|end| format!("{list} {end:?}").into_bytes()));
         }

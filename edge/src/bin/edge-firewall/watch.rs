@@ -52,7 +52,8 @@ impl Watch {
     /// # Errors
     /// The kernel cannot be asked.
     pub(crate) fn standing(&self) -> Result<Standing, NetlinkError> {
-        Ok(match keeper::stands(&mut held(&self.netlink))? {
+        let stands = keeper::stands(&mut held(&self.netlink))?;
+        Ok(match stands {
             true if held(&self.seen).drift.is_empty() => Standing::AsLoaded,
             true => Standing::Changed,
             false => Standing::NoRules,
@@ -77,11 +78,12 @@ impl Watch {
             }
         }
         let drift = compared(warden);
+        // Loaded anew meanwhile: then this was a look at something else. Asked before `seen` is held:
+        // whoever holds the warden may ask how the rules stand.
+        let same = held(warden).loads() == loads;
         let mut seen = held(&self.seen);
         seen.again = Some(now + PAUSE.max(now.elapsed() * SHARE));
-        // Loaded anew meanwhile: then this was a look at something else.
-        let Ok(drift) = drift else { return };
-        if held(warden).loads() == loads {
+        if let (Ok(drift), true) = (drift, same) {
             tell(&seen.drift, &drift);
             seen.outline = Some(outline);
             seen.drift = drift;
