@@ -13,8 +13,9 @@ mod rehearsal;
 pub mod ruleset;
 pub mod settings;
 
+use std::fmt;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -35,12 +36,45 @@ pub struct Ban {
 /// How it stands with the kernel.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum State {
-    /// Bans reach the kernel.
+    /// Bans reach the kernel, and its rules drop them.
     Works,
-    /// They do not, and why; edge holds them alone.
+    /// Bans reach the kernel, but somebody changed its rules by hand: what they drop is not known.
+    Changed,
+    /// The helper is well, but there are no rules that could drop anybody; edge holds its bans alone.
+    NoRules,
+    /// Nobody can be asked, and why; edge holds its bans alone.
     Absent(String),
     /// Nobody asked for a kernel: `firewall = "none"`.
     NotConfigured,
+}
+
+impl State {
+    /// Can bans be handed to the kernel?
+    #[must_use]
+    pub fn takes_bans(&self) -> bool {
+        matches!(self, Self::Works | Self::Changed)
+    }
+}
+
+/// One clause for operators; it follows `kernel: `.
+impl fmt::Display for State {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Works => f.write_str("drops what is banned"),
+            Self::Changed => f.write_str(
+                "takes bans, but its rules were CHANGED BY HAND: `edge firewall status` says where, \
+                 `edge firewall apply --confirm 60s` loads them as configured",
+            ),
+            Self::NoRules => f.write_str(
+                "no rules are loaded, so it drops nobody; bans hold in the proxy alone; \
+                 write `edge firewall apply --confirm 60s`",
+            ),
+            Self::Absent(why) => write!(f, "out of reach: {why}; bans hold in the proxy alone"),
+            Self::NotConfigured => {
+                f.write_str("not configured (bans.firewall); bans hold in the proxy alone")
+            }
+        }
+    }
 }
 
 /// Why one network was refused; the others of its batch are in force.
@@ -138,9 +172,32 @@ pub enum FirewallError {
     /// It answered with other words than the question allows.
     #[error("firewall: helper: {0}; edge and edge-firewall must be of one version")]
     Words(#[from] message::MessageError),
+    /// There is no table with the sets of bans.
+    #[error(
+        "firewall: no rules are loaded, so the kernel drops nobody; write `edge firewall apply --confirm 60s`"
+    )]
+    NoRules,
     /// It said no, and why.
     #[error("firewall: helper: {0}")]
     Refused(String),
+}
+
+impl FirewallError {
+    /// How it stands with the kernel, where this was the answer.
+    #[must_use]
+    pub fn state(&self) -> State {
+        match self {
+            Self::NoRules => State::NoRules,
+            Self::Absent { socket, source } => absent(socket, source),
+            Self::Waiting { socket, why } => absent(socket, why),
+            Self::Refused(why) => State::Absent(format!("the helper says: {why}")),
+            Self::Words(_) => State::Absent(self.to_string()),
+        }
+    }
+}
+
+fn absent(socket: &Path, why: &dyn fmt::Display) -> State {
+    State::Absent(format!("helper on {}: {why}; start edge-firewall.service", socket.display()))
 }
 
 /// Who drops packets. Every implementer passes the suite in `contract.rs`.
@@ -188,8 +245,9 @@ pub trait Firewall: Send {
     /// Nobody could be asked.
     fn figures(&mut self) -> Result<Figures, FirewallError>;
 
-    /// How it stands, as the last call left it; that the other end has gone since is seen at once.
-    fn state(&self) -> State;
+    /// Asks how it stands now. Cheap: the engine asks each second, and notices no other way that the
+    /// kernel has gone or come back.
+    fn state(&mut self) -> State;
 }
 
 /// May `network` be banned by its width: IPv4 /24 to /32, IPv6 /48 to /64, truncated?

@@ -21,7 +21,7 @@ mod worker;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
-use std::time::{SystemTime, UNIX_EPOCH};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use prometheus::IntGauge;
 use tokio::net::TcpStream;
@@ -139,10 +139,15 @@ impl Door {
     }
 }
 
-/// What bans are measured by.
-#[expect(clippy::disallowed_methods, reason = "this corridor asks whether a ban has ended")]
+/// What bans are measured by: the time since the epoch; a clock before it stands still.
+#[expect(clippy::disallowed_methods, reason = "the corridors ask whether a ban has ended")]
+pub(crate) fn wall_clock() -> Duration {
+    SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+/// The same in whole seconds.
 pub(crate) fn seconds_now() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
+    wall_clock().as_secs()
 }
 
 /// A connection that may go on to its handshake.

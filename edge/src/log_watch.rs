@@ -21,7 +21,7 @@ use std::sync::atomic::Ordering;
 use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
 use prometheus::{IntCounter, Registry};
 
@@ -31,6 +31,7 @@ use crate::ban::words::{Answer, Question, Summary};
 use crate::config::Bans;
 use crate::firewall;
 use crate::listen::live::Connections;
+use crate::listen::wall_clock;
 use ban_store::{BanStore, BanStoreError, Restored};
 use detector::Detector;
 use enforce::Enforcement;
@@ -104,6 +105,7 @@ impl LogWatch {
                 banned: places.banned,
                 connections: places.connections,
                 firewall: firewall::open(&settings.firewall),
+                kernel: None,
                 store,
                 counters,
                 jails: names,
@@ -193,7 +195,7 @@ fn ask(events: &SyncSender<Event>, questions: &Questions, question: Question) ->
 /// A disk that is full or broken must not keep edge from serving: bans then end with edge, and what
 /// the kernel holds is taken over. A mistake in the settings is the operator's to mend.
 fn open_store(file: &Path) -> Result<(Option<BanStore>, Restored), BanStoreError> {
-    match BanStore::open(file, epoch()) {
+    match BanStore::open(file, wall_clock()) {
         Ok((store, restored)) => Ok((Some(store), restored)),
         Err(error) if is_of_the_disk(&error) => {
             tracing::error!("{error}; edge serves without it, restart it when the disk is well");
@@ -238,9 +240,4 @@ fn open_tail(
 #[must_use]
 pub fn faults(settings: &Bans) -> Option<Faults> {
     Detector::new(&settings.filters, settings.jails.clone(), Vec::new(), settings.max_bans).err()
-}
-
-#[expect(clippy::disallowed_methods, reason = "the corridor's own clock")]
-fn epoch() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }

@@ -181,29 +181,18 @@ fn asked<'a>(config: &'a Path, socket: Option<&'a PathBuf>, json: bool) -> Asked
 }
 
 fn check(file: &Path, json: bool) -> Result<(), Failure> {
-    let faults: Vec<serde_json::Value>;
-    let lines: Vec<String>;
-    match Config::read(file) {
-        Ok(config) => {
-            // Some say themselves where they lie, perhaps in another file.
-            let placed = |what: String| match what.contains(".toml:") {
-                true => what,
-                false => format!("{}: {what}", file.display()),
-            };
-            lines = edge::check(&config).into_iter().map(placed).collect();
-            faults = lines.iter().map(|what| serde_json::json!({ "what": what })).collect();
-        }
-        Err(read) => {
-            lines = read.0.iter().map(ToString::to_string).collect();
-            let fault = |fault: &shared::config::Fault| {
-                serde_json::json!({
-                    "file": fault.file, "line": fault.line, "column": fault.column, "what": fault.what,
-                })
-            };
-            faults = read.0.iter().map(fault).collect();
-        }
-    }
+    let found = match Config::read(file) {
+        Ok(config) => edge::check(file, &config),
+        Err(faults) => faults.0,
+    };
+    let lines: Vec<String> = found.iter().map(ToString::to_string).collect();
     if json {
+        let fault = |fault: &shared::config::Fault| {
+            serde_json::json!({
+                "file": fault.file, "line": fault.line, "column": fault.column, "what": fault.what,
+            })
+        };
+        let faults: Vec<serde_json::Value> = found.iter().map(fault).collect();
         say(&pretty(&serde_json::json!({ "good": faults.is_empty(), "faults": faults }))?)?;
     } else if lines.is_empty() {
         say(&format!("{}: good", file.display()))?;

@@ -151,8 +151,11 @@ fn labelled(registry: &Registry, name: &str, help: &str, label: &str) -> IntCoun
     registered(registry, IntCounterVec::new(Opts::new(name, help), &[label]))
 }
 
-/// The names are constants of this file: a refusal here is a mistake in it, not an event.
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
+/// The names are constants of whoever registers: a refusal here is a mistake there, not an event.
+pub(crate) fn registered<C: Collector + Clone + 'static>(
+    registry: &Registry,
+    made: prometheus::Result<C>,
+) -> C {
     let collector = made.expect("names and labels are valid");
     registry.register(Box::new(collector.clone())).expect("names are distinct");
     collector

@@ -1,6 +1,10 @@
 //! What would fail if edge started now. Knows the settings of every room; opens what they would
 //! open and gives it back at once.
 
+use std::path::Path;
+
+use shared::config::Fault;
+
 use crate::access_log::AccessLog;
 use crate::config::Config;
 use crate::listen::socket;
@@ -8,9 +12,17 @@ use crate::log_watch::ban_store::BanStore;
 use crate::tls::Certificates;
 use crate::{admin, gateway, log_watch};
 
-/// One sentence for each fault; empty where edge would start.
+/// Each fault with its place; those of the host are `file`'s as a whole. Empty where edge would start.
 #[must_use]
-pub fn check(config: &Config) -> Vec<String> {
+pub fn check(file: &Path, config: &Config) -> Vec<Fault> {
+    let of_the_file = |what| Fault { file: file.to_owned(), line: 0, column: 0, what };
+    let patterns = if config.bans.enabled { log_watch::faults(&config.bans) } else { None };
+    let patterns = patterns.into_iter().flat_map(|found| found.0);
+    patterns.chain(of_the_host(config).into_iter().map(of_the_file)).collect()
+}
+
+/// One sentence for each fault.
+fn of_the_host(config: &Config) -> Vec<String> {
     let mut faults = Vec::new();
     if let Err(error) = Certificates::load(&config.certificates) {
         faults.push(error.to_string());
@@ -29,9 +41,8 @@ pub fn check(config: &Config) -> Vec<String> {
         }
     }
     if config.bans.enabled {
-        let patterns = log_watch::faults(&config.bans);
-        faults.extend(patterns.iter().flat_map(|found| &found.0).map(ToString::to_string));
         faults.extend(BanStore::fault(&config.bans.store).map(|error| error.to_string()));
+        faults.extend(config.bans.firewall.fault());
     }
     faults.extend(AccessLog::fault(&config.access_log).map(|error| error.to_string()));
     if let Some(gateway) = &config.gateway

@@ -345,8 +345,11 @@ fn start_log_watch(
     if !config.bans.enabled {
         tracing::warn!("bans are switched off (bans.enabled)");
         // The kernel keeps what it was given: up to a month, if nobody tells it.
-        if let Err(error) = firewall::open(&config.bans.firewall).clear() {
-            tracing::warn!("bans: what was banned before may still be dropped by the kernel: {error}");
+        match firewall::open(&config.bans.firewall).clear() {
+            Ok(()) | Err(firewall::FirewallError::NoRules) => {}
+            Err(error) => {
+                tracing::warn!("bans: what was banned before may still be dropped by the kernel: {error}");
+            }
         }
         return Ok(None);
     }

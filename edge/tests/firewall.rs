@@ -266,6 +266,105 @@ fn drift_is_told_by_its_place() {
 }
 
 #[test]
+fn without_rules_a_ban_is_refused_as_such_and_the_state_says_so() {
+    let host = Host::start("");
+    let mut firewall = host.firewall();
+    assert_eq!(firewall.state(), State::Works);
+    assert_eq!(firewall.ban(&[ban("10.9.1.1/32", 600)]).unwrap(), []);
+    assert!(matches!(host.ask(Question::Remove), Answer::Told(_)));
+    assert_eq!(firewall.state(), State::NoRules, "the helper answers, the kernel drops nobody");
+    let refused = firewall.ban(&[ban("10.9.2.1/32", 600)]).unwrap_err();
+    assert!(matches!(refused, FirewallError::NoRules), "{refused}");
+    assert!(matches!(firewall.list().unwrap_err(), FirewallError::NoRules));
+    assert!(matches!(firewall.clear().unwrap_err(), FirewallError::NoRules));
+    assert!(matches!(apply(&host, None, None), Answer::Told(_)));
+    assert_eq!(firewall.state(), State::Works);
+    assert_eq!(firewall.ban(&[ban("10.9.2.1/32", 600)]).unwrap(), []);
+    // A table of the same name that is not ours has no sets of bans: it is put back, too.
+    host.inside(&["nft", "delete table inet edge; add table inet edge"]);
+    until("the rules are back", || firewall.state() == State::Works);
+    assert_eq!(firewall.list().unwrap().len(), 2);
+}
+
+#[test]
+fn a_helper_that_never_had_rules_says_so() {
+    let mut host = Host::start("");
+    host.kill_helper();
+    host.inside(&["nft", "flush", "ruleset"]);
+    std::fs::remove_dir_all(host.folder.path().join("state")).unwrap();
+    let text = std::fs::read_to_string(host.file()).unwrap().replace("[\"10.9.3.0/24\"]", "[]");
+    std::fs::write(host.file(), text).unwrap();
+    host.start_helper();
+    assert_eq!(host.firewall().state(), State::NoRules);
+}
+
+#[test]
+fn a_change_by_hand_is_noticed_without_being_asked() {
+    let host = Host::start("");
+    let mut firewall = host.firewall();
+    let told = |what: &str| until(what, || host.log().contains(what));
+    assert_eq!(firewall.ban(&[ban("10.9.1.1/32", 600), ban("10.9.7.0/24", 600)]).unwrap(), []);
+    assert_eq!(firewall.lift(&[ban("10.9.8.0/24", 600)]).unwrap(), []);
+    std::thread::sleep(Duration::from_millis(2_500));
+    assert_eq!(firewall.state(), State::Works, "bans and leases are no change");
+    // What opens or closes something, each in its own way.
+    let changes = [
+        ("insert rule inet edge input tcp dport 22 accept", "chain input: 1 more, at rule 1"),
+        ("flush chain inet edge early", "chain early: "),
+        ("add element inet edge allow4 { 10.9.1.1 }", "set allow4 differs"),
+        ("chain inet edge input { policy accept; }", "chain input: its hook or policy differs"),
+        ("add table inet edge { flags dormant; }", "table edge differs"),
+    ];
+    for (change, what) in changes {
+        host.inside(&["nft", change]);
+        until(change, || firewall.state() == State::Changed);
+        told(what);
+        assert_eq!(firewall.ban(&[ban("10.9.2.1/32", 600)]).unwrap(), [], "it takes bans all the same");
+        assert!(matches!(apply(&host, None, None), Answer::Told(_)));
+        until("as loaded", || firewall.state() == State::Works);
+    }
+    // Also where a list is gone that the look itself reads.
+    host.inside(&["nft", "flush table inet edge; delete set inet edge allow4"]);
+    until("no rule left", || firewall.state() == State::Changed);
+    assert!(matches!(apply(&host, None, None), Answer::Told(_)));
+    until("as loaded", || firewall.state() == State::Works);
+    told("`edge firewall apply --confirm 60s` loads them as configured");
+    // Where the hand undoes what it did, that is told, too.
+    host.inside(&["nft", "add chain inet edge own"]);
+    until("a chain", || firewall.state() == State::Changed);
+    host.inside(&["nft", "delete chain inet edge own"]);
+    until("no chain", || firewall.state() == State::Works);
+    told("again as they were loaded");
+}
+
+#[test]
+fn a_host_without_edge_s_user_is_told_how_to_make_it() {
+    let mut host = Host::start("");
+    let text = std::fs::read_to_string(host.file()).unwrap().replace("\"webapps\"", "\"no-such-user\"");
+    std::fs::write(host.file(), text).unwrap();
+    host.kill_helper();
+    host.start_helper();
+    let what = "write `useradd --system --no-create-home no-such-user`";
+    assert!(host.log().contains(what), "{}", host.log());
+    let status = host.status();
+    assert!(status.loaded, "the rules wait for nobody");
+    assert!(status.warnings.iter().any(|told| told.contains(what)), "{status:?}");
+}
+
+#[test]
+fn a_state_folder_at_a_wrong_path_is_told_and_not_made() {
+    let mut host = Host::start("");
+    host.kill_helper();
+    let wrong = host.folder.path().join("typo/state").display().to_string();
+    let right = host.folder.path().join("state").display().to_string();
+    let text = std::fs::read_to_string(host.file()).unwrap().replace(&right, &wrong);
+    std::fs::write(host.file(), text).unwrap();
+    let told = host.helper_fails();
+    assert!(told.contains(&wrong) && told.contains("the folder it lies in must be there"), "{told}");
+    assert!(!host.folder.path().join("typo").exists());
+}
+
+#[test]
 fn rules_on_trial_are_kept_only_by_a_new_session() {
     let mut host = Host::start("");
     assert!(failed(confirm(&host, None)).contains("no rules are on trial"));
@@ -364,7 +463,7 @@ fn nobody_locks_himself_out_and_removing_is_for_good() {
     assert!(!host.status().loaded, "it is not taken for an accident");
     assert_eq!(host.connect(OFFICE, 8443, 1), "ok=1");
     let error = host.firewall().ban(&[ban("10.9.1.1/32", 60)]).unwrap_err();
-    assert!(matches!(error, FirewallError::Refused(_)), "{error}");
+    assert!(matches!(error, FirewallError::NoRules), "{error}");
 }
 
 #[test]

@@ -480,6 +480,41 @@ fn what_would_fail_at_start_fails_the_check_and_nothing_is_left_behind() {
 }
 
 #[test]
+fn a_check_names_the_file_where_each_fault_lies_and_makes_no_folder() {
+    let folder = temporary_folder().unwrap();
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let jails = path("jails.d");
+    std::fs::create_dir(&jails).unwrap();
+    let own = format!("{jails}/own.toml");
+    let text = "[[filter]]\nname = \"own\"\nfailregex = [\n  '<HOST> (',\n]\n[[jail]]\nname = \"own\"\nfilter = \"own\"\n";
+    std::fs::write(&own, text).unwrap();
+    let plan = EdgePlan {
+        routes: "[[route]]\nupstream = \"app\"\n".to_owned(),
+        upstreams: vec![("app".to_owned(), vec!["127.0.0.1:9".to_owned()])],
+        bans: format!(
+            "[bans]\nstore = \"{}\"\njails_folder = \"{jails}\"\nfirewall_socket = \"{}\"\n",
+            path("bans.db"),
+            path("typo.toml:/firewall.sock")
+        ),
+        ..EdgePlan::default()
+    };
+    let config = Edge::write(folder.path(), &plan).unwrap().config;
+    let edge = binaries::find("edge").unwrap();
+    let words = ["check".as_ref(), "--config".as_ref(), config.as_os_str(), "--json".as_ref()];
+    let ran = run(&edge, &words).unwrap();
+    assert_eq!(ran.code, Some(78), "{ran:?}");
+    let told: serde_json::Value = serde_json::from_str(&ran.out).unwrap();
+    let faults = told["faults"].as_array().unwrap();
+    assert_eq!(faults.len(), 2, "{told:#}");
+    assert_eq!((faults[0]["file"].as_str(), faults[0]["line"].as_u64()), (Some(own.as_str()), Some(4)));
+    // A path that looks like a place is none.
+    assert_eq!(faults[1]["file"].as_str(), Some(config.display().to_string().as_str()));
+    assert!(faults[1]["what"].as_str().unwrap().starts_with("bans.firewall_socket: "), "{told:#}");
+    assert!(ran.err.contains(&format!("{own}:4:")), "{}", ran.err);
+    assert!(!folder.path().join("typo.toml:").exists());
+}
+
+#[test]
 fn status_tells_the_operator_and_complains_when_edge_is_not_running() {
     let mut host = host(|_| {});
     let edge = binaries::find("edge").unwrap();

@@ -107,13 +107,8 @@ fn trial(text: &str) -> Result<Duration, String> {
 }
 
 fn settings(file: &Path) -> Result<FirewallSettings, Failure> {
-    FirewallSettings::read(file).map_err(|faults| {
-        // The reader knows one option only.
-        let named = |fault: &shared::config::Fault| {
-            fault.to_string().replace("with --config", "with --firewall-config")
-        };
-        Failure::configuration(faults.0.iter().map(named))
-    })
+    FirewallSettings::read(file, "--firewall-config")
+        .map_err(|faults| Failure::configuration(faults.0.iter().map(ToString::to_string)))
 }
 
 fn asked(file: &Path, question: Question) -> Result<Answer, Failure> {
@@ -215,6 +210,12 @@ mod tests {
         assert_eq!(verdict(&status).unwrap_err().code, crate::command::FAILED);
         assert!(verdict(&Status { loaded: true, ..Status::default() }).is_ok());
         assert!(verdict(&Status::default()).is_err());
+    }
+
+    #[test]
+    fn a_file_that_is_not_there_is_named_by_this_command_s_own_option() {
+        let told = settings(Path::new("/nope/firewall.toml")).unwrap_err().lines;
+        assert!(told[0].ends_with("; name the file with --firewall-config"), "{told:?}");
     }
 
     #[test]

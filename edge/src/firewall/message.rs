@@ -39,6 +39,8 @@ pub enum Question {
     Unlift(Vec<IpNet>),
     /// Fill and counts.
     Figures,
+    /// Do the rules stand? Asked each second.
+    Standing,
     /// Root only: load the rules of the file; roll back after so many seconds unless confirmed.
     Apply {
         /// Seconds; `None` keeps them for good.
@@ -74,6 +76,19 @@ pub enum Answer {
     Told(String),
     /// Not done, and why.
     Failed(String),
+    /// Whether the rules stand.
+    Standing(Standing),
+}
+
+/// What the kernel holds of the rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// No table, or one without the sets of bans. Also the answer to an order that needs them.
+    NoRules,
+    /// As they were loaded.
+    AsLoaded,
+    /// Somebody changed them by hand.
+    Changed,
 }
 
 /// What `edge firewall status` shows. Times are whole seconds since the UNIX epoch.
@@ -141,6 +156,7 @@ impl Question {
             Self::Rollback => out.push(10),
             Self::Status => out.push(11),
             Self::Remove => out.push(12),
+            Self::Standing => out.push(13),
         }
         out
     }
@@ -167,6 +183,7 @@ impl Question {
             10 => Self::Rollback,
             11 => Self::Status,
             12 => Self::Remove,
+            13 => Self::Standing,
             kind => return Err(MessageError::Kind(kind)),
         };
         fields.end().map(|()| question)
@@ -213,6 +230,11 @@ impl Answer {
             Self::Status(status) => put_json(put_kind(&mut out, 4), status),
             Self::Told(text) => put_text(put_kind(&mut out, 5), text),
             Self::Failed(text) => put_text(put_kind(&mut out, 6), text),
+            Self::Standing(standing) => put_kind(&mut out, 7).push(match standing {
+                Standing::NoRules => 0,
+                Standing::AsLoaded => 1,
+                Standing::Changed => 2,
+            }),
         }
         out
     }
@@ -243,6 +265,12 @@ impl Answer {
             4 => Self::Status(Box::new(fields.json()?)),
             5 => Self::Told(fields.text()?),
             6 => Self::Failed(fields.text()?),
+            7 => Self::Standing(match fields.byte()? {
+                0 => Standing::NoRules,
+                1 => Standing::AsLoaded,
+                2 => Standing::Changed,
+                _ => return Err(MessageError::Field("standing")),
+            }),
             kind => return Err(MessageError::Kind(kind)),
         };
         fields.end().map(|()| answer)
@@ -484,6 +512,7 @@ mod tests {
                 Question::Apply { confirm: Some(confirm), ssh: None },
                 Question::Apply { confirm: None, ssh: Some(ssh.clone()) },
                 Question::Confirm { ssh: Some(ssh) }, Question::Rollback, Question::Status, Question::Remove,
+                Question::Standing,
             ];
             for question in questions {
                 prop_assert_eq!(Question::decode(&question.encode()), Ok(question));
@@ -500,7 +529,8 @@ mod tests {
             let answers = [
                 Answer::Page(bans, more), Answer::Done(reasons.map(|reason| (place, reason)).to_vec()),
                 Answer::Figures(figures), Answer::Status(Box::new(status)),
-                Answer::Told(text.clone()), Answer::Failed(text),
+                Answer::Told(text.clone()), Answer::Failed(text), Answer::Standing(Standing::NoRules),
+                Answer::Standing(Standing::AsLoaded), Answer::Standing(Standing::Changed),
             ];
             for answer in answers {
                 prop_assert_eq!(Answer::decode(&answer.encode()), Ok(answer));

@@ -12,7 +12,7 @@ use rustix::event::{PollFd, PollFlags, poll};
 use rustix::io::Errno;
 use rustix::net::{RecvFlags, recv};
 
-use super::message::{Answer, MAX_BATCH, MessageError, Question, framed, read_frame};
+use super::message::{Answer, MAX_BATCH, MessageError, Question, Standing, framed, read_frame};
 use super::{Ban, Figures, Firewall, FirewallError, Refusal, State};
 
 /// After a failure the helper is left alone for so long.
@@ -171,6 +171,7 @@ fn last_words(stream: &mut UnixStream, error: io::Error) -> Ended {
 fn unexpected(answer: Answer) -> FirewallError {
     match answer {
         Answer::Failed(why) => FirewallError::Refused(why),
+        Answer::Standing(Standing::NoRules) => FirewallError::NoRules,
         _ => FirewallError::Words(MessageError::Unexpected),
     }
 }
@@ -256,12 +257,12 @@ impl Firewall for Kernel {
         }
     }
 
-    fn state(&self) -> State {
-        match (&self.failed, &self.stream) {
-            (Some((why, _)), _) => State::Absent(why.clone()),
-            // Nobody has asked since: that it is gone must not wait for the next ban to be found out.
-            (None, Some(stream)) if !is_open(stream) => State::Absent("the helper has hung up".to_owned()),
-            _ => State::Works,
+    fn state(&mut self) -> State {
+        match self.ask(Question::Standing) {
+            Ok(Answer::Standing(Standing::AsLoaded)) => State::Works,
+            Ok(Answer::Standing(Standing::Changed)) => State::Changed,
+            Ok(other) => unexpected(other).state(),
+            Err(error) => error.state(),
         }
     }
 }
@@ -301,7 +302,6 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("helper.sock");
         let mut kernel = Kernel::new(path.clone(), Duration::from_secs(1));
-        assert_eq!(kernel.state(), State::Works);
         assert!(matches!(kernel.ban(&[ban("192.0.2.1/32")]), Err(FirewallError::Absent { .. })));
         assert!(matches!(kernel.state(), State::Absent(_)));
         let listener = UnixListener::bind(&path).unwrap();
@@ -311,15 +311,23 @@ mod tests {
             let body = read_frame(&mut stream).unwrap().unwrap();
             assert!(matches!(Question::decode(&body), Ok(Question::Ban(bans)) if bans.len() == 1));
             write_frame(&mut stream, &Answer::Done(vec![(0, Reason::Protected)]).encode()).unwrap();
-            stream
+            let told = [Standing::AsLoaded, Standing::Changed, Standing::NoRules];
+            for answer in told.map(Answer::Standing).into_iter().chain([Answer::Failed("no".to_owned())]) {
+                let body = read_frame(&mut stream).unwrap().unwrap();
+                assert_eq!(Question::decode(&body), Ok(Question::Standing));
+                write_frame(&mut stream, &answer.encode()).unwrap();
+            }
         });
         kernel.failed = kernel.failed.take().map(|(why, at)| (why, at.checked_sub(PAUSE).unwrap()));
         let refused = kernel.ban(&[ban("192.0.2.1/32")]).unwrap();
         let network = "192.0.2.1/32".parse().unwrap();
         assert_eq!(refused, [Refusal { network, reason: Reason::Protected }]);
-        assert_eq!(kernel.state(), State::Works);
-        drop(helper.join().unwrap());
-        // It has gone; that is noticed before the question is lost, and before there is one.
+        let refuses = State::Absent("the helper says: no".to_owned());
+        for state in [State::Works, State::Changed, State::NoRules, refuses] {
+            assert_eq!(kernel.state(), state, "as the helper says, not only that it answers");
+        }
+        helper.join().unwrap();
+        // It has gone; that is noticed before the question is lost.
         assert!(!kernel.stream.as_ref().is_some_and(is_open));
         assert!(matches!(kernel.state(), State::Absent(_)));
     }

@@ -1,6 +1,6 @@
 //! Chooses the implementer; alone names them.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use super::Firewall;
@@ -40,6 +40,23 @@ impl Default for Settings {
     }
 }
 
+impl Settings {
+    /// What `edge check` says of a socket where no helper can ever be met. The usual folder is made by
+    /// the helper's unit when that starts, and edge does without until then.
+    #[must_use]
+    pub fn fault(&self) -> Option<String> {
+        let usual = self.socket.as_path() == Path::new(DEFAULT_SOCKET);
+        let folder = self.socket.parent().filter(|folder| !folder.is_dir())?;
+        (self.kind == Kind::Kernel && !usual).then(|| {
+            format!(
+                "bans.firewall_socket: {}: there is no folder {}; write the `socket` of firewall.toml here, or create it",
+                self.socket.display(),
+                folder.display()
+            )
+        })
+    }
+}
+
 /// Never fails: a helper that is away is tried again, and [`Firewall::state`] says so.
 #[must_use]
 pub fn open(settings: &Settings) -> Box<dyn Firewall> {
@@ -54,4 +71,19 @@ pub fn open(settings: &Settings) -> Box<dyn Firewall> {
 fn clock() -> impl Fn() -> Duration + Send {
     let start = Instant::now();
     move || start.elapsed()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_socket_in_a_folder_that_is_not_there_is_a_fault_but_for_the_usual_one() {
+        let at = |socket: &str| Settings { socket: socket.into(), ..Settings::default() };
+        let told = at("/nope/firewall.sock").fault().unwrap();
+        assert!(told.contains("there is no folder /nope"), "{told}");
+        assert_eq!(Settings { kind: Kind::None, ..at("/nope/firewall.sock") }.fault(), None);
+        assert_eq!(Settings::default().fault(), None, "its unit makes the folder");
+        assert_eq!(at("/tmp/firewall.sock").fault(), None, "the helper may come later");
+    }
 }

@@ -117,7 +117,7 @@ impl Firewall for Rehearsal {
         Ok(Figures { sets, counters: Vec::new(), evicted: self.evicted })
     }
 
-    fn state(&self) -> State {
+    fn state(&mut self) -> State {
         State::Works
     }
 }
@@ -147,7 +147,7 @@ impl Firewall for Nobody {
     fn figures(&mut self) -> Result<Figures, FirewallError> {
         Ok(Figures::default())
     }
-    fn state(&self) -> State {
+    fn state(&mut self) -> State {
         State::NotConfigured
     }
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use ipnet::IpNet;
-use shared::config::{Fault, Faults, Section, read_file, read_text};
+use shared::config::{Fault, Faults, Section, read_text};
 
 /// Where the helper and `edge firewall` look, unless told otherwise.
 pub const DEFAULT_FILE: &str = "/etc/edge/firewall.toml";
@@ -77,12 +77,15 @@ pub struct Sizes {
 }
 
 impl FirewallSettings {
-    /// Reads `file` as anybody may, for `edge firewall print`.
+    /// Reads `file` as anybody may, for `edge firewall print`. `option` names the file on the command
+    /// line of whoever reads.
     ///
     /// # Errors
     /// Every fault at once.
-    pub fn read(file: &Path) -> Result<Self, Faults> {
-        read_file(file, Self::from_section)
+    pub fn read(file: &Path, option: &str) -> Result<Self, Faults> {
+        let text = std::fs::read_to_string(file)
+            .map_err(|error| unread(file, format!("cannot be read: {error}; name the file with {option}")))?;
+        Self::parse(file, &text)
     }
 
     /// Reads `file` as the helper does: only if it and its folder belong to root and nobody else
@@ -96,7 +99,7 @@ impl FirewallSettings {
         if !faults.is_empty() {
             return Err(Faults(faults));
         }
-        Self::read(file)
+        Self::read(file, "--config")
     }
 
     /// As [`FirewallSettings::read`], from text that was read from `file` earlier.
@@ -178,6 +181,10 @@ fn untrusted(path: &Path) -> Option<Fault> {
         Ok(_) => return None,
     };
     Some(Fault { file: path.to_owned(), line: 0, column: 0, what })
+}
+
+fn unread(file: &Path, what: String) -> Faults {
+    Faults(vec![Fault { file: file.to_owned(), line: 0, column: 0, what }])
 }
 
 /// Truncated, so that `10.1.2.3/8` means what it says.

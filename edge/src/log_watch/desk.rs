@@ -107,11 +107,12 @@ impl Engine {
                 shown(sentence.network)
             )
         }));
-        match (&undone[..], held.is_empty(), self.enforcement.kernel()) {
-            ([why], true, _) => return refused(why),
-            (_, false, State::Absent(why)) => notes.push(format!(
-                "the kernel does not drop it yet: {why}; edge refuses it alone until the helper answers"
-            )),
+        let kernel = self.enforcement.kernel();
+        match (&undone[..], held.is_empty()) {
+            ([why], true) => return refused(why),
+            (_, false) if !kernel.takes_bans() && kernel != State::NotConfigured => {
+                notes.push(format!("kernel: {kernel}, until it takes them again"));
+            }
             _ => {}
         }
         let bans = held.iter().map(|sentence| self.ban_line(sentence)).collect();
@@ -252,7 +253,7 @@ impl Engine {
         });
         let few = self.detector.jails.len() <= MOST_LISTED;
         let kernel_state = match few {
-            true => kernel_words(&self.enforcement.kernel()),
+            true => self.enforcement.kernel().to_string(),
             false => format!("not asked: it holds more than {MOST_LISTED} bans, and they wait meanwhile"),
         };
         let held = few.then(|| self.enforcement.firewall.list().ok()).flatten();
@@ -389,14 +390,13 @@ impl Engine {
 
     /// How the engine does.
     pub(super) fn summary(&self, failing: Option<String>) -> Summary {
-        let state = self.enforcement.kernel();
         Summary {
             bans: self.detector.jails.len(),
             max_bans: self.max_bans,
             off_until: self.detector.jails.suspended().map(|until| until.as_secs()),
             pentests: self.leases.iter().filter(|lease| lease.ended.is_none()).count(),
-            kernel: kernel_words(&state),
-            kernel_works: matches!(state, State::Works) && self.enforcement.in_step,
+            kernel: self.enforcement.kernel().to_string(),
+            kernel_works: self.enforcement.kernel_works(),
             store: failing.unwrap_or_default(),
             braked: self
                 .detector
@@ -490,14 +490,6 @@ fn files_of(name: &Path, followed: &[FileState]) -> Vec<FileLine> {
 
 fn refused(why: impl std::fmt::Display) -> Answer {
     Answer::Refused { why: why.to_string() }
-}
-
-fn kernel_words(state: &State) -> String {
-    match state {
-        State::Works => "drops what is banned".to_owned(),
-        State::Absent(why) => format!("out of reach: {why}; bans hold in the proxy alone"),
-        State::NotConfigured => "not configured (bans.firewall); bans hold in the proxy alone".to_owned(),
-    }
 }
 
 fn lease_line(lease: &Lease) -> LeaseLine {

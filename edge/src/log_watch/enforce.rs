@@ -3,6 +3,7 @@
 //! Ending it undoes all of it. Must not know why somebody is banned.
 
 use std::collections::{HashMap, HashSet};
+use std::mem::discriminant;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -39,6 +40,8 @@ pub(super) struct Enforcement {
     pub(super) banned: Arc<Banned>,
     pub(super) connections: Arc<Connections>,
     pub(super) firewall: Box<dyn Firewall>,
+    /// How it stands with it, as it was told last; `None` before anybody asked.
+    pub(super) kernel: Option<State>,
     pub(super) store: Option<BanStore>,
     pub(super) counters: Counters,
     /// By index.
@@ -155,10 +158,16 @@ impl Enforcement {
             return true;
         }
         let Err(error) = self.firewall.unban(networks) else { return true };
+        let state = error.state();
+        // Without rules it drops nobody, and with them it gets what edge bans then.
+        let drops_nobody = state == State::NoRules;
         self.in_step = false;
         self.owed.note(networks);
-        tracing::warn!("bans: {} ended, but not in the kernel: {error}; tried again", networks.len());
-        false
+        self.note(state);
+        if !drops_nobody {
+            tracing::warn!("bans: {} ended, but not in the kernel: {error}; tried again", networks.len());
+        }
+        drops_nobody
     }
 
     /// All times have changed: takes what the jails know in place of all that stood.
@@ -216,17 +225,38 @@ impl Enforcement {
                 protected.map(|one| one.network).collect()
             }
             Err(error) => {
-                if std::mem::replace(&mut self.in_step, false) {
-                    tracing::error!("bans: not in the kernel: {error}; they hold in the proxy alone");
-                }
+                self.note(error.state());
                 Vec::new()
             }
         }
     }
 
-    /// How it stands with the kernel.
+    /// How it stands with the kernel, at most about a second old.
     pub(super) fn kernel(&self) -> State {
-        self.firewall.state()
+        self.kernel.clone().unwrap_or_else(|| State::Absent("not asked yet".to_owned()))
+    }
+
+    /// Does the kernel hold what it shall?
+    pub(super) fn kernel_works(&self) -> bool {
+        self.in_step && self.kernel.as_ref().is_some_and(State::takes_bans)
+    }
+
+    /// Notes how it stands with the kernel. News are told, once.
+    pub(super) fn note(&mut self, state: State) {
+        if !state.takes_bans() {
+            // Where no kernel is wanted, none is waited for.
+            self.in_step = state == State::NotConfigured;
+        }
+        let before = self.kernel.as_ref().map(discriminant);
+        let news = before != Some(discriminant(&state));
+        match &state {
+            _ if !news => {}
+            State::NotConfigured => {}
+            State::Works if before.is_none() => {}
+            State::Works => tracing::info!("bans: kernel: {state} again"),
+            _ => tracing::error!("bans: kernel: {state}"),
+        }
+        self.kernel = Some(state);
     }
 
     /// Queues a change for the file of bans.

@@ -23,6 +23,7 @@ use crate::ban::words::{Answer, Question, Summary};
 use crate::ban::{Action, shown};
 use crate::client::Client;
 use crate::firewall::State;
+use crate::listen::wall_clock;
 
 /// Events taken from the queue before bans are made.
 const BATCH: usize = 512;
@@ -121,12 +122,6 @@ fn due(last: &mut Option<Instant>, period: Duration, now: Instant) -> bool {
         *last = Some(now);
     }
     due
-}
-
-/// Seconds since the epoch; a clock before it stands still.
-#[expect(clippy::disallowed_methods, reason = "the corridor's own clock, which bans are kept by")]
-fn wall_clock() -> Duration {
-    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default()
 }
 
 #[expect(clippy::disallowed_methods, reason = "the corridor's own schedule")]
@@ -339,16 +334,7 @@ impl Engine {
         // Somebody may have emptied the kernel's sets by hand.
         let again =
             due(&mut self.looked.compared, COMPARE, instant) && self.detector.jails.len() <= MOST_COMPARED;
-        if !self.enforcement.in_step || again {
-            self.compare_with_kernel(now);
-        } else {
-            // Nothing is asked: but a helper that has left is noticed before the next ban needs it.
-            let here = self.enforcement.firewall.unban(&[]);
-            if let (Err(_), State::Absent(why)) = (here, self.enforcement.kernel()) {
-                self.enforcement.in_step = false;
-                tracing::error!("bans: the kernel is out of reach: {why}; bans hold in the proxy alone");
-            }
-        }
+        self.ask_kernel(again, now);
         if let Some(store) = &self.enforcement.store
             && store.needs_resync()
         {
@@ -356,6 +342,20 @@ impl Engine {
         }
         self.tell_alarms();
         self.report();
+    }
+
+    /// Notices before the next ban needs it that the kernel has left, or is back; then it gets what
+    /// it lacks.
+    fn ask_kernel(&mut self, again: bool, now: Duration) {
+        let state = self.enforcement.firewall.state();
+        let there = state.takes_bans();
+        if there && (again || !self.enforcement.in_step) {
+            self.compare_with_kernel(now);
+        }
+        // Where it refuses what it was given, that stands.
+        if !there || self.enforcement.in_step {
+            self.enforcement.note(state);
+        }
     }
 
     fn save_positions(&self) {
@@ -368,14 +368,7 @@ impl Engine {
     pub(super) fn compare_with_kernel(&mut self, now: Duration) {
         let held = match self.enforcement.firewall.list() {
             Ok(held) => held,
-            Err(error) => {
-                if std::mem::replace(&mut self.enforcement.in_step, false) {
-                    tracing::error!(
-                        "bans: the kernel is out of reach: {error}; bans hold in the proxy alone"
-                    );
-                }
-                return;
-            }
+            Err(error) => return self.enforcement.note(error.state()),
         };
         let mut known = HashMap::with_capacity(held.len());
         let (mut adopted, mut over) = (0, Vec::new());
@@ -489,9 +482,9 @@ impl Engine {
     /// Brings gauges and status up to date.
     fn report(&mut self) {
         let counters = &self.enforcement.counters;
-        let works = matches!(self.enforcement.kernel(), State::Works) && self.enforcement.in_step;
         counters.active.set(i64::try_from(self.detector.jails.len()).unwrap_or(i64::MAX));
-        counters.kernel.set(i64::from(works));
+        counters.kernel.set(i64::from(self.enforcement.kernel_works()));
+        counters.drift.set(i64::from(self.enforcement.kernel() == State::Changed));
         let braked = self.detector.jails.braked();
         for (index, jail) in self.enforcement.jails.iter().enumerate() {
             counters.braked.with_label_values(&[jail]).set(i64::from(braked.contains(&index)));

@@ -1,8 +1,9 @@
 //! What the ban engine counts, as Prometheus reads it. No label holds an address: the number of
 //! series is fixed by the configuration.
 
-use prometheus::core::Collector;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
+
+use crate::metrics::registered;
 
 /// Every handle.
 #[derive(Clone, Debug)]
@@ -21,6 +22,8 @@ pub(super) struct Counters {
     pub(super) lines: IntCounter,
     /// 1 where bans reach the kernel.
     pub(super) kernel: IntGauge,
+    /// 1 where somebody changed the kernel's rules by hand.
+    pub(super) drift: IntGauge,
     /// 1 for each `jail` that went log-only by itself.
     pub(super) braked: IntGaugeVec,
     /// Lines that were too long to be read.
@@ -49,7 +52,8 @@ impl Counters {
             excused: by("edge_bans_excused_total", "Bans that were due and not made, by reason.", "reason"),
             lost: counter("edge_ban_events_lost_total", "Events that the ban engine could not follow."),
             lines: counter("edge_ban_lines_total", "Log lines and events read by the ban engine."),
-            kernel: gauge("edge_firewall_up", "1 where bans reach the kernel."),
+            kernel: gauge("edge_firewall_up", "1 where rules are loaded and bans reach them."),
+            drift: gauge("edge_firewall_drift", "1 where the firewall's rules were changed by hand."),
             braked: registered(registry, IntGaugeVec::new(braked, &["jail"])),
             too_long: counter("edge_ban_lines_too_long_total", "Log lines too long to be read."),
             backtracked: counter("edge_ban_backtrack_limit_total", "Matches given up as too costly."),
@@ -62,13 +66,5 @@ impl Counters {
             counters.braked.with_label_values(&[jail]).set(0);
         }
         counters
-    }
-}
-
-fn registered<C: Collector + Clone + 'static>(registry: &Registry, made: prometheus::Result<C>) -> C {
-    match made.and_then(|collector| registry.register(Box::new(collector.clone())).map(|()| collector)) {
-        Ok(collector) => collector,
-        // Names are constants, valid and distinct.
-        Err(error) => unreachable!("a metric of the ban engine: {error}"),
     }
 }

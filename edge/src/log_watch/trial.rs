@@ -3,23 +3,24 @@
 
 use std::collections::HashMap;
 use std::path::Path;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use prometheus::Registry;
 
+use super::active;
 use super::ban_store::{BanStore, Restored};
 use super::enforce::{Enforcement, Owed};
 use super::engine::{Engine, Schedule};
 use super::figures::Counters;
-use super::{active, epoch};
 use crate::admission::{Banned, Rate, Rates};
 use crate::ban::words::{Answer, Question};
 use crate::client::TrustedProxies;
 use crate::firewall::{self, Ban, Figures, Firewall, FirewallError, Kind, Reason, Refusal, Settings, State};
 use crate::listen::live::{Connections, Idle};
+use crate::listen::wall_clock as epoch;
 use crate::log_watch::detector::Detector;
 use crate::metrics::Metrics;
 
@@ -29,6 +30,8 @@ const HOUR: Duration = Duration::from_secs(3600);
 struct Leaving {
     kernel: Box<dyn Firewall>,
     away: Arc<AtomicBool>,
+    /// What it says where it is there.
+    says: Arc<Mutex<State>>,
     protects: Option<IpNet>,
 }
 
@@ -40,7 +43,10 @@ impl Leaving {
                 source: std::io::ErrorKind::NotFound.into(),
             });
         }
-        Ok(&mut *self.kernel)
+        match *self.says.lock().unwrap() {
+            State::NoRules => Err(FirewallError::NoRules),
+            _ => Ok(&mut *self.kernel),
+        }
     }
 }
 
@@ -70,8 +76,9 @@ impl Firewall for Leaving {
     fn figures(&mut self) -> Result<Figures, FirewallError> {
         self.here()?.figures()
     }
-    fn state(&self) -> State {
-        if self.away.load(Ordering::Acquire) { State::Absent("gone".to_owned()) } else { State::Works }
+    fn state(&mut self) -> State {
+        let says = self.says.lock().unwrap().clone();
+        if self.away.load(Ordering::Acquire) { State::Absent("gone".to_owned()) } else { says }
     }
 }
 
@@ -81,12 +88,24 @@ fn net(text: &str) -> IpNet {
 
 /// An engine whose kernel holds `held` already, and the switch that takes its helper away.
 fn engine(held: &[&str], never: &[&str], protects: Option<&str>) -> (Engine, Arc<AtomicBool>) {
+    let (engine, away, _) = engine_whose_kernel_says(State::Works, held, never, protects);
+    (engine, away)
+}
+
+fn engine_whose_kernel_says(
+    state: State,
+    held: &[&str],
+    never: &[&str],
+    protects: Option<&str>,
+) -> (Engine, Arc<AtomicBool>, Arc<Mutex<State>>) {
     let never: Vec<IpNet> = never.iter().copied().map(net).collect();
     let mut kernel = firewall::open(&Settings { kind: Kind::Rehearsal, ..Settings::default() });
     let held: Vec<Ban> = held.iter().map(|text| Ban { network: net(text), remaining: HOUR }).collect();
     kernel.ban(&held).unwrap();
     let away = Arc::new(AtomicBool::new(false));
-    let firewall = Box::new(Leaving { kernel, away: Arc::clone(&away), protects: protects.map(net) });
+    let says = Arc::new(Mutex::new(state));
+    let (its_away, its_says) = (Arc::clone(&away), Arc::clone(&says));
+    let firewall = Box::new(Leaving { kernel, away: its_away, says: its_says, protects: protects.map(net) });
     let trusted = TrustedProxies::new(Vec::new());
     let engine = Engine {
         detector: Detector::new(&[], Vec::new(), never.clone(), 100).unwrap(),
@@ -94,6 +113,7 @@ fn engine(held: &[&str], never: &[&str], protects: Option<&str>) -> (Engine, Arc
             banned: Banned::new(),
             connections: Connections::new(Idle::default(), trusted, Metrics::new()),
             firewall,
+            kernel: None,
             store: None,
             counters: Counters::new(&Registry::new(), &[]),
             jails: Vec::new(),
@@ -114,7 +134,7 @@ fn engine(held: &[&str], never: &[&str], protects: Option<&str>) -> (Engine, Arc
         due: Vec::new(),
         looked: Schedule::default(),
     };
-    (engine, away)
+    (engine, away, says)
 }
 
 fn ask(engine: &mut Engine, question: Question) -> Answer {
@@ -255,6 +275,53 @@ fn a_helper_that_left_is_missed_before_anybody_is_banned() {
 }
 
 #[test]
+fn without_rules_status_and_metric_say_so_and_the_kernel_gets_its_bans_when_they_are_back() {
+    let (mut engine, _, says) = engine_whose_kernel_says(State::NoRules, &[], &[], None);
+    // Time for the next look is not waited for.
+    let look = |engine: &mut Engine| {
+        engine.looked = Schedule::default();
+        engine.look(epoch());
+        (engine.summary(None), engine.enforcement.counters.kernel.get())
+    };
+    let (told, up) = look(&mut engine);
+    assert!(told.kernel.contains("no rules are loaded") && told.kernel.contains("edge firewall apply"));
+    assert_eq!((told.kernel_works, up), (false, 0), "that the helper answers is not enough");
+    add(&mut engine, "203.0.113.7/32", HOUR);
+    assert!(refused_at_the_door(&engine, "203.0.113.7"));
+
+    *says.lock().unwrap() = State::Works;
+    let (told, up) = look(&mut engine);
+    assert_eq!((told.kernel.as_str(), told.kernel_works, up), ("drops what is banned", true, 1));
+    assert_eq!(kernel(&mut engine), [("203.0.113.7/32".to_owned(), 3600)]);
+
+    // They go again, and the next ban is the first to notice.
+    *says.lock().unwrap() = State::NoRules;
+    add(&mut engine, "203.0.113.8/32", HOUR);
+    let told = engine.summary(None);
+    assert!(told.kernel.contains("no rules are loaded") && !told.kernel_works, "{}", told.kernel);
+}
+
+#[test]
+fn rules_changed_by_hand_still_take_bans_and_are_told_in_status_and_metric() {
+    let (mut engine, _, _) = engine_whose_kernel_says(State::Changed, &[], &[], None);
+    engine.look(epoch());
+    add(&mut engine, "203.0.113.7/32", HOUR);
+    let told = engine.summary(None);
+    assert!(told.kernel_works && told.kernel.contains("CHANGED BY HAND"), "{}", told.kernel);
+    let counters = &engine.enforcement.counters;
+    assert_eq!((counters.kernel.get(), counters.drift.get()), (1, 1));
+    assert_eq!(kernel(&mut engine), [("203.0.113.7/32".to_owned(), 3600)]);
+}
+
+#[test]
+fn where_no_kernel_is_wanted_none_is_compared_and_none_is_claimed() {
+    let (mut engine, _, _) = engine_whose_kernel_says(State::NotConfigured, &["203.0.113.7/32"], &[], None);
+    engine.look(epoch());
+    assert!(!refused_at_the_door(&engine, "203.0.113.7"));
+    assert!(engine.enforcement.in_step && !engine.enforcement.kernel_works());
+}
+
+#[test]
 fn a_ban_lifted_before_a_restart_is_not_taken_over_from_the_kernel_after_it() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("bans.db");
@@ -378,7 +445,7 @@ fn an_order_that_the_kernel_did_not_hear_says_so() {
     assert_eq!((bans.len(), undone.len()), (1, 1));
     let (bans, notes, undone) = changed(add(&mut engine, "203.0.113.10/32", HOUR));
     assert_eq!((bans.len(), undone.len()), (1, 0), "it holds in edge");
-    assert!(notes[0].contains("the kernel does not drop it yet: gone"), "{notes:?}");
+    assert!(notes[0].contains("kernel: out of reach: gone"), "{notes:?}");
     away.store(false, Ordering::Release);
     engine.compare_with_kernel(epoch());
     assert_eq!(kernel(&mut engine), [("203.0.113.10/32".to_owned(), 3600)]);

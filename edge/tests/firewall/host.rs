@@ -123,6 +123,15 @@ impl Host {
         }
     }
 
+    /// Starts it where it cannot run: what it says.
+    pub(crate) fn helper_fails(&self) -> String {
+        let words = ["30", "ip", "netns", "exec", &self.inside, env!("CARGO_BIN_EXE_edge-firewall")];
+        let mut command = Command::new("timeout");
+        let ended = command.args(words).arg("--config").arg(self.file()).arg("serve").output().unwrap();
+        assert_eq!(ended.status.code(), Some(1));
+        String::from_utf8_lossy(&ended.stderr).into_owned()
+    }
+
     /// `kill -9`.
     pub(crate) fn kill_helper(&mut self) {
         let mut helper = self.helper.take().unwrap();

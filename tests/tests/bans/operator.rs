@@ -124,6 +124,8 @@ fn rules_changed_by_hand_are_told_and_rules_removed_by_hand_come_back_with_their
     let drifted = status();
     assert_eq!(drifted.code, Some(1));
     assert!(!serde_json::from_str::<Status>(&drifted.out).unwrap().drift.is_empty());
+    scene.wait_metric("edge_firewall_drift", |drift| drift > 0.5);
+    assert!(scene.say(&["status"]).contains("CHANGED BY HAND: `edge firewall status` says where"));
     scene.assert_served(Host::Office);
 
     nft(&["flush", "ruleset"]);
@@ -131,4 +133,32 @@ fn rules_changed_by_hand_are_told_and_rules_removed_by_hand_come_back_with_their
     assert!(scene.is_ignored(Host::Attacker, scene.door()));
     scene.assert_served(Host::Office);
     assert_eq!(status().code, Some(0), "as configured again");
+    scene.wait_metric("edge_firewall_drift", |drift| drift < 0.5);
+    assert!(scene.say(&["status"]).contains("kernel: drops what is banned"));
+}
+
+#[test]
+fn a_kernel_without_rules_is_said_to_drop_nobody_and_gets_its_bans_with_the_rules() {
+    let scene = Scene::build(|plan| plan.jail("path-traversal", "ban_time = \"1h\""));
+    let (attacker, stranger) = (Host::Attacker.address(), Host::Stranger.address());
+    scene.attack(Host::Attacker);
+    scene.wait_in_kernel(attacker, true);
+    let file = scene.path("firewall/firewall.toml").display().to_string();
+    scene.say(&["firewall", "remove", "--firewall-config", &file]);
+    scene.wait_kernel(false);
+    for words in [&["status"][..], &["bans", "status"]] {
+        let told = scene.say(words);
+        assert!(told.contains("kernel: no rules are loaded") && !told.contains("kernel: drops"), "{told}");
+    }
+    scene.say(&["bans", "add", &stranger.to_string(), "--for", "1h"]);
+    scene.say(&["bans", "remove", &attacker.to_string()]);
+    assert!(scene.say(&["why", &stranger.to_string()]).contains("kernel: no rules are loaded"));
+
+    scene.say(&["firewall", "apply", "--no-confirm", "--firewall-config", &file]);
+    scene.wait_kernel(true);
+    scene.wait_in_kernel(stranger, true);
+    scene.wait_in_kernel(attacker, false);
+    assert!(scene.say(&["status"]).contains("kernel: drops what is banned"));
+    let log = scene.edge.program.log_tail(10_000);
+    assert_eq!(log.matches("bans: kernel: no rules are loaded").count(), 1, "once, not each second: {log}");
 }

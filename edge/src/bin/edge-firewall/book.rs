@@ -218,7 +218,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("firewall.toml");
         std::fs::write(&file, format!("[sizes]\nbans = {bans}\nwide_bans = 16\n")).unwrap();
-        FirewallSettings::read(&file).unwrap()
+        FirewallSettings::read(&file, "--config").unwrap()
     }
 
     fn ban(network: &str, seconds: u64) -> Ban {

@@ -18,7 +18,7 @@ pub(crate) fn shape(listing: &[Value]) -> Shape {
     for (kind, body) in listing.iter().filter_map(Value::as_object).flatten() {
         let text = |key: &str| body.get(key).and_then(Value::as_str).unwrap_or("?");
         let place = match kind.as_str() {
-            "metainfo" | "table" => continue,
+            "metainfo" => continue,
             "rule" => format!("chain {}", text("chain")),
             // A chain's own hook and policy stand before its rules.
             "chain" => format!("chain {}", text("name")),

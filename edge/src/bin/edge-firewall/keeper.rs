@@ -87,13 +87,20 @@ impl Keeper {
         self.netlink.has_table()
     }
 
+    /// Is our table there with every set of bans?
+    ///
+    /// # Errors
+    /// The kernel cannot be asked.
+    pub(crate) fn stands(&mut self) -> Result<bool, NetlinkError> {
+        stands(&mut self.netlink)
+    }
+
     /// Reads every set anew: after a start, and where the kernel surprised us.
     ///
     /// # Errors
     /// The kernel cannot be asked, or the table is not there.
     pub(crate) fn learn(&mut self) -> Result<(), NetlinkError> {
-        let sets = BanSet::all().map(BanSet::name).chain([true, false].map(|v4| gate_name(v4).to_owned()));
-        for set in sets {
+        for set in sets_of_bans() {
             let elements = self.dump_whole(&set)?;
             let now = self.now();
             let ends = elements.into_iter().map(|element| (element.address, now + element.expires));
@@ -218,8 +225,7 @@ impl Keeper {
     /// # Errors
     /// The kernel refuses.
     pub(crate) fn clear(&mut self) -> Result<(), NetlinkError> {
-        let gates = [true, false].map(|v4| gate_name(v4).to_owned());
-        let sets: Vec<_> = BanSet::all().map(BanSet::name).chain(gates).collect();
+        let sets: Vec<_> = sets_of_bans().collect();
         self.netlink.flush(&sets)?;
         for set in &sets {
             self.book.replace(set, std::iter::empty());
@@ -360,6 +366,19 @@ impl Keeper {
         }
         Ok(())
     }
+}
+
+fn sets_of_bans() -> impl Iterator<Item = String> {
+    BanSet::all().map(BanSet::name).chain([true, false].map(|v4| gate_name(v4).to_owned()))
+}
+
+/// Is our table in the kernel with every set of bans?
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub(crate) fn stands(netlink: &mut Netlink) -> Result<bool, NetlinkError> {
+    let there = netlink.sets()?;
+    Ok(sets_of_bans().all(|set| there.contains(&set)))
 }
 
 /// Both ends of a network in an interval set; the far one is the first address beyond it.

@@ -11,6 +11,7 @@ mod privilege;
 mod record;
 mod serve;
 mod warden;
+mod watch;
 
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -22,6 +23,7 @@ use shared::systemd::{Life, tell};
 use shared::telemetry::{self, Format};
 
 use warden::{Warden, WardenError};
+use watch::Watch;
 
 /// Failed at run time.
 const FAILED: u8 = 1;
@@ -85,6 +87,7 @@ fn run(config: &Path) -> Result<(), (u8, Vec<String>)> {
     };
     tell(Life::Ready(&status));
     tracing::info!("firewall: {status}; orders are taken on {}", warden.settings.socket.display());
-    serve::serve(&listener, warden);
+    let watch = Watch::open().map_err(|error| failed(&WardenError::Kernel(error)))?;
+    serve::serve(&listener, warden, watch);
     Ok(())
 }

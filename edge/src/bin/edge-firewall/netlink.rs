@@ -2,6 +2,7 @@
 //! (nfnetlink(7), linux/netfilter/nf_tables.h). Knows bytes and the kernel's answers; must not know
 //! why an element is there.
 
+use std::collections::HashSet;
 use std::io;
 use std::mem::MaybeUninit;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
@@ -38,6 +39,15 @@ const NEW_ELEMENT: u16 = NFTABLES | 12;
 const ELEMENT: u16 = NFTABLES | 13;
 const DELETE_ELEMENT: u16 = NFTABLES | 14;
 const TABLE_QUERY: u16 = NFTABLES | 1;
+const CHAIN_QUERY: u16 = NFTABLES | 4;
+const RULE_QUERY: u16 = NFTABLES | 7;
+const SET_QUERY: u16 = NFTABLES | 10;
+const SET_NAME: u16 = 2;
+/// What somebody's hand changes, and nothing that changes by itself: a table's flags; a chain's handle,
+/// name, policy and flags; a rule's chain and handle, which is new with every rule; a set's name and
+/// handle.
+const OUTLINE: [(u16, &[u16]); 4] =
+    [(TABLE_QUERY, &[2]), (CHAIN_QUERY, &[2, 3, 5, 10]), (RULE_QUERY, &[2, 3]), (SET_QUERY, &[SET_NAME, 16])];
 const INET: u8 = 1;
 const NESTED: u16 = 0x8000;
 const LIST_TABLE: u16 = 1;
@@ -76,6 +86,9 @@ pub(crate) struct Element {
     /// The far end of an interval.
     pub interval_end: bool,
 }
+
+/// What stands in our table, as far as it does not change by itself; only to be compared.
+pub(crate) type Outline = Vec<Vec<u8>>;
 
 /// What the kernel says to a transaction that it refused as a whole.
 #[derive(Debug, thiserror::Error)]
@@ -195,22 +208,71 @@ impl Netlink {
     /// # Errors
     /// There is no such set, or the socket failed.
     pub(crate) fn dump(&mut self, set: &str) -> Result<Vec<Element>, NetlinkError> {
+        let mut found = Vec::new();
+        self.each(ELEMENT, Some(set), |message| {
+            if message.kind == NEW_ELEMENT {
+                found.extend(listed(message.body));
+            }
+        })?;
+        Ok(found)
+    }
+
+    /// The names of our table's sets; none where there is no table.
+    ///
+    /// # Errors
+    /// The socket failed.
+    pub(crate) fn sets(&mut self) -> Result<HashSet<String>, NetlinkError> {
+        let mut names = HashSet::new();
+        match self.each(SET_QUERY, None, |message| names.extend(set_name(message.body))) {
+            Ok(()) | Err(NetlinkError::Missing) => Ok(names),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Chains, rules and sets of our table, and the elements of `lists`.
+    ///
+    /// # Errors
+    /// There is no table, or the socket failed.
+    pub(crate) fn outline(&mut self, lists: &[&str]) -> Result<Outline, NetlinkError> {
+        let mut outline = Outline::new();
+        for (query, kept) in OUTLINE {
+            self.each(query, None, |message| outline.extend(of_ours(message.body, kept)))?;
+        }
+        for list in lists {
+            let mut ends = match self.dump(list) {
+                // Then it is not among the sets, either.
+                Err(NetlinkError::Missing) => continue,
+                dumped => dumped?,
+            };
+            ends.sort_unstable_by_key(|element| (element.address, element.interval_end));
+            outline.extend(ends.iter().map(|end| format!("{list} {end:?}").into_bytes()));
+        }
+        Ok(outline)
+    }
+
+    /// Every message of the answer to one question about our table, or one set of it.
+    fn each(
+        &mut self,
+        query: u16,
+        set: Option<&str>,
+        mut each: impl FnMut(Received<'_>),
+    ) -> Result<(), NetlinkError> {
         let sequence = self.next_sequence();
         let mut bytes = Vec::new();
-        let message = Message::begin(&mut bytes, ELEMENT, NLM_F_REQUEST | NLM_F_DUMP, sequence, INET);
+        let message = Message::begin(&mut bytes, query, NLM_F_REQUEST | NLM_F_DUMP, sequence, INET);
         text_attribute(&mut bytes, LIST_TABLE, TABLE);
-        text_attribute(&mut bytes, LIST_SET, set);
+        if let Some(set) = set {
+            text_attribute(&mut bytes, LIST_SET, set);
+        }
         message.end(&mut bytes);
         self.send(&bytes)?;
-        let mut found = Vec::new();
         for _ in 0..MOST_ANSWERS {
             let received = self.receive()?;
             for message in messages(&received).filter(|message| message.sequence == sequence) {
                 match message.kind {
-                    NLMSG_DONE => return Ok(found),
+                    NLMSG_DONE => return Ok(()),
                     NLMSG_ERROR => refusal(message.body)?,
-                    NEW_ELEMENT => found.extend(listed(message.body)),
-                    _ => {}
+                    _ => each(message),
                 }
             }
         }
@@ -395,6 +457,20 @@ fn refusal(body: &[u8]) -> Result<(), NetlinkError> {
     }
 }
 
+/// The kept attributes of what belongs to our table; the first attribute is always the table's name.
+fn of_ours(body: &[u8], kept: &[u16]) -> Option<Vec<u8>> {
+    let fields = || attributes(body.get(4..).unwrap_or_default());
+    let name = fields().find(|(kind, _)| *kind == LIST_TABLE)?.1;
+    let ours = name.strip_suffix(&[0]).unwrap_or(name) == TABLE.as_bytes();
+    let kept = fields().filter(|(kind, _)| kept.contains(kind));
+    ours.then(|| kept.flat_map(|(kind, value)| [&kind.to_ne_bytes(), value].concat()).collect())
+}
+
+fn set_name(body: &[u8]) -> Option<String> {
+    let (_, name) = attributes(body.get(4..).unwrap_or_default()).find(|(kind, _)| *kind == SET_NAME)?;
+    String::from_utf8(name.strip_suffix(&[0]).unwrap_or(name).to_vec()).ok()
+}
+
 fn listed(body: &[u8]) -> Vec<Element> {
     let nested = attributes(body.get(4..).unwrap_or_default())
         .find(|(kind, _)| *kind == LIST_ELEMENTS)
@@ -466,6 +542,7 @@ mod tests {
         fn no_bytes_make_the_reader_panic(data in proptest::collection::vec(0_u8.., 0..200)) {
             for message in messages(&data) {
                 let _any = (listed(message.body), refusal(message.body));
+                let _any = (of_ours(message.body, &[2]), set_name(message.body));
             }
         }
     }

@@ -9,11 +9,12 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use edge::firewall::message::{Answer, MAX_BATCH, Question, framed, read_frame};
+use edge::firewall::message::{Answer, MAX_BATCH, Question, Standing, framed, read_frame};
 use rustix::net::sockopt;
 
 use crate::netlink::NetlinkError;
 use crate::warden::{Warden, WardenError};
+use crate::watch::Watch;
 
 /// Conversations at once: edge has one, operators' commands come and go.
 const MOST: usize = 16;
@@ -24,12 +25,16 @@ const TICK: Duration = Duration::from_millis(500);
 /// So often, and with such pauses, is looked whether another helper lives on the socket.
 const TAKING_OVER: u32 = 40;
 const MOMENT: Duration = Duration::from_millis(50);
+/// Whether somebody changed the rules is looked at every so many ticks.
+const RULES: u32 = 2;
 /// The host's own addresses are asked for every so many ticks.
 const OWN_ADDRESSES: u32 = 20;
 
 /// The helper cannot listen.
 #[derive(Debug, thiserror::Error)]
-#[error("socket {path}: {what} failed: {source}; its folder must be there and belong to the helper's user")]
+#[error(
+    "{path}: {what} failed: {source}; the folder it lies in must be there and belong to the helper's user"
+)]
 pub(crate) struct ServeError {
     path: PathBuf,
     what: &'static str,
@@ -41,17 +46,22 @@ pub(crate) struct ServeError {
 #[derive(Debug, Clone)]
 struct Desk {
     warden: Arc<Mutex<Warden>>,
+    watch: Arc<Watch>,
     edge_user: Arc<str>,
     open: Arc<AtomicUsize>,
 }
 
-/// Makes the state folder where it is missing; its mode keeps others out.
+/// Makes the state folder where it is missing; its mode keeps others out. The folder that it lies in
+/// is not made: a path with a typing error is better told.
 ///
 /// # Errors
 /// It cannot be made.
 pub(crate) fn make_state_folder(path: &Path) -> Result<(), ServeError> {
     let failed = |source| ServeError { path: path.to_owned(), what: "making the state folder", source };
-    std::fs::DirBuilder::new().recursive(true).mode(0o700).create(path).map_err(failed)
+    match std::fs::DirBuilder::new().mode(0o700).create(path) {
+        Err(error) if path.is_dir() && error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        made => made.map_err(failed),
+    }
 }
 
 /// Makes the socket. Anybody may connect; who may ask is decided by the kernel's word on who it is.
@@ -83,9 +93,13 @@ pub(crate) fn listen(path: &Path) -> Result<UnixListener, ServeError> {
 }
 
 /// Serves until the process ends.
-pub(crate) fn serve(listener: &UnixListener, warden: Warden) {
+pub(crate) fn serve(listener: &UnixListener, warden: Warden, watch: Watch) {
     let edge_user = warden.settings.edge_user.as_str().into();
-    let desk = Desk { warden: Arc::new(Mutex::new(warden)), edge_user, open: Arc::default() };
+    let (warden, watch) = (Arc::new(Mutex::new(warden)), Arc::new(watch));
+    let desk = Desk { warden, watch, edge_user, open: Arc::default() };
+    if let Some(lacks) = desk.nobody_is_edge() {
+        tracing::error!("firewall: {lacks}");
+    }
     let clock = desk.clone();
     std::thread::spawn(move || clock.tick());
     loop {
@@ -114,6 +128,10 @@ impl Desk {
             }
             if tick % OWN_ADDRESSES == 0 {
                 warden.refresh_own();
+            }
+            drop(warden);
+            if tick % RULES == 0 {
+                self.watch.look(&self.warden);
             }
         }
     }
@@ -147,12 +165,23 @@ impl Desk {
         if uid == 0 || user_id(&self.edge_user) == Some(uid) {
             return Some(uid);
         }
-        tracing::warn!("socket: user {uid} was refused; only root and {} may ask", self.edge_user);
-        answer(
-            stream,
-            &Answer::Failed(format!("user {uid} may not ask; only root and {} may", self.edge_user)),
-        );
+        let lacks = self.nobody_is_edge().map_or_else(String::new, |lacks| format!("; {lacks}"));
+        tracing::warn!("socket: user {uid} was refused; only root and {} may ask{lacks}", self.edge_user);
+        let why = format!("user {uid} may not ask; only root and {} may{lacks}", self.edge_user);
+        answer(stream, &Answer::Failed(why));
         None
+    }
+
+    /// What to do where the user that may ask does not exist. The rules hold meanwhile, and the user is
+    /// known as soon as it is there: on a fresh host this program may be the first to start.
+    fn nobody_is_edge(&self) -> Option<String> {
+        let name = &self.edge_user;
+        user_id(name).is_none().then(|| {
+            format!(
+                "edge_user {name:?} does not exist on this host, so edge cannot order bans; \
+                 write `useradd --system --no-create-home {name}`"
+            )
+        })
     }
 
     fn converse(&self, stream: &UnixStream, caller: u32) -> std::io::Result<()> {
@@ -177,19 +206,32 @@ impl Desk {
         if question.is_for_root() && caller != 0 {
             return vec![Answer::Failed(format!("user {caller} may not do this; only root may"))];
         }
+        if question == Question::Standing {
+            // Never behind an order that takes its time.
+            return vec![standing(&self.watch).unwrap_or_else(|error| Answer::Failed(error.to_string()))];
+        }
         let mut warden = self.lock();
-        let answered = match answers(&mut warden, question.clone()) {
+        let mut answered = match answers(&mut warden, &self.watch, question.clone()) {
             // Somebody removed the table a moment ago: it is put back, and asked again.
             Err(WardenError::Netlink(NetlinkError::Missing)) => {
-                warden.heal().and_then(|()| answers(&mut warden, question))
+                warden.heal().and_then(|()| answers(&mut warden, &self.watch, question))
             }
             answered => answered,
         };
-        answered.unwrap_or_else(|error| vec![Answer::Failed(error.to_string())])
+        if let Ok([Answer::Status(status)]) = answered.as_deref_mut() {
+            status.warnings.extend(self.nobody_is_edge());
+        }
+        answered.unwrap_or_else(|error| {
+            let missing = matches!(error, WardenError::Netlink(NetlinkError::Missing));
+            vec![match self.watch.standing() {
+                Ok(Standing::NoRules) if missing => Answer::Standing(Standing::NoRules),
+                _ => Answer::Failed(error.to_string()),
+            }]
+        })
     }
 }
 
-fn answers(warden: &mut Warden, question: Question) -> Result<Vec<Answer>, WardenError> {
+fn answers(warden: &mut Warden, watch: &Watch, question: Question) -> Result<Vec<Answer>, WardenError> {
     let keeper = &mut warden.keeper;
     let done = |()| Answer::Done(Vec::new());
     Ok(vec![match question {
@@ -208,12 +250,17 @@ fn answers(warden: &mut Warden, question: Question) -> Result<Vec<Answer>, Warde
             return Ok((0..pages).map(page).collect());
         }
         Question::Figures => Answer::Figures(warden.figures()?),
+        Question::Standing => standing(watch)?,
         Question::Apply { confirm, ssh } => Answer::Told(warden.apply(confirm, ssh)?),
         Question::Confirm { ssh } => Answer::Told(warden.confirm(ssh.as_deref())?),
         Question::Rollback => Answer::Told(warden.end_trial()?),
         Question::Status => Answer::Status(Box::new(warden.status()?)),
         Question::Remove => Answer::Told(warden.remove()?),
     }])
+}
+
+fn standing(watch: &Watch) -> Result<Answer, WardenError> {
+    Ok(Answer::Standing(watch.standing()?))
 }
 
 fn answer(mut stream: &UnixStream, answer: &Answer) {

@@ -12,6 +12,7 @@ use edge::firewall::{Ban, Counted, Figures, Fill};
 use serde_json::Value;
 use shared::config::Faults;
 
+use crate::drift::Shape;
 use crate::keeper::Keeper;
 use crate::netlink::NetlinkError;
 use crate::nft::{self, NftError};
@@ -27,7 +28,7 @@ const TOGETHER: usize = 100_000;
 /// The longest trial.
 const LONGEST_TRIAL: u32 = 3600;
 /// The lists whose elements are the file's, so that a changed one is drift.
-const LISTS: [&str; 6] = ["allow4", "allow6", "free4", "free6", "admin4", "admin6"];
+pub(crate) const LISTS: [&str; 6] = ["allow4", "allow6", "free4", "free6", "admin4", "admin6"];
 /// Sets that the rules themselves fill.
 const COUNTING: [&str; 6] = ["cc4", "cc6", "rate4", "rate6", "slow4", "slow6"];
 
@@ -88,6 +89,8 @@ pub(crate) struct Warden {
     /// Bans and leases.
     pub keeper: Keeper,
     warnings: Vec<String>,
+    /// So often have rules been loaded since the start.
+    loads: u64,
 }
 
 impl Warden {
@@ -112,7 +115,7 @@ impl Warden {
         };
         let records = Records(settings.state_folder.clone());
         let keeper = Keeper::open(&settings).map_err(WardenError::Kernel)?;
-        Ok(Self { file: file.to_owned(), settings, records, keeper, warnings })
+        Ok(Self { file: file.to_owned(), settings, records, keeper, warnings, loads: 0 })
     }
 
     /// What a start owes: the roll-back that a crash interrupted, the rules of a fresh boot, or the
@@ -241,16 +244,29 @@ impl Warden {
         }
     }
 
-    /// Loads the table again, with its bans, where somebody removed it.
+    /// What the table looked like right after it was loaded; nothing where that is not known.
+    ///
+    /// # Errors
+    /// The record cannot be read.
+    pub(crate) fn as_loaded(&self) -> Result<Option<Shape>, WardenError> {
+        Ok(self.records.loaded()?.map(|rules| rules.shape))
+    }
+
+    /// So often have rules been loaded since the start.
+    pub(crate) fn loads(&self) -> u64 {
+        self.loads
+    }
+
+    /// Loads the table again, with its bans, where somebody removed it or sets of it.
     ///
     /// # Errors
     /// It cannot be loaded.
     pub(crate) fn heal(&mut self) -> Result<(), WardenError> {
-        if self.keeper.has_table()? {
+        if self.keeper.stands()? {
             return Ok(());
         }
         let Some(rules) = self.records.loaded()? else { return Ok(()) };
-        tracing::error!("firewall: somebody removed the table; it is loaded again with its bans");
+        tracing::error!("firewall: somebody removed the table or its sets; it is loaded again with its bans");
         self.install(rules.config, rules.body).map(drop)
     }
 
@@ -362,7 +378,7 @@ impl Warden {
         // What is loaded may be unknown after damage; then the table is made anew.
         let alike = |loaded: Loaded| ruleset::shape(&loaded.body) == ruleset::shape(&body);
         let fits = self.records.loaded().ok().flatten().is_some_and(alike);
-        let rebuild = present && !fits;
+        let rebuild = present && !(fits && self.keeper.stands()?);
         if present && let Err(error) = self.keeper.learn() {
             tracing::warn!("firewall: the old table's bans cannot be read: {error}");
         }
@@ -382,6 +398,7 @@ impl Warden {
         }
         let loaded = Loaded { config, body, since: now(), shape: drift::shape(&listing()?) };
         self.records.set_loaded(Some(&loaded))?;
+        self.loads += 1;
         Ok(loaded)
     }
 
@@ -402,7 +419,7 @@ fn room(settings: &FirewallSettings, bans: &[Ban]) -> bool {
 }
 
 /// The table, with the elements of the lists that are the file's.
-fn listing() -> Result<Vec<Value>, NftError> {
+pub(crate) fn listing() -> Result<Vec<Value>, NftError> {
     let is_list = |entry: &Value| {
         entry.get("set").and_then(|set| set["name"].as_str()).is_some_and(|name| LISTS.contains(&name))
     };
