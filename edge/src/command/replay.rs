@@ -170,7 +170,7 @@ impl Rehearsal {
             self.clients.insert(client);
         }
         for source in sources {
-            let line = Line { source, text, at: None, client: None };
+            let line = Line { source, text, at: None, client: None, cross_site: false };
             self.detector.read(line, Clock::Rehearsal(self.now), self.clients.len(), &mut self.found);
         }
         for Finding { jail, at, ruling, .. } in self.found.drain(..) {

@@ -96,9 +96,10 @@ impl Engine {
             Ok(sentence) => sentence,
             Err(why) => return refused(why),
         };
-        if !reason.is_empty() {
-            self.enforcement.reasons.insert(sentence.network, reason.to_owned());
-        }
+        match reason {
+            "" => self.enforcement.reasons.remove(&sentence.network),
+            words => self.enforcement.reasons.insert(sentence.network, words.to_owned()),
+        };
         self.due.push(Decided { sentence, evidence: Vec::new() });
         self.enforce(now);
         if self.detector.jails.covering(sentence.network.addr()).is_empty() {
@@ -155,12 +156,16 @@ impl Engine {
             .map(|counter| CounterLine {
                 jail: self.enforcement.jails.get(counter.jail).cloned().unwrap_or_default(),
                 offences: counter.offences,
+                cross_site: counter.cross_site,
                 max_offences: jails.settings().get(counter.jail).map_or(0, |jail| jail.max_offences),
                 lines: counter.lines.iter().map(|line| legible(line)).collect(),
             })
             .collect();
         let own = crate::ban::Prefixes::default().network(address);
-        let history = jails.history(own).map(|history| (history.times, history.last_end.as_secs()));
+        let history = jails
+            .history(own)
+            .filter(|history| history.times > 0)
+            .map(|history| (history.times, history.last_end.as_secs()));
         let own_list = self.never_now.iter().find(|network| network.contains(&address));
         let protected = own_list.map(|network| {
             format!("{} is this host's own, a proxy's, a peer's, a vault's or in bans.never", shown(*network))

@@ -28,6 +28,8 @@ pub struct Line<'l> {
     pub at: Option<Duration>,
     /// Who it is about, where that is known without reading it: then nobody else can be meant.
     pub client: Option<IpAddr>,
+    /// A page of another origin may have made its browser do so; of files nobody knows.
+    pub cross_site: bool,
 }
 
 /// What time it is for the jails.
@@ -153,7 +155,7 @@ impl Detector {
             }
             let at = hit.at.or(line.at).unwrap_or(now);
             let now = if matches!(clock, Clock::Rehearsal(_)) { now.max(at) } else { now };
-            let offence = Offence { jail, address, at, line: line.text };
+            let offence = Offence { jail, address, at, line: line.text, cross_site: line.cross_site };
             let ruling = self.jails.judge(&offence, now, active_clients);
             found.push(Finding { jail, address, at, ruling });
         }

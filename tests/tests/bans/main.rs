@@ -5,6 +5,7 @@
 
 mod attack;
 mod crash;
+mod foreign_pages;
 mod jails;
 mod limits;
 mod logs;

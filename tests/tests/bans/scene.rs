@@ -149,6 +149,11 @@ impl Scene {
         SocketAddr::new(address, if self.helper.is_some() { 443 } else { 8443 })
     }
 
+    /// Where plain requests are redirected.
+    pub(crate) fn plain_door(&self) -> SocketAddr {
+        SocketAddr::new(Host::Edge.address(), if self.helper.is_some() { 80 } else { 8080 })
+    }
+
     /// A call in the making; send it with [`Self::send`].
     pub(crate) fn call(&self, path: &str) -> Curl {
         self.call_at(self.door(), path)

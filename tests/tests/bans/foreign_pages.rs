@@ -1,0 +1,91 @@
+//! Pages of others, which choose what their visitors' browsers ask edge for.
+
+use harness::curl::Curl;
+use harness::edge_host::NAME;
+use harness::netns::Host;
+use harness::wait;
+
+use crate::scene::{CLIMB, SOON, Scene};
+
+/// As a browser marks it.
+const MARK: &str = "Sec-Fetch-Site";
+
+#[test]
+fn a_foreign_page_gets_its_visitors_throttled_at_most_and_an_attacker_behind_them_banned() {
+    let scene = Scene::build(|plan| {
+        plan.jail("path-traversal", "ban_time = \"1h\"");
+        // Whoever is throttled goes on as before, and is refused often.
+        plan.jail("too-many-requests", "max_offences = 3\nfind_time = \"10m\"");
+    });
+    let office = Host::Office.address();
+    for site in ["cross-site", "same-site"] {
+        let image = scene.call(CLIMB).header(MARK, site).header("Sec-Fetch-Dest", "image");
+        assert_eq!(scene.send(Host::Office, &image).unwrap().status, 400);
+    }
+    let throttle = scene.wait_ban(office);
+    assert_eq!((throttle.action.as_str(), throttle.jail.as_str()), ("throttle", "path-traversal"));
+    assert!(throttle.reason.starts_with("cross-site"), "{throttle:?}");
+    let listed = scene.say(&["bans", "list"]);
+    assert!(listed.contains("throttle") && listed.contains("cross-site"), "{listed}");
+    let why = scene.say(&["why", &office.to_string()]);
+    for told in [": throttled", "cross-site", "path-traversal", "etc/passwd"] {
+        assert!(why.contains(told), "{told:?} is missing: {why}");
+    }
+
+    let answers: Vec<u16> = (0..20).map(|_| scene.get(Host::Office, "/quick").unwrap()).collect();
+    let refused = answers.iter().filter(|status| **status == 429).count();
+    assert!(refused > 5 && answers.contains(&200), "the throttle bites: {answers:?}");
+    scene.wait_served(Host::Office);
+    let still = scene.ban_of(office).unwrap();
+    assert_eq!(still, throttle, "its refusals are not held against it");
+    assert!(!scene.in_kernel(office));
+
+    // Somebody in that office attacks without a page's help.
+    wait::until("nobody waits for the throttle", SOON, || {
+        let _ = scene.get(Host::Office, CLIMB);
+        anyhow::ensure!(scene.in_kernel(office), "not yet");
+        Ok(())
+    })
+    .unwrap();
+    let ban = scene.ban_of(office).unwrap();
+    assert_eq!((ban.action.as_str(), ban.times, ban.reason.as_str()), ("ban", 1, ""));
+    assert!(scene.is_ignored(Host::Office, scene.door()));
+}
+
+#[test]
+fn what_no_browser_can_mark_throttles_at_most() {
+    let scene = Scene::build(|plan| plan.jail("malformed", "max_offences = 2"));
+    let plain = Curl::new(format!("http://{NAME}/.env")).at(scene.plain_door()).within(SOON);
+    for _ in 0..2 {
+        assert_eq!(scene.send(Host::Stranger, &plain).unwrap().status, 301);
+    }
+    assert_eq!(scene.wait_ban(Host::Stranger.address()).action, "throttle");
+    let long = format!("/{}", "a".repeat(100_000));
+    for _ in 0..2 {
+        assert_eq!(scene.send(Host::Office, &scene.call(&long).arg("--http1.1")).unwrap().status, 414);
+    }
+    assert_eq!(scene.wait_ban(Host::Office.address()).action, "throttle");
+    for _ in 0..3 {
+        let _ = scene.send(Host::Tester, &scene.call(&long).http2());
+    }
+    assert_eq!(scene.wait_ban(Host::Tester.address()).action, "throttle");
+    for _ in 0..2 {
+        let mut raw = scene.raw(Host::Attacker, None).unwrap();
+        raw.send(b"GET /\x01 HTTP/1.1\r\n\r\n").unwrap();
+        raw.read_to_close();
+    }
+    assert_eq!(scene.wait_ban(Host::Attacker.address()).action, "ban");
+}
+
+#[test]
+fn foreign_pages_count_as_any_or_as_none_where_the_settings_say_so() {
+    for (setting, banned) in [("ban", true), ("ignore", false)] {
+        let scene = Scene::build(|plan| plan.bans = format!("cross_site = \"{setting}\""));
+        let image = scene.call(CLIMB).header(MARK, "cross-site");
+        scene.attack_with(Host::Office, &image);
+        scene.attack(Host::Attacker);
+        assert_eq!(scene.wait_ban(Host::Attacker.address()).action, "ban");
+        let office = scene.ban_of(Host::Office.address()).map(|ban| ban.action);
+        assert_eq!(office.as_deref(), banned.then_some("ban"), "{setting}");
+    }
+}
