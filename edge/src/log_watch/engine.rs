@@ -15,6 +15,7 @@ use super::ban_store::{Change, Lease, Restored, StoredBan, WouldBan};
 use super::detector::{Clock, Detector, Finding, Line, OWN};
 use super::enforce::{Decided, Enforcement, Owed};
 use super::protected;
+use super::reload::Fresh;
 use super::tail::Tail;
 use crate::access_log::{self, Entry};
 use crate::admission::Rates;
@@ -88,6 +89,8 @@ pub(super) struct Flags {
     pub(super) files: AtomicBool,
     /// End.
     pub(super) stop: AtomicBool,
+    /// Other settings, to be taken over.
+    pub(super) fresh: Mutex<Option<Box<Fresh>>>,
 }
 
 /// The engine's state.
@@ -201,6 +204,12 @@ impl Engine {
                 flags.files.store(true, Ordering::Release);
             }
             self.enforce(now);
+            let fresh = flags.fresh.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(fresh) = fresh {
+                self.take_over(*fresh, wall_clock());
+                flags.files.store(true, Ordering::Release);
+                more = true;
+            }
             while let Some((question, sender)) = questions.next() {
                 // Whoever asked may have left.
                 let _ = sender.try_send(self.answer(question, wall_clock()));
@@ -377,7 +386,7 @@ impl Engine {
         self.report();
     }
 
-    fn save_positions(&self) {
+    pub(super) fn save_positions(&self) {
         if let Some(tail) = &self.tail {
             self.enforcement.save(Change::Positions(tail.positions()));
         }
@@ -471,7 +480,7 @@ impl Engine {
                 || self.detector.jails.history(network).is_some_and(|history| history.last_end <= now))
     }
 
-    fn tell_alarms(&mut self) {
+    pub(super) fn tell_alarms(&mut self) {
         for alarm in self.detector.jails.alarms() {
             match alarm {
                 Alarm::Brake { jail, bans_in_minute, active_clients } => {

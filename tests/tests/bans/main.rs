@@ -11,4 +11,5 @@ mod limits;
 mod logs;
 mod operator;
 mod protected;
+mod reload;
 mod scene;
