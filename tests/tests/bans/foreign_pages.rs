@@ -52,6 +52,17 @@ fn a_foreign_page_gets_its_visitors_throttled_at_most_and_an_attacker_behind_the
     assert!(scene.is_ignored(Host::Office, scene.door()));
 }
 
+// RFC 9113, section 6.
+const HEADERS: u8 = 1;
+const SETTINGS: u8 = 4;
+const CONTINUATION: u8 = 9;
+const END_HEADERS: u8 = 4;
+
+fn frame(kind: u8, flags: u8, stream: u8, payload: &[u8]) -> Vec<u8> {
+    let [_, a, b, c] = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&[a, b, c, kind, flags, 0, 0, 0, stream], payload].concat()
+}
+
 #[test]
 fn what_no_browser_can_mark_throttles_at_most() {
     let scene = Scene::build(|plan| plan.jail("malformed", "max_offences = 2"));
@@ -65,6 +76,33 @@ fn what_no_browser_can_mark_throttles_at_most() {
         assert_eq!(scene.send(Host::Office, &scene.call(&long).arg("--http1.1")).unwrap().status, 414);
     }
     assert_eq!(scene.wait_ban(Host::Office.address()).action, "throttle");
+    // HTTP/2: one header that no limit takes, and on the other hand nonsense.
+    let large: Vec<u8> =
+        [0x00, 0x01, b'x', 0x7f, 0xb1, 0xda, 0x06].into_iter().chain([b'~'; 110_000]).collect();
+    let last = large.chunks(16_384).count() - 1;
+    let frames: Vec<u8> = (large.chunks(16_384).enumerate())
+        .flat_map(|(at, part)| {
+            frame(
+                if at == 0 { HEADERS } else { CONTINUATION },
+                if at == last { END_HEADERS } else { 0 },
+                1,
+                part,
+            )
+        })
+        .collect();
+    for (host, action, frames) in
+        [(Host::Tester, "throttle", frames), (Host::Neighbour, "ban", frame(HEADERS, END_HEADERS, 0, &[]))]
+    {
+        for _ in 0..2 {
+            let mut raw = scene.raw_h2(host).unwrap();
+            raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+            raw.send(&frame(SETTINGS, 0, 0, &[])).unwrap();
+            // edge may leave before it has read all of it.
+            let _ = raw.send(&frames);
+            raw.read_to_close();
+        }
+        assert_eq!(scene.wait_ban(host.address()).action, action, "{host:?}");
+    }
     for _ in 0..2 {
         let mut raw = scene.raw(Host::Attacker, None).unwrap();
         raw.send(b"GET /\x01 HTTP/1.1\r\n\r\n").unwrap();

@@ -199,10 +199,19 @@ impl Scene {
 
     /// A whole TLS connection of `host`, over which it can say anything.
     pub(crate) fn raw(&self, host: Host, source: Option<IpAddr>) -> anyhow::Result<Raw> {
+        self.raw_of(host, source, b"http/1.1")
+    }
+
+    /// The same, for HTTP/2.
+    pub(crate) fn raw_h2(&self, host: Host) -> anyhow::Result<Raw> {
+        self.raw_of(host, None, b"h2")
+    }
+
+    fn raw_of(&self, host: Host, source: Option<IpAddr>, protocol: &[u8]) -> anyhow::Result<Raw> {
         let (door, authority) = (self.door(), &self.edge.authority.certificate);
         self.lab.inside(host, || {
             let socket = harness::crowd::dial(source, door, SOON)?;
-            Raw::over(socket, NAME, authority, b"http/1.1")
+            Raw::over(socket, NAME, authority, protocol)
         })?
     }
 
