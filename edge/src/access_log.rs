@@ -75,6 +75,9 @@ pub struct Entry {
     pub reason: Option<String>,
     /// The request's id, as the upstream was told.
     pub request_id: String,
+    /// A page of another origin made a browser send it, or could have: then its sender meant no
+    /// harm, perhaps. In no line: it is for the tap.
+    pub cross_site: bool,
 }
 
 impl Entry {
@@ -228,6 +231,7 @@ mod tests {
             upstream: None,
             reason: None,
             request_id: String::new(),
+            cross_site: false,
         }
     }
 

@@ -95,6 +95,19 @@ pub enum Action {
     Log,
 }
 
+/// What a jail that bans makes of an offence that a page of another origin can make a visitor's
+/// browser commit.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum CrossSite {
+    /// Counted apart from the others, and throttled at most.
+    #[default]
+    Throttle,
+    /// As any other.
+    Ban,
+    /// It is none, in no jail.
+    Ignore,
+}
+
 /// Longer bans for who comes back.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Escalation {
@@ -153,6 +166,8 @@ pub struct JailSettings {
     pub prefixes: Prefixes,
     /// What happens to it.
     pub action: Action,
+    /// What happens to it where a foreign page may have made it do so.
+    pub cross_site: CrossSite,
     /// `None` lets it ban as many as it likes.
     pub brake: Option<Brake>,
 }

@@ -10,6 +10,7 @@ mod enforce;
 mod engine;
 mod figures;
 mod protected;
+mod reload;
 pub mod tail;
 #[cfg(test)]
 mod trial;
@@ -55,6 +56,11 @@ pub enum LogWatchError {
     /// The files to follow.
     #[error(transparent)]
     Tail(#[from] TailError),
+    /// The engine has too much to do, or has ended.
+    #[error(
+        "bans: the engine did not take over the new settings within 4 s; ask again with HUP, look at the log"
+    )]
+    Busy,
     /// Its thread.
     #[error("bans: their thread cannot be started: {0}; raise the limit of tasks")]
     Thread(#[source] std::io::Error),
@@ -78,6 +84,8 @@ pub struct LogWatch {
     questions: Arc<Questions>,
     status: Arc<Mutex<Summary>>,
     lost: IntCounter,
+    /// What it was started with.
+    started: Bans,
     thread: Option<JoinHandle<()>>,
 }
 
@@ -88,6 +96,7 @@ impl LogWatch {
     /// # Errors
     /// A bad filter, no file of bans, no thread.
     pub fn start(settings: Bans, places: Places, registry: &Registry) -> Result<Self, LogWatchError> {
+        let started = settings.clone();
         let names: Vec<String> = settings.jails.iter().map(|jail| jail.name.clone()).collect();
         let detector =
             Detector::new(&settings.filters, settings.jails, settings.never.clone(), settings.max_bans)
@@ -133,7 +142,7 @@ impl LogWatch {
             .name("bans".to_owned())
             .spawn(move || engine.run(&queue, &its_flags, &its_questions))
             .map_err(LogWatchError::Thread)?;
-        Ok(Self { events, flags, questions, status, lost, thread: Some(thread) })
+        Ok(Self { events, flags, questions, status, lost, started, thread: Some(thread) })
     }
 
     /// Where the access log hands every event, whether it writes it down or not. Never waits: when
@@ -224,16 +233,20 @@ fn open_tail(
     if detector.watched().is_empty() {
         return Ok(None);
     }
-    let (events, flags_of_tail) = (events.clone(), Arc::clone(flags));
-    let wake = move || {
-        // One word is enough for many changes.
-        if !flags_of_tail.files.swap(true, Ordering::AcqRel) {
-            let _ = events.try_send(Event::Wake);
-        }
-    };
-    let tail = Tail::open(detector.watched(), &restored.positions, wake)?;
+    let tail = Tail::open(detector.watched(), &restored.positions, waker(events, flags))?;
     flags.files.store(true, Ordering::Release);
     Ok(Some(tail))
+}
+
+/// What tells the engine of changed files.
+fn waker(events: &SyncSender<Event>, flags: &Arc<Flags>) -> impl Fn() + Send + Sync + 'static {
+    let (events, flags) = (events.clone(), Arc::clone(flags));
+    move || {
+        // One word is enough for many changes.
+        if !flags.files.swap(true, Ordering::AcqRel) {
+            let _ = events.try_send(Event::Wake);
+        }
+    }
 }
 
 /// Every pattern that cannot be used, for `edge check`.

@@ -43,7 +43,8 @@ struct Arguments {
 
 #[derive(Debug, Subcommand)]
 enum Command {
-    /// Serve until TERM (drains; a second TERM ends at once). HUP reloads the certificates.
+    /// Serve until TERM (drains; a second TERM ends at once). HUP reads the certificates, the
+    /// filters, the jails and whom they never ban again.
     Serve,
     /// Report every fault of the configuration, and what would fail at start; start nothing.
     Check,
@@ -145,9 +146,10 @@ fn run(arguments: &Arguments) -> Result<(), Failure> {
     let format = if *json && matches!(command, Command::Serve) { Format::Json } else { Format::Text };
     match command {
         Command::Serve => {
-            let config = read(config)?;
+            let file = config;
+            let config = read(file)?;
             telemetry::start(&format!("{log},{}", edge::proxy::QUIET), format);
-            edge::serve(config).map_err(Failure::run)
+            edge::serve(config, file).map_err(Failure::run)
         }
         Command::Check => check(config, *json),
         Command::Status { socket } => {

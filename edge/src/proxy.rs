@@ -2,6 +2,7 @@
 //! engine's proxy; decides nothing itself: who the client is, whether it is admitted, where it
 //! goes and which server answers are the rooms' decisions.
 
+mod cross_site;
 mod engine;
 mod forward;
 mod peer;

@@ -2,6 +2,7 @@
 //! decides nothing.
 
 use std::io;
+use std::path::Path;
 use std::sync::Arc;
 use std::thread;
 use std::time::Duration;
@@ -19,7 +20,7 @@ use crate::admin::{self, AdminError, Readiness};
 use crate::admission::{Banned, InFlight, Rate, Rates};
 use crate::ban::words::Answer;
 use crate::client::TrustedProxies;
-use crate::config::Config;
+use crate::config::{Config, Throttle};
 use crate::firewall;
 use crate::gateway::{Gateway, GatewayError, Limits, Settings as GatewaySettings, Vaults};
 use crate::listen::live::{Connections, Idle};
@@ -75,19 +76,19 @@ pub enum ServeError {
     Thread(String),
 }
 
-/// Serves until TERM or INT, then drains. Blocks.
+/// Serves until TERM or INT, then drains. Blocks. HUP reads `file`, where `config` stands, again.
 ///
 /// # Errors
 /// A room cannot be opened, or a thread ended early.
-pub fn serve(config: Config) -> Result<(), ServeError> {
+pub fn serve(config: Config, file: &Path) -> Result<(), ServeError> {
     let runtime = Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|source| ServeError::System { what: "no runtime", source })?;
-    runtime.block_on(run(config))
+    runtime.block_on(run(config, file))
 }
 
-async fn run(config: Config) -> Result<(), ServeError> {
+async fn run(config: Config, file: &Path) -> Result<(), ServeError> {
     let signals = |source| ServeError::System { what: "no signal handler", source };
     let shutdown = shutdown::on_signals().map_err(signals)?;
     let mut hang_up = signal(SignalKind::hangup()).map_err(signals)?;
@@ -102,8 +103,9 @@ async fn run(config: Config) -> Result<(), ServeError> {
         connections: Connections::new(idle, trusted, Arc::clone(&metrics)),
         rates: rates(&config),
     };
-    let log_watch = start_log_watch(&config, &places, &metrics)?;
-    let tap = log_watch.as_ref().map(LogWatch::tap);
+    let log_watch = start_log_watch(&config, &places, &metrics)?.map(Arc::new);
+    let (needed, throttle) = (needed(&config), config.throttle);
+    let tap = log_watch.as_deref().map(LogWatch::tap);
     let access_log = AccessLog::start(&config.access_log, Arc::clone(&metrics), tap)?;
     let certificates = Certificates::load(&config.certificates)?;
     let acceptor = tls::acceptor(Arc::clone(&certificates))?;
@@ -176,7 +178,13 @@ async fn run(config: Config) -> Result<(), ServeError> {
             _ = hang_up.recv() => {
                 access_log.reopen();
                 look(&certificates, true).await;
-                tracing::info!("reload: certificates and log file only; other settings need a restart");
+                if let Some(log_watch) = &log_watch {
+                    let (log_watch, needed) = (Arc::clone(log_watch), needed.clone());
+                    let file = file.to_owned();
+                    let work = move || reload_bans(&log_watch, &file, needed, throttle);
+                    let _ = tokio::task::spawn_blocking(work).await;
+                }
+                tracing::info!("reload: certificates, jails and log file; other settings need a restart");
             }
             _ = rotated.recv() => access_log.reopen(),
             _ = certificate_look.tick() => look(&certificates, false).await,
@@ -184,7 +192,7 @@ async fn run(config: Config) -> Result<(), ServeError> {
                 places.connections.thin();
                 site.tidy_rates();
                 site.report_upstreams();
-                if log_watch.as_ref().is_some_and(LogWatch::is_dead) {
+                if log_watch.as_deref().is_some_and(LogWatch::is_dead) {
                     failure = Some(ServeError::Thread("the ban engine's".to_owned()));
                     shutdown.cancel();
                     break;
@@ -230,7 +238,7 @@ async fn run(config: Config) -> Result<(), ServeError> {
     // Blocks for a bounded time until what is queued is written.
     let close = move || {
         access_log.close();
-        if let Some(log_watch) = log_watch {
+        if let Some(log_watch) = log_watch.and_then(Arc::into_inner) {
             log_watch.close();
         }
     };
@@ -336,7 +344,6 @@ fn rates(config: &Config) -> Arc<Rates> {
     Rates::new(config.throttle.client, &routes, config.throttle.offender)
 }
 
-/// Whoever edge needs can never be banned, whatever the logs say.
 fn start_log_watch(
     config: &Config,
     places: &Places,
@@ -354,17 +361,58 @@ fn start_log_watch(
         return Ok(None);
     }
     let mut settings = config.bans.clone();
-    settings.never.extend(&config.clients.trusted_proxies);
-    settings.never.extend(config.bans.peers.iter().copied().map(IpNet::from));
+    settings.never.extend(needed(config));
+    LogWatch::start(settings, places.clone(), metrics.registry()).map(Some)
+}
+
+/// Whoever edge needs can never be banned, whatever the logs say.
+fn needed(config: &Config) -> Vec<IpNet> {
+    let mut needed = config.clients.trusted_proxies.clone();
+    needed.extend(config.bans.peers.iter().copied().map(IpNet::from));
     let vaults = config.gateway.iter().flat_map(|gateway| &gateway.vaults);
-    settings.never.extend(vaults.map(|vault| IpNet::from(vault.address.ip())));
+    needed.extend(vaults.map(|vault| IpNet::from(vault.address.ip())));
     // Whoever makes an application ask for what is forbidden must not cut it off.
     let servers = config.upstreams.iter().flat_map(|upstream| &upstream.servers);
-    settings.never.extend(servers.filter_map(|server| match server {
+    needed.extend(servers.filter_map(|server| match server {
         Server::Tcp(address) => Some(IpNet::from(address.ip())),
         Server::Unix(_) => None,
     }));
-    LogWatch::start(settings, places.clone(), metrics.registry()).map(Some)
+    needed
+}
+
+/// Reads filters, jails and `never` again. Whom edge needs by the settings that it serves with, which
+/// stay, stays `needed`. Blocks.
+fn reload_bans(log_watch: &LogWatch, file: &Path, needed_now: Vec<IpNet>, throttle: Throttle) {
+    let kept = "the jails of before go on";
+    let config = match Config::read(file) {
+        Ok(config) => config,
+        Err(faults) => {
+            for fault in faults.0 {
+                tracing::error!("reload: {fault}; {kept}");
+            }
+            return;
+        }
+    };
+    let mut settings = config.bans.clone();
+    settings.never.extend(needed(&config).into_iter().chain(needed_now));
+    let jails = settings.jails.len();
+    match log_watch.reload(settings) {
+        Ok(mut late) => {
+            if config.throttle != throttle {
+                late.push("[throttle]");
+            }
+            tracing::info!("reload: {jails} jails are in force");
+            for key in late {
+                tracing::warn!("reload: {key} has changed and needs a restart; what was set before goes on");
+            }
+        }
+        Err(LogWatchError::Jails(faults)) => {
+            for fault in faults.0 {
+                tracing::error!("reload: {fault}; {kept}");
+            }
+        }
+        Err(error) => tracing::error!("reload: {error}; {kept}"),
+    }
 }
 
 fn redirect(config: &Config) -> Redirect {

@@ -73,6 +73,7 @@ fn entry() -> impl Strategy<Value = Entry> {
             upstream: None,
             reason: None,
             request_id: String::new(),
+            cross_site: false,
         },
     )
 }
@@ -127,7 +128,7 @@ fn forged_lines_never_blame_anybody_but_their_sender() {
             event_line(entry, &mut line);
             prop_assert!(!line.contains(&b'\n') && line.starts_with(b"203.0.113.7 - - [] \""));
             // Not told who the client is: the line alone must not be able to lie.
-            let told = Line { source: OWN, text: &line, at: Some(now), client: None };
+            let told = Line { source: OWN, text: &line, at: Some(now), client: None, cross_site: false };
             detector.read(told, Clock::Now(now), 1000, &mut found);
         }
         let own = found.len();
@@ -135,7 +136,8 @@ fn forged_lines_never_blame_anybody_but_their_sender() {
         let lines: Vec<&[u8]> = text.split_inclusive(|byte| *byte == b'\n').collect();
         prop_assert_eq!(lines.len(), entries.len());
         for text in lines {
-            let line = Line { source: 1, text: text.trim_ascii_end(), at: None, client: None };
+            let line =
+                Line { source: 1, text: text.trim_ascii_end(), at: None, client: None, cross_site: false };
             detector.read(line, Clock::Now(now), 1000, &mut found);
         }
         for finding in &found {

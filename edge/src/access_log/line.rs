@@ -230,6 +230,7 @@ mod tests {
             upstream: Some("app".to_owned()),
             reason: None,
             request_id: "0123abcd".to_owned(),
+            cross_site: false,
         }
     }
 
@@ -361,11 +362,12 @@ mod tests {
             user_agent in vec(any::<u8>(), 0..40),
             reason in proptest::option::of("(?s).{0,20}"),
             request_id in "(?s).{0,8}",
+            cross_site: bool,
         ) -> Entry {
             Entry {
                 at: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
                 client: IpAddr::V6(client.into()),
-                method, target, host, status, bytes, referer, user_agent, reason, request_id,
+                method, target, host, status, bytes, referer, user_agent, reason, request_id, cross_site,
                 protocol: "HTTP/2.0",
                 duration: Duration::from_nanos(nanoseconds),
                 upstream: None,

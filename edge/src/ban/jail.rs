@@ -11,6 +11,9 @@
 //!   not longer. They are what was on its way. Only a throttled network can still earn a ban.
 //! - A jail that bans networks bans the single address (or /64) where the network holds someone
 //!   who may not be banned, and nobody where that holds one, too.
+//! - What a page of another origin can make a browser do is counted apart and throttles at most, for
+//!   `ban_time` each time. It presses no brake, and no later ban is longer for it: nobody shall be
+//!   able to ban others, nor to make a jail log-only, by a page that they visit.
 //! - Each further ban within `forgiveness` after the last one's end is longer. All jails count
 //!   together, an operator's bans and throttles as well. What an operator lifts is forgotten with
 //!   its history: it was a mistake, and the next ban is a first one.
@@ -177,8 +180,11 @@ impl Jails {
         }
         let whole = sentence.until.saturating_sub(sentence.since).min(TEN_YEARS);
         let action = if sentence.action == Action::Throttle { Action::Throttle } else { Action::Ban };
-        let mut restored = Sentence { network, action, times: sentence.times.max(1), ..sentence };
-        if sentence.times == 0 || millis(sentence.until) <= now {
+        // A throttle that was nobody's fault counts as no ban; a ban that counts as none was lifted.
+        let times = sentence.times.max(u16::from(action == Action::Ban));
+        let lifted = times > sentence.times;
+        let mut restored = Sentence { network, action, times, ..sentence };
+        if lifted || millis(sentence.until) <= now {
             if millis(sentence.until).saturating_add(millis(self.memory())) > now {
                 let until = Duration::from_millis(millis(sentence.until).min(now));
                 self.book.remember(key, &Sentence { until, times: sentence.times, ..restored });
@@ -316,11 +322,14 @@ impl Jails {
             let wide = jail.prefixes.network(address);
             let networks = [Some(wide), (wide != single).then_some(single)];
             for key in networks.into_iter().flatten().filter_map(Key::new) {
-                let offender = Offender { jail: u16::try_from(place).unwrap_or(RETIRED), key };
-                let (times, offences) = self.tally.counted(offender, self.clock, jail.measure.find_time);
-                if offences > 0 {
-                    let lines = self.tally.lines(offender);
-                    counters.push(Counter { jail: place, network: key.network(), offences, times, lines });
+                for cross_site in [false, true] {
+                    let offender =
+                        Offender { jail: u16::try_from(place).unwrap_or(RETIRED), key, cross_site };
+                    let (times, offences) = self.tally.counted(offender, self.clock, jail.measure.find_time);
+                    if offences > 0 {
+                        let (network, lines) = (key.network(), self.tally.lines(offender));
+                        counters.push(Counter { jail: place, network, cross_site, offences, times, lines });
+                    }
                 }
             }
         }
@@ -331,7 +340,22 @@ impl Jails {
     /// gone then. Take them at once: the network's next offence in this jail begins anew.
     pub fn evidence(&mut self, sentence: &Sentence) -> Vec<Box<[u8]>> {
         let Some(key) = Key::new(sentence.network) else { return Vec::new() };
-        self.tally.take_lines(Offender { jail: sentence.jail, key })
+        let cross_site = self.is_cross_site(sentence);
+        self.tally.take_lines(Offender { jail: sentence.jail, key, cross_site })
+    }
+
+    /// Is it a throttle in place of a ban, for what foreign pages may have made somebody do?
+    #[must_use]
+    pub fn is_cross_site(&self, sentence: &Sentence) -> bool {
+        let jail = self.settings.get(usize::from(sentence.jail));
+        sentence.action == Action::Throttle && jail.is_some_and(|jail| jail.action == Action::Ban)
+    }
+
+    /// Is this address throttled for what foreign pages may have made it do? Then it is no fault of its
+    /// own to be refused for that.
+    #[must_use]
+    pub fn is_spared(&self, address: IpAddr) -> bool {
+        self.book.covering(address.to_canonical(), self.clock).any(|ban| self.is_cross_site(&ban))
     }
 
     /// What is remembered of exactly this network: for as long as the longest `forgiveness` of any
@@ -636,7 +660,13 @@ mod tests {
         let mut jails = one(jail("a"));
         for (second, line) in [(0, "old"), (100, "first"), (101, "second")] {
             let at = START + seconds(second);
-            let offence = Offence { jail: 0, address: address("203.0.113.7"), at, line: line.as_bytes() };
+            let offence = Offence {
+                jail: 0,
+                address: address("203.0.113.7"),
+                at,
+                line: line.as_bytes(),
+                cross_site: false,
+            };
             jails.judge(&offence, at, 0);
         }
         let counter = &jails.counters(address("203.0.113.7"))[0];

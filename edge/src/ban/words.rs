@@ -158,7 +158,7 @@ pub struct BanLine {
     pub offences: u32,
     /// The how many-th ban in a row it is.
     pub times: u16,
-    /// An operator's words.
+    /// An operator's words, or why it is a throttle and no ban.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
@@ -204,6 +204,9 @@ pub struct EvidenceLine {
 pub struct CounterLine {
     /// By which jail.
     pub jail: String,
+    /// Foreign pages may have asked: they throttle at most.
+    #[serde(default)]
+    pub cross_site: bool,
     /// So many count now.
     pub offences: u32,
     /// So many ban.
@@ -434,6 +437,7 @@ impl fmt::Display for Receipt {
         match (&self.protected, self.bans.is_empty()) {
             (Some(why), true) => write!(f, "can never be banned: {why}")?,
             (_, true) => write!(f, "not banned")?,
+            (_, false) if self.bans.iter().all(|ban| ban.action == "throttle") => write!(f, "throttled")?,
             (_, false) => write!(f, "banned")?,
         }
         for ban in &self.bans {
@@ -442,8 +446,11 @@ impl fmt::Display for Receipt {
         for EvidenceLine { at, jail, line } in &self.lines {
             write!(f, "\n    {} {jail}: {line}", clock(*at))?;
         }
-        for CounterLine { jail, offences, max_offences, lines } in &self.counters {
+        for CounterLine { jail, cross_site, offences, max_offences, lines } in &self.counters {
             write!(f, "\n  counted by {jail}: {offences} of {max_offences} offences")?;
+            if *cross_site {
+                write!(f, ", cross-site, which throttle at most")?;
+            }
             for line in lines {
                 write!(f, "\n    {line}")?;
             }

@@ -197,7 +197,7 @@ impl Rehearsal {
         let mut understood = false;
         for source in sources {
             let undated = self.detector.figures().undated;
-            let line = Line { source, text, at: None, client: None };
+            let line = Line { source, text, at: None, client: None, cross_site: false };
             self.detector.read(line, Clock::Rehearsal(self.now), self.clients.len(), &mut self.found);
             let dated = self.detector.figures().undated == undated;
             understood |= dated && (source != OWN || client.is_some());

@@ -12,7 +12,7 @@ use shared::config::{Section, read_file, read_text};
 use super::addresses::Taken;
 use super::builtin;
 use super::jails::{Collected, WrittenFilter};
-use crate::ban::JailSettings;
+use crate::ban::{CrossSite, JailSettings};
 use crate::firewall;
 
 /// What the kernel's sets and our tables are made for.
@@ -60,6 +60,7 @@ pub(super) fn bans(root: &mut Section<'_>, taken: &mut Taken) -> Option<Bans> {
     taken.take_socket(s, "firewall_socket", "bans.firewall_socket", &firewall_socket);
     let max_bans = limited(s, "max_bans", 1 << 20, MAX_BANS);
     let queue = limited(s, "queue", 1 << 16, MAX_QUEUE);
+    let cross_site = cross_site(s);
     let max_idle_connections = limited(s, "max_idle_connections", 40, usize::MAX);
     let never: Vec<IpNet> = s.list("never");
     for network in never.iter().filter(|network| network.prefix_len() == 0) {
@@ -85,8 +86,11 @@ pub(super) fn bans(root: &mut Section<'_>, taken: &mut Taken) -> Option<Bans> {
         s.adopt(read.err().into_iter().flat_map(|faults| faults.0));
     }
     collected.take(root, false);
-    let (filters, jails, faults) = collected.finished(with_builtin);
+    let (filters, mut jails, faults) = collected.finished(with_builtin);
     root.adopt(faults);
+    for jail in &mut jails {
+        jail.cross_site = cross_site;
+    }
     Some(Bans {
         enabled,
         store,
@@ -117,6 +121,21 @@ fn kind(s: &mut Section<'_>) -> Option<firewall::Kind> {
                 format!("{other:?} is no firewall; write \"kernel\", \"rehearsal\" or \"none\""),
             );
             None
+        }
+    }
+}
+
+/// The default after noting what is wrong.
+fn cross_site(s: &mut Section<'_>) -> CrossSite {
+    let written = s.or("cross_site", "throttle".to_owned());
+    match written.as_str() {
+        "throttle" => CrossSite::Throttle,
+        "ban" => CrossSite::Ban,
+        "ignore" => CrossSite::Ignore,
+        other => {
+            let what = format!("{other:?} is nothing to do; write \"throttle\", \"ban\" or \"ignore\"");
+            s.fault("cross_site", what);
+            CrossSite::default()
         }
     }
 }
@@ -178,6 +197,7 @@ mod tests {
         assert_eq!(read.firewall, firewall::Settings::default());
         assert_eq!((read.max_bans, read.queue, read.max_idle_connections), (1_048_576, 65_536, 40));
         assert_eq!((read.never.len(), read.peers.len()), (0, 0));
+        assert!(read.jails.iter().all(|jail| jail.cross_site == CrossSite::Throttle));
     }
 
     #[test]
@@ -227,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_makes_no_sense_is_told() {
-        let text = "[bans]\nfirewall = \"iptables\"\nmax_bans = 0\nqueue = 99999999\nnever = [\"::/0\"]\npeers = [\"b\"]\njails_folder = \"/dev/null\"\n";
+        let text = "[bans]\nfirewall = \"iptables\"\nmax_bans = 0\nqueue = 99999999\nnever = [\"::/0\"]\npeers = [\"b\"]\ncross_site = \"no\"\njails_folder = \"/dev/null\"\n";
         let told = read(text).unwrap_err();
         let expected = "\
 edge.toml:2:12: bans.firewall: \"iptables\" is no firewall; write \"kernel\", \"rehearsal\" or \"none\"
@@ -235,7 +255,8 @@ edge.toml:3:12: bans.max_bans: 0 is none at all; write 1 or more, usually 104857
 edge.toml:4:9: bans.queue: 99999999 is more than there is room for; write at most 1048576, usually 65536
 edge.toml:5:9: bans.never: \"::/0\" is everybody; write enabled = false, or your own networks
 edge.toml:6:10: bans.peers: \"b\" is no IP address; write \"192.0.2.1\"
-edge.toml:7:16: bans.jails_folder: /dev/null cannot be read: Not a directory (os error 20); let edge's user read it";
+edge.toml:7:14: bans.cross_site: \"no\" is nothing to do; write \"throttle\", \"ban\" or \"ignore\"
+edge.toml:8:16: bans.jails_folder: /dev/null cannot be read: Not a directory (os error 20); let edge's user read it";
         assert_eq!(told, expected);
     }
 }

@@ -13,8 +13,8 @@ use shared::config::{Fault, Place, Section, nearest};
 
 use super::sections::name;
 use crate::ban::{
-    Action, Brake, Escalation, FilterText, JailSettings, MAX_BAN_TIME, MAX_FILTER_LINES, MAX_OFFENCES,
-    Prefixes, Source,
+    Action, Brake, CrossSite, Escalation, FilterText, JailSettings, MAX_BAN_TIME, MAX_FILTER_LINES,
+    MAX_OFFENCES, Prefixes, Source,
 };
 
 /// Steeper escalations reach their cap at the first repetition anyway.
@@ -201,6 +201,8 @@ fn jail(s: &mut Section<'_>, earlier: &IndexMap<String, WrittenJail>, builtin: b
         allow,
         prefixes: prefixes?,
         action: action?,
+        // `bans` says it of all jails.
+        cross_site: CrossSite::default(),
         brake: brake?,
     };
     Some(WrittenJail { settings, enabled, filter: place, builtin })
@@ -387,6 +389,7 @@ mod tests {
                 allow: Vec::new(),
                 prefixes: Prefixes { v4: 32, v6: 64 },
                 action: Action::Ban,
+                cross_site: CrossSite::Throttle,
                 brake: Some(Brake { percent: 5.0, least: 20 }),
             }
         );

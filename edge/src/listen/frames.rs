@@ -30,12 +30,16 @@ pub struct Frames {
     payload_start: [u8; 8],
     payload_seen: usize,
     open_block: bool,
+    /// Bytes of the last header block so far, compressed.
+    block: u64,
     settings: bool,
     begun: bool,
     from_client: bool,
     last_stream: u32,
     /// Streams that a HEADERS frame opened.
     pub opened: u64,
+    /// Bytes of the longest header block, compressed.
+    pub longest_block: u64,
     /// Streams reset with any code.
     pub resets: u64,
     /// The first non-zero error code of a GOAWAY.
@@ -64,11 +68,13 @@ impl Frames {
             payload_start: [0; 8],
             payload_seen: 0,
             open_block: false,
+            block: 0,
             settings: false,
             begun: false,
             from_client,
             last_stream: 0,
             opened: 0,
+            longest_block: 0,
             resets: 0,
             go_away: None,
         }
@@ -149,6 +155,9 @@ impl Frames {
         self.payload_seen = 0;
         self.payload_start = [0; 8];
         if kind == HEADERS || kind == CONTINUATION {
+            let before = if kind == HEADERS { 0 } else { self.block };
+            self.block = before + u64::from(self.payload_left);
+            self.longest_block = self.longest_block.max(self.block);
             self.open_block = true;
         }
         if kind == HEADERS {
@@ -251,9 +260,10 @@ mod tests {
         assert!(frames.must_go_on());
         frames.walk(&frame(CONTINUATION, END_HEADERS, 1, b"d"), |_| ());
         assert!(!frames.must_go_on());
+        assert_eq!(frames.longest_block, 4);
         frames.walk(&frame(HEADERS, END_HEADERS, 1, b"trailers"), |_| ());
         frames.walk(&frame(HEADERS, END_HEADERS, 3, b"next"), |_| ());
-        assert_eq!(frames.opened, 2);
+        assert_eq!((frames.opened, frames.longest_block), (2, 8));
     }
 
     #[test]

@@ -129,6 +129,13 @@ pub enum Fault {
 }
 
 impl Fault {
+    /// Is the head well-formed, for all that is known, and only too large? Any page can make a browser
+    /// send such a one.
+    #[must_use]
+    pub const fn is_of_size(self) -> bool {
+        matches!(self, Fault::TooManyHeaders | Fault::HeadTooLarge | Fault::UriTooLong)
+    }
+
     /// The status that answers it; 0 where nobody is left to answer.
     #[must_use]
     pub const fn status(self) -> u16 {

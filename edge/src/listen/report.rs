@@ -55,6 +55,7 @@ impl Report {
             target,
             reason: Some(fault.to_string()),
             duration: took,
+            cross_site: fault.is_of_size(),
             ..entry(peer, "HTTP/1.1", fault.status())
         });
     }
@@ -69,9 +70,11 @@ impl Report {
     }
 
     /// An HTTP/2 stream or connection that ended with an error before any request came of it.
-    pub fn broken_h2(&self, peer: SocketAddr, reason: String) {
+    /// `large`: one of its heads was about as large as allowed, as any page can make a browser send.
+    pub fn broken_h2(&self, peer: SocketAddr, reason: String, large: bool) {
         self.metrics.malformed.inc();
-        self.access_log.record(Entry { reason: Some(reason), ..entry(peer, "HTTP/2.0", 400) });
+        let reason = Some(reason);
+        self.access_log.record(Entry { reason, cross_site: large, ..entry(peer, "HTTP/2.0", 400) });
     }
 
     /// A plain request that was answered with a redirect.
@@ -82,6 +85,8 @@ impl Report {
             target: answer.target.as_bytes().to_vec(),
             host: answer.host.to_owned(),
             duration: took,
+            // In clear no browser says whose page asked.
+            cross_site: true,
             ..entry(peer, if answer.one_one { "HTTP/1.1" } else { "HTTP/1.0" }, answer.status)
         });
     }
@@ -118,6 +123,7 @@ fn entry(peer: SocketAddr, protocol: &'static str, status: u16) -> Entry {
         upstream: None,
         reason: None,
         request_id: String::new(),
+        cross_site: false,
     }
 }
 

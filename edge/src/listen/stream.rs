@@ -87,6 +87,8 @@ enum Protocol {
 
 /// What is known of an HTTP/2 connection that the engine decodes.
 struct H2 {
+    /// Largest head that the engine takes, in bytes.
+    max_head: u64,
     received: Frames,
     sent: Frames,
     timed_out: bool,
@@ -135,6 +137,7 @@ impl EdgeStream {
         let (remains, receiver) = oneshot::channel();
         let protocol = if connection.is_h2() {
             Protocol::H2(Box::new(H2 {
+                max_head: limits.head as u64,
                 received: Frames::received(),
                 sent: Frames::sent(),
                 timed_out: false,
@@ -413,22 +416,24 @@ impl EdgeStream {
     /// What the engine refused of an HTTP/2 connection without starting the phases.
     fn report_h2(&self) {
         let Protocol::H2(h2) = &self.protocol else { return };
-        let H2 { received, sent, timed_out, .. } = &**h2;
+        let H2 { max_head, received, sent, timed_out, .. } = &**h2;
+        // Compression takes away less than half of what a browser sends for the first time.
+        let large = received.longest_block >= max_head / 2;
         let peer = self.connection.peer;
         let missing = received.opened.saturating_sub(u64::from(self.connection.phases()));
         if !received.begun() || self.connection.presence.is_cut() {
             // A connection that was opened and not used, or that a ban cut: nobody's fault.
         } else if *timed_out {
-            self.report.broken_h2(peer, "preface or header block not complete in time".to_owned());
+            self.report.broken_h2(peer, "preface or header block not complete in time".to_owned(), false);
         } else if !received.opened_well() && sent.go_away.is_none() {
-            self.report.broken_h2(peer, "no valid HTTP/2 preface".to_owned());
+            self.report.broken_h2(peer, "no valid HTTP/2 preface".to_owned(), false);
         } else if let Some(code) = sent.go_away {
-            self.report.broken_h2(peer, format!("connection error {}", error_name(code)));
+            self.report.broken_h2(peer, format!("connection error {}", error_name(code)), large);
         } else {
             // Streams that the client took back before the engine looked at them are no fault.
             let refused = missing.saturating_sub(received.resets).min(100);
             for _ in 0..refused {
-                self.report.broken_h2(peer, "request refused by the HTTP engine".to_owned());
+                self.report.broken_h2(peer, "request refused by the HTTP engine".to_owned(), large);
             }
         }
     }

@@ -86,10 +86,10 @@ impl Engine {
         for network in networks {
             match self.sentence(*network, lasting, now) {
                 Ok((sentence, before)) => {
-                    self.enforcement.reasons.remove(&sentence.network);
-                    if !reason.is_empty() {
-                        self.enforcement.reasons.insert(sentence.network, reason.to_owned());
-                    }
+                    match reason {
+                        "" => self.enforcement.reasons.remove(&sentence.network),
+                        words => self.enforcement.reasons.insert(sentence.network, words.to_owned()),
+                    };
                     self.due.push(Decided { sentence, evidence: Vec::new() });
                     given.push(sentence);
                     notes.extend(before);
@@ -240,6 +240,7 @@ impl Engine {
             .map(|counter| CounterLine {
                 jail: self.enforcement.jails.get(counter.jail).cloned().unwrap_or_default(),
                 offences: counter.offences,
+                cross_site: counter.cross_site,
                 max_offences: jails.settings().get(counter.jail).map_or(0, |jail| jail.max_offences),
                 lines: counter.lines.iter().map(|line| legible(line)).collect(),
             })

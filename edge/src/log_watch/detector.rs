@@ -10,7 +10,7 @@ use shared::config::{Fault, Faults};
 
 use super::tail::Watched;
 use crate::ban::filter::{Figures, Filter, FilterFault, FilterSet, Hit, Subject};
-use crate::ban::jail::{Jails, Offence, Ruling};
+use crate::ban::jail::{Jails, Offence, Ruling, Sentence};
 use crate::ban::{JailSettings, Source};
 use crate::config::WrittenFilter;
 
@@ -28,6 +28,8 @@ pub struct Line<'l> {
     pub at: Option<Duration>,
     /// Who it is about, where that is known without reading it: then nobody else can be meant.
     pub client: Option<IpAddr>,
+    /// A page of another origin may have made its browser do so; of files nobody knows.
+    pub cross_site: bool,
 }
 
 /// What time it is for the jails.
@@ -60,6 +62,8 @@ pub struct Detector {
     sources: Vec<SourceFilters>,
     watched: Vec<Watched>,
     hits: Vec<(usize, Hit)>,
+    /// Of filters that were replaced.
+    past: Figures,
     /// Hits that name nobody who could be banned: host names, ids.
     nameless: u64,
     /// Hits on edge's own events that name somebody else than the client. Must stay 0.
@@ -116,7 +120,24 @@ impl Detector {
             return Err(Faults(faults));
         }
         let jails = Jails::new(jails, never, max_bans);
-        Ok(Self { jails, sources, watched, hits: Vec::new(), nameless: 0, forged: 0 })
+        Ok(Self {
+            jails,
+            sources,
+            watched,
+            hits: Vec::new(),
+            past: Figures::default(),
+            nameless: 0,
+            forged: 0,
+        })
+    }
+
+    /// Takes over the filters, jails and files of `other`. Bans stay, and the counts of jails that are
+    /// the same in both; bans that their jail allows now end and are returned.
+    #[must_use]
+    pub fn replace(&mut self, other: Self) -> Vec<Sentence> {
+        self.past = self.figures();
+        (self.sources, self.watched) = (other.sources, other.watched);
+        self.jails.set_jails(other.jails.settings().to_vec())
     }
 
     /// The files to follow; their tags are the sources of their lines.
@@ -153,7 +174,7 @@ impl Detector {
             }
             let at = hit.at.or(line.at).unwrap_or(now);
             let now = if matches!(clock, Clock::Rehearsal(_)) { now.max(at) } else { now };
-            let offence = Offence { jail, address, at, line: line.text };
+            let offence = Offence { jail, address, at, line: line.text, cross_site: line.cross_site };
             let ruling = self.jails.judge(&offence, now, active_clients);
             found.push(Finding { jail, address, at, ruling });
         }
@@ -162,7 +183,7 @@ impl Detector {
     /// Lines, hits and what could not be read, of all sources together.
     #[must_use]
     pub fn figures(&self) -> Figures {
-        let mut sum = Figures::default();
+        let mut sum = self.past;
         for figures in self.sources.iter().map(|source| source.set.figures()) {
             sum.lines += figures.lines;
             sum.hits += figures.hits;

@@ -46,7 +46,7 @@ pub(super) struct Enforcement {
     pub(super) counters: Counters,
     /// By index.
     pub(super) jails: Vec<String>,
-    /// What operators said of their own bans.
+    /// What operators said of their own bans, and why somebody is throttled and not banned.
     pub(super) reasons: HashMap<IpNet, String>,
     /// Does the kernel hold what it shall? False until it was compared.
     pub(super) in_step: bool,
@@ -104,12 +104,12 @@ impl Enforcement {
             }
             let jail = self.name(sentence.jail).to_owned();
             self.counters.bans.with_label_values(&[&jail]).inc();
+            let stored = self.stored(&sentence);
             if index < TOLD {
-                tell(&sentence, &jail);
+                tell(&sentence, &jail, &stored.reason);
             } else if index == TOLD {
                 tracing::info!("bans: more at once than are told one by one; `edge bans list` shows them");
             }
-            let stored = self.stored(&sentence);
             self.save(Change::Ban(stored, evidence));
         }
         protected
@@ -299,12 +299,13 @@ impl Enforcement {
     }
 }
 
-fn tell(sentence: &Sentence, jail: &str) {
+fn tell(sentence: &Sentence, jail: &str, reason: &str) {
     let Sentence { network, since, until, offences, times, action, .. } = sentence;
     let what = if *action == Action::Throttle { "throttled" } else { "banned" };
     tracing::info!(
-        "bans: {} {what} for {:?} by {jail} ({offences} offences, {times} in a row)",
+        "bans: {} {what} for {:?} by {jail} ({offences} offences, {times} in a row){}{reason}",
         shown(*network),
         Duration::from_secs(until.saturating_sub(*since).as_secs()),
+        if reason.is_empty() { "" } else { "; " },
     );
 }

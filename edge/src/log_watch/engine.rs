@@ -15,6 +15,7 @@ use super::ban_store::{Change, Lease, Restored, StoredBan, WouldBan};
 use super::detector::{Clock, Detector, Finding, Line, OWN};
 use super::enforce::{Decided, Enforcement, Owed};
 use super::protected;
+use super::reload::Fresh;
 use super::tail::Tail;
 use crate::access_log::{self, Entry};
 use crate::admission::Rates;
@@ -39,6 +40,11 @@ const COMPARE: Duration = Duration::from_secs(60);
 const MOST_COMPARED: usize = 50_000;
 /// Between two savings of the positions in files.
 const POSITIONS: Duration = Duration::from_secs(2);
+
+/// The status of who asks faster than a throttle lets it.
+const TOO_FAST: u16 = 429;
+/// What is told of a throttle that stands in place of a ban.
+const CROSS_SITE: &str = "cross-site: foreign pages may have asked";
 
 /// Two ends of one ban that are no further apart are the same: the kernel counts on its own.
 const SAME_END: Duration = Duration::from_secs(5);
@@ -84,6 +90,8 @@ pub(super) struct Flags {
     pub(super) files: AtomicBool,
     /// End.
     pub(super) stop: AtomicBool,
+    /// Other settings, to be taken over.
+    pub(super) fresh: Mutex<Option<Box<Fresh>>>,
 }
 
 /// The engine's state.
@@ -191,6 +199,12 @@ impl Engine {
                 flags.files.store(true, Ordering::Release);
             }
             self.enforce(now);
+            let fresh = flags.fresh.lock().unwrap_or_else(PoisonError::into_inner).take();
+            if let Some(fresh) = fresh {
+                self.take_over(*fresh, wall_clock());
+                flags.files.store(true, Ordering::Release);
+                more = true;
+            }
             while let Some((question, sender)) = questions.next() {
                 // Whoever asked may have left.
                 let _ = sender.try_send(self.answer(question, wall_clock()));
@@ -216,9 +230,15 @@ impl Engine {
     fn own(&mut self, entry: &Entry, now: Duration) {
         self.active.seen(Client::new(entry.client).key(), now);
         self.line.clear();
-        access_log::event_line(entry, &mut self.line);
+        if entry.status == TOO_FAST && self.detector.jails.is_spared(entry.client) {
+            // Refused for what was no fault of its own: that alone is no offence, what it asked for may be.
+            access_log::event_line(&Entry { status: 0, ..entry.clone() }, &mut self.line);
+        } else {
+            access_log::event_line(entry, &mut self.line);
+        }
         let at = entry.at.duration_since(SystemTime::UNIX_EPOCH).unwrap_or(now);
-        let line = Line { source: OWN, text: &self.line, at: Some(at), client: Some(entry.client) };
+        let (client, cross_site) = (Some(entry.client), entry.cross_site);
+        let line = Line { source: OWN, text: &self.line, at: Some(at), client, cross_site };
         self.enforcement.counters.lines.inc();
         let active = self.active.count(now);
         self.detector.read(line, Clock::Now(now), active, &mut self.found);
@@ -230,7 +250,7 @@ impl Engine {
         let active = self.active.count(now);
         let more = tail.read(BLOCK, &mut |source, _: &Path, text| {
             self.enforcement.counters.lines.inc();
-            let line = Line { source, text, at: None, client: None };
+            let line = Line { source, text, at: None, client: None, cross_site: false };
             self.detector.read(line, Clock::Now(now), active, &mut self.found);
             if !self.found.is_empty() {
                 self.rule(now);
@@ -252,6 +272,12 @@ impl Engine {
                 Ruling::Sentenced(sentence) => {
                     self.enforcement.counters.offences.with_label_values(&[jail]).inc();
                     let evidence = self.detector.jails.evidence(&sentence);
+                    // A jail's ban never takes an operator's place: what stands there is a throttle's.
+                    if self.detector.jails.is_cross_site(&sentence) {
+                        self.enforcement.reasons.insert(sentence.network, CROSS_SITE.to_owned());
+                    } else {
+                        self.enforcement.reasons.remove(&sentence.network);
+                    }
                     self.due.push(Decided { sentence, evidence });
                 }
                 Ruling::Excused(sentence, excuse) => self.excused(&sentence, excuse, now),
@@ -358,7 +384,7 @@ impl Engine {
         }
     }
 
-    fn save_positions(&self) {
+    pub(super) fn save_positions(&self) {
         if let Some(tail) = &self.tail {
             self.enforcement.save(Change::Positions(tail.positions()));
         }
@@ -445,7 +471,7 @@ impl Engine {
                 || self.detector.jails.history(network).is_some_and(|history| history.last_end <= now))
     }
 
-    fn tell_alarms(&mut self) {
+    pub(super) fn tell_alarms(&mut self) {
         for alarm in self.detector.jails.alarms() {
             match alarm {
                 Alarm::Brake { jail, bans_in_minute, active_clients } => {

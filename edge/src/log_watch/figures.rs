@@ -60,11 +60,16 @@ impl Counters {
             evicted: counter("edge_bans_evicted_total", "Bans ended early because the book was full."),
             unsaved: gauge("edge_ban_store_failing", "1 while the file of bans does not take changes."),
         };
-        for jail in jails {
-            counters.bans.with_label_values(&[jail]);
-            counters.offences.with_label_values(&[jail]);
-            counters.braked.with_label_values(&[jail]).set(0);
-        }
+        counters.name(jails);
         counters
+    }
+
+    /// A series for each jail; one that is there stays as it is.
+    pub(super) fn name(&self, jails: &[String]) {
+        for jail in jails {
+            self.bans.with_label_values(&[jail]);
+            self.offences.with_label_values(&[jail]);
+            self.braked.with_label_values(&[jail]);
+        }
     }
 }

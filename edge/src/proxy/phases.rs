@@ -22,6 +22,7 @@ use crate::client::Client;
 use crate::listen::connection::Connection;
 use crate::listen::head::{absolute_authority, absolute_path};
 use crate::listen::seconds_now;
+use crate::proxy::cross_site::is_cross_site;
 use crate::proxy::refusal::{Refusal, seconds};
 use crate::proxy::request::Request;
 use crate::proxy::{Site, forward, peer};
@@ -604,6 +605,7 @@ impl ProxyHttp for Phases {
             upstream: request.server_name.take(),
             reason,
             request_id: request.id.clone(),
+            cross_site: is_cross_site(head),
         });
         // The last byte is with the client or never will be: its place is free.
         request.permit = None;

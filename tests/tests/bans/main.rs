@@ -5,9 +5,11 @@
 
 mod attack;
 mod crash;
+mod foreign_pages;
 mod jails;
 mod limits;
 mod logs;
 mod operator;
 mod protected;
+mod reload;
 mod scene;

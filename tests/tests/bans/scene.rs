@@ -149,6 +149,11 @@ impl Scene {
         SocketAddr::new(address, if self.helper.is_some() { 443 } else { 8443 })
     }
 
+    /// Where plain requests are redirected.
+    pub(crate) fn plain_door(&self) -> SocketAddr {
+        SocketAddr::new(Host::Edge.address(), if self.helper.is_some() { 80 } else { 8080 })
+    }
+
     /// A call in the making; send it with [`Self::send`].
     pub(crate) fn call(&self, path: &str) -> Curl {
         self.call_at(self.door(), path)
@@ -194,10 +199,19 @@ impl Scene {
 
     /// A whole TLS connection of `host`, over which it can say anything.
     pub(crate) fn raw(&self, host: Host, source: Option<IpAddr>) -> anyhow::Result<Raw> {
+        self.raw_of(host, source, b"http/1.1")
+    }
+
+    /// The same, for HTTP/2.
+    pub(crate) fn raw_h2(&self, host: Host) -> anyhow::Result<Raw> {
+        self.raw_of(host, None, b"h2")
+    }
+
+    fn raw_of(&self, host: Host, source: Option<IpAddr>, protocol: &[u8]) -> anyhow::Result<Raw> {
         let (door, authority) = (self.door(), &self.edge.authority.certificate);
         self.lab.inside(host, || {
             let socket = harness::crowd::dial(source, door, SOON)?;
-            Raw::over(socket, NAME, authority, b"http/1.1")
+            Raw::over(socket, NAME, authority, protocol)
         })?
     }
 

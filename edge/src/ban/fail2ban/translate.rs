@@ -10,7 +10,9 @@ use super::interpolate::Given;
 use super::jail::Jail;
 use super::paths::{absent, without_classes};
 use super::{Kind, Note, options, time};
-use crate::ban::{Action, Brake, Escalation, JailSettings, MAX_BAN_TIME, MAX_OFFENCES, Prefixes, Source};
+use crate::ban::{
+    Action, Brake, CrossSite, Escalation, JailSettings, MAX_BAN_TIME, MAX_OFFENCES, Prefixes, Source,
+};
 
 /// What fail2ban's server does where nobody says anything.
 const SILENT_MAX_RETRY: u32 = 3;
@@ -68,6 +70,7 @@ impl Translation<'_> {
             allow: self.allow(),
             prefixes: Prefixes::default(),
             action: self.action(),
+            cross_site: CrossSite::default(),
             brake: Some(Brake::default()),
         }
     }
@@ -425,6 +428,7 @@ maxlines = 3
                 ],
                 prefixes: Prefixes::default(),
                 action: Action::Ban,
+                cross_site: CrossSite::Throttle,
                 brake: Some(Brake::default()),
             }
         );

@@ -11,7 +11,7 @@ use super::record::{Key, millis};
 use super::settings::Jail;
 use super::tally::Offender;
 use super::{Alarm, Excuse, Jails, Offence, Ruling, SINGLE, Sentence, TEN_YEARS};
-use crate::ban::{Action, JailSettings};
+use crate::ban::{Action, CrossSite, JailSettings};
 
 impl Jails {
     /// Decides one offence. `active_clients` is how many clients had requests in the last minute,
@@ -23,7 +23,13 @@ impl Jails {
         else {
             return Ruling::TooOld;
         };
-        let (measure, action) = (jail.measure, settings.action);
+        if offence.cross_site && settings.cross_site == CrossSite::Ignore {
+            return Ruling::Allowed;
+        }
+        let bans = settings.action == Action::Ban;
+        let cross_site = offence.cross_site && bans && settings.cross_site == CrossSite::Throttle;
+        let measure = jail.measure;
+        let action = if cross_site { Action::Throttle } else { settings.action };
         let address = offence.address.to_canonical();
         let single = SINGLE.network(address);
         if self.never.overlaps(single) {
@@ -40,7 +46,7 @@ impl Jails {
             return Ruling::Already(sentence);
         }
         let Some(key) = Key::new(self.offender(jail, address)) else { return Ruling::Protected };
-        let offender = Offender { jail: number, key };
+        let offender = Offender { jail: number, key, cross_site };
         let (offences, forgot) = self.tally.count(offender, at, now, measure, offence.line);
         if forgot {
             self.tell_forgetful(now);
@@ -50,7 +56,7 @@ impl Jails {
         }
         let sentence = self.verdict(offence.jail, offender, offences, now);
         let excused_until = self.tally.excused_until(offender);
-        match self.excuse(offence.jail, key, &sentence, excused_until, active_clients) {
+        match self.excuse(offence.jail, offender, &sentence, excused_until, active_clients) {
             None => {
                 self.tally.restart(offender);
                 self.enter(key, &sentence);
@@ -89,8 +95,10 @@ impl Jails {
         let settings = self.settings.get(jail);
         let forgiveness = settings.and_then(|jail| jail.escalation).map(|escalation| escalation.forgiveness);
         let times = self.times(offender.key, forgiveness.unwrap_or_else(|| self.memory()), now);
-        let lasting = settings.map_or(Duration::ZERO, |jail| lasting(jail, times));
-        let throttles = settings.is_some_and(|jail| jail.action == Action::Throttle);
+        // As if it were the first, and it is none.
+        let (counted, times) = if offender.cross_site { (1, times - 1) } else { (times, times) };
+        let lasting = settings.map_or(Duration::ZERO, |jail| lasting(jail, counted));
+        let throttles = offender.cross_site || settings.is_some_and(|jail| jail.action == Action::Throttle);
         Sentence {
             network: offender.key.network(),
             jail: offender.jail,
@@ -107,7 +115,7 @@ impl Jails {
     fn excuse(
         &mut self,
         jail: usize,
-        key: Key,
+        offender: Offender,
         sentence: &Sentence,
         excused_until: u64,
         active_clients: usize,
@@ -123,10 +131,13 @@ impl Jails {
             return Some(Excuse::Off);
         }
         let pedal = &mut self.jails.get_mut(jail)?.pedal;
-        if pedal.is_pulled() && excused_until > now {
+        if pedal.is_pulled() && (excused_until > now || offender.cross_site) {
             return Some(Excuse::Brake);
         }
-        match pedal.press(now, key, active_clients) {
+        if offender.cross_site {
+            return None;
+        }
+        match pedal.press(now, offender.key, active_clients) {
             Verdict::Free => None,
             Verdict::Held => Some(Excuse::Brake),
             Verdict::Pulled(bans_in_minute) => {
@@ -150,7 +161,8 @@ fn lasting(settings: &JailSettings, times: u16) -> Duration {
 mod tests {
     use super::super::trial::{START, address, jail, net, offence, seconds};
     use super::*;
-    use crate::ban::{Escalation, Prefixes};
+    use crate::ban::jail::Counter;
+    use crate::ban::{Brake, Escalation, Prefixes};
 
     fn court(settings: Vec<JailSettings>) -> Jails {
         Jails::new(settings, vec![net("192.0.2.1/32"), net("2001:db8:1::1/128")], 100)
@@ -284,6 +296,93 @@ mod tests {
         let ban = sentenced(&judge(&mut jails, 1, "203.0.113.7", START));
         assert_eq!((ban.action, ban.times, jails.len()), (Action::Ban, 2, 1));
         assert_eq!(judge(&mut jails, 0, "203.0.113.7", START), Ruling::Already(ban));
+    }
+
+    /// As [`judge`], where a foreign page may have asked.
+    fn cross_site(jails: &mut Jails, jail: usize, who: &str, at: Duration) -> Ruling {
+        let offence = Offence { cross_site: true, ..offence(jail, address(who), at) };
+        jails.judge(&offence, at, 1000)
+    }
+
+    #[test]
+    fn what_foreign_pages_ask_for_throttles_and_never_counts_toward_a_ban() {
+        let escalation = Escalation { factor: 4.0, cap: seconds(7200), forgiveness: seconds(86_400) };
+        let mut jails = court(vec![JailSettings { escalation: Some(escalation), ..jail("a") }]);
+        let who = "203.0.113.7";
+        for offences in 1..3 {
+            assert_eq!(cross_site(&mut jails, 0, who, START), Ruling::Counted(offences));
+            assert_eq!(judge(&mut jails, 0, who, START), Ruling::Counted(offences), "counted apart");
+        }
+        let told: Vec<_> = jails
+            .counters(address(who))
+            .iter()
+            .map(|Counter { cross_site, offences, .. }| (*cross_site, *offences))
+            .collect();
+        assert_eq!(told, [(false, 2), (true, 2)]);
+        let throttle = sentenced(&cross_site(&mut jails, 0, who, START));
+        assert_eq!((throttle.action, throttle.offences, throttle.times), (Action::Throttle, 3, 0));
+        assert!(jails.is_cross_site(&throttle) && jails.is_spared(address(who)));
+        assert_eq!(jails.evidence(&throttle).len(), 3);
+        assert_eq!(cross_site(&mut jails, 0, who, START), Ruling::Already(throttle));
+        // One more of its own, and it is banned at once, as if it had never been throttled.
+        let ban = sentenced(&judge(&mut jails, 0, who, START));
+        assert_eq!((ban.action, ban.offences, ban.times), (Action::Ban, 3, 1));
+        assert_eq!(jails.evidence(&ban).len(), 3);
+        assert!(!jails.is_spared(address(who)));
+        assert_eq!(cross_site(&mut jails, 0, who, START), Ruling::Already(ban));
+        // And what follows leaves its record as it is.
+        let mut now = ban.until;
+        for _ in 0..3 {
+            jails.expire(now);
+            for _ in 0..2 {
+                cross_site(&mut jails, 0, who, now);
+            }
+            let throttle = sentenced(&cross_site(&mut jails, 0, who, now));
+            assert_eq!((throttle.times, throttle.until - throttle.since), (1, seconds(600)));
+            now = throttle.until;
+        }
+    }
+
+    #[test]
+    fn foreign_pages_press_no_brake_and_a_pulled_one_spares_their_visitors() {
+        let brake = Some(Brake { percent: 0.0, least: 2 });
+        let mut jails = court(vec![JailSettings { max_offences: 1, brake, ..jail("a") }]);
+        for last in 1..50 {
+            let ruling = cross_site(&mut jails, 0, &format!("203.0.113.{last}"), START);
+            assert_eq!(sentenced(&ruling).action, Action::Throttle);
+        }
+        assert_eq!((jails.braked(), jails.alarms()), (vec![], vec![]));
+        for last in 1..4 {
+            judge(&mut jails, 0, &format!("198.51.100.{last}"), START);
+        }
+        assert_eq!(jails.braked(), [0]);
+        let excused = cross_site(&mut jails, 0, "203.0.113.99", START);
+        assert!(matches!(excused, Ruling::Excused(_, Excuse::Brake)), "{excused:?}");
+    }
+
+    #[test]
+    fn what_becomes_of_foreign_pages_is_the_settings_choice() {
+        let of = |cross_site, action| JailSettings { max_offences: 1, cross_site, action, ..jail("a") };
+        let ruling = |settings| cross_site(&mut court(vec![settings]), 0, "203.0.113.7", START);
+        let action = |settings| sentenced(&ruling(settings)).action;
+        assert_eq!(action(of(CrossSite::Throttle, Action::Ban)), Action::Throttle);
+        assert_eq!(action(of(CrossSite::Ban, Action::Ban)), Action::Ban);
+        for cross_site in [CrossSite::Throttle, CrossSite::Ban] {
+            assert_eq!(action(of(cross_site, Action::Throttle)), Action::Throttle);
+        }
+        for action in [Action::Ban, Action::Throttle, Action::Log] {
+            assert_eq!(ruling(of(CrossSite::Ignore, action)), Ruling::Allowed);
+        }
+    }
+
+    #[test]
+    fn a_throttle_that_was_nobodys_fault_is_none_after_a_restart_either() {
+        let mut before = court(vec![JailSettings { max_offences: 1, ..jail("a") }]);
+        let throttle = sentenced(&cross_site(&mut before, 0, "203.0.113.7", START));
+        let mut after = court(vec![JailSettings { max_offences: 1, ..jail("a") }]);
+        assert!(after.restore(throttle, START));
+        assert!(after.is_spared(address("203.0.113.7")));
+        assert_eq!(sentenced(&judge(&mut after, 0, "203.0.113.7", START)).times, 1);
     }
 
     #[test]

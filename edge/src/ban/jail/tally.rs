@@ -32,6 +32,8 @@ const OFFENDER_OVERHEAD: usize = 160;
 pub(super) struct Offender {
     pub(super) jail: u16,
     pub(super) key: Key,
+    /// What foreign pages may have made it do is counted apart.
+    pub(super) cross_site: bool,
 }
 
 /// How a jail counts.
@@ -254,7 +256,11 @@ mod tests {
 
     fn offender(number: u32) -> Offender {
         let address = std::net::Ipv4Addr::from_bits(0x0B00_0000 + number);
-        Offender { jail: 0, key: Key::new(IpNet::from(std::net::IpAddr::from(address))).unwrap() }
+        Offender {
+            jail: 0,
+            key: Key::new(IpNet::from(std::net::IpAddr::from(address))).unwrap(),
+            cross_site: false,
+        }
     }
 
     #[test]

@@ -9,7 +9,7 @@ use proptest::prelude::*;
 use proptest::strategy::ValueTree;
 
 use super::{Alarm, Excuse, Jails, OPERATOR, Offence, Ruling, Sentence};
-use crate::ban::{Action, Brake, Escalation, JailSettings, Prefixes, Source};
+use crate::ban::{Action, Brake, CrossSite, Escalation, JailSettings, Prefixes, Source};
 
 pub(super) const START: Duration = Duration::from_secs(1_800_000_000);
 
@@ -38,12 +38,13 @@ pub(super) fn jail(name: &str) -> JailSettings {
         allow: Vec::new(),
         prefixes: Prefixes::default(),
         action: Action::Ban,
+        cross_site: CrossSite::Throttle,
         brake: None,
     }
 }
 
 pub(super) fn offence(jail: usize, address: IpAddr, at: Duration) -> Offence<'static> {
-    Offence { jail, address, at, line: b"a line" }
+    Offence { jail, address, at, line: b"a line", cross_site: false }
 }
 
 fn court() -> Vec<JailSettings> {

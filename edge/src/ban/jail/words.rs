@@ -26,6 +26,8 @@ pub struct Offence<'l> {
     pub at: Duration,
     /// For whoever asks why; 512 bytes of it are kept.
     pub line: &'l [u8],
+    /// A page of another origin may have made its browser do so.
+    pub cross_site: bool,
 }
 
 /// One network's ban. Times are since the epoch, in whole milliseconds.
@@ -41,8 +43,9 @@ pub struct Sentence {
     pub until: Duration,
     /// How many led to it; 0 for an operator's.
     pub offences: u32,
-    /// The how manieth ban of this network this is, forgiven ones left out. 0 comes from the file
-    /// alone: it was lifted, is over whatever its times say, and counts as no earlier ban.
+    /// The how manieth ban of this network this is, forgiven ones left out. A throttle for what foreign
+    /// pages may have made it do leaves that number as it was. A ban with 0 comes from the file alone:
+    /// it was lifted, is over whatever its times say, and counts as no earlier ban.
     pub times: u16,
     /// Ban or throttle.
     pub action: Action,
@@ -169,6 +172,8 @@ pub struct Counter {
     pub jail: usize,
     /// Who is counted with that address.
     pub network: IpNet,
+    /// Of offences that throttle at most.
+    pub cross_site: bool,
     /// How many count now.
     pub offences: u32,
     /// When, oldest first. Beyond sixteen, neighbours stand together under the older one's time.
