@@ -107,10 +107,9 @@ impl Engine {
                 shown(sentence.network)
             )
         }));
-        let kernel = self.enforcement.kernel();
-        match (&undone[..], held.is_empty()) {
-            ([why], true) => return refused(why),
-            (_, false) if !kernel.takes_bans() && kernel != State::NotConfigured => {
+        match (&undone[..], held.is_empty(), &self.enforcement.kernel) {
+            ([why], true, _) => return refused(why),
+            (_, false, Some(kernel)) if !kernel.takes_bans() && *kernel != State::NotConfigured => {
                 notes.push(format!("kernel: {kernel}, until it takes them again"));
             }
             _ => {}

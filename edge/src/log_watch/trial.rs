@@ -440,12 +440,12 @@ fn an_order_that_the_kernel_did_not_hear_says_so() {
     away.store(true, Ordering::Release);
     let (bans, _, undone) = changed(remove(&mut engine, "203.0.113.7/32"));
     assert_eq!(bans.len(), 1);
-    assert!(undone[0].contains("the kernel was not told that they ended: gone"), "{undone:?}");
+    assert!(undone[0].contains("the kernel was not told that they ended: helper on gone"), "{undone:?}");
     let (bans, _, undone) = changed(ask(&mut engine, Question::Clear));
     assert_eq!((bans.len(), undone.len()), (1, 1));
     let (bans, notes, undone) = changed(add(&mut engine, "203.0.113.10/32", HOUR));
     assert_eq!((bans.len(), undone.len()), (1, 0), "it holds in edge");
-    assert!(notes[0].contains("kernel: out of reach: gone"), "{notes:?}");
+    assert!(notes[0].contains("kernel: out of reach: helper on gone"), "{notes:?}");
     away.store(false, Ordering::Release);
     engine.compare_with_kernel(epoch());
     assert_eq!(kernel(&mut engine), [("203.0.113.10/32".to_owned(), 3600)]);
