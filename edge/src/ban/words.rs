@@ -180,7 +180,7 @@ pub struct Receipt {
     pub history: Option<(u16, u64)>,
     /// What the kernel holds; `None` where it was not asked or did not answer.
     pub kernel: Option<Vec<(IpNet, u64)>>,
-    /// How it stands with the kernel.
+    /// Why what the kernel holds may be dropped or not; empty where it drops what is banned.
     pub kernel_state: String,
     /// A penetration test that covers it.
     pub pentest: Option<LeaseLine>,
@@ -459,14 +459,18 @@ impl fmt::Display for Receipt {
             let times = if times == 1 { "once".to_owned() } else { format!("{times} times in a row") };
             write!(f, "\n  banned {times}, the last until {}", clock(last_end))?;
         }
+        let drops = if self.kernel_state.is_empty() { "drops" } else { "holds" };
         match &self.kernel {
-            Some(held) if held.is_empty() => write!(f, "\n  kernel: drops nothing of it")?,
+            Some(held) if held.is_empty() => write!(f, "\n  kernel: {drops} nothing of it")?,
             Some(held) => {
                 for (network, remaining) in held {
-                    write!(f, "\n  kernel: drops {} for another {remaining} s", shown(*network))?;
+                    write!(f, "\n  kernel: {drops} {} for another {remaining} s", shown(*network))?;
                 }
             }
-            None => write!(f, "\n  kernel: {}", self.kernel_state)?,
+            None => {}
+        }
+        if !self.kernel_state.is_empty() {
+            write!(f, "\n  kernel: {}", self.kernel_state)?;
         }
         if let Some(lease) = &self.pentest {
             write!(f, "\n  penetration test: {lease}")?;
@@ -594,6 +598,10 @@ mod tests {
              kernel: drops 203.0.113.7 for another 599 s\n  connections open: 0"
         );
         let json = serde_json::to_string(&Answer::Why(Box::new(receipt.clone()))).unwrap();
-        assert_eq!(serde_json::from_str::<Answer>(&json).unwrap(), Answer::Why(Box::new(receipt)));
+        assert_eq!(serde_json::from_str::<Answer>(&json).unwrap(), Answer::Why(Box::new(receipt.clone())));
+        // Rules that somebody changed may let through what their sets hold.
+        let changed = Receipt { kernel_state: "takes bans, but …".to_owned(), ..receipt };
+        let told = Answer::Why(Box::new(changed)).to_string();
+        assert!(told.contains("kernel: holds 203.0.113.7 for another 599 s\n  kernel: takes bans"), "{told}");
     }
 }

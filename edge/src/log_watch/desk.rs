@@ -252,11 +252,16 @@ impl Engine {
             format!("{} is this host's own, a proxy's, a peer's, a vault's or in bans.never", shown(*network))
         });
         let few = self.detector.jails.len() <= MOST_LISTED;
-        let kernel_state = match few {
-            true => self.enforcement.kernel().to_string(),
-            false => format!("not asked: it holds more than {MOST_LISTED} bans, and they wait meanwhile"),
+        let state = self.enforcement.kernel();
+        let kernel_state = match &state {
+            State::Works if few => String::new(),
+            State::Works => {
+                format!("not asked: it holds more than {MOST_LISTED} bans, and they wait meanwhile")
+            }
+            other => other.to_string(),
         };
-        let held = few.then(|| self.enforcement.firewall.list().ok()).flatten();
+        let asked = few && state.takes_bans();
+        let held = asked.then(|| self.enforcement.firewall.list().ok()).flatten();
         let kernel = held.map(|held| {
             let of_it = held.into_iter().filter(|ban| ban.network.contains(&address));
             of_it.map(|ban| (ban.network, ban.remaining.as_secs())).collect()

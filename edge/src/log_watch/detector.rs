@@ -10,7 +10,7 @@ use shared::config::{Fault, Faults};
 
 use super::tail::Watched;
 use crate::ban::filter::{Figures, Filter, FilterFault, FilterSet, Hit, Subject};
-use crate::ban::jail::{Jails, Offence, Ruling, Sentence};
+use crate::ban::jail::{Jails, Lifted, Offence, Ruling};
 use crate::ban::{JailSettings, Source};
 use crate::config::WrittenFilter;
 
@@ -134,7 +134,7 @@ impl Detector {
     /// Takes over the filters, jails and files of `other`. Bans stay, and the counts of jails that are
     /// the same in both; bans that their jail allows now end and are returned.
     #[must_use]
-    pub fn replace(&mut self, other: Self) -> Vec<Sentence> {
+    pub fn replace(&mut self, other: Self) -> Lifted {
         self.past = self.figures();
         (self.sources, self.watched) = (other.sources, other.watched);
         self.jails.set_jails(other.jails.settings().to_vec())

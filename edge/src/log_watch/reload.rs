@@ -85,7 +85,7 @@ impl Engine {
             self.enforcement.forgive(&freed, now);
             let freed = self.detector.replace(detector);
             self.enforcement.jails = names;
-            self.enforcement.end(&freed, now);
+            self.enforcement.forgive(&freed, now);
         }
         // Whoever asked may have left.
         let _ = told.try_send(outcome);

@@ -5,7 +5,7 @@ use super::brake::Pedal;
 use super::networks::Networks;
 use super::record::millis;
 use super::tally::Measure;
-use super::{Jails, RETIRED, Sentence};
+use super::{Jails, Lifted, RETIRED, Sentence};
 use crate::ban::{JailSettings, Prefixes};
 
 /// One jail's settings, ready to be asked.
@@ -35,8 +35,8 @@ impl Jail {
 impl Jails {
     /// New settings while running. Jails are known by name: bans stay (of a jail that is gone as
     /// [`RETIRED`]), counts and a pulled brake stay where a jail's settings are the same. Bans
-    /// whose jail allows their network now end at once and are returned.
-    pub fn set_jails(&mut self, jails: Vec<JailSettings>) -> Vec<Sentence> {
+    /// whose jail allows their network now end at once and are forgotten.
+    pub fn set_jails(&mut self, jails: Vec<JailSettings>) -> Lifted {
         let place = |jail: u16| -> Option<(usize, bool)> {
             let old = self.settings.get(usize::from(jail))?;
             let place = jails.iter().position(|new| new.name == old.name)?;
@@ -62,7 +62,7 @@ impl Jails {
         let allowed = |sentence: &Sentence| {
             jails.get(usize::from(sentence.jail)).is_some_and(|jail| jail.allow.overlaps(sentence.network))
         };
-        self.book.pardon(allowed, |_| false).ended
+        self.book.pardon(allowed, |_| false)
     }
 }
 
@@ -86,7 +86,10 @@ mod tests {
         ban(&mut jails, 1, "203.0.113.4", 2);
         let allows = JailSettings { allow: vec![net("203.0.113.3/32")], ..jail("allows") };
         let freed = jails.set_jails(vec![jail("stays"), allows]);
-        assert_eq!(freed.iter().map(|ban| ban.network).collect::<Vec<_>>(), vec![net("203.0.113.3/32")]);
+        assert_eq!(
+            freed.ended.iter().map(|ban| ban.network).collect::<Vec<_>>(),
+            vec![net("203.0.113.3/32")]
+        );
         assert_eq!(jails.covering(address("203.0.113.1"))[0].jail, RETIRED);
         assert_eq!(jails.covering(address("203.0.113.2"))[0].jail, 0);
         assert_eq!(jails.counters(address("203.0.113.4"))[0].offences, 2);

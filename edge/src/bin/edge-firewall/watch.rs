@@ -7,11 +7,11 @@ use std::time::{Duration, Instant};
 
 use edge::firewall::message::Standing;
 
+use crate::drift;
 use crate::drift::differences;
 use crate::keeper;
 use crate::netlink::{Netlink, NetlinkError, Outline};
 use crate::warden::{LISTS, Warden, listing};
-use crate::{drift, nft};
 
 /// Between two listings of the table, at least.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -83,7 +83,7 @@ impl Watch {
         let same = held(warden).loads() == loads;
         let mut seen = held(&self.seen);
         seen.again = Some(now + PAUSE.max(now.elapsed() * SHARE));
-        if let (Ok(drift), true) = (drift, same) {
+        if let (Some(drift), true) = (drift, same) {
             tell(&seen.drift, &drift);
             seen.outline = Some(outline);
             seen.drift = drift;
@@ -91,18 +91,18 @@ impl Watch {
     }
 }
 
-/// What differs from what was loaded. Orders go on meanwhile.
-fn compared(warden: &Mutex<Warden>) -> Result<Vec<String>, nft::NftError> {
+/// What differs from what was loaded; `None` where that cannot be told. Orders go on meanwhile.
+fn compared(warden: &Mutex<Warden>) -> Option<Vec<String>> {
     let as_loaded = match held(warden).as_loaded() {
         Ok(Some(as_loaded)) => as_loaded,
-        Ok(None) => return Ok(Vec::new()),
+        Ok(None) => return Some(Vec::new()),
         Err(error) => {
             tracing::warn!("firewall: {error}; whether the rules were changed is not known");
-            return Ok(Vec::new());
+            return None;
         }
     };
-    let listing = listing().inspect_err(|error| tracing::warn!("firewall: {error}; tried again"))?;
-    Ok(differences(&as_loaded, &drift::shape(&listing)))
+    let listing = listing().inspect_err(|error| tracing::warn!("firewall: {error}; tried again")).ok()?;
+    Some(differences(&as_loaded, &drift::shape(&listing)))
 }
 
 fn tell(before: &[String], drift: &[String]) {
