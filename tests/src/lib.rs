@@ -15,6 +15,7 @@ pub mod plain;
 pub mod ports;
 pub mod program;
 pub mod raw;
+pub mod sftp_server;
 pub mod trace;
 pub mod upstream;
 pub mod vault_host;

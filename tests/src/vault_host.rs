@@ -32,6 +32,8 @@ pub struct PairPlan {
     pub storage: String,
     /// Further lines for `[api]`.
     pub api: String,
+    /// Further lines for each `[[file_server]]`, which is a directory without any.
+    pub file_servers: [String; 2],
 }
 
 /// One vault.
@@ -100,7 +102,7 @@ impl Pair {
         let recipient = new_key(&binary, &escrow)?;
         let file_servers = FILE_SERVERS.map(|name| folder.join(name));
         for file_server in &file_servers {
-            std::fs::create_dir(file_server)?;
+            std::fs::create_dir_all(file_server)?;
         }
         let [left, right] = NAMES.map(|name| Vault::place(folder, name, binary.clone()));
         let (left, right) = (left?, right?);
@@ -248,11 +250,11 @@ retry_every = "1s"
 [[file_server]]
 name = "{left_name}"
 path = "{left}"
-
+{more_left}
 [[file_server]]
 name = "{right_name}"
 path = "{right}"
-"#,
+{more_right}"#,
             name = self.name,
             state = self.folder.join("state").display(),
             api = self.api,
@@ -268,6 +270,8 @@ path = "{right}"
             left = left.display(),
             right_name = FILE_SERVERS[1],
             right = right.display(),
+            more_left = plan.file_servers[0],
+            more_right = plan.file_servers[1],
         );
         std::fs::write(&self.config, text).with_context(|| format!("{}", self.config.display()))
     }

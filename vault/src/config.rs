@@ -169,12 +169,18 @@ fn storage_settings(root: &mut Section<'_>, state: &Path) -> Option<storage::Set
         .into_iter()
         .map(|mut section| {
             let server_name = name(&mut section, "name");
-            let kind: String = section.or("kind", "directory".to_owned());
-            if kind != "directory" {
-                section.fault("kind", format!("{kind:?} is no kind of file server; write \"directory\""));
-            }
             let path = section.required("path");
-            Some(storage::FileServerSettings { name: server_name?, path: path? })
+            let kind: String = section.or("kind", "directory".to_owned());
+            let kind = match kind.as_str() {
+                "directory" => Some(storage::Kind::Directory),
+                "sftp" => sftp_settings(&mut section).map(storage::Kind::Sftp),
+                other => {
+                    let why = format!("{other:?} is no kind of file server; write \"sftp\" or \"directory\"");
+                    section.fault("kind", why);
+                    None
+                }
+            };
+            Some(storage::FileServerSettings { name: server_name?, path: path?, kind: kind? })
         })
         .collect();
     let count = servers.len();
@@ -183,7 +189,7 @@ fn storage_settings(root: &mut Section<'_>, state: &Path) -> Option<storage::Set
         root.fault("file_server", format!("{count} configured; write exactly two [[file_server]] sections"));
     }
     if let Some([left, right]) = servers.as_deref()
-        && (left.name == right.name || left.path == right.path)
+        && (left.name == right.name || is_same_place(left, right))
     {
         root.fault("file_server", "both are the same; two replicas need two names and two paths");
     }
@@ -220,6 +226,53 @@ fn storage_settings(root: &mut Section<'_>, state: &Path) -> Option<storage::Set
         retry_every,
         file_server_timeout,
         file_servers: servers?,
+    })
+}
+
+fn is_same_place(left: &storage::FileServerSettings, right: &storage::FileServerSettings) -> bool {
+    left.path == right.path
+        && match (&left.kind, &right.kind) {
+            (storage::Kind::Directory, storage::Kind::Directory) => true,
+            (storage::Kind::Sftp(left), storage::Kind::Sftp(right)) => left.address() == right.address(),
+            _ => false,
+        }
+}
+
+/// `[[file_server]]` with `kind = "sftp"`, beyond name and path.
+fn sftp_settings(section: &mut Section<'_>) -> Option<storage::SftpSettings> {
+    let address: Option<String> = section.required("address");
+    let user = section.required("user");
+    let known_hosts = section.required("known_hosts_file");
+    let key_file: Option<PathBuf> = section.optional("key_file");
+    let agent = section.or("agent", false);
+    let sessions = section.or("sessions", storage::file_server::SESSIONS);
+    let parsed = address.as_deref().and_then(storage::file_server::parse_address);
+    if let (Some(address), None) = (&address, &parsed) {
+        section.fault("address", format!("{address:?} is no address; write \"host:22\" or \"[address]:22\""));
+    }
+    if !(1..=storage::file_server::MOST_SESSIONS).contains(&sessions) {
+        let most = storage::file_server::MOST_SESSIONS;
+        section.fault(
+            "sessions",
+            format!("write 1 to {most}; one more carries control, and hosts allow about 10"),
+        );
+    }
+    let login = match (key_file, agent) {
+        (Some(file), false) => Some(storage::Login::KeyFile(file)),
+        (None, true) => Some(storage::Login::Agent),
+        _ => {
+            section.fault("key_file", "write either key_file = \"…\" or agent = true");
+            None
+        }
+    };
+    let (host, port) = parsed?;
+    Some(storage::SftpSettings {
+        host,
+        port,
+        user: user?,
+        known_hosts: known_hosts?,
+        login: login?,
+        sessions,
     })
 }
 

@@ -39,7 +39,7 @@ mod tests;
 
 pub use catalog::{CatalogError, Change};
 pub use download::Plaintext;
-pub use file_server::FileServerError;
+pub use file_server::{FileServerError, Login, SftpSettings};
 pub use key::KeyError;
 pub use lookup::Found;
 pub use object::{Entry, Metadata, ObjectId, ReplicaState, State};
@@ -87,8 +87,27 @@ pub struct Settings {
 pub struct FileServerSettings {
     /// Its name in the catalog; never reuse one for another place.
     pub name: String,
-    /// The directory that holds the replicas.
+    /// The folder that holds the replicas, on this host or on the server.
     pub path: PathBuf,
+    /// What kind of place it is.
+    pub kind: Kind,
+}
+
+/// What kind of place a file server is.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Kind {
+    /// A directory of this host, or mounted there.
+    Directory,
+    /// Reached by SFTP.
+    Sftp(SftpSettings),
+}
+
+impl FileServerSettings {
+    /// A directory.
+    #[must_use]
+    pub fn directory(name: &str, path: PathBuf) -> Self {
+        Self { name: name.to_owned(), path, kind: Kind::Directory }
+    }
 }
 
 /// Why storage did not do what it was asked.
@@ -270,7 +289,7 @@ impl Storage {
         let (catalog, spool) = opened.await.map_err(|_| StorageError::Stopping)??;
         let mut servers = Vec::new();
         for server in &settings.file_servers {
-            let server = file_server::open(server, own_name, steps.clone());
+            let server = file_server::open(server, own_name, settings.file_server_timeout, steps.clone());
             let started = Sessions::start(server, settings.file_server_timeout);
             servers.push(started.map_err(|error| StorageError::Start(error.to_string()))?);
         }

@@ -19,7 +19,12 @@ name = "paris"
 path = "/srv/paris"
 [[file_server]]
 name = "lyon"
-path = "/srv/lyon"
+kind = "sftp"
+path = "/srv/vault"
+address = "lyon.example"
+user = "vault"
+known_hosts_file = "/etc/vault/known_hosts"
+key_file = "/etc/vault/lyon.key"
 "#;
 
 #[test]

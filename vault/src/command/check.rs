@@ -9,9 +9,10 @@ use std::path::Path;
 use shared::tls::{Identity, Role};
 
 use crate::config::Config;
-use crate::storage::key;
+use crate::storage::file_server::try_out;
+use crate::storage::{Kind, key};
 
-/// One line a fault, each with what to do; empty when vault can start. Blocks on the disk.
+/// One line a fault, each with what to do; empty when vault can start. Blocks on disk and network.
 #[must_use]
 pub fn check(config: &Config) -> Vec<String> {
     let mut faults = Vec::new();
@@ -26,7 +27,12 @@ pub fn check(config: &Config) -> Vec<String> {
     note(folder("state", &config.state));
     note(folder_or_parent("storage.spool_folder", &config.storage.spool));
     for server in &config.storage.file_servers {
-        note(folder(&format!("file_server {}", server.name), &server.path));
+        note(match &server.kind {
+            Kind::Directory => folder(&format!("file_server {}", server.name), &server.path),
+            Kind::Sftp(_) => {
+                try_out(server, config.storage.file_server_timeout).err().map(|error| error.to_string())
+            }
+        });
     }
     if let Some(parent) = config.api.control_socket.parent() {
         note(folder("api.control_socket", parent));

@@ -9,12 +9,16 @@ use std::time::{Duration, SystemTime};
 use super::object::ObjectId;
 
 pub(super) mod directory;
+mod layout;
 mod open;
+mod sftp;
 
 #[cfg(test)]
 mod contract;
 
 pub(super) use open::open;
+pub use open::try_out;
+pub use sftp::{Login, MOST_SESSIONS, SESSIONS, SftpSettings, parse_address};
 
 /// Why a file server did not do what it was asked. Tells the cases apart that call for
 /// different answers; each names the server and the object.
@@ -93,6 +97,17 @@ pub enum FileServerError {
         /// What tells.
         why: &'static str,
     },
+    /// Answers, but is not to be trusted, or does not let this program in. The operator mends
+    /// host key, key or account; nothing is known of what it holds.
+    #[error("file server {server}: {address}: {why}; tried again by itself")]
+    NoEntry {
+        /// The file server's name.
+        server: String,
+        /// Where it is.
+        address: String,
+        /// What is wrong, and what to do.
+        why: String,
+    },
 }
 
 /// What became of a replica that was to be stored.
@@ -109,6 +124,9 @@ pub enum Put {
 pub trait FileServer: Send + Sync {
     /// Its name in settings, catalog and errors.
     fn name(&self) -> &str;
+
+    /// How many operations it carries at once, at least 1.
+    fn sessions(&self) -> usize;
 
     /// Checks that this is the place it should be and returns the place's own id. With
     /// `expected`, only the place of that id will do; without, any will, and one never used

@@ -11,9 +11,6 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::file_server::{FileServer, FileServerError};
 
-/// Operations at once on one file server.
-const SESSIONS: usize = 6;
-
 type Job = Box<dyn FnOnce(&dyn FileServer) + Send>;
 
 /// Moves whenever an operation gets on: slow is not stuck.
@@ -49,6 +46,7 @@ pub(super) struct Sessions {
     name: String,
     jobs: mpsc::Sender<Job>,
     permits: Arc<Semaphore>,
+    sessions: usize,
     deadline: Duration,
     health: Mutex<Health>,
 }
@@ -57,9 +55,10 @@ impl Sessions {
     /// Starts the threads; they end with this value, a hanging one when its operation returns.
     pub(super) fn start(server: Box<dyn FileServer>, deadline: Duration) -> std::io::Result<Self> {
         let server: Arc<dyn FileServer> = Arc::from(server);
-        let (jobs, queue) = mpsc::channel::<Job>(SESSIONS);
+        let sessions = server.sessions().max(1);
+        let (jobs, queue) = mpsc::channel::<Job>(sessions);
         let queue = Arc::new(Mutex::new(queue));
-        for _ in 0..SESSIONS {
+        for _ in 0..sessions {
             let (server, queue) = (Arc::clone(&server), Arc::clone(&queue));
             let thread = std::thread::Builder::new().name(format!("fs-{}", server.name()));
             let run = move || {
@@ -77,7 +76,8 @@ impl Sessions {
         Ok(Self {
             name: server.name().to_owned(),
             jobs,
-            permits: Arc::new(Semaphore::new(SESSIONS)),
+            permits: Arc::new(Semaphore::new(sessions)),
+            sessions,
             deadline,
             health: Mutex::default(),
         })
@@ -138,7 +138,7 @@ impl Sessions {
     ) -> Result<T, FileServerError> {
         let permit = tokio::time::timeout(self.deadline, Arc::clone(&self.permits).acquire_owned()).await;
         let Ok(Ok(permit)) = permit else {
-            return Err(self.away(&object, format!("all {SESSIONS} sessions stayed busy")));
+            return Err(self.away(&object, format!("all {} sessions stayed busy", self.sessions)));
         };
         let outcome = self.wait(&object, permit, job).await;
         if let Err(error) = &outcome {
@@ -191,7 +191,10 @@ impl Sessions {
         health.last_error = Some(error.to_string());
         health.full |= matches!(error, FileServerError::Full { .. });
         drop(health);
-        if matches!(error, FileServerError::Away { .. } | FileServerError::NotOurs { .. }) {
+        if matches!(
+            error,
+            FileServerError::Away { .. } | FileServerError::NotOurs { .. } | FileServerError::NoEntry { .. }
+        ) {
             self.suspend(error);
         }
     }
@@ -255,7 +258,7 @@ mod tests {
     async fn a_panic_ends_the_operation_and_not_the_session() {
         let folder = tempfile::tempdir().unwrap();
         let sessions = sessions(&folder, Duration::from_secs(5));
-        for _ in 0..2 * SESSIONS {
+        for _ in 0..2 * sessions.sessions {
             let outcome: Result<(), _> = sessions.probe(|_, _| panic!("as a test")).await;
             assert!(outcome.is_err());
         }

@@ -33,7 +33,7 @@ impl Place {
     fn settings(&self, vault: &str) -> Settings {
         let state = self.path(vault);
         std::fs::create_dir_all(&state).unwrap();
-        let server = |name: &str| FileServerSettings { name: name.to_owned(), path: self.path(name) };
+        let server = |name: &str| FileServerSettings::directory(name, self.path(name));
         Settings {
             catalog: state.join("catalog.db"),
             spool: state.join("spool"),

@@ -42,7 +42,7 @@ struct Api {
 }
 
 fn settings(folder: &Folder) -> Settings {
-    let server = |name: &str| FileServerSettings { name: name.to_owned(), path: folder.join(name) };
+    let server = |name: &str| FileServerSettings::directory(name, folder.join(name));
     key::create(&folder.join("key")).unwrap();
     Settings {
         catalog: folder.join("catalog.db"),

@@ -1,12 +1,5 @@
 //! A file server that is a directory on this host or on anything mounted there. Knows the
 //! write protocol and what must be flushed when; not what the bytes mean.
-//!
-//! ```text
-//! marker                    whose place this is
-//! tmp/<vault>~<random>      being written
-//! ab/cd/<id>                replicas, by the id's first four digits
-//! quarantine/<id>~<random>  damaged ones, for the operator
-//! ```
 
 use std::collections::HashSet;
 use std::fs::{File, OpenOptions};
@@ -16,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::{FileServer, FileServerError, Put, Replica};
+use super::{FileServer, FileServerError, Put, Replica, layout};
 use crate::storage::envelope::{Checker, EnvelopeError, verify};
 use crate::storage::object::ObjectId;
 use crate::storage::random_hex;
@@ -26,7 +19,8 @@ use crate::storage::step::{Step, Steps};
 /// disk is told from a slow one.
 const FLUSH_EVERY: usize = 32 << 20;
 const PIECE: usize = 256 * 1024;
-const MARKER_START: &str = "vault file server ";
+/// Operations at once.
+const SESSIONS: usize = 6;
 
 /// See the module.
 pub(in crate::storage) struct Directory {
@@ -58,8 +52,7 @@ impl Directory {
     }
 
     fn replica_path(&self, id: &ObjectId) -> PathBuf {
-        let text = id.to_string();
-        self.root.join(&text[..2]).join(&text[2..4]).join(&text)
+        layout::replica_path(&self.root, id)
     }
 
     fn not_ours(&self, why: &'static str) -> FileServerError {
@@ -73,17 +66,11 @@ impl Directory {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(wrap(&self.name, "marker")(error)),
         };
-        if file.take(1024).read_to_string(&mut text).is_err() {
+        if file.take(layout::MAX_MARKER).read_to_string(&mut text).is_err() {
             return Err(self.not_ours("its marker is no marker of ours"));
         }
-        let words = text.strip_prefix(MARKER_START).and_then(|rest| rest.trim_end().split_once(' '));
-        match words {
-            Some((name, place)) if name == self.name && place.len() == 32 => Ok(Some(place.to_owned())),
-            Some((_, place)) if place.len() == 32 => {
-                Err(self.not_ours("its marker names another file server"))
-            }
-            _ => Err(self.not_ours("its marker is no marker of ours")),
-        }
+        let place = layout::parse_marker(&text, &self.name).map_err(|why| self.not_ours(why))?;
+        Ok(Some(place.to_owned()))
     }
 
     fn write_marker(&self) -> Result<String, FileServerError> {
@@ -94,7 +81,7 @@ impl Directory {
         std::fs::create_dir_all(self.root.join("tmp")).map_err(&fail)?;
         std::fs::create_dir_all(self.root.join("quarantine")).map_err(&fail)?;
         let mut file = OpenOptions::new().write(true).create_new(true).open(&temporary).map_err(&fail)?;
-        file.write_all(format!("{MARKER_START}{} {place}\n", self.name).as_bytes()).map_err(&fail)?;
+        file.write_all(layout::marker(&self.name, &place).as_bytes()).map_err(&fail)?;
         self.sync_file(&file, &temporary).map_err(&fail)?;
         // Whoever links first has claimed the place; the peer may be just as far.
         let linked = match std::fs::hard_link(&temporary, &marker) {
@@ -271,6 +258,10 @@ impl FileServer for Directory {
         &self.name
     }
 
+    fn sessions(&self) -> usize {
+        SESSIONS
+    }
+
     fn attach(&self, expected: Option<&str>, may_claim: bool) -> Result<String, FileServerError> {
         let found = match (self.read_marker()?, expected) {
             (Some(found), Some(expected)) if found != expected => {
@@ -359,20 +350,16 @@ impl FileServer for Directory {
         let after = after.map(ToString::to_string).unwrap_or_default();
         let mut found = Vec::new();
         for outer in names(&self.root, 2).map_err(fail)? {
-            if !fits(&outer, prefix, &after) {
+            if !layout::fits(&outer, prefix, &after) {
                 continue;
             }
             let folder = self.root.join(&outer);
             for inner in names(&folder, 2).map_err(fail)? {
-                if !fits(&format!("{outer}{inner}"), prefix, &after) {
+                if !layout::fits(&format!("{outer}{inner}"), prefix, &after) {
                     continue;
                 }
                 for name in names(&folder.join(&inner), 64).map_err(fail)? {
-                    let placed = name.starts_with(&outer) && name[2..].starts_with(&inner);
-                    if !placed || !name.starts_with(prefix) || name <= after {
-                        continue;
-                    }
-                    found.extend(name.parse::<ObjectId>());
+                    found.extend(layout::wanted(&name, &outer, &inner, prefix, &after));
                     if found.len() == limit {
                         return Ok(found);
                     }
@@ -430,12 +417,6 @@ impl FileServer for Directory {
     }
 }
 
-/// May anything below a folder whose path spells `start` be wanted?
-fn fits(start: &str, prefix: &str, after: &str) -> bool {
-    let shared = start.len().min(prefix.len());
-    start[..shared] == prefix[..shared] && after.get(..start.len()).is_none_or(|cut| start >= cut)
-}
-
 fn knows_no_links(error: &std::io::Error) -> bool {
     matches!(error.kind(), ErrorKind::Unsupported | ErrorKind::PermissionDenied)
 }
@@ -450,7 +431,7 @@ fn names(folder: &Path, length: usize) -> std::io::Result<Vec<String>> {
     let mut names = Vec::new();
     for entry in entries {
         let name = entry?.file_name().to_string_lossy().into_owned();
-        if name.len() == length && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b)) {
+        if layout::is_digits(&name, length) {
             names.push(name);
         }
     }

@@ -1,0 +1,84 @@
+//! Stories of a vault pair whose file servers are two SFTP servers.
+#![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
+
+use std::path::Path;
+use std::time::Duration;
+
+use harness::cluster::temporary_folder;
+use harness::sftp_server::SftpServer;
+use harness::vault_host::{FILE_SERVERS, Holder, Pair, PairPlan, Vault};
+use harness::wait;
+use shared::api::File;
+
+const SOON: Duration = Duration::from_secs(60);
+
+fn servers(folder: &Path) -> [SftpServer; 2] {
+    FILE_SERVERS
+        .map(|name| SftpServer::start(&folder.join(format!("sshd-{name}")), &folder.join(name)).unwrap())
+}
+
+fn plan(servers: &[SftpServer; 2]) -> PairPlan {
+    PairPlan {
+        file_servers: [servers[0].config().unwrap(), servers[1].config().unwrap()],
+        storage: "file_server_timeout = \"3s\"\n".to_owned(),
+        ..PairPlan::default()
+    }
+}
+
+fn upload(vault: &Vault, holder: &Holder, key: &str, body: &[u8]) -> String {
+    let call = vault.call(holder, "/v1/files").key(key).body(body);
+    let answer = call.send().unwrap().expect(&[201]).unwrap();
+    serde_json::from_slice::<File>(&answer.body).unwrap().id
+}
+
+fn two_replicas(pair: &Pair, id: &str) {
+    wait::until("two replicas", SOON, || {
+        let found = pair.replicas_of(id)?;
+        anyhow::ensure!(found.len() == 2, "{found:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn files_are_kept_on_two_sftp_servers_through_the_end_and_the_silence_of_either() {
+    let folder = temporary_folder().unwrap();
+    let mut servers = servers(folder.path());
+    let pair = Pair::start(folder.path(), &plan(&servers)).unwrap();
+    let erp = pair.enrol("edge", "erp", "www1").unwrap();
+    let [first, second] = &pair.vaults;
+    let body = b"kept on two servers ".repeat(50_000);
+    let before = upload(first, &erp, "before", &body);
+    two_replicas(&pair, &before);
+
+    servers[0].kill().unwrap();
+    let without = upload(first, &erp, "without the first", &[&body[..], b"1"].concat());
+    servers[0].start_again().unwrap();
+    two_replicas(&pair, &without);
+
+    servers[1].freeze().unwrap();
+    let silent = upload(second, &erp, "while the second is silent", &[&body[..], b"2"].concat());
+    servers[1].thaw().unwrap();
+    two_replicas(&pair, &silent);
+
+    for vault in [first, second] {
+        for id in [&before, &without, &silent] {
+            let path = format!("/v1/files/{id}");
+            let answer = vault.call(&erp, &path).send().unwrap().expect(&[200]).unwrap();
+            assert!(answer.body.starts_with(&body), "{} reads {id}", vault.name);
+        }
+    }
+    assert!(pair.replicas_with(b"kept on two servers").unwrap().is_empty(), "nothing lies there in clear");
+}
+
+#[test]
+fn check_says_what_is_wrong_with_an_sftp_server() {
+    let folder = temporary_folder().unwrap();
+    let servers = servers(folder.path());
+    let pair = Pair::start(folder.path(), &plan(&servers)).unwrap();
+    let said = pair.vaults[0].command(&["check"]);
+    assert!(said.is_ok(), "{said:?}");
+    std::fs::write(folder.path().join("sshd-paris/known_hosts"), "").unwrap();
+    let said = format!("{:?}", pair.vaults[0].command(&["check"]).unwrap_err());
+    assert!(said.contains("file server paris") && said.contains("ssh-keyscan"), "{said}");
+}

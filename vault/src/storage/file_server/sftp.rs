@@ -1,0 +1,577 @@
+//! A file server that is reached by SFTP (version 3 with OpenSSH's fsync and statvfs; both may
+//! be missing). Knows the write protocol and which requests it takes; not what the bytes mean.
+//!
+//! Data sessions carry what reads, writes and lists; one control session of its own carries
+//! what is short, so that an operation that holds a replica can still set it aside.
+//!
+//! A replica is written under a temporary name, flushed, closed, measured, renamed without
+//! overwriting, and its folder flushed. OpenSSH's RENAME never overwrites. That of some other
+//! servers does: the name is the content's hash, so what is overwritten is the same object.
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
+
+use super::{FileServer, FileServerError, Put, Replica, layout};
+use crate::storage::envelope::{Checker, EnvelopeError, verify};
+use crate::storage::object::ObjectId;
+use crate::storage::random_hex;
+use crate::storage::step::{Step, Steps};
+
+mod link;
+mod listing;
+mod place;
+mod pool;
+mod reader;
+mod settings;
+mod trouble;
+mod trust;
+mod writer;
+
+#[cfg(test)]
+mod sshd;
+#[cfg(test)]
+mod tests;
+
+pub use settings::{Login, MOST_SESSIONS, SESSIONS, SftpSettings, parse_address};
+
+use link::{Flushed, Link, Refusal};
+use place::Place;
+use pool::{Lane, NOBODY, Pool};
+use reader::Reader;
+use trouble::{Failed, Kind, Trouble};
+use writer::Unwritten;
+
+/// A bare "failure" means a full disk where less than this is free.
+const NO_SPACE: u64 = 1 << 20;
+/// How often a name that turns out taken by a damaged replica is cleared for the new one.
+const TRIES: usize = 3;
+
+/// See the module.
+pub(super) struct Sftp {
+    name: String,
+    address: String,
+    root: PathBuf,
+    own: String,
+    steps: Steps,
+    timeout: Duration,
+    sessions: usize,
+    data: Arc<Pool>,
+    control: Arc<Pool>,
+    place: Place,
+    /// Folders whose own names this process has made durable: another process may have made
+    /// a folder and died before it flushed the parent.
+    durable: Mutex<HashSet<PathBuf>>,
+    /// Temporary files that this process writes just now.
+    live: Mutex<HashSet<String>>,
+    /// Has it been told that this server cannot flush?
+    told_unflushed: AtomicBool,
+}
+
+impl Sftp {
+    /// The folder `root` on the server of `settings`, used by the vault of name `own`. Every
+    /// request is bounded by `timeout`. Connects when first used.
+    pub(super) fn new(
+        name: &str,
+        root: &Path,
+        settings: &SftpSettings,
+        own: &str,
+        timeout: Duration,
+        steps: Steps,
+    ) -> Self {
+        Self {
+            name: name.to_owned(),
+            address: settings.address(),
+            root: root.to_owned(),
+            own: own.to_owned(),
+            steps,
+            timeout,
+            sessions: settings.sessions,
+            data: Pool::new(settings.clone(), timeout, settings.sessions),
+            control: Pool::new(settings.clone(), timeout, 1),
+            place: Place::new(name, root),
+            durable: Mutex::default(),
+            live: Mutex::default(),
+            told_unflushed: AtomicBool::new(false),
+        }
+    }
+
+    /// Connects, logs in and writes a file that goes again: would it serve?
+    ///
+    /// # Errors
+    /// Why not.
+    pub(super) fn try_out(&self) -> Result<(), FileServerError> {
+        let probe = self.root.join(format!(".vault-check-{}", random_hex()));
+        let tried = self.ask(&self.control, |link| {
+            link.stat(&self.root)?;
+            let file = link.create(&probe)?;
+            link.close(file)?;
+            link.unlink(&probe)
+        });
+        match tried {
+            Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => Err(FileServerError::NoEntry {
+                server: self.name.clone(),
+                address: self.address.clone(),
+                why: format!("{} is no folder there; make it and give it to that user", self.root.display()),
+            }),
+            other => other.map_err(|failed| self.fail(self.root.display(), failed)),
+        }
+    }
+
+    /// Asks on a session of `pool`; once more on another where an idle one turns out dead.
+    /// Questions only, and what may be done twice.
+    fn ask<T>(
+        &self,
+        pool: &Arc<Pool>,
+        mut question: impl FnMut(&mut Link) -> Result<T, Trouble>,
+    ) -> Result<T, Failed> {
+        let (answer, lane) = self.begin(pool, |link| question(link).map_err(Failed::Trouble))?;
+        lane.give_back();
+        Ok(answer)
+    }
+
+    /// As [`Self::ask`], on a data session on which the place's marker has been seen lately;
+    /// the session stays with the caller.
+    fn ask_in_place<T>(
+        &self,
+        mut question: impl FnMut(&mut Link) -> Result<T, Trouble>,
+    ) -> Result<(T, Lane), Failed> {
+        self.begin(&self.data, |link| {
+            self.place.see(link)?;
+            question(link).map_err(Failed::Trouble)
+        })
+    }
+
+    fn begin<T>(
+        &self,
+        pool: &Arc<Pool>,
+        mut question: impl FnMut(&mut Link) -> Result<T, Failed>,
+    ) -> Result<(T, Lane), Failed> {
+        let mut again = true;
+        loop {
+            let mut lane = pool.borrow(None).map_err(Failed::Refused)?;
+            match question(lane.link()) {
+                Ok(answer) => return Ok((answer, lane)),
+                Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Lost && lane.reused && again => {
+                    again = false;
+                }
+                Err(failed) => {
+                    if !failed.spoils_session() {
+                        lane.give_back();
+                    }
+                    return Err(failed);
+                }
+            }
+        }
+    }
+
+    /// Is it still the place that was attached?
+    fn check_place(&self) -> Result<(), FileServerError> {
+        let checked = self.begin(&self.control, |link| self.place.check(link));
+        let ((), lane) = checked.map_err(|failed| self.fail("marker", failed))?;
+        lane.give_back();
+        Ok(())
+    }
+
+    /// "Not there" counts only in the right place.
+    fn absent(&self, id: &ObjectId) -> FileServerError {
+        match self.check_place() {
+            Ok(()) => FileServerError::Absent { server: self.name.clone(), object: id.to_string() },
+            Err(error) => error,
+        }
+    }
+
+    /// Opens a replica; `None` where there is none.
+    fn find(&self, id: &ObjectId) -> Result<Option<Replica>, FileServerError> {
+        let path = layout::replica_path(&self.root, id);
+        let opened = self.ask_in_place(|link| {
+            let mut file = link.open(&path)?;
+            let facts = link.facts(&mut file)?;
+            Ok((file, facts.size.unwrap_or_default()))
+        });
+        let ((file, length), lane) = match opened {
+            Ok(opened) => opened,
+            Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => return Ok(None),
+            Err(failed) => return Err(self.fail(id, failed)),
+        };
+        let mut reader = Reader::new(Arc::clone(&self.data), lane, file, path, length);
+        let (server, address, id) = (self.name.clone(), self.address.clone(), *id);
+        let read = move |buffer: &mut [u8], position: u64| {
+            reader
+                .read_at(buffer, position)
+                .map_err(|failed| wrap(&server, &address, &id.to_string(), failed))
+        };
+        Ok(Some(Replica::new(length, Box::new(read))))
+    }
+
+    /// Is a whole replica there? A damaged one is set aside.
+    fn whole(&self, id: &ObjectId) -> Result<bool, FileServerError> {
+        let Some(replica) = self.find(id)? else { return Ok(false) };
+        match verify(replica, id) {
+            Ok(()) => Ok(true),
+            Err(EnvelopeError::Beneath(error)) => Err(unwrap_or(error, &self.name, &self.address, id)),
+            Err(damage) => {
+                tracing::error!(server = %self.name, object = %id, "replica is {damage}; quarantined");
+                match self.quarantine(id) {
+                    // The other vault was faster.
+                    Err(FileServerError::Absent { .. }) | Ok(()) => Ok(false),
+                    Err(error) => Err(error),
+                }
+            }
+        }
+    }
+
+    /// Makes a replica that is there already as durable as a new one: whoever wrote it may
+    /// have died before it was flushed.
+    fn settle(&self, id: &ObjectId) -> Result<Put, FileServerError> {
+        let path = layout::replica_path(&self.root, id);
+        let settled = self.ask_in_place(|link| {
+            let mut file = link.open(&path)?;
+            self.note(link.flush(&mut file)?, || Step::FileSynced(path.clone()));
+            link.close(file)?;
+            self.make_folders(link, &path)?;
+            self.flush_parent(link, &path)
+        });
+        let ((), lane) = settled.map_err(|failed| self.fail(id, failed))?;
+        lane.give_back();
+        Ok(Put::Verified)
+    }
+
+    /// Writes, flushes and measures the temporary file, and gives it its final name.
+    fn write(&self, id: &ObjectId, source: &mut Replica, temporary: &Path) -> Result<Put, FileServerError> {
+        self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
+        let created = self.ask_in_place(|link| link.create(temporary));
+        let (file, mut lane) = created.map_err(|failed| self.fail(id, failed))?;
+        let (link, open) = lane.parts();
+        // On an error it goes with the session, and nobody waits for its end.
+        let (_, file) = open.insert((NOBODY, file));
+        let mut checker = Checker::default();
+        let written = writer::write(link, file, self.timeout, |piece| {
+            let count = std::io::Read::read(source, piece)?;
+            checker.update(&piece[..count]);
+            self.steps.reach(|| Step::WriteFile(temporary.to_owned()));
+            Ok(count)
+        });
+        let written = written.map_err(|unwritten| match unwritten {
+            Unwritten::Source(error) => unwrap_or(error, &self.name, &self.address, id),
+            Unwritten::Trouble(trouble) => self.fail(id, Failed::Trouble(trouble)),
+        })?;
+        if let Err(why) = checker.finish(id) {
+            let (server, object) = (self.name.clone(), id.to_string());
+            return Err(FileServerError::BadSource { server, object, why: why.to_string() });
+        }
+        let finished = self.finish(&mut lane, temporary);
+        let size = finished.map_err(|trouble| self.fail(id, Failed::Trouble(trouble)))?;
+        if size != Some(written) {
+            let (server, object) = (self.name.clone(), id.to_string());
+            let why = format!("{written} bytes were written and {} are there", size.unwrap_or_default());
+            return Err(FileServerError::Damaged { server, object, why });
+        }
+        self.publish(id, lane, temporary)
+    }
+
+    /// Flushes, closes and measures.
+    fn finish(&self, lane: &mut Lane, temporary: &Path) -> Result<Option<u64>, Trouble> {
+        let (link, open) = lane.parts();
+        if let Some((_, file)) = open.as_mut() {
+            self.note(link.flush(file)?, || Step::FileSynced(temporary.to_owned()));
+        }
+        if let Some((_, file)) = open.take() {
+            link.close(file)?;
+        }
+        Ok(link.stat(temporary)?.size)
+    }
+
+    /// Gives the finished file its final name without overwriting, durably. What has that name
+    /// already counts if it is whole.
+    fn publish(&self, id: &ObjectId, mut lane: Lane, temporary: &Path) -> Result<Put, FileServerError> {
+        let path = layout::replica_path(&self.root, id);
+        for _ in 0..TRIES {
+            let named = self.name_finally(lane.link(), temporary, &path);
+            match named.map_err(|trouble| self.fail(id, Failed::Trouble(trouble)))? {
+                true => {
+                    lane.give_back();
+                    return Ok(Put::Written);
+                }
+                false => lane.give_back(),
+            }
+            if self.whole(id)? {
+                self.discard(temporary);
+                return self.settle(id);
+            }
+            let next = self.ask_in_place(|_| Ok(()));
+            ((), lane) = next.map_err(|failed| self.fail(id, failed))?;
+        }
+        let why = "a damaged replica takes its name again and again".to_owned();
+        Err(FileServerError::Damaged { server: self.name.clone(), object: id.to_string(), why })
+    }
+
+    /// `false`: something else has the name.
+    fn name_finally(&self, link: &mut Link, temporary: &Path, path: &Path) -> Result<bool, Trouble> {
+        self.make_folders(link, path)?;
+        self.steps.reach(|| Step::Rename(temporary.to_owned(), path.to_owned()));
+        match link.rename(temporary, path) {
+            Err(trouble) if matches!(trouble.kind, Kind::Exists | Kind::Failure) => {
+                // An existing name and a full disk read the same.
+                return if link.stat(path).is_ok() { Ok(false) } else { Err(trouble) };
+            }
+            other => other?,
+        }
+        self.flush_parent(link, path)?;
+        Ok(true)
+    }
+
+    /// Makes `ab` and `ab/cd` above `path` and flushes the folder that holds each name.
+    fn make_folders(&self, link: &mut Link, path: &Path) -> Result<(), Trouble> {
+        let Some(inner) = path.parent() else { return Ok(()) };
+        let Some(outer) = inner.parent() else { return Ok(()) };
+        for folder in [outer, inner] {
+            if lock(&self.durable).contains(folder) {
+                continue;
+            }
+            self.steps.reach(|| Step::MakeFolder(folder.to_owned()));
+            link.make_folder(folder)?;
+            self.flush_parent(link, folder)?;
+            lock(&self.durable).insert(folder.to_owned());
+        }
+        Ok(())
+    }
+
+    fn forget_folders(&self, id: &ObjectId) {
+        let path = layout::replica_path(&self.root, id);
+        let mut durable = lock(&self.durable);
+        for folder in path.ancestors().skip(1).take(2) {
+            durable.remove(folder);
+        }
+    }
+
+    fn flush_parent(&self, link: &mut Link, path: &Path) -> Result<(), Trouble> {
+        let Some(folder) = path.parent() else { return Ok(()) };
+        let flushed = link.flush_folder(folder)?;
+        self.note(flushed, || Step::FolderSynced(folder.to_owned()));
+        Ok(())
+    }
+
+    fn note(&self, flushed: Flushed, step: impl FnOnce() -> Step) {
+        match flushed {
+            Flushed::Yes if cfg!(feature = "without-fsync") => {}
+            Flushed::Yes => self.steps.reach(step),
+            Flushed::Unknown if self.told_unflushed.swap(true, Ordering::Relaxed) => {}
+            Flushed::Unknown => tracing::warn!(
+                server = %self.name,
+                "cannot flush files or folders (no fsync@openssh.com, or not for folders): \
+                 a power failure there may cost what was written last; healed from the other replica"
+            ),
+        }
+    }
+
+    /// Removes a temporary file; one that stays is collected later.
+    fn discard(&self, temporary: &Path) {
+        self.steps.reach(|| Step::Unlink(temporary.to_owned()));
+        match self.ask(&self.control, |link| link.unlink(temporary)) {
+            Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => {}
+            Err(failed) => tracing::warn!(
+                "{}; the temporary file is collected later",
+                self.fail(temporary.display(), failed)
+            ),
+            Ok(()) => {}
+        }
+    }
+
+    /// Sorts what went wrong. A bare "failure" is a full disk where there is no space.
+    fn fail(&self, object: impl ToString, failed: Failed) -> FileServerError {
+        let failed = match failed {
+            Failed::Trouble(trouble) if trouble.kind == Kind::Failure && self.is_full() => {
+                Failed::Trouble(Trouble::new(Kind::Full, "failure, and the disk is full"))
+            }
+            Failed::Place(why) => return self.place.not_ours(why),
+            other => other,
+        };
+        wrap(&self.name, &self.address, &object.to_string(), failed)
+    }
+
+    fn is_full(&self) -> bool {
+        let space = self.ask(&self.control, |link| link.space(&self.root));
+        matches!(space, Ok(Some((bytes, names))) if bytes < NO_SPACE || names == 0)
+    }
+}
+
+impl FileServer for Sftp {
+    fn name(&self) -> &str {
+        &self.name
+    }
+
+    fn sessions(&self) -> usize {
+        self.sessions
+    }
+
+    fn attach(&self, expected: Option<&str>, may_claim: bool) -> Result<String, FileServerError> {
+        let attached = self.begin(&self.control, |link| {
+            let found = self.place.attach(link, expected, may_claim, &self.own)?;
+            Ok(found)
+        });
+        let ((found, flushed), lane) = attached.map_err(|failed| match failed {
+            Failed::Trouble(trouble) if trouble.kind == Kind::Missing => {
+                self.place.not_ours("there is no such folder on the server")
+            }
+            failed => self.fail("marker", failed),
+        })?;
+        lane.give_back();
+        self.note(flushed, || Step::FolderSynced(self.root.clone()));
+        Ok(found)
+    }
+
+    fn put(&self, id: &ObjectId, source: &mut Replica) -> Result<Put, FileServerError> {
+        if self.whole(id)? {
+            return self.settle(id);
+        }
+        let name = format!("{}~{}", self.own, random_hex());
+        let temporary = self.root.join("tmp").join(&name);
+        lock(&self.live).insert(name.clone());
+        let done = self.write(id, source, &temporary);
+        if let Err(error) = &done {
+            // A folder may have gone under us (restored, cleaned up): look again next time.
+            self.forget_folders(id);
+            let hangs = |source: &std::io::Error| source.kind() == std::io::ErrorKind::TimedOut;
+            if !matches!(error, FileServerError::Away { source, .. } if hangs(source)) {
+                self.discard(&temporary);
+            }
+        }
+        lock(&self.live).remove(&name);
+        match done {
+            Err(error @ FileServerError::Away { .. }) => Err(self.place_or(error)),
+            other => other,
+        }
+    }
+
+    fn open(&self, id: &ObjectId) -> Result<Replica, FileServerError> {
+        self.find(id)?.ok_or_else(|| self.absent(id))
+    }
+
+    fn remove(&self, id: &ObjectId) -> Result<(), FileServerError> {
+        let path = layout::replica_path(&self.root, id);
+        self.steps.reach(|| Step::Unlink(path.clone()));
+        let removed = self.ask(&self.control, |link| {
+            link.unlink(&path)?;
+            self.flush_parent(link, &path)
+        });
+        match removed {
+            Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => self.check_place(),
+            other => other.map_err(|failed| self.fail(id, failed)),
+        }
+    }
+
+    fn list(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectId>,
+        limit: usize,
+    ) -> Result<Vec<ObjectId>, FileServerError> {
+        let after = after.map(ToString::to_string).unwrap_or_default();
+        // Looked at afresh: an unmounted place would look like an empty one.
+        let listed = self.begin(&self.data, |link| {
+            self.place.check(link)?;
+            listing::list(link, &self.root, prefix, &after, limit).map_err(Failed::Trouble)
+        });
+        let (found, lane) = listed.map_err(|failed| self.fail("list", failed))?;
+        lane.give_back();
+        Ok(found)
+    }
+
+    fn quarantine(&self, id: &ObjectId) -> Result<(), FileServerError> {
+        let path = layout::replica_path(&self.root, id);
+        let folder = self.root.join("quarantine");
+        let aside = folder.join(format!("{id}~{}", random_hex()));
+        self.steps.reach(|| Step::Rename(path.clone(), aside.clone()));
+        let moved = self.ask(&self.control, |link| {
+            match link.rename(&path, &aside) {
+                // Either of the two is missing; one can be made.
+                Err(trouble) if trouble.kind == Kind::Missing => {
+                    link.make_folder(&folder)?;
+                    link.rename(&path, &aside)?;
+                }
+                other => other?,
+            }
+            self.flush_parent(link, &aside)?;
+            self.flush_parent(link, &path)
+        });
+        match moved {
+            Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => Err(self.absent(id)),
+            other => other.map_err(|failed| self.fail(id, failed)),
+        }
+    }
+
+    fn collect_temporaries(&self, now: SystemTime, age: Duration) -> Result<usize, FileServerError> {
+        self.check_place()?;
+        let folder = self.root.join("tmp");
+        let entries = self.ask(&self.control, |link| link.entries(&folder));
+        let mut removed = 0;
+        for (name, facts) in entries.map_err(|failed| self.fail("tmp", failed))? {
+            let own = name.split_once('~').is_some_and(|(vault, _)| vault == self.own);
+            let touched = facts.mtime.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
+            let stale =
+                touched.is_some_and(|touched| now.duration_since(touched).is_ok_and(|idle| idle >= age));
+            if (own || stale)
+                && !lock(&self.live).contains(&name)
+                && self.ask(&self.control, |link| link.unlink(&folder.join(&name))).is_ok()
+            {
+                removed += 1;
+            }
+        }
+        Ok(removed)
+    }
+
+    /// A server that cannot say has, as far as anybody knows, space without end.
+    fn free_space(&self) -> Result<u64, FileServerError> {
+        self.check_place()?;
+        let space = self.ask(&self.control, |link| link.space(&self.root));
+        Ok(space.map_err(|failed| self.fail("free space", failed))?.map_or(u64::MAX, |(bytes, _)| bytes))
+    }
+}
+
+impl Sftp {
+    /// An unmounted or exchanged place makes all kinds of trouble: name the cause.
+    fn place_or(&self, error: FileServerError) -> FileServerError {
+        match &error {
+            FileServerError::Away { source, .. } if source.kind() == std::io::ErrorKind::NotFound => {
+                self.check_place().err().unwrap_or(error)
+            }
+            _ => error,
+        }
+    }
+}
+
+/// Sorts the reasons into those that call for different answers.
+fn wrap(server: &str, address: &str, object: &str, failed: Failed) -> FileServerError {
+    let (server, object) = (server.to_owned(), object.to_owned());
+    match failed {
+        Failed::Refused(Refusal::NoEntry(why)) => {
+            FileServerError::NoEntry { server, address: address.to_owned(), why }
+        }
+        Failed::Refused(Refusal::Away(source)) => FileServerError::Away { server, object, source },
+        Failed::Place(why) => FileServerError::NotOurs { server, path: PathBuf::from(address), why },
+        Failed::Trouble(trouble) => match trouble.kind {
+            Kind::Full => FileServerError::Full { server, object, source: trouble.into_io() },
+            Kind::Denied => FileServerError::Denied { server, object, source: trouble.into_io() },
+            _ => FileServerError::Away { server, object, source: trouble.into_io() },
+        },
+    }
+}
+
+/// The file server's error that a [`Replica`]'s reader carries, or a plain one wrapped.
+fn unwrap_or(error: std::io::Error, server: &str, address: &str, id: &ObjectId) -> FileServerError {
+    let plain = |error| wrap(server, address, &id.to_string(), Failed::Refused(Refusal::Away(error)));
+    error.downcast::<FileServerError>().unwrap_or_else(plain)
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// The clock that deadlines and idle sessions are measured by.
+#[expect(clippy::disallowed_methods, reason = "sessions age and requests time out in real time")]
+fn moment() -> Instant {
+    Instant::now()
+}
