@@ -320,14 +320,14 @@ async fn compare_keys(pair: Pair, storage: Storage, readiness: Readiness, shutdo
 }
 
 fn repair(storage: &Storage, shutdown: &Shutdown) {
-    let room = storage.clone();
+    let (room, ends) = (storage.clone(), shutdown.clone());
     let turn = move || -> BoxFuture<'static, ()> {
-        let room = room.clone();
+        let (room, ends) = (room.clone(), ends.clone());
         Box::pin(async move {
             // As long as each turn does all it may, the next one follows at once.
             loop {
                 match room.repair_turn().await {
-                    Ok(turn) if turn.more => {}
+                    Ok(turn) if turn.more && !ends.is_cancelled() => {}
                     Ok(_) => return,
                     Err(error) => return tracing::warn!("{error}; the next repair turn tries again"),
                 }
@@ -352,14 +352,14 @@ fn patrol(storage: &Storage, shutdown: &Shutdown) {
 }
 
 fn scrub(storage: &Storage, shutdown: &Shutdown) {
-    let room = storage.clone();
+    let (room, ends) = (storage.clone(), shutdown.clone());
     let turn = move || -> BoxFuture<'static, ()> {
-        let room = room.clone();
+        let (room, ends) = (room.clone(), ends.clone());
         Box::pin(async move {
             loop {
                 match room.scrub_turn().await {
-                    Ok(true) => {}
-                    Ok(false) => return,
+                    Ok(true) if !ends.is_cancelled() => {}
+                    Ok(_) => return,
                     Err(error) => return tracing::warn!("{error}; the scrub goes on later"),
                 }
             }

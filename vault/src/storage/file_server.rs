@@ -12,7 +12,7 @@ pub(super) mod directory;
 mod open;
 
 #[cfg(test)]
-mod contract;
+pub(super) mod contract;
 
 pub(super) use open::open;
 

@@ -74,45 +74,31 @@ impl Storage {
         let inner = &self.0;
         let name = server.name();
         let Some(place) = inner.catalog.place(name.to_owned()).await?.0 else { return Ok(true) };
-        let remembered = inner.catalog.generation(name.to_owned()).await?;
-        let found = inner.read_marker(server, &inner.title("generation", &place)).await?;
-        let verdict = judge(found.as_ref(), remembered.as_ref());
-        let generation = remembered.map_or(0, |memory| memory.generation);
+        let (verdict, parts) = inner.differing(server, &place).await?;
         match verdict {
             Verdict::Current => return Ok(true),
-            Verdict::New => {}
-            Verdict::Ahead => {
-                let found = found.map_or(0, |marker| marker.generation);
-                tracing::info!(
-                    server = name,
-                    found,
-                    generation,
-                    "the file server knows more than this catalog"
-                );
+            Verdict::New | Verdict::Ahead | Verdict::Unfinished => {
+                tracing::info!(server = name, ?verdict, "a whole comparison is due");
             }
-            Verdict::Unfinished => tracing::info!(server = name, generation, "an inventory was not finished"),
             Verdict::Behind | Verdict::Gone => {
-                let found = found.map_or(0, |marker| marker.generation);
                 inner.metrics.restored.with_label_values(&[name]).inc();
                 server.note_restored();
                 tracing::error!(
-                    "file server {name}: restored from a backup: its marker says {found}, the catalog remembers \
-                     {generation}; what is missing is found, owed and copied by itself"
+                    "file server {name}: what it holds is older than what was left there: restored from a backup? \
+                     What is missing is found, owed and copied by itself"
                 );
             }
         }
         inner.request_comparison().await?;
-        if let (Verdict::Behind | Verdict::Unfinished, Some(marker)) = (verdict, found) {
-            let left = inner.read_inventory(server, &inner.title("inventory", &place), &marker).await?;
-            if let Some(left) = left {
-                let parts = inner.catalog.inventory(name.to_owned()).await?.differing(&left);
+        match verdict {
+            // All that both vaults deleted since is known here.
+            Verdict::Behind | Verdict::Unfinished => {
                 tracing::info!(server = name, prefixes = parts.len(), "prefixes differ");
                 if !parts.is_empty() {
                     self.compare_now(parts).await?;
                 }
             }
-        } else {
-            inner.take_over_deleted(server, &place).await?;
+            _ => inner.take_over_deleted(server, &place).await?,
         }
         Ok(false)
     }
@@ -152,6 +138,25 @@ impl Storage {
 }
 
 impl Inner {
+    /// Is a file server as it was left, and under which prefixes is it not, as far as the
+    /// inventories tell?
+    pub(super) async fn differing(
+        &self,
+        server: &Sessions,
+        place: &str,
+    ) -> Result<(Verdict, Vec<String>), StorageError> {
+        let name = server.name().to_owned();
+        let remembered = self.catalog.generation(name.clone()).await?;
+        let found = self.read_marker(server, &self.title("generation", place)).await?;
+        let verdict = judge(found.as_ref(), remembered.as_ref());
+        let (Verdict::Behind | Verdict::Unfinished, Some(marker)) = (verdict, found) else {
+            return Ok((verdict, Vec::new()));
+        };
+        let left = self.read_inventory(server, &self.title("inventory", place), &marker).await?;
+        let Some(left) = left else { return Ok((verdict, Vec::new())) };
+        Ok((verdict, self.catalog.inventory(name).await?.differing(&left)))
+    }
+
     /// A whole comparison is due, also after a restart.
     pub(super) async fn request_comparison(&self) -> Result<(), StorageError> {
         let round = self.catalog.round(SYNC).await?;

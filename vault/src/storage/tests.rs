@@ -12,6 +12,7 @@ use super::step::Step;
 use super::*;
 
 mod crash;
+mod patrol;
 
 struct Place {
     folder: tempfile::TempDir,
