@@ -14,6 +14,9 @@ use crate::{pair, pki, storage};
 const MOST_UPLOADS: usize = 4096;
 /// Repair turns and file servers' deadlines are no shorter.
 const SHORTEST: Duration = Duration::from_millis(100);
+/// A slower scrub would hold a session for hours on one large file.
+const SLOWEST_SCRUB: ByteSize = ByteSize::kib(64);
+const DAY: u64 = 86_400;
 
 /// Everything vault needs to run.
 #[derive(Debug, Clone)]
@@ -69,7 +72,7 @@ impl Config {
         let tls = tls(root.section("tls"), &state);
         let pki = pki_settings(root.section("pki"), &state);
         let pair = pair_settings(root.section("pair"), name.as_deref());
-        let storage = storage_settings(root, &state);
+        let storage = storage_settings(root, &state, pair.as_ref());
         let owner = sequence_owner(root.section("sequence"), name.as_deref(), pair.as_ref());
         Some(Self {
             name: name?,
@@ -163,7 +166,11 @@ fn pair_settings(mut section: Section<'_>, own: Option<&str>) -> Option<pair::Se
     Some(settings)
 }
 
-fn storage_settings(root: &mut Section<'_>, state: &Path) -> Option<storage::Settings> {
+fn storage_settings(
+    root: &mut Section<'_>,
+    state: &Path,
+    pair: Option<&pair::Settings>,
+) -> Option<storage::Settings> {
     let servers: Vec<_> = root
         .sections("file_server")
         .into_iter()
@@ -215,7 +222,20 @@ fn storage_settings(root: &mut Section<'_>, state: &Path) -> Option<storage::Set
             section.fault(key, "must be at least \"100ms\"");
         }
     }
+    let scrub_rate = section.or("scrub_rate", ByteSize::mib(20));
+    if scrub_rate < SLOWEST_SCRUB {
+        section.fault(
+            "scrub_rate",
+            "must be at least \"64KiB\" a second; to switch it off, write scrub_every = \"0s\"",
+        );
+    }
     Some(storage::Settings {
+        peer: pair?.peer.clone(),
+        sync_every: section.or("sync_every", Duration::from_secs(DAY)),
+        scrub_every: section.or("scrub_every", Duration::from_secs(30 * DAY)),
+        scrub_rate,
+        inventory_every: section.or("inventory_every", Duration::from_secs(600)),
+        keep_free: section.or("keep_free", ByteSize::gib(1)),
         catalog: state.join("catalog.db"),
         spool: section.or("spool_folder", state.join("spool")),
         key_file: key_file?,

@@ -85,7 +85,10 @@ impl Rooms {
         tokio::spawn(pair.clone().run(config.tls.clone(), accepted, ordered, answerers, shutdown.clone()));
         tokio::spawn(cut_revoked(pair.clone(), pki.revocations(), shutdown.clone()));
         tokio::spawn(compare_keys(pair.clone(), storage.clone(), readiness.clone(), shutdown.clone()));
+        storage.set_peer_up(pair.up());
         repair(&storage, shutdown);
+        patrol(&storage, shutdown);
+        scrub(&storage, shutdown);
         let registries = vec![storage.metrics().await?];
         look(&pair, &sequence, &storage, readiness, shutdown);
         Ok(Self {
@@ -317,12 +320,48 @@ async fn compare_keys(pair: Pair, storage: Storage, readiness: Readiness, shutdo
 }
 
 fn repair(storage: &Storage, shutdown: &Shutdown) {
+    let (room, ends) = (storage.clone(), shutdown.clone());
+    let turn = move || -> BoxFuture<'static, ()> {
+        let (room, ends) = (room.clone(), ends.clone());
+        Box::pin(async move {
+            // As long as each turn does all it may, the next one follows at once.
+            loop {
+                match room.repair_turn().await {
+                    Ok(turn) if turn.more && !ends.is_cancelled() => {}
+                    Ok(_) => return,
+                    Err(error) => return tracing::warn!("{error}; the next repair turn tries again"),
+                }
+            }
+        })
+    };
+    worker::every(storage.retry_every(), turn, shutdown.clone());
+}
+
+/// A comparison takes its time, and repairs do not wait for it.
+fn patrol(storage: &Storage, shutdown: &Shutdown) {
     let room = storage.clone();
     let turn = move || -> BoxFuture<'static, ()> {
         let room = room.clone();
         Box::pin(async move {
-            if let Err(error) = room.repair_turn().await {
-                tracing::warn!("{error}; the next repair turn tries again");
+            if let Err(error) = room.patrol_turn().await {
+                tracing::warn!("{error}; the next patrol tries again");
+            }
+        })
+    };
+    worker::every(storage.retry_every(), turn, shutdown.clone());
+}
+
+fn scrub(storage: &Storage, shutdown: &Shutdown) {
+    let (room, ends) = (storage.clone(), shutdown.clone());
+    let turn = move || -> BoxFuture<'static, ()> {
+        let (room, ends) = (room.clone(), ends.clone());
+        Box::pin(async move {
+            loop {
+                match room.scrub_turn().await {
+                    Ok(true) if !ends.is_cancelled() => {}
+                    Ok(_) => return,
+                    Err(error) => return tracing::warn!("{error}; the scrub goes on later"),
+                }
             }
         })
     };

@@ -9,47 +9,65 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
 use futures_util::future::{BoxFuture, join_all};
-use serde::Serialize;
 use shared::config::ByteSize;
 use tokio::sync::{Semaphore, watch};
 
+pub mod comparison;
 pub mod envelope;
 pub mod file_server;
+pub mod inventory;
 pub mod key;
+pub mod note;
 pub mod object;
+pub mod preference;
 pub mod repair;
+pub mod round;
 
+mod adoption;
 mod catalog;
+mod debts;
 mod download;
 mod lookup;
 mod metrics;
+mod patrol;
+mod scrub;
 mod sessions;
 mod spool;
+mod status;
 mod step;
+mod sync;
 mod turn;
 mod upload;
 
 #[cfg(test)]
 mod tests;
 
+pub use adoption::AdoptedServer;
 pub use catalog::{CatalogError, Change};
+pub use debts::Owed;
 pub use download::Plaintext;
 pub use file_server::{FileServerError, Login, SftpSettings};
 pub use key::KeyError;
 pub use lookup::Found;
 pub use object::{Entry, Metadata, ObjectId, ReplicaState, State};
+pub use round::Round;
 pub use spool::SpoolError;
+pub use status::{ServerStatus, Status};
+pub use sync::Synced;
 pub use turn::Turn;
 pub use upload::{BodyError, Stored, Upload};
 
 use crate::marks::Mark;
 use catalog::Catalog;
+use debts::Reasons;
 use metrics::Metrics;
+use note::NoteKey;
+use preference::Preference;
 use sessions::Sessions;
 use spool::Spool;
 use step::Steps;
@@ -78,6 +96,19 @@ pub struct Settings {
     pub retry_every: Duration,
     /// A file server that makes no progress for this long is suspended.
     pub file_server_timeout: Duration,
+    /// The other vault's name.
+    pub peer: String,
+    /// How often the catalog is compared with whole listings of the file servers; zero: only
+    /// where something calls for it.
+    pub sync_every: Duration,
+    /// How often every replica is read again; zero: never by itself.
+    pub scrub_every: Duration,
+    /// How fast the scrub reads at most, in bytes a second.
+    pub scrub_rate: ByteSize,
+    /// How often changes are written into the inventories on the file servers.
+    pub inventory_every: Duration,
+    /// A file server with less space left is not written to while another has more.
+    pub keep_free: ByteSize,
     /// Exactly two.
     pub file_servers: Vec<FileServerSettings>,
 }
@@ -194,6 +225,31 @@ pub enum StorageError {
         /// Plaintext bytes.
         size: u64,
     },
+    /// A file server cannot do what nobody waits for. It is tried again by itself.
+    #[error("storage: {0}")]
+    FileServer(#[from] FileServerError),
+    /// The operator named a file server that is not configured.
+    #[error("storage: there is no file server {name}; name one of: {known}")]
+    NoSuchServer {
+        /// What was named.
+        name: String,
+        /// What there is.
+        known: String,
+    },
+    /// The operator would have a file server taken for new that is not.
+    #[error("storage: file server {name} is the place it always was; nothing is adopted and nothing is owed")]
+    SamePlace {
+        /// The file server.
+        name: String,
+    },
+    /// A file server cannot be made our place. The operator mends it and says it again.
+    #[error("storage: file server {name} cannot be adopted: {why}; mend it and adopt it again")]
+    NotAdopted {
+        /// The file server.
+        name: String,
+        /// What it said.
+        why: String,
+    },
     /// A task of ours ended early: the program is stopping.
     #[error("storage: stopping; try again")]
     Stopping,
@@ -224,48 +280,26 @@ struct Inner {
     tell_peer: RwLock<Option<TellPeer>>,
     /// Repair turns since start.
     turns: AtomicU32,
+    /// Under which notes on the file servers are sealed.
+    note_key: NoteKey,
+    /// Is the other vault there, so that it scrubs its half?
+    peer_up: RwLock<Option<watch::Receiver<bool>>>,
+    /// One comparison at a time.
+    comparing: tokio::sync::Mutex<()>,
+    /// The Unix second of the last one that could not list everything.
+    compared: AtomicI64,
+    /// An operator has begun a new scrub since this one's last object.
+    scrubbed_anew: AtomicBool,
+    /// Why debts could not be paid.
+    reasons: Reasons,
+    /// Which file server is read first.
+    preference: Mutex<Preference>,
     metrics: Metrics,
     steps: Steps,
 }
 
 /// By owner and key.
 type KeyLocks = HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>;
-
-/// How storage is, for the operator.
-#[derive(Debug, Clone, Serialize)]
-pub struct Status {
-    /// The active key's age recipient; both vaults must say the same.
-    pub recipient: String,
-    /// Objects that can be read.
-    pub objects: u64,
-    /// Intents that have not come to anything yet.
-    pub pending: u64,
-    /// Replicas owed.
-    pub owed: u64,
-    /// Age in seconds of the oldest of them.
-    pub owed_oldest_seconds: Option<u64>,
-    /// Removals owed.
-    pub removals_owed: u64,
-    /// The last change's number.
-    pub last_change: u64,
-    /// Each file server.
-    pub file_servers: Vec<ServerStatus>,
-}
-
-/// How one file server is.
-#[derive(Debug, Clone, Serialize)]
-pub struct ServerStatus {
-    /// Its name.
-    pub name: String,
-    /// Does it answer?
-    pub up: bool,
-    /// Has it refused a write for lack of space?
-    pub full: bool,
-    /// Failed operations since start.
-    pub errors: u64,
-    /// The last of them.
-    pub last_error: Option<String>,
-}
 
 impl Storage {
     /// Opens the catalog and the spool, starts the sessions and attaches to the file servers.
@@ -296,8 +330,10 @@ impl Storage {
         let storage = Self(Arc::new(Inner {
             own: own_name.to_owned(),
             catalog,
+            preference: Mutex::new(Preference::new(servers.len())),
             servers,
             spool,
+            note_key: NoteKey::of(&active),
             active,
             escrow,
             uploads: Arc::new(Semaphore::new(settings.max_uploads)),
@@ -306,6 +342,11 @@ impl Storage {
             live: Mutex::default(),
             tell_peer: RwLock::default(),
             turns: AtomicU32::new(0),
+            peer_up: RwLock::default(),
+            comparing: tokio::sync::Mutex::default(),
+            compared: AtomicI64::new(0),
+            scrubbed_anew: AtomicBool::new(false),
+            reasons: Reasons::default(),
             metrics: Metrics::new().map_err(|error| StorageError::Start(error.to_string()))?,
             steps,
             settings,
@@ -317,6 +358,11 @@ impl Storage {
     /// Who tells the peer about intents; without one, nobody is told.
     pub fn set_peer(&self, tell: TellPeer) {
         *self.0.tell_peer.write().unwrap_or_else(PoisonError::into_inner) = Some(tell);
+    }
+
+    /// Who tells whether the peer is there; without one, it is not.
+    pub fn set_peer_up(&self, up: watch::Receiver<bool>) {
+        *self.0.peer_up.write().unwrap_or_else(PoisonError::into_inner) = Some(up);
     }
 
     /// Deletes an object for ever: its one-off identity goes at once, its replicas are removed
@@ -408,57 +454,6 @@ impl Storage {
     pub fn retry_every(&self) -> Duration {
         self.0.settings.retry_every
     }
-
-    /// How things are.
-    ///
-    /// # Errors
-    /// The catalog's.
-    pub async fn status(&self) -> Result<Status, StorageError> {
-        let counts = self.0.catalog.counts().await?;
-        let age = |since: i64| u64::try_from(now() - since).unwrap_or_default();
-        let file_servers = self.0.servers.iter().map(|server| {
-            let health = server.health();
-            ServerStatus {
-                name: server.name().to_owned(),
-                up: health.suspended.is_none(),
-                full: health.full,
-                errors: health.errors,
-                last_error: health.last_error,
-            }
-        });
-        Ok(Status {
-            recipient: self.0.active.to_public().to_string(),
-            objects: counts.objects,
-            pending: counts.pending,
-            owed: counts.owed,
-            owed_oldest_seconds: counts.owed_since.map(age),
-            removals_owed: counts.removals_owed,
-            last_change: self.last_change(),
-            file_servers: file_servers.collect(),
-        })
-    }
-
-    /// The registry of `vault_storage_*`, its gauges brought up to date.
-    ///
-    /// # Errors
-    /// The catalog's.
-    pub async fn metrics(&self) -> Result<prometheus::Registry, StorageError> {
-        let status = self.status().await?;
-        let metrics = &self.0.metrics;
-        let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
-        metrics.objects.set(whole(status.objects));
-        metrics.pending.set(whole(status.pending));
-        metrics.owed.set(whole(status.owed));
-        metrics.owed_oldest.set(whole(status.owed_oldest_seconds.unwrap_or_default()));
-        metrics.removals_owed.set(whole(status.removals_owed));
-        for server in &status.file_servers {
-            let name = [server.name.as_str()];
-            metrics.up.with_label_values(&name).set(i64::from(server.up));
-            metrics.full.with_label_values(&name).set(i64::from(server.full));
-            metrics.errors.with_label_values(&name).set(whole(server.errors));
-        }
-        Ok(metrics.registry.clone())
-    }
 }
 
 impl Inner {
@@ -490,6 +485,15 @@ impl Inner {
         let removed = server.run(id, move |server, _| server.remove(&id)).await;
         removed.map_err(|error| StorageError::Unreadable { id, why: error.to_string() })?;
         Ok(self.catalog.removed(id, server.name().to_owned()).await?)
+    }
+
+    fn preference(&self) -> std::sync::MutexGuard<'_, Preference> {
+        self.preference.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn peer_is_up(&self) -> bool {
+        let up = self.peer_up.read().unwrap_or_else(PoisonError::into_inner);
+        up.as_ref().is_some_and(|up| *up.borrow())
     }
 
     fn live(&self) -> std::sync::MutexGuard<'_, HashSet<ObjectId>> {

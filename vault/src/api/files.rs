@@ -313,7 +313,14 @@ fn refuse(error: &StorageError) -> Refusal {
             tracing::error!("{error}");
             Refusal::later("catalog", "the catalog does not answer; repeat with the same key", LATER)
         }
-        StorageError::Key(_) | StorageError::Spool(_) | StorageError::Start(_) => {
+        // The last four are the operator's, who is not answered here.
+        StorageError::Key(_)
+        | StorageError::Spool(_)
+        | StorageError::Start(_)
+        | StorageError::FileServer(_)
+        | StorageError::NoSuchServer { .. }
+        | StorageError::SamePlace { .. }
+        | StorageError::NotAdopted { .. } => {
             tracing::error!("{error}");
             Refusal::internal()
         }

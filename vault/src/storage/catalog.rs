@@ -17,6 +17,7 @@ use crate::sqlite::{self, SqliteError};
 
 mod change;
 pub(super) mod rows;
+mod survey;
 mod writer;
 
 pub use change::Change;
@@ -30,7 +31,8 @@ const READERS: usize = 4;
 /// A commit that takes longer means a sick disk.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const MIGRATIONS: &[&str] = &[include_str!("catalog/schema.sql"), marks::MIGRATION];
+const MIGRATIONS: &[&str] =
+    &[include_str!("catalog/schema.sql"), marks::MIGRATION, include_str!("catalog/survey.sql")];
 
 /// Why the catalog cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -190,17 +192,7 @@ impl Catalog {
         state: ReplicaState,
         now: i64,
     ) -> Result<(), CatalogError> {
-        self.write(move |db| match rows::entry(db, &id)?.map(|entry| entry.state) {
-            Some(State::Stored) => {
-                rows::set_replica(db, &id, &server, state, now)?;
-                rows::touch(db, &id).map(drop)
-            }
-            Some(State::Deleted) if state == ReplicaState::Stored => {
-                rows::set_replica(db, &id, &server, ReplicaState::RemovalOwed, now)
-            }
-            _ => Ok(()),
-        })
-        .await
+        self.write(move |db| observe(db, &id, &server, state, now)).await
     }
 
     /// A replica of a deleted object is gone.
@@ -404,6 +396,25 @@ impl Catalog {
             outcome.map_err(CatalogError::Sqlite)
         });
         read.await.map_err(|_| CatalogError::Closed)?
+    }
+}
+
+fn observe(
+    db: &Connection,
+    id: &ObjectId,
+    server: &str,
+    state: ReplicaState,
+    now: i64,
+) -> rusqlite::Result<()> {
+    match rows::entry(db, id)?.map(|entry| entry.state) {
+        Some(State::Stored) => {
+            rows::set_replica(db, id, server, state, now)?;
+            rows::touch(db, id).map(drop)
+        }
+        Some(State::Deleted) if state == ReplicaState::Stored => {
+            rows::set_replica(db, id, server, ReplicaState::RemovalOwed, now)
+        }
+        _ => Ok(()),
     }
 }
 

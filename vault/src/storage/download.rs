@@ -142,15 +142,16 @@ impl Download {
 }
 
 impl Inner {
-    /// Where to read first: replicas known to be stored, on servers that answer; then anywhere
-    /// else, for the catalog may not know all.
+    /// Where to read first: replicas known to be stored, on servers that answer, the faster one
+    /// first; then anywhere else, for the catalog may not know all.
     fn reading_order(&self, entry: &Entry) -> Vec<usize> {
         let stored = entry.stored_on();
+        let ranks = self.preference().ranks();
         let mut order: Vec<_> = (0..self.servers.len()).collect();
         order.sort_by_key(|&at| {
             let server = &self.servers[at];
             let known = stored.iter().any(|name| name == server.name());
-            (!known, server.health().suspended.is_some())
+            (!known, server.health().suspended.is_some(), ranks[at])
         });
         order
     }
@@ -163,6 +164,8 @@ impl Inner {
         index: Option<usize>,
     ) -> Result<(Opened<Replica>, Vec<u8>), FileServerError> {
         let (id, size, identity) = (entry.id, entry.metadata.size, entry.identity.clone());
+        // What is measured is what a reader waits for: open, head, first frame.
+        let begun = opened.is_none().then(tokio::time::Instant::now);
         let read = self.servers[at].run(id, move |server, progress| {
             let fail = |error| damage(error, server.name(), &id);
             let mut opened = match (opened, &identity) {
@@ -180,7 +183,11 @@ impl Inner {
             let frame = index.map_or(Ok(Vec::new()), |index| opened.frame(index)).map_err(fail)?;
             Ok((opened, frame))
         });
-        read.await
+        let read = read.await?;
+        if let Some(begun) = begun {
+            self.preference().note(at, begun.elapsed());
+        }
+        Ok(read)
     }
 
     /// A reader found a replica bad or missing: set it aside and owe a new one.

@@ -14,7 +14,7 @@ mod open;
 mod sftp;
 
 #[cfg(test)]
-mod contract;
+pub(super) mod contract;
 
 pub(super) use open::open;
 pub use open::try_out;
@@ -185,6 +185,22 @@ pub trait FileServer: Send + Sync {
     /// # Errors
     /// Any.
     fn free_space(&self) -> Result<u64, FileServerError>;
+
+    /// A note: a small file of ours beside the objects. `None` if there is none of this name, in
+    /// the right place; at most `MAX_NOTE` bytes and one more of a longer one.
+    ///
+    /// # Errors
+    /// Any.
+    fn read_note(&self, name: &str) -> Result<Option<Vec<u8>>, FileServerError>;
+
+    /// Writes a note of at most `MAX_NOTE` bytes in place of what it held, and returns when it
+    /// is durable. A write that fails or is broken off may leave the old bytes, the new ones,
+    /// torn ones or none: not every kind can replace a file in one step. Callers seal what they
+    /// write and alternate between two names.
+    ///
+    /// # Errors
+    /// Any.
+    fn write_note(&self, name: &str, bytes: &[u8]) -> Result<(), FileServerError>;
 }
 
 /// Reads up to the buffer's length at a position; 0 is the end.

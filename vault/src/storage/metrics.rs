@@ -18,6 +18,13 @@ pub(super) struct Metrics {
     pub(super) up: IntGaugeVec,
     pub(super) full: IntGaugeVec,
     pub(super) errors: IntGaugeVec,
+    pub(super) low: IntGaugeVec,
+    pub(super) server_owed: IntGaugeVec,
+    pub(super) server_owed_oldest: IntGaugeVec,
+    pub(super) restored: IntCounterVec,
+    pub(super) scrubbed: IntCounter,
+    pub(super) scrub_finished: IntGauge,
+    pub(super) sync_finished: IntGauge,
 }
 
 impl Metrics {
@@ -50,18 +57,43 @@ impl Metrics {
             up: by_server("vault_storage_file_server_up", "1 while it answers")?,
             full: by_server("vault_storage_file_server_full", "1 while it has no space")?,
             errors: by_server("vault_storage_file_server_errors", "Failed operations since start")?,
+            low: by_server("vault_storage_file_server_low", "1 while it has less space than keep_free")?,
+            server_owed: by_server("vault_storage_file_server_owed_replicas", "Replicas owed to it")?,
+            server_owed_oldest: by_server(
+                "vault_storage_file_server_owed_oldest_seconds",
+                "Age of the oldest replica owed to it",
+            )?,
+            restored: IntCounterVec::new(
+                Opts::new("vault_storage_restored_total", "File servers found restored from a backup"),
+                &["server"],
+            )?,
+            scrubbed: IntCounter::new("vault_storage_scrubbed_total", "Replicas read again by the scrub")?,
+            scrub_finished: IntGauge::new(
+                "vault_storage_scrub_finished_timestamp_seconds",
+                "When a scrub last came to its end; 0: never",
+            )?,
+            sync_finished: IntGauge::new(
+                "vault_storage_sync_finished_timestamp_seconds",
+                "When catalog and file servers were last compared as a whole; 0: never",
+            )?,
             registry,
         };
         let registry = &made.registry;
         registry.register(Box::new(made.uploads.clone()))?;
         registry.register(Box::new(made.damaged.clone()))?;
-        for counter in [&made.uploaded_bytes, &made.downloaded_bytes, &made.healed] {
+        registry.register(Box::new(made.restored.clone()))?;
+        for counter in [&made.uploaded_bytes, &made.downloaded_bytes, &made.healed, &made.scrubbed] {
             registry.register(Box::new(counter.clone()))?;
         }
         for gauge in [&made.objects, &made.pending, &made.owed, &made.owed_oldest, &made.removals_owed] {
             registry.register(Box::new(gauge.clone()))?;
         }
-        for gauges in [&made.up, &made.full, &made.errors] {
+        for gauge in [&made.scrub_finished, &made.sync_finished] {
+            registry.register(Box::new(gauge.clone()))?;
+        }
+        for gauges in
+            [&made.up, &made.full, &made.errors, &made.low, &made.server_owed, &made.server_owed_oldest]
+        {
             registry.register(Box::new(gauges.clone()))?;
         }
         Ok(made)

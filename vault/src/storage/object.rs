@@ -17,6 +17,12 @@ impl ObjectId {
     pub const fn new(hash: [u8; 32]) -> Self {
         Self(hash)
     }
+
+    /// The hash.
+    #[must_use]
+    pub const fn as_bytes(&self) -> &[u8; 32] {
+        &self.0
+    }
 }
 
 impl fmt::Display for ObjectId {

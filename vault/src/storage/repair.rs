@@ -44,8 +44,19 @@ pub struct Condition {
     pub server: String,
     /// Answers?
     pub up: bool,
-    /// Has refused a write for lack of space?
+    /// Has refused a write for lack of space, or is spared?
     pub full: bool,
+    /// Has little space left?
+    pub low: bool,
+}
+
+/// Which file servers are not to be written to because they are low on space and others have
+/// room. Nobody is spared where fewer than `needed` would be left.
+#[must_use]
+pub fn spared(servers: &[Condition], needed: usize) -> Vec<bool> {
+    let roomy = |server: &&Condition| server.up && !server.full && !server.low;
+    let enough = servers.iter().filter(roomy).count() >= needed.max(1);
+    servers.iter().map(|server| server.low && enough).collect()
 }
 
 /// One thing to do.
@@ -163,7 +174,9 @@ mod tests {
     }
 
     fn both_up() -> Vec<Condition> {
-        ["one", "two"].map(|name| Condition { server: name.to_owned(), up: true, full: false }).to_vec()
+        ["one", "two"]
+            .map(|name| Condition { server: name.to_owned(), up: true, full: false, low: false })
+            .to_vec()
     }
 
     #[test]
@@ -224,6 +237,20 @@ mod tests {
         assert!(matches!(planned[0], Action::Remove { .. }), "{planned:?}");
         assert!(matches!(planned[1], Action::Copy { ref from, .. } if from == "two"), "{planned:?}");
         assert_eq!(planned.len(), 2);
+    }
+
+    #[test]
+    fn a_server_low_on_space_is_spared_only_while_enough_others_have_room() {
+        let mut servers = both_up();
+        assert_eq!(spared(&servers, 1), [false, false]);
+        servers[1].low = true;
+        assert_eq!(spared(&servers, 1), [false, true]);
+        assert_eq!(spared(&servers, 2), [false, false], "two replicas are wanted at once");
+        servers[0].up = false;
+        assert_eq!(spared(&servers, 1), [false, false], "the other is away");
+        servers[0].up = true;
+        servers[0].low = true;
+        assert_eq!(spared(&servers, 1), [false, false], "both are low");
     }
 
     fn any_debt() -> impl Strategy<Value = Debt> {

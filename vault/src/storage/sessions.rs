@@ -35,6 +35,10 @@ pub(super) struct Health {
     pub(super) suspended: Option<String>,
     /// It has refused a write for lack of space.
     pub(super) full: bool,
+    /// It has less space left than the operator wants kept free.
+    pub(super) low: bool,
+    /// How often it came back from a backup.
+    pub(super) restored: u64,
     /// The last thing that went wrong.
     pub(super) last_error: Option<String>,
     /// How many operations failed, absence not counted.
@@ -129,6 +133,19 @@ impl Sessions {
     /// Space has been found or found wanting.
     pub(super) fn set_full(&self, full: bool) {
         self.lock().full = full;
+    }
+
+    /// It has little space left, or enough again.
+    pub(super) fn set_low(&self, low: bool) {
+        let before = std::mem::replace(&mut self.lock().low, low);
+        if before != low {
+            tracing::warn!(server = %self.name, low, "space is low: less than storage.keep_free is left");
+        }
+    }
+
+    /// It has come back from a backup.
+    pub(super) fn note_restored(&self) {
+        self.lock().restored += 1;
     }
 
     async fn attempt<T: Send + 'static>(

@@ -12,6 +12,7 @@ use super::step::Step;
 use super::*;
 
 mod crash;
+mod patrol;
 
 struct Place {
     folder: tempfile::TempDir,
@@ -44,6 +45,12 @@ impl Place {
             max_uploads: 8,
             retry_every: Duration::from_secs(10),
             file_server_timeout: Duration::from_secs(20),
+            peer: if vault == "vault-a" { "vault-b" } else { "vault-a" }.to_owned(),
+            sync_every: Duration::ZERO,
+            scrub_every: Duration::ZERO,
+            scrub_rate: ByteSize::gib(1),
+            inventory_every: Duration::ZERO,
+            keep_free: ByteSize(0),
             file_servers: vec![server("one"), server("two")],
         }
     }

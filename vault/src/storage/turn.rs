@@ -5,14 +5,19 @@ use std::io::Read;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::stream::{StreamExt, iter};
+
 use super::envelope::{Checker, EnvelopeError};
 use super::file_server::FileServerError;
 use super::lookup::beneath;
 use super::object::{ObjectId, ReplicaState};
-use super::repair::{Action, Budget, Condition, plan};
+use super::repair::{Action, Budget, Condition, plan, spared};
 use super::sessions::Sessions;
 use super::spool::{SpoolError, SpoolFile};
 use super::{Inner, Storage, StorageError, clock, now};
+
+/// Actions under way at once.
+const AT_ONCE: usize = 4;
 
 /// Debts considered in a turn.
 const DEBTS: usize = 1000;
@@ -35,6 +40,8 @@ pub struct Turn {
     pub settled: usize,
     /// Actions that failed and stay owed.
     pub failed: usize,
+    /// Did all that a turn may do, so that there is probably more?
+    pub more: bool,
 }
 
 impl Storage {
@@ -50,24 +57,34 @@ impl Storage {
             inner.probe(server).await;
         }
         let mut turn = Turn { settled: inner.settle_intents().await?, ..Turn::default() };
-        let condition = |server: &Sessions| {
-            let health = server.health();
-            Condition { server: server.name().to_owned(), up: health.suspended.is_none(), full: health.full }
-        };
-        let servers: Vec<_> = inner.servers.iter().map(condition).collect();
+        let servers = inner.conditions(1);
         let debts = inner.catalog.debts(servers.clone(), number, DEBTS).await?;
+        let actions = plan(&debts, &servers, now(), BUDGET);
+        turn.more = actions.len() == BUDGET.actions;
+        let mut done = iter(actions)
+            .map(|action| async move { (inner.act(&action).await, action) })
+            .buffer_unordered(AT_ONCE);
         let mut failed = Vec::new();
-        for action in plan(&debts, &servers, now(), BUDGET) {
-            match inner.act(&action).await {
-                Ok(()) if matches!(action, Action::Remove { .. }) => turn.removed += 1,
-                Ok(()) => turn.copied += 1,
+        while let Some((outcome, action)) = done.next().await {
+            match outcome {
+                Ok(()) => {
+                    let of_kind = if matches!(action, Action::Remove { .. }) {
+                        &mut turn.removed
+                    } else {
+                        &mut turn.copied
+                    };
+                    *of_kind += 1;
+                    inner.reasons.settle(&action.object());
+                }
                 Err(error) => {
                     turn.failed += 1;
                     tracing::warn!("{error}; stays owed");
+                    inner.reasons.note(action.object(), error.to_string());
                     failed.push(action.object());
                 }
             }
         }
+        turn.more &= failed.is_empty();
         if !failed.is_empty() {
             inner.catalog.tried(failed).await?;
         }
@@ -81,11 +98,32 @@ impl Inner {
         if health.suspended.is_some() {
             self.attach(server).await;
         }
-        if health.full
-            && server.run("space", |server, _| server.free_space()).await.is_ok_and(|free| free >= SPACE)
-        {
+        let Ok(free) = server.run("space", |server, _| server.free_space()).await else { return };
+        let keep = self.settings.keep_free.0;
+        // A little more before it counts as roomy again, so that it does not change with every file.
+        let wanted = if health.low { keep.saturating_add(keep / 10) } else { keep };
+        server.set_low(free < wanted);
+        if health.full && free >= SPACE.max(keep) {
             server.set_full(false);
         }
+    }
+
+    /// The file servers' condition for writing; those that are to be spared count as full unless
+    /// fewer than `needed` would be left.
+    pub(super) fn conditions(&self, needed: usize) -> Vec<Condition> {
+        let mut servers: Vec<_> = self
+            .servers
+            .iter()
+            .map(|server| {
+                let health = server.health();
+                let (up, full, low) = (health.suspended.is_none(), health.full, health.low);
+                Condition { server: server.name().to_owned(), up, full, low }
+            })
+            .collect();
+        for (at, spared) in spared(&servers, needed).into_iter().enumerate() {
+            servers[at].full |= spared;
+        }
+        servers
     }
 
     pub(super) async fn collect_temporaries(&self, server: &Sessions) {

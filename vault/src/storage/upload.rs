@@ -229,7 +229,14 @@ impl Inner {
     /// Writes both file servers at once and records what came of it.
     async fn replicate(&self, entry: Entry, file: &SpoolFile) -> Result<Entry, StorageError> {
         let id = entry.id;
-        let puts = self.servers.iter().map(|server| self.put_on(id, server, file));
+        let conditions = self.conditions(self.settings.min_replicas);
+        let puts = self.servers.iter().zip(conditions).map(|(server, condition)| async move {
+            // What has refused is asked again; what is low is spared before it must refuse.
+            if condition.low && condition.full && !server.health().full {
+                return Err(low_on_space(server.name(), &id));
+            }
+            self.put_on(id, server, file).await
+        });
         let outcomes = join_all(puts).await;
         let (mut on, mut refusals) = (Vec::new(), Vec::new());
         for (server, outcome) in self.servers.iter().zip(outcomes) {
@@ -334,6 +341,11 @@ fn repeated(holder: Entry, digest: &str) -> Result<Stored, StorageError> {
         return Err(StorageError::KeyReused { id: holder.id });
     }
     Ok(Stored { entry: holder, new: false })
+}
+
+fn low_on_space(server: &str, id: &ObjectId) -> FileServerError {
+    let source = std::io::Error::new(std::io::ErrorKind::StorageFull, "less than storage.keep_free is left");
+    FileServerError::Full { server: server.to_owned(), object: id.to_string(), source }
 }
 
 /// Is it sure that nothing has been or will be stored?

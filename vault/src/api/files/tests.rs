@@ -54,6 +54,12 @@ fn settings(folder: &Folder) -> Settings {
         max_uploads: 4,
         retry_every: Duration::from_secs(10),
         file_server_timeout: Duration::from_secs(20),
+        peer: "vault-b".to_owned(),
+        sync_every: Duration::ZERO,
+        scrub_every: Duration::ZERO,
+        scrub_rate: ByteSize::gib(1),
+        inventory_every: Duration::ZERO,
+        keep_free: ByteSize(0),
         file_servers: vec![server("one"), server("two")],
     }
 }

@@ -266,12 +266,7 @@ pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Entry> {
             created: row.get(6)?,
             digest: row.get(7)?,
         },
-        state: match row.get(8)? {
-            0 => State::Pending,
-            1 => State::Dropped,
-            2 => State::Stored,
-            _ => State::Deleted,
-        },
+        state: state_of(row.get(8)?),
         origin: row.get(9)?,
         identity: row.get::<_, Option<String>>(10)?.map(OneOff),
         replicas: Vec::new(),
@@ -282,27 +277,30 @@ pub(super) fn with_replicas(db: &Connection, mut entry: Entry) -> rusqlite::Resu
     let sql = "SELECT server, state FROM replicas WHERE id = ?1 ORDER BY server";
     let read = |row: &Row<'_>| {
         let state: String = row.get(1)?;
-        let state = match state.as_str() {
-            "stored" => ReplicaState::Stored,
-            "owed" => ReplicaState::Owed,
-            "damaged" => ReplicaState::Damaged,
-            _ => ReplicaState::RemovalOwed,
-        };
-        Ok((row.get(0)?, state))
+        Ok((row.get(0)?, replica_state_of(&state)))
     };
     entry.replicas =
         db.prepare_cached(sql)?.query_map([entry.id.to_string()], read)?.collect::<Result<_, _>>()?;
     Ok(entry)
 }
 
-fn id_at(row: &Row<'_>, index: usize) -> rusqlite::Result<ObjectId> {
+pub(super) fn id_at(row: &Row<'_>, index: usize) -> rusqlite::Result<ObjectId> {
     let text: String = row.get(index)?;
     text.parse().map_err(|why: &str| {
         rusqlite::Error::FromSqlConversionFailure(index, rusqlite::types::Type::Text, why.into())
     })
 }
 
-const fn number(state: State) -> i64 {
+pub(super) const fn state_of(number: i64) -> State {
+    match number {
+        0 => State::Pending,
+        1 => State::Dropped,
+        2 => State::Stored,
+        _ => State::Deleted,
+    }
+}
+
+pub(super) const fn number(state: State) -> i64 {
     match state {
         State::Pending => 0,
         State::Dropped => 1,
@@ -311,11 +309,20 @@ const fn number(state: State) -> i64 {
     }
 }
 
-const fn word(state: ReplicaState) -> &'static str {
+pub(super) const fn word(state: ReplicaState) -> &'static str {
     match state {
         ReplicaState::Stored => "stored",
         ReplicaState::Owed => "owed",
         ReplicaState::Damaged => "damaged",
         ReplicaState::RemovalOwed => "removal_owed",
+    }
+}
+
+pub(super) fn replica_state_of(word: &str) -> ReplicaState {
+    match word {
+        "stored" => ReplicaState::Stored,
+        "owed" => ReplicaState::Owed,
+        "damaged" => ReplicaState::Damaged,
+        _ => ReplicaState::RemovalOwed,
     }
 }

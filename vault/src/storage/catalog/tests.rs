@@ -139,7 +139,7 @@ async fn debts_that_cannot_be_paid_do_not_fill_the_page() {
         catalog.stored(stored, on(server), i64::from(number)).await.unwrap();
     }
     catalog.tried(vec![ObjectId::new([3; 32])]).await.unwrap();
-    let condition = |server: &str, full| Condition { server: server.to_owned(), up: true, full };
+    let condition = |server: &str, full| Condition { server: server.to_owned(), up: true, full, low: false };
     let full = vec![condition("one", false), condition("two", true)];
     let page: Vec<_> = catalog.debts(full, 1, 2).await.unwrap().into_iter().map(|debt| debt.id).collect();
     assert_eq!(page, [ObjectId::new([4; 32]), ObjectId::new([3; 32])]);

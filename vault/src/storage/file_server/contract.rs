@@ -57,6 +57,7 @@ pub(super) fn run(
     refuses_what_is_not_the_object(server);
     replaces_a_damaged_replica_and_keeps_it_aside(server, damage);
     lists_in_order_with_pages(server);
+    notes_are_replaced_and_stand_beside_the_objects(server, again);
     leaves_no_temporary_file(server, again);
     assert!(server.free_space().unwrap() > 0);
 }
@@ -138,6 +139,27 @@ fn lists_in_order_with_pages(server: &dyn FileServer) {
     let prefix = &stored[3].to_string()[..2];
     let some = server.list(prefix, None, 1000).unwrap();
     assert!(some.contains(&stored[3]) && some.iter().all(|id| id.to_string().starts_with(prefix)));
+}
+
+fn notes_are_replaced_and_stand_beside_the_objects(
+    server: &dyn FileServer,
+    again: &dyn Fn() -> Box<dyn FileServer>,
+) {
+    assert_eq!(server.read_note("generation.vault-a.0").unwrap(), None);
+    let large = vec![7; 4 << 20];
+    for bytes in [&b"one"[..], b"", &large, b"shorter"] {
+        server.write_note("generation.vault-a.0", bytes).unwrap();
+        let other = again();
+        other.attach(None, true).unwrap();
+        assert!(other.read_note("generation.vault-a.0").unwrap().as_deref() == Some(bytes));
+    }
+    server.write_note("generation.vault-a.1", b"beside").unwrap();
+    assert_eq!(server.read_note("generation.vault-a.0").unwrap().unwrap(), b"shorter");
+    assert!(server.write_note("too-long", &vec![0; (4 << 20) + 1]).is_err());
+    for name in ["", "../marker", ".hidden", "a/b"] {
+        assert!(server.write_note(name, b"x").is_err(), "{name}");
+        assert!(server.read_note(name).is_err(), "{name}");
+    }
 }
 
 fn leaves_no_temporary_file(server: &dyn FileServer, again: &dyn Fn() -> Box<dyn FileServer>) {

@@ -11,6 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use super::{FileServer, FileServerError, Put, Replica, layout};
 use crate::storage::envelope::{Checker, EnvelopeError, verify};
+use crate::storage::note::{MAX_NOTE, is_note_name};
 use crate::storage::object::ObjectId;
 use crate::storage::random_hex;
 use crate::storage::step::{Step, Steps};
@@ -228,6 +229,36 @@ impl Directory {
         Ok(())
     }
 
+    fn note_path(&self, name: &str) -> Result<PathBuf, FileServerError> {
+        if !is_note_name(name) {
+            return Err(self.bad_note(name, "that is no note's name"));
+        }
+        Ok(self.root.join("notes").join(name))
+    }
+
+    fn bad_note(&self, name: &str, why: &str) -> FileServerError {
+        let (server, object) = (self.name.clone(), name.to_owned());
+        FileServerError::BadSource { server, object, why: why.to_owned() }
+    }
+
+    /// Puts a small file in another's place, durably, in one step.
+    fn replace(&self, temporary: &Path, path: &Path, bytes: &[u8]) -> std::io::Result<()> {
+        let folder = self.root.join("notes");
+        if !folder.is_dir() {
+            self.steps.reach(|| Step::MakeFolder(folder.clone()));
+            std::fs::create_dir_all(&folder)?;
+            self.sync_folder(&self.root)?;
+        }
+        self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
+        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(temporary)?;
+        self.steps.reach(|| Step::WriteFile(temporary.to_owned()));
+        file.write_all(bytes)?;
+        self.sync_file(&file, temporary)?;
+        self.steps.reach(|| Step::Rename(temporary.to_owned(), path.to_owned()));
+        std::fs::rename(temporary, path)?;
+        self.sync_folder(&folder)
+    }
+
     fn forget_folders(&self, id: &ObjectId) {
         let path = self.replica_path(id);
         let mut durable = lock(&self.durable);
@@ -414,6 +445,36 @@ impl FileServer for Directory {
         let space = rustix::fs::statvfs(&self.root)
             .map_err(|error| wrap(&self.name, "free space")(std::io::Error::from(error)))?;
         Ok(space.f_bavail.saturating_mul(space.f_frsize))
+    }
+
+    fn read_note(&self, name: &str) -> Result<Option<Vec<u8>>, FileServerError> {
+        let path = self.note_path(name)?;
+        let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.check_place().map(|()| None),
+            Err(error) => return Err(wrap(&self.name, name)(error)),
+        };
+        let mut bytes = Vec::new();
+        file.take(MAX_NOTE as u64 + 1).read_to_end(&mut bytes).map_err(wrap(&self.name, name))?;
+        Ok(Some(bytes))
+    }
+
+    fn write_note(&self, name: &str, bytes: &[u8]) -> Result<(), FileServerError> {
+        let path = self.note_path(name)?;
+        if bytes.len() > MAX_NOTE {
+            return Err(self.bad_note(name, "it is too long"));
+        }
+        self.check_place()?;
+        let temporary_name = format!("{}~{}", self.own, random_hex());
+        let temporary = self.root.join("tmp").join(&temporary_name);
+        lock(&self.live).insert(temporary_name.clone());
+        let written = self.replace(&temporary, &path, bytes);
+        if written.is_err() {
+            // Collected later if it cannot be removed now.
+            let _ = std::fs::remove_file(&temporary);
+        }
+        lock(&self.live).remove(&temporary_name);
+        written.map_err(wrap(&self.name, name))
     }
 }
 

@@ -18,7 +18,7 @@ fn dying_at(fatal: usize) -> (Steps, Arc<AtomicUsize>, Arc<AtomicBool>) {
 }
 
 /// Nothing that compresses: a replica takes several writes, so that one can be torn.
-fn noise() -> Vec<u8> {
+pub(super) fn noise() -> Vec<u8> {
     let mut state = 1_u64;
     let next = move || {
         state ^= state << 13;

@@ -1,0 +1,326 @@
+//! The catalog's questions and notes about all objects at once: what to compare with the file
+//! servers' listings, inventories, deleted objects, rounds. The SQL of single objects is in `rows`.
+
+use std::sync::Arc;
+
+use rusqlite::{Connection, OptionalExtension, Row, params};
+
+use super::rows::{self, id_at, number, word};
+use super::{Catalog, CatalogError};
+use crate::storage::comparison::Known;
+use crate::storage::debts::Owed;
+use crate::storage::inventory::{Gathering, Inventory, Remembered};
+use crate::storage::object::{Entry, Metadata, ObjectId, ReplicaState, State};
+use crate::storage::round::Round;
+
+/// What one file server is owed.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(in crate::storage) struct ServerDebts {
+    /// The file server.
+    pub(in crate::storage) server: String,
+    /// Replicas owed.
+    pub(in crate::storage) owed: u64,
+    /// The Unix second since when the oldest is.
+    pub(in crate::storage) since: i64,
+}
+
+impl Catalog {
+    /// The objects whose ids start with `prefix`, in order, with each file server's replica in
+    /// the order of the settings.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(in crate::storage) async fn known_under(&self, prefix: String) -> Result<Vec<Known>, CatalogError> {
+        let servers = Arc::clone(&self.servers);
+        self.read(move |db| known_under(db, &prefix, &servers)).await
+    }
+
+    /// What lies on a file server as far as the catalog knows, and which objects are deleted.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(in crate::storage) async fn inventory(&self, server: String) -> Result<Inventory, CatalogError> {
+        self.read(move |db| {
+            let mut gathering = Gathering::default();
+            let sql = "SELECT id FROM replicas WHERE server = ?1 AND state = 'stored' ORDER BY id";
+            each_id(db, sql, &[&server], |id| gathering.replica(&id))?;
+            each_id(db, DELETED, &["", "g"], |id| gathering.deleted(&id))?;
+            Ok(gathering.finish())
+        })
+        .await
+    }
+
+    /// Deleted objects whose ids start with `prefix`, in order.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(in crate::storage) async fn deleted_under(
+        &self,
+        prefix: String,
+    ) -> Result<Vec<ObjectId>, CatalogError> {
+        self.read(move |db| {
+            let mut found = Vec::new();
+            each_id(db, DELETED, &[&prefix, &behind(&prefix)], |id| found.push(id))?;
+            Ok(found)
+        })
+        .await
+    }
+
+    /// Takes over that these objects are deleted, as a note on a file server tells; of one that is
+    /// known nothing else, nothing else is.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(in crate::storage) async fn bury(&self, ids: Vec<ObjectId>, now: i64) -> Result<(), CatalogError> {
+        let servers = Arc::clone(&self.servers);
+        self.write(move |db| {
+            for id in &ids {
+                let known = rows::entry(db, id)?;
+                if known.is_none() {
+                    // The peer knows more of it or has the same note: nothing to tell.
+                    rows::insert(db, &nameless(*id))?;
+                } else if rows::delete(db, id, &servers, now, true)? {
+                    rows::touch(db, id)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    /// Notes in one go what was seen of replicas, as [`Catalog::observed`] does of one.
+    ///
+    /// # Errors
+    /// As every write; then none is noted.
+    pub(in crate::storage) async fn observed_all(
+        &self,
+        seen: Vec<(ObjectId, String, ReplicaState)>,
+        now: i64,
+    ) -> Result<(), CatalogError> {
+        self.write(move |db| {
+            seen.iter().try_for_each(|(id, server, state)| super::observe(db, id, server, *state, now))
+        })
+        .await
+    }
+
+    /// The last inventory written to a file server.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(in crate::storage) async fn generation(
+        &self,
+        server: String,
+    ) -> Result<Option<Remembered>, CatalogError> {
+        self.read(move |db| {
+            let sql = "SELECT generation, confirmed, change, at FROM generations WHERE server = ?1";
+            let read = |row: &Row<'_>| {
+                Ok(Remembered {
+                    generation: unsigned(row.get(0)?),
+                    confirmed: row.get(1)?,
+                    change: unsigned(row.get(2)?),
+                    at: row.get(3)?,
+                })
+            };
+            db.prepare_cached(sql)?.query_row([server], read).optional()
+        })
+        .await
+    }
+
+    /// Remembers the inventory that is about to be written, or has been.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(in crate::storage) async fn remember_generation(
+        &self,
+        server: String,
+        memory: Remembered,
+    ) -> Result<(), CatalogError> {
+        self.write(move |db| {
+            let sql = "INSERT OR REPLACE INTO generations (server, generation, confirmed, change, at)
+                VALUES (?1,?2,?3,?4,?5)";
+            let Remembered { generation, confirmed, change, at } = memory;
+            db.prepare_cached(sql)?
+                .execute(params![server, signed(generation), confirmed, signed(change), at])
+                .map(drop)
+        })
+        .await
+    }
+
+    /// A round's state; the default for one that never was.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(in crate::storage) async fn round(&self, name: &'static str) -> Result<Round, CatalogError> {
+        self.read(move |db| {
+            let sql =
+                "SELECT running, position, begun, finished, checked, damaged FROM rounds WHERE name = ?1";
+            let read = |row: &Row<'_>| {
+                let position: Option<String> = row.get(1)?;
+                Ok(Round {
+                    running: row.get(0)?,
+                    // One that does not read is begun anew.
+                    position: position.and_then(|text| text.parse().ok()),
+                    begun: row.get(2)?,
+                    finished: row.get(3)?,
+                    checked: unsigned(row.get(4)?),
+                    damaged: unsigned(row.get(5)?),
+                })
+            };
+            Ok(db.prepare_cached(sql)?.query_row([name], read).optional()?.unwrap_or_default())
+        })
+        .await
+    }
+
+    /// Keeps a round's state.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(in crate::storage) async fn keep_round(
+        &self,
+        name: &'static str,
+        round: Round,
+    ) -> Result<(), CatalogError> {
+        self.write(move |db| {
+            let sql = "INSERT OR REPLACE INTO rounds
+                (name, running, position, begun, finished, checked, damaged) VALUES (?1,?2,?3,?4,?5,?6,?7)";
+            let position = round.position.map(|id| id.to_string());
+            let Round { running, begun, finished, checked, damaged, .. } = round;
+            let values = params![name, running, position, begun, finished, signed(checked), signed(damaged)];
+            db.prepare_cached(sql)?.execute(values).map(drop)
+        })
+        .await
+    }
+
+    /// A file server's name will stand for a new place: nothing of what was there is, all of it
+    /// is owed.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(in crate::storage) async fn forget_place(
+        &self,
+        server: String,
+        now: i64,
+    ) -> Result<u64, CatalogError> {
+        self.write(move |db| {
+            db.execute("DELETE FROM places WHERE server = ?1", [&server])?;
+            db.execute("DELETE FROM generations WHERE server = ?1", [&server])?;
+            let sql = "DELETE FROM replicas WHERE server = ?1 AND state = 'removal_owed'";
+            db.execute(sql, [&server])?;
+            let sql = "UPDATE replicas SET state = 'owed', since = ?2, observed = 1, tried = 0
+                WHERE server = ?1 AND state <> 'owed'";
+            let owed = db.execute(sql, params![server, now])?;
+            Ok(owed as u64)
+        })
+        .await
+    }
+
+    /// What is owed, the oldest first.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(in crate::storage) async fn owed(&self, limit: usize) -> Result<Vec<Owed>, CatalogError> {
+        self.read(move |db| {
+            let sql = "SELECT r.id, r.server, r.state, r.since, r.tried, EXISTS
+                    (SELECT 1 FROM replicas s WHERE s.id = r.id AND s.state = 'stored')
+                FROM replicas r WHERE r.state <> 'stored' ORDER BY r.since, r.id LIMIT ?1";
+            let read = |row: &Row<'_>| {
+                let state: String = row.get(2)?;
+                let removal = state == word(ReplicaState::RemovalOwed);
+                Ok(Owed {
+                    id: id_at(row, 0)?,
+                    server: row.get(1)?,
+                    removal,
+                    since: row.get(3)?,
+                    tried: unsigned(row.get(4)?),
+                    somewhere: row.get(5)?,
+                    why: String::new(),
+                })
+            };
+            let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+            db.prepare_cached(sql)?.query_map([limit], read)?.collect()
+        })
+        .await
+    }
+
+    /// What each file server is owed; those that are owed nothing are left out.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(in crate::storage) async fn debts_by_server(&self) -> Result<Vec<ServerDebts>, CatalogError> {
+        self.read(|db| {
+            let sql = "SELECT server, count(*), min(since) FROM replicas
+                WHERE state <> 'stored' AND state IN ('owed', 'damaged') GROUP BY server";
+            let read = |row: &Row<'_>| {
+                Ok(ServerDebts { server: row.get(0)?, owed: unsigned(row.get(1)?), since: row.get(2)? })
+            };
+            db.prepare_cached(sql)?.query_map([], read)?.collect()
+        })
+        .await
+    }
+}
+
+const DELETED: &str = "SELECT id FROM objects WHERE state = 3 AND id >= ?1 AND id < ?2 ORDER BY id";
+
+/// What comes behind every id with this prefix: no hex digit is larger than `f`.
+fn behind(prefix: &str) -> String {
+    format!("{prefix}g")
+}
+
+fn known_under(db: &Connection, prefix: &str, servers: &[String]) -> rusqlite::Result<Vec<Known>> {
+    let sql = "SELECT o.id, o.state, r.server, r.state FROM objects o LEFT JOIN replicas r ON r.id = o.id
+        WHERE o.id >= ?1 AND o.id < ?2 ORDER BY o.id";
+    let mut statement = db.prepare_cached(sql)?;
+    let mut found = statement.query([prefix, &behind(prefix)])?;
+    let mut objects: Vec<Known> = Vec::new();
+    while let Some(row) = found.next()? {
+        let id = id_at(row, 0)?;
+        if objects.last().is_none_or(|last| last.id != id) {
+            let state = rows::state_of(row.get(1)?);
+            objects.push(Known { id, state, replicas: vec![None; servers.len()] });
+        }
+        let (server, state): (Option<String>, Option<String>) = (row.get(2)?, row.get(3)?);
+        let at = servers.iter().position(|name| Some(name) == server.as_ref());
+        if let (Some(object), Some(at), Some(state)) = (objects.last_mut(), at, state) {
+            object.replicas[at] = Some(rows::replica_state_of(&state));
+        }
+    }
+    Ok(objects)
+}
+
+fn each_id(
+    db: &Connection,
+    sql: &str,
+    values: &[&str],
+    mut each: impl FnMut(ObjectId),
+) -> rusqlite::Result<()> {
+    let mut statement = db.prepare_cached(sql)?;
+    let mut found = statement.query(rusqlite::params_from_iter(values))?;
+    while let Some(row) = found.next()? {
+        each(id_at(row, 0)?);
+    }
+    Ok(())
+}
+
+/// A deleted object of which nothing else is known.
+fn nameless(id: ObjectId) -> Entry {
+    debug_assert!(number(State::Deleted) == 3, "the index of deleted objects counts on it");
+    let metadata = Metadata {
+        owner: String::new(),
+        key: String::new(),
+        label: String::new(),
+        media_type: String::new(),
+        size: 0,
+        created: String::new(),
+        digest: String::new(),
+    };
+    let (origin, replicas) = (String::new(), Vec::new());
+    Entry { id, metadata, state: State::Deleted, origin, identity: None, replicas }
+}
+
+fn unsigned(number: i64) -> u64 {
+    u64::try_from(number).unwrap_or_default()
+}
+
+fn signed(number: u64) -> i64 {
+    i64::try_from(number).unwrap_or(i64::MAX)
+}

@@ -1,0 +1,313 @@
+//! The watch over the file servers as places: has one been restored from a backup, is a
+//! comparison due, is what lies there written down there? Drives what `inventory` decides; the
+//! form of what is written is `note`'s.
+//!
+//! ```text
+//! notes/generation.<vault>.<slot>    which inventory counts: place, generation, its digest
+//! notes/inventory.<vault>.<slot>     a digest for each prefix of what should lie there
+//! notes/deleted-<xx>.<vault>.<slot>  ids of deleted objects, so that a catalog which is lost
+//!                                    and rebuilt from the file servers resurrects none
+//! ```
+//!
+//! Written in the order deleted, inventory, generation; the catalog has the generation on
+//! record before and confirms it after. All of it is for finding differences early: what it
+//! misses, the whole comparison finds.
+
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use super::inventory::{Inventory, Marker, Remembered, Verdict, judge};
+use super::note::{MAX_NOTE, SLOTS, Title};
+use super::object::ObjectId;
+use super::round::Round;
+use super::sessions::Sessions;
+use super::{Inner, Storage, StorageError, now};
+
+/// The round's name in the catalog.
+pub(super) const SYNC: &str = "sync";
+/// A comparison that could not list everything is tried again after this time,
+const AGAIN: Duration = Duration::from_secs(60);
+/// and with a file server away only now and then: it begins anew when that one is back.
+const AGAIN_ALONE: Duration = Duration::from_secs(3600);
+/// Deleted objects that fit into one note; thirty million of them altogether.
+const MOST_DELETED: usize = MAX_NOTE / 32 - 32;
+/// Deleted objects taken over in one transaction.
+const BURIED: usize = 1000;
+
+impl Storage {
+    /// Looks whether the file servers are as they were left, compares if that is due, and brings
+    /// what is noted there up to date. Call it every [`Storage::retry_every`], one at a time;
+    /// a comparison of everything may take minutes.
+    ///
+    /// # Errors
+    /// The catalog's; what ails a file server is logged.
+    pub async fn patrol_turn(&self) -> Result<(), StorageError> {
+        let inner = &self.0;
+        let mut stale = Vec::new();
+        for server in &inner.servers {
+            if server.health().suspended.is_some() {
+                continue;
+            }
+            match self.inspect(server).await {
+                Ok(true) => {}
+                Ok(false) => stale.push(server.name()),
+                Err(StorageError::FileServer(error)) => tracing::warn!("{error}"),
+                Err(error) => return Err(error),
+            }
+        }
+        self.compare_if_due().await?;
+        for server in &inner.servers {
+            if server.health().suspended.is_some() {
+                continue;
+            }
+            match inner.write_if_due(server, stale.contains(&server.name())).await {
+                Err(StorageError::FileServer(error)) => tracing::warn!("{error}; written at the next turn"),
+                other => other?,
+            }
+        }
+        Ok(())
+    }
+
+    /// True if the file server is as it was left. If not, what differs at first sight is noted and
+    /// a whole comparison is due.
+    async fn inspect(&self, server: &Sessions) -> Result<bool, StorageError> {
+        let inner = &self.0;
+        let name = server.name();
+        let Some(place) = inner.catalog.place(name.to_owned()).await?.0 else { return Ok(true) };
+        let (verdict, parts) = inner.differing(server, &place).await?;
+        match verdict {
+            Verdict::Current => return Ok(true),
+            Verdict::New | Verdict::Ahead | Verdict::Unfinished => {
+                tracing::info!(server = name, ?verdict, "a whole comparison is due");
+            }
+            Verdict::Behind | Verdict::Gone => {
+                inner.metrics.restored.with_label_values(&[name]).inc();
+                server.note_restored();
+                tracing::error!(
+                    "file server {name}: what it holds is older than what was left there: restored from a backup? \
+                     What is missing is found, owed and copied by itself"
+                );
+            }
+        }
+        inner.request_comparison().await?;
+        match verdict {
+            // All that both vaults deleted since is known here.
+            Verdict::Behind | Verdict::Unfinished => {
+                tracing::info!(server = name, prefixes = parts.len(), "prefixes differ");
+                if !parts.is_empty() {
+                    self.compare_now(parts).await?;
+                }
+            }
+            _ => inner.take_over_deleted(server, &place).await?,
+        }
+        Ok(false)
+    }
+
+    /// An operator's comparison that is under way serves as well.
+    async fn compare_now(&self, parts: Vec<String>) -> Result<bool, StorageError> {
+        match self.compare_parts(parts).await {
+            Ok(synced) => Ok(synced.unlisted.is_empty()),
+            Err(StorageError::Busy(_)) => Ok(false),
+            Err(error) => Err(error),
+        }
+    }
+
+    async fn compare_if_due(&self) -> Result<(), StorageError> {
+        let inner = &self.0;
+        let round = inner.catalog.round(SYNC).await?;
+        let every = inner.settings.sync_every;
+        if (every.is_zero() && !round.running) || !round.is_due(every, now()) {
+            return Ok(());
+        }
+        let alone = inner.servers.iter().any(|server| server.health().suspended.is_some());
+        let pause = if alone { AGAIN_ALONE } else { AGAIN };
+        let last = inner.compared.load(Ordering::Relaxed);
+        let waits = 0..i64::try_from(pause.as_secs()).unwrap_or(i64::MAX);
+        if waits.contains(&now().saturating_sub(last)) {
+            return Ok(());
+        }
+        let round = round.at_work(now());
+        inner.catalog.keep_round(SYNC, round.clone()).await?;
+        inner.compared.store(now(), Ordering::Relaxed);
+        if self.compare_now(Vec::new()).await? {
+            inner.catalog.keep_round(SYNC, round.ended(now())).await?;
+            inner.compared.store(0, Ordering::Relaxed);
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    /// Is a file server as it was left, and under which prefixes is it not, as far as the
+    /// inventories tell?
+    pub(super) async fn differing(
+        &self,
+        server: &Sessions,
+        place: &str,
+    ) -> Result<(Verdict, Vec<String>), StorageError> {
+        let name = server.name().to_owned();
+        let remembered = self.catalog.generation(name.clone()).await?;
+        let found = self.read_marker(server, &self.title("generation", place)).await?;
+        let verdict = judge(found.as_ref(), remembered.as_ref());
+        let (Verdict::Behind | Verdict::Unfinished, Some(marker)) = (verdict, found) else {
+            return Ok((verdict, Vec::new()));
+        };
+        let left = self.read_inventory(server, &self.title("inventory", place), &marker).await?;
+        let Some(left) = left else { return Ok((verdict, Vec::new())) };
+        Ok((verdict, self.catalog.inventory(name).await?.differing(&left)))
+    }
+
+    /// A whole comparison is due, also after a restart.
+    pub(super) async fn request_comparison(&self) -> Result<(), StorageError> {
+        let round = self.catalog.round(SYNC).await?;
+        if round.running {
+            return Ok(());
+        }
+        Ok(self.catalog.keep_round(SYNC, Round { running: false, ..round }.at_work(now())).await?)
+    }
+
+    async fn write_if_due(&self, server: &Sessions, stale: bool) -> Result<(), StorageError> {
+        let name = server.name().to_owned();
+        let Some(place) = self.catalog.place(name.clone()).await?.0 else { return Ok(()) };
+        let remembered = self.catalog.generation(name).await?;
+        let every = i64::try_from(self.settings.inventory_every.as_secs()).unwrap_or(i64::MAX);
+        let due = remembered.is_none_or(|memory| {
+            memory.change != self.catalog.last_change()
+                && !(0..every).contains(&now().saturating_sub(memory.at))
+        });
+        if stale || due { self.write_notes(server, &place, remembered).await } else { Ok(()) }
+    }
+
+    /// Writes down on a file server what should lie there.
+    async fn write_notes(
+        &self,
+        server: &Sessions,
+        place: &str,
+        remembered: Option<Remembered>,
+    ) -> Result<(), StorageError> {
+        let name = server.name().to_owned();
+        let title = |kind: &str| self.title(kind, place);
+        let found = self.read_marker(server, &title("generation")).await?;
+        let left = match &found {
+            Some(marker) => self.read_inventory(server, &title("inventory"), marker).await?,
+            None => None,
+        };
+        // Before the inventory is gathered: what changes meanwhile is the next one's.
+        let change = self.catalog.last_change();
+        let inventory = self.catalog.inventory(name.clone()).await?;
+        // One that was not finished is written again under its own number: only so is a crash
+        // told from a backup.
+        let next = remembered.map_or(1, |memory| memory.generation + u64::from(memory.confirmed));
+        let generation = next.max(found.map_or(0, |marker| marker.generation + 1));
+        let memory = Remembered { generation, confirmed: false, change, at: now() };
+        self.catalog.remember_generation(name.clone(), memory).await?;
+        for shelf in inventory.differing_shelves(left.as_ref()) {
+            let mut deleted = self.catalog.deleted_under(shelf.clone()).await?;
+            if deleted.len() > MOST_DELETED {
+                tracing::error!(server = name, shelf, "more objects are deleted than a note holds");
+                deleted.truncate(MOST_DELETED);
+            }
+            let ids: Vec<u8> = deleted.iter().flat_map(ObjectId::as_bytes).copied().collect();
+            self.write_note(server, title(&format!("deleted-{shelf}")), None, generation, ids).await?;
+        }
+        let encoded = inventory.encode();
+        let marker = Marker::of(generation, inventory.objects(), &encoded);
+        // The inventory that the present marker names stays until the next marker is there.
+        let keep = found.map(|marker| marker.generation);
+        self.write_note(server, title("inventory"), keep, generation, encoded).await?;
+        self.write_note(server, title("generation"), None, generation, marker.encode()).await?;
+        self.catalog.remember_generation(name, Remembered { confirmed: true, ..memory }).await?;
+        Ok(())
+    }
+
+    /// Takes over which objects are deleted from what both vaults noted on a file server.
+    async fn take_over_deleted(&self, server: &Sessions, place: &str) -> Result<(), StorageError> {
+        for vault in [&self.own, &self.settings.peer] {
+            let title = |kind: &str| Title { vault: vault.clone(), ..self.title(kind, place) };
+            let Some(marker) = self.read_marker(server, &title("generation")).await? else { continue };
+            let Some(inventory) = self.read_inventory(server, &title("inventory"), &marker).await? else {
+                continue;
+            };
+            for shelf in inventory.differing_shelves(None) {
+                let title = title(&format!("deleted-{shelf}"));
+                let notes = self.read_notes(server, &title).await?;
+                let Some((_, ids)) = notes.into_iter().max_by_key(|(generation, _)| *generation) else {
+                    continue;
+                };
+                for ids in ids.as_chunks::<32>().0.chunks(BURIED) {
+                    let ids = ids.iter().map(|hash| ObjectId::new(*hash)).collect();
+                    self.catalog.bury(ids, now()).await?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn title(&self, kind: &str, place: &str) -> Title {
+        Title { kind: kind.to_owned(), place: place.to_owned(), vault: self.own.clone() }
+    }
+
+    async fn read_marker(&self, server: &Sessions, title: &Title) -> Result<Option<Marker>, StorageError> {
+        let notes = self.read_notes(server, title).await?;
+        let markers = notes.iter().filter_map(|(generation, payload)| Marker::decode(*generation, payload));
+        Ok(markers.max_by_key(|marker| marker.generation))
+    }
+
+    async fn read_inventory(
+        &self,
+        server: &Sessions,
+        title: &Title,
+        marker: &Marker,
+    ) -> Result<Option<Inventory>, StorageError> {
+        let notes = self.read_notes(server, title).await?;
+        let named = notes.iter().find(|(_, payload)| blake3::hash(payload).as_bytes() == &marker.digest);
+        Ok(named.and_then(|(_, payload)| Inventory::decode(payload)))
+    }
+
+    /// The valid slots of a note: generation and payload.
+    async fn read_notes(
+        &self,
+        server: &Sessions,
+        title: &Title,
+    ) -> Result<Vec<(u64, Vec<u8>)>, StorageError> {
+        let (asked, key) = (title.clone(), self.note_key.clone());
+        let read = server.run(&title.kind, move |server, progress| {
+            let mut notes = Vec::new();
+            for slot in SLOTS {
+                let bytes = server.read_note(&asked.name(slot))?;
+                progress.note();
+                let opened = bytes.as_deref().and_then(|bytes| asked.open(&key, bytes));
+                notes.extend(opened.map(|(generation, payload)| (generation, payload.to_vec())));
+            }
+            Ok(notes)
+        });
+        Ok(read.await?)
+    }
+
+    /// Writes a note into the slot that may go: not the one of generation `keep`, or without it
+    /// not the latest valid one.
+    async fn write_note(
+        &self,
+        server: &Sessions,
+        title: Title,
+        keep: Option<u64>,
+        generation: u64,
+        payload: Vec<u8>,
+    ) -> Result<(), StorageError> {
+        let key = self.note_key.clone();
+        let written = server.run(title.kind.clone(), move |server, progress| {
+            let mut valid = Vec::new();
+            for slot in SLOTS {
+                let bytes = server.read_note(&title.name(slot))?;
+                progress.note();
+                let opened = bytes.as_deref().and_then(|bytes| title.open(&key, bytes));
+                valid.extend(opened.map(|(generation, _)| (generation, slot)));
+            }
+            let kept = valid.iter().find(|(generation, _)| Some(*generation) == keep);
+            let kept = kept.or_else(|| valid.iter().max()).map(|(_, slot)| *slot);
+            let slot = SLOTS.into_iter().find(|slot| Some(*slot) != kept).unwrap_or_default();
+            server.write_note(&title.name(slot), &title.seal(&key, generation, &payload))
+        });
+        Ok(written.await?)
+    }
+}

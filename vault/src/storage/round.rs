@@ -1,0 +1,114 @@
+//! A round over all objects: when one is due, which objects are this vault's share of it, and
+//! how slowly it reads. Pure: is handed the time.
+
+use std::time::Duration;
+
+use serde::Serialize;
+
+use super::object::ObjectId;
+
+/// While uploads run, a round reads so many times slower.
+const YIELD: u32 = 4;
+
+/// How far a round is. It survives a restart in the catalog.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Round {
+    /// Under way?
+    pub running: bool,
+    /// The last object it is done with.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub position: Option<ObjectId>,
+    /// When it began, in Unix seconds.
+    pub begun: i64,
+    /// When the last whole one ended, in Unix seconds; none has yet without it.
+    pub finished: Option<i64>,
+    /// Replicas looked at in this round, or in the last one.
+    pub checked: u64,
+    /// Of these, missing or damaged.
+    pub damaged: u64,
+}
+
+impl Round {
+    /// Is there something to do now? A round from the future is of a clock that was put right
+    /// since; it must not wait for it.
+    #[must_use]
+    pub fn is_due(&self, every: Duration, now: i64) -> bool {
+        let every = i64::try_from(every.as_secs()).unwrap_or(i64::MAX);
+        self.running || self.finished.is_none() || !(0..every).contains(&now.saturating_sub(self.begun))
+    }
+
+    /// Goes on, or begins anew.
+    #[must_use]
+    pub fn at_work(self, now: i64) -> Self {
+        if self.running {
+            return self;
+        }
+        Self { running: true, begun: now, finished: self.finished, ..Self::default() }
+    }
+
+    /// Comes to its end.
+    #[must_use]
+    pub fn ended(self, now: i64) -> Self {
+        Self { running: false, position: None, finished: Some(now), ..self }
+    }
+}
+
+/// Is this object in this vault's half? `first` says which of the two vaults it is.
+#[must_use]
+pub fn is_mine(id: &ObjectId, first: bool) -> bool {
+    // The last byte: the objects of each folder are shared out too.
+    (id.as_bytes()[31] & 1 == 0) == first
+}
+
+/// How long to rest after reading so many bytes, to stay below `rate` bytes a second.
+#[must_use]
+pub fn rest(bytes: usize, rate: u64, yielding: bool) -> Duration {
+    let factor = if yielding { YIELD } else { 1 };
+    let micros = (bytes as u64).saturating_mul(1_000_000) / rate.max(1);
+    Duration::from_micros(micros).saturating_mul(factor)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const MONTH: Duration = Duration::from_secs(30 * 86_400);
+
+    #[test]
+    fn a_round_is_due_at_first_and_each_period_and_never_waits_for_a_clock_that_was_ahead() {
+        let first = Round::default();
+        assert!(first.is_due(MONTH, 1000));
+        let running = first.at_work(1000);
+        assert!(running.running && running.is_due(MONTH, 1001));
+        let ended = running.ended(2000);
+        assert!(!ended.is_due(MONTH, 2001));
+        assert!(!ended.is_due(MONTH, 1000 + 30 * 86_400 - 1));
+        assert!(ended.is_due(MONTH, 1000 + 30 * 86_400));
+        assert!(ended.is_due(MONTH, 900), "the clock was set back");
+    }
+
+    #[test]
+    fn a_restart_goes_on_where_the_round_stood_and_a_new_round_keeps_the_last_ones_end() {
+        let at = Some(ObjectId::new([3; 32]));
+        let running = Round { position: at, checked: 7, ..Round::default().at_work(10) };
+        assert_eq!(running.clone().at_work(50), running);
+        let next = running.ended(60).at_work(100);
+        assert_eq!((next.position, next.checked, next.finished, next.begun), (None, 0, Some(60), 100));
+    }
+
+    #[test]
+    fn two_vaults_share_every_object_and_none_twice() {
+        for byte in 0..=255 {
+            let id = ObjectId::new([byte; 32]);
+            assert_ne!(is_mine(&id, true), is_mine(&id, false));
+        }
+    }
+
+    #[test]
+    fn reading_stays_below_the_rate_and_yields_to_uploads() {
+        let second: Duration = (0..80).map(|_| rest(256 << 10, 20 << 20, false)).sum();
+        assert_eq!(second.as_secs(), 1);
+        assert_eq!(rest(1 << 20, 1 << 20, true).as_secs(), u64::from(YIELD));
+        assert!(rest(usize::MAX, 0, true) > Duration::ZERO);
+    }
+}

@@ -1,0 +1,137 @@
+//! The scrub: reads every replica again within a period, slowly, and finds what rotted. Drives
+//! what `round` decides; the two vaults share the objects while both are there. Damage is set
+//! aside, owed, and copied by the repair turns.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use tokio::sync::Semaphore;
+
+use super::object::{Entry, ReplicaState};
+use super::round::{Round, is_mine, rest};
+use super::sessions::Progress;
+use super::{Inner, Storage, StorageError, now};
+
+/// The round's name in the catalog.
+pub(super) const SCRUB: &str = "scrub";
+/// Objects of one turn: after them the position is kept.
+const OBJECTS: usize = 64;
+/// A long rest is taken in pieces, each of them a sign of life.
+const NAP: Duration = Duration::from_millis(20);
+
+/// How slowly to read.
+#[derive(Clone)]
+pub(super) struct Pace {
+    rate: u64,
+    uploads: Arc<Semaphore>,
+    max_uploads: usize,
+}
+
+impl Pace {
+    /// Rests after reading `count` bytes, on the reading thread.
+    pub(super) fn rest_after(&self, count: usize, progress: &Progress) {
+        let yielding = self.uploads.available_permits() < self.max_uploads;
+        let mut left = rest(count, self.rate, yielding);
+        while !left.is_zero() {
+            let nap = left.min(NAP);
+            std::thread::sleep(nap);
+            progress.note();
+            left -= nap;
+        }
+    }
+}
+
+impl Storage {
+    /// Begins a new round at once, whatever the period says.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn scrub(&self) -> Result<(), StorageError> {
+        let round = self.0.catalog.round(SCRUB).await?;
+        let anew = Round { running: false, ..round }.at_work(now());
+        self.0.scrubbed_anew.store(true, Ordering::Relaxed);
+        Ok(self.0.catalog.keep_round(SCRUB, anew).await?)
+    }
+
+    /// Looks at the next objects of the round, if one is due. True if there is more at once.
+    ///
+    /// # Errors
+    /// The catalog's; what ails a file server is left to the next turn.
+    pub async fn scrub_turn(&self) -> Result<bool, StorageError> {
+        let inner = &self.0;
+        let round = inner.catalog.round(SCRUB).await?;
+        let every = inner.settings.scrub_every;
+        // Off, unless an operator began a round.
+        if (every.is_zero() && !round.running) || !round.is_due(every, now()) {
+            return Ok(false);
+        }
+        inner.scrubbed_anew.store(false, Ordering::Relaxed);
+        let mut round = round.at_work(now());
+        let objects = inner.catalog.list(None, round.position, OBJECTS).await?;
+        let last = objects.len() < OBJECTS;
+        for entry in &objects {
+            self.scrub_object(entry, &mut round).await?;
+            round.position = Some(entry.id);
+        }
+        if last {
+            round = round.ended(now());
+            tracing::info!(
+                checked = round.checked,
+                damaged = round.damaged,
+                "a scrub has looked at everything"
+            );
+            if !every.is_zero() && now() - round.begun > i64::try_from(every.as_secs()).unwrap_or(i64::MAX) {
+                tracing::warn!(
+                    "storage: the scrub took longer than storage.scrub_every; raise storage.scrub_rate"
+                );
+            }
+        }
+        inner.keep_scrub(round).await?;
+        Ok(!last)
+    }
+
+    /// A file server that is away is left out, not waited for: the other's replicas matter the more.
+    async fn scrub_object(&self, entry: &Entry, round: &mut Round) -> Result<(), StorageError> {
+        let inner = &self.0;
+        let shared = inner.peer_is_up();
+        if shared && !is_mine(&entry.id, inner.own < inner.settings.peer) {
+            return Ok(());
+        }
+        let stored = entry.stored_on();
+        for server in &inner.servers {
+            let known = stored.iter().any(|name| name == server.name());
+            if !known || server.health().suspended.is_some() {
+                continue;
+            }
+            match inner.check(entry.id, server, Some(inner.pace())).await {
+                Ok(state) => {
+                    round.checked += 1;
+                    inner.metrics.scrubbed.inc();
+                    round.damaged += u64::from(state != ReplicaState::Stored);
+                }
+                Err(StorageError::Unreadable { why, .. }) => tracing::warn!("{why}; not scrubbed this time"),
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Inner {
+    fn pace(&self) -> Pace {
+        Pace {
+            rate: self.settings.scrub_rate.0,
+            uploads: Arc::clone(&self.uploads),
+            max_uploads: self.settings.max_uploads,
+        }
+    }
+
+    /// Unless an operator began a new round meanwhile: then this one's state is of no use.
+    async fn keep_scrub(&self, round: Round) -> Result<(), StorageError> {
+        if self.scrubbed_anew.load(Ordering::Relaxed) {
+            return Ok(());
+        }
+        Ok(self.catalog.keep_round(SCRUB, round).await?)
+    }
+}

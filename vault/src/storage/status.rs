@@ -1,0 +1,128 @@
+//! How storage is, in figures: for the operator's status and for Prometheus. Tells; changes
+//! nothing.
+
+use serde::Serialize;
+
+use super::patrol::SYNC;
+use super::round::Round;
+use super::scrub::SCRUB;
+use super::{Storage, StorageError, now};
+
+/// How storage is, for the operator.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// The active key's age recipient; both vaults must say the same.
+    pub recipient: String,
+    /// Objects that can be read.
+    pub objects: u64,
+    /// Intents that have not come to anything yet.
+    pub pending: u64,
+    /// Replicas owed.
+    pub owed: u64,
+    /// Age in seconds of the oldest of them.
+    pub owed_oldest_seconds: Option<u64>,
+    /// Removals owed.
+    pub removals_owed: u64,
+    /// The last change's number.
+    pub last_change: u64,
+    /// The comparison of the catalog with the file servers.
+    pub sync: Round,
+    /// The scrub.
+    pub scrub: Round,
+    /// Each file server.
+    pub file_servers: Vec<ServerStatus>,
+}
+
+/// How one file server is.
+#[derive(Debug, Clone, Serialize)]
+pub struct ServerStatus {
+    /// Its name.
+    pub name: String,
+    /// Does it answer?
+    pub up: bool,
+    /// Has it refused a write for lack of space?
+    pub full: bool,
+    /// Has it less space left than `keep_free`?
+    pub low: bool,
+    /// Replicas owed to it.
+    pub owed: u64,
+    /// Age in seconds of the oldest of them.
+    pub owed_oldest_seconds: Option<u64>,
+    /// How often since start it came back from a backup.
+    pub restored: u64,
+    /// Average time to a read's first bytes, in milliseconds.
+    pub first_byte_ms: Option<f64>,
+    /// Failed operations since start.
+    pub errors: u64,
+    /// The last of them.
+    pub last_error: Option<String>,
+}
+
+impl Storage {
+    /// How things are.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn status(&self) -> Result<Status, StorageError> {
+        let counts = self.0.catalog.counts().await?;
+        let age = |since: i64| u64::try_from(now() - since).unwrap_or_default();
+        let debts = self.0.catalog.debts_by_server().await?;
+        let file_servers = self.0.servers.iter().enumerate().map(|(at, server)| {
+            let health = server.health();
+            let debts = debts.iter().find(|debts| debts.server == server.name());
+            let first_byte = self.0.preference().first_byte(at);
+            ServerStatus {
+                name: server.name().to_owned(),
+                up: health.suspended.is_none(),
+                full: health.full,
+                low: health.low,
+                owed: debts.map_or(0, |debts| debts.owed),
+                owed_oldest_seconds: debts.map(|debts| age(debts.since)),
+                restored: health.restored,
+                first_byte_ms: first_byte.map(|took| took.as_secs_f64() * 1000.0),
+                errors: health.errors,
+                last_error: health.last_error,
+            }
+        });
+        Ok(Status {
+            recipient: self.0.active.to_public().to_string(),
+            objects: counts.objects,
+            pending: counts.pending,
+            owed: counts.owed,
+            owed_oldest_seconds: counts.owed_since.map(age),
+            removals_owed: counts.removals_owed,
+            last_change: self.last_change(),
+            sync: self.0.catalog.round(SYNC).await?,
+            scrub: self.0.catalog.round(SCRUB).await?,
+            file_servers: file_servers.collect(),
+        })
+    }
+
+    /// The registry of `vault_storage_*`, its gauges brought up to date.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn metrics(&self) -> Result<prometheus::Registry, StorageError> {
+        let status = self.status().await?;
+        let metrics = &self.0.metrics;
+        let whole = |count: u64| i64::try_from(count).unwrap_or(i64::MAX);
+        metrics.objects.set(whole(status.objects));
+        metrics.pending.set(whole(status.pending));
+        metrics.owed.set(whole(status.owed));
+        metrics.owed_oldest.set(whole(status.owed_oldest_seconds.unwrap_or_default()));
+        metrics.removals_owed.set(whole(status.removals_owed));
+        for server in &status.file_servers {
+            let name = [server.name.as_str()];
+            metrics.up.with_label_values(&name).set(i64::from(server.up));
+            metrics.full.with_label_values(&name).set(i64::from(server.full));
+            metrics.errors.with_label_values(&name).set(whole(server.errors));
+            metrics.low.with_label_values(&name).set(i64::from(server.low));
+            metrics.server_owed.with_label_values(&name).set(whole(server.owed));
+            let oldest = whole(server.owed_oldest_seconds.unwrap_or_default());
+            metrics.server_owed_oldest.with_label_values(&name).set(oldest);
+        }
+        metrics.scrub_finished.set(status.scrub.finished.unwrap_or_default());
+        metrics.sync_finished.set(status.sync.finished.unwrap_or_default());
+        Ok(metrics.registry.clone())
+    }
+}

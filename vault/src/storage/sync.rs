@@ -1,0 +1,256 @@
+//! The comparison of the catalog with what really lies on the file servers: drives listings
+//! through the sessions, hands both to `comparison`, and notes its findings. What is missing is
+//! copied by the repair turns, as it is and without a key.
+
+use futures_util::future::join_all;
+use futures_util::stream::{StreamExt, TryStreamExt, iter};
+use serde::Serialize;
+
+use super::comparison::{Finding, compare};
+use super::file_server::FileServerError;
+use super::lookup::Found;
+use super::object::{ObjectId, ReplicaState};
+use super::sessions::Sessions;
+use super::{Inner, Storage, StorageError, now};
+
+/// Parts compared at once; a file server keeps sessions for uploads and reads.
+const AT_ONCE: usize = 4;
+/// Ids in one answer of a listing.
+const PAGE: usize = 4096;
+/// With more differing prefixes than this, listing everything costs no more.
+const MOST_PARTS: usize = 4096;
+/// Ids that differ and are looked at at once.
+const LOOKS: usize = 4;
+
+/// What a comparison came to.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+pub struct Synced {
+    /// Objects that the catalog knew, deleted ones too.
+    pub known: u64,
+    /// Replicas listed, of all file servers.
+    pub listed: u64,
+    /// Replicas that should have been there and were not; owed from now on.
+    pub missing: u64,
+    /// Replicas that were owed and are there, whole.
+    pub present: u64,
+    /// Replicas that were there and damaged; owed from now on.
+    pub damaged: u64,
+    /// Objects that the catalog did not know, taken into it.
+    pub adopted: u64,
+    /// Unknown objects that stay so: their record does not open with the active key.
+    pub foreign: u64,
+    /// Replicas of deleted objects that were there again; to be removed.
+    pub risen: u64,
+    /// File servers that could not be listed whole, each with why.
+    pub unlisted: Vec<String>,
+}
+
+impl Synced {
+    fn add(mut self, other: Self) -> Self {
+        self.known += other.known;
+        self.listed += other.listed;
+        self.missing += other.missing;
+        self.present += other.present;
+        self.damaged += other.damaged;
+        self.adopted += other.adopted;
+        self.foreign += other.foreign;
+        self.risen += other.risen;
+        for why in other.unlisted {
+            // One reason for each file server will do.
+            let known = |listed: &String| listed.split_once(": ").map(|(server, _)| server.to_owned());
+            if !self.unlisted.iter().any(|listed| known(listed) == known(&why)) {
+                self.unlisted.push(why);
+            }
+        }
+        self
+    }
+
+    /// Did everything agree?
+    #[must_use]
+    pub const fn agreed(&self) -> bool {
+        self.missing + self.present + self.damaged + self.adopted + self.foreign + self.risen == 0
+            && self.unlisted.is_empty()
+    }
+}
+
+impl Storage {
+    /// Compares the catalog with whole listings of all file servers and notes what differs. What
+    /// is missing is owed when this returns; the repair turns copy it.
+    ///
+    /// # Errors
+    /// Another comparison is under way; or the catalog's.
+    pub async fn sync(&self) -> Result<Synced, StorageError> {
+        self.compare_parts(Vec::new()).await
+    }
+
+    /// Compares the objects under these prefixes; without any, or with very many, all of them.
+    pub(super) async fn compare_parts(&self, mut parts: Vec<String>) -> Result<Synced, StorageError> {
+        let busy = || StorageError::Busy("a comparison is under way");
+        let _alone = self.0.comparing.try_lock().map_err(|_| busy())?;
+        let whole = parts.is_empty() || parts.len() > MOST_PARTS;
+        if whole {
+            parts = (0..=u8::MAX).map(|byte| format!("{byte:02x}")).collect();
+        }
+        let compared = iter(parts).map(|part| self.compare_part(part)).buffer_unordered(AT_ONCE);
+        let add = |sum: Synced, part: Synced| async { Ok(sum.add(part)) };
+        let synced = compared.try_fold(Synced::default(), add).await?;
+        tracing::info!(?synced, whole, "compared the catalog with the file servers");
+        Ok(synced)
+    }
+
+    async fn compare_part(&self, part: String) -> Result<Synced, StorageError> {
+        let inner = &self.0;
+        // Before the listings begin: see `comparison`.
+        let known = inner.catalog.known_under(part.clone()).await?;
+        let lists = join_all(inner.servers.iter().map(|server| list(server, &part))).await;
+        let mut synced = Synced { known: known.len() as u64, ..Synced::default() };
+        let mut listings = Vec::with_capacity(lists.len());
+        for (server, listed) in inner.servers.iter().zip(lists) {
+            match listed {
+                Ok(ids) => {
+                    synced.listed += ids.len() as u64;
+                    listings.push(Some(ids));
+                }
+                Err(error) => {
+                    synced.unlisted.push(format!("{}: {error}", server.name()));
+                    listings.push(None);
+                }
+            }
+        }
+        let (noted, looked_at): (Vec<_>, Vec<_>) = compare(&known, &listings)
+            .into_iter()
+            .partition(|finding| matches!(finding, Finding::Missing { .. } | Finding::Risen { .. }));
+        self.note(&noted, &mut synced).await?;
+        let looks = iter(looked_at).map(|finding| self.look_into(finding)).buffer_unordered(LOOKS);
+        let add = |sum: Synced, one: Synced| async { Ok(sum.add(one)) };
+        looks.try_fold(synced, add).await
+    }
+
+    async fn note(&self, findings: &[Finding], synced: &mut Synced) -> Result<(), StorageError> {
+        let inner = &self.0;
+        let mut seen = Vec::with_capacity(findings.len());
+        for finding in findings {
+            let (id, server, state) = match *finding {
+                Finding::Missing { id, server } => (id, server, ReplicaState::Owed),
+                // Seen stored although deleted: the catalog owes its removal.
+                Finding::Risen { id, server } => (id, server, ReplicaState::Stored),
+                Finding::Present { .. } | Finding::Unknown { .. } => continue,
+            };
+            // An upload that is just being written is missing only by the look of it.
+            if inner.live().contains(&id) {
+                continue;
+            }
+            let server = inner.servers[server].name();
+            if state == ReplicaState::Owed {
+                synced.missing += 1;
+                inner.metrics.damaged.with_label_values(&[server]).inc();
+            } else {
+                synced.risen += 1;
+            }
+            seen.push((id, server.to_owned(), state));
+        }
+        if !seen.is_empty() {
+            inner.catalog.observed_all(seen, now()).await?;
+        }
+        Ok(())
+    }
+
+    async fn look_into(&self, finding: Finding) -> Result<Synced, StorageError> {
+        let mut synced = Synced::default();
+        match finding {
+            Finding::Present { id, server } if !self.0.live().contains(&id) => {
+                match self.0.check(id, &self.0.servers[server], None).await {
+                    Ok(ReplicaState::Stored) => synced.present = 1,
+                    Ok(_) => synced.damaged = 1,
+                    Err(error) => tracing::warn!("{error}; looked at again by the next comparison"),
+                }
+            }
+            Finding::Unknown { id } => match self.find(&id).await {
+                Ok(Found::Stored(_)) => synced.adopted = 1,
+                // Told since by the peer, deleted since, or just being uploaded.
+                Ok(Found::Deleted(_) | Found::Absent) => {}
+                Err(StorageError::Unsure { why, .. }) => {
+                    synced.foreign = 1;
+                    tracing::warn!(object = %id, "lies on a file server and is not known: {why}; left alone");
+                }
+                Err(error) => return Err(error),
+            },
+            Finding::Present { .. } | Finding::Missing { .. } | Finding::Risen { .. } => {}
+        }
+        Ok(synced)
+    }
+
+    /// Looks at every replica of an object now and tells what each file server's is worth.
+    ///
+    /// # Errors
+    /// A file server that cannot tell; or the catalog's.
+    pub async fn verify(&self, id: &ObjectId) -> Result<Vec<(String, ReplicaState)>, StorageError> {
+        let mut seen = Vec::with_capacity(self.0.servers.len());
+        for server in &self.0.servers {
+            seen.push((server.name().to_owned(), self.0.check(*id, server, None).await?));
+        }
+        Ok(seen)
+    }
+}
+
+/// Every id under `part`, page by page.
+async fn list(server: &Sessions, part: &str) -> Result<Vec<ObjectId>, FileServerError> {
+    let mut ids: Vec<ObjectId> = Vec::new();
+    loop {
+        let (prefix, after) = (part.to_owned(), ids.last().copied());
+        let page = server.run("list", move |server, _| server.list(&prefix, after.as_ref(), PAGE)).await?;
+        // A server that repeats itself must not keep us for ever.
+        let more = page.len() == PAGE && page.last() > after.as_ref();
+        ids.extend(page);
+        if !more {
+            return Ok(ids);
+        }
+    }
+}
+
+impl Inner {
+    /// Reads a replica as a whole, sets it aside if it is damaged, and notes what was seen.
+    /// With `pace`, slowly.
+    pub(super) async fn check(
+        &self,
+        id: ObjectId,
+        server: &Sessions,
+        pace: Option<super::scrub::Pace>,
+    ) -> Result<ReplicaState, StorageError> {
+        let looked = server.run(id, move |server, progress| {
+            let progress = progress.clone();
+            let replica = server.open(&id)?.watched(move |count| {
+                progress.note();
+                if let Some(pace) = &pace {
+                    pace.rest_after(count, &progress);
+                }
+            });
+            match super::envelope::verify(replica, &id) {
+                Ok(()) => Ok(ReplicaState::Stored),
+                Err(super::envelope::EnvelopeError::Beneath(error)) => {
+                    Err(super::lookup::beneath(error, server.name(), &id))
+                }
+                Err(damage) => {
+                    tracing::error!(server = server.name(), object = %id, "replica is {damage}; quarantined");
+                    server.quarantine(&id)?;
+                    Ok(ReplicaState::Damaged)
+                }
+            }
+        });
+        let state = match looked.await {
+            Ok(state) => state,
+            Err(FileServerError::Absent { .. }) => ReplicaState::Owed,
+            Err(error) => return Err(StorageError::Unreadable { id, why: error.to_string() }),
+        };
+        let known = self.catalog.entry(id).await?;
+        let known =
+            known.as_ref().and_then(|entry| entry.replicas.iter().find(|(name, _)| name == server.name()));
+        if known.map(|(_, known)| *known) != Some(state) {
+            self.catalog.observed(id, server.name().to_owned(), state, now()).await?;
+        }
+        if state != ReplicaState::Stored {
+            self.metrics.damaged.with_label_values(&[server.name()]).inc();
+        }
+        Ok(state)
+    }
+}
