@@ -25,12 +25,18 @@ pub mod object;
 pub mod repair;
 
 mod catalog;
+mod deletion;
 mod download;
 mod lookup;
 mod metrics;
+mod rebuild;
+mod rewrap;
+mod ring;
+mod sealing;
 mod sessions;
 mod spool;
 mod step;
+mod task;
 mod turn;
 mod upload;
 
@@ -38,21 +44,27 @@ mod upload;
 mod tests;
 
 pub use catalog::{CatalogError, Change};
+pub use deletion::Undeleted;
 pub use download::Plaintext;
 pub use file_server::FileServerError;
 pub use key::KeyError;
 pub use lookup::Found;
 pub use object::{Entry, Metadata, ObjectId, ReplicaState, State};
+pub use ring::Use;
+pub use sealing::{KeyStatus, Keys};
 pub use spool::SpoolError;
+pub use task::Progress;
 pub use turn::Turn;
 pub use upload::{BodyError, Stored, Upload};
 
 use crate::marks::Mark;
 use catalog::Catalog;
 use metrics::Metrics;
+use ring::Ring;
 use sessions::Sessions;
 use spool::Spool;
 use step::Steps;
+use task::Task;
 
 /// Downloads at once; each holds about two frames in memory.
 const MAX_DOWNLOADS: usize = 256;
@@ -64,7 +76,7 @@ pub struct Settings {
     pub catalog: PathBuf,
     /// Where uploads are encrypted to before they go to the file servers; never plaintext.
     pub spool: PathBuf,
-    /// The active age identity (`AGE-SECRET-KEY-1…`), the same on both vaults.
+    /// The storage keys, age identities (`AGE-SECRET-KEY-1…`), the same on both vaults.
     pub key_file: PathBuf,
     /// The escrow's age recipient (`age1…`); its identity stays offline.
     pub escrow_recipient: String,
@@ -76,6 +88,8 @@ pub struct Settings {
     pub max_uploads: usize,
     /// How often owed replicas and deletions are tried again.
     pub retry_every: Duration,
+    /// For how long a deleted file can be taken back; afterwards it is purged.
+    pub undelete_within: Duration,
     /// A file server that makes no progress for this long is suspended.
     pub file_server_timeout: Duration,
     /// Exactly two.
@@ -175,6 +189,24 @@ pub enum StorageError {
         /// Plaintext bytes.
         size: u64,
     },
+    /// The deletion can no longer be taken back.
+    #[error("storage: object {id}: deleted longer ago than storage.undelete_within; it is purged")]
+    TooLate {
+        /// The object.
+        id: ObjectId,
+    },
+    /// There is nothing to take back.
+    #[error("storage: object {id}: the catalog knows no such object")]
+    Unknown {
+        /// The object.
+        id: ObjectId,
+    },
+    /// The catalog is in use; the operator says whether to add to it.
+    #[error("storage: the catalog knows objects already; say --merge to add what it lacks")]
+    NotEmpty,
+    /// A file server cannot be listed. The operator looks at it, then starts again.
+    #[error("storage: both file servers must be listed: {0}")]
+    Listing(String),
     /// A task of ours ended early: the program is stopping.
     #[error("storage: stopping; try again")]
     Stopping,
@@ -183,6 +215,9 @@ pub enum StorageError {
 /// Called after an intent is durable, with its change's number; returns when the peer has
 /// merged that far, or after a short deadline.
 pub type TellPeer = Arc<dyn Fn(u64) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// How far the peer has merged this catalog's changes; `None` while it is away.
+pub type PeerKnows = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
 
 /// The files of this vault. Cheap to clone.
 #[derive(Clone)]
@@ -194,8 +229,10 @@ struct Inner {
     catalog: Catalog,
     servers: Vec<Sessions>,
     spool: Spool,
-    active: age::x25519::Identity,
-    escrow: age::x25519::Recipient,
+    /// The storage keys; replaced as a whole.
+    ring: RwLock<Arc<Ring>>,
+    rewrap: Arc<Task>,
+    rebuild: Arc<Task>,
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     /// Keys with an upload under way.
@@ -203,6 +240,9 @@ struct Inner {
     /// Objects with an upload under way: their intents are nobody's to settle.
     live: Mutex<HashSet<ObjectId>>,
     tell_peer: RwLock<Option<TellPeer>>,
+    peer_knows: RwLock<Option<PeerKnows>>,
+    /// Repair turns in a row that found the peer there.
+    peer_turns: AtomicU32,
     /// Repair turns since start.
     turns: AtomicU32,
     metrics: Metrics,
@@ -215,8 +255,10 @@ type KeyLocks = HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>;
 /// How storage is, for the operator.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
-    /// The active key's age recipient; both vaults must say the same.
+    /// The age recipient that new records are sealed to; both vaults must say the same.
     pub recipient: String,
+    /// Those of all storage keys here, the newest first.
+    pub recipients: Vec<String>,
     /// Objects that can be read.
     pub objects: u64,
     /// Intents that have not come to anything yet.
@@ -227,6 +269,10 @@ pub struct Status {
     pub owed_oldest_seconds: Option<u64>,
     /// Removals owed.
     pub removals_owed: u64,
+    /// Deleted objects that can still be taken back, or wait for their purge.
+    pub deleted: u64,
+    /// Age in seconds of the oldest deletion among them.
+    pub deleted_oldest_seconds: Option<u64>,
     /// The last change's number.
     pub last_change: u64,
     /// Each file server.
@@ -260,7 +306,7 @@ impl Storage {
     }
 
     async fn open_watched(settings: Settings, own_name: &str, steps: Steps) -> Result<Self, StorageError> {
-        let active = key::load(&settings.key_file)?;
+        let keys = key::load(&settings.key_file)?;
         let escrow = key::parse_recipient(&settings.escrow_recipient)?;
         let names: Vec<_> = settings.file_servers.iter().map(|server| server.name.clone()).collect();
         let (file, folder, watched) = (settings.catalog.clone(), settings.spool.clone(), steps.clone());
@@ -268,6 +314,8 @@ impl Storage {
             Ok::<_, StorageError>((Catalog::open(&file, &names, watched)?, Spool::open(&folder)?))
         });
         let (catalog, spool) = opened.await.map_err(|_| StorageError::Stopping)??;
+        let shared = catalog.shared_keys().await?;
+        let ring = Ring::new(keys, &shared, escrow).ok_or(KeyError::NoIdentity)?;
         let mut servers = Vec::new();
         for server in &settings.file_servers {
             let server = file_server::open(server, own_name, steps.clone());
@@ -279,13 +327,16 @@ impl Storage {
             catalog,
             servers,
             spool,
-            active,
-            escrow,
+            ring: RwLock::new(Arc::new(ring)),
+            rewrap: Arc::default(),
+            rebuild: Arc::default(),
             uploads: Arc::new(Semaphore::new(settings.max_uploads)),
             downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
             keys: Mutex::default(),
             live: Mutex::default(),
             tell_peer: RwLock::default(),
+            peer_knows: RwLock::default(),
+            peer_turns: AtomicU32::new(0),
             turns: AtomicU32::new(0),
             metrics: Metrics::new().map_err(|error| StorageError::Start(error.to_string()))?,
             steps,
@@ -298,20 +349,6 @@ impl Storage {
     /// Who tells the peer about intents; without one, nobody is told.
     pub fn set_peer(&self, tell: TellPeer) {
         *self.0.tell_peer.write().unwrap_or_else(PoisonError::into_inner) = Some(tell);
-    }
-
-    /// Deletes an object for ever: its one-off identity goes at once, its replicas are removed
-    /// now where the file server answers and owed removal where not. Deleting again changes nothing.
-    ///
-    /// # Errors
-    /// The catalog's.
-    pub async fn delete(&self, id: &ObjectId) -> Result<(), StorageError> {
-        self.0.catalog.delete(*id, now()).await?;
-        let removals = self.0.servers.iter().map(|server| self.0.remove(*id, server));
-        for error in join_all(removals).await.into_iter().filter_map(Result::err) {
-            tracing::warn!("{error}; its removal is owed");
-        }
-        Ok(())
     }
 
     /// Stored objects of `owner`, of everybody without one, in order of id.
@@ -395,7 +432,7 @@ impl Storage {
     /// # Errors
     /// The catalog's.
     pub async fn status(&self) -> Result<Status, StorageError> {
-        let counts = self.0.catalog.counts().await?;
+        let (counts, ring) = (self.0.catalog.counts().await?, self.0.ring());
         let age = |since: i64| u64::try_from(now() - since).unwrap_or_default();
         let file_servers = self.0.servers.iter().map(|server| {
             let health = server.health();
@@ -408,12 +445,15 @@ impl Storage {
             }
         });
         Ok(Status {
-            recipient: self.0.active.to_public().to_string(),
+            recipient: ring.recipients()[0].to_string(),
+            recipients: ring.all(),
             objects: counts.objects,
             pending: counts.pending,
             owed: counts.owed,
             owed_oldest_seconds: counts.owed_since.map(age),
             removals_owed: counts.removals_owed,
+            deleted: counts.deleted,
+            deleted_oldest_seconds: counts.deleted_since.map(age),
             last_change: self.last_change(),
             file_servers: file_servers.collect(),
         })
@@ -432,6 +472,7 @@ impl Storage {
         metrics.owed.set(whole(status.owed));
         metrics.owed_oldest.set(whole(status.owed_oldest_seconds.unwrap_or_default()));
         metrics.removals_owed.set(whole(status.removals_owed));
+        metrics.deleted.set(whole(status.deleted));
         for server in &status.file_servers {
             let name = [server.name.as_str()];
             metrics.up.with_label_values(&name).set(i64::from(server.up));
@@ -466,7 +507,7 @@ impl Inner {
         self.collect_temporaries(server).await;
     }
 
-    /// Removes a deleted object's replica and the debt.
+    /// Removes a purged object's replica and the debt.
     async fn remove(&self, id: ObjectId, server: &Sessions) -> Result<(), StorageError> {
         let removed = server.run(id, move |server, _| server.remove(&id)).await;
         removed.map_err(|error| StorageError::Unreadable { id, why: error.to_string() })?;

@@ -12,6 +12,7 @@ use super::step::Step;
 use super::*;
 
 mod crash;
+mod upkeep;
 
 struct Place {
     folder: tempfile::TempDir,
@@ -21,7 +22,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        key::create(&folder.path().join("active.key")).unwrap();
+        key::create(&folder.path().join("active.key"), clock()).unwrap();
         Self { folder, escrow: age::x25519::Identity::generate() }
     }
 
@@ -43,6 +44,7 @@ impl Place {
             max_file: ByteSize::mib(8),
             max_uploads: 8,
             retry_every: Duration::from_secs(10),
+            undelete_within: Duration::from_secs(7 * 86_400),
             file_server_timeout: Duration::from_secs(20),
             file_servers: vec![server("one"), server("two")],
         }
@@ -336,26 +338,6 @@ async fn a_lost_catalog_is_no_lost_file() {
         matches!(other.find(&unknown).await, Err(StorageError::Unsure { .. })),
         "no is said only for sure"
     );
-}
-
-#[tokio::test]
-async fn deletion_is_for_ever_and_reaches_the_peer_and_both_file_servers() {
-    let place = Place::new();
-    let (storage, peer) = (place.open("vault-a").await, place.open("vault-b").await);
-    let id = put(&storage, "k", b"content").await.unwrap().entry.id;
-    peer.merge(storage.changes_since(0, 100).await.unwrap(), None).await.unwrap();
-    assert_eq!(read(&peer, &id, None).await.unwrap(), b"content");
-    std::fs::rename(place.path("two"), place.path("away")).unwrap();
-    storage.delete(&id).await.unwrap();
-    storage.delete(&id).await.unwrap();
-    std::fs::rename(place.path("away"), place.path("two")).unwrap();
-    assert!(matches!(storage.find(&id).await.unwrap(), Found::Deleted(_)));
-    assert_eq!((place.replicas("one").len(), place.replicas("two").len()), (0, 1));
-    assert_eq!(storage.repair_turn().await.unwrap().removed, 1);
-    assert!(place.replicas("two").is_empty());
-    peer.merge(storage.changes_since(0, 100).await.unwrap(), None).await.unwrap();
-    assert!(matches!(peer.find(&id).await.unwrap(), Found::Deleted(_)));
-    assert!(storage.list(None, None, 10).await.unwrap().is_empty());
 }
 
 #[tokio::test]
