@@ -334,9 +334,9 @@ fn difference(own: &[String], theirs: &[String], peer: &str) -> Option<String> {
         (None, None) => return None,
         (Some(key), None) => format!("copy the file of {peer}, which also has {key}, to this vault"),
         (None, Some(key)) => format!("copy this vault's file, which also has {key}, to {peer}"),
-        (Some(foreign), Some(key)) => format!(
-            "{key} is here alone and {foreign} at {peer} alone; put the keys of both files into both"
-        ),
+        (Some(foreign), Some(key)) => {
+            format!("{key} is here alone and {foreign} at {peer} alone; put the keys of both files into both")
+        }
     };
     Some(format!("storage.key_file differs: {what}"))
 }

@@ -93,8 +93,7 @@ pub async fn list(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandE
 }
 
 fn table(keys: &Keys) -> String {
-    let mut text =
-        format!("{:<62}  {:<7}  {:<20}  {:<5}  RECORDS\n", "RECIPIENT", "USE", "CREATED", "PEER");
+    let mut text = format!("{:<62}  {:<7}  {:<20}  {:<5}  RECORDS\n", "RECIPIENT", "USE", "CREATED", "PEER");
     for key in &keys.keys {
         let used = match key.used {
             Use::Next => "next",

@@ -39,8 +39,7 @@ pub async fn rebuild_catalog(
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
     let read = |file: &Path| {
-        std::fs::read_to_string(file)
-            .map_err(|source| CommandError::Unread { file: file.to_owned(), source })
+        std::fs::read_to_string(file).map_err(|source| CommandError::Unread { file: file.to_owned(), source })
     };
     let asked = Rebuild { identity: identity.map(read).transpose()?, merge };
     let _started: Progress = ask(socket, Method::POST, "/v1/catalog/rebuild", Some(&asked)).await?;

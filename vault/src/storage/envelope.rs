@@ -26,9 +26,9 @@ mod slot;
 
 pub use open::Opened;
 pub use record::{MAX_RECORD, Record, parse_record};
+pub use rotation::{Next, examine};
 pub use seal::{Sealed, Sealer};
 pub use seek_table::{SeekTable, parse_seek_table};
-pub use rotation::{Next, examine};
 pub use slot::{SLOT, Side, Slot, parse_slot, read_slots, seal_name, seal_slot};
 
 /// Where the body starts: behind both slots.

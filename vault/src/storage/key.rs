@@ -40,7 +40,9 @@ pub enum KeyError {
         mode: u32,
     },
     /// Something else than age identities.
-    #[error("{file}: holds something else than AGE-SECRET-KEY-1… lines; name the file that `vault keys init` wrote")]
+    #[error(
+        "{file}: holds something else than AGE-SECRET-KEY-1… lines; name the file that `vault keys init` wrote"
+    )]
     Contents {
         /// The file.
         file: PathBuf,

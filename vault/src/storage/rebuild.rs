@@ -101,7 +101,8 @@ impl Inner {
             running.note(|progress| {
                 progress.done += count;
                 // Ids are hashes, so their first byte says how far a walk in their order is.
-                progress.percent = bound.map_or(99, |id| u8::try_from(u32::from(id.first()) * 100 / 256).unwrap_or(99));
+                progress.percent =
+                    bound.map_or(99, |id| u8::try_from(u32::from(id.first()) * 100 / 256).unwrap_or(99));
             });
             if bound.is_none() {
                 return Ok(());
@@ -112,10 +113,14 @@ impl Inner {
 
     /// The next objects on both file servers, and up to which id they are all there are; `None`
     /// at the end.
-    async fn list_both(&self, after: Option<ObjectId>) -> Result<(Vec<Found>, Option<ObjectId>), StorageError> {
-        let listings = self.servers.iter().map(|server| {
-            server.run("list", move |server, _| server.list("", after.as_ref(), PAGE))
-        });
+    async fn list_both(
+        &self,
+        after: Option<ObjectId>,
+    ) -> Result<(Vec<Found>, Option<ObjectId>), StorageError> {
+        let listings = self
+            .servers
+            .iter()
+            .map(|server| server.run("list", move |server, _| server.list("", after.as_ref(), PAGE)));
         let mut found: BTreeMap<ObjectId, Vec<usize>> = BTreeMap::new();
         let mut bound: Option<ObjectId> = None;
         for (at, listed) in join_all(listings).await.into_iter().enumerate() {

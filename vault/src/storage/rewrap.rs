@@ -99,7 +99,9 @@ impl Inner {
         for (at, outcome) in outcomes {
             match outcome {
                 Ok(written) => {
-                    running.note(|progress| *if written { &mut progress.done } else { &mut progress.passed } += 1);
+                    running.note(|progress| {
+                        *if written { &mut progress.done } else { &mut progress.passed } += 1
+                    });
                     sealed.push(at);
                 }
                 Err(error) => {

@@ -236,12 +236,7 @@ impl Inner {
     }
 
     /// Writes both file servers at once and records what came of it.
-    async fn replicate(
-        &self,
-        entry: Entry,
-        seal: &str,
-        file: &SpoolFile,
-    ) -> Result<Entry, StorageError> {
+    async fn replicate(&self, entry: Entry, seal: &str, file: &SpoolFile) -> Result<Entry, StorageError> {
         let id = entry.id;
         let puts = self.servers.iter().map(|server| self.put_on(id, server, file));
         let outcomes = join_all(puts).await;

@@ -92,7 +92,11 @@ impl Catalog {
     ///
     /// # Errors
     /// As every write.
-    pub(in crate::storage) async fn purge(&self, ids: Vec<ObjectId>, now: i64) -> Result<usize, CatalogError> {
+    pub(in crate::storage) async fn purge(
+        &self,
+        ids: Vec<ObjectId>,
+        now: i64,
+    ) -> Result<usize, CatalogError> {
         let servers = std::sync::Arc::clone(&self.servers);
         self.write(move |db| {
             let mut purged = 0;

@@ -224,9 +224,8 @@ pub(super) fn counts(db: &Connection) -> rusqlite::Result<Counts> {
             "SELECT count(*) FROM replicas WHERE state <> 'stored' AND state = 'removal_owed'",
         )?,
         deleted: count("SELECT count(*) FROM objects WHERE state = 3")?,
-        deleted_since: db.query_row("SELECT min(deleted) FROM objects WHERE state = 3", [], |row| {
-            row.get(0)
-        })?,
+        deleted_since: db
+            .query_row("SELECT min(deleted) FROM objects WHERE state = 3", [], |row| row.get(0))?,
     })
 }
 

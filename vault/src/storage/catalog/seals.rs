@@ -29,7 +29,11 @@ impl Catalog {
     ///
     /// # Errors
     /// As every write.
-    pub(in crate::storage) async fn sealed(&self, replicas: Vec<At>, seal: String) -> Result<(), CatalogError> {
+    pub(in crate::storage) async fn sealed(
+        &self,
+        replicas: Vec<At>,
+        seal: String,
+    ) -> Result<(), CatalogError> {
         self.write(move |db| replicas.iter().try_for_each(|(id, server)| note(db, id, server, &seal))).await
     }
 
@@ -94,6 +98,7 @@ fn sealed_otherwise(
 
 /// A replica's record is sealed to `seal`.
 pub(super) fn note(db: &Connection, id: &ObjectId, server: &str, seal: &str) -> rusqlite::Result<()> {
-    let sql = "UPDATE replicas SET seal = ?3 WHERE id = ?1 AND server = ?2 AND state = 'stored' AND seal <> ?3";
+    let sql =
+        "UPDATE replicas SET seal = ?3 WHERE id = ?1 AND server = ?2 AND state = 'stored' AND seal <> ?3";
     db.prepare_cached(sql)?.execute(params![id.to_string(), server, seal]).map(drop)
 }

@@ -123,7 +123,10 @@ mod tests {
             }
             assert_eq!(examine(slots, &self.own(), &self.wanted()).next, Next::Nothing);
             assert_eq!(read_slots(slots, std::slice::from_ref(&self.active)).unwrap(), record());
-            assert!(read_slots(slots, std::slice::from_ref(&self.earlier)).is_err(), "the earlier key is out");
+            assert!(
+                read_slots(slots, std::slice::from_ref(&self.earlier)).is_err(),
+                "the earlier key is out"
+            );
         }
     }
 

@@ -153,10 +153,7 @@ pub fn read_slots(bytes: &[u8], identities: &[Identity]) -> Result<Record, Envel
 }
 
 /// Opens a whole slot: its record, and to which keys it says it is sealed.
-pub(super) fn open_slot(
-    slot: &Slot<'_>,
-    identities: &[Identity],
-) -> Result<(Record, String), EnvelopeError> {
+pub(super) fn open_slot(slot: &Slot<'_>, identities: &[Identity]) -> Result<(Record, String), EnvelopeError> {
     let damaged = EnvelopeError::Damaged("a record's age file is damaged");
     let identities = identities.iter().map(|identity| identity as &dyn age::Identity);
     let reader = age::Decryptor::new(slot.sealed).and_then(|file| file.decrypt(identities));

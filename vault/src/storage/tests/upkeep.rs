@@ -63,7 +63,7 @@ impl Place {
 async fn a_deleted_file_comes_back_until_it_is_purged_from_both_file_servers_for_ever() {
     let place = Place::new();
     let mut settings = place.settings("vault-a");
-    settings.undelete_within = Duration::from_secs(1);
+    settings.undelete_within = Duration::from_secs(3);
     let storage = Storage::open(settings, "vault-a").await.unwrap();
     let peer = place.open("vault-b").await;
     let tell = || async { peer.merge(storage.changes_since(0, 100).await.unwrap(), None).await.unwrap() };
@@ -86,7 +86,7 @@ async fn a_deleted_file_comes_back_until_it_is_purged_from_both_file_servers_for
     assert_eq!(storage.status().await.unwrap().deleted, 1);
     storage.set_peer_knowledge(Arc::new(|| Some(u64::MAX)));
     assert_eq!(storage.repair_turn().await.unwrap(), Turn::default(), "not yet");
-    tokio::time::sleep(Duration::from_millis(2100)).await;
+    tokio::time::sleep(Duration::from_millis(4100)).await;
     assert!(matches!(storage.undelete(&id).await, Err(StorageError::TooLate { .. })));
     assert_eq!(storage.repair_turn().await.unwrap(), Turn::default(), "news may be under way");
     assert_eq!((place.replicas("one").len(), place.replicas("two").len()), (1, 1));
@@ -132,7 +132,10 @@ async fn a_new_key_waits_for_the_other_vault_and_then_every_record_follows_it() 
     assert_eq!(place.check_replicas(&newer), 4);
     let bodies = || -> Vec<_> {
         let files = [place.replicas("one"), place.replicas("two")].concat();
-        files.iter().map(|file| std::fs::read(file).unwrap().split_off(BODY as usize)).collect()
+        files
+            .iter()
+            .map(|file| std::fs::read(file).unwrap().split_off(usize::try_from(BODY).unwrap()))
+            .collect()
     };
     let before = bodies();
     let told = rewrapped(&storage).await;
