@@ -62,7 +62,7 @@ impl Side {
 #[must_use]
 pub fn seal_name(recipients: [&Recipient; 2]) -> String {
     let name = |recipient: &Recipient| {
-        blake3::hash(recipient.to_string().as_bytes()).to_hex().chars().take(16).collect::<String>()
+        blake3::hash(recipient.to_string().as_bytes()).to_hex().chars().take(8).collect::<String>()
     };
     recipients.map(name).join("/")
 }
