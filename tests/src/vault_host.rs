@@ -1,4 +1,4 @@
-//! Two vaults on loopback as an operator would set them up: keys by `vault key new`, the
+//! Two vaults on loopback as an operator would set them up: keys by `vault keys init`, the
 //! authority by `vault pki init`, the second vault enrolled with a token. Everything lies in
 //! one folder; both use the same two directories as file servers.
 
@@ -99,14 +99,13 @@ impl Pair {
     fn set_up(folder: &Path, plan: &PairPlan) -> anyhow::Result<Self> {
         let binary = plan.binary.clone().map_or_else(|| binaries::find("vault"), Ok)?;
         let escrow = folder.join("escrow.key");
-        let recipient = new_key(&binary, &escrow)?;
         let file_servers = FILE_SERVERS.map(|name| folder.join(name));
         for file_server in &file_servers {
             std::fs::create_dir_all(file_server)?;
         }
         let [left, right] = NAMES.map(|name| Vault::place(folder, name, binary.clone()));
         let (left, right) = (left?, right?);
-        new_key(&binary, &left.folder.join("storage.key"))?;
+        let recipient = new_keys(&binary, &left.folder.join("storage.key"), &escrow)?;
         std::fs::copy(left.folder.join("storage.key"), right.folder.join("storage.key"))?;
         left.write_config(&right, &file_servers, &recipient, plan)?;
         right.write_config(&left, &file_servers, &recipient, plan)?;
@@ -381,12 +380,14 @@ path = "{right}"
     }
 }
 
-/// Makes an age identity and tells its recipient.
-fn new_key(binary: &Path, file: &Path) -> anyhow::Result<String> {
-    let ran = run(binary, &[OsString::from("key"), "new".into(), "--file".into(), file.into()])?;
+/// Makes the storage key and the escrow key, and tells the escrow's recipient.
+fn new_keys(binary: &Path, file: &Path, escrow: &Path) -> anyhow::Result<String> {
+    let words: [OsString; 6] =
+        ["keys".into(), "init".into(), "--file".into(), file.into(), "--escrow".into(), escrow.into()];
+    let ran = run(binary, &words)?;
     let said = format!("{}{}", ran.out, ran.err);
-    ran.well().context("vault key new")?;
-    word(&said, "age1").with_context(|| format!("vault key new: no recipient in: {said}"))
+    ran.well().context("vault keys init")?;
+    word(&said, "age1").with_context(|| format!("vault keys init: no recipient in: {said}"))
 }
 
 /// The first word of `text` that starts so.

@@ -641,7 +641,9 @@ fn different_storage_keys_on_the_two_vaults_are_told() {
     .unwrap();
     let key = house.vault(1).folder.join("storage.key");
     std::fs::remove_file(&key).unwrap();
-    house.vault(1).command(&["key", "new", "--file", key.to_str().unwrap()]).unwrap();
+    let unused = house.folder.path().join("another-escrow.key");
+    let words = ["keys", "init", "--file", key.to_str().unwrap(), "--escrow", unused.to_str().unwrap()];
+    house.vault(1).command(&words).unwrap();
     house.pair.vaults[1].program().unwrap().kill().unwrap();
     house.pair.vaults[1].program().unwrap().restart().unwrap();
     wait::until("the difference is told", SOON, || {

@@ -19,6 +19,7 @@ pub mod refusal;
 pub mod server;
 pub mod status;
 mod stream;
+pub mod upkeep;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

@@ -4,6 +4,8 @@
 
 pub mod check;
 mod control;
+pub mod keys;
+pub mod recover;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -18,7 +20,7 @@ use shared::tls::{Files, Role};
 
 use crate::config::Config;
 use crate::pki::{self, PkiError};
-use crate::storage::key::{self, KeyError};
+use crate::storage::{KeyError, Progress};
 use control::ask;
 
 /// Why a command failed.
@@ -72,6 +74,25 @@ pub enum CommandError {
     /// The storage key.
     #[error(transparent)]
     Key(#[from] KeyError),
+    /// A file named on the command line.
+    #[error("{file}: cannot be read: {source}; nothing was begun")]
+    Unread {
+        /// The file.
+        file: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// A long walk ended before it had done everything.
+    #[error("{what} is not complete: {failed} failed; {last}")]
+    Incomplete {
+        /// What was walked for.
+        what: &'static str,
+        /// How many pieces failed.
+        failed: u64,
+        /// The last failure.
+        last: String,
+    },
     /// Standard output is closed.
     #[error("the answer cannot be printed: {0}")]
     Print(#[from] io::Error),
@@ -301,31 +322,40 @@ fn lines(text: &mut String, value: &Value, depth: usize) {
     }
 }
 
-/// `vault key new`
-///
-/// # Errors
-/// See [`key::create`].
-pub async fn key_new(file: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
-    let place = file.to_owned();
-    let recipient = blocking(move || key::create(&place)).await?;
-    let text = format!(
-        "{recipient}\n\nIts identity lies in {} (mode 0600).\n\
-         As the storage key: copy that file to the other vault, never make a second one.\n\
-         As the escrow key: keep that file offline, and write the line above as storage.escrow_recipient into both\n\
-         vault.toml. Without both keys, what they encrypt is lost.",
-        file.display()
-    );
-    output.show(&serde_json::json!({ "recipient": recipient, "key_file": file }), &text)
+/// How often a walk is looked at while it runs.
+const LOOK: std::time::Duration = std::time::Duration::from_millis(500);
+
+/// Shows a walk of the running vault until its end. Broken off, the walk itself goes on.
+async fn follow(
+    socket: &Path,
+    path: &str,
+    what: &'static str,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let mut shown = None;
+    let progress = loop {
+        let progress: Progress = ask(socket, Method::GET, path, None::<&()>).await?;
+        if !progress.running {
+            break progress;
+        }
+        if !output.json && shown != Some(progress.percent) {
+            writeln!(output.to, "{:>3} %  {}", progress.percent, counts(&progress))?;
+            output.to.flush()?;
+            shown = Some(progress.percent);
+        }
+        tokio::time::sleep(LOOK).await;
+    };
+    output.show(&progress, &format!("{what}: {}", counts(&progress)))?;
+    if progress.finished && progress.failed == 0 {
+        return Ok(());
+    }
+    let last = progress.last_error.unwrap_or_else(|| "the vault was started again meanwhile".to_owned());
+    Err(CommandError::Incomplete { what, failed: progress.failed, last })
 }
 
-/// `vault key show`
-///
-/// # Errors
-/// See [`key::recipient`].
-pub async fn key_show(file: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
-    let place = file.to_owned();
-    let recipient = blocking(move || key::recipient(&place)).await?;
-    output.show(&serde_json::json!({ "recipient": recipient, "key_file": file }), &recipient)
+fn counts(progress: &Progress) -> String {
+    let Progress { done, passed, failed, .. } = progress;
+    format!("{done} done, {passed} were so already, {failed} failed")
 }
 
 async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>

@@ -217,6 +217,7 @@ fn storage_settings(
     }
     let retry_every = section.or("retry_every", Duration::from_secs(10));
     let file_server_timeout = section.or("file_server_timeout", Duration::from_secs(30));
+    let undelete_within = section.or("undelete_within", Duration::from_secs(7 * 86_400));
     for (key, time) in [("retry_every", retry_every), ("file_server_timeout", file_server_timeout)] {
         if time < SHORTEST {
             section.fault(key, "must be at least \"100ms\"");
@@ -244,6 +245,7 @@ fn storage_settings(
         max_file,
         max_uploads,
         retry_every,
+        undelete_within,
         file_server_timeout,
         file_servers: servers?,
     })

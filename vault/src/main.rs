@@ -12,6 +12,7 @@ use shared::telemetry::{self, Format};
 use shared::tls::Role;
 use vault::command::{self, Holder, Output};
 use vault::config::Config;
+use vault::storage::ObjectId;
 
 /// EX_CONFIG of sysexits.h.
 const BAD_CONFIGURATION: u8 = 78;
@@ -46,9 +47,12 @@ enum Command {
     /// Numbers: what an operator decides when a journal is lost
     #[command(subcommand)]
     Number(Number),
-    /// The storage key (age)
+    /// The storage keys (age): making, rotating, rewrapping
     #[command(subcommand)]
-    Key(Key),
+    Keys(Keys),
+    /// Files: what an operator brings back
+    #[command(subcommand)]
+    File(File),
     /// Print the version
     Version,
 }
@@ -116,18 +120,55 @@ enum Number {
 }
 
 #[derive(Subcommand)]
-enum Key {
-    /// Make a key and print its recipient; never overwrites
-    New {
-        /// Where the identity goes
-        #[arg(long)]
+enum Keys {
+    /// Make the storage key and the escrow key, once for both vaults; never overwrites
+    Init {
+        /// Where the storage key goes: storage.key_file of both vaults
+        #[arg(long, value_name = "FILE", default_value = "/etc/vault/storage.key")]
+        file: PathBuf,
+        /// Where the escrow key goes, to be taken offline at once
+        #[arg(long, value_name = "FILE", default_value = "escrow.key")]
+        escrow: PathBuf,
+    },
+    /// Show every key, and how many records are sealed to it (the vault must be running)
+    List,
+    /// Put a new key before those in storage.key_file; it is used once both vaults have it
+    Rotate,
+    /// Make another escrow key; storage.escrow_recipient of both vaults then names it
+    Escrow {
+        /// Where it goes, to be taken offline at once
+        #[arg(long, value_name = "FILE", default_value = "escrow.key")]
         file: PathBuf,
     },
-    /// Print the recipient of a key
-    Show {
-        /// The identity; the configuration's by default
+    /// Bring every record to the active key and the escrow (the vault must be running)
+    ///
+    /// Bodies are not touched. It may be broken off at any time, and started again; one vault is
+    /// enough for both.
+    Rewrap {
+        /// Most replicas a second
+        #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]
+        per_second: u32,
+    },
+}
+
+#[derive(Subcommand)]
+enum File {
+    /// Take a deletion back, within storage.undelete_within (the vault must be running)
+    Undelete {
+        /// The file's id, 64 hex digits
+        #[arg(value_parser = |text: &str| text.parse::<ObjectId>())]
+        id: ObjectId,
+    },
+    /// Fill an empty catalog from both file servers (the vault must be running)
+    ///
+    /// For the day on which both vaults' disks are lost. Broken off, it goes on when started again.
+    RebuildCatalog {
+        /// A key file to try beside storage.key_file, such as the escrow key
+        #[arg(long, value_name = "FILE")]
+        identity: Option<PathBuf>,
+        /// Add to a catalog that is not empty
         #[arg(long)]
-        file: Option<PathBuf>,
+        merge: bool,
     },
 }
 
@@ -195,10 +236,25 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Command::Number(Number::Reseed) => {
                 command::number_reseed(&config()?.api.control_socket, &mut output).await?;
             }
-            Command::Key(Key::New { file }) => command::key_new(file, &mut output).await?,
-            Command::Key(Key::Show { file: Some(file) }) => command::key_show(file, &mut output).await?,
-            Command::Key(Key::Show { file: None }) => {
-                command::key_show(&config()?.storage.key_file, &mut output).await?;
+            Command::Keys(Keys::Init { file, escrow }) => {
+                command::keys::init(file, escrow, &mut output).await?;
+            }
+            Command::Keys(Keys::List) => {
+                command::keys::list(&config()?.api.control_socket, &mut output).await?;
+            }
+            Command::Keys(Keys::Rotate) => {
+                command::keys::rotate(&config()?.storage.key_file, &mut output).await?;
+            }
+            Command::Keys(Keys::Escrow { file }) => command::keys::escrow(file, &mut output).await?,
+            Command::Keys(Keys::Rewrap { per_second }) => {
+                command::keys::rewrap(&config()?.api.control_socket, *per_second, &mut output).await?;
+            }
+            Command::File(File::Undelete { id }) => {
+                command::recover::undelete(&config()?.api.control_socket, id, &mut output).await?;
+            }
+            Command::File(File::RebuildCatalog { identity, merge }) => {
+                let socket = config()?.api.control_socket;
+                command::recover::rebuild_catalog(&socket, identity.as_deref(), *merge, &mut output).await?;
             }
             Command::Version | Command::Check => {}
         }

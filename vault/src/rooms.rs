@@ -18,7 +18,7 @@ use tokio::sync::{mpsc, watch};
 use crate::api::admin::{Health, Readiness};
 use crate::api::server::PairDoor;
 use crate::api::status::Sources;
-use crate::api::{files, numbers};
+use crate::api::{files, numbers, upkeep};
 use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
@@ -30,6 +30,8 @@ use crate::worker::{self, HeardOf, Listener, Merge, SharedWith, Source, Worker};
 const FORWARD_DEADLINE: Duration = Duration::from_secs(4);
 /// An operator waits no longer than this for the other vault's side.
 const STATUS_DEADLINE: Duration = Duration::from_millis(1500);
+/// How often the two vaults' key files are compared.
+const COMPARE_KEYS: Duration = Duration::from_secs(5);
 /// How often readiness and gauges hear how the rooms are.
 const LOOK: Duration = Duration::from_secs(1);
 /// Events of the connection that wait for the coordinator.
@@ -78,7 +80,9 @@ impl Rooms {
         let worker = Worker::new(pair.clone());
         let merged = worker.tell(catalog_source(&storage), shutdown.clone());
         worker.tell(certificate_source(pki), shutdown.clone());
-        tell_of_intents(&storage, &worker, merged);
+        tell_of_intents(&storage, &worker, merged.clone());
+        let link = pair.up();
+        storage.set_peer_knowledge(Arc::new(move || link.borrow().then(|| *merged.borrow())));
 
         let (acceptor, accepted) = mpsc::channel(2);
         let answerers = answerers(&sequence, &storage, pki);
@@ -93,7 +97,8 @@ impl Rooms {
         look(&pair, &sequence, &storage, readiness, shutdown);
         Ok(Self {
             routes: numbers::routes(sequence.clone())
-                .merge(files::routes(storage.clone(), config.api.idle_timeout)),
+                .merge(files::routes(storage.clone(), config.api.idle_timeout))
+                .merge(upkeep::routes(storage.clone())),
             status: status(&pair, &sequence, &storage),
             door: PairDoor { peer: config.pair.peer.clone(), acceptor },
             registries,
@@ -289,34 +294,54 @@ async fn cut_revoked(
 }
 
 /// Two vaults with different storage keys read each other's files only as long as their catalogs
-/// live: said at every meeting, because it is found out otherwise on the worst day.
+/// live: said as long as it is so, because it is found out otherwise on the worst day. And a new
+/// key seals only once both have it.
 async fn compare_keys(pair: Pair, storage: Storage, readiness: Readiness, shutdown: Shutdown) {
     let mut up = pair.up();
+    let mut told = String::new();
     loop {
         if *up.borrow_and_update() {
-            let own = status_of_files(&storage).await;
-            let theirs = status_of_peer(&pair).await;
-            match (own["recipient"].as_str(), theirs["files"]["recipient"].as_str()) {
-                (Some(own), Some(theirs)) if own != theirs => {
-                    let what = format!(
-                        "storage.key_file differs: {own} here, {theirs} at {}; copy the key that has encrypted so far",
-                        pair.peer()
-                    );
+            let own = recipients(&status_of_files(&storage).await);
+            let theirs = recipients(&status_of_peer(&pair).await["files"]);
+            // Asked again soon where one of them did not answer.
+            if let (Some(own), Some(theirs)) = (own, theirs) {
+                if let Err(error) = storage.agree_on_keys(&theirs).await {
+                    tracing::warn!("{error}; the key in use stays");
+                }
+                let what = difference(&own, &theirs, pair.peer());
+                let health = if what.is_some() { Health::Degraded } else { Health::Good };
+                let what = what.unwrap_or_else(|| "the same on both vaults".to_owned());
+                if told != what && health == Health::Degraded {
                     tracing::error!("files: {what}");
-                    readiness.report("storage key", Health::Degraded, what);
                 }
-                (Some(_), Some(_)) => {
-                    readiness.report("storage key", Health::Good, "the same on both vaults")
-                }
-                // Asked again at the next meeting.
-                _ => {}
+                readiness.report("storage key", health, what.clone());
+                told = what;
             }
         }
         tokio::select! {
             () = shutdown.cancelled() => return,
             changed = up.changed() => if changed.is_err() { return },
+            () = tokio::time::sleep(COMPARE_KEYS) => {}
         }
     }
+}
+
+fn recipients(status: &Value) -> Option<Vec<String>> {
+    serde_json::from_value(status["recipients"].clone()).ok()
+}
+
+/// What an operator has to do about two key files; nothing if they hold the same keys.
+fn difference(own: &[String], theirs: &[String], peer: &str) -> Option<String> {
+    let lacks = |left: &[String], right: &[String]| right.iter().find(|key| !left.contains(key)).cloned();
+    let what = match (lacks(own, theirs), lacks(theirs, own)) {
+        (None, None) => return None,
+        (Some(key), None) => format!("copy the file of {peer}, which also has {key}, to this vault"),
+        (None, Some(key)) => format!("copy this vault's file, which also has {key}, to {peer}"),
+        (Some(foreign), Some(key)) => {
+            format!("{key} is here alone and {foreign} at {peer} alone; put the keys of both files into both")
+        }
+    };
+    Some(format!("storage.key_file differs: {what}"))
 }
 
 fn repair(storage: &Storage, shutdown: &Shutdown) {

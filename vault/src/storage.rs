@@ -31,16 +31,22 @@ pub mod round;
 mod adoption;
 mod catalog;
 mod debts;
+mod deletion;
 mod download;
 mod lookup;
 mod metrics;
 mod patrol;
+mod rebuild;
+mod rewrap;
+mod ring;
 mod scrub;
+mod sealing;
 mod sessions;
 mod spool;
 mod status;
 mod step;
 mod sync;
+mod task;
 mod turn;
 mod upload;
 
@@ -50,15 +56,19 @@ mod tests;
 pub use adoption::AdoptedServer;
 pub use catalog::{CatalogError, Change};
 pub use debts::Owed;
+pub use deletion::Undeleted;
 pub use download::Plaintext;
 pub use file_server::{FileServerError, Login, SftpSettings};
 pub use key::KeyError;
 pub use lookup::Found;
 pub use object::{Entry, Metadata, ObjectId, ReplicaState, State};
+pub use ring::Use;
 pub use round::Round;
+pub use sealing::{KeyStatus, Keys};
 pub use spool::SpoolError;
 pub use status::{ServerStatus, Status};
 pub use sync::Synced;
+pub use task::Progress;
 pub use turn::Turn;
 pub use upload::{BodyError, Stored, Upload};
 
@@ -66,11 +76,12 @@ use crate::marks::Mark;
 use catalog::Catalog;
 use debts::Reasons;
 use metrics::Metrics;
-use note::NoteKey;
 use preference::Preference;
+use ring::Ring;
 use sessions::Sessions;
 use spool::Spool;
 use step::Steps;
+use task::Task;
 
 /// Downloads at once; each holds about two frames in memory.
 const MAX_DOWNLOADS: usize = 256;
@@ -82,7 +93,7 @@ pub struct Settings {
     pub catalog: PathBuf,
     /// Where uploads are encrypted to before they go to the file servers; never plaintext.
     pub spool: PathBuf,
-    /// The active age identity (`AGE-SECRET-KEY-1…`), the same on both vaults.
+    /// The storage keys, age identities (`AGE-SECRET-KEY-1…`), the same on both vaults.
     pub key_file: PathBuf,
     /// The escrow's age recipient (`age1…`); its identity stays offline.
     pub escrow_recipient: String,
@@ -94,6 +105,8 @@ pub struct Settings {
     pub max_uploads: usize,
     /// How often owed replicas and deletions are tried again.
     pub retry_every: Duration,
+    /// For how long a deleted file can be taken back; afterwards it is purged.
+    pub undelete_within: Duration,
     /// A file server that makes no progress for this long is suspended.
     pub file_server_timeout: Duration,
     /// The other vault's name.
@@ -250,6 +263,24 @@ pub enum StorageError {
         /// What it said.
         why: String,
     },
+    /// The deletion can no longer be taken back.
+    #[error("storage: object {id}: deleted longer ago than storage.undelete_within; it is purged")]
+    TooLate {
+        /// The object.
+        id: ObjectId,
+    },
+    /// There is nothing to take back.
+    #[error("storage: object {id}: the catalog knows no such object")]
+    Unknown {
+        /// The object.
+        id: ObjectId,
+    },
+    /// The catalog is in use; the operator says whether to add to it.
+    #[error("storage: the catalog knows objects already; say --merge to add what it lacks")]
+    NotEmpty,
+    /// A file server cannot be listed. The operator looks at it, then starts again.
+    #[error("storage: both file servers must be listed: {0}")]
+    Listing(String),
     /// A task of ours ended early: the program is stopping.
     #[error("storage: stopping; try again")]
     Stopping,
@@ -258,6 +289,9 @@ pub enum StorageError {
 /// Called after an intent is durable, with its change's number; returns when the peer has
 /// merged that far, or after a short deadline.
 pub type TellPeer = Arc<dyn Fn(u64) -> BoxFuture<'static, ()> + Send + Sync>;
+
+/// How far the peer has merged this catalog's changes; `None` while it is away.
+pub type PeerKnows = Arc<dyn Fn() -> Option<u64> + Send + Sync>;
 
 /// The files of this vault. Cheap to clone.
 #[derive(Clone)]
@@ -269,8 +303,10 @@ struct Inner {
     catalog: Catalog,
     servers: Vec<Sessions>,
     spool: Spool,
-    active: age::x25519::Identity,
-    escrow: age::x25519::Recipient,
+    /// The storage keys; replaced as a whole.
+    ring: RwLock<Arc<Ring>>,
+    rewrap: Arc<Task>,
+    rebuild: Arc<Task>,
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     /// Keys with an upload under way.
@@ -278,10 +314,11 @@ struct Inner {
     /// Objects with an upload under way: their intents are nobody's to settle.
     live: Mutex<HashSet<ObjectId>>,
     tell_peer: RwLock<Option<TellPeer>>,
+    peer_knows: RwLock<Option<PeerKnows>>,
+    /// Repair turns in a row that found the peer there.
+    peer_turns: AtomicU32,
     /// Repair turns since start.
     turns: AtomicU32,
-    /// Under which notes on the file servers are sealed.
-    note_key: NoteKey,
     /// Is the other vault there, so that it scrubs its half?
     peer_up: RwLock<Option<watch::Receiver<bool>>>,
     /// One comparison at a time.
@@ -313,7 +350,7 @@ impl Storage {
     }
 
     async fn open_watched(settings: Settings, own_name: &str, steps: Steps) -> Result<Self, StorageError> {
-        let active = key::load(&settings.key_file)?;
+        let keys = key::load(&settings.key_file)?;
         let escrow = key::parse_recipient(&settings.escrow_recipient)?;
         let names: Vec<_> = settings.file_servers.iter().map(|server| server.name.clone()).collect();
         let (file, folder, watched) = (settings.catalog.clone(), settings.spool.clone(), steps.clone());
@@ -321,6 +358,8 @@ impl Storage {
             Ok::<_, StorageError>((Catalog::open(&file, &names, watched)?, Spool::open(&folder)?))
         });
         let (catalog, spool) = opened.await.map_err(|_| StorageError::Stopping)??;
+        let shared = catalog.shared_keys().await?;
+        let ring = Ring::new(keys, &shared, escrow).ok_or(KeyError::NoIdentity)?;
         let mut servers = Vec::new();
         for server in &settings.file_servers {
             let server = file_server::open(server, own_name, settings.file_server_timeout, steps.clone());
@@ -333,14 +372,16 @@ impl Storage {
             preference: Mutex::new(Preference::new(servers.len())),
             servers,
             spool,
-            note_key: NoteKey::of(&active),
-            active,
-            escrow,
+            ring: RwLock::new(Arc::new(ring)),
+            rewrap: Arc::default(),
+            rebuild: Arc::default(),
             uploads: Arc::new(Semaphore::new(settings.max_uploads)),
             downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
             keys: Mutex::default(),
             live: Mutex::default(),
             tell_peer: RwLock::default(),
+            peer_knows: RwLock::default(),
+            peer_turns: AtomicU32::new(0),
             turns: AtomicU32::new(0),
             peer_up: RwLock::default(),
             comparing: tokio::sync::Mutex::default(),
@@ -363,20 +404,6 @@ impl Storage {
     /// Who tells whether the peer is there; without one, it is not.
     pub fn set_peer_up(&self, up: watch::Receiver<bool>) {
         *self.0.peer_up.write().unwrap_or_else(PoisonError::into_inner) = Some(up);
-    }
-
-    /// Deletes an object for ever: its one-off identity goes at once, its replicas are removed
-    /// now where the file server answers and owed removal where not. Deleting again changes nothing.
-    ///
-    /// # Errors
-    /// The catalog's.
-    pub async fn delete(&self, id: &ObjectId) -> Result<(), StorageError> {
-        self.0.catalog.delete(*id, now()).await?;
-        let removals = self.0.servers.iter().map(|server| self.0.remove(*id, server));
-        for error in join_all(removals).await.into_iter().filter_map(Result::err) {
-            tracing::warn!("{error}; its removal is owed");
-        }
-        Ok(())
     }
 
     /// Stored objects of `owner`, of everybody without one, in order of id.
@@ -480,7 +507,7 @@ impl Inner {
         self.collect_temporaries(server).await;
     }
 
-    /// Removes a deleted object's replica and the debt.
+    /// Removes a purged object's replica and the debt.
     async fn remove(&self, id: ObjectId, server: &Sessions) -> Result<(), StorageError> {
         let removed = server.run(id, move |server, _| server.remove(&id)).await;
         removed.map_err(|error| StorageError::Unreadable { id, why: error.to_string() })?;

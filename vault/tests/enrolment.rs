@@ -123,7 +123,8 @@ path = "{lyon}"
     for name in ["paris", "lyon"] {
         std::fs::create_dir(folder.join(name)).unwrap();
     }
-    vault::storage::key::create(&PathBuf::from(at("storage.key"))).unwrap();
+    vault::storage::key::create(&PathBuf::from(at("storage.key")), std::time::SystemTime::UNIX_EPOCH)
+        .unwrap();
     std::fs::write(&file, text).unwrap();
     Config::read(&file).unwrap_or_else(|faults| panic!("{faults}"))
 }

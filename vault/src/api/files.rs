@@ -18,7 +18,7 @@ use shared::tls::{Role, is_name};
 
 use super::caller::Caller;
 use super::refusal::Refusal;
-use crate::storage::{BodyError, Entry, Found, ObjectId, Storage, StorageError, Stored, Upload};
+use crate::storage::{BodyError, Entry, Found, KeyError, ObjectId, Storage, StorageError, Stored, Upload};
 
 mod conditions;
 mod headers;
@@ -203,7 +203,7 @@ async fn look_up(files: &Files, caller: &Caller, id: &str) -> Result<Entry, Refu
 }
 
 /// What is no id names no file.
-fn parse_id(text: &str) -> Result<ObjectId, Refusal> {
+pub(super) fn parse_id(text: &str) -> Result<ObjectId, Refusal> {
     text.parse().map_err(|_| no_such_file())
 }
 
@@ -277,12 +277,14 @@ fn broken_off(error: &axum::Error, idle: Duration) -> BodyError {
 }
 
 /// The public text of storage's refusals; the log keeps the cause where it is not the caller's.
-fn refuse(error: &StorageError) -> Refusal {
+pub(super) fn refuse(error: &StorageError) -> Refusal {
     let plain = |status, code: &str| Refusal::new(status, code, error.to_string());
     match error {
         StorageError::TooLarge(_) => plain(StatusCode::PAYLOAD_TOO_LARGE, "too_large"),
         StorageError::KeyReused { .. } => plain(StatusCode::CONFLICT, "key_reused"),
         StorageError::KeyDeleted { .. } => plain(StatusCode::GONE, "deleted"),
+        StorageError::TooLate { .. } => plain(StatusCode::GONE, "too_late"),
+        StorageError::Unknown { .. } => no_such_file(),
         StorageError::Range { .. } => plain(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range"),
         StorageError::Body(BodyError::Idle(_)) => plain(StatusCode::REQUEST_TIMEOUT, "body_idle"),
         StorageError::Body(BodyError::Broken(_)) => plain(StatusCode::BAD_REQUEST, "body_broken"),
@@ -313,6 +315,9 @@ fn refuse(error: &StorageError) -> Refusal {
             tracing::error!("{error}");
             Refusal::later("catalog", "the catalog does not answer; repeat with the same key", LATER)
         }
+        StorageError::NotEmpty => plain(StatusCode::CONFLICT, "not_empty"),
+        StorageError::Listing(_) => Refusal::later("file_server_away", error.to_string(), LATER),
+        StorageError::Key(KeyError::NoIdentity) => plain(StatusCode::BAD_REQUEST, "no_identity"),
         // The last four are the operator's, who is not answered here.
         StorageError::Key(_)
         | StorageError::Spool(_)

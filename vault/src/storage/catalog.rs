@@ -16,7 +16,9 @@ use crate::marks::{self, Mark};
 use crate::sqlite::{self, SqliteError};
 
 mod change;
+pub(super) mod deletion;
 pub(super) mod rows;
+pub(super) mod seals;
 mod survey;
 mod writer;
 
@@ -31,8 +33,12 @@ const READERS: usize = 4;
 /// A commit that takes longer means a sick disk.
 const PATIENCE: Duration = Duration::from_secs(30);
 
-const MIGRATIONS: &[&str] =
-    &[include_str!("catalog/schema.sql"), marks::MIGRATION, include_str!("catalog/survey.sql")];
+const MIGRATIONS: &[&str] = &[
+    include_str!("catalog/schema.sql"),
+    marks::MIGRATION,
+    include_str!("catalog/survey.sql"),
+    include_str!("catalog/upkeep.sql"),
+];
 
 /// Why the catalog cannot answer.
 #[derive(Debug, thiserror::Error)]
@@ -120,7 +126,7 @@ impl Catalog {
     }
 
     /// Records an object as stored `on` these servers (adding it if need be) and owed to the
-    /// others, and returns it. A deleted one stays deleted.
+    /// others, and returns it. A deleted one stays deleted, a purged one is owed removal.
     ///
     /// # Errors
     /// As every write.
@@ -130,25 +136,56 @@ impl Catalog {
         on: Vec<String>,
         now: i64,
     ) -> Result<Entry, CatalogError> {
+        self.stored_sealed(entry, on, String::new(), now).await
+    }
+
+    /// The same, where it is known which keys the records are sealed to.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(super) async fn stored_sealed(
+        &self,
+        entry: Entry,
+        on: Vec<String>,
+        seal: String,
+        now: i64,
+    ) -> Result<Entry, CatalogError> {
         let servers = Arc::clone(&self.servers);
         self.write(move |db| {
-            let id = entry.id;
-            rows::insert(db, &entry)?;
-            rows::advance(db, &id, State::Stored)?;
-            let deleted = rows::entry(db, &id)?.is_some_and(|entry| entry.state == State::Deleted);
-            for server in servers.iter().filter(|_| !deleted) {
-                let state = if on.contains(server) { ReplicaState::Stored } else { ReplicaState::Owed };
-                rows::add_replica(db, &id, server, state, now, true)?;
-            }
-            for server in &on {
-                // Deleted while it was written: what lies there now has to go again.
-                let state = if deleted { ReplicaState::RemovalOwed } else { ReplicaState::Stored };
-                rows::set_replica(db, &id, server, state, now)?;
-            }
-            rows::touch(db, &id)?;
-            rows::entry(db, &id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
+            take_stored(db, &servers, &entry, &on, &seal, now)?;
+            rows::entry(db, &entry.id)?.ok_or(rusqlite::Error::QueryReturnedNoRows)
         })
         .await
+    }
+
+    /// Records objects found on the file servers as stored there, and with them how far the walk
+    /// that found them is; `None`: it has come to its end.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(super) async fn take_in(
+        &self,
+        found: Vec<(Entry, Vec<String>, String)>,
+        walk: &'static str,
+        after: Option<ObjectId>,
+        now: i64,
+    ) -> Result<(), CatalogError> {
+        let servers = Arc::clone(&self.servers);
+        self.write(move |db| {
+            for (entry, on, seal) in &found {
+                take_stored(db, &servers, entry, on, seal, now)?;
+            }
+            rows::keep_walk(db, walk, after.as_ref())
+        })
+        .await
+    }
+
+    /// How far a walk is, and whether the catalog knows any object.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(super) async fn walk(&self, walk: &'static str) -> Result<(Option<ObjectId>, bool), CatalogError> {
+        self.read(move |db| Ok((rows::walk(db, walk)?, rows::knows_any(db)?))).await
     }
 
     /// An intent came to nothing. Does not undo what was stored meanwhile.
@@ -165,23 +202,8 @@ impl Catalog {
         .await
     }
 
-    /// Marks an object deleted for ever; its one-off identity goes, its replicas are owed removal.
-    ///
-    /// # Errors
-    /// As every write.
-    pub(super) async fn delete(&self, id: ObjectId, now: i64) -> Result<(), CatalogError> {
-        let servers = Arc::clone(&self.servers);
-        self.write(move |db| {
-            if rows::delete(db, &id, &servers, now, true)? {
-                rows::touch(db, &id)?;
-            }
-            Ok(())
-        })
-        .await
-    }
-
-    /// Notes what was seen of one replica of a stored object. One that turns up stored after the
-    /// object was deleted has to go again.
+    /// Notes what was seen of one replica of an object. One that turns up stored after the object
+    /// was purged has to go again.
     ///
     /// # Errors
     /// As every write.
@@ -195,7 +217,7 @@ impl Catalog {
         self.write(move |db| observe(db, &id, &server, state, now)).await
     }
 
-    /// A replica of a deleted object is gone.
+    /// A replica of a purged object is gone.
     ///
     /// # Errors
     /// As every write.
@@ -407,15 +429,40 @@ fn observe(
     now: i64,
 ) -> rusqlite::Result<()> {
     match rows::entry(db, id)?.map(|entry| entry.state) {
-        Some(State::Stored) => {
+        Some(State::Stored | State::Deleted) => {
             rows::set_replica(db, id, server, state, now)?;
             rows::touch(db, id).map(drop)
         }
-        Some(State::Deleted) if state == ReplicaState::Stored => {
+        Some(State::Purged) if state == ReplicaState::Stored => {
             rows::set_replica(db, id, server, ReplicaState::RemovalOwed, now)
         }
         _ => Ok(()),
     }
+}
+
+fn take_stored(
+    db: &Connection,
+    servers: &[String],
+    entry: &Entry,
+    on: &[String],
+    seal: &str,
+    now: i64,
+) -> rusqlite::Result<()> {
+    let id = &entry.id;
+    rows::insert(db, entry)?;
+    rows::advance(db, id, State::Stored)?;
+    let purged = rows::entry(db, id)?.is_some_and(|entry| entry.state == State::Purged);
+    for server in servers.iter().filter(|_| !purged) {
+        let state = if on.contains(server) { ReplicaState::Stored } else { ReplicaState::Owed };
+        rows::add_replica(db, id, server, state, now, true)?;
+    }
+    for server in on {
+        // Purged while it was written: what lies there now has to go again.
+        let state = if purged { ReplicaState::RemovalOwed } else { ReplicaState::Stored };
+        rows::set_replica(db, id, server, state, now)?;
+        seals::note(db, id, server, seal)?;
+    }
+    rows::touch(db, id).map(drop)
 }
 
 #[cfg(test)]

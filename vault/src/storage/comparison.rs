@@ -37,7 +37,7 @@ pub enum Finding {
         /// Where.
         server: usize,
     },
-    /// Deleted and removed before, and there again: to be removed again.
+    /// Purged and removed before, and there again: to be removed again.
     Risen {
         /// The object.
         id: ObjectId,
@@ -81,11 +81,14 @@ pub fn compare(known: &[Known], listings: &[Option<Vec<ObjectId>>]) -> Vec<Findi
 fn difference(object: &Known, replica: Option<ReplicaState>, listed: bool, server: usize) -> Option<Finding> {
     let id = object.id;
     match (object.state, replica, listed) {
-        (State::Stored, None | Some(ReplicaState::Stored), false) => Some(Finding::Missing { id, server }),
-        (State::Stored, Some(ReplicaState::Stored), true) => None,
-        (State::Stored, _, true) => Some(Finding::Present { id, server }),
+        // A deleted one may still be undeleted.
+        (State::Stored | State::Deleted, None | Some(ReplicaState::Stored), false) => {
+            Some(Finding::Missing { id, server })
+        }
+        (State::Stored | State::Deleted, Some(ReplicaState::Stored), true) => None,
+        (State::Stored | State::Deleted, _, true) => Some(Finding::Present { id, server }),
         // With a removal on record, it is only not due yet.
-        (State::Deleted, None, true) => Some(Finding::Risen { id, server }),
+        (State::Purged, None, true) => Some(Finding::Risen { id, server }),
         // An intent is settled by whoever made it.
         _ => None,
     }
@@ -112,7 +115,7 @@ mod tests {
         let catalog = [
             known(1, State::Stored, [Some(Stored), Some(Stored)]),
             known(2, State::Stored, [Some(Stored), Some(Owed)]),
-            known(3, State::Deleted, [None, Some(RemovalOwed)]),
+            known(3, State::Purged, [None, Some(RemovalOwed)]),
             known(4, State::Pending, [None, None]),
             known(5, State::Dropped, [None, None]),
         ];
@@ -148,7 +151,7 @@ mod tests {
             0 => State::Pending,
             1 => State::Dropped,
             2 => State::Stored,
-            _ => State::Deleted,
+            _ => State::Purged,
         };
         proptest::collection::btree_map(any::<u8>(), (0_u8..4, 0_u8..5, 0_u8..5), 0..40).prop_map(
             move |objects| {
@@ -177,7 +180,7 @@ mod tests {
                 match (finding, server) {
                     (Finding::Missing { .. }, Some(server)) => prop_assert!(!listed(server) && state == Some(State::Stored)),
                     (Finding::Present { .. }, Some(server)) => prop_assert!(listed(server) && state == Some(State::Stored)),
-                    (Finding::Risen { .. }, Some(server)) => prop_assert!(listed(server) && state == Some(State::Deleted)),
+                    (Finding::Risen { .. }, Some(server)) => prop_assert!(listed(server) && state == Some(State::Purged)),
                     _ => prop_assert!((listed(0) || listed(1)) && state.is_none_or(|state| state == State::Dropped)),
                 }
             }
@@ -189,7 +192,7 @@ mod tests {
                     object.replicas[server] = match (object.state, listed) {
                         (State::Stored, true) => Some(ReplicaState::Stored),
                         (State::Stored, false) => Some(ReplicaState::Owed),
-                        (State::Deleted, true) => Some(ReplicaState::RemovalOwed),
+                        (State::Purged, true) => Some(ReplicaState::RemovalOwed),
                         _ => None,
                     };
                 }

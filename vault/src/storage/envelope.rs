@@ -19,15 +19,17 @@ use super::object::ObjectId;
 
 mod open;
 mod record;
+mod rotation;
 mod seal;
 mod seek_table;
 mod slot;
 
 pub use open::Opened;
 pub use record::{MAX_RECORD, Record, parse_record};
+pub use rotation::{Next, examine};
 pub use seal::{Sealed, Sealer};
 pub use seek_table::{SeekTable, parse_seek_table};
-pub use slot::{SLOT, Slot, parse_slot, read_slots, seal_slot};
+pub use slot::{SLOT, Side, Slot, parse_slot, read_slots, seal_name, seal_slot};
 
 /// Where the body starts: behind both slots.
 pub const BODY: u64 = 2 * SLOT as u64;
@@ -40,8 +42,8 @@ pub enum EnvelopeError {
     /// The bytes are not what was written: bit rot, truncation or foul play.
     #[error("damaged: {0}")]
     Damaged(&'static str),
-    /// Neither slot opens with the active key: another key wrote them.
-    #[error("its record is not for the active key; name the key file it was written with")]
+    /// Neither slot opens with the keys at hand: another key wrote them.
+    #[error("its record is sealed to none of these keys; name the file of the key it was written with")]
     ForeignKey,
     /// The record does not fit its slot; limits of the API prevent it.
     #[error("the metadata is too long for a record")]

@@ -6,6 +6,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
+use super::envelope::Side;
 use super::object::ObjectId;
 
 pub(super) mod directory;
@@ -149,6 +150,16 @@ pub trait FileServer: Send + Sync {
     /// # Errors
     /// Any.
     fn open(&self, id: &ObjectId) -> Result<Replica, FileServerError>;
+
+    /// Overwrites one slot of a replica in place, and returns when that is durable. `bytes` is a
+    /// whole slot; only a replica that is there and long enough to have both slots is touched,
+    /// nothing else of it, and its length never changes. Several vaults may do this at once.
+    ///
+    /// # Errors
+    /// [`FileServerError::Absent`], [`FileServerError::BadSource`] for anything but a whole slot,
+    /// [`FileServerError::Damaged`] for a replica that is too short, or any other. The slot may
+    /// then be torn: the other one counts.
+    fn write_slot(&self, id: &ObjectId, side: Side, bytes: &[u8]) -> Result<(), FileServerError>;
 
     /// Removes a replica durably. One that is not there is removed already.
     ///

@@ -1,23 +1,28 @@
-//! The active age identity's file: making it, reading it, and its recipient. Knows the
-//! file's form (that of `age-keygen`, so stock `age -i` reads it too) and its permissions;
-//! not what is encrypted with it.
+//! The storage keys' file: making it, putting a newer key into it, reading it. Knows the file's
+//! form (that of `age-keygen`, the newest key first, so stock `age -i` reads it too) and its
+//! permissions; not what is encrypted with it.
 
-use std::io::{Read, Write};
-use std::os::unix::fs::{OpenOptionsExt, PermissionsExt};
+use std::io::{ErrorKind, Read, Write};
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use age::secrecy::ExposeSecret;
 use age::x25519::{Identity, Recipient};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
-/// A key file is three short lines; more is something else.
+/// A key is three short lines; a longer file is something else.
 const MAX_FILE: u64 = 64 * 1024;
+/// Most keys in a file: each is tried on every record that is read.
+const MAX_KEYS: usize = 32;
 
 /// What can be wrong with a key.
 #[derive(Debug, thiserror::Error)]
 pub enum KeyError {
     /// The file cannot be read.
     #[error(
-        "{file}: cannot be read: {source}; make it with `vault key new --file {file}`, or copy the other vault's"
+        "{file}: cannot be read: {source}; make it with `vault keys init --file {file}`, or copy the other vault's"
     )]
     Read {
         /// The file.
@@ -34,12 +39,25 @@ pub enum KeyError {
         /// Its permission bits.
         mode: u32,
     },
-    /// Not exactly one age identity.
-    #[error("{file}: holds no single AGE-SECRET-KEY-1… line; name the file that `vault key new` wrote")]
+    /// Something else than age identities.
+    #[error(
+        "{file}: holds something else than AGE-SECRET-KEY-1… lines; name the file that `vault keys init` wrote"
+    )]
     Contents {
         /// The file.
         file: PathBuf,
     },
+    /// No further key has a place.
+    #[error(
+        "{file}: holds {MAX_KEYS} keys, the most; run `vault keys rewrap`, then remove the oldest from it on both vaults"
+    )]
+    TooMany {
+        /// The file.
+        file: PathBuf,
+    },
+    /// No age identity was given.
+    #[error("no AGE-SECRET-KEY-1… line was given; name a file that `vault keys init` or `age-keygen` wrote")]
+    NoIdentity,
     /// The file to be created is there.
     #[error(
         "{file}: exists, and a key is never overwritten: what it encrypted would be lost; name another file"
@@ -71,40 +89,99 @@ pub enum KeyError {
     },
 }
 
+/// One age identity of ours.
+#[derive(Clone)]
+pub struct Key {
+    /// What opens records.
+    pub identity: Identity,
+    /// RFC 3339, as its file says; a label only.
+    pub created: Option<String>,
+}
+
+impl Key {
+    /// What records are sealed to (`age1…`).
+    #[must_use]
+    pub fn recipient(&self) -> Recipient {
+        self.identity.to_public()
+    }
+}
+
 /// Makes a new identity in `file` (mode 0600, synced) and returns its recipient (`age1…`).
 ///
 /// # Errors
 /// The file exists or cannot be written.
-pub fn create(file: &Path) -> Result<String, KeyError> {
-    let identity = Identity::generate();
-    let recipient = identity.to_public().to_string();
-    let text = format!("# public key: {recipient}\n{}\n", identity.to_string().expose_secret());
-    let mut open = std::fs::OpenOptions::new();
-    let mut handle =
-        open.write(true).create_new(true).mode(0o600).open(file).map_err(|source| match source.kind() {
-            std::io::ErrorKind::AlreadyExists => KeyError::Exists { file: file.to_owned() },
-            _ => KeyError::Write { file: file.to_owned(), source },
-        })?;
-    handle
-        .write_all(text.as_bytes())
-        .and_then(|()| handle.sync_all())
-        .map_err(|source| KeyError::Write { file: file.to_owned(), source })?;
+pub fn create(file: &Path, now: SystemTime) -> Result<String, KeyError> {
+    let (recipient, text) = generate(now);
+    let written = write_new(file, text.as_bytes()).and_then(|_| sync_folder(file));
+    written.map_err(|source| match source.kind() {
+        ErrorKind::AlreadyExists => KeyError::Exists { file: file.to_owned() },
+        _ => KeyError::Write { file: file.to_owned(), source },
+    })?;
     Ok(recipient)
 }
 
-/// The recipient (`age1…`) of the identity in `file`.
+/// Puts a new identity before those in `file` and returns its recipient. The earlier ones stay:
+/// records are sealed to them until all are rewrapped. The file is replaced as a whole, and
+/// keeps its owner.
 ///
 /// # Errors
-/// As [`load`].
-pub fn recipient(file: &Path) -> Result<String, KeyError> {
-    Ok(load(file)?.to_public().to_string())
+/// As [`load`]; too many keys; the folder cannot be written.
+pub fn rotate(file: &Path, now: SystemTime) -> Result<String, KeyError> {
+    if load(file)?.len() >= MAX_KEYS {
+        return Err(KeyError::TooMany { file: file.to_owned() });
+    }
+    let fail = |source| KeyError::Write { file: file.to_owned(), source };
+    let earlier = std::fs::read(file).map_err(fail)?;
+    let owner = std::fs::metadata(file).map_err(fail)?;
+    let (recipient, mut text) = generate(now);
+    text.push_str(&String::from_utf8_lossy(&earlier));
+    let mut temporary = file.as_os_str().to_owned();
+    temporary.push(".new");
+    let temporary = PathBuf::from(temporary);
+    // Its name is also the lock: two rotations at once would lose one key.
+    let handle = write_new(&temporary, text.as_bytes()).map_err(|source| match source.kind() {
+        ErrorKind::AlreadyExists => KeyError::Exists { file: temporary.clone() },
+        _ => fail(source),
+    })?;
+    let placed = std::os::unix::fs::fchown(&handle, Some(owner.uid()), Some(owner.gid()))
+        .and_then(|()| std::fs::rename(&temporary, file))
+        .and_then(|()| sync_folder(file));
+    placed.map_err(|source| {
+        // Gone already if only the folder could not be flushed.
+        let _ = std::fs::remove_file(&temporary);
+        fail(source)
+    })?;
+    Ok(recipient)
 }
 
-/// Reads the identity in `file`.
+fn generate(now: SystemTime) -> (String, String) {
+    let identity = Identity::generate();
+    let recipient = identity.to_public().to_string();
+    let created = OffsetDateTime::from(now).replace_nanosecond(0).unwrap_or_else(|_| now.into());
+    let created = created.format(&Rfc3339).unwrap_or_default();
+    let secret = identity.to_string();
+    let text = format!("# created: {created}\n# public key: {recipient}\n{}\n", secret.expose_secret());
+    (recipient, text)
+}
+
+fn write_new(file: &Path, text: &[u8]) -> std::io::Result<std::fs::File> {
+    let mut open = std::fs::OpenOptions::new();
+    let mut handle = open.write(true).create_new(true).mode(0o600).open(file)?;
+    handle.write_all(text)?;
+    handle.sync_all()?;
+    Ok(handle)
+}
+
+fn sync_folder(file: &Path) -> std::io::Result<()> {
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    std::fs::File::open(folder.unwrap_or(Path::new(".")))?.sync_all()
+}
+
+/// Reads the identities in `file`, the newest first: at least one.
 ///
 /// # Errors
-/// Unreadable, readable by others, or not exactly one identity.
-pub fn load(file: &Path) -> Result<Identity, KeyError> {
+/// Unreadable, readable by others, or not identities alone.
+pub fn load(file: &Path) -> Result<Vec<Key>, KeyError> {
     let unread = |source| KeyError::Read { file: file.to_owned(), source };
     let handle = std::fs::File::open(file).map_err(unread)?;
     let mode = handle.metadata().map_err(unread)?.permissions().mode() & 0o7777;
@@ -113,12 +190,27 @@ pub fn load(file: &Path) -> Result<Identity, KeyError> {
     }
     let mut bytes = Vec::new();
     handle.take(MAX_FILE).read_to_end(&mut bytes).map_err(unread)?;
-    let text = String::from_utf8(bytes).map_err(|_| KeyError::Contents { file: file.to_owned() })?;
-    let mut keys = text.lines().map(str::trim).filter(|line| !line.is_empty() && !line.starts_with('#'));
-    match (keys.next().map(str::parse), keys.next()) {
-        (Some(Ok(identity)), None) => Ok(identity),
-        _ => Err(KeyError::Contents { file: file.to_owned() }),
+    let strange = || KeyError::Contents { file: file.to_owned() };
+    let keys = String::from_utf8(bytes).ok().and_then(|text| parse(&text)).ok_or_else(strange)?;
+    if keys.len() > MAX_KEYS {
+        return Err(KeyError::TooMany { file: file.to_owned() });
     }
+    Ok(keys)
+}
+
+/// Reads identities as their file holds them: at least one, and nothing else but comments.
+#[must_use]
+pub fn parse(text: &str) -> Option<Vec<Key>> {
+    let (mut keys, mut created) = (Vec::new(), None);
+    for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
+        if let Some(comment) = line.strip_prefix('#') {
+            let told = comment.trim().strip_prefix("created:").map(|told| told.trim().to_owned());
+            created = told.or(created);
+            continue;
+        }
+        keys.push(Key { identity: line.parse().ok()?, created: created.take() });
+    }
+    (!keys.is_empty()).then_some(keys)
 }
 
 /// Reads a recipient as the configuration gives it.
@@ -137,26 +229,38 @@ mod tests {
     fn a_new_key_is_private_reads_back_and_is_never_overwritten() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("active.key");
-        let made = create(&file).unwrap();
+        let made = create(&file, SystemTime::UNIX_EPOCH).unwrap();
         assert!(made.starts_with("age1"));
-        assert_eq!(recipient(&file).unwrap(), made);
-        assert_eq!(std::fs::metadata(&file).unwrap().permissions().mode() & 0o777, 0o600);
-        assert!(matches!(create(&file), Err(KeyError::Exists { .. })));
-        assert_eq!(recipient(&file).unwrap(), made);
+        let recipients = || -> Vec<String> {
+            load(&file).unwrap().iter().map(|key| key.recipient().to_string()).collect()
+        };
+        assert_eq!(recipients(), [made.clone()]);
+        assert_eq!(load(&file).unwrap()[0].created.as_deref(), Some("1970-01-01T00:00:00Z"));
+        let mode = || std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
+        assert_eq!(mode(), 0o600);
+        assert!(matches!(create(&file, SystemTime::UNIX_EPOCH), Err(KeyError::Exists { .. })));
+        assert_eq!(recipients(), [made.clone()]);
+
+        let newer = rotate(&file, SystemTime::UNIX_EPOCH).unwrap();
+        assert_eq!((recipients(), mode()), (vec![newer.clone(), made.clone()], 0o600));
+        // One that died half-way, or runs just now.
+        std::fs::write(folder.path().join("active.key.new"), "").unwrap();
+        assert!(matches!(rotate(&file, SystemTime::UNIX_EPOCH), Err(KeyError::Exists { .. })));
+        assert_eq!(recipients(), [newer, made]);
     }
 
     #[test]
     fn a_key_that_others_may_read_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("active.key");
-        create(&file).unwrap();
+        create(&file, SystemTime::UNIX_EPOCH).unwrap();
         std::fs::set_permissions(&file, std::fs::Permissions::from_mode(0o640)).unwrap();
         let refused = load(&file).err().unwrap().to_string();
         assert!(refused.contains("mode 0640 lets others read the key; chmod 600"), "{refused}");
     }
 
     #[test]
-    fn what_is_no_single_key_is_refused() {
+    fn what_is_no_key_is_refused() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("active.key");
         for text in ["", "# nothing\n", "AGE-SECRET-KEY-1XYZ\n", "hello\nworld\n"] {

@@ -25,7 +25,7 @@ pub enum Found {
 pub(super) struct Looked {
     /// Where a whole replica lies.
     pub(super) on: Vec<String>,
-    /// Its record, if the active key opens it.
+    /// Its record, if one of the keys opens it.
     pub(super) record: Option<Record>,
     /// Why not every file server could be asked.
     pub(super) unsure: Option<String>,
@@ -41,7 +41,7 @@ impl Storage {
         let known = self.0.catalog.entry(*id).await?;
         match known {
             Some(entry) if entry.state == State::Stored => Ok(Found::Stored(Box::new(entry))),
-            Some(entry) if entry.state == State::Deleted => Ok(Found::Deleted(Box::new(entry))),
+            Some(entry) if entry.state > State::Stored => Ok(Found::Deleted(Box::new(entry))),
             // Its upload is still running, and its id has been told to nobody.
             _ if self.0.live().contains(id) => Ok(Found::Absent),
             known => self.0.find_on_servers(*id, known).await,
@@ -54,7 +54,7 @@ impl Inner {
         let looked = self.look(id).await;
         if let Some(entry) = self.adopt(id, known, &looked).await? {
             return Ok(match entry.state {
-                State::Deleted => Found::Deleted(Box::new(entry)),
+                State::Deleted | State::Purged => Found::Deleted(Box::new(entry)),
                 _ => Found::Stored(Box::new(entry)),
             });
         }
@@ -97,7 +97,7 @@ impl Inner {
                     looked.on.push(server.name().to_owned());
                     looked.record = looked.record.or(record);
                     if looked.record.is_none() {
-                        looked.unsure = Some("its record is not for the active key".to_owned());
+                        looked.unsure = Some("its record is sealed to none of this vault's keys".to_owned());
                     }
                 }
                 Err(FileServerError::Absent { .. }) => {}
@@ -111,8 +111,8 @@ impl Inner {
     }
 
     async fn look_on(&self, id: ObjectId, server: &Sessions) -> Result<Option<Record>, FileServerError> {
-        let active = self.active.clone();
-        server.run(id, move |server, progress| look_at(server, progress, &id, &active)).await
+        let identities = self.ring().identities();
+        server.run(id, move |server, progress| look_at(server, progress, &id, &identities)).await
     }
 }
 
@@ -121,7 +121,7 @@ fn look_at(
     server: &dyn FileServer,
     progress: &Progress,
     id: &ObjectId,
-    active: &age::x25519::Identity,
+    identities: &[age::x25519::Identity],
 ) -> Result<Option<Record>, FileServerError> {
     use std::io::{Read, Seek};
     let watched = progress.clone();
@@ -130,7 +130,7 @@ fn look_at(
     let read = replica.by_ref().take(2 * SLOT as u64).read_to_end(&mut slots);
     let checked = read.and_then(|_| replica.rewind()).map_err(EnvelopeError::Beneath);
     match checked.and_then(|()| verify(&mut replica, id)) {
-        Ok(()) => match read_slots(&slots, active) {
+        Ok(()) => match read_slots(&slots, identities) {
             Ok(record) => Ok(Some(record)),
             Err(error) => {
                 tracing::error!(server = server.name(), object = %id, "whole, but {error}");

@@ -15,6 +15,7 @@ pub(super) struct Metrics {
     pub(super) owed: IntGauge,
     pub(super) owed_oldest: IntGauge,
     pub(super) removals_owed: IntGauge,
+    pub(super) deleted: IntGauge,
     pub(super) up: IntGaugeVec,
     pub(super) full: IntGaugeVec,
     pub(super) errors: IntGaugeVec,
@@ -54,6 +55,7 @@ impl Metrics {
                 "Age of the oldest owed replica",
             )?,
             removals_owed: IntGauge::new("vault_storage_owed_removals", "Removals owed to a file server")?,
+            deleted: IntGauge::new("vault_storage_deleted", "Deleted objects that wait for their purge")?,
             up: by_server("vault_storage_file_server_up", "1 while it answers")?,
             full: by_server("vault_storage_file_server_full", "1 while it has no space")?,
             errors: by_server("vault_storage_file_server_errors", "Failed operations since start")?,
@@ -85,7 +87,8 @@ impl Metrics {
         for counter in [&made.uploaded_bytes, &made.downloaded_bytes, &made.healed, &made.scrubbed] {
             registry.register(Box::new(counter.clone()))?;
         }
-        for gauge in [&made.objects, &made.pending, &made.owed, &made.owed_oldest, &made.removals_owed] {
+        let owed = [&made.owed, &made.owed_oldest, &made.removals_owed];
+        for gauge in [&made.objects, &made.pending, &made.deleted].into_iter().chain(owed) {
             registry.register(Box::new(gauge.clone()))?;
         }
         for gauge in [&made.scrub_finished, &made.sync_finished] {

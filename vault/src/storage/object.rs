@@ -23,6 +23,12 @@ impl ObjectId {
     pub const fn as_bytes(&self) -> &[u8; 32] {
         &self.0
     }
+
+    /// Its first byte: of all objects, about as many parts of 256 come before it.
+    #[must_use]
+    pub const fn first(&self) -> u8 {
+        self.0[0]
+    }
 }
 
 impl fmt::Display for ObjectId {
@@ -109,7 +115,8 @@ pub struct Metadata {
     pub digest: String,
 }
 
-/// What became of an object. Two catalogs merge to the larger: later states win.
+/// What became of an object. Two catalogs merge to the larger: later states win; between
+/// stored and deleted, the one that was changed more often.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum State {
@@ -119,8 +126,10 @@ pub enum State {
     Dropped,
     /// Durable, acknowledged or about to be.
     Stored,
-    /// Deleted by its owner; never comes back.
+    /// Deleted by its owner; may be undeleted until it is purged.
     Deleted,
+    /// Gone for ever: no vault can decrypt it any more.
+    Purged,
 }
 
 /// What a catalog knows of one replica.

@@ -17,11 +17,11 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::inventory::{Inventory, Marker, Remembered, Verdict, judge};
-use super::note::{MAX_NOTE, SLOTS, Title};
+use super::note::{MAX_NOTE, NoteKey, SLOTS, Title};
 use super::object::ObjectId;
 use super::round::Round;
 use super::sessions::Sessions;
-use super::{Inner, Storage, StorageError, now};
+use super::{Inner, Storage, StorageError, Use, now};
 
 /// The round's name in the catalog.
 pub(super) const SYNC: &str = "sync";
@@ -264,19 +264,29 @@ impl Inner {
         Ok(named.and_then(|(_, payload)| Inventory::decode(payload)))
     }
 
+    /// What notes are sealed and opened with: the active storage key first, then those that
+    /// sealed before it or will after it.
+    fn note_keys(&self) -> Vec<NoteKey> {
+        let ring = self.ring();
+        let mut keys: Vec<_> =
+            ring.keys().map(|(key, used)| (used != Use::Active, NoteKey::of(&key.identity))).collect();
+        keys.sort_by_key(|(other, _)| *other);
+        keys.into_iter().map(|(_, key)| key).collect()
+    }
+
     /// The valid slots of a note: generation and payload.
     async fn read_notes(
         &self,
         server: &Sessions,
         title: &Title,
     ) -> Result<Vec<(u64, Vec<u8>)>, StorageError> {
-        let (asked, key) = (title.clone(), self.note_key.clone());
+        let (asked, keys) = (title.clone(), self.note_keys());
         let read = server.run(&title.kind, move |server, progress| {
             let mut notes = Vec::new();
             for slot in SLOTS {
                 let bytes = server.read_note(&asked.name(slot))?;
                 progress.note();
-                let opened = bytes.as_deref().and_then(|bytes| asked.open(&key, bytes));
+                let opened = bytes.as_deref().and_then(|bytes| keys.iter().find_map(|key| asked.open(key, bytes)));
                 notes.extend(opened.map(|(generation, payload)| (generation, payload.to_vec())));
             }
             Ok(notes)
@@ -294,19 +304,20 @@ impl Inner {
         generation: u64,
         payload: Vec<u8>,
     ) -> Result<(), StorageError> {
-        let key = self.note_key.clone();
+        let keys = self.note_keys();
         let written = server.run(title.kind.clone(), move |server, progress| {
             let mut valid = Vec::new();
             for slot in SLOTS {
                 let bytes = server.read_note(&title.name(slot))?;
                 progress.note();
-                let opened = bytes.as_deref().and_then(|bytes| title.open(&key, bytes));
+                let opened = bytes.as_deref().and_then(|bytes| keys.iter().find_map(|key| title.open(key, bytes)));
                 valid.extend(opened.map(|(generation, _)| (generation, slot)));
             }
             let kept = valid.iter().find(|(generation, _)| Some(*generation) == keep);
             let kept = kept.or_else(|| valid.iter().max()).map(|(_, slot)| *slot);
             let slot = SLOTS.into_iter().find(|slot| Some(*slot) != kept).unwrap_or_default();
-            server.write_note(&title.name(slot), &title.seal(&key, generation, &payload))
+            let Some(key) = keys.first() else { return Ok(()) };
+            server.write_note(&title.name(slot), &title.seal(key, generation, &payload))
         });
         Ok(written.await?)
     }

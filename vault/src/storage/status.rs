@@ -11,8 +11,10 @@ use super::{Storage, StorageError, now};
 /// How storage is, for the operator.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
-    /// The active key's age recipient; both vaults must say the same.
+    /// The age recipient that new records are sealed to; both vaults must say the same.
     pub recipient: String,
+    /// Those of all storage keys here, the newest first.
+    pub recipients: Vec<String>,
     /// Objects that can be read.
     pub objects: u64,
     /// Intents that have not come to anything yet.
@@ -23,6 +25,10 @@ pub struct Status {
     pub owed_oldest_seconds: Option<u64>,
     /// Removals owed.
     pub removals_owed: u64,
+    /// Deleted objects that can still be taken back, or wait for their purge.
+    pub deleted: u64,
+    /// Age in seconds of the oldest deletion among them.
+    pub deleted_oldest_seconds: Option<u64>,
     /// The last change's number.
     pub last_change: u64,
     /// The comparison of the catalog with the file servers.
@@ -64,7 +70,7 @@ impl Storage {
     /// # Errors
     /// The catalog's.
     pub async fn status(&self) -> Result<Status, StorageError> {
-        let counts = self.0.catalog.counts().await?;
+        let (counts, ring) = (self.0.catalog.counts().await?, self.0.ring());
         let age = |since: i64| u64::try_from(now() - since).unwrap_or_default();
         let debts = self.0.catalog.debts_by_server().await?;
         let file_servers = self.0.servers.iter().enumerate().map(|(at, server)| {
@@ -85,12 +91,15 @@ impl Storage {
             }
         });
         Ok(Status {
-            recipient: self.0.active.to_public().to_string(),
+            recipient: ring.recipients()[0].to_string(),
+            recipients: ring.all(),
             objects: counts.objects,
             pending: counts.pending,
             owed: counts.owed,
             owed_oldest_seconds: counts.owed_since.map(age),
             removals_owed: counts.removals_owed,
+            deleted: counts.deleted,
+            deleted_oldest_seconds: counts.deleted_since.map(age),
             last_change: self.last_change(),
             sync: self.0.catalog.round(SYNC).await?,
             scrub: self.0.catalog.round(SCRUB).await?,
@@ -111,6 +120,7 @@ impl Storage {
         metrics.owed.set(whole(status.owed));
         metrics.owed_oldest.set(whole(status.owed_oldest_seconds.unwrap_or_default()));
         metrics.removals_owed.set(whole(status.removals_owed));
+        metrics.deleted.set(whole(status.deleted));
         for server in &status.file_servers {
             let name = [server.name.as_str()];
             metrics.up.with_label_values(&name).set(i64::from(server.up));

@@ -13,6 +13,7 @@ use super::*;
 
 mod crash;
 mod patrol;
+mod upkeep;
 
 struct Place {
     folder: tempfile::TempDir,
@@ -22,7 +23,7 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        key::create(&folder.path().join("active.key")).unwrap();
+        key::create(&folder.path().join("active.key"), clock()).unwrap();
         Self { folder, escrow: age::x25519::Identity::generate() }
     }
 
@@ -44,6 +45,7 @@ impl Place {
             max_file: ByteSize::mib(8),
             max_uploads: 8,
             retry_every: Duration::from_secs(10),
+            undelete_within: Duration::from_secs(7 * 86_400),
             file_server_timeout: Duration::from_secs(20),
             peer: if vault == "vault-a" { "vault-b" } else { "vault-a" }.to_owned(),
             sync_every: Duration::ZERO,
@@ -171,7 +173,7 @@ async fn a_key_never_acts_twice() {
     assert!(left.new != right.new && left.entry.id == right.entry.id);
     storage.delete(&first.entry.id).await.unwrap();
     assert!(matches!(put(&storage, "k", b"content").await, Err(StorageError::KeyDeleted { .. })));
-    assert_eq!(place.replicas("one").len(), 1);
+    assert_eq!(place.replicas("one").len(), 2, "the deleted one is kept for its grace");
     assert!(storage.0.keys.lock().unwrap().is_empty(), "keys are not remembered for ever");
 }
 
@@ -343,26 +345,6 @@ async fn a_lost_catalog_is_no_lost_file() {
         matches!(other.find(&unknown).await, Err(StorageError::Unsure { .. })),
         "no is said only for sure"
     );
-}
-
-#[tokio::test]
-async fn deletion_is_for_ever_and_reaches_the_peer_and_both_file_servers() {
-    let place = Place::new();
-    let (storage, peer) = (place.open("vault-a").await, place.open("vault-b").await);
-    let id = put(&storage, "k", b"content").await.unwrap().entry.id;
-    peer.merge(storage.changes_since(0, 100).await.unwrap(), None).await.unwrap();
-    assert_eq!(read(&peer, &id, None).await.unwrap(), b"content");
-    std::fs::rename(place.path("two"), place.path("away")).unwrap();
-    storage.delete(&id).await.unwrap();
-    storage.delete(&id).await.unwrap();
-    std::fs::rename(place.path("away"), place.path("two")).unwrap();
-    assert!(matches!(storage.find(&id).await.unwrap(), Found::Deleted(_)));
-    assert_eq!((place.replicas("one").len(), place.replicas("two").len()), (0, 1));
-    assert_eq!(storage.repair_turn().await.unwrap().removed, 1);
-    assert!(place.replicas("two").is_empty());
-    peer.merge(storage.changes_since(0, 100).await.unwrap(), None).await.unwrap();
-    assert!(matches!(peer.find(&id).await.unwrap(), Found::Deleted(_)));
-    assert!(storage.list(None, None, 10).await.unwrap().is_empty());
 }
 
 #[tokio::test]

@@ -34,7 +34,9 @@ const SPACE: u64 = 64 << 20;
 pub struct Turn {
     /// Replicas copied.
     pub copied: usize,
-    /// Replicas of deleted objects removed.
+    /// Deleted objects purged.
+    pub purged: usize,
+    /// Replicas of purged objects removed.
     pub removed: usize,
     /// Old intents that turned out stored, or came to nothing.
     pub settled: usize,
@@ -56,7 +58,9 @@ impl Storage {
         for server in &inner.servers {
             inner.probe(server).await;
         }
-        let mut turn = Turn { settled: inner.settle_intents().await?, ..Turn::default() };
+        inner.reload_keys().await?;
+        let purged = inner.purge_due().await?;
+        let mut turn = Turn { settled: inner.settle_intents().await?, purged, ..Turn::default() };
         let servers = inner.conditions(1);
         let debts = inner.catalog.debts(servers.clone(), number, DEBTS).await?;
         let actions = plan(&debts, &servers, now(), BUDGET);
@@ -164,7 +168,7 @@ impl Inner {
         }
     }
 
-    fn server(&self, id: ObjectId, name: &str) -> Result<&Sessions, StorageError> {
+    pub(super) fn server(&self, id: ObjectId, name: &str) -> Result<&Sessions, StorageError> {
         let gone =
             || StorageError::Unreadable { id, why: format!("file server {name} is no longer configured") };
         self.servers.iter().find(|server| server.name() == name).ok_or_else(gone)

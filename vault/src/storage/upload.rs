@@ -15,6 +15,7 @@ use super::catalog::Intended;
 use super::envelope::Record;
 use super::file_server::{FileServerError, Put};
 use super::object::{Entry, ObjectId, State};
+use super::ring::Ring;
 use super::sessions::Sessions;
 use super::spool::{Piece, SpoolFile, Spooled};
 use super::step::Step;
@@ -105,12 +106,13 @@ impl Inner {
             return repeated(holder, &digest);
         }
         self.check_places()?;
-        let spooled = self.spool(upload, body).await?;
+        let ring = self.ring();
+        let spooled = self.spool(upload, &ring, body).await?;
         // From here on the caller's connection no longer matters.
         let (inner, held) = (Arc::clone(self), Held { _permit: permit, _key: key });
         let finished = tokio::spawn(async move {
             let Spooled { id, record, file } = spooled;
-            let stored = inner.store(id, record, &file).await;
+            let stored = inner.store(id, record, ring.seal(), &file).await;
             // Removing a large file takes a while.
             let removed = tokio::task::spawn_blocking(move || drop(file)).await;
             debug_assert!(removed.is_ok(), "dropping does not panic");
@@ -154,10 +156,11 @@ impl Inner {
     async fn spool(
         &self,
         upload: Upload,
+        ring: &Ring,
         body: impl Stream<Item = Result<Bytes, BodyError>> + Send,
     ) -> Result<Spooled, StorageError> {
         let (pieces, queue) = mpsc::channel(PIECES);
-        let (spool, escrow, active) = (self.spool.clone(), self.escrow.clone(), self.active.to_public());
+        let (spool, [active, escrow]) = (self.spool.clone(), ring.recipients());
         let created = OffsetDateTime::from(clock()).format(&Rfc3339).unwrap_or_default();
         let writing =
             tokio::task::spawn_blocking(move || spool.write(&upload, created, [&active, &escrow], queue));
@@ -198,7 +201,13 @@ impl Inner {
     }
 
     /// Everything after the last byte of the body.
-    async fn store(&self, id: ObjectId, record: Record, file: &SpoolFile) -> Result<Stored, StorageError> {
+    async fn store(
+        &self,
+        id: ObjectId,
+        record: Record,
+        seal: &str,
+        file: &SpoolFile,
+    ) -> Result<Stored, StorageError> {
         self.steps.reach(|| Step::Spooled);
         let digest = record.metadata.digest.clone();
         if let Some(settled) = self.settle_key(&record.metadata.owner, &record.metadata.key).await? {
@@ -220,14 +229,14 @@ impl Inner {
         self.steps.reach(|| Step::Intended);
         self.tell_peer(seq).await;
         self.steps.reach(|| Step::Replicate);
-        let stored = self.replicate(entry, file).await?;
+        let stored = self.replicate(entry, seal, file).await?;
         self.steps.reach(|| Step::Acknowledge);
         self.metrics.uploaded_bytes.inc_by(stored.metadata.size);
         Ok(Stored { entry: stored, new: true })
     }
 
     /// Writes both file servers at once and records what came of it.
-    async fn replicate(&self, entry: Entry, file: &SpoolFile) -> Result<Entry, StorageError> {
+    async fn replicate(&self, entry: Entry, seal: &str, file: &SpoolFile) -> Result<Entry, StorageError> {
         let id = entry.id;
         let conditions = self.conditions(self.settings.min_replicas);
         let puts = self.servers.iter().zip(conditions).map(|(server, condition)| async move {
@@ -250,7 +259,7 @@ impl Inner {
             for error in &refusals {
                 tracing::warn!("{error}; kept on {}, owed there", on.join(", "));
             }
-            return Ok(self.catalog.stored(entry, on, now()).await?);
+            return Ok(self.catalog.stored_sealed(entry, on, seal.to_owned(), now()).await?);
         }
         // Where every refusal is final, the intent has come to nothing. Otherwise a write that
         // timed out may still arrive: the intent stays, and is settled by looking.
@@ -301,7 +310,7 @@ impl Inner {
         Ok(answering(settled))
     }
 
-    async fn tell_peer(&self, seq: u64) {
+    pub(super) async fn tell_peer(&self, seq: u64) {
         let tell = self.tell_peer.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         if let Some(tell) = tell
             && tokio::time::timeout(PEER_PATIENCE, tell(seq)).await.is_err()
@@ -334,7 +343,7 @@ fn answering(holders: Vec<Entry>) -> Option<Entry> {
 }
 
 fn repeated(holder: Entry, digest: &str) -> Result<Stored, StorageError> {
-    if holder.state == State::Deleted {
+    if holder.state > State::Stored {
         return Err(StorageError::KeyDeleted { id: holder.id });
     }
     if holder.metadata.digest != digest {

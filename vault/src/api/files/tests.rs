@@ -43,15 +43,16 @@ struct Api {
 
 fn settings(folder: &Folder) -> Settings {
     let server = |name: &str| FileServerSettings::directory(name, folder.join(name));
-    key::create(&folder.join("key")).unwrap();
+    key::create(&folder.join("key"), std::time::SystemTime::UNIX_EPOCH).unwrap();
     Settings {
         catalog: folder.join("catalog.db"),
         spool: folder.join("spool"),
         key_file: folder.join("key"),
-        escrow_recipient: key::recipient(&folder.join("key")).unwrap(),
+        escrow_recipient: key::load(&folder.join("key")).unwrap()[0].recipient().to_string(),
         min_replicas: 1,
         max_file: ByteSize::kib(256),
         max_uploads: 4,
+        undelete_within: Duration::from_secs(60),
         retry_every: Duration::from_secs(10),
         file_server_timeout: Duration::from_secs(20),
         peer: "vault-b".to_owned(),

@@ -6,7 +6,8 @@ use serde::{Deserialize, Serialize};
 use shared::api::{MAX_KEY, MAX_LABEL};
 use shared::tls::is_name;
 
-use super::rows::{add_replica, advance, believe_stored, delete, entry, from_row, insert, with_replicas};
+use super::deletion::{purge, settle};
+use super::rows::{add_replica, advance, believe_stored, entry, from_row, insert, with_replicas};
 use crate::storage::object::{Entry, Metadata, ObjectId, OneOff, ReplicaState, State};
 
 /// One object's state, as one catalog tells it to the other.
@@ -22,7 +23,10 @@ pub struct Change {
     pub state: State,
     /// The vault that took the upload.
     pub origin: String,
-    /// What decrypts it; none once deleted.
+    /// Deletions and undeletions so far: between these two states the larger wins.
+    #[serde(default)]
+    pub revision: u32,
+    /// What decrypts it; none once purged.
     pub identity: Option<OneOff>,
     /// File servers where the teller knows it stored.
     pub stored_on: Vec<String>,
@@ -41,7 +45,9 @@ impl Change {
             && known.created.len() <= 64
             && known.digest.len() <= 64
             && self.stored_on.len() <= 16
-            && (self.state == State::Deleted || self.identity.is_some())
+            && (self.state == State::Purged || self.identity.is_some())
+            && self.revision % 2 == u32::from(self.state == State::Deleted)
+            && (self.revision == 0 || matches!(self.state, State::Stored | State::Deleted))
     }
 }
 
@@ -54,20 +60,20 @@ pub(super) fn changes_since(db: &Connection, cursor: u64, limit: usize) -> rusql
     let cursor = i64::try_from(cursor).unwrap_or(i64::MAX);
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let sql =
-        "SELECT o.id, owner, key, label, media_type, size, created, digest, state, origin, identity, seq
+        "SELECT o.id, owner, key, label, media_type, size, created, digest, state, origin, identity, seq, revision
         FROM changes c JOIN objects o ON o.id = c.id WHERE c.seq > ?1 ORDER BY c.seq LIMIT ?2";
-    let found: Vec<(Entry, i64)> = db
+    let found: Vec<(Entry, i64, u32)> = db
         .prepare_cached(sql)?
-        .query_map(params![cursor, limit], |row| Ok((from_row(row)?, row.get(11)?)))?
+        .query_map(params![cursor, limit], |row| Ok((from_row(row)?, row.get(11)?, row.get(12)?)))?
         .collect::<Result<_, _>>()?;
     found
         .into_iter()
-        .map(|(entry, seq)| {
+        .map(|(entry, seq, revision)| {
             let entry = with_replicas(db, entry)?;
             let stored_on = entry.stored_on();
             let Entry { id, metadata, state, origin, identity, .. } = entry;
             let seq = u64::try_from(seq).unwrap_or_default();
-            Ok(Change { seq, id, metadata, state, origin, identity, stored_on })
+            Ok(Change { seq, id, metadata, state, origin, revision, identity, stored_on })
         })
         .collect()
 }
@@ -80,16 +86,19 @@ pub(super) fn merge_one(
     now: i64,
 ) -> rusqlite::Result<bool> {
     let mut new = insert(db, &entry_of(change))?;
-    if change.state == State::Deleted {
-        return Ok(delete(db, &change.id, servers, now, false)? || new);
+    match change.state {
+        State::Purged => return Ok(purge(db, &change.id, servers, now, false)? || new),
+        State::Stored | State::Deleted => {
+            new |= settle(db, &change.id, change.state, change.revision, now)?;
+        }
+        State::Pending | State::Dropped => new |= advance(db, &change.id, change.state)?,
     }
-    new |= advance(db, &change.id, change.state)?;
     let Some(merged) = entry(db, &change.id)? else { return Ok(new) };
-    if merged.state != State::Stored {
+    if !matches!(merged.state, State::Stored | State::Deleted) {
         return Ok(new);
     }
     for server in servers {
-        let told = change.state == State::Stored && change.stored_on.contains(server);
+        let told = change.state >= State::Stored && change.stored_on.contains(server);
         let state = if told { ReplicaState::Stored } else { ReplicaState::Owed };
         new |= add_replica(db, &change.id, server, state, now, false)?;
         // What this vault has seen missing stays owed until it has seen it stored.
@@ -99,8 +108,8 @@ pub(super) fn merge_one(
 }
 
 fn entry_of(change: &Change) -> Entry {
-    // A deleted one is added as pending, so that `delete` does to it what it does to any.
-    let state = if change.state == State::Deleted { State::Pending } else { change.state };
+    // One that has left is added as pending, so that its leaving does to it what it does to any.
+    let state = if change.state > State::Stored { State::Pending } else { change.state };
     Entry {
         id: change.id,
         metadata: change.metadata.clone(),

@@ -20,6 +20,10 @@ pub(in crate::storage) struct Counts {
     pub(in crate::storage) owed_since: Option<i64>,
     /// Removals owed.
     pub(in crate::storage) removals_owed: u64,
+    /// Deleted objects that wait for their purge, and since when the oldest does.
+    pub(in crate::storage) deleted: u64,
+    /// See `deleted`.
+    pub(in crate::storage) deleted_since: Option<i64>,
 }
 
 /// Adds an object; one that is known stays as it is.
@@ -76,7 +80,10 @@ pub(super) fn set_replica(
     let sql = "INSERT INTO replicas (id, server, state, since, observed) VALUES (?1,?2,?3,?4,1)
         ON CONFLICT (id, server) DO UPDATE SET
             since = iif(state = excluded.state, since, excluded.since),
-            tried = iif(state = excluded.state, tried, 0), state = excluded.state, observed = 1";
+            tried = iif(state = excluded.state, tried, 0),
+            -- Another replica than the one that was looked at.
+            seal = iif(state = excluded.state, seal, ''),
+            state = excluded.state, observed = 1";
     db.prepare_cached(sql)?.execute(params![id.to_string(), server, word(state), now]).map(drop)
 }
 
@@ -109,25 +116,6 @@ pub(super) fn forget_dropped(db: &Connection, owner: &str, key: &str) -> rusqlit
         db.prepare_cached(&sql)?.execute([owner, key])?;
     }
     Ok(())
-}
-
-/// Marks deleted, destroys the one-off identity, owes the removal; true if that changed it.
-pub(super) fn delete(
-    db: &Connection,
-    id: &ObjectId,
-    servers: &[String],
-    now: i64,
-    observed: bool,
-) -> rusqlite::Result<bool> {
-    let sql = "UPDATE objects SET state = 3, identity = NULL, label = '' WHERE id = ?1 AND state < 3";
-    if db.prepare_cached(sql)?.execute([id.to_string()])? == 0 {
-        return Ok(false);
-    }
-    db.prepare_cached("DELETE FROM replicas WHERE id = ?1")?.execute([id.to_string()])?;
-    for server in servers {
-        add_replica(db, id, server, ReplicaState::RemovalOwed, now, observed)?;
-    }
-    Ok(true)
 }
 
 /// Gives an object the next change's number.
@@ -235,6 +223,9 @@ pub(super) fn counts(db: &Connection) -> rusqlite::Result<Counts> {
         removals_owed: count(
             "SELECT count(*) FROM replicas WHERE state <> 'stored' AND state = 'removal_owed'",
         )?,
+        deleted: count("SELECT count(*) FROM objects WHERE state = 3")?,
+        deleted_since: db
+            .query_row("SELECT min(deleted) FROM objects WHERE state = 3", [], |row| row.get(0))?,
     })
 }
 
@@ -252,6 +243,26 @@ pub(super) fn knows_objects(db: &Connection, server: &str) -> rusqlite::Result<b
         [server],
         |row| row.get(0),
     )
+}
+
+pub(super) fn knows_any(db: &Connection) -> rusqlite::Result<bool> {
+    db.query_row("SELECT EXISTS (SELECT 1 FROM objects)", [], |row| row.get(0))
+}
+
+pub(super) fn walk(db: &Connection, name: &str) -> rusqlite::Result<Option<ObjectId>> {
+    let sql = "SELECT after FROM walks WHERE name = ?1";
+    db.query_row(sql, [name], |row| id_at(row, 0)).optional()
+}
+
+/// Notes how far a walk is, or that it has come to its end.
+pub(super) fn keep_walk(db: &Connection, name: &str, after: Option<&ObjectId>) -> rusqlite::Result<()> {
+    let done = match after {
+        Some(id) => db
+            .prepare_cached("INSERT OR REPLACE INTO walks (name, after) VALUES (?1, ?2)")?
+            .execute([name, &id.to_string()]),
+        None => db.execute("DELETE FROM walks WHERE name = ?1", [name]),
+    };
+    done.map(drop)
 }
 
 pub(super) fn from_row(row: &Row<'_>) -> rusqlite::Result<Entry> {
@@ -296,7 +307,8 @@ pub(super) const fn state_of(number: i64) -> State {
         0 => State::Pending,
         1 => State::Dropped,
         2 => State::Stored,
-        _ => State::Deleted,
+        3 => State::Deleted,
+        _ => State::Purged,
     }
 }
 
@@ -306,6 +318,7 @@ pub(super) const fn number(state: State) -> i64 {
         State::Dropped => 1,
         State::Stored => 2,
         State::Deleted => 3,
+        State::Purged => 4,
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use super::deletion;
 use super::rows::{self, id_at, number, word};
 use super::{Catalog, CatalogError};
 use crate::storage::comparison::Known;
@@ -35,7 +36,7 @@ impl Catalog {
         self.read(move |db| known_under(db, &prefix, &servers)).await
     }
 
-    /// What lies on a file server as far as the catalog knows, and which objects are deleted.
+    /// What lies on a file server as far as the catalog knows, and which objects are purged.
     ///
     /// # Errors
     /// As every read.
@@ -44,13 +45,13 @@ impl Catalog {
             let mut gathering = Gathering::default();
             let sql = "SELECT id FROM replicas WHERE server = ?1 AND state = 'stored' ORDER BY id";
             each_id(db, sql, &[&server], |id| gathering.replica(&id))?;
-            each_id(db, DELETED, &["", "g"], |id| gathering.deleted(&id))?;
+            each_id(db, PURGED, &["", "g"], |id| gathering.deleted(&id))?;
             Ok(gathering.finish())
         })
         .await
     }
 
-    /// Deleted objects whose ids start with `prefix`, in order.
+    /// Purged objects whose ids start with `prefix`, in order.
     ///
     /// # Errors
     /// As every read.
@@ -60,13 +61,13 @@ impl Catalog {
     ) -> Result<Vec<ObjectId>, CatalogError> {
         self.read(move |db| {
             let mut found = Vec::new();
-            each_id(db, DELETED, &[&prefix, &behind(&prefix)], |id| found.push(id))?;
+            each_id(db, PURGED, &[&prefix, &behind(&prefix)], |id| found.push(id))?;
             Ok(found)
         })
         .await
     }
 
-    /// Takes over that these objects are deleted, as a note on a file server tells; of one that is
+    /// Takes over that these objects are purged, as a note on a file server tells; of one that is
     /// known nothing else, nothing else is.
     ///
     /// # Errors
@@ -79,7 +80,7 @@ impl Catalog {
                 if known.is_none() {
                     // The peer knows more of it or has the same note: nothing to tell.
                     rows::insert(db, &nameless(*id))?;
-                } else if rows::delete(db, id, &servers, now, true)? {
+                } else if deletion::purge(db, id, &servers, now, true)? {
                     rows::touch(db, id)?;
                 }
             }
@@ -259,7 +260,7 @@ impl Catalog {
     }
 }
 
-const DELETED: &str = "SELECT id FROM objects WHERE state = 3 AND id >= ?1 AND id < ?2 ORDER BY id";
+const PURGED: &str = "SELECT id FROM objects WHERE state = 4 AND id >= ?1 AND id < ?2 ORDER BY id";
 
 /// What comes behind every id with this prefix: no hex digit is larger than `f`.
 fn behind(prefix: &str) -> String {
@@ -301,9 +302,9 @@ fn each_id(
     Ok(())
 }
 
-/// A deleted object of which nothing else is known.
+/// A purged object of which nothing else is known.
 fn nameless(id: ObjectId) -> Entry {
-    debug_assert!(number(State::Deleted) == 3, "the index of deleted objects counts on it");
+    debug_assert!(number(State::Purged) == 4, "the index of purged objects counts on it");
     let metadata = Metadata {
         owner: String::new(),
         key: String::new(),
@@ -314,7 +315,7 @@ fn nameless(id: ObjectId) -> Entry {
         digest: String::new(),
     };
     let (origin, replicas) = (String::new(), Vec::new());
-    Entry { id, metadata, state: State::Deleted, origin, identity: None, replicas }
+    Entry { id, metadata, state: State::Purged, origin, identity: None, replicas }
 }
 
 fn unsigned(number: i64) -> u64 {

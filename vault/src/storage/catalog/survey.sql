@@ -1,4 +1,4 @@
-CREATE INDEX objects_deleted ON objects (id) WHERE state = 3;
+CREATE INDEX objects_purged ON objects (id) WHERE state = 4;
 
 -- The last inventory written to each file server; confirmed once it is known to be whole there.
 CREATE TABLE generations (

@@ -35,20 +35,51 @@ fn catalog(folder: &Path) -> Catalog {
 
 fn in_memory() -> Connection {
     let db = Connection::open_in_memory().unwrap();
-    db.execute_batch(MIGRATIONS[0]).unwrap();
+    MIGRATIONS.iter().for_each(|migration| db.execute_batch(migration).unwrap());
     db
 }
 
 fn change() -> impl Strategy<Value = Change> {
-    let state =
-        prop_oneof![Just(State::Pending), Just(State::Dropped), Just(State::Stored), Just(State::Deleted)];
+    // Every state with a revision that it may have.
+    let state = prop_oneof![
+        Just((State::Pending, 0)),
+        Just((State::Dropped, 0)),
+        (0_u32..3).prop_map(|round| (State::Stored, 2 * round)),
+        (0_u32..3).prop_map(|round| (State::Deleted, 2 * round + 1)),
+        Just((State::Purged, 0)),
+    ];
     let stored = prop_oneof![Just(vec![]), Just(vec!["one"]), Just(vec!["two"]), Just(vec!["one", "two"])];
-    (0_u8..4, state, stored).prop_map(|(number, state, stored)| {
+    (0_u8..4, state, stored).prop_map(|(number, (state, revision), stored)| {
         let Entry { id, metadata, origin, identity, .. } = entry(number, "k", state);
-        let stored_on = stored.into_iter().filter(|_| state == State::Stored).map(str::to_owned).collect();
-        let identity = identity.filter(|_| state != State::Deleted);
-        Change { seq: 0, id, metadata, state, origin, identity, stored_on }
+        let known = matches!(state, State::Stored | State::Deleted);
+        let stored_on = stored.into_iter().filter(|_| known).map(str::to_owned).collect();
+        let identity = identity.filter(|_| state != State::Purged);
+        let change = Change { seq: 0, id, metadata, state, origin, revision, identity, stored_on };
+        assert!(change.is_sound());
+        change
     })
+}
+
+/// What an operator or the clock does to an object of one of two catalogs, or news between them.
+#[derive(Debug, Clone)]
+enum Act {
+    Delete(u8),
+    Undelete(u8),
+    Purge(u8),
+    /// The peer is told what stands now; a copy of it may come again at any later time.
+    Tell,
+    Repeat(usize),
+}
+
+fn act() -> impl Strategy<Value = (bool, Act)> {
+    let act = prop_oneof![
+        (0_u8..3).prop_map(Act::Delete),
+        (0_u8..3).prop_map(Act::Undelete),
+        (0_u8..3).prop_map(Act::Purge),
+        Just(Act::Tell),
+        (0_usize..20).prop_map(Act::Repeat),
+    ];
+    (proptest::bool::ANY, act)
 }
 
 /// What a catalog tells after merging these, without the numbers.
@@ -79,6 +110,69 @@ proptest! {
     }
 }
 
+proptest! {
+    #![proptest_config(proptest::test_runner::Config::with_cases(48))]
+
+    #[test]
+    fn two_vaults_that_delete_undelete_and_purge_apart_end_in_the_same_state(
+        acts in proptest::collection::vec(act(), 0..24),
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let folders = [tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap()];
+            let both = [catalog(folders[0].path()), catalog(folders[1].path())];
+            for number in 0..3_u8 {
+                both[0].stored(entry(number, &number.to_string(), State::Pending), servers(), 1).await.unwrap();
+            }
+            let mut old: Vec<Vec<Change>> = Vec::new();
+            let mut purged = std::collections::HashSet::new();
+            for (who, act) in acts {
+                let (own, peer) = (&both[usize::from(who)], &both[usize::from(!who)]);
+                match act {
+                    Act::Delete(number) => own.delete(ObjectId::new([number; 32]), 5).await.unwrap(),
+                    Act::Undelete(number) => {
+                        own.undelete(ObjectId::new([number; 32]), 6, 100).await.unwrap();
+                    }
+                    Act::Purge(number) => {
+                        let id = ObjectId::new([number; 32]);
+                        if own.purge(vec![id], 7).await.unwrap() > 0 {
+                            purged.insert(id);
+                        }
+                    }
+                    Act::Tell => {
+                        let told = own.changes_since(0, 100).await.unwrap();
+                        old.push(told.clone());
+                        peer.merge(told, None, 8).await.unwrap();
+                    }
+                    Act::Repeat(which) => {
+                        if let Some(told) = old.get(which) {
+                            own.merge(told.clone(), None, 9).await.unwrap();
+                        }
+                    }
+                }
+            }
+            for round in 0..2 {
+                for (own, peer) in [(&both[0], &both[1]), (&both[1], &both[0])] {
+                    let before = peer.last_change();
+                    peer.merge(own.changes_since(0, 100).await.unwrap(), None, 10).await.unwrap();
+                    assert!(round == 0 || peer.last_change() == before, "they fall silent");
+                }
+            }
+            let mut told = Vec::new();
+            for catalog in &both {
+                let mut changes = catalog.changes_since(0, 100).await.unwrap();
+                changes.iter_mut().for_each(|change| change.seq = 0);
+                changes.sort_by_key(|change| change.id);
+                told.push(changes);
+            }
+            assert_eq!(told[0], told[1]);
+            for change in &told[0] {
+                assert_eq!(change.state == State::Purged, purged.contains(&change.id), "purged is for ever");
+            }
+        });
+    }
+}
+
 #[tokio::test]
 async fn a_key_is_answered_by_the_smallest_live_id_and_taken_for_ever() {
     let folder = tempfile::tempdir().unwrap();
@@ -99,30 +193,48 @@ async fn a_key_is_answered_by_the_smallest_live_id_and_taken_for_ever() {
 }
 
 #[tokio::test]
-async fn deletion_destroys_the_identity_and_owes_both_removals() {
+async fn a_deleted_object_keeps_its_key_and_replicas_until_it_is_purged() {
     let folder = tempfile::tempdir().unwrap();
     let catalog = catalog(folder.path());
     let id = ObjectId::new([1; 32]);
     catalog.stored(entry(1, "k", State::Pending), servers(), 7).await.unwrap();
     catalog.delete(id, 8).await.unwrap();
-    // Whatever comes later, it stays deleted.
+    // What is seen of it meanwhile does not bring it back.
     catalog.stored(entry(1, "k", State::Pending), servers(), 9).await.unwrap();
     catalog.observed(id, "one".to_owned(), ReplicaState::Stored, 9).await.unwrap();
     let deleted = catalog.entry(id).await.unwrap().unwrap();
-    assert_eq!((deleted.state, deleted.identity), (State::Deleted, None));
+    assert_eq!((deleted.state, deleted.identity.is_some()), (State::Deleted, true));
     let counts = catalog.counts().await.unwrap();
-    assert_eq!((counts.objects, counts.owed, counts.removals_owed), (0, 0, 2));
+    assert_eq!((counts.objects, counts.deleted, counts.deleted_since), (0, 1, Some(8)));
+    assert_eq!((counts.owed, counts.removals_owed), (0, 0));
+
+    assert_eq!(catalog.undelete(id, 18, 10).await.unwrap(), deletion::Undeletion::TooLate);
+    assert!(matches!(catalog.undelete(id, 17, 10).await.unwrap(), deletion::Undeletion::Done(_)));
+    assert_eq!(catalog.undelete(id, 17, 10).await.unwrap(), deletion::Undeletion::NotDeleted);
+    assert_eq!(catalog.purge(vec![id], 19).await.unwrap(), 0, "what was taken back is not purged");
+    let back = catalog.entry(id).await.unwrap().unwrap();
+    assert_eq!((back.state, back.stored_on()), (State::Stored, servers()));
+
+    catalog.delete(id, 20).await.unwrap();
+    assert_eq!(catalog.due(20, 9).await.unwrap(), []);
+    assert_eq!(catalog.due(21, 9).await.unwrap()[0].id, id);
+    assert_eq!(catalog.purge(vec![id], 30).await.unwrap(), 1);
+    let purged = catalog.entry(id).await.unwrap().unwrap();
+    assert_eq!((purged.state, purged.identity, purged.metadata.label.as_str()), (State::Purged, None, ""));
+    assert_eq!(catalog.counts().await.unwrap().removals_owed, 2);
+    assert_eq!(catalog.undelete(id, 30, 1000).await.unwrap(), deletion::Undeletion::TooLate);
     catalog.removed(id, "one".to_owned()).await.unwrap();
     assert_eq!(catalog.counts().await.unwrap().removals_owed, 1);
 }
 
 #[tokio::test]
-async fn a_copy_that_arrives_after_the_deletion_is_owed_removal_again() {
+async fn a_copy_that_arrives_after_the_purge_is_owed_removal_again() {
     let folder = tempfile::tempdir().unwrap();
     let catalog = catalog(folder.path());
     let id = ObjectId::new([1; 32]);
     catalog.stored(entry(1, "k", State::Pending), servers(), 7).await.unwrap();
     catalog.delete(id, 8).await.unwrap();
+    catalog.purge(vec![id], 9).await.unwrap();
     catalog.removed(id, "two".to_owned()).await.unwrap();
     catalog.observed(id, "two".to_owned(), ReplicaState::Stored, 9).await.unwrap();
     assert_eq!(catalog.counts().await.unwrap().removals_owed, 2);
@@ -178,7 +290,7 @@ async fn what_was_seen_missing_stays_owed_until_it_is_seen_stored() {
     let id = ObjectId::new([1; 32]);
     let stored = catalog.stored(entry(1, "k", State::Pending), servers(), 7).await.unwrap();
     let Entry { metadata, state, origin, identity, .. } = stored;
-    let stale = Change { seq: 1, id, metadata, state, origin, identity, stored_on: servers() };
+    let stale = Change { seq: 1, id, metadata, state, origin, revision: 0, identity, stored_on: servers() };
     catalog.observed(id, "two".to_owned(), ReplicaState::Damaged, 8).await.unwrap();
     catalog.merge(vec![stale], None, 9).await.unwrap();
     assert_eq!(catalog.entry(id).await.unwrap().unwrap().owed_to(), ["two"]);

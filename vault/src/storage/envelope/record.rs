@@ -22,6 +22,10 @@ pub struct Record {
 #[derive(Serialize, Deserialize)]
 struct Json {
     v: u32,
+    /// To which keys the record is sealed, as [`super::seal_name`] writes it; records of
+    /// earlier programs do not say.
+    #[serde(default, skip_serializing_if = "String::is_empty")]
+    to: String,
     #[serde(flatten)]
     metadata: Metadata,
 }
@@ -31,6 +35,11 @@ struct Json {
 /// # Errors
 /// Anything that `write_record` would not have written.
 pub fn parse_record(plaintext: &[u8]) -> Result<Record, EnvelopeError> {
+    parse_sealed_record(plaintext).map(|(record, _)| record)
+}
+
+/// The same, and to which keys the record says it is sealed.
+pub(super) fn parse_sealed_record(plaintext: &[u8]) -> Result<(Record, String), EnvelopeError> {
     let damaged = || EnvelopeError::Damaged("a record is not in its form");
     if plaintext.len() > MAX_RECORD {
         return Err(damaged());
@@ -44,13 +53,13 @@ pub fn parse_record(plaintext: &[u8]) -> Result<Record, EnvelopeError> {
     if json.v != 1 || !padding_only || identity.parse::<age::x25519::Identity>().is_err() {
         return Err(damaged());
     }
-    Ok(Record { metadata: json.metadata, identity: OneOff(identity.to_owned()) })
+    Ok((Record { metadata: json.metadata, identity: OneOff(identity.to_owned()) }, json.to))
 }
 
 /// Writes a record's plaintext in exactly `room` bytes.
-pub(super) fn write_record(record: &Record, room: usize) -> Result<Vec<u8>, EnvelopeError> {
-    let json = serde_json::to_string(&Json { v: 1, metadata: record.metadata.clone() })
-        .map_err(|_| EnvelopeError::TooLong)?;
+pub(super) fn write_record(record: &Record, to: String, room: usize) -> Result<Vec<u8>, EnvelopeError> {
+    let json = Json { v: 1, to, metadata: record.metadata.clone() };
+    let json = serde_json::to_string(&json).map_err(|_| EnvelopeError::TooLong)?;
     let mut text = format!("# {json}\n{}\n", record.identity.0);
     // The last line is `#…#\n`, at least two bytes.
     let padding =

@@ -7,7 +7,7 @@ use std::rc::Rc;
 
 use age::x25519::{Identity, Recipient};
 
-use super::record::{Record, parse_record, write_record};
+use super::record::{Record, parse_sealed_record, write_record};
 use super::{EnvelopeError, MAX_RECORD};
 
 /// Bytes of one slot.
@@ -17,6 +17,55 @@ const HEADER: usize = 64;
 const SEALED: usize = SLOT - HEADER;
 /// Bytes that Poly1305 adds to a chunk.
 const TAG: usize = 16;
+
+/// One of the two slots.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Side {
+    /// At the object's first byte.
+    A,
+    /// Behind slot A.
+    B,
+}
+
+impl Side {
+    /// Both, in the order in which they lie.
+    pub const BOTH: [Self; 2] = [Self::A, Self::B];
+
+    /// The other one.
+    #[must_use]
+    pub const fn other(self) -> Self {
+        match self {
+            Self::A => Self::B,
+            Self::B => Self::A,
+        }
+    }
+
+    /// Where it starts in the object.
+    #[must_use]
+    pub const fn offset(self) -> u64 {
+        match self {
+            Self::A => 0,
+            Self::B => SLOT as u64,
+        }
+    }
+
+    /// Its bytes out of an object's first ones; fewer than a slot's where the object is cut short.
+    #[must_use]
+    pub fn of(self, bytes: &[u8]) -> &[u8] {
+        let start = if self == Self::A { 0 } else { SLOT };
+        bytes.get(start..).map_or(&[], |rest| &rest[..rest.len().min(SLOT)])
+    }
+}
+
+/// Names the keys that a record is sealed to: short, the same on both vaults, and of no use to
+/// whoever has neither.
+#[must_use]
+pub fn seal_name(recipients: [&Recipient; 2]) -> String {
+    let name = |recipient: &Recipient| {
+        blake3::hash(recipient.to_string().as_bytes()).to_hex().chars().take(8).collect::<String>()
+    };
+    recipients.map(name).join("/")
+}
 
 /// A slot whose checksum holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -76,7 +125,7 @@ pub fn seal_slot(
         .map_err(EnvelopeError::Beneath)?;
     let header = written.borrow().len();
     let room = SEALED.checked_sub(header + TAG).ok_or(EnvelopeError::TooLong)?;
-    writer.write_all(&write_record(record, room)?).map_err(EnvelopeError::Beneath)?;
+    writer.write_all(&write_record(record, seal_name(recipients), room)?).map_err(EnvelopeError::Beneath)?;
     writer.finish().map_err(EnvelopeError::Beneath)?;
     let sealed = written.take();
     debug_assert_eq!(sealed.len(), SEALED, "the padding fits exactly");
@@ -86,27 +135,28 @@ pub fn seal_slot(
 }
 
 /// Reads the record out of both slots (the object's first bytes): of the whole slots that
-/// open with `identity`, the one with the highest generation counts.
+/// open with one of `identities`, the one with the highest generation counts.
 ///
 /// # Errors
-/// Both damaged, or written for another key.
-pub fn read_slots(bytes: &[u8], identity: &Identity) -> Result<Record, EnvelopeError> {
+/// Both damaged, or written for other keys.
+pub fn read_slots(bytes: &[u8], identities: &[Identity]) -> Result<Record, EnvelopeError> {
     let mut whole: Vec<_> = bytes.chunks(SLOT).take(2).filter_map(|slot| parse_slot(slot).ok()).collect();
     whole.sort_by_key(|slot| std::cmp::Reverse(slot.generation));
     let mut refused = EnvelopeError::Damaged("neither slot is whole");
     for slot in whole {
-        match open_slot(&slot, identity) {
-            Ok(record) => return Ok(record),
+        match open_slot(&slot, identities) {
+            Ok((record, _)) => return Ok(record),
             Err(error) => refused = error,
         }
     }
     Err(refused)
 }
 
-fn open_slot(slot: &Slot<'_>, identity: &Identity) -> Result<Record, EnvelopeError> {
+/// Opens a whole slot: its record, and to which keys it says it is sealed.
+pub(super) fn open_slot(slot: &Slot<'_>, identities: &[Identity]) -> Result<(Record, String), EnvelopeError> {
     let damaged = EnvelopeError::Damaged("a record's age file is damaged");
-    let reader = age::Decryptor::new(slot.sealed)
-        .and_then(|file| file.decrypt(std::iter::once(identity as &dyn age::Identity)));
+    let identities = identities.iter().map(|identity| identity as &dyn age::Identity);
+    let reader = age::Decryptor::new(slot.sealed).and_then(|file| file.decrypt(identities));
     let reader = match reader {
         Ok(reader) => reader,
         Err(age::DecryptError::NoMatchingKeys) => return Err(EnvelopeError::ForeignKey),
@@ -114,7 +164,7 @@ fn open_slot(slot: &Slot<'_>, identity: &Identity) -> Result<Record, EnvelopeErr
     };
     let mut plaintext = Vec::with_capacity(MAX_RECORD);
     reader.take(MAX_RECORD as u64 + 1).read_to_end(&mut plaintext).map_err(|_| damaged)?;
-    parse_record(&plaintext)
+    parse_sealed_record(&plaintext)
 }
 
 /// age's writer keeps what it writes to; this lets us look at it meanwhile.

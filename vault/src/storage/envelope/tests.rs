@@ -91,7 +91,7 @@ proptest! {
         let (object, record, id) = seal(&text, &keys);
         prop_assert!(verify(&object[..], &id).is_ok());
         for key in [&keys.active, &keys.escrow] {
-            prop_assert_eq!(&read_slots(&object[..2 * SLOT], key).unwrap(), &record);
+            prop_assert_eq!(&read_slots(&object[..2 * SLOT], std::slice::from_ref(key)).unwrap(), &record);
         }
         let (out, refused) = unseal(&object, &record);
         prop_assert!(refused.is_none(), "{refused:?}");
@@ -138,10 +138,10 @@ proptest! {
         let keys = keys();
         let (mut object, record, id) = seal(b"text", &keys);
         object[at + if second { SLOT } else { 0 }] ^= 1 << bit;
-        prop_assert_eq!(read_slots(&object[..2 * SLOT], &keys.active).unwrap(), record);
+        prop_assert_eq!(read_slots(&object[..2 * SLOT], std::slice::from_ref(&keys.active)).unwrap(), record);
         prop_assert!(verify(&object[..], &id).is_ok());
         object[at + if second { 0 } else { SLOT }] ^= 1 << bit;
-        prop_assert!(read_slots(&object[..2 * SLOT], &keys.active).is_err());
+        prop_assert!(read_slots(&object[..2 * SLOT], std::slice::from_ref(&keys.active)).is_err());
         prop_assert!(verify(&object[..], &id).is_err());
     }
 
@@ -151,7 +151,7 @@ proptest! {
         let _ = parse_record(&bytes);
         let _ = parse_seek_table(&bytes, total);
         let identity = age::x25519::Identity::generate();
-        let _ = read_slots(&bytes, &identity);
+        let _ = read_slots(&bytes, &[identity]);
         prop_assert!(verify(&bytes[..], &ObjectId::new([0; 32])).is_err());
     }
 
@@ -191,7 +191,7 @@ fn the_longest_metadata_the_api_lets_through_fits_a_record() {
 #[test]
 fn a_record_for_another_key_says_so() {
     let (object, _, _) = seal(b"text", &keys());
-    let refused = read_slots(&object[..2 * SLOT], &age::x25519::Identity::generate());
+    let refused = read_slots(&object[..2 * SLOT], &[age::x25519::Identity::generate()]);
     assert!(matches!(refused, Err(EnvelopeError::ForeignKey)));
 }
 

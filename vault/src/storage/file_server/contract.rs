@@ -4,7 +4,7 @@ use std::io::Read;
 use std::time::{Duration, SystemTime};
 
 use super::{FileServer, FileServerError, Put, Replica};
-use crate::storage::envelope::{Record, Sealer, seal_slot};
+use crate::storage::envelope::{Record, Sealer, Side, seal_slot};
 use crate::storage::object::{Metadata, ObjectId};
 
 /// A whole object around `text`.
@@ -56,6 +56,7 @@ pub(super) fn run(
     absence_is_told_and_removal_repeats(server);
     refuses_what_is_not_the_object(server);
     replaces_a_damaged_replica_and_keeps_it_aside(server, damage);
+    overwrites_one_slot_and_nothing_else(server);
     lists_in_order_with_pages(server);
     notes_are_replaced_and_stand_beside_the_objects(server, again);
     leaves_no_temporary_file(server, again);
@@ -115,6 +116,30 @@ fn replaces_a_damaged_replica_and_keeps_it_aside(server: &dyn FileServer, damage
     assert_eq!(whole(server, &id), bytes);
     server.quarantine(&id).unwrap();
     assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })));
+}
+
+fn overwrites_one_slot_and_nothing_else(server: &dyn FileServer) {
+    let (id, bytes) = object(b"rewrapped");
+    let (other, expected) = object(b"another record");
+    let slot = |side: Side, of: &[u8]| side.of(of).to_vec();
+    let foreign = slot(Side::A, &expected);
+    assert!(matches!(server.write_slot(&id, Side::A, &foreign), Err(FileServerError::Absent { .. })));
+    assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })), "none is made");
+    server.put(&id, &mut in_memory(bytes.clone())).unwrap();
+    server.put(&other, &mut in_memory(expected.clone())).unwrap();
+    for no_slot in [&foreign[1..], &[foreign.clone(), vec![0]].concat(), &vec![0; foreign.len()], &[]] {
+        let refused = server.write_slot(&id, Side::B, no_slot).unwrap_err();
+        assert!(matches!(refused, FileServerError::BadSource { .. }), "{refused}");
+    }
+    assert_eq!(whole(server, &id), bytes);
+    server.write_slot(&id, Side::B, &foreign).unwrap();
+    let half = [&slot(Side::A, &bytes)[..], &foreign, &bytes[8192..]].concat();
+    assert_eq!(whole(server, &id), half);
+    server.write_slot(&id, Side::A, &foreign).unwrap();
+    assert_eq!(whole(server, &id), [&foreign[..], &foreign, &bytes[8192..]].concat());
+    // It is the same object still, and nobody else's slot has changed.
+    assert_eq!(server.put(&id, &mut in_memory(bytes)).unwrap(), Put::Verified);
+    assert_eq!(whole(server, &other), expected);
 }
 
 fn lists_in_order_with_pages(server: &dyn FileServer) {

@@ -10,7 +10,7 @@ use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::{FileServer, FileServerError, Put, Replica, layout};
-use crate::storage::envelope::{Checker, EnvelopeError, verify};
+use crate::storage::envelope::{BODY, Checker, EnvelopeError, Side, parse_slot, verify};
 use crate::storage::note::{MAX_NOTE, is_note_name};
 use crate::storage::object::ObjectId;
 use crate::storage::random_hex;
@@ -357,6 +357,27 @@ impl FileServer for Directory {
             length,
             Box::new(move |buffer, position| file.read_at(buffer, position).map_err(wrap(&server, id))),
         ))
+    }
+
+    fn write_slot(&self, id: &ObjectId, side: Side, bytes: &[u8]) -> Result<(), FileServerError> {
+        let (server, object) = (self.name.clone(), id.to_string());
+        if let Err(why) = parse_slot(bytes) {
+            return Err(FileServerError::BadSource { server, object, why: why.to_string() });
+        }
+        let path = self.replica_path(id);
+        let opened = OpenOptions::new().write(true).custom_flags(libc::O_NOFOLLOW).open(&path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(id)),
+            Err(error) => return Err(wrap(&self.name, id)(error)),
+        };
+        if file.metadata().map_err(wrap(&self.name, id))?.len() < BODY {
+            let why = "it is too short for its slots".to_owned();
+            return Err(FileServerError::Damaged { server, object, why });
+        }
+        self.steps.reach(|| Step::WriteFile(path.clone()));
+        let written = file.write_all_at(bytes, side.offset()).and_then(|()| self.sync_file(&file, &path));
+        written.map_err(wrap(&self.name, id))
     }
 
     fn remove(&self, id: &ObjectId) -> Result<(), FileServerError> {

@@ -6,6 +6,7 @@
 //! tmp/<vault>~<random>      being written
 //! ab/cd/<id>                replicas, by the id's first four digits
 //! quarantine/<id>~<random>  damaged ones, for the operator
+//! notes/<name>              what the vaults note about all of it
 //! ```
 
 use std::path::{Path, PathBuf};

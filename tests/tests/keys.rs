@@ -1,0 +1,180 @@
+//! Stories of keys and of what comes back, told by an operator on the vaults' hosts: rotation and
+//! recovery with stock programs, a deletion taken back, both disks lost.
+#![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
+
+use std::path::Path;
+use std::process::{Command, Output};
+use std::time::Duration;
+
+use harness::cluster::temporary_folder;
+use harness::vault_host::{Holder, Pair, PairPlan, files_below};
+use harness::wait;
+use serde_json::Value;
+use shared::api::{File, Page};
+use tempfile::TempDir;
+
+const SOON: Duration = Duration::from_secs(30);
+
+struct House {
+    pair: Pair,
+    erp: Holder,
+    folder: TempDir,
+}
+
+impl House {
+    fn new() -> Self {
+        let folder = temporary_folder().unwrap();
+        let pair = Pair::start(folder.path(), &PairPlan::default()).unwrap();
+        let erp = pair.enrol("edge", "erp", "www1").unwrap();
+        Self { pair, erp, folder }
+    }
+
+    fn upload(&self, key: &str, body: &[u8]) -> File {
+        let call = self.pair.vaults[0].call(&self.erp, "/v1/files").key(key).body(body);
+        serde_json::from_slice(&call.send().unwrap().expect(&[201]).unwrap().body).unwrap()
+    }
+
+    fn status_of(&self, vault: usize, id: &str) -> anyhow::Result<u16> {
+        Ok(self.pair.vaults[vault].call(&self.erp, &format!("/v1/files/{id}")).send()?.status)
+    }
+
+    fn json(&self, vault: usize, words: &[&str]) -> anyhow::Result<Value> {
+        Ok(serde_json::from_str(&self.pair.vaults[vault].command(&[&["--json"], words].concat())?)?)
+    }
+
+    /// What each key of a vault is for, the newest first.
+    fn wait_for_uses(&self, expected: &[&str]) {
+        wait::until("the keys are used so", SOON, || {
+            for vault in [0, 1] {
+                let keys = self.json(vault, &["keys", "list"])?;
+                let uses: Vec<_> =
+                    keys["keys"].as_array().into_iter().flatten().map(|key| &key["use"]).collect();
+                anyhow::ensure!(uses == expected, "{keys}");
+            }
+            Ok(())
+        })
+        .unwrap();
+    }
+}
+
+/// The commands of the operator's guide; `slot` is where the record's age file starts.
+fn recover(replica: &Path, key: &Path, slot: &str, folder: &Path) -> Output {
+    let script = r#"set -euo pipefail
+umask 077
+tail -c "+$4" "$1" | head -c 4032 | age -d -i "$2" > "$3/id"
+tail -c +8193 "$1" | age -d -i "$3/id" | zstd -dq"#;
+    let mut command = Command::new("bash");
+    command.args(["-c", script, "recover"]).args([replica, key, folder]).arg(slot).output().unwrap()
+}
+
+#[test]
+fn after_a_rotation_age_zstd_and_the_escrow_key_alone_recover_every_file() {
+    let house = House::new();
+    let text = |n: u8| -> Vec<u8> { (0..1_500_000_u32).map(|at| (at / 9).to_le_bytes()[0] ^ n).collect() };
+    let key = |vault: usize| house.pair.vaults[vault].folder.join("storage.key");
+    let before = house.upload("before", &text(1));
+    let former = house.folder.path().join("former.key");
+    std::fs::copy(key(0), &former).unwrap();
+
+    house.pair.vaults[0].command(&["keys", "rotate"]).unwrap();
+    wait::until("the new key waits for the other vault", SOON, || {
+        let keys = house.json(0, &["keys", "list"])?;
+        anyhow::ensure!(keys["keys"][0]["use"] == "next" && keys["keys"][1]["use"] == "active", "{keys}");
+        Ok(())
+    })
+    .unwrap();
+    std::fs::copy(key(0), key(1)).unwrap();
+    house.wait_for_uses(&["active", "earlier"]);
+    let after = house.upload("after", &text(2));
+    let told = house.json(0, &["keys", "rewrap", "--per-second", "1000"]).unwrap();
+    assert_eq!((&told["done"], &told["failed"]), (&2.into(), &0.into()), "{told}");
+
+    for (file, body) in [(before, text(1)), (after, text(2))] {
+        let replicas = house.pair.replicas_of(&file.id).unwrap();
+        assert_eq!(replicas.len(), 2);
+        for (replica, slot) in replicas.iter().flat_map(|replica| [(replica, "65"), (replica, "4161")]) {
+            let recovered = recover(replica, &house.pair.escrow, slot, house.folder.path());
+            assert!(recovered.stdout == body, "{}", String::from_utf8_lossy(&recovered.stderr));
+            let refused = recover(replica, &former, slot, house.folder.path());
+            assert!(!refused.status.success(), "the former key opens slot {slot} of {}", replica.display());
+        }
+        assert!(recover(&replicas[0], &key(1), "65", house.folder.path()).stdout == body);
+    }
+}
+
+#[test]
+fn a_file_deleted_by_mistake_comes_back_at_both_vaults() {
+    let house = House::new();
+    let file = house.upload("contract", b"between you and me");
+    let path = format!("/v1/files/{}", file.id);
+    let deleted = house.pair.vaults[0].call(&house.erp, &path).method("DELETE").send().unwrap();
+    assert_eq!(deleted.status, 204);
+    let wait_for = |status: u16| {
+        wait::until("both vaults say so", SOON, || {
+            let told = (house.status_of(0, &file.id)?, house.status_of(1, &file.id)?);
+            anyhow::ensure!(told == (status, status), "{told:?}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    wait_for(410);
+    assert_eq!(house.pair.replicas_of(&file.id).unwrap().len(), 2, "its bytes are kept meanwhile");
+    let status = house.json(0, &["status"]).unwrap();
+    assert_eq!(status["files"]["deleted"], 1, "{status}");
+    // An owner cannot; an operator at the other vault can.
+    let undelete = format!("{path}/undelete");
+    let refused = house.pair.vaults[1].call(&house.erp, &undelete).method("POST").send().unwrap();
+    assert_eq!(refused.status, 403);
+    let told = house.json(1, &["file", "undelete", &file.id]).unwrap();
+    assert_eq!(told["peer_knows"], true, "{told}");
+    wait_for(200);
+    let unknown = "0".repeat(64);
+    let refused = house.pair.vaults[1].command(&["file", "undelete", &unknown]).unwrap_err();
+    assert!(format!("{refused:#}").contains("no such file"), "{refused:#}");
+}
+
+#[test]
+fn with_both_vaults_disks_lost_the_file_servers_and_a_key_bring_every_file_back() {
+    let mut house = House::new();
+    let files: Vec<_> =
+        (0..12).map(|n| house.upload(&format!("doc-{n}"), format!("text {n}").as_bytes())).collect();
+    let refused = house.pair.vaults[0].command(&["file", "rebuild-catalog"]).unwrap_err();
+    assert!(format!("{refused:#}").contains("say --merge"), "{refused:#}");
+    for vault in &mut house.pair.vaults {
+        vault.program().unwrap().kill().unwrap();
+        for file in files_below(&vault.folder.join("state")).unwrap() {
+            if file.file_name().unwrap().to_string_lossy().starts_with("catalog.db") {
+                std::fs::remove_file(file).unwrap();
+            }
+        }
+        // Not even the storage key is left.
+        let key = vault.folder.join("storage.key");
+        std::fs::remove_file(&key).unwrap();
+    }
+    let unused = house.folder.path().join("unused.key");
+    let key = house.pair.vaults[0].folder.join("storage.key");
+    let words = ["keys", "init", "--file", key.to_str().unwrap(), "--escrow", unused.to_str().unwrap()];
+    house.pair.vaults[0].command(&words).unwrap();
+    std::fs::copy(&key, house.pair.vaults[1].folder.join("storage.key")).unwrap();
+    for vault in &mut house.pair.vaults {
+        vault.program().unwrap().restart().unwrap();
+    }
+    house.pair.wait_ready().unwrap();
+
+    let escrow = house.pair.escrow.to_str().unwrap();
+    let told = house.json(0, &["file", "rebuild-catalog", "--identity", escrow]).unwrap();
+    assert_eq!((&told["done"], &told["failed"]), (&12.into(), &0.into()), "{told}");
+    for vault in &house.pair.vaults {
+        wait::until("the list is whole again", SOON, || {
+            let listed = vault.call(&house.erp, "/v1/files").send()?.expect(&[200])?;
+            let page: Page<File> = serde_json::from_slice(&listed.body)?;
+            anyhow::ensure!(page.items.len() == 12, "{}", listed.text());
+            Ok(())
+        })
+        .unwrap();
+        for (n, file) in files.iter().enumerate() {
+            let read = vault.call(&house.erp, &format!("/v1/files/{}", file.id)).send().unwrap();
+            assert_eq!((read.status, read.text()), (200, format!("text {n}")), "{}", vault.name);
+        }
+    }
+}

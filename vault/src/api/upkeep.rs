@@ -1,0 +1,94 @@
+//! What operators do to files and keys as a whole: rewrap records, take a deletion back, rebuild
+//! the catalog. Knows paths, bodies and who may; `storage` does it.
+
+use axum::extract::{Path, State};
+use axum::routing::{get, post};
+use axum::{Json, Router};
+use serde::{Deserialize, Serialize};
+use shared::tls::Role;
+
+use super::body::JsonBody;
+use super::caller::Caller;
+use super::files::{parse_id, refuse};
+use super::refusal::Refusal;
+use crate::storage::{Keys, Progress, Storage, Undeleted};
+
+/// Body of `POST /v1/keys/rewrap`.
+#[derive(Debug, Clone, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rewrap {
+    /// Most replicas a second, at least 1.
+    pub per_second: u32,
+}
+
+/// Body of `POST /v1/catalog/rebuild`.
+#[derive(Clone, Default, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Rebuild {
+    /// The text of a key file whose keys are tried beside this vault's own; never kept.
+    #[serde(default)]
+    pub identity: Option<String>,
+    /// Add to a catalog that is not empty.
+    #[serde(default)]
+    pub merge: bool,
+}
+
+/// The operators' routes. Every one of them is for role admin alone.
+pub fn routes(storage: Storage) -> Router {
+    Router::new()
+        .route("/v1/keys", get(keys))
+        .route("/v1/keys/rewrap", post(rewrap).get(rewrap_progress))
+        .route("/v1/files/{id}/undelete", post(undelete))
+        .route("/v1/catalog/rebuild", post(rebuild).get(rebuild_progress))
+        .with_state(storage)
+}
+
+async fn keys(State(storage): State<Storage>, caller: Caller) -> Result<Json<Keys>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    storage.keys().await.map(Json).map_err(|error| refuse(&error))
+}
+
+async fn rewrap(
+    State(storage): State<Storage>,
+    caller: Caller,
+    JsonBody(asked): JsonBody<Rewrap>,
+) -> Result<Json<Progress>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let started = storage.rewrap(asked.per_second).map_err(|error| refuse(&error))?;
+    tracing::info!(by = %caller.0.name, per_second = asked.per_second, "rewrapping started");
+    Ok(Json(started))
+}
+
+async fn rewrap_progress(State(storage): State<Storage>, caller: Caller) -> Result<Json<Progress>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    Ok(Json(storage.rewrap_progress()))
+}
+
+async fn undelete(
+    State(storage): State<Storage>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<Json<Undeleted>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let id = parse_id(&id)?;
+    let undeleted = storage.undelete(&id).await.map_err(|error| refuse(&error))?;
+    tracing::info!(object = %id, by = %caller.0.name, "undeleted");
+    Ok(Json(undeleted))
+}
+
+async fn rebuild(
+    State(storage): State<Storage>,
+    caller: Caller,
+    JsonBody(asked): JsonBody<Rebuild>,
+) -> Result<Json<Progress>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let started = storage.rebuild(asked.identity.as_deref(), asked.merge).await;
+    let started = started.map_err(|error| refuse(&error))?;
+    tracing::warn!(by = %caller.0.name, merge = asked.merge, "rebuilding the catalog from the file servers");
+    Ok(Json(started))
+}
+
+async fn rebuild_progress(State(storage): State<Storage>, caller: Caller) -> Result<Json<Progress>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    Ok(Json(storage.rebuild_progress()))
+}

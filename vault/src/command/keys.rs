@@ -1,0 +1,134 @@
+//! `vault keys …`: the storage keys' files, and what the running vault says about them. Knows
+//! the words for the operator; `storage::key` knows the file.
+
+use std::path::Path;
+
+use http::Method;
+
+use super::control::ask;
+use super::{CommandError, Output, blocking, follow, wall_clock};
+use crate::api::upkeep::Rewrap;
+use crate::storage::key::{self, KeyError};
+use crate::storage::{Keys, Progress, Use};
+
+/// `vault keys init`
+///
+/// # Errors
+/// One of the files exists, or cannot be written.
+pub async fn init(file: &Path, escrow: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let (active_file, escrow_file) = (file.to_owned(), escrow.to_owned());
+    let (active, escrowed) = blocking(move || {
+        // Before anything is made: half a pair of keys is worse than none.
+        for file in [&active_file, &escrow_file] {
+            if file.exists() {
+                return Err(KeyError::Exists { file: file.clone() });
+            }
+        }
+        Ok((key::create(&active_file, wall_clock())?, key::create(&escrow_file, wall_clock())?))
+    })
+    .await?;
+    let text = format!(
+        "storage.key_file         = \"{}\"\nstorage.escrow_recipient = \"{escrowed}\"\n\n\
+         Write both into the vault.toml of both vaults, and copy the first file to the other vault as it is:\n\
+         never make a second one there. {}",
+        file.display(),
+        offline(escrow),
+    );
+    let answer = serde_json::json!({
+        "recipient": active, "key_file": file,
+        "escrow_recipient": escrowed, "escrow_file": escrow,
+    });
+    output.show(&answer, &text)
+}
+
+/// `vault keys escrow`
+///
+/// # Errors
+/// The file exists, or cannot be written.
+pub async fn escrow(file: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let place = file.to_owned();
+    let recipient = blocking(move || key::create(&place, wall_clock())).await?;
+    let text = format!(
+        "storage.escrow_recipient = \"{recipient}\"\n\n\
+         Write this into the vault.toml of both vaults, start both again, then run vault keys rewrap on one.\n\
+         Until that is complete, and for replicas in backups, keep the former escrow key too.\n{}",
+        offline(file),
+    );
+    output.show(&serde_json::json!({ "escrow_recipient": recipient, "escrow_file": file }), &text)
+}
+
+fn offline(file: &Path) -> String {
+    format!(
+        "The escrow key lies in {} (mode 0600).\n\
+         Take it offline now: print it or put it on two media, then remove it from this host. With the catalogs\n\
+         of both vaults and the storage key lost, every file can still be read with it, and with nothing else.",
+        file.display()
+    )
+}
+
+/// `vault keys rotate`
+///
+/// # Errors
+/// The key file cannot be read or replaced.
+pub async fn rotate(file: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let place = file.to_owned();
+    let recipient = blocking(move || key::rotate(&place, wall_clock())).await?;
+    let text = format!(
+        "{recipient}\n\n\
+         The new key stands first in {file}; the earlier ones stay, records are sealed to them.\n\
+         Copy the file to the other vault as it is. Both notice by themselves; the new key seals records once\n\
+         vault keys list shows it as active. Then run vault keys rewrap on one of them.",
+        file = file.display()
+    );
+    output.show(&serde_json::json!({ "recipient": recipient, "key_file": file }), &text)
+}
+
+/// `vault keys list`
+///
+/// # Errors
+/// The vault does not run, or refuses.
+pub async fn list(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let keys: Keys = ask(socket, Method::GET, "/v1/keys", None::<&()>).await?;
+    output.show(&keys, &table(&keys))
+}
+
+fn table(keys: &Keys) -> String {
+    let mut text = format!("{:<62}  {:<7}  {:<20}  {:<5}  RECORDS\n", "RECIPIENT", "USE", "CREATED", "PEER");
+    for key in &keys.keys {
+        let used = match key.used {
+            Use::Next => "next",
+            Use::Active => "active",
+            Use::Earlier => "earlier",
+        };
+        let (created, peer) = (key.created.as_deref().unwrap_or("-"), if key.at_peer { "has" } else { "-" });
+        text.push_str(&format!(
+            "{:<62}  {used:<7}  {created:<20}  {peer:<5}  {}\n",
+            key.recipient, key.records
+        ));
+    }
+    text.push_str(&format!("{:<62}  escrow\n\n", keys.escrow));
+    if keys.other_records > 0 {
+        text.push_str(&format!("{} records are sealed to other keys\n", keys.other_records));
+    }
+    if keys.unseen_records > 0 {
+        text.push_str(&format!("{} records have not been looked at by this vault\n", keys.unseen_records));
+    }
+    let open: u64 = keys.keys.iter().filter(|key| key.used != Use::Active).map(|key| key.records).sum();
+    if open + keys.other_records + keys.unseen_records > 0 {
+        text.push_str("vault keys rewrap brings them to the active key and the escrow\n");
+    }
+    if keys.rewrap.running {
+        text.push_str(&format!("rewrapping is at {} %\n", keys.rewrap.percent));
+    }
+    text
+}
+
+/// `vault keys rewrap`
+///
+/// # Errors
+/// The vault does not run, refuses, or could not rewrap every record.
+pub async fn rewrap(socket: &Path, per_second: u32, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let asked = Rewrap { per_second };
+    let _started: Progress = ask(socket, Method::POST, "/v1/keys/rewrap", Some(&asked)).await?;
+    follow(socket, "/v1/keys/rewrap", "rewrapping", output).await
+}

@@ -1,0 +1,180 @@
+//! Fills an empty catalog from the file servers alone, after both vaults' disks were lost: lists
+//! both, reads each object's slots (never its body), opens the record. What is taken in is
+//! verified later, by whoever reads or scrubs it.
+//!
+//! Both file servers are walked side by side in order of id, so that an object comes in once, with
+//! every replica it has; the catalog keeps how far the walk is together with what it took in.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use age::x25519::Identity;
+use futures_util::future::join_all;
+use futures_util::stream::{self, StreamExt};
+
+use super::envelope::{Next, Record, examine};
+use super::object::{Entry, ObjectId, State};
+use super::rewrap::first_bytes;
+use super::ring::Ring;
+use super::task::{Progress, Running};
+use super::{Inner, KeyError, Storage, StorageError, key, now};
+
+/// Ids listed on each file server at once.
+const PAGE: usize = if cfg!(test) { 7 } else { 1000 };
+/// Objects whose slots are read at once: as many as there are sessions.
+const AT_ONCE: usize = 6;
+/// The walk's name in the catalog.
+const WALK: &str = "rebuild";
+
+/// An object and where it lies, by the file servers' places.
+type Found = (ObjectId, Vec<usize>);
+
+impl Storage {
+    /// Starts filling the catalog; one that is not empty only if `merge` says so, or to go on
+    /// with a walk that was broken off. `identity` is the text of a key file whose keys are tried
+    /// too, such as the escrow's. [`Storage::rebuild_progress`] tells how far it is.
+    ///
+    /// # Errors
+    /// [`StorageError::NotEmpty`], [`StorageError::Busy`], no key in `identity`, the catalog's.
+    pub async fn rebuild(&self, identity: Option<&str>, merge: bool) -> Result<Progress, StorageError> {
+        let inner = &self.0;
+        let mut identities = inner.ring().identities();
+        if let Some(text) = identity {
+            let keys = key::parse(text).ok_or(KeyError::NoIdentity)?;
+            identities.extend(keys.into_iter().map(|key| key.identity));
+        }
+        let (after, objects) = inner.catalog.walk(WALK).await?;
+        if objects && after.is_none() && !merge {
+            return Err(StorageError::NotEmpty);
+        }
+        let task = &inner.rebuild;
+        let running = task.begin().ok_or(StorageError::Busy("the catalog is being rebuilt"))?;
+        let (inner, started) = (Arc::clone(inner), task.progress());
+        tokio::spawn(async move {
+            let stopped = inner.rebuild_all(&running, &identities, after).await.err();
+            match &stopped {
+                None => tracing::info!("storage: the catalog is rebuilt"),
+                Some(error) => tracing::error!("{error}; rebuilding stopped, start it again to go on"),
+            }
+            running.end(stopped.map(|error| error.to_string()));
+        });
+        Ok(started)
+    }
+
+    /// How far the last rebuilding since start is.
+    #[must_use]
+    pub fn rebuild_progress(&self) -> Progress {
+        self.0.rebuild.progress()
+    }
+}
+
+impl Inner {
+    async fn rebuild_all(
+        &self,
+        running: &Running,
+        identities: &[Identity],
+        mut after: Option<ObjectId>,
+    ) -> Result<(), StorageError> {
+        let ring = self.ring();
+        loop {
+            let (page, bound) = self.list_both(after).await?;
+            let mut taken = Vec::new();
+            // Tombstones that the file servers keep belong here: what one of them says is deleted
+            // is left out of `page` before anything is read. They keep none yet; a tombstone in
+            // this catalog wins already, for `stored` never brings a deleted object back.
+            let read = page.into_iter().map(|found| self.take_in(found, identities, &ring));
+            let mut read = stream::iter(read).buffer_unordered(AT_ONCE);
+            while let Some(outcome) = read.next().await {
+                match outcome {
+                    Ok(Some(one)) => taken.push(one),
+                    Ok(None) => running.note(|progress| progress.passed += 1),
+                    Err(error @ (StorageError::Catalog(_) | StorageError::Stopping)) => return Err(error),
+                    Err(error) => {
+                        tracing::warn!("{error}; not taken into the catalog");
+                        running.failed(&error.to_string());
+                    }
+                }
+            }
+            drop(read);
+            let count = taken.len() as u64;
+            self.catalog.take_in(taken, WALK, bound, now()).await?;
+            running.note(|progress| {
+                progress.done += count;
+                // Ids are hashes, so their first byte says how far a walk in their order is.
+                progress.percent =
+                    bound.map_or(99, |id| u8::try_from(u32::from(id.first()) * 100 / 256).unwrap_or(99));
+            });
+            if bound.is_none() {
+                return Ok(());
+            }
+            after = bound;
+        }
+    }
+
+    /// The next objects on both file servers, and up to which id they are all there are; `None`
+    /// at the end.
+    async fn list_both(
+        &self,
+        after: Option<ObjectId>,
+    ) -> Result<(Vec<Found>, Option<ObjectId>), StorageError> {
+        let listings = self
+            .servers
+            .iter()
+            .map(|server| server.run("list", move |server, _| server.list("", after.as_ref(), PAGE)));
+        let mut found: BTreeMap<ObjectId, Vec<usize>> = BTreeMap::new();
+        let mut bound: Option<ObjectId> = None;
+        for (at, listed) in join_all(listings).await.into_iter().enumerate() {
+            let ids = listed.map_err(|error| StorageError::Listing(error.to_string()))?;
+            if ids.len() >= PAGE {
+                bound = ids.last().copied().map(|last| bound.map_or(last, |bound| bound.min(last)));
+            }
+            for id in ids {
+                found.entry(id).or_default().push(at);
+            }
+        }
+        found.retain(|id, _| bound.is_none_or(|bound| *id <= bound));
+        Ok((found.into_iter().collect(), bound))
+    }
+
+    /// What the catalog should say of one object; `None` if it says so already.
+    async fn take_in(
+        &self,
+        (id, places): Found,
+        identities: &[Identity],
+        ring: &Ring,
+    ) -> Result<Option<(Entry, Vec<String>, String)>, StorageError> {
+        let on: Vec<_> = places.iter().map(|&at| self.servers[at].name().to_owned()).collect();
+        // An upload that runs just now knows better.
+        if self.live().contains(&id) {
+            return Ok(None);
+        }
+        if let Some(known) = self.catalog.entry(id).await? {
+            let stored = known.stored_on();
+            let all = known.state >= State::Stored && on.iter().all(|name| stored.contains(name));
+            // A purged one that turns up again has to go again.
+            return Ok((!all).then_some((known, on, String::new())));
+        }
+        let mut refusals = Vec::new();
+        for at in places {
+            let (own, wanted) = (identities.to_vec(), ring.seal().to_owned());
+            let examined = self.servers[at].run(id, move |server, _| {
+                first_bytes(server, &id).map(|slots| examine(&slots, &own, &wanted))
+            });
+            match examined.await {
+                Ok(examined) => {
+                    let Some(Record { metadata, identity }) = examined.record else {
+                        let why = "its record is damaged, or sealed to none of these keys";
+                        refusals.push(format!("{}: {why}", self.servers[at].name()));
+                        continue;
+                    };
+                    let seal = if examined.next == Next::Nothing { ring.seal() } else { "" };
+                    let (state, origin, identity) = (State::Pending, self.own.clone(), Some(identity));
+                    let entry = Entry { id, metadata, state, origin, identity, replicas: Vec::new() };
+                    return Ok(Some((entry, on, seal.to_owned())));
+                }
+                Err(error) => refusals.push(error.to_string()),
+            }
+        }
+        Err(StorageError::Unreadable { id, why: refusals.join("; ") })
+    }
+}
