@@ -33,6 +33,7 @@ mod spool;
 mod step;
 mod turn;
 mod upload;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -46,6 +47,7 @@ pub use object::{Entry, Metadata, ObjectId, ReplicaState, State};
 pub use spool::SpoolError;
 pub use turn::Turn;
 pub use upload::{BodyError, Stored, Upload};
+pub use verify::Checked;
 
 use crate::marks::Mark;
 use catalog::Catalog;
@@ -246,6 +248,12 @@ pub struct ServerStatus {
     pub errors: u64,
     /// The last of them.
     pub last_error: Option<String>,
+}
+
+/// One file server by itself, outside of any storage: for measuring it. Touches nothing yet.
+#[must_use]
+pub fn file_server_alone(settings: &FileServerSettings, own_name: &str) -> Box<dyn file_server::FileServer> {
+    file_server::open(settings, own_name, Steps::default())
 }
 
 impl Storage {
