@@ -30,7 +30,7 @@ mod digest;
 mod headers;
 
 pub use conditions::{Asked, none_match, range_of};
-pub use digest::{Digests, digests_of};
+pub use digest::{Digests, digests_of, fuzz_digests};
 pub use headers::{idempotency_key, label_of, media_type_of};
 
 const FILE_LABEL: HeaderName = HeaderName::from_static(shared::api::FILE_LABEL);
