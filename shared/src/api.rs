@@ -14,10 +14,12 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Request header with a file's human-readable label, percent-encoded UTF-8.
 pub const FILE_LABEL: &str = "file-label";
+/// Request header with the body's digest, RFC 9530.
+pub const CONTENT_DIGEST: &str = "content-digest";
 /// Longest idempotency key, in bytes of visible ASCII.
 pub const MAX_KEY: usize = 128;
 /// Longest label, in bytes of UTF-8 after decoding.
-pub const MAX_LABEL: usize = 512;
+pub const MAX_LABEL: usize = 4096;
 /// Most items one page of a list holds.
 pub const MAX_PAGE: usize = 1000;
 
@@ -137,6 +139,60 @@ pub struct File {
     pub replicas: Vec<String>,
     /// File servers that are still owed one.
     pub owed: Vec<String>,
+}
+
+/// A debt of one file server: a replica that it still has to get, or to lose.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct OwedReplica {
+    /// The file's id.
+    pub id: String,
+    /// Whose debt.
+    pub file_server: String,
+    /// `replica` or `removal`.
+    pub what: String,
+    /// RFC 3339, UTC.
+    pub since: String,
+    /// How often paying it has failed.
+    pub failed: u64,
+    /// Plaintext bytes of the file.
+    pub size: u64,
+}
+
+/// Answer of `POST /v1/files/{id}/verify`: each file server's replica, read from end to end.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedFile {
+    /// The file's id.
+    pub id: String,
+    /// Is every replica whole?
+    pub whole: bool,
+    /// One for each file server.
+    pub replicas: Vec<VerifiedReplica>,
+}
+
+/// One replica, as it was found.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VerifiedReplica {
+    /// Where it lies.
+    pub file_server: String,
+    /// What was found.
+    pub state: Verdict,
+    /// In words, where it is not whole.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub why: Option<String>,
+}
+
+/// What re-reading a replica showed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Verdict {
+    /// Every byte is as it was written.
+    Whole,
+    /// Not there; owed from now on.
+    Absent,
+    /// There, but not what was written: set aside, and owed from now on.
+    Damaged,
+    /// The file server does not answer, or does not let us read.
+    Unknown,
 }
 
 /// A page of a list. `next`, if any, is the `after` of the following page.

@@ -4,6 +4,7 @@
 
 pub mod check;
 mod control;
+pub mod file;
 pub mod keys;
 pub mod recover;
 
@@ -93,6 +94,32 @@ pub enum CommandError {
         /// The last failure.
         last: String,
     },
+    /// A file on this host.
+    #[error("{path}: {what}: {source}; {next}")]
+    Local {
+        /// The file.
+        path: PathBuf,
+        /// What was done to it.
+        what: &'static str,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+        /// What became of the rest, or what to write.
+        next: &'static str,
+    },
+    /// Looked at, and found wanting. The answer says what.
+    #[error(
+        "{wanting} of {looked} files are not whole on every file server; what is bad is owed and healed by itself"
+    )]
+    NotWhole {
+        /// How many.
+        wanting: usize,
+        /// Of how many.
+        looked: usize,
+    },
+    /// The words do not go together.
+    #[error("{0}")]
+    Usage(&'static str),
     /// Standard output is closed.
     #[error("the answer cannot be printed: {0}")]
     Print(#[from] io::Error),

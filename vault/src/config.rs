@@ -10,7 +10,7 @@ use shared::tls::{Files, is_name};
 
 use crate::{pair, pki, storage};
 
-/// Each takes about 3 MiB of memory while it runs.
+/// Each takes up to 12 MiB of memory while it runs.
 const MOST_UPLOADS: usize = 4096;
 /// Repair turns and file servers' deadlines are no shorter.
 const SHORTEST: Duration = Duration::from_millis(100);

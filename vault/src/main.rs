@@ -44,6 +44,9 @@ enum Command {
     /// Certificates: the authority, enrolment, revocation
     #[command(subcommand)]
     Pki(Pki),
+    /// Files: store, read, look, delete (the vault must be running)
+    #[command(subcommand)]
+    File(command::file::Verb),
     /// Numbers: what an operator decides when a journal is lost
     #[command(subcommand)]
     Number(Number),
@@ -233,6 +236,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                     command::pki_enrol(name, *address, token, holder, *replace, &mut output).await?;
                 }
             }
+            Command::File(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Number(Number::Reseed) => {
                 command::number_reseed(&config()?.api.control_socket, &mut output).await?;
             }

@@ -49,6 +49,7 @@ mod sync;
 mod task;
 mod turn;
 mod upload;
+mod verify;
 
 #[cfg(test)]
 mod tests;
@@ -71,6 +72,7 @@ pub use sync::Synced;
 pub use task::Progress;
 pub use turn::Turn;
 pub use upload::{BodyError, Stored, Upload};
+pub use verify::Checked;
 
 use crate::marks::Mark;
 use catalog::Catalog;
@@ -337,6 +339,12 @@ struct Inner {
 
 /// By owner and key.
 type KeyLocks = HashMap<(String, String), Arc<tokio::sync::Mutex<()>>>;
+
+/// One file server by itself, outside of any storage: for measuring it. Touches nothing yet.
+#[must_use]
+pub fn file_server_alone(settings: &FileServerSettings, own_name: &str) -> Box<dyn file_server::FileServer> {
+    file_server::open(settings, own_name, Duration::from_secs(30), Steps::default())
+}
 
 impl Storage {
     /// Opens the catalog and the spool, starts the sessions and attaches to the file servers.

@@ -2,12 +2,12 @@
 //! here stays outside, hop-by-hop fields and credentials among it.
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
-use shared::api::{FILE_LABEL, IDEMPOTENCY_KEY, Problem};
+use shared::api::{CONTENT_DIGEST, FILE_LABEL, IDEMPOTENCY_KEY, Problem};
 
 use super::reply::Refusal;
 
 /// From a handler to the vault. Length and framing are the client's own.
-const INWARD: [HeaderName; 9] = [
+const INWARD: [HeaderName; 10] = [
     header::ACCEPT,
     header::CONTENT_TYPE,
     header::IF_MATCH,
@@ -16,6 +16,7 @@ const INWARD: [HeaderName; 9] = [
     header::RANGE,
     HeaderName::from_static(IDEMPOTENCY_KEY),
     HeaderName::from_static(FILE_LABEL),
+    HeaderName::from_static(CONTENT_DIGEST),
     HeaderName::from_static("x-request-id"),
 ];
 

@@ -13,17 +13,24 @@ use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, try_unfold};
 use http::{HeaderMap, HeaderName, HeaderValue, Method, StatusCode, header};
 use serde::Deserialize;
-use shared::api::{File, MAX_PAGE, Page};
+use shared::api::{File, MAX_PAGE, OwedReplica, Page, Verdict, VerifiedFile, VerifiedReplica};
 use shared::tls::{Role, is_name};
+use time::OffsetDateTime;
+use time::format_description::well_known::Rfc3339;
 
 use super::caller::Caller;
 use super::refusal::Refusal;
-use crate::storage::{BodyError, Entry, Found, KeyError, ObjectId, Storage, StorageError, Stored, Upload};
+use crate::storage::repair::DebtKind;
+use crate::storage::{
+    BodyError, Checked, Entry, FileServerError, Found, KeyError, ObjectId, Storage, StorageError, Stored, Upload,
+};
 
 mod conditions;
+mod digest;
 mod headers;
 
 pub use conditions::{Asked, none_match, range_of};
+pub use digest::{Digests, digests_of, fuzz_digests};
 pub use headers::{idempotency_key, label_of, media_type_of};
 
 const FILE_LABEL: HeaderName = HeaderName::from_static(shared::api::FILE_LABEL);
@@ -42,7 +49,10 @@ struct Files {
 pub fn routes(storage: Storage, idle: Duration) -> Router {
     Router::new()
         .route("/v1/files", post(upload).get(list))
+        .route("/v1/files/owed", get(owed))
         .route("/v1/files/{id}", get(download).delete(delete))
+        .route("/v1/files/{id}/description", get(describe_file))
+        .route("/v1/files/{id}/verify", post(verify))
         .with_state(Files { storage, idle })
 }
 
@@ -50,6 +60,12 @@ pub fn routes(storage: Storage, idle: Duration) -> Router {
 #[derive(Debug, Deserialize)]
 struct Whose {
     owner: Option<String>,
+}
+
+/// `?limit=`
+#[derive(Debug, Deserialize)]
+struct Limit {
+    limit: Option<usize>,
 }
 
 /// `?after=&limit=&owner=`
@@ -68,6 +84,7 @@ async fn upload(
     body: Body,
 ) -> Result<Response, Refusal> {
     caller.must_be(&[Role::Edge, Role::Admin])?;
+    let digests = digests_of(&headers)?;
     let upload = Upload {
         owner: owner_of(&caller, whose.owner)?,
         key: idempotency_key(&headers)?,
@@ -79,7 +96,7 @@ async fn upload(
     if announced.is_some_and(|length: u64| length > most.0) {
         return Err(refuse(&StorageError::TooLarge(most)));
     }
-    let stored = files.storage.put(upload, body_of(body, files.idle)).await;
+    let stored = files.storage.put(upload, digests.check(body_of(body, files.idle))).await;
     let Stored { entry, new } = stored.map_err(|error| refuse(&error))?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     let place = [(header::LOCATION, format!("/v1/files/{}", entry.id)), (header::ETAG, etag(&entry.id))];
@@ -172,6 +189,63 @@ async fn list(
     items.truncate(limit);
     let next = items.last().filter(|_| more).map(|last| last.id.clone());
     Ok(axum::Json(Page { items, next }))
+}
+
+/// What is known of a file, without a byte of it.
+async fn describe_file(
+    State(files): State<Files>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<axum::Json<File>, Refusal> {
+    Ok(axum::Json(file_of(&look_up(&files, &caller, &id).await?)))
+}
+
+/// Operators only: it reads every replica from end to end.
+async fn verify(
+    State(files): State<Files>,
+    caller: Caller,
+    Path(id): Path<String>,
+) -> Result<axum::Json<VerifiedFile>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let entry = look_up(&files, &caller, &id).await?;
+    let found = files.storage.verify(&entry).await.map_err(|error| refuse(&error))?;
+    let replicas: Vec<_> = found.into_iter().map(verdict).collect();
+    let whole = replicas.iter().all(|replica| replica.state == Verdict::Whole);
+    Ok(axum::Json(VerifiedFile { id: entry.id.to_string(), whole, replicas }))
+}
+
+fn verdict(found: Checked) -> VerifiedReplica {
+    let state = match &found.refused {
+        None => Verdict::Whole,
+        Some(FileServerError::Absent { .. }) => Verdict::Absent,
+        Some(FileServerError::Damaged { .. }) => Verdict::Damaged,
+        Some(_) => Verdict::Unknown,
+    };
+    VerifiedReplica { file_server: found.server, state, why: found.refused.map(|error| error.to_string()) }
+}
+
+/// Operators only: debts are the file servers', not an owner's.
+async fn owed(
+    State(files): State<Files>,
+    caller: Caller,
+    Query(window): Query<Limit>,
+) -> Result<axum::Json<Page<OwedReplica>>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let limit = window.limit.unwrap_or(100).clamp(1, MAX_PAGE);
+    let debts = files.storage.owed(limit).await.map_err(|error| refuse(&error))?;
+    let items = debts.into_iter().map(|debt| OwedReplica {
+        id: debt.id.to_string(),
+        file_server: debt.server,
+        what: if debt.kind == DebtKind::Removal { "removal" } else { "replica" }.to_owned(),
+        since: OffsetDateTime::from_unix_timestamp(debt.since)
+            .ok()
+            .and_then(|since| since.format(&Rfc3339).ok())
+            .unwrap_or_default(),
+        failed: debt.tried,
+        size: debt.size,
+    });
+    // What is owed changes while it is paid: it is told from its start, without a next page.
+    Ok(axum::Json(Page { items: items.collect(), next: None }))
 }
 
 /// On whose behalf a caller acts: edges on their own owner's, operators on anybody's.
@@ -288,6 +362,9 @@ pub(super) fn refuse(error: &StorageError) -> Refusal {
         StorageError::Range { .. } => plain(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range"),
         StorageError::Body(BodyError::Idle(_)) => plain(StatusCode::REQUEST_TIMEOUT, "body_idle"),
         StorageError::Body(BodyError::Broken(_)) => plain(StatusCode::BAD_REQUEST, "body_broken"),
+        StorageError::Body(BodyError::Digest(_)) => {
+            plain(StatusCode::UNPROCESSABLE_ENTITY, "digest_mismatch")
+        }
         StorageError::Busy(_) => Refusal::later("busy", error.to_string(), SOON),
         StorageError::Spool(crate::storage::SpoolError::Full { .. })
         | StorageError::NotDurable { full: true, .. }

@@ -4,7 +4,8 @@
 //! ```text
 //! 0     slot A, 4096 B        4096  slot B, 4096 B (the same content at creation)
 //! 8192  body: age v1 file to the object's one-off identity, to the end;
-//!       inside it zstd in independent 1 MiB frames and the seekable format's table
+//!       inside it zstd in independent 1 MiB frames and the seekable format's table;
+//!       a label too long for a record (384 B) stands before them in a skippable frame
 //! id    BLAKE3 of the body's ciphertext
 //! ```
 //!
@@ -17,6 +18,7 @@ use std::io::Read;
 
 use super::object::ObjectId;
 
+mod compress;
 mod open;
 mod record;
 mod rotation;
@@ -25,7 +27,7 @@ mod seek_table;
 mod slot;
 
 pub use open::Opened;
-pub use record::{MAX_RECORD, Record, parse_record};
+pub use record::{MAX_RECORD, RECORD_LABEL, Record, parse_record};
 pub use rotation::{Next, examine};
 pub use seal::{Sealed, Sealer};
 pub use seek_table::{SeekTable, parse_seek_table};

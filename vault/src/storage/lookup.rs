@@ -3,8 +3,8 @@
 
 use futures_util::future::join_all;
 
-use super::envelope::{EnvelopeError, Record, SLOT, read_slots, verify};
-use super::file_server::{FileServer, FileServerError};
+use super::envelope::{EnvelopeError, Opened, RECORD_LABEL, Record, SLOT, read_slots, verify};
+use super::file_server::{FileServer, FileServerError, Replica};
 use super::object::{Entry, ObjectId, State};
 use super::sessions::{Progress, Sessions};
 use super::{Inner, Storage, StorageError, now};
@@ -110,7 +110,12 @@ impl Inner {
         looked
     }
 
-    async fn look_on(&self, id: ObjectId, server: &Sessions) -> Result<Option<Record>, FileServerError> {
+    /// Reads a replica from end to end; a damaged one is set aside.
+    pub(super) async fn look_on(
+        &self,
+        id: ObjectId,
+        server: &Sessions,
+    ) -> Result<Option<Record>, FileServerError> {
         let identities = self.ring().identities();
         server.run(id, move |server, progress| look_at(server, progress, &id, &identities)).await
     }
@@ -130,7 +135,7 @@ fn look_at(
     let read = replica.by_ref().take(2 * SLOT as u64).read_to_end(&mut slots);
     let checked = read.and_then(|_| replica.rewind()).map_err(EnvelopeError::Beneath);
     match checked.and_then(|()| verify(&mut replica, id)) {
-        Ok(()) => match read_slots(&slots, identities) {
+        Ok(()) => match read_slots(&slots, identities).and_then(|record| with_label(record, replica)) {
             Ok(record) => Ok(Some(record)),
             Err(error) => {
                 tracing::error!(server = server.name(), object = %id, "whole, but {error}");
@@ -146,6 +151,15 @@ fn look_at(
             Err(error)
         }
     }
+}
+
+/// A record with its whole label: a long one stands in the body.
+fn with_label(mut record: Record, replica: Replica) -> Result<Record, EnvelopeError> {
+    if record.metadata.label.len() > RECORD_LABEL {
+        let label = Opened::new(replica, &record.identity, record.metadata.size)?.label()?;
+        record.metadata.label = label.unwrap_or(record.metadata.label);
+    }
+    Ok(record)
 }
 
 /// The file server's own error out of a reader's.

@@ -120,7 +120,7 @@ impl Spool {
         };
         let mut out = spooled.file.as_ref();
         out.seek(SeekFrom::Start(BODY)).map_err(|error| self.fail(error))?;
-        let mut sealer = Sealer::new(out).map_err(refused)?;
+        let mut sealer = Sealer::labelled(out, &upload.label).map_err(refused)?;
         loop {
             match pieces.blocking_recv() {
                 Some(Piece::Bytes(bytes)) => sealer.write(&bytes).map_err(refused)?,

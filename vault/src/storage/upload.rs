@@ -47,6 +47,9 @@ pub enum BodyError {
     /// No progress within the API's deadline.
     #[error("no byte came within {} s", .0.as_secs())]
     Idle(Duration),
+    /// The body is not what its digest says; `0` names the algorithm.
+    #[error("the body is not what its {0} digest says")]
+    Digest(&'static str),
     /// The connection broke, or the body was not what its head said.
     #[error("{0}")]
     Broken(String),

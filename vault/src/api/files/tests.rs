@@ -42,8 +42,12 @@ struct Api {
 }
 
 fn settings(folder: &Folder) -> Settings {
-    let server = |name: &str| FileServerSettings::directory(name, folder.join(name));
     key::create(&folder.join("key"), std::time::SystemTime::UNIX_EPOCH).unwrap();
+    reopened(folder)
+}
+
+fn reopened(folder: &Folder) -> Settings {
+    let server = |name: &str| FileServerSettings::directory(name, folder.join(name));
     Settings {
         catalog: folder.join("catalog.db"),
         spool: folder.join("spool"),
@@ -103,6 +107,19 @@ impl Api {
         let headers =
             [("idempotency-key", key), ("content-type", "text/plain"), ("file-label", "R%C3%A4%20.txt")];
         self.call(ERP, "POST", "/v1/files", &headers, Body::from(text)).await
+    }
+
+    /// On no file server an object, and nothing in the spool.
+    fn must_hold_nothing(&self) {
+        for server in ["one", "two"] {
+            let left: Vec<_> = std::fs::read_dir(self.folder.path().join(server))
+                .unwrap()
+                .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+                .filter(|name| !["marker", "tmp", "quarantine"].contains(&name.as_str()))
+                .collect();
+            assert!(left.is_empty(), "{left:?}");
+        }
+        assert_eq!(std::fs::read_dir(self.folder.path().join("spool")).unwrap().count(), 0);
     }
 
     async fn get(&self, who: (Role, &str), path: &str, headers: &[(&str, &str)]) -> Answer {
@@ -212,7 +229,7 @@ async fn bad_uploads_are_refused_with_a_reason_and_leave_nothing() {
     let cases: [(&[Header], Body, u16, &str); 6] = [
         (&[], Body::empty(), 400, "bad_idempotency_key"),
         (&[("idempotency-key", "a b")], Body::empty(), 400, "bad_idempotency_key"),
-        (&[("idempotency-key", "k"), ("file-label", "%00")], Body::empty(), 400, "bad_label"),
+        (&[("idempotency-key", "k"), ("file-label", "%ff")], Body::empty(), 400, "bad_label"),
         (&[("idempotency-key", "k"), ("content-type", "x")], Body::empty(), 400, "bad_content_type"),
         (&[("idempotency-key", "k"), ("content-length", "999999")], Body::empty(), 413, "too_large"),
         (&[("idempotency-key", "k")], Body::from(many), 413, "too_large"),
@@ -229,15 +246,159 @@ async fn bad_uploads_are_refused_with_a_reason_and_leave_nothing() {
     let late = Body::from_stream(futures_util::stream::iter([Ok(Bytes::from_static(b"x")), Err(late)]));
     let late = api.call(ERP, "POST", "/v1/files", &[("idempotency-key", "k")], late).await;
     assert_eq!((late.status, late.code().as_str()), (StatusCode::REQUEST_TIMEOUT, "body_idle"));
-    for server in ["one", "two"] {
-        let left: Vec<_> = std::fs::read_dir(api.folder.path().join(server))
-            .unwrap()
-            .map(|entry| entry.unwrap().file_name().into_string().unwrap())
-            .filter(|name| !["marker", "tmp", "quarantine"].contains(&name.as_str()))
-            .collect();
-        assert!(left.is_empty(), "{left:?}");
+    api.must_hold_nothing();
+}
+
+fn streamed(pieces: Vec<Result<&'static [u8], std::io::Error>>) -> Body {
+    let pieces = pieces.into_iter().map(|piece| piece.map(Bytes::from_static));
+    Body::from_stream(futures_util::stream::iter(pieces))
+}
+
+/// RFC 9530, B.1: the digest of `{"hello": "world"}` and a line feed.
+const HELLO: &str = "sha-256=:RK/0qy18MlBSVnWgjwz6lZEWjP/lF5HF9bvEF8FabDg=:";
+
+#[tokio::test]
+async fn a_body_that_is_not_what_its_digest_says_is_refused_and_leaves_nothing() {
+    let api = Api::new().await;
+    let put = async |digest: &'static str, body: Body| {
+        api.call(ERP, "POST", "/v1/files", &[("idempotency-key", "k"), ("content-digest", digest)], body)
+            .await
+    };
+    let wrong = put(HELLO, Body::from("{\"hello\": \"World\"}\n")).await;
+    assert_eq!((wrong.status.as_u16(), wrong.code().as_str()), (422, "digest_mismatch"));
+    let short = put(HELLO, streamed(vec![Ok(b"{\"hello\": "), Ok(b"\"world\"}")])).await;
+    assert_eq!((short.status.as_u16(), short.code().as_str()), (422, "digest_mismatch"));
+    let unread = put("sha-256=x", Body::from("x")).await;
+    assert_eq!((unread.status.as_u16(), unread.code().as_str()), (422, "bad_digest"));
+    api.must_hold_nothing();
+    // The key is still free; a repeated upload is checked like the first.
+    let right = put(HELLO, Body::from("{\"hello\": \"world\"}\n")).await;
+    assert_eq!(right.status, StatusCode::CREATED);
+    assert_eq!(put(HELLO, Body::from("{\"hello\": \"world\"}\n")).await.file(), right.file());
+    assert_eq!(put(HELLO, Body::from("{\"hello\": \"World\"}\n")).await.code(), "digest_mismatch");
+}
+
+#[tokio::test]
+async fn an_upload_broken_off_leaves_nothing_and_the_key_is_free() {
+    let api = Api::new().await;
+    let key = [("idempotency-key", "k")];
+    let reset = || std::io::Error::from(std::io::ErrorKind::ConnectionReset);
+    for body in [vec![Err(reset())], vec![Ok(&b"half"[..]), Err(reset())]] {
+        let broken = api.call(ERP, "POST", "/v1/files", &key, streamed(body)).await;
+        assert_eq!((broken.status, broken.code().as_str()), (StatusCode::BAD_REQUEST, "body_broken"));
+        api.must_hold_nothing();
     }
-    assert_eq!(std::fs::read_dir(api.folder.path().join("spool")).unwrap().count(), 0);
+    assert_eq!(api.call(ERP, "POST", "/v1/files", &key, Body::from("x")).await.status, StatusCode::CREATED);
+}
+
+#[tokio::test]
+async fn empty_files_and_empty_pieces_are_files_like_others() {
+    let api = Api::new().await;
+    let bodies = [
+        ("a", Body::empty(), &b""[..]),
+        ("b", streamed(vec![Ok(b""), Ok(b"")]), b""),
+        ("c", streamed(vec![Ok(b""), Ok(b"a"), Ok(b""), Ok(b"b"), Ok(b"")]), b"ab"),
+    ];
+    for (key, body, text) in bodies {
+        let up = api.call(ERP, "POST", "/v1/files", &[("idempotency-key", key)], body).await;
+        assert_eq!((up.status, up.file().size), (StatusCode::CREATED, text.len() as u64));
+        let down = api.get(ERP, &format!("/v1/files/{}", up.file().id), &[]).await;
+        assert_eq!((down.status, &down.body[..]), (StatusCode::OK, text));
+        let path = format!("/v1/files/{}/verify", up.file().id);
+        let checked = api.call(ADMIN, "POST", &path, &[], Body::empty());
+        assert!(serde_json::from_slice::<VerifiedFile>(&checked.await.body).unwrap().whole);
+    }
+}
+
+#[tokio::test]
+async fn a_label_of_any_utf8_up_to_its_limit_comes_back_wherever_it_is_shown() {
+    let api = Api::new().await;
+    let most = shared::api::MAX_LABEL;
+    let labels =
+        ["\u{1f5c4}".repeat(most / 4), "\n\0\u{1b}\"\\".repeat(most / 5), "\u{202e}ä%, ;".to_owned()];
+    for (key, label) in ["a", "b", "c"].into_iter().zip(&labels) {
+        let sent = headers::encode_label(label);
+        let headers = [("idempotency-key", key), ("file-label", &sent)];
+        let up = api.call(ERP, "POST", "/v1/files", &headers, Body::from("text")).await;
+        assert_eq!((up.status, &up.file().label), (StatusCode::CREATED, label));
+        let path = format!("/v1/files/{}", up.file().id);
+        assert_eq!(api.call(ERP, "HEAD", &path, &[], Body::empty()).await.header("file-label"), sent);
+        assert_eq!(api.get(ERP, &format!("{path}/description"), &[]).await.file(), up.file());
+        let listed: Page<File> = serde_json::from_slice(&api.get(ERP, "/v1/files", &[]).await.body).unwrap();
+        assert!(listed.items.contains(&up.file()));
+    }
+    let long = "a".repeat(most + 1);
+    let headers = [("idempotency-key", "d"), ("file-label", long.as_str())];
+    assert_eq!(api.call(ERP, "POST", "/v1/files", &headers, Body::empty()).await.code(), "bad_label");
+    // Another catalog, and only the file servers to fill it from: the label comes out of the body.
+    let folder = api.folder.path();
+    std::fs::create_dir(folder.join("empty")).unwrap();
+    let settings = Settings { catalog: folder.join("empty/catalog.db"), ..reopened(folder) };
+    let storage = Storage::open(settings, "vault-b").await.unwrap();
+    let other =
+        Api { router: routes(storage, Duration::from_millis(50)), folder: tempfile::tempdir().unwrap() };
+    for file in
+        serde_json::from_slice::<Page<File>>(&api.get(ERP, "/v1/files", &[]).await.body).unwrap().items
+    {
+        let found = other.get(ERP, &format!("/v1/files/{}/description", file.id), &[]).await;
+        assert_eq!(found.file().label, file.label);
+    }
+}
+
+#[tokio::test]
+async fn an_upload_beyond_the_limit_is_cut_off_at_the_limit() {
+    let api = Api::new().await;
+    let sent = std::sync::Arc::new(std::sync::atomic::AtomicU64::new(0));
+    let counted = std::sync::Arc::clone(&sent);
+    // Five gibibytes, if anybody took them.
+    let pieces = (0..80_u64 << 10).map(move |_| {
+        counted.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
+        Ok::<_, std::io::Error>(Bytes::from_static(&[0; 64 << 10]))
+    });
+    let body = Body::from_stream(futures_util::stream::iter(pieces));
+    let refused = api.call(ERP, "POST", "/v1/files", &[("idempotency-key", "k")], body).await;
+    assert_eq!((refused.status.as_u16(), refused.code().as_str()), (413, "too_large"));
+    assert!(sent.load(std::sync::atomic::Ordering::Relaxed) <= 5, "256 KiB are allowed");
+    api.must_hold_nothing();
+}
+
+#[tokio::test]
+async fn verifying_tells_what_is_whole_where_and_what_is_bad_is_owed() {
+    let api = Api::new().await;
+    let file = api.upload("k", "text").await.file();
+    let path = format!("/v1/files/{}/verify", file.id);
+    let verify = async || {
+        let answer = api.call(ADMIN, "POST", &path, &[], Body::empty()).await;
+        serde_json::from_slice::<VerifiedFile>(&answer.body).unwrap()
+    };
+    let owed = async || {
+        serde_json::from_slice::<Page<OwedReplica>>(&api.get(ADMIN, "/v1/files/owed", &[]).await.body)
+            .unwrap()
+            .items
+    };
+    assert!(verify().await.whole);
+    assert!(owed().await.is_empty());
+    let replica = |server: &str| {
+        let (first, second) = (&file.id[..2], &file.id[2..4]);
+        api.folder.path().join(server).join(first).join(second).join(&file.id)
+    };
+    std::fs::remove_file(replica("one")).unwrap();
+    let mut bytes = std::fs::read(replica("two")).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    let damaged = replica("two");
+    std::fs::remove_file(&damaged).unwrap();
+    std::fs::write(&damaged, bytes).unwrap();
+    let found = verify().await;
+    let states: Vec<_> =
+        found.replicas.iter().map(|replica| (replica.file_server.as_str(), replica.state)).collect();
+    assert_eq!((found.whole, states), (false, vec![("one", Verdict::Absent), ("two", Verdict::Damaged)]));
+    let debts = owed().await;
+    assert_eq!(debts.len(), 2);
+    assert!(debts.iter().all(|debt| debt.id == file.id && debt.what == "replica" && debt.size == 4));
+    for (who, status) in [(ERP, StatusCode::FORBIDDEN), (SHOP, StatusCode::FORBIDDEN)] {
+        assert_eq!(api.call(who, "POST", &path, &[], Body::empty()).await.status, status);
+        assert_eq!(api.get(who, "/v1/files/owed", &[]).await.status, status);
+    }
 }
 
 #[tokio::test]

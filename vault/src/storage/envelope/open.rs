@@ -5,7 +5,7 @@ use std::io::{BufReader, Read, Seek, SeekFrom};
 
 use age::stream::StreamReader;
 
-use super::seek_table::{FOOTER, table_length};
+use super::seek_table::{FOOTER, parse_note, table_length};
 use super::{BODY, EnvelopeError, FRAME, SeekTable, parse_seek_table};
 use crate::storage::object::OneOff;
 
@@ -56,6 +56,22 @@ impl<R: Read + Seek> Opened<R> {
     /// How many frames there are; none in an empty object.
     pub fn frames(&self) -> usize {
         self.table.frames()
+    }
+
+    /// The label in front of the data, where it is too long for a record.
+    ///
+    /// # Errors
+    /// Damage, or the medium's own.
+    pub fn label(&mut self) -> Result<Option<String>, EnvelopeError> {
+        let length = self.table.note();
+        if length == 0 {
+            return Ok(None);
+        }
+        self.position = u64::MAX;
+        self.stream.seek(SeekFrom::Start(0)).map_err(wrong)?;
+        let mut note = vec![0; length];
+        self.stream.read_exact(&mut note).map_err(wrong)?;
+        parse_note(&note).map(Some)
     }
 
     /// The plaintext of a frame: [`FRAME`] bytes, in the last frame what is left.

@@ -8,11 +8,18 @@ use crate::storage::object::{Metadata, OneOff};
 
 /// No record's plaintext is longer.
 pub const MAX_RECORD: usize = 4032;
+/// Bytes of a label that a record always holds: escaped in JSON to six times as many, they still
+/// fit beside the longest of everything else. A longer label is whole in the body.
+pub const RECORD_LABEL: usize = 384;
+/// Stands in a record for the rest of a label. Three bytes: a label that was cut is thus longer
+/// than [`RECORD_LABEL`], and only such a one.
+const CUT: char = '…';
 
 /// What a slot says of its object.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Record {
-    /// What is known of the object.
+    /// What is known of the object. A label of more than [`RECORD_LABEL`] bytes is cut where the
+    /// record comes out of a slot: [`super::Opened::label`] has the whole one.
     pub metadata: Metadata,
     /// What decrypts its body.
     pub identity: OneOff,
@@ -58,8 +65,9 @@ pub(super) fn parse_sealed_record(plaintext: &[u8]) -> Result<(Record, String), 
 
 /// Writes a record's plaintext in exactly `room` bytes.
 pub(super) fn write_record(record: &Record, to: String, room: usize) -> Result<Vec<u8>, EnvelopeError> {
-    let json = Json { v: 1, to, metadata: record.metadata.clone() };
-    let json = serde_json::to_string(&json).map_err(|_| EnvelopeError::TooLong)?;
+    let mut metadata = record.metadata.clone();
+    cut(&mut metadata.label);
+    let json = serde_json::to_string(&Json { v: 1, to, metadata }).map_err(|_| EnvelopeError::TooLong)?;
     let mut text = format!("# {json}\n{}\n", record.identity.0);
     // The last line is `#…#\n`, at least two bytes.
     let padding =
@@ -67,4 +75,13 @@ pub(super) fn write_record(record: &Record, to: String, room: usize) -> Result<V
     text.extend(std::iter::repeat_n('#', padding));
     text.push('\n');
     Ok(text.into_bytes())
+}
+
+/// Shortens a long label; one that was cut stays as it is.
+fn cut(label: &mut String) {
+    if label.len() > RECORD_LABEL {
+        let end = (0..=RECORD_LABEL).rev().find(|at| label.is_char_boundary(*at)).unwrap_or_default();
+        label.truncate(end);
+        label.push(CUT);
+    }
 }

@@ -1,21 +1,20 @@
-//! Plaintext → body, streaming: frames, encryption, both digests. Holds one frame at a time.
+//! Plaintext → body, streaming: frames, encryption, both digests. Holds a few frames at a time.
 
 use std::io::Write;
 
 use age::secrecy::ExposeSecret;
 use age::stream::StreamWriter;
 
-use super::seek_table::write_seek_table;
+use super::compress::{Compressed, Lanes};
+use super::record::RECORD_LABEL;
+use super::seek_table::{write_note, write_seek_table};
 use super::{EnvelopeError, FRAME};
 use crate::storage::object::{ObjectId, OneOff};
-
-/// zstd's own default: fast enough not to be the bottleneck beside encryption.
-const LEVEL: i32 = 3;
 
 /// Writes one object's body.
 pub struct Sealer<W: Write> {
     age: StreamWriter<Hashing<W>>,
-    compressor: zstd::bulk::Compressor<'static>,
+    lanes: Lanes,
     frame: Vec<u8>,
     frames: Vec<(u32, u32)>,
     digest: blake3::Hasher,
@@ -39,6 +38,19 @@ pub struct Sealed<W> {
 }
 
 impl<W: Write> Sealer<W> {
+    /// As [`Sealer::new`]; a `label` that no record holds goes in front of the data.
+    ///
+    /// # Errors
+    /// `out`'s own, or a label beyond all limits.
+    pub fn labelled(out: W, label: &str) -> Result<Self, EnvelopeError> {
+        let mut sealer = Self::new(out)?;
+        if label.len() > RECORD_LABEL {
+            let note = write_note(label)?;
+            sealer.append(Compressed { bytes: note, plain: 0 })?;
+        }
+        Ok(sealer)
+    }
+
     /// Makes a one-off identity and starts a body in `out`.
     ///
     /// # Errors
@@ -51,8 +63,8 @@ impl<W: Write> Sealer<W> {
             .map_err(EnvelopeError::Beneath)?;
         Ok(Self {
             age,
-            compressor: zstd::bulk::Compressor::new(LEVEL).map_err(EnvelopeError::Beneath)?,
-            frame: Vec::with_capacity(FRAME),
+            lanes: Lanes::new()?,
+            frame: Vec::new(),
             frames: Vec::new(),
             digest: blake3::Hasher::new(),
             size: 0,
@@ -72,7 +84,10 @@ impl<W: Write> Sealer<W> {
             self.frame.extend_from_slice(&bytes[..taken]);
             bytes = &bytes[taken..];
             if self.frame.len() == FRAME {
-                self.end_frame()?;
+                let whole = std::mem::replace(&mut self.frame, Vec::with_capacity(FRAME));
+                if let Some(done) = self.lanes.push(whole)? {
+                    self.append(done)?;
+                }
             }
         }
         Ok(())
@@ -88,8 +103,13 @@ impl<W: Write> Sealer<W> {
     /// # Errors
     /// `out`'s own.
     pub fn finish(mut self) -> Result<Sealed<W>, EnvelopeError> {
+        while let Some(done) = self.lanes.pop()? {
+            self.append(done)?;
+        }
         if !self.frame.is_empty() {
-            self.end_frame()?;
+            let last = std::mem::take(&mut self.frame);
+            let done = self.lanes.compress(&last)?;
+            self.append(done)?;
         }
         let table = write_seek_table(&self.frames)?;
         self.age.write_all(&table).map_err(EnvelopeError::Beneath)?;
@@ -103,13 +123,10 @@ impl<W: Write> Sealer<W> {
         })
     }
 
-    fn end_frame(&mut self) -> Result<(), EnvelopeError> {
-        let compressed = self.compressor.compress(&self.frame).map_err(EnvelopeError::Beneath)?;
-        let lengths = (u32::try_from(compressed.len()), u32::try_from(self.frame.len()));
-        let (Ok(short), Ok(long)) = lengths else { return Err(EnvelopeError::TooLong) };
-        self.frames.push((short, long));
-        self.frame.clear();
-        self.age.write_all(&compressed).map_err(EnvelopeError::Beneath)
+    fn append(&mut self, done: Compressed) -> Result<(), EnvelopeError> {
+        let short = u32::try_from(done.bytes.len()).map_err(|_| EnvelopeError::TooLong)?;
+        self.frames.push((short, done.plain));
+        self.age.write_all(&done.bytes).map_err(EnvelopeError::Beneath)
     }
 }
 

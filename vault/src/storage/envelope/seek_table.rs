@@ -1,6 +1,7 @@
 //! The seek table of zstd's seekable format, a skippable frame behind the data frames:
 //! <https://github.com/facebook/zstd/blob/dev/contrib/seekable_format/zstd_seekable_compression_format.md>.
-//! Checksums are left out: age authenticates every byte.
+//! Checksums are left out: age authenticates every byte. A skippable frame in front of the data
+//! frames (a long label) is the table's first entry, of no plaintext.
 
 use super::{EnvelopeError, FRAME};
 
@@ -10,6 +11,12 @@ const HEADER: usize = 8;
 const ENTRY: usize = 8;
 /// Frame count, descriptor, magic.
 pub(super) const FOOTER: usize = 9;
+/// Magic and length of a skippable frame.
+const NOTE_HEADER: usize = HEADER;
+/// The longest label there is.
+const MAX_NOTE: usize = NOTE_HEADER + shared::api::MAX_LABEL;
+/// Another number than the table's, so that nobody takes a label for a table.
+const NOTE_MAGIC: u32 = 0x184D_2A50;
 /// A terabyte of frames; more is no object of ours.
 const MAX_FRAMES: usize = 1 << 20;
 
@@ -35,6 +42,12 @@ impl SeekTable {
         let (start, end) = (*self.starts.get(index)?, *self.starts.get(index + 1)?);
         let size = usize::try_from(*self.sizes.get(index)?).ok()?;
         Some((start, usize::try_from(end - start).ok()?, size))
+    }
+
+    /// Length of the skippable frame in front of the first data frame; 0 without one.
+    #[must_use]
+    pub fn note(&self) -> usize {
+        self.starts.first().and_then(|start| usize::try_from(*start).ok()).unwrap_or_default()
     }
 
     /// Plaintext bytes altogether.
@@ -77,6 +90,11 @@ pub fn parse_seek_table(bytes: &[u8], total: u64) -> Result<SeekTable, EnvelopeE
     let mut end = 0_u64;
     for (index, entry) in entries.chunks_exact(ENTRY).enumerate() {
         let (Some(compressed), Some(plain)) = (word(entry, 0), word(entry, 4)) else { return Err(damaged) };
+        if index == 0 && plain == 0 && (NOTE_HEADER..=MAX_NOTE).contains(&(compressed as usize)) {
+            end = u64::from(compressed);
+            table.starts = vec![end];
+            continue;
+        }
         let whole = plain as usize == FRAME || (index == last && (1..FRAME).contains(&(plain as usize)));
         if !whole || compressed == 0 || compressed > bound {
             return Err(damaged);
@@ -107,6 +125,26 @@ pub(super) fn write_seek_table(frames: &[(u32, u32)]) -> Result<Vec<u8>, Envelop
     bytes.push(0);
     bytes.extend(SEEKABLE_MAGIC.to_le_bytes());
     Ok(bytes)
+}
+
+/// The skippable frame that carries a label in front of the data.
+pub(super) fn write_note(label: &str) -> Result<Vec<u8>, EnvelopeError> {
+    let length = u32::try_from(label.len()).map_err(|_| EnvelopeError::TooLong)?;
+    if NOTE_HEADER + label.len() > MAX_NOTE {
+        return Err(EnvelopeError::TooLong);
+    }
+    Ok([&NOTE_MAGIC.to_le_bytes()[..], &length.to_le_bytes(), label.as_bytes()].concat())
+}
+
+/// The label out of such a frame.
+pub(super) fn parse_note(bytes: &[u8]) -> Result<String, EnvelopeError> {
+    let damaged = || EnvelopeError::Damaged("the label in front of the body is not in its form");
+    let label = bytes.get(NOTE_HEADER..).ok_or_else(damaged)?;
+    let length = u32::try_from(label.len()).ok();
+    if word(bytes, 0) != Some(NOTE_MAGIC) || word(bytes, 4) != length {
+        return Err(damaged());
+    }
+    String::from_utf8(label.to_vec()).map_err(|_| damaged())
 }
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {

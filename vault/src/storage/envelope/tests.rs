@@ -18,7 +18,11 @@ fn keys() -> Keys {
 }
 
 fn seal(plaintext: &[u8], keys: &Keys) -> (Vec<u8>, Record, ObjectId) {
-    let mut sealer = Sealer::new(Vec::new()).unwrap();
+    seal_labelled(plaintext, keys, "Rechnung \"Ä\" 7.pdf")
+}
+
+fn seal_labelled(plaintext: &[u8], keys: &Keys, label: &str) -> (Vec<u8>, Record, ObjectId) {
+    let mut sealer = Sealer::labelled(Vec::new(), label).unwrap();
     for piece in plaintext.chunks(300_001) {
         sealer.write(piece).unwrap();
     }
@@ -26,7 +30,7 @@ fn seal(plaintext: &[u8], keys: &Keys) -> (Vec<u8>, Record, ObjectId) {
     let metadata = Metadata {
         owner: "erp".to_owned(),
         key: "k-1".to_owned(),
-        label: "Rechnung \"Ä\" 7.pdf".to_owned(),
+        label: label.to_owned(),
         media_type: "application/pdf".to_owned(),
         size: sealed.size,
         created: "2026-01-01T00:00:00Z".to_owned(),
@@ -176,16 +180,47 @@ fn the_longest_metadata_the_api_lets_through_fits_a_record() {
     let (_, mut record, _) = seal(b"", &keys);
     record.metadata.owner = "o".repeat(64);
     record.metadata.key = "\"".repeat(shared::api::MAX_KEY);
-    record.metadata.label = "\\".repeat(shared::api::MAX_LABEL);
+    record.metadata.label = "\u{1}".repeat(shared::api::MAX_LABEL);
     record.metadata.media_type = "\"".repeat(127);
     record.metadata.size = u64::MAX;
     for _ in 0..50 {
         let slot = seal_slot(&record, [&keys.active.to_public(), &keys.escrow.to_public()], 0).unwrap();
         assert_eq!(slot.len(), SLOT);
     }
-    record.metadata.label = "\u{1}".repeat(2000);
+    record.metadata.media_type = "\u{1}".repeat(2000);
     let refused = seal_slot(&record, [&keys.active.to_public(), &keys.escrow.to_public()], 0);
     assert!(matches!(refused, Err(EnvelopeError::TooLong)));
+}
+
+#[test]
+fn a_label_too_long_for_a_record_stands_whole_in_the_body() {
+    let keys = keys();
+    let (most, cut) = (shared::api::MAX_LABEL, RECORD_LABEL);
+    let fitting = [String::new(), "a".repeat(cut), "ä".repeat(cut / 2)];
+    let long = [format!("{}ä", "a".repeat(cut - 1)), "\u{1f5c4}".repeat(most / 4), "\0".repeat(most)];
+    for (label, is_long) in
+        fitting.iter().map(|label| (label, false)).chain(long.iter().map(|label| (label, true)))
+    {
+        for length in [0, 5, FRAME + 5] {
+            let text = plaintext(length, 3);
+            let (object, record, _) = seal_labelled(&text, &keys, label);
+            let read = read_slots(&object[..2 * SLOT], &keys.active).unwrap();
+            assert_eq!(read.metadata.label.len() > cut, is_long);
+            assert_eq!(read.metadata.label == *label, !is_long);
+            let again = seal_slot(&read, [&keys.active.to_public(), &keys.escrow.to_public()], 1).unwrap();
+            assert_eq!(
+                read_slots(&again, &keys.active).unwrap(),
+                read,
+                "a record written again stays as it is"
+            );
+            let mut opened =
+                Opened::new(Cursor::new(&object), &record.identity, record.metadata.size).unwrap();
+            assert_eq!(opened.label().unwrap().as_ref(), is_long.then_some(label));
+            let (out, refused) = unseal(&object, &record);
+            assert!(refused.is_none() && out == text);
+        }
+    }
+    assert!(matches!(Sealer::labelled(Vec::new(), &"a".repeat(most + 1)), Err(EnvelopeError::TooLong)));
 }
 
 #[test]
@@ -203,7 +238,8 @@ fn stock_age_and_zstd_recover_an_object_with_either_key() {
     let folder = tempfile::tempdir().unwrap();
     for (round, length) in [0, 1, 65_536, FRAME, 2 * FRAME + 12_345].into_iter().enumerate() {
         let text = plaintext(length, 7);
-        let (object, record, _) = seal(&text, &keys);
+        let long = "a long label, ".repeat(if round == 0 || round == 4 { 100 } else { 0 });
+        let (object, record, _) = seal_labelled(&text, &keys, &long);
         std::fs::write(folder.path().join("f"), &object).unwrap();
         for (name, key) in [("active", &keys.active), ("escrow", &keys.escrow)] {
             std::fs::write(folder.path().join(name), key.to_string().expose_secret()).unwrap();

@@ -1,0 +1,329 @@
+//! `vault file …`: what an operator does with files, over the control socket of the running
+//! vault. Knows how to send, receive and show; the vault knows what a file is. Progress is
+//! shown on a terminal alone, never in JSON.
+
+mod transfer;
+
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use clap::Subcommand;
+use http::{Method, Request};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shared::api::{File, OwedReplica, Page, Verdict, VerifiedFile};
+
+use super::control::{self, Progress, whole};
+use super::{CommandError, Output};
+
+/// A list's page, or one file's deletion on both file servers, is answered within this time.
+const SOON: Duration = Duration::from_secs(60);
+/// A verification reads whole replicas, and tells nothing before it is done.
+const LATE: Duration = Duration::from_secs(6 * 3600);
+
+/// What can be done with files.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Store a file; the answer comes when it is durable
+    Put(transfer::Put),
+    /// Read a file, or some of its bytes
+    Get(transfer::Get),
+    /// Show what is known of a file: owner, label, size, and where its replicas lie
+    Stat {
+        /// As `vault file list` shows it
+        id: String,
+    },
+    /// List files, in the order of their ids
+    List {
+        /// Only this owner's
+        #[arg(long, value_name = "NAME")]
+        owner: Option<String>,
+        /// At most so many
+        #[arg(long, value_name = "COUNT")]
+        limit: Option<usize>,
+    },
+    /// Delete files
+    Remove {
+        /// As `vault file list` shows them
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+    /// List what file servers are owed: replicas to get, replicas to lose
+    Owed {
+        /// At most so many, 1 to 1000
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: usize,
+    },
+    /// Read every replica of files from end to end, and tell what is whole where
+    ///
+    /// Exit code 1 where one is not. What is damaged is set aside, and healed like what is missing.
+    Verify {
+        /// As `vault file list` shows them
+        #[arg(required = true, value_name = "ID")]
+        ids: Vec<String>,
+    },
+}
+
+impl Verb {
+    /// Does it.
+    ///
+    /// # Errors
+    /// The vault does not run, or refuses; a local file cannot be read or written.
+    pub async fn run(&self, socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+        match self {
+            Self::Put(put) => put.run(socket, output).await,
+            Self::Get(get) => get.run(socket, output).await,
+            Self::Stat { id } => {
+                let path = format!("{}/description", place(id)?);
+                let file: File = ask(socket, Method::GET, &path, SOON).await?;
+                output.show(&file, &described(&file))
+            }
+            Self::List { owner, limit } => list(socket, owner.as_deref(), *limit, output).await,
+            Self::Remove { ids } => remove(socket, ids, output).await,
+            Self::Owed { limit } => owed(socket, *limit, output).await,
+            Self::Verify { ids } => verify(socket, ids, output).await,
+        }
+    }
+}
+
+async fn list(
+    socket: &Path,
+    owner: Option<&str>,
+    limit: Option<usize>,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let owner = owner.map(|owner| format!("&owner={}", encoded(owner))).unwrap_or_default();
+    let mut left = limit.unwrap_or(usize::MAX);
+    let mut after = String::new();
+    let mut listed = Listing::begin(output)?;
+    while left > 0 {
+        let count = left.min(shared::api::MAX_PAGE);
+        let path = format!("/v1/files?limit={count}{owner}{after}");
+        let page: Page<File> = ask(socket, Method::GET, &path, SOON).await?;
+        left -= page.items.len().min(left);
+        for file in &page.items {
+            listed.add(output, file)?;
+        }
+        match page.next {
+            Some(next) => after = format!("&after={}", encoded(&next)),
+            None => break,
+        }
+    }
+    listed.end(output)
+}
+
+/// A list that is printed as it comes, so that its length costs no memory.
+struct Listing {
+    count: usize,
+}
+
+impl Listing {
+    fn begin(output: &mut Output<'_>) -> Result<Self, CommandError> {
+        if output.json {
+            write!(output.to, "[")?;
+        } else {
+            writeln!(output.to, "{:<64}  {:>12}  {:<20}  {:<12}  LABEL", "ID", "SIZE", "CREATED", "OWNER")?;
+        }
+        Ok(Self { count: 0 })
+    }
+
+    fn add(&mut self, output: &mut Output<'_>, file: &File) -> Result<(), CommandError> {
+        if output.json {
+            let json = serde_json::to_string(file).map_err(std::io::Error::from)?;
+            write!(output.to, "{}\n  {json}", if self.count == 0 { "" } else { "," })?;
+        } else {
+            let debt = if file.owed.is_empty() {
+                String::new()
+            } else {
+                format!("  (owed to {})", file.owed.join(", "))
+            };
+            let (created, label) = (seconds(&file.created), shown(&file.label));
+            writeln!(
+                output.to,
+                "{}  {:>12}  {created:<20}  {:<12}  {label}{debt}",
+                file.id, file.size, file.owner
+            )?;
+        }
+        self.count += 1;
+        Ok(())
+    }
+
+    fn end(self, output: &mut Output<'_>) -> Result<(), CommandError> {
+        if output.json {
+            writeln!(output.to, "{}]", if self.count == 0 { "" } else { "\n" })?;
+        }
+        Ok(output.to.flush()?)
+    }
+}
+
+async fn remove(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Result<(), CommandError> {
+    let mut text = String::new();
+    for id in ids {
+        let request = bare(Method::DELETE, &place(id)?)?;
+        let answer = control::call(socket, request, SOON, &Progress::default()).await?;
+        control::accepted(socket, answer).await?;
+        text.push_str(&format!("removed {id}\n"));
+    }
+    output.show(&serde_json::json!({ "removed": ids }), &text)
+}
+
+async fn owed(socket: &Path, limit: usize, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let path = format!("/v1/files/owed?limit={limit}");
+    let page: Page<OwedReplica> = ask(socket, Method::GET, &path, SOON).await?;
+    let mut text = if page.items.is_empty() {
+        "nothing is owed\n".to_owned()
+    } else {
+        format!("{:<64}  {:<12}  {:<7}  {:<20}  FAILED  SIZE\n", "ID", "FILE SERVER", "OWED", "SINCE")
+    };
+    for debt in &page.items {
+        let OwedReplica { id, file_server, what, since, failed, size } = debt;
+        text.push_str(&format!("{id}  {file_server:<12}  {what:<7}  {since:<20}  {failed:>6}  {size}\n"));
+    }
+    output.show(&page.items, &text)
+}
+
+async fn verify(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Result<(), CommandError> {
+    let places = ids.iter().map(|id| place(id)).collect::<Result<Vec<_>, _>>()?;
+    let bar = transfer::bar(output, Some(ids.len() as u64), transfer::COUNT);
+    let (mut all, mut text) = (Vec::new(), String::new());
+    for place in places {
+        let found: VerifiedFile = ask(socket, Method::POST, &format!("{place}/verify"), LATE).await?;
+        for replica in &found.replicas {
+            let state = match replica.state {
+                Verdict::Whole => "whole",
+                Verdict::Absent => "absent",
+                Verdict::Damaged => "damaged",
+                Verdict::Unknown => "unknown",
+            };
+            let why = replica.why.as_deref().map(|why| format!("  {}", shown(why))).unwrap_or_default();
+            text.push_str(&format!("{}  {:<12}  {state}{why}\n", found.id, replica.file_server));
+        }
+        all.push(found);
+        bar.inc(1);
+    }
+    bar.finish_and_clear();
+    output.show(&all, &text)?;
+    let wanting = all.iter().filter(|file| !file.whole).count();
+    if wanting > 0 {
+        return Err(CommandError::NotWhole { wanting, looked: all.len() });
+    }
+    Ok(())
+}
+
+async fn ask<A: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    patience: Duration,
+) -> Result<A, CommandError> {
+    let answer = control::call(socket, bare(method, path)?, patience, &Progress::default()).await?;
+    control::json(socket, answer).await
+}
+
+fn bare(method: Method, path: &str) -> Result<Request<control::Body>, CommandError> {
+    let request = Request::builder().method(method).uri(path).body(whole(Vec::new()));
+    Ok(request.map_err(std::io::Error::other)?)
+}
+
+/// Where a file is asked for.
+fn place(id: &str) -> Result<String, CommandError> {
+    if id.len() != 64 || !id.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')) {
+        return Err(CommandError::Usage(
+            "a file's id is 64 lower-case hex digits; vault file list shows them",
+        ));
+    }
+    Ok(format!("/v1/files/{id}"))
+}
+
+fn encoded(text: &str) -> String {
+    utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+fn described(file: &File) -> String {
+    let list = |names: &[String]| if names.is_empty() { "nobody".to_owned() } else { names.join(", ") };
+    format!(
+        "id:       {}\nowner:    {}\nlabel:    {}\ntype:     {}\nsize:     {}\ncreated:  {}\nreplicas: {}\nowed to:  {}",
+        file.id,
+        file.owner,
+        shown(&file.label),
+        shown(&file.media_type),
+        file.size,
+        file.created,
+        list(&file.replicas),
+        list(&file.owed),
+    )
+}
+
+/// Text of others as it may stand on a terminal: what moves the cursor, breaks the line or turns
+/// the direction of writing is escaped.
+fn shown(text: &str) -> String {
+    let mut line = String::with_capacity(text.len());
+    for character in text.chars() {
+        match character {
+            '"' | '\'' | '\\' => line.push(character),
+            other => line.extend(other.escape_debug()),
+        }
+    }
+    line
+}
+
+/// A time without its fraction of a second.
+fn seconds(time: &str) -> String {
+    time.split_once('.').map_or_else(|| time.to_owned(), |(whole, _)| format!("{whole}Z"))
+}
+
+/// What `get --output` and `put` answer as JSON beside the file itself.
+#[derive(Debug, Serialize)]
+struct Fetched<'a> {
+    id: &'a str,
+    file: &'a PathBuf,
+    bytes: u64,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn labels_of_others_cannot_move_the_cursor() {
+        assert_eq!(shown("Rechnung \"Ä\" 7\\1 \u{1f5c4}"), "Rechnung \"Ä\" 7\\1 \u{1f5c4}");
+        assert_eq!(shown("a\n\u{1b}[2J\0\u{202e}b"), "a\\n\\u{1b}[2J\\0\\u{202e}b");
+    }
+
+    #[test]
+    fn only_ids_are_asked_for() {
+        assert_eq!(place(&"a".repeat(64)).unwrap(), format!("/v1/files/{}", "a".repeat(64)));
+        for bad in ["", "x", "../../etc/passwd", &"A".repeat(64), &"a".repeat(65)] {
+            assert!(place(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_list_is_one_json_document_whatever_its_length() {
+        let file = File {
+            id: "a".repeat(64),
+            owner: "erp".to_owned(),
+            label: "\n".to_owned(),
+            media_type: "text/plain".to_owned(),
+            size: 5,
+            created: "2026-01-01T00:00:00.5Z".to_owned(),
+            replicas: vec!["paris".to_owned()],
+            owed: vec!["lyon".to_owned()],
+        };
+        for count in 0..3 {
+            let mut told = Vec::new();
+            let mut output = Output { to: &mut told, json: true };
+            let mut listing = Listing::begin(&mut output).unwrap();
+            (0..count).for_each(|_| listing.add(&mut output, &file).unwrap());
+            listing.end(&mut output).unwrap();
+            let read: Vec<File> = serde_json::from_slice(&told).unwrap();
+            assert_eq!(read.len(), count);
+        }
+        let mut told = Vec::new();
+        let mut output = Output { to: &mut told, json: false };
+        let mut listing = Listing::begin(&mut output).unwrap();
+        listing.add(&mut output, &file).unwrap();
+        assert_eq!(String::from_utf8(told).unwrap().lines().count(), 2, "a label breaks no line");
+    }
+}
