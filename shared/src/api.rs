@@ -154,8 +154,8 @@ pub struct OwedReplica {
     pub since: String,
     /// How often paying it has failed.
     pub failed: u64,
-    /// Plaintext bytes of the file.
-    pub size: u64,
+    /// What it waits for.
+    pub why: String,
 }
 
 /// Answer of `POST /v1/files/{id}/verify`: each file server's replica, read from end to end.

@@ -117,6 +117,9 @@ pub enum CommandError {
         /// Of how many.
         looked: usize,
     },
+    /// A comparison could not see everything.
+    #[error("not every file server could be listed: {}; compared again by itself when it answers", .0.join("; "))]
+    NotListed(Vec<String>),
     /// The words do not go together.
     #[error("{0}")]
     Usage(&'static str),

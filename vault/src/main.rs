@@ -12,7 +12,6 @@ use shared::telemetry::{self, Format};
 use shared::tls::Role;
 use vault::command::{self, Holder, Output};
 use vault::config::Config;
-use vault::storage::ObjectId;
 
 /// EX_CONFIG of sysexits.h.
 const BAD_CONFIGURATION: u8 = 78;
@@ -53,9 +52,6 @@ enum Command {
     /// The storage keys (age): making, rotating, rewrapping
     #[command(subcommand)]
     Keys(Keys),
-    /// Files: what an operator brings back
-    #[command(subcommand)]
-    File(File),
     /// Print the version
     Version,
 }
@@ -154,27 +150,6 @@ enum Keys {
     },
 }
 
-#[derive(Subcommand)]
-enum File {
-    /// Take a deletion back, within storage.undelete_within (the vault must be running)
-    Undelete {
-        /// The file's id, 64 hex digits
-        #[arg(value_parser = |text: &str| text.parse::<ObjectId>())]
-        id: ObjectId,
-    },
-    /// Fill an empty catalog from both file servers (the vault must be running)
-    ///
-    /// For the day on which both vaults' disks are lost. Broken off, it goes on when started again.
-    RebuildCatalog {
-        /// A key file to try beside storage.key_file, such as the escrow key
-        #[arg(long, value_name = "FILE")]
-        identity: Option<PathBuf>,
-        /// Add to a catalog that is not empty
-        #[arg(long)]
-        merge: bool,
-    },
-}
-
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     match run(&arguments) {
@@ -252,13 +227,6 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Command::Keys(Keys::Escrow { file }) => command::keys::escrow(file, &mut output).await?,
             Command::Keys(Keys::Rewrap { per_second }) => {
                 command::keys::rewrap(&config()?.api.control_socket, *per_second, &mut output).await?;
-            }
-            Command::File(File::Undelete { id }) => {
-                command::recover::undelete(&config()?.api.control_socket, id, &mut output).await?;
-            }
-            Command::File(File::RebuildCatalog { identity, merge }) => {
-                let socket = config()?.api.control_socket;
-                command::recover::rebuild_catalog(&socket, identity.as_deref(), *merge, &mut output).await?;
             }
             Command::Version | Command::Check => {}
         }

@@ -20,9 +20,9 @@ use time::format_description::well_known::Rfc3339;
 
 use super::caller::Caller;
 use super::refusal::Refusal;
-use crate::storage::repair::DebtKind;
 use crate::storage::{
-    BodyError, Checked, Entry, FileServerError, Found, KeyError, ObjectId, Storage, StorageError, Stored, Upload,
+    BodyError, Checked, Entry, FileServerError, Found, KeyError, ObjectId, Storage, StorageError, Stored,
+    Upload,
 };
 
 mod conditions;
@@ -236,13 +236,13 @@ async fn owed(
     let items = debts.into_iter().map(|debt| OwedReplica {
         id: debt.id.to_string(),
         file_server: debt.server,
-        what: if debt.kind == DebtKind::Removal { "removal" } else { "replica" }.to_owned(),
+        what: if debt.removal { "removal" } else { "replica" }.to_owned(),
         since: OffsetDateTime::from_unix_timestamp(debt.since)
             .ok()
             .and_then(|since| since.format(&Rfc3339).ok())
             .unwrap_or_default(),
         failed: debt.tried,
-        size: debt.size,
+        why: debt.why,
     });
     // What is owed changes while it is paid: it is told from its start, without a next page.
     Ok(axum::Json(Page { items: items.collect(), next: None }))
@@ -395,14 +395,11 @@ pub(super) fn refuse(error: &StorageError) -> Refusal {
         StorageError::NotEmpty => plain(StatusCode::CONFLICT, "not_empty"),
         StorageError::Listing(_) => Refusal::later("file_server_away", error.to_string(), LATER),
         StorageError::Key(KeyError::NoIdentity) => plain(StatusCode::BAD_REQUEST, "no_identity"),
-        // The last four are the operator's, who is not answered here.
-        StorageError::Key(_)
-        | StorageError::Spool(_)
-        | StorageError::Start(_)
-        | StorageError::FileServer(_)
-        | StorageError::NoSuchServer { .. }
-        | StorageError::SamePlace { .. }
-        | StorageError::NotAdopted { .. } => {
+        StorageError::FileServer(_) => Refusal::later("file_server_away", error.to_string(), LATER),
+        StorageError::NoSuchServer { .. } => plain(StatusCode::NOT_FOUND, "no_such_file_server"),
+        StorageError::SamePlace { .. } => plain(StatusCode::CONFLICT, "same_place"),
+        StorageError::NotAdopted { .. } => plain(StatusCode::CONFLICT, "not_adopted"),
+        StorageError::Key(_) | StorageError::Spool(_) | StorageError::Start(_) => {
             tracing::error!("{error}");
             Refusal::internal()
         }

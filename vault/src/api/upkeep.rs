@@ -1,7 +1,8 @@
-//! What operators do to files and keys as a whole: rewrap records, take a deletion back, rebuild
-//! the catalog. Knows paths, bodies and who may; `storage` does it.
+//! What operators do to files, file servers and keys as a whole: compare, scrub, adopt, rewrap
+//! records, take a deletion back, rebuild the catalog. Knows paths, bodies and who may; `storage` does it.
 
 use axum::extract::{Path, State};
+use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
 use serde::{Deserialize, Serialize};
@@ -11,7 +12,7 @@ use super::body::JsonBody;
 use super::caller::Caller;
 use super::files::{parse_id, refuse};
 use super::refusal::Refusal;
-use crate::storage::{Keys, Progress, Storage, Undeleted};
+use crate::storage::{AdoptedServer, Keys, Progress, Storage, Synced, Undeleted};
 
 /// Body of `POST /v1/keys/rewrap`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -40,6 +41,9 @@ pub fn routes(storage: Storage) -> Router {
         .route("/v1/keys/rewrap", post(rewrap).get(rewrap_progress))
         .route("/v1/files/{id}/undelete", post(undelete))
         .route("/v1/catalog/rebuild", post(rebuild).get(rebuild_progress))
+        .route("/v1/file-servers/sync", post(sync))
+        .route("/v1/file-servers/scrub", post(scrub))
+        .route("/v1/file-servers/{name}/adopt", post(adopt))
         .with_state(storage)
 }
 
@@ -91,4 +95,30 @@ async fn rebuild(
 async fn rebuild_progress(State(storage): State<Storage>, caller: Caller) -> Result<Json<Progress>, Refusal> {
     caller.must_be(&[Role::Admin])?;
     Ok(Json(storage.rebuild_progress()))
+}
+
+/// Answers when the whole comparison is done.
+async fn sync(State(storage): State<Storage>, caller: Caller) -> Result<Json<Synced>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    tracing::info!(by = %caller.0.name, "comparing the catalog with the file servers");
+    storage.sync().await.map(Json).map_err(|error| refuse(&error))
+}
+
+/// Answers when the round has begun; status tells how far it is.
+async fn scrub(State(storage): State<Storage>, caller: Caller) -> Result<StatusCode, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    storage.scrub().await.map_err(|error| refuse(&error))?;
+    tracing::info!(by = %caller.0.name, "a scrub begins");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn adopt(
+    State(storage): State<Storage>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<AdoptedServer>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let adopted = storage.adopt_server(&name).await.map_err(|error| refuse(&error))?;
+    tracing::warn!(by = %caller.0.name, server = %adopted.server, "a file server was adopted");
+    Ok(Json(adopted))
 }

@@ -15,7 +15,8 @@ use serde::de::DeserializeOwned;
 use shared::api::{File, OwedReplica, Page, Verdict, VerifiedFile};
 
 use super::control::{self, Progress, whole};
-use super::{CommandError, Output};
+use super::{CommandError, Output, recover};
+use crate::storage::{AdoptedServer, ObjectId, Synced};
 
 /// A list's page, or one file's deletion on both file servers, is answered within this time.
 const SOON: Duration = Duration::from_secs(60);
@@ -63,6 +64,34 @@ pub enum Verb {
         #[arg(required = true, value_name = "ID")]
         ids: Vec<String>,
     },
+    /// Take a deletion back, within storage.undelete_within
+    Undelete {
+        /// The file's id, 64 hex digits
+        #[arg(value_parser = |text: &str| text.parse::<ObjectId>())]
+        id: ObjectId,
+    },
+    /// Compare the catalog with whole listings of both file servers, now
+    ///
+    /// What is missing is owed and copied, what is unknown is taken in. It also runs by itself.
+    Sync,
+    /// Begin a new scrub: every replica is read again, slowly; `vault status` tells how far it is
+    Scrub,
+    /// Accept a wiped or replaced file server as a new place, on which everything is owed
+    AdoptServer {
+        /// Its name in the configuration
+        name: String,
+    },
+    /// Fill an empty catalog from both file servers
+    ///
+    /// For the day on which both vaults' disks are lost. Broken off, it goes on when started again.
+    RebuildCatalog {
+        /// A key file to try beside storage.key_file, such as the escrow key
+        #[arg(long, value_name = "FILE")]
+        identity: Option<PathBuf>,
+        /// Add to a catalog that is not empty
+        #[arg(long)]
+        merge: bool,
+    },
 }
 
 impl Verb {
@@ -83,6 +112,39 @@ impl Verb {
             Self::Remove { ids } => remove(socket, ids, output).await,
             Self::Owed { limit } => owed(socket, *limit, output).await,
             Self::Verify { ids } => verify(socket, ids, output).await,
+            Self::Undelete { id } => recover::undelete(socket, id, output).await,
+            Self::Sync => {
+                let synced: Synced = ask(socket, Method::POST, "/v1/file-servers/sync", LATE).await?;
+                output.show(&synced, &compared(&synced))?;
+                if synced.unlisted.is_empty() {
+                    Ok(())
+                } else {
+                    Err(CommandError::NotListed(synced.unlisted))
+                }
+            }
+            Self::Scrub => {
+                let (request, progress) =
+                    (bare(Method::POST, "/v1/file-servers/scrub")?, Progress::default());
+                let begun = control::call(socket, request, SOON, &progress).await?;
+                control::accepted(socket, begun).await?;
+                output.show(
+                    &serde_json::json!({ "begun": true }),
+                    "the scrub has begun; vault status tells how far it is",
+                )
+            }
+            Self::AdoptServer { name } => {
+                let path = format!("/v1/file-servers/{}/adopt", encoded(name));
+                let adopted: AdoptedServer = ask(socket, Method::POST, &path, SOON).await?;
+                let text = format!(
+                    "{} is a new place now; {} replicas are owed there and copied by themselves; \
+                     say the same on the other vault",
+                    adopted.server, adopted.owed
+                );
+                output.show(&adopted, &text)
+            }
+            Self::RebuildCatalog { identity, merge } => {
+                recover::rebuild_catalog(socket, identity.as_deref(), *merge, output).await
+            }
         }
     }
 }
@@ -174,11 +236,14 @@ async fn owed(socket: &Path, limit: usize, output: &mut Output<'_>) -> Result<()
     let mut text = if page.items.is_empty() {
         "nothing is owed\n".to_owned()
     } else {
-        format!("{:<64}  {:<12}  {:<7}  {:<20}  FAILED  SIZE\n", "ID", "FILE SERVER", "OWED", "SINCE")
+        format!("{:<64}  {:<12}  {:<7}  {:<20}  FAILED  WAITS FOR\n", "ID", "FILE SERVER", "OWED", "SINCE")
     };
     for debt in &page.items {
-        let OwedReplica { id, file_server, what, since, failed, size } = debt;
-        text.push_str(&format!("{id}  {file_server:<12}  {what:<7}  {since:<20}  {failed:>6}  {size}\n"));
+        let OwedReplica { id, file_server, what, since, failed, why } = debt;
+        text.push_str(&format!(
+            "{id}  {file_server:<12}  {what:<7}  {since:<20}  {failed:>6}  {}\n",
+            shown(why)
+        ));
     }
     output.show(&page.items, &text)
 }
@@ -234,6 +299,15 @@ fn place(id: &str) -> Result<String, CommandError> {
         ));
     }
     Ok(format!("/v1/files/{id}"))
+}
+
+fn compared(synced: &Synced) -> String {
+    let Synced { known, listed, missing, present, damaged, adopted, foreign, risen, .. } = synced;
+    format!(
+        "objects known:     {known}\nreplicas listed:   {listed}\nmissing, now owed: {missing}\n\
+         owed, but whole:   {present}\ndamaged, now owed: {damaged}\ntaken in:          {adopted}\n\
+         not ours to open:  {foreign}\ndeleted, and back: {risen}"
+    )
 }
 
 fn encoded(text: &str) -> String {

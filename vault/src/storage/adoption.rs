@@ -1,13 +1,13 @@
 //! The operator says that a file server is a new place: wiped, replaced, or set up anew.
 //! Nothing else ever makes a vault that knows objects on a place believe in another one.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::file_server::FileServerError;
 use super::{Storage, StorageError, now};
 
 /// What adopting a file server came to.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct AdoptedServer {
     /// Its name.
     pub server: String,

@@ -286,7 +286,8 @@ impl Inner {
             for slot in SLOTS {
                 let bytes = server.read_note(&asked.name(slot))?;
                 progress.note();
-                let opened = bytes.as_deref().and_then(|bytes| keys.iter().find_map(|key| asked.open(key, bytes)));
+                let opened =
+                    bytes.as_deref().and_then(|bytes| keys.iter().find_map(|key| asked.open(key, bytes)));
                 notes.extend(opened.map(|(generation, payload)| (generation, payload.to_vec())));
             }
             Ok(notes)
@@ -310,7 +311,8 @@ impl Inner {
             for slot in SLOTS {
                 let bytes = server.read_note(&title.name(slot))?;
                 progress.note();
-                let opened = bytes.as_deref().and_then(|bytes| keys.iter().find_map(|key| title.open(key, bytes)));
+                let opened =
+                    bytes.as_deref().and_then(|bytes| keys.iter().find_map(|key| title.open(key, bytes)));
                 valid.extend(opened.map(|(generation, _)| (generation, slot)));
             }
             let kept = valid.iter().find(|(generation, _)| Some(*generation) == keep);

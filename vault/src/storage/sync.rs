@@ -4,7 +4,7 @@
 
 use futures_util::future::join_all;
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::comparison::{Finding, compare};
 use super::file_server::FileServerError;
@@ -23,7 +23,7 @@ const MOST_PARTS: usize = 4096;
 const LOOKS: usize = 4;
 
 /// What a comparison came to.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Synced {
     /// Objects that the catalog knew, deleted ones too.
     pub known: u64,
@@ -178,18 +178,6 @@ impl Storage {
             Finding::Present { .. } | Finding::Missing { .. } | Finding::Risen { .. } => {}
         }
         Ok(synced)
-    }
-
-    /// Looks at every replica of an object now and tells what each file server's is worth.
-    ///
-    /// # Errors
-    /// A file server that cannot tell; or the catalog's.
-    pub async fn verify(&self, id: &ObjectId) -> Result<Vec<(String, ReplicaState)>, StorageError> {
-        let mut seen = Vec::with_capacity(self.0.servers.len());
-        for server in &self.0.servers {
-            seen.push((server.name().to_owned(), self.0.check(*id, server, None).await?));
-        }
-        Ok(seen)
     }
 }
 

@@ -1,11 +1,10 @@
-//! Asked to look: every replica of one object read from end to end, and what is owed of it or
-//! of all objects. What is found bad is set aside and owed, so that the next turn heals it.
+//! Asked to look: every replica of one object read from end to end. What is found bad is set
+//! aside and owed, so that the next turn heals it.
 
 use futures_util::future::join_all;
 
 use super::file_server::FileServerError;
 use super::object::{Entry, ReplicaState};
-use super::repair::{Condition, Debt};
 use super::{Storage, StorageError, now};
 
 /// One replica, as re-reading it showed.
@@ -45,17 +44,5 @@ impl Storage {
             found.push(Checked { server, refused: answer.err() });
         }
         Ok(found)
-    }
-
-    /// What is owed to file servers, whether they answer at present or not: what failed least
-    /// first, then the oldest; at most `limit`.
-    ///
-    /// # Errors
-    /// The catalog's.
-    pub async fn owed(&self, limit: usize) -> Result<Vec<Debt>, StorageError> {
-        let up = |name: &str| Condition { server: name.to_owned(), up: true, full: false };
-        let all = self.0.servers.iter().map(|server| up(server.name())).collect();
-        // Every debt is due in turn 0.
-        Ok(self.0.catalog.debts(all, 0, limit).await?)
     }
 }

@@ -204,12 +204,12 @@ fn a_label_too_long_for_a_record_stands_whole_in_the_body() {
         for length in [0, 5, FRAME + 5] {
             let text = plaintext(length, 3);
             let (object, record, _) = seal_labelled(&text, &keys, label);
-            let read = read_slots(&object[..2 * SLOT], &keys.active).unwrap();
+            let read = read_slots(&object[..2 * SLOT], std::slice::from_ref(&keys.active)).unwrap();
             assert_eq!(read.metadata.label.len() > cut, is_long);
             assert_eq!(read.metadata.label == *label, !is_long);
             let again = seal_slot(&read, [&keys.active.to_public(), &keys.escrow.to_public()], 1).unwrap();
             assert_eq!(
-                read_slots(&again, &keys.active).unwrap(),
+                read_slots(&again, std::slice::from_ref(&keys.active)).unwrap(),
                 read,
                 "a record written again stays as it is"
             );

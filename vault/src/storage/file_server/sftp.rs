@@ -15,11 +15,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{FileServer, FileServerError, Put, Replica, layout};
-use crate::storage::envelope::{Checker, EnvelopeError, verify};
+use crate::storage::envelope::{Checker, EnvelopeError, Side, verify};
 use crate::storage::object::ObjectId;
 use crate::storage::random_hex;
 use crate::storage::step::{Step, Steps};
 
+mod in_place;
 mod link;
 mod listing;
 mod place;
@@ -448,6 +449,18 @@ impl FileServer for Sftp {
 
     fn open(&self, id: &ObjectId) -> Result<Replica, FileServerError> {
         self.find(id)?.ok_or_else(|| self.absent(id))
+    }
+
+    fn write_slot(&self, id: &ObjectId, side: Side, bytes: &[u8]) -> Result<(), FileServerError> {
+        self.overwrite_slot(id, side, bytes)
+    }
+
+    fn read_note(&self, name: &str) -> Result<Option<Vec<u8>>, FileServerError> {
+        self.whole_note(name)
+    }
+
+    fn write_note(&self, name: &str, bytes: &[u8]) -> Result<(), FileServerError> {
+        self.overwrite_note(name, bytes)
     }
 
     fn remove(&self, id: &ObjectId) -> Result<(), FileServerError> {

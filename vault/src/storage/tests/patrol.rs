@@ -381,6 +381,7 @@ async fn comparing_ten_thousand_objects_takes_seconds() {
             seq: 1,
             id: *id,
             metadata: known.metadata.clone(),
+            revision: 0,
             state: State::Stored,
             origin: "vault-b".to_owned(),
             identity: known.identity.clone(),

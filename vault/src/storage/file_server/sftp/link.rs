@@ -116,6 +116,17 @@ impl Link {
         self.sftp.open_mode(path, flags, 0o640, OpenType::File).map_err(|error| self.told(&error))
     }
 
+    /// Opens a file that is there, to overwrite parts of it.
+    pub(super) fn open_to_overwrite(&mut self, path: &Path) -> Result<File, Trouble> {
+        self.sftp.open_mode(path, OpenFlags::WRITE, 0, OpenType::File).map_err(|error| self.told(&error))
+    }
+
+    /// Opens a file to write all of it; what it held is gone.
+    pub(super) fn open_anew(&mut self, path: &Path) -> Result<File, Trouble> {
+        let flags = OpenFlags::WRITE | OpenFlags::CREATE | OpenFlags::TRUNCATE;
+        self.sftp.open_mode(path, flags, 0o640, OpenType::File).map_err(|error| self.told(&error))
+    }
+
     /// An open file's facts.
     pub(super) fn facts(&mut self, file: &mut File) -> Result<FileStat, Trouble> {
         file.stat().map_err(|error| self.told(&error))
