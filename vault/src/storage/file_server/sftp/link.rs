@@ -133,7 +133,8 @@ impl Link {
         }
         match file.fsync().map_err(|error| self.told(&error)) {
             Ok(()) => Ok(Flushed::Yes),
-            Err(trouble) if trouble.kind == Kind::Unsupported => Ok(Flushed::Unknown),
+            // Not known, or forbidden in the server's configuration.
+            Err(trouble) if matches!(trouble.kind, Kind::Unsupported | Kind::Denied) => Ok(Flushed::Unknown),
             Err(trouble) => Err(trouble),
         }
     }
@@ -151,7 +152,7 @@ impl Link {
             Err(trouble) => return Err(trouble),
         };
         match self.flush(&mut folder) {
-            Err(trouble) if matches!(trouble.kind, Kind::Failure | Kind::Denied) => Ok(Flushed::Unknown),
+            Err(trouble) if trouble.kind == Kind::Failure => Ok(Flushed::Unknown),
             other => other,
         }
     }
@@ -227,6 +228,13 @@ impl Link {
             self.cut();
         }
         trouble
+    }
+}
+
+impl Drop for Link {
+    /// Ending a session asks the other side, which may hang: measured, several seconds.
+    fn drop(&mut self) {
+        self.cut();
     }
 }
 
