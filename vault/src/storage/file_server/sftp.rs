@@ -470,13 +470,18 @@ impl FileServer for Sftp {
     ) -> Result<Vec<ObjectId>, FileServerError> {
         let after = after.map(ToString::to_string).unwrap_or_default();
         // Looked at afresh: an unmounted place would look like an empty one.
-        let listed = self.begin(&self.data, |link| {
-            self.place.check(link)?;
-            listing::list(link, &self.root, prefix, &after, limit).map_err(Failed::Trouble)
-        });
-        let (found, lane) = listed.map_err(|failed| self.fail("list", failed))?;
+        let ((), lane) = self
+            .begin(&self.data, |link| self.place.check(link))
+            .map_err(|failed| self.fail("list", failed))?;
         lane.give_back();
-        Ok(found)
+        let names = |folders: &[PathBuf], length: usize| {
+            let all = |link: &mut Link| folders.iter().map(|folder| link.digits(folder, length)).collect();
+            let (names, lane) = self.ask_in_place(all)?;
+            lane.give_back();
+            Ok(names)
+        };
+        let listed = listing::list(&names, self.sessions, &self.root, prefix, &after, limit);
+        listed.map_err(|failed| self.fail("list", failed))
     }
 
     fn quarantine(&self, id: &ObjectId) -> Result<(), FileServerError> {

@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ssh2::{File, FileStat, MethodType, OpenFlags, OpenType, RenameFlags, Session, Sftp};
 
+use super::super::layout;
 use super::moment;
 use super::settings::{Login, SftpSettings};
 use super::trouble::{Kind, Trouble};
@@ -202,6 +203,15 @@ impl Link {
         self.close(folder)?;
         entries.retain(|(name, _)| name != "." && name != "..");
         Ok(entries)
+    }
+
+    /// The sorted names in a folder that are so many digits of an id.
+    pub(super) fn digits(&mut self, path: &Path, length: usize) -> Result<Vec<String>, Trouble> {
+        let entries = self.entries(path)?;
+        let mut names: Vec<_> = entries.into_iter().map(|(name, _)| name).collect();
+        names.retain(|name| layout::is_digits(name, length));
+        names.sort_unstable();
+        Ok(names)
     }
 
     /// Bytes and names that may still be written below `path`; the server may not know.
