@@ -31,6 +31,8 @@ mod trust;
 mod writer;
 
 #[cfg(test)]
+mod proftpd;
+#[cfg(test)]
 mod sshd;
 #[cfg(test)]
 mod tests;

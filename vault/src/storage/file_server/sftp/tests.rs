@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
 
 use super::super::contract::{self, in_memory, object};
+use super::proftpd::Proftpd;
 use super::sshd::{Sshd, signal};
 use super::*;
 
@@ -60,6 +61,15 @@ fn whole(server: &Sftp, id: &ObjectId) -> Vec<u8> {
     bytes
 }
 
+/// Turns one bit of a replica behind the server's back.
+fn damage(sshd: &Sshd, id: &ObjectId) {
+    let path = layout::replica_path(&sshd.place(), id);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+}
+
 fn temporaries(sshd: &Sshd) -> usize {
     std::fs::read_dir(sshd.place().join("tmp")).unwrap().count()
 }
@@ -74,14 +84,16 @@ fn collect_in_next_life(sshd: &Sshd) -> usize {
 #[test]
 fn an_sftp_server_keeps_the_contract() {
     let sshd = Sshd::start();
-    let damage = |id: &ObjectId| {
-        let path = layout::replica_path(&sshd.place(), id);
-        let mut bytes = std::fs::read(&path).unwrap();
-        let last = bytes.len() - 1;
-        bytes[last] ^= 1;
-        std::fs::write(&path, bytes).unwrap();
-    };
-    contract::run(&sftp(&sshd), &|| Box::new(sftp(&sshd)), &damage);
+    contract::run(&sftp(&sshd), &|| Box::new(sftp(&sshd)), &|id| damage(&sshd, id));
+}
+
+#[test]
+fn an_sftp_server_that_is_not_openssh_keeps_the_contract() {
+    let fixture = Sshd::start();
+    let proftpd = Proftpd::start(&fixture);
+    let settings = proftpd.settings(&fixture, 3);
+    let server = || with(&fixture, &settings, Steps::default());
+    contract::run(&server(), &|| Box::new(server()), &|id| damage(&fixture, id));
 }
 
 #[test]
