@@ -257,7 +257,12 @@ fn reach(settings: &SftpSettings, timeout: Duration) -> std::io::Result<TcpStrea
             break;
         }
         match TcpStream::connect_timeout(&address, left) {
-            Ok(socket) => return socket.set_nodelay(true).map(|()| socket),
+            Ok(socket) => {
+                socket.set_nodelay(true)?;
+                // As libssh2 wants it, and as looking whether it is closed needs it.
+                socket.set_nonblocking(true)?;
+                return Ok(socket);
+            }
             Err(error) => refused = std::io::Error::new(error.kind(), format!("{address}: {error}")),
         }
     }

@@ -127,6 +127,18 @@ fn what_is_large_comes_back_as_it_was_from_any_position() {
 }
 
 #[test]
+fn a_server_that_renews_its_keys_in_mid_file_is_written_and_read_all_the_same() {
+    let mut sshd = Sshd::start();
+    sshd.kill();
+    sshd.configure("UsePAM no", "UsePAM no\nRekeyLimit 1M");
+    sshd.run();
+    let server = attached(&sshd);
+    let (id, bytes) = object(&noise(9 << 20));
+    server.put(&id, &mut in_memory(bytes.clone())).unwrap();
+    assert!(whole(&server, &id) == bytes);
+}
+
+#[test]
 fn an_unknown_host_key_is_refused_and_the_words_say_how_to_add_it() {
     let sshd = Sshd::start();
     std::fs::write(sshd.path("known_hosts"), "").unwrap();
