@@ -52,12 +52,12 @@ fn files_are_kept_on_two_sftp_servers_through_the_end_and_the_silence_of_either(
     two_replicas(&pair, &before);
 
     servers[0].kill().unwrap();
-    let without = upload(first, &erp, "without the first", &[&body[..], b"1"].concat());
+    let without = upload(first, &erp, "without-the-first", &[&body[..], b"1"].concat());
     servers[0].start_again().unwrap();
     two_replicas(&pair, &without);
 
     servers[1].freeze().unwrap();
-    let silent = upload(second, &erp, "while the second is silent", &[&body[..], b"2"].concat());
+    let silent = upload(second, &erp, "while-the-second-is-silent", &[&body[..], b"2"].concat());
     servers[1].thaw().unwrap();
     two_replicas(&pair, &silent);
 

@@ -340,4 +340,26 @@ mod tests {
         let told = Config::read(&file).unwrap_err().to_string();
         assert!(told.contains("storage.max_uploads: write how many"), "{told}");
     }
+
+    #[test]
+    fn what_an_sftp_server_needs_is_asked_for_by_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vault.toml");
+        let text = "[[file_server]]\nname = \"paris\"\nkind = \"sftp\"\naddress = \"paris:ssh\"\nsessions = 10\n\
+            key_file = \"k\"\nagent = true\n[[file_server]]\nname = \"lyon\"\nkind = \"ftp\"\npath = \"/srv\"\n";
+        std::fs::write(&file, text).unwrap();
+        let told = Config::read(&file).unwrap_err().to_string();
+        for words in [
+            "paris:ssh",
+            "[address]:22",
+            "write 1 to 9",
+            "either key_file",
+            "user",
+            "known_hosts_file",
+            "path",
+            "\"ftp\" is no kind of file server",
+        ] {
+            assert!(told.contains(words), "{words}: {told}");
+        }
+    }
 }

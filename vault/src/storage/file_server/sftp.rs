@@ -32,6 +32,8 @@ mod trust;
 mod writer;
 
 #[cfg(test)]
+mod proftpd;
+#[cfg(test)]
 mod sshd;
 #[cfg(test)]
 mod tests;
@@ -153,7 +155,7 @@ impl Sftp {
         let mut again = true;
         loop {
             let mut lane = pool.borrow(None).map_err(Failed::Refused)?;
-            match question(lane.link()) {
+            match question(&mut lane.link) {
                 Ok(answer) => return Ok((answer, lane)),
                 Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Lost && lane.reused && again => {
                     again = false;
@@ -245,11 +247,10 @@ impl Sftp {
         self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
         let created = self.ask_in_place(|link| link.create(temporary));
         let (file, mut lane) = created.map_err(|failed| self.fail(id, failed))?;
-        let (link, open) = lane.parts();
         // On an error it goes with the session, and nobody waits for its end.
-        let (_, file) = open.insert((NOBODY, file));
+        let (_, file) = lane.open.insert((NOBODY, file));
         let mut checker = Checker::default();
-        let written = writer::write(link, file, self.timeout, |piece| {
+        let written = writer::write(&mut lane.link, file, self.timeout, |piece| {
             let count = std::io::Read::read(source, piece)?;
             checker.update(&piece[..count]);
             self.steps.reach(|| Step::WriteFile(temporary.to_owned()));
@@ -275,7 +276,7 @@ impl Sftp {
 
     /// Flushes, closes and measures.
     fn finish(&self, lane: &mut Lane, temporary: &Path) -> Result<Option<u64>, Trouble> {
-        let (link, open) = lane.parts();
+        let Lane { link, open, .. } = lane;
         if let Some((_, file)) = open.as_mut() {
             self.note(link.flush(file)?, || Step::FileSynced(temporary.to_owned()));
         }
@@ -290,7 +291,7 @@ impl Sftp {
     fn publish(&self, id: &ObjectId, mut lane: Lane, temporary: &Path) -> Result<Put, FileServerError> {
         let path = layout::replica_path(&self.root, id);
         for _ in 0..TRIES {
-            let named = self.name_finally(lane.link(), temporary, &path);
+            let named = self.name_finally(&mut lane.link, temporary, &path);
             match named.map_err(|trouble| self.fail(id, Failed::Trouble(trouble)))? {
                 true => {
                     lane.give_back();
@@ -484,13 +485,18 @@ impl FileServer for Sftp {
     ) -> Result<Vec<ObjectId>, FileServerError> {
         let after = after.map(ToString::to_string).unwrap_or_default();
         // Looked at afresh: an unmounted place would look like an empty one.
-        let listed = self.begin(&self.data, |link| {
-            self.place.check(link)?;
-            listing::list(link, &self.root, prefix, &after, limit).map_err(Failed::Trouble)
-        });
-        let (found, lane) = listed.map_err(|failed| self.fail("list", failed))?;
+        let ((), lane) = self
+            .begin(&self.data, |link| self.place.check(link))
+            .map_err(|failed| self.fail("list", failed))?;
         lane.give_back();
-        Ok(found)
+        let names = |folders: &[PathBuf], length: usize| {
+            let all = |link: &mut Link| folders.iter().map(|folder| link.digits(folder, length)).collect();
+            let (names, lane) = self.ask_in_place(all)?;
+            lane.give_back();
+            Ok(names)
+        };
+        let listed = listing::list(&names, self.sessions, &self.root, prefix, &after, limit);
+        listed.map_err(|failed| self.fail("list", failed))
     }
 
     fn quarantine(&self, id: &ObjectId) -> Result<(), FileServerError> {

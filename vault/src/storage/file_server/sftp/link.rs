@@ -8,6 +8,7 @@ use std::time::{Duration, Instant};
 
 use ssh2::{File, FileStat, MethodType, OpenFlags, OpenType, RenameFlags, Session, Sftp};
 
+use super::super::layout;
 use super::moment;
 use super::settings::{Login, SftpSettings};
 use super::trouble::{Kind, Trouble};
@@ -144,7 +145,8 @@ impl Link {
         }
         match file.fsync().map_err(|error| self.told(&error)) {
             Ok(()) => Ok(Flushed::Yes),
-            Err(trouble) if trouble.kind == Kind::Unsupported => Ok(Flushed::Unknown),
+            // Not known, or forbidden in the server's configuration.
+            Err(trouble) if matches!(trouble.kind, Kind::Unsupported | Kind::Denied) => Ok(Flushed::Unknown),
             Err(trouble) => Err(trouble),
         }
     }
@@ -162,7 +164,7 @@ impl Link {
             Err(trouble) => return Err(trouble),
         };
         match self.flush(&mut folder) {
-            Err(trouble) if matches!(trouble.kind, Kind::Failure | Kind::Denied) => Ok(Flushed::Unknown),
+            Err(trouble) if trouble.kind == Kind::Failure => Ok(Flushed::Unknown),
             other => other,
         }
     }
@@ -214,6 +216,15 @@ impl Link {
         Ok(entries)
     }
 
+    /// The sorted names in a folder that are so many digits of an id.
+    pub(super) fn digits(&mut self, path: &Path, length: usize) -> Result<Vec<String>, Trouble> {
+        let entries = self.entries(path)?;
+        let mut names: Vec<_> = entries.into_iter().map(|(name, _)| name).collect();
+        names.retain(|name| layout::is_digits(name, length));
+        names.sort_unstable();
+        Ok(names)
+    }
+
     /// Bytes and names that may still be written below `path`; the server may not know.
     pub(super) fn space(&mut self, path: &Path) -> Result<Option<(u64, u64)>, Trouble> {
         let mut folder = match self.open(path) {
@@ -241,6 +252,13 @@ impl Link {
     }
 }
 
+impl Drop for Link {
+    /// Ending a session asks the other side, which may hang: measured, several seconds.
+    fn drop(&mut self) {
+        self.cut();
+    }
+}
+
 fn reach(settings: &SftpSettings, timeout: Duration) -> std::io::Result<TcpStream> {
     let until = moment() + timeout;
     let mut refused = std::io::Error::from(std::io::ErrorKind::AddrNotAvailable);
@@ -250,7 +268,12 @@ fn reach(settings: &SftpSettings, timeout: Duration) -> std::io::Result<TcpStrea
             break;
         }
         match TcpStream::connect_timeout(&address, left) {
-            Ok(socket) => return socket.set_nodelay(true).map(|()| socket),
+            Ok(socket) => {
+                socket.set_nodelay(true)?;
+                // As libssh2 wants it, and as looking whether it is closed needs it.
+                socket.set_nonblocking(true)?;
+                return Ok(socket);
+            }
             Err(error) => refused = std::io::Error::new(error.kind(), format!("{address}: {error}")),
         }
     }

@@ -1,8 +1,7 @@
 //! The sessions to one server: made when needed, each lent to one operation at a time, given
-//! back only when that left it sound, thrown away on a thread of its own otherwise. A reader
-//! leaves its open file on a session between reads and finds both again, unless somebody
-//! else needed the session meanwhile: so no reader, however slow, keeps anybody waiting.
-//! Knows no paths.
+//! back only by who found it sound, cut and thrown away otherwise. A reader leaves its open
+//! file on a session between reads and finds both again, unless somebody else needed the
+//! session meanwhile: so no reader, however slow, keeps anybody waiting. Knows no paths.
 
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError, Weak, mpsc};
 use std::time::{Duration, Instant};
@@ -32,7 +31,8 @@ pub(super) struct Pool {
     limit: usize,
     state: Mutex<State>,
     changed: Condvar,
-    reaper: mpsc::Sender<Doomed>,
+    /// Ends the housekeeper with this value.
+    _alive: mpsc::Sender<()>,
 }
 
 #[derive(Default)]
@@ -46,43 +46,38 @@ struct State {
 }
 
 struct Parked {
+    // First, as in `Lane`.
     link: Link,
     since: Instant,
     open: Option<(Ticket, File)>,
 }
 
-/// What the reaper ends.
-enum Doomed {
-    Broken(Link, Option<File>),
-    Idle(Link),
-}
-
-/// One session, lent to one operation.
+/// One session, lent to one operation. Dropped, it is cut: whatever is dropped with it waits
+/// for nobody.
 pub(super) struct Lane {
-    /// `None` only while it is being dropped.
-    link: Option<Link>,
+    // First: it cuts the connection before the file is closed.
+    pub(super) link: Link,
     /// The file that a reader left open here.
-    open: Option<(Ticket, File)>,
+    pub(super) open: Option<(Ticket, File)>,
     /// Was it idle before, so that it may have died unseen?
     pub(super) reused: bool,
-    sound: bool,
-    pool: Arc<Pool>,
+    loan: Loan,
 }
+
+/// Counts a session as lent.
+struct Loan(Arc<Pool>);
 
 impl Pool {
     /// At most `limit` sessions; none is made yet.
     pub(super) fn new(settings: SftpSettings, timeout: Duration, limit: usize) -> Arc<Self> {
-        let (reaper, doomed) = mpsc::channel();
+        let (alive, ended) = mpsc::channel();
         Arc::new_cyclic(|pool: &Weak<Self>| {
             let pool = Weak::clone(pool);
-            let thread = std::thread::Builder::new().name("sftp-reaper".to_owned());
-            if let Err(error) = thread.spawn(move || reap(&pool, &doomed)) {
-                // Sessions then end where they are dropped, which costs that caller some time.
-                tracing::warn!(
-                    "no thread for ending sftp sessions: {error}; check the limits of vault's unit"
-                );
+            let thread = std::thread::Builder::new().name("sftp-idle".to_owned());
+            if let Err(error) = thread.spawn(move || close_idle(&pool, &ended)) {
+                tracing::warn!("idle sftp sessions stay open: {error}; check the limits of vault's unit");
             }
-            Self { settings, timeout, limit, state: Mutex::default(), changed: Condvar::new(), reaper }
+            Self { settings, timeout, limit, state: Mutex::default(), changed: Condvar::new(), _alive: alive }
         })
     }
 
@@ -101,17 +96,17 @@ impl Pool {
         let mut state = self.lock();
         loop {
             if let Some(parked) = state.choose(ticket, self.limit) {
-                state.lent += 1;
+                let loan = self.lend(&mut state);
                 drop(state);
-                if let Some(lane) = self.check(parked, ticket) {
+                if let Some(lane) = check(parked, ticket, loan) {
                     return Ok(lane);
                 }
                 state = self.lock();
             } else if state.lent + state.parked.len() < self.limit && !state.connecting {
-                state.lent += 1;
+                let loan = self.lend(&mut state);
                 state.connecting = true;
                 drop(state);
-                return self.connect();
+                return self.connect(loan);
             } else {
                 let left = until.saturating_duration_since(moment());
                 if left.is_zero() {
@@ -145,44 +140,20 @@ impl Pool {
         (state.parked.len(), state.lent)
     }
 
-    fn connect(self: &Arc<Self>) -> Result<Lane, Refusal> {
-        let link = Link::connect(&self.settings, self.timeout);
-        let mut state = self.lock();
-        state.connecting = false;
-        if link.is_err() {
-            state.lent -= 1;
-        }
-        drop(state);
-        self.changed.notify_all();
-        Ok(Lane { link: Some(link?), open: None, reused: false, sound: false, pool: Arc::clone(self) })
+    fn lend(self: &Arc<Self>, state: &mut State) -> Loan {
+        state.lent += 1;
+        Loan(Arc::clone(self))
     }
 
-    /// Is it still alive? Closes another reader's file. `None`: it is dead and on its way out.
-    fn check(self: &Arc<Self>, parked: Parked, ticket: Option<Ticket>) -> Option<Lane> {
-        let Parked { link, since, open } = parked;
-        let mut lane = Lane { link: Some(link), open, reused: true, sound: false, pool: Arc::clone(self) };
-        let link = lane.link.as_mut()?;
-        if link.is_closed() {
-            return None;
-        }
-        if lane.open.as_ref().is_some_and(|(mark, _)| Some(*mark) != ticket) {
-            let (_, file) = lane.open.take()?;
-            link.close(file).ok()?;
-        } else if moment().saturating_duration_since(since) >= CHECK_AFTER && !link.answers() {
-            return None;
-        }
-        Some(lane)
+    fn connect(&self, loan: Loan) -> Result<Lane, Refusal> {
+        let link = Link::connect(&self.settings, self.timeout);
+        self.lock().connecting = false;
+        self.changed.notify_all();
+        Ok(Lane { link: link?, open: None, reused: false, loan })
     }
 
     fn lock(&self) -> MutexGuard<'_, State> {
         self.state.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn end(&self, doomed: Doomed) {
-        // Without a reaper it ends here.
-        if let Err(mpsc::SendError(doomed)) = self.reaper.send(doomed) {
-            doomed.end();
-        }
     }
 }
 
@@ -199,88 +170,46 @@ impl State {
 }
 
 impl Lane {
-    /// The session. Ends the loan as unsound if it is gone, which cannot be.
-    pub(super) fn link(&mut self) -> &mut Link {
-        self.parts().0
-    }
-
-    /// The session and the file open on it.
-    #[expect(clippy::expect_used, reason = "the link is taken only by drop, which nobody sees")]
-    pub(super) fn parts(&mut self) -> (&mut Link, &mut Option<(Ticket, File)>) {
-        (self.link.as_mut().expect("a lane has its link until it is dropped"), &mut self.open)
-    }
-
     /// Gives the session back as sound.
-    pub(super) fn give_back(mut self) {
-        self.sound = true;
+    pub(super) fn give_back(self) {
+        let Self { link, open, loan, .. } = self;
+        loan.0.lock().parked.push(Parked { link, since: moment(), open });
+        drop(loan);
     }
 }
 
-impl Drop for Lane {
+impl Drop for Loan {
     fn drop(&mut self) {
-        let Some(link) = self.link.take() else { return };
-        let open = self.open.take();
-        let mut state = self.pool.lock();
-        state.lent -= 1;
-        if self.sound {
-            state.parked.push(Parked { link, since: moment(), open });
-            drop(state);
-        } else {
-            drop(state);
-            link.cut();
-            self.pool.end(Doomed::Broken(link, open.map(|(_, file)| file)));
-        }
-        self.pool.changed.notify_all();
+        self.0.lock().lent -= 1;
+        self.0.changed.notify_all();
     }
 }
 
-impl Doomed {
-    fn end(self) {
-        match self {
-            // The file first: it speaks through the session.
-            Self::Broken(link, file) => {
-                link.cut();
-                drop(file);
-                drop(link);
-            }
-            Self::Idle(link) => link.say_goodbye(),
-        }
+/// Is it still alive? Closes another reader's file. `None`: it is dead, and gone.
+fn check(parked: Parked, ticket: Option<Ticket>, loan: Loan) -> Option<Lane> {
+    let Parked { link, since, open } = parked;
+    let mut lane = Lane { link, open, reused: true, loan };
+    if lane.link.is_closed() {
+        return None;
     }
+    if lane.open.as_ref().is_some_and(|(mark, _)| Some(*mark) != ticket) {
+        let (_, file) = lane.open.take()?;
+        lane.link.close(file).ok()?;
+    } else if moment().saturating_duration_since(since) >= CHECK_AFTER && !lane.link.answers() {
+        return None;
+    }
+    Some(lane)
 }
 
-impl Drop for Pool {
-    fn drop(&mut self) {
-        let state = self.state.get_mut().unwrap_or_else(PoisonError::into_inner);
-        for parked in std::mem::take(&mut state.parked) {
-            let doomed = match parked.open {
-                None => Doomed::Idle(parked.link),
-                Some((_, file)) => Doomed::Broken(parked.link, Some(file)),
-            };
-            if let Err(mpsc::SendError(doomed)) = self.reaper.send(doomed) {
-                doomed.end();
-            }
-        }
-    }
-}
-
-/// Ends sessions: dropping one blocks while the other side hangs. Lives as long as the pool.
-fn reap(pool: &Weak<Pool>, doomed: &mpsc::Receiver<Doomed>) {
-    loop {
-        match doomed.recv_timeout(LOOK_EVERY) {
-            Ok(doomed) => doomed.end(),
-            Err(mpsc::RecvTimeoutError::Disconnected) => return,
-            Err(mpsc::RecvTimeoutError::Timeout) => {
-                let Some(pool) = pool.upgrade() else { return };
-                let now = moment();
-                let old = |parked: &mut Parked| now.saturating_duration_since(parked.since) >= CLOSE_AFTER;
-                let idle: Vec<_> = pool.lock().parked.extract_if(.., old).collect();
-                for parked in idle {
-                    pool.end(match parked.open {
-                        None => Doomed::Idle(parked.link),
-                        Some((_, file)) => Doomed::Broken(parked.link, Some(file)),
-                    });
-                }
-            }
+/// Closes sessions that nobody has used for long. Lives as long as the pool.
+fn close_idle(pool: &Weak<Pool>, ended: &mpsc::Receiver<()>) {
+    while ended.recv_timeout(LOOK_EVERY) == Err(mpsc::RecvTimeoutError::Timeout) {
+        let Some(pool) = pool.upgrade() else { return };
+        let now = moment();
+        let old = |parked: &mut Parked| now.saturating_duration_since(parked.since) >= CLOSE_AFTER;
+        let idle: Vec<_> = pool.lock().parked.extract_if(.., old).collect();
+        for parked in idle {
+            parked.link.say_goodbye();
         }
     }
 }

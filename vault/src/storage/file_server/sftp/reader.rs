@@ -31,7 +31,7 @@ impl Reader {
     /// Reads the file of `length` bytes that is open on `lane`, which goes back to its pool.
     pub(super) fn new(pool: Arc<Pool>, mut lane: Lane, file: ssh2::File, path: PathBuf, length: u64) -> Self {
         let ticket = pool.ticket();
-        *lane.parts().1 = Some((ticket, file));
+        lane.open = Some((ticket, file));
         lane.give_back();
         Self { pool, ticket, path, length, at: 0, buffer: Vec::new(), window: LEAST }
     }
@@ -77,7 +77,7 @@ impl Reader {
     }
 
     fn fill_on(&mut self, lane: &mut Lane, position: u64) -> Result<(), Trouble> {
-        let (link, open) = lane.parts();
+        let Lane { link, open, .. } = lane;
         let mut standing = self.at;
         if open.is_none() {
             *open = Some((self.ticket, link.open(&self.path)?));

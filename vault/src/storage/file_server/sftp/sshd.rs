@@ -73,8 +73,9 @@ impl Sshd {
 
     /// Kills it and all its sessions.
     pub(super) fn kill(&mut self) {
+        let sessions = self.sessions();
         let Some(mut child) = self.child.take() else { return };
-        signal("KILL", &self.sessions());
+        signal("KILL", &sessions);
         child.kill().unwrap();
         child.wait().unwrap();
     }

@@ -5,6 +5,7 @@ use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::fs::PermissionsExt;
 
 use super::super::contract::{self, in_memory, object};
+use super::proftpd::Proftpd;
 use super::sshd::{Sshd, signal};
 use super::*;
 
@@ -60,6 +61,15 @@ fn whole(server: &Sftp, id: &ObjectId) -> Vec<u8> {
     bytes
 }
 
+/// Turns one bit of a replica behind the server's back.
+fn damage(sshd: &Sshd, id: &ObjectId) {
+    let path = layout::replica_path(&sshd.place(), id);
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 1;
+    bytes[last] ^= 1;
+    std::fs::write(&path, bytes).unwrap();
+}
+
 fn temporaries(sshd: &Sshd) -> usize {
     std::fs::read_dir(sshd.place().join("tmp")).unwrap().count()
 }
@@ -74,14 +84,16 @@ fn collect_in_next_life(sshd: &Sshd) -> usize {
 #[test]
 fn an_sftp_server_keeps_the_contract() {
     let sshd = Sshd::start();
-    let damage = |id: &ObjectId| {
-        let path = layout::replica_path(&sshd.place(), id);
-        let mut bytes = std::fs::read(&path).unwrap();
-        let last = bytes.len() - 1;
-        bytes[last] ^= 1;
-        std::fs::write(&path, bytes).unwrap();
-    };
-    contract::run(&sftp(&sshd), &|| Box::new(sftp(&sshd)), &damage);
+    contract::run(&sftp(&sshd), &|| Box::new(sftp(&sshd)), &|id| damage(&sshd, id));
+}
+
+#[test]
+fn an_sftp_server_that_is_not_openssh_keeps_the_contract() {
+    let fixture = Sshd::start();
+    let proftpd = Proftpd::start(&fixture);
+    let settings = proftpd.settings(&fixture, 3);
+    let server = || with(&fixture, &settings, Steps::default());
+    contract::run(&server(), &|| Box::new(server()), &|id| damage(&fixture, id));
 }
 
 #[test]
@@ -112,6 +124,18 @@ fn what_is_large_comes_back_as_it_was_from_any_position() {
         replica.read_exact(&mut piece).unwrap();
         assert!(piece == bytes[position..position + piece.len()], "read at {position}");
     }
+}
+
+#[test]
+fn a_server_that_renews_its_keys_in_mid_file_is_written_and_read_all_the_same() {
+    let mut sshd = Sshd::start();
+    sshd.kill();
+    sshd.configure("UsePAM no", "UsePAM no\nRekeyLimit 1M");
+    sshd.run();
+    let server = attached(&sshd);
+    let (id, bytes) = object(&noise(9 << 20));
+    server.put(&id, &mut in_memory(bytes.clone())).unwrap();
+    assert!(whole(&server, &id) == bytes);
 }
 
 #[test]
@@ -154,8 +178,10 @@ fn a_key_that_others_may_read_or_that_the_server_does_not_know_is_told() {
     settings.login = Login::KeyFile(sshd.path("stranger"));
     let text = told(&settings);
     assert!(text.contains("does not let") && text.contains("authorized_keys"), "{text}");
-    settings.login = Login::KeyFile(sshd.path("user.pub"));
-    assert!(told(&settings).contains("lets others read") || told(&settings).contains("no private key"));
+    settings.login = Login::KeyFile(sshd.path("public"));
+    std::fs::copy(sshd.path("user.pub"), sshd.path("public")).unwrap();
+    std::fs::set_permissions(sshd.path("public"), std::fs::Permissions::from_mode(0o600)).unwrap();
+    assert!(told(&settings).contains("no private key"));
     settings.login = Login::KeyFile(sshd.path("none"));
     assert!(told(&settings).contains("ssh-keygen"));
     std::fs::set_permissions(sshd.path("user"), std::fs::Permissions::from_mode(0o640)).unwrap();
