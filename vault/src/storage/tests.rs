@@ -13,6 +13,7 @@ use super::*;
 
 mod crash;
 mod patrol;
+mod upheaval;
 
 struct Place {
     folder: tempfile::TempDir,

@@ -5,7 +5,7 @@ use super::*;
 
 /// Dies at the n-th step: that step panics, and so does every later one, for a dead process
 /// takes no further step.
-fn dying_at(fatal: usize) -> (Steps, Arc<AtomicUsize>, Arc<AtomicBool>) {
+pub(super) fn dying_at(fatal: usize) -> (Steps, Arc<AtomicUsize>, Arc<AtomicBool>) {
     let (seen, dead) = (Arc::new(AtomicUsize::new(0)), Arc::new(AtomicBool::new(false)));
     let (count, died) = (Arc::clone(&seen), Arc::clone(&dead));
     let steps = Steps::watched(move |_: &Step| {
