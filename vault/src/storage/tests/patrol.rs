@@ -366,7 +366,7 @@ async fn comparing_thousands_of_objects_takes_no_time_to_speak_of() {
     let place = Place::new();
     let storage = place.open("vault-a").await;
     let mut ids = Vec::new();
-    let count: u32 = std::env::var("COUNT").map_or(4000, |c| c.parse().unwrap());
+    let count = 3000_u32;
     for number in 0..count {
         let id = ObjectId::new(*blake3::hash(&number.to_be_bytes()).as_bytes());
         for server in ["one", "two"] {
@@ -395,5 +395,5 @@ async fn comparing_thousands_of_objects_takes_no_time_to_speak_of() {
     println!("{count} objects on two servers compared in {took:?}");
     assert_eq!((synced.known, synced.listed), (u64::from(count) + 1, 2 * (u64::from(count) + 1)));
     assert!(synced.agreed(), "{synced:?}");
-    assert!(took < Duration::from_secs(10), "{took:?}");
+    assert!(took < Duration::from_secs(5), "{took:?}");
 }

@@ -152,7 +152,11 @@ impl World {
             vault.repair_turn().await.unwrap();
             for server in vault.status().await.unwrap().file_servers {
                 if !server.up {
-                    vault.adopt_server(&server.name).await.unwrap();
+                    match vault.adopt_server(&server.name).await {
+                        // It was only away for a moment.
+                        Ok(_) | Err(StorageError::SamePlace { .. }) => {}
+                        Err(error) => panic!("{error}"),
+                    }
                 }
             }
             vault.sync().await.unwrap();
@@ -204,8 +208,7 @@ impl World {
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn whatever_befalls_one_server_and_both_vaults_nothing_is_lost_and_nothing_comes_back() {
-    let first: u64 = std::env::var("SEED").map_or(1, |s| s.parse().unwrap());
-    for seed in first..first + 6 {
+    for seed in 1..=6 {
         println!("seed {seed}");
         let mut world = World::new(seed).await;
         for _ in 0..25 {
