@@ -324,7 +324,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("vault.toml");
         let text = "[pair]\nbeat = \"0s\"\n[storage]\nmax_file = \"0\"\nmax_uploads = 0\n\
-            retry_every = \"0s\"\nfile_server_timeout = \"0s\"\n";
+            retry_every = \"0s\"\nfile_server_timeout = \"0s\"\nscrub_rate = \"1B\"\n";
         std::fs::write(&file, text).unwrap();
         let told = Config::read(&file).unwrap_err().to_string();
         for key in [
@@ -333,6 +333,7 @@ mod tests {
             "storage.max_uploads",
             "storage.retry_every",
             "storage.file_server_timeout",
+            "storage.scrub_rate",
         ] {
             assert!(told.contains(&format!("{key}: ")), "{key}: {told}");
         }

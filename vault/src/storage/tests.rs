@@ -13,6 +13,7 @@ use super::*;
 
 mod crash;
 mod patrol;
+mod upheaval;
 mod upkeep;
 
 struct Place {
