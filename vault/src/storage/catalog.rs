@@ -331,8 +331,8 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         let servers = Arc::clone(&self.servers);
         self.write(move |db| {
-            for change in changes.iter().filter(|change| change.is_sound()) {
-                if merge_one(db, change, &servers, now)? {
+            for change in changes.into_iter().map(Change::understood).filter(Change::is_sound) {
+                if merge_one(db, &change, &servers, now)? {
                     rows::touch(db, &change.id)?;
                 }
             }

@@ -234,12 +234,12 @@ mod tests {
         let recipients = || -> Vec<String> {
             load(&file).unwrap().iter().map(|key| key.recipient().to_string()).collect()
         };
-        assert_eq!(recipients(), [made.clone()]);
+        assert_eq!(recipients(), std::slice::from_ref(&made));
         assert_eq!(load(&file).unwrap()[0].created.as_deref(), Some("1970-01-01T00:00:00Z"));
         let mode = || std::fs::metadata(&file).unwrap().permissions().mode() & 0o777;
         assert_eq!(mode(), 0o600);
         assert!(matches!(create(&file, SystemTime::UNIX_EPOCH), Err(KeyError::Exists { .. })));
-        assert_eq!(recipients(), [made.clone()]);
+        assert_eq!(recipients(), std::slice::from_ref(&made));
 
         let newer = rotate(&file, SystemTime::UNIX_EPOCH).unwrap();
         assert_eq!((recipients(), mode()), (vec![newer.clone(), made.clone()], 0o600));

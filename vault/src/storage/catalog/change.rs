@@ -33,6 +33,14 @@ pub struct Change {
 }
 
 impl Change {
+    /// As this program says it: for earlier ones a deletion destroyed the one-off identity at once.
+    pub(super) fn understood(mut self) -> Self {
+        if self.state == State::Deleted && self.identity.is_none() {
+            self.state = State::Purged;
+        }
+        self
+    }
+
     /// Within the limits that every change of ours keeps? Others are not merged.
     #[must_use]
     pub fn is_sound(&self) -> bool {

@@ -228,6 +228,21 @@ async fn a_deleted_object_keeps_its_key_and_replicas_until_it_is_purged() {
 }
 
 #[tokio::test]
+async fn a_deletion_told_by_an_earlier_program_is_taken_for_a_purge() {
+    let folder = tempfile::tempdir().unwrap();
+    let catalog = catalog(folder.path());
+    let id = ObjectId::new([1; 32]);
+    catalog.stored(entry(1, "k", State::Pending), servers(), 7).await.unwrap();
+    let mut told = serde_json::to_value(&catalog.changes_since(0, 9).await.unwrap()[0]).unwrap();
+    let fields = told.as_object_mut().unwrap();
+    fields.remove("revision");
+    fields.insert("state".to_owned(), "deleted".into());
+    fields.insert("identity".to_owned(), serde_json::Value::Null);
+    catalog.merge(vec![serde_json::from_value(told).unwrap()], None, 9).await.unwrap();
+    assert_eq!(catalog.entry(id).await.unwrap().unwrap().state, State::Purged);
+}
+
+#[tokio::test]
 async fn a_copy_that_arrives_after_the_purge_is_owed_removal_again() {
     let folder = tempfile::tempdir().unwrap();
     let catalog = catalog(folder.path());

@@ -208,9 +208,9 @@ async fn a_crash_between_any_two_steps_of_rewrapping_loses_no_record_and_is_gone
         drop(storage);
 
         let (steps, _, dead) = dying_at(fatal);
-        if let Ok(storage) = Storage::open_watched(place.settings("vault-a"), "vault-a", steps).await {
-            rewrapped(&storage).await;
-        }
+        let storage = Storage::open_watched(place.settings("vault-a"), "vault-a", steps).await.unwrap();
+        rewrapped(&storage).await;
+        drop(storage);
         let newer = place.identities().remove(0);
         place.check_replicas(&newer);
         let storage = place.open("vault-a").await;
@@ -258,11 +258,11 @@ async fn a_catalog_comes_back_from_the_file_servers_alone() {
     expected.sort_by_key(|entry| entry.id);
     assert!(matches!(storage.rebuild(None, false).await, Err(StorageError::NotEmpty)));
     drop(storage);
-    std::fs::remove_dir_all(place.path("vault-a")).unwrap();
     // One replica was lost with the vaults.
     std::fs::remove_file(&place.replicas("two")[0]).unwrap();
 
-    let storage = place.open("vault-a").await;
+    let storage = place.open("vault-c").await;
+    expected.iter_mut().for_each(|entry| entry.origin = "vault-c".to_owned());
     std::fs::rename(place.path("two"), place.path("away")).unwrap();
     let told = rebuilt(&storage, None, false).await;
     assert!(!told.finished && told.last_error.unwrap().contains("both file servers must be listed"));
@@ -284,10 +284,9 @@ async fn a_catalog_comes_back_from_the_file_servers_alone() {
 async fn with_the_storage_key_lost_too_the_escrow_key_brings_the_catalog_back() {
     let place = Place::new();
     let id = put(&place.open("vault-a").await, "k", b"content").await.unwrap().entry.id;
-    std::fs::remove_dir_all(place.path("vault-a")).unwrap();
     std::fs::remove_file(place.key_file()).unwrap();
     key::create(&place.key_file(), clock()).unwrap();
-    let storage = place.open("vault-a").await;
+    let storage = place.open("vault-c").await;
     let told = rebuilt(&storage, None, false).await;
     assert_eq!((told.finished, told.done, told.failed), (true, 0, 1));
     assert!(told.last_error.unwrap().contains("sealed to none of these keys"));
@@ -336,12 +335,13 @@ async fn a_rebuilding_that_is_broken_off_anywhere_goes_on_where_it_was() {
     drop(storage);
     let mut fatal = 0;
     loop {
-        std::fs::remove_dir_all(place.path("vault-a")).unwrap();
         let (steps, _, dead) = dying_at(fatal);
-        if let Ok(storage) = Storage::open_watched(place.settings("vault-a"), "vault-a", steps).await {
-            rebuilt(&storage, None, false).await;
-        }
-        let storage = place.open("vault-a").await;
+        // A state folder of its own, empty as after the fire.
+        let vault = format!("life-{fatal}");
+        let storage = Storage::open_watched(place.settings(&vault), &vault, steps).await.unwrap();
+        rebuilt(&storage, None, false).await;
+        drop(storage);
+        let storage = place.open(&vault).await;
         if !dead.load(Ordering::SeqCst) {
             break;
         }
