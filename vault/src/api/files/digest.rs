@@ -111,7 +111,9 @@ pub fn fuzz_digests(data: &[u8]) {
     let Ok(value) = http::HeaderValue::from_bytes(data) else { return };
     let headers = std::iter::once((http::HeaderName::from_static(CONTENT_DIGEST), value)).collect();
     let Ok(Digests { sha256, sha512 }) = digests_of(&headers) else { return };
-    assert!(sha256.is_none_or(|(_, said)| said.len() == 32) && sha512.is_none_or(|(_, said)| said.len() == 64));
+    assert!(
+        sha256.is_none_or(|(_, said)| said.len() == 32) && sha512.is_none_or(|(_, said)| said.len() == 64)
+    );
 }
 
 #[cfg(test)]
