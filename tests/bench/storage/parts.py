@@ -10,6 +10,11 @@ import subprocess
 from process import Failed, Process, until
 
 
+# How rclone is set: as it comes, where it has the server's shell hash what it has uploaded and
+# compares; and bare, where it believes what it has sent, as it must on a server without a shell.
+MODES = {"checked": "", "bare": "shell_type = none\ndisable_hashcheck = true"}
+
+
 def free_port():
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
@@ -51,7 +56,6 @@ PasswordAuthentication no
 MaxStartups 100
 MaxSessions 100
 Subsystem sftp internal-sftp
-ForceCommand internal-sftp
 LogLevel ERROR
 """)
         with open(f"{host_key}.pub", encoding="ascii") as file:
@@ -89,29 +93,29 @@ class Peers:
         self.key, self.known_hosts = key, known_hosts
         secret = run("rclone", "obscure", "a password of the benchmark").strip()
         with open(self.config, "w", encoding="ascii") as file:
-            for name, (port, path) in servers.items():
-                file.write(f"""[{name}-bare]
+            for mode, settings in MODES.items():
+                for name, (port, path) in servers.items():
+                    file.write(f"""[{name}-{mode}-bare]
 type = sftp
 host = 127.0.0.1
 port = {port}
 user = root
 key_file = {key}
 known_hosts_file = {known_hosts}
-shell_type = none
-disable_hashcheck = true
-[{name}]
+{settings}
+[{name}-{mode}]
 type = alias
-remote = {name}-bare:{path}
+remote = {name}-{mode}-bare:{path}
 """)
-            file.write(f"""[both]
+                file.write(f"""[both-{mode}]
 type = union
-upstreams = paris:rclone lyon:rclone
+upstreams = paris-{mode}:rclone-{mode} lyon-{mode}:rclone-{mode}
 action_policy = all
 create_policy = all
 search_policy = ff
-[crypt]
+[crypt-{mode}]
 type = crypt
-remote = both:
+remote = both-{mode}:
 password = {secret}
 """)
 

@@ -233,7 +233,7 @@ fn damage(error: EnvelopeError, server: &str, id: &ObjectId) -> FileServerError 
         damage => FileServerError::Damaged {
             server: server.to_owned(),
             object: id.to_string(),
-            why: damage.to_string(),
+            why: damage.reason(),
         },
     }
 }

@@ -65,6 +65,14 @@ impl From<age::EncryptError> for EnvelopeError {
 }
 
 impl EnvelopeError {
+    /// What is wrong, for a sentence that says already that something is damaged.
+    pub(super) fn reason(&self) -> String {
+        match self {
+            Self::Damaged(why) => (*why).to_owned(),
+            other => other.to_string(),
+        }
+    }
+
     /// Tells an error of the medium beneath from age's and zstd's word that bytes are wrong.
     fn of_reading(error: std::io::Error, what: &'static str) -> Self {
         use std::io::ErrorKind::{InvalidData, UnexpectedEof};

@@ -146,7 +146,7 @@ fn look_at(
         Err(damage) => {
             server.quarantine(id)?;
             let (server, object) = (server.name().to_owned(), id.to_string());
-            let error = FileServerError::Damaged { server, object, why: damage.to_string() };
+            let error = FileServerError::Damaged { server, object, why: damage.reason() };
             tracing::error!("{error}");
             Err(error)
         }

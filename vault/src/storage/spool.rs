@@ -1,9 +1,10 @@
 //! The spool: where an object is encrypted to before it goes to the file servers, and where
 //! a replica passes on its way from one to the other. Never holds plaintext; a file here
-//! lives as long as its guard, and leftovers of a previous life go at start.
+//! lives as long as its guard, and leftovers of a previous life go at start. A small object stays
+//! in memory: a file's name coming and going would cost the disk more than the object.
 
 use std::fs::{File, OpenOptions};
-use std::io::{ErrorKind, Seek, SeekFrom, Write};
+use std::io::{ErrorKind, Write};
 use std::os::unix::fs::{DirBuilderExt, FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -12,7 +13,7 @@ use age::x25519::Recipient;
 use bytes::Bytes;
 use tokio::sync::mpsc;
 
-use super::envelope::{BODY, EnvelopeError, Record, Sealer, seal_slot};
+use super::envelope::{BODY, EnvelopeError, Record, SLOT, Sealer, seal_slot};
 use super::file_server::{FileServerError, Replica};
 use super::object::{Metadata, ObjectId};
 use super::{Upload, random_hex};
@@ -55,11 +56,28 @@ pub(super) struct Spool {
     folder: PathBuf,
 }
 
-/// A file in the spool; it goes with this value.
+/// Objects up to this stay in memory. Every upload may hold so much.
+const SMALL: usize = 256 * 1024;
+
+/// An object in the spool: a file that goes with this value, or memory.
 #[derive(Debug)]
-pub(super) struct SpoolFile {
-    path: PathBuf,
-    file: Arc<File>,
+pub(super) enum SpoolFile {
+    /// All of a small one.
+    Small(Arc<Vec<u8>>),
+    /// A file.
+    Large {
+        /// Its name, until this value goes.
+        path: PathBuf,
+        /// Its bytes.
+        file: Arc<File>,
+    },
+}
+
+/// An object on its way into the spool: in memory until it is no longer small.
+struct Spooling<'s> {
+    spool: &'s Spool,
+    small: Vec<u8>,
+    large: Option<SpoolFile>,
 }
 
 /// What of an upload comes next.
@@ -98,11 +116,14 @@ impl Spool {
 
     /// Makes an empty file.
     pub(super) fn create(&self) -> Result<SpoolFile, SpoolError> {
+        self.create_file().map_err(|error| self.fail(error))
+    }
+
+    fn create_file(&self) -> std::io::Result<SpoolFile> {
         let path = self.folder.join(format!("{}.object", random_hex()));
         let mut options = OpenOptions::new();
-        let opened = options.read(true).write(true).create_new(true).mode(0o600).open(&path);
-        let file = Arc::new(opened.map_err(|error| self.fail(error))?);
-        Ok(SpoolFile { path, file })
+        let file = options.read(true).write(true).create_new(true).mode(0o600).open(&path)?;
+        Ok(SpoolFile::Large { path, file: Arc::new(file) })
     }
 
     /// Encrypts an upload's pieces into a new file; `None` if it was broken off. Blocks.
@@ -113,14 +134,11 @@ impl Spool {
         recipients: [&Recipient; 2],
         mut pieces: mpsc::Receiver<Piece>,
     ) -> Result<Option<Spooled>, SpoolError> {
-        let spooled = self.create()?;
         let refused = |error: EnvelopeError| match error {
             EnvelopeError::Beneath(source) => self.fail(source),
             source => SpoolError::Envelope { folder: self.folder.clone(), source },
         };
-        let mut out = spooled.file.as_ref();
-        out.seek(SeekFrom::Start(BODY)).map_err(|error| self.fail(error))?;
-        let mut sealer = Sealer::labelled(out, &upload.label).map_err(refused)?;
+        let mut sealer = Sealer::labelled(Spooling::new(self), &upload.label).map_err(refused)?;
         loop {
             match pieces.blocking_recv() {
                 Some(Piece::Bytes(bytes)) => sealer.write(&bytes).map_err(refused)?,
@@ -141,8 +159,8 @@ impl Spool {
         let record = Record { metadata, identity: sealed.identity };
         let slot = seal_slot(&record, recipients, 0).map_err(refused)?;
         let slots = [&slot[..], &slot[..]].concat();
-        spooled.file.write_all_at(&slots, 0).map_err(|error| self.fail(error))?;
-        Ok(Some(Spooled { id: sealed.id, record, file: spooled }))
+        let file = sealed.out.finish(&slots).map_err(|error| self.fail(error))?;
+        Ok(Some(Spooled { id: sealed.id, record, file }))
     }
 
     fn fail(&self, source: std::io::Error) -> SpoolError {
@@ -156,10 +174,70 @@ impl Spool {
     }
 }
 
+impl<'s> Spooling<'s> {
+    /// Room for the slots, which come last.
+    fn new(spool: &'s Spool) -> Self {
+        Self { spool, small: vec![0; 2 * SLOT], large: None }
+    }
+
+    fn finish(self, slots: &[u8]) -> std::io::Result<SpoolFile> {
+        debug_assert_eq!(slots.len() as u64, BODY, "the body starts behind them");
+        match self.large {
+            Some(large) => {
+                large.write_at(slots, 0)?;
+                Ok(large)
+            }
+            None => {
+                let mut small = self.small;
+                small.splice(..slots.len(), slots.iter().copied());
+                Ok(SpoolFile::Small(Arc::new(small)))
+            }
+        }
+    }
+}
+
+impl Write for Spooling<'_> {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        if self.large.is_none() {
+            if self.small.len() + bytes.len() <= SMALL {
+                self.small.extend_from_slice(bytes);
+                return Ok(bytes.len());
+            }
+            let mut large = self.spool.create_file()?;
+            large.append(&std::mem::take(&mut self.small))?;
+            self.large = Some(large);
+        }
+        if let Some(large) = &mut self.large {
+            large.append(bytes)?;
+        }
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
+}
+
 impl SpoolFile {
     /// Appends; for copies that pass through.
     pub(super) fn append(&mut self, bytes: &[u8]) -> std::io::Result<()> {
-        self.file.as_ref().write_all(bytes)
+        match self {
+            Self::Small(small) => Arc::make_mut(small).extend_from_slice(bytes),
+            Self::Large { file, .. } => file.as_ref().write_all(bytes)?,
+        }
+        Ok(())
+    }
+
+    /// Does it take a while to remove?
+    pub(super) const fn is_large(&self) -> bool {
+        matches!(self, Self::Large { .. })
+    }
+
+    fn write_at(&self, bytes: &[u8], at: u64) -> std::io::Result<()> {
+        match self {
+            Self::Small(_) => Err(std::io::ErrorKind::Unsupported.into()),
+            Self::Large { file, .. } => file.write_all_at(bytes, at),
+        }
     }
 
     /// Reads it as an object that is to be stored on `server`.
@@ -170,16 +248,38 @@ impl SpoolFile {
             object: id.to_string(),
             why: format!("the spool cannot be read: {error}"),
         };
-        let length = self.file.metadata().map_err(&fail)?.len();
-        let file = Arc::clone(&self.file);
-        Ok(Replica::new(length, Box::new(move |buffer, at| file.read_at(buffer, at).map_err(&fail))))
+        match self {
+            Self::Small(bytes) => {
+                let bytes = Arc::clone(bytes);
+                let read_at = move |buffer: &mut [u8], at: u64| {
+                    let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+                    let count = rest.len().min(buffer.len());
+                    buffer[..count].copy_from_slice(&rest[..count]);
+                    Ok(count)
+                };
+                Ok(Replica::new(self.length().map_err(fail)?, Box::new(read_at)))
+            }
+            Self::Large { file, .. } => {
+                let (length, file) = (self.length().map_err(&fail)?, Arc::clone(file));
+                Ok(Replica::new(length, Box::new(move |buffer, at| file.read_at(buffer, at).map_err(&fail))))
+            }
+        }
+    }
+
+    fn length(&self) -> std::io::Result<u64> {
+        match self {
+            Self::Small(bytes) => Ok(bytes.len() as u64),
+            Self::Large { file, .. } => file.metadata().map(|known| known.len()),
+        }
     }
 }
 
 impl Drop for SpoolFile {
     fn drop(&mut self) {
-        if let Err(error) = std::fs::remove_file(&self.path) {
-            tracing::warn!("spool: {}: stays: {error}; it goes at the next start", self.path.display());
+        if let Self::Large { path, .. } = self
+            && let Err(error) = std::fs::remove_file(&path)
+        {
+            tracing::warn!("spool: {}: stays: {error}; it goes at the next start", path.display());
         }
     }
 }
@@ -206,22 +306,31 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let spool = Spool::open(folder.path()).unwrap();
         let key = age::x25519::Identity::generate().to_public();
-        for whole in [false, true] {
-            let (send, pieces) = mpsc::channel(8);
-            send.try_send(Piece::Bytes(Bytes::from_static(b"the secret of the invoice"))).unwrap();
-            if whole {
-                send.try_send(Piece::End).unwrap();
-            }
-            drop(send);
-            let spooled = spool.write(&upload(), String::new(), [&key, &key], pieces).unwrap();
-            assert_eq!(files(folder.path()), usize::from(whole));
-            if let Some(spooled) = spooled {
-                let bytes = std::fs::read(&spooled.file.path).unwrap();
-                for word in [&b"secret"[..], b"invoice", b"erp"] {
-                    assert!(!bytes.windows(word.len()).any(|window| window == word));
+        let mut noise = vec![0; SMALL];
+        getrandom::fill(&mut noise).unwrap();
+        for (more, large) in [(Vec::new(), false), (noise[..SMALL / 2].to_vec(), false), (noise, true)] {
+            for whole in [false, true] {
+                let (send, pieces) = mpsc::channel(8);
+                send.try_send(Piece::Bytes(Bytes::from_static(b"the secret of the invoice"))).unwrap();
+                send.try_send(Piece::Bytes(more.clone().into())).unwrap();
+                if whole {
+                    send.try_send(Piece::End).unwrap();
                 }
+                drop(send);
+                let spooled = spool.write(&upload(), String::new(), [&key, &key], pieces).unwrap();
+                assert_eq!(files(folder.path()), usize::from(whole && large), "small ones make no file");
+                if let Some(spooled) = spooled {
+                    let mut bytes = Vec::new();
+                    let mut replica = spooled.file.replica("one", &spooled.id).unwrap();
+                    std::io::Read::read_to_end(&mut replica, &mut bytes).unwrap();
+                    assert_eq!(bytes.len() as u64, replica.length());
+                    assert!(crate::storage::envelope::verify(&bytes[..], &spooled.id).is_ok());
+                    for word in [&b"secret"[..], b"invoice", b"erp"] {
+                        assert!(!bytes.windows(word.len()).any(|window| window == word));
+                    }
+                }
+                assert_eq!(files(folder.path()), 0);
             }
-            assert_eq!(files(folder.path()), 0);
         }
     }
 
