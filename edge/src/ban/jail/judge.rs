@@ -372,7 +372,9 @@ mod tests {
         let mut jails = court(vec![JailSettings { escalation: Some(escalation), ..jail("a") }]);
         let who = "203.0.113.7";
         let ban = |jails: &mut Jails, now| {
-            (0..2).for_each(|_| drop(judge(jails, 0, who, now)));
+            for _ in 0..2 {
+                judge(jails, 0, who, now);
+            }
             sentenced(&judge(jails, 0, who, now))
         };
         let first = ban(&mut jails, START);
@@ -380,7 +382,9 @@ mod tests {
         let mut now = first.until;
         while now < first.until + seconds(3600) {
             jails.expire(now);
-            (0..2).for_each(|_| drop(cross_site(&mut jails, 0, who, now)));
+            for _ in 0..2 {
+                cross_site(&mut jails, 0, who, now);
+            }
             let visit = visitor(&cross_site(&mut jails, 0, who, now));
             assert_eq!(visit.until, now + seconds(600), "and no visit is longer for it");
             let history = jails.history(first.network).unwrap();
