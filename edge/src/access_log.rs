@@ -78,6 +78,9 @@ pub struct Entry {
     /// A page of another origin made a browser send it, or could have: then its sender meant no
     /// harm, perhaps. In no line: it is for the tap.
     pub cross_site: bool,
+    /// edge refused it for being a visitor's, who is throttled for what such pages may have asked. In no
+    /// line either.
+    pub spared: bool,
 }
 
 impl Entry {
@@ -232,6 +235,7 @@ mod tests {
             reason: None,
             request_id: String::new(),
             cross_site: false,
+            spared: false,
         }
     }
 

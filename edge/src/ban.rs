@@ -95,7 +95,7 @@ pub enum Action {
     Log,
 }
 
-/// What a jail that bans makes of an offence that a page of another origin can make a visitor's
+/// What a jail that bans or throttles makes of an offence that a page of another origin can make a visitor's
 /// browser commit.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub enum CrossSite {

@@ -27,8 +27,10 @@ use prometheus::IntGauge;
 use tokio::net::TcpStream;
 use tokio_rustls::TlsAcceptor;
 
-use crate::admission::Banned;
+use crate::admission::{self, Banned, Denied, Rates};
+use crate::client::Client;
 use crate::config::Listen;
+use connection::Connection;
 use live::{Busy, Connections, Listed};
 use redirect::Redirect;
 use report::Report;
@@ -65,6 +67,7 @@ pub struct Door {
     /// Who lives here now.
     pub connections: Arc<Connections>,
     banned: Arc<Banned>,
+    rates: Arc<Rates>,
     tls: Tls,
     open: AtomicUsize,
 }
@@ -78,7 +81,8 @@ impl std::fmt::Debug for Tls {
 }
 
 impl Door {
-    /// A door that nobody has passed yet. Who is `banned` does not; who has, is in `connections`.
+    /// A door that nobody has passed yet. Who is `banned` does not; who has, is in `connections`. Plain
+    /// requests are held to `rates`.
     #[must_use]
     pub fn new(
         settings: Listen,
@@ -87,9 +91,10 @@ impl Door {
         report: Report,
         connections: Arc<Connections>,
         banned: Arc<Banned>,
+        rates: Arc<Rates>,
     ) -> Arc<Self> {
         let (tls, open) = (Tls(tls), AtomicUsize::new(0));
-        Arc::new(Self { settings, report, redirect, connections, banned, tls, open })
+        Arc::new(Self { settings, report, redirect, connections, banned, rates, tls, open })
     }
 
     /// Client connections open now.
@@ -130,6 +135,15 @@ impl Door {
         !self.banned.is_empty()
             && self.banned.holds(peer.ip(), seconds_now())
             && !self.connections.trusts(peer)
+    }
+
+    /// May who asks over this plain connection be answered, and so soon? Whom a trusted proxy asks for
+    /// is not known here, and all of them together are no offender.
+    fn let_in(&self, connection: &Connection) -> Result<(), Denied> {
+        if connection.presence.is_trusted() {
+            return Ok(());
+        }
+        admission::let_in(&self.banned, &self.rates, Client::new(connection.peer.ip()), seconds_now())
     }
 
     fn turned_away(&self, wire: &Wire, why: &str) -> Option<Entered> {

@@ -9,6 +9,8 @@ pub mod detector;
 mod enforce;
 mod engine;
 mod figures;
+#[cfg(test)]
+mod pages;
 mod protected;
 mod reload;
 pub mod tail;

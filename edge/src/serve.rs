@@ -119,6 +119,7 @@ async fn run(config: Config, file: &Path) -> Result<(), ServeError> {
         report,
         Arc::clone(&places.connections),
         Arc::clone(&places.banned),
+        Arc::clone(&places.rates),
     );
 
     // Health is answered to the very end, handlers may call as long as requests are in flight.

@@ -74,6 +74,7 @@ fn entry() -> impl Strategy<Value = Entry> {
             reason: None,
             request_id: String::new(),
             cross_site: false,
+            spared: false,
         },
     )
 }

@@ -6,15 +6,17 @@
 
 #[path = "front_door/bans.rs"]
 mod bans;
+#[path = "front_door/foreign_pages.rs"]
+mod foreign_pages;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
 
-use edge::access_log::{self, AccessLog};
+use edge::access_log::{self, AccessLog, Entry, Tap};
 use edge::admin::Readiness;
 use edge::admission::{Banned, InFlight, Rate, Rates};
 use edge::client::TrustedProxies;
@@ -53,6 +55,8 @@ struct Edge {
     metrics: Arc<Metrics>,
     access_log: AccessLog,
     log_file: PathBuf,
+    /// What the ban engine would hear.
+    heard: Arc<Mutex<Vec<Arc<Entry>>>>,
     shutdown: Shutdown,
     thread: thread::JoinHandle<usize>,
     _folder: tempfile::TempDir,
@@ -139,7 +143,10 @@ fn start_under(limits: Limits, settings: Listen, servers: Vec<SocketAddr>) -> Ed
     let metrics = Metrics::new();
     let log =
         access_log::Settings { file: Some(log_file.clone()), format: access_log::Format::Json, queue: 4096 };
-    let access_log = AccessLog::start(&log, Arc::clone(&metrics), None).unwrap();
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let ear = Arc::clone(&heard);
+    let tap: Tap = Arc::new(move |entry| ear.lock().unwrap().push(Arc::clone(entry)));
+    let access_log = AccessLog::start(&log, Arc::clone(&metrics), Some(tap)).unwrap();
     let in_flight = InFlight::new(50);
     let banned = Banned::new();
     let trusted = limits.trusted.iter().map(|text| text.parse().unwrap()).collect();
@@ -175,7 +182,15 @@ fn start_under(limits: Limits, settings: Listen, servers: Vec<SocketAddr>) -> Ed
     let acceptor = tls::acceptor(Certificates::load(&[files]).unwrap()).unwrap();
     let redirect = Redirect::new("a.test".to_owned(), Vec::new());
     let report = Report::new(access_log.clone(), Arc::clone(&metrics));
-    let door = Door::new(settings, acceptor, redirect, report, Arc::clone(&connections), Arc::clone(&banned));
+    let door = Door::new(
+        settings,
+        acceptor,
+        redirect,
+        report,
+        Arc::clone(&connections),
+        Arc::clone(&banned),
+        Arc::clone(&site.rates),
+    );
     let [https, http] =
         [0, 0].map(|port| socket::listeners(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), 1).unwrap());
     let [address, plain] = [&https, &http].map(|listeners| listeners[0].local_addr().unwrap());
@@ -200,6 +215,7 @@ fn start_under(limits: Limits, settings: Listen, servers: Vec<SocketAddr>) -> Ed
         metrics,
         access_log,
         log_file,
+        heard,
         shutdown,
         thread,
         _folder: folder,

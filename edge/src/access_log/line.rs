@@ -231,6 +231,7 @@ mod tests {
             reason: None,
             request_id: "0123abcd".to_owned(),
             cross_site: false,
+            spared: false,
         }
     }
 
@@ -363,11 +364,12 @@ mod tests {
             reason in proptest::option::of("(?s).{0,20}"),
             request_id in "(?s).{0,8}",
             cross_site: bool,
+            spared: bool,
         ) -> Entry {
             Entry {
                 at: SystemTime::UNIX_EPOCH + Duration::from_secs(seconds),
                 client: IpAddr::V6(client.into()),
-                method, target, host, status, bytes, referer, user_agent, reason, request_id, cross_site,
+                method, target, host, status, bytes, referer, user_agent, reason, request_id, cross_site, spared,
                 protocol: "HTTP/2.0",
                 duration: Duration::from_nanos(nanoseconds),
                 upstream: None,

@@ -29,6 +29,8 @@ pub enum Standing {
     Free,
     /// It is let in at the offenders' rate.
     Throttled,
+    /// As well, and that is no fault of its own: a page that it visits may have asked.
+    Visitor,
     /// It gets nothing.
     Banned {
         /// Whole seconds since the UNIX epoch; `u32::MAX` for a ban without an end.
@@ -39,12 +41,13 @@ pub enum Standing {
 /// The bans and throttles in force. Shared by all threads.
 #[derive(Debug, Default)]
 pub struct Banned {
-    /// Of both tables, so that a client of a host without bans costs one load.
+    /// Of all tables, so that a client of a host without bans costs one load.
     entries: AtomicUsize,
     generation: AtomicU64,
     turn: AtomicUsize,
     bans: Table,
     throttles: Table,
+    visitors: Table,
 }
 
 impl Banned {
@@ -70,6 +73,17 @@ impl Banned {
         self.throttles.note(network, until, &self.entries);
     }
 
+    /// The same for a visitor: no fault of its own. A ban and a throttle go before, and their end leaves
+    /// it as it is.
+    pub fn throttle_visitor(&self, network: IpNet, until: u64) {
+        self.visitors.note(network, until, &self.entries);
+    }
+
+    /// Lets exactly this network in as anybody, unless a ban or a throttle says otherwise.
+    pub fn lift_visitor(&self, network: IpNet) {
+        self.visitors.lift(network, &self.entries);
+    }
+
     /// Ends ban and throttle of exactly this network. `false` where there was neither.
     pub fn lift(&self, network: IpNet) -> bool {
         let ban = self.bans.lift(network, &self.entries);
@@ -81,6 +95,7 @@ impl Banned {
     pub fn clear(&self) {
         self.bans.clear(&self.entries);
         self.throttles.clear(&self.entries);
+        self.visitors.clear(&self.entries);
     }
 
     /// How it stands with `address` at `now` (whole seconds since the UNIX epoch). Of several bans
@@ -94,6 +109,7 @@ impl Banned {
         match self.bans.end(address, now) {
             Some(until) => Standing::Banned { until: u64::from(until) },
             None if self.throttles.end(address, now).is_some() => Standing::Throttled,
+            None if self.visitors.end(address, now).is_some() => Standing::Visitor,
             None => Standing::Free,
         }
     }
@@ -137,7 +153,8 @@ impl Banned {
         }
         let first = self.turn.fetch_add(PURGED_AT_ONCE, Ordering::Relaxed) % SHARDS;
         let (now, shards) = (seconds(now), first..first + PURGED_AT_ONCE);
-        self.bans.purge(now, shards.clone(), &self.entries) + self.throttles.purge(now, shards, &self.entries)
+        let tables = [&self.bans, &self.throttles, &self.visitors];
+        tables.map(|table| table.purge(now, shards.clone(), &self.entries)).iter().sum()
     }
 }
 
@@ -408,6 +425,22 @@ mod tests {
     }
 
     #[test]
+    fn a_ban_and_a_throttle_go_before_a_visit_and_leave_it_when_they_end() {
+        let banned = Banned::new();
+        let network = net("203.0.113.7/32");
+        banned.throttle_visitor(network, 500);
+        assert_eq!((standing(&banned, "203.0.113.7", 1), banned.generation()), (Standing::Visitor, 0));
+        banned.throttle(network, 100);
+        assert_eq!(standing(&banned, "203.0.113.7", 1), Standing::Throttled);
+        banned.ban(network, 100);
+        assert_eq!(standing(&banned, "203.0.113.7", 1), Standing::Banned { until: 100 });
+        assert!(banned.lift(network));
+        assert_eq!(standing(&banned, "203.0.113.7", 1), Standing::Visitor);
+        banned.lift_visitor(network);
+        assert_eq!((standing(&banned, "203.0.113.7", 1), banned.is_empty()), (Standing::Free, true));
+    }
+
+    #[test]
     fn nobody_bans_everybody_and_a_ban_without_end_never_ends() {
         let banned = Banned::new();
         banned.ban(net("0.0.0.0/0"), 100);
@@ -461,7 +494,9 @@ mod tests {
     enum Step {
         Ban(IpNet, u64),
         Throttle(IpNet, u64),
+        Visit(IpNet, u64),
         Lift(IpNet),
+        LiftVisitor(IpNet),
         Purge(u64),
         Clear,
     }
@@ -486,7 +521,9 @@ mod tests {
         prop_oneof![
             6 => (any_network(), 0_u64..20).prop_map(|(network, until)| Step::Ban(network, until)),
             3 => (any_network(), 0_u64..20).prop_map(|(network, until)| Step::Throttle(network, until)),
+            3 => (any_network(), 0_u64..20).prop_map(|(network, until)| Step::Visit(network, until)),
             3 => any_network().prop_map(Step::Lift),
+            1 => any_network().prop_map(Step::LiftVisitor),
             1 => (0_u64..20).prop_map(Step::Purge),
             1 => Just(Step::Clear),
         ]
@@ -520,6 +557,7 @@ mod tests {
         ) {
             let banned = Banned::new();
             let (mut bans, mut throttles) = (BTreeMap::<IpNet, (IpNet, u64)>::new(), BTreeMap::new());
+            let mut visitors = BTreeMap::new();
             for step in steps {
                 match step {
                     Step::Ban(network, until) => {
@@ -532,6 +570,15 @@ mod tests {
                         let known = throttles.entry(name(network)).or_insert((network, 0));
                         known.1 = known.1.max(until);
                     }
+                    Step::Visit(network, until) => {
+                        banned.throttle_visitor(network, until);
+                        let known = visitors.entry(name(network)).or_insert((network, 0));
+                        known.1 = known.1.max(until);
+                    }
+                    Step::LiftVisitor(network) => {
+                        banned.lift_visitor(network);
+                        visitors.remove(&name(network));
+                    }
                     Step::Lift(network) => {
                         let there = [bans.remove(&name(network)), throttles.remove(&name(network))];
                         prop_assert_eq!(banned.lift(network), there.iter().any(Option::is_some));
@@ -540,11 +587,13 @@ mod tests {
                         (0..SHARDS / PURGED_AT_ONCE).for_each(|_| { banned.purge(now); });
                         bans.retain(|_, (_, end)| *end > now);
                         throttles.retain(|_, (_, end)| *end > now);
+                        visitors.retain(|_, (_, end)| *end > now);
                     }
                     Step::Clear => {
                         banned.clear();
                         bans.clear();
                         throttles.clear();
+                        visitors.clear();
                     }
                 }
                 prop_assert_eq!((banned.len(), banned.throttled()), (bans.len(), throttles.len()));
@@ -554,10 +603,11 @@ mod tests {
                 let end = |list: &BTreeMap<IpNet, (IpNet, u64)>| {
                     list.values().filter(|(network, end)| covers(network, address) && *end > now).map(|(_, end)| *end).max()
                 };
-                let expected = match (end(&bans), end(&throttles)) {
-                    (Some(until), _) => Standing::Banned { until },
-                    (None, Some(_)) => Standing::Throttled,
-                    (None, None) => Standing::Free,
+                let expected = match (end(&bans), end(&throttles), end(&visitors)) {
+                    (Some(until), ..) => Standing::Banned { until },
+                    (None, Some(_), _) => Standing::Throttled,
+                    (None, None, Some(_)) => Standing::Visitor,
+                    (None, None, None) => Standing::Free,
                 };
                 prop_assert_eq!(banned.standing(address, now), expected, "{}", address);
             }

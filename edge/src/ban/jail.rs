@@ -12,7 +12,8 @@
 //! - A jail that bans networks bans the single address (or /64) where the network holds someone
 //!   who may not be banned, and nobody where that holds one, too.
 //! - What a page of another origin can make a browser do is counted apart and throttles at most, for
-//!   `ban_time` each time. It presses no brake, and no later ban is longer for it: nobody shall be
+//!   `ban_time` and no more than ten minutes. Such a visitor has no ban: it presses no brake, no later
+//!   ban is longer for it, and what it does without a page's help counts as anybody's. Nobody shall be
 //!   able to ban others, nor to make a jail log-only, by a page that they visit.
 //! - Each further ban within `forgiveness` after the last one's end is longer. All jails count
 //!   together, an operator's bans and throttles as well. What an operator lifts is forgotten with
@@ -34,6 +35,7 @@ mod tally;
 mod tests;
 #[cfg(test)]
 mod trial;
+mod visitors;
 mod words;
 
 use std::net::IpAddr;
@@ -43,6 +45,7 @@ use ipnet::IpNet;
 
 pub use words::{
     ADOPTED, Alarm, Counter, Excuse, History, Lifted, OPERATOR, Offence, RETIRED, Refused, Ruling, Sentence,
+    Visit,
 };
 
 use super::{Action, JailSettings, Prefixes};
@@ -51,6 +54,7 @@ use networks::{Networks, canonical, overlap};
 use record::{Key, millis};
 use settings::Jail;
 use tally::{Offender, Tally};
+use visitors::Visitors;
 
 /// No ban is longer.
 const TEN_YEARS: Duration = Duration::from_secs(10 * 366 * 24 * 3600);
@@ -83,6 +87,7 @@ pub struct Jails {
     never: Networks,
     book: Book,
     tally: Tally,
+    visitors: Visitors,
     leases: Vec<(IpNet, Duration)>,
     suspended: Option<Duration>,
     /// The latest time seen, in milliseconds.
@@ -105,6 +110,7 @@ impl Jails {
             never: Networks::protecting(&never),
             book: Book::new(max_bans),
             tally: Tally::new(MAX_OFFENDERS, MAX_LINES),
+            visitors: Visitors::default(),
             leases: Vec::new(),
             suspended: None,
             clock: 0,
@@ -126,6 +132,7 @@ impl Jails {
         self.never = Networks::protecting(&never);
         let never = &self.never;
         self.tally.forget(|offender| never.overlaps(offender.key.network()));
+        self.visitors.dismiss(|visit| never.overlaps(visit.network));
         self.book.pardon(|sentence| never.overlaps(sentence.network), |past| never.overlaps(past))
     }
 
@@ -182,14 +189,12 @@ impl Jails {
         }
         let whole = sentence.until.saturating_sub(sentence.since).min(TEN_YEARS);
         let action = if sentence.action == Action::Throttle { Action::Throttle } else { Action::Ban };
-        // A throttle that was nobody's fault counts as no ban; a ban that counts as none was lifted.
-        let times = sentence.times.max(u16::from(action == Action::Ban));
-        let lifted = times > sentence.times;
-        let mut restored = Sentence { network, action, times, ..sentence };
+        let lifted = sentence.times == 0;
+        let mut restored = Sentence { network, action, ..sentence };
         if lifted || millis(sentence.until) <= now {
             if millis(sentence.until).saturating_add(millis(self.memory())) > now {
                 let until = Duration::from_millis(millis(sentence.until).min(now));
-                self.book.remember(key, &Sentence { until, times: sentence.times, ..restored });
+                self.book.remember(key, &Sentence { until, ..restored });
             }
             return false;
         }
@@ -213,10 +218,11 @@ impl Jails {
     }
 
     /// Ends every ban in force that overlaps `network`, and forgets what was counted and remembered
-    /// of it.
+    /// of it. Visitors of it are let in as anybody, see [`Jails::departed`].
     pub fn lift(&mut self, network: IpNet) -> Lifted {
         let network = canonical(network);
         self.tally.pardon(network);
+        self.visitors.dismiss(|visit| overlap(visit.network, network));
         self.book.pardon_overlapping(network)
     }
 
@@ -233,9 +239,10 @@ impl Jails {
         self.book.standing(Key::new(network)?, self.clock)
     }
 
-    /// Ends every ban in force, and forgets every count and the history.
+    /// Ends every ban in force, and forgets every count, every visitor and the history.
     pub fn clear(&mut self) -> Lifted {
         self.tally.forget(|_| true);
+        self.visitors.dismiss(|_| true);
         self.book.pardon(|_| true, |_| true)
     }
 
@@ -243,6 +250,7 @@ impl Jails {
     /// while [`Jails::next_expiry`] is past.
     pub fn expire(&mut self, now: Duration) -> Vec<Sentence> {
         let now = self.advance(now);
+        self.visitors.expire(now);
         let mut ended = Vec::new();
         while ended.len() < ENDED_AT_ONCE
             && let Some(sentence) = self.book.next_ended(now)
@@ -256,11 +264,11 @@ impl Jails {
         ended
     }
 
-    /// When [`Jails::expire`] is to be called next: a ban ends then, or a brake releases itself.
+    /// When [`Jails::expire`] is to be called next: a ban or a visit ends then, or a brake releases itself.
     #[must_use]
     pub fn next_expiry(&self) -> Option<Duration> {
         let brakes = self.jails.iter().filter_map(|jail| jail.pedal.releases_at());
-        brakes.chain(self.book.soonest()).min().map(Duration::from_millis)
+        brakes.chain(self.book.soonest()).chain(self.visitors.soonest()).min().map(Duration::from_millis)
     }
 
     /// Every ban in force that this address falls under, by its own network and wider ones.
@@ -310,6 +318,7 @@ impl Jails {
     pub fn set_leases(&mut self, leases: Vec<(IpNet, Duration)>) -> Lifted {
         self.leases = leases.into_iter().map(|(network, until)| (canonical(network), until)).collect();
         let (leases, clock) = (&self.leases, self.clock);
+        self.visitors.dismiss(|visit| leased(leases, visit.network, clock));
         let ended = |ban: &Sentence| ban.jail != OPERATOR && leased(leases, ban.network, clock);
         self.book.pardon(ended, |_| false)
     }
@@ -342,22 +351,34 @@ impl Jails {
     /// gone then. Take them at once: the network's next offence in this jail begins anew.
     pub fn evidence(&mut self, sentence: &Sentence) -> Vec<Box<[u8]>> {
         let Some(key) = Key::new(sentence.network) else { return Vec::new() };
-        let cross_site = self.is_cross_site(sentence);
-        self.tally.take_lines(Offender { jail: sentence.jail, key, cross_site })
+        self.tally.take_lines(Offender { jail: sentence.jail, key, cross_site: false })
     }
 
-    /// Is it a throttle in place of a ban, for what foreign pages may have made somebody do?
-    #[must_use]
-    pub fn is_cross_site(&self, sentence: &Sentence) -> bool {
-        let jail = self.settings.get(usize::from(sentence.jail));
-        sentence.action == Action::Throttle && jail.is_some_and(|jail| jail.action == Action::Ban)
+    /// Every visitor that is let in slowly, in no order. No restart and no file keeps them.
+    pub fn visitors(&self) -> impl ExactSizeIterator<Item = Visit> + '_ {
+        self.visitors.all()
     }
 
-    /// Is this address throttled for what foreign pages may have made it do? Then it is no fault of its
-    /// own to be refused for that.
+    /// The visits that cover this address, each with the last lines that led to it.
     #[must_use]
-    pub fn is_spared(&self, address: IpAddr) -> bool {
-        self.book.covering(address.to_canonical(), self.clock).any(|ban| self.is_cross_site(&ban))
+    pub fn visits(&self, address: IpAddr) -> Vec<(Visit, Vec<Box<[u8]>>)> {
+        let lines = |visit: &Visit| {
+            let key = Key::new(visit.network)?;
+            Some(self.tally.lines(Offender { jail: visit.jail, key, cross_site: true }))
+        };
+        let visits = self.visitors.covering(address.to_canonical(), self.clock);
+        visits.map(|visit| (visit, lines(&visit).unwrap_or_default())).collect()
+    }
+
+    /// Whose visits ended before their time, since the last call: let them in as anybody.
+    pub fn departed(&mut self) -> Vec<IpNet> {
+        self.visitors.departed()
+    }
+
+    /// One more request of this visitor was refused for being one. Does that count as its own fault?
+    /// One in ten does: ten times as many refusals ban it as anybody else, and no fewer.
+    pub fn counts_refusal(&mut self, visitor: IpAddr) -> bool {
+        self.visitors.counts_refusal(visitor.to_canonical())
     }
 
     /// What is remembered of exactly this network: for as long as the longest `forgiveness` of any
@@ -412,6 +433,7 @@ impl Jails {
     fn set_back(&mut self, by: u64) {
         self.clock -= by;
         self.book.set_back(by);
+        self.visitors.set_back(by);
         self.tally.restart_all();
         for jail in &mut self.jails {
             jail.pedal.set_back(self.clock);

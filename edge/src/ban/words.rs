@@ -158,7 +158,7 @@ pub struct BanLine {
     pub offences: u32,
     /// The how many-th ban in a row it is.
     pub times: u16,
-    /// An operator's words, or why it is a throttle and no ban.
+    /// An operator's words.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub reason: String,
 }
@@ -174,6 +174,9 @@ pub struct Receipt {
     pub bans: Vec<BanLine>,
     /// The log lines that led to them, as they were read.
     pub lines: Vec<EvidenceLine>,
+    /// For what foreign pages may have made it ask, it is let in slowly.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub visits: Vec<VisitLine>,
     /// What is being counted against it now.
     pub counters: Vec<CounterLine>,
     /// Earlier bans in a row, and when the last ended.
@@ -197,6 +200,21 @@ pub struct EvidenceLine {
     pub jail: String,
     /// As read; bytes that are no text are shown escaped.
     pub line: String,
+}
+
+/// A throttle that is no ban: no list, no file and no kernel holds it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct VisitLine {
+    /// Whom.
+    pub network: IpNet,
+    /// By which jail.
+    pub jail: String,
+    /// Seconds since the epoch.
+    pub until: u64,
+    /// The offences that led to it.
+    pub offences: u32,
+    /// The last of them.
+    pub lines: Vec<String>,
 }
 
 /// Offences that have not led to a ban yet.
@@ -250,6 +268,9 @@ pub struct Summary {
     pub bans: usize,
     /// Most that may stand.
     pub max_bans: usize,
+    /// Clients that are throttled for what foreign pages may have asked; no bans.
+    #[serde(default)]
+    pub visitors: usize,
     /// Bans are off until then.
     pub off_until: Option<u64>,
     /// Penetration tests under way.
@@ -297,6 +318,9 @@ pub struct JailLine {
     /// The files it reads; empty is edge's own requests.
     pub files: Vec<FileLine>,
 }
+
+/// Why somebody is let in slowly who is not banned.
+pub const CROSS_SITE: &str = "cross-site: foreign pages may have asked";
 
 /// `2026-01-31 23:59:00Z`
 #[must_use]
@@ -436,6 +460,7 @@ impl fmt::Display for Receipt {
         write!(f, "{}: ", self.address)?;
         match (&self.protected, self.bans.is_empty()) {
             (Some(why), true) => write!(f, "can never be banned: {why}")?,
+            (_, true) if !self.visits.is_empty() => write!(f, "throttled")?,
             (_, true) => write!(f, "not banned")?,
             (_, false) if self.bans.iter().all(|ban| ban.action == "throttle") => write!(f, "throttled")?,
             (_, false) => write!(f, "banned")?,
@@ -445,6 +470,17 @@ impl fmt::Display for Receipt {
         }
         for EvidenceLine { at, jail, line } in &self.lines {
             write!(f, "\n    {} {jail}: {line}", clock(*at))?;
+        }
+        for VisitLine { network, jail, until, offences, lines } in &self.visits {
+            let until = clock(*until);
+            write!(
+                f,
+                "\n  {} throttled until {until}: {CROSS_SITE} (jail {jail}, {offences} offences)",
+                shown(*network)
+            )?;
+            for line in lines {
+                write!(f, "\n    {line}")?;
+            }
         }
         for CounterLine { jail, cross_site, offences, max_offences, lines } in &self.counters {
             write!(f, "\n  counted by {jail}: {offences} of {max_offences} offences")?;
@@ -482,6 +518,9 @@ impl fmt::Display for Receipt {
 impl fmt::Display for Summary {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} of at most {} in force; kernel: {}", self.bans, self.max_bans, self.kernel)?;
+        if self.visitors > 0 {
+            write!(f, "; {} throttled, no bans: {CROSS_SITE}", self.visitors)?;
+        }
         if let Some(until) = self.off_until {
             write!(f, "; OFF until {}", clock(until))?;
         }
@@ -583,6 +622,7 @@ mod tests {
                 jail: "path-traversal".to_owned(),
                 line: "GET /../../etc/passwd".to_owned(),
             }],
+            visits: Vec::new(),
             counters: Vec::new(),
             history: None,
             kernel: Some(vec![("203.0.113.7/32".parse().unwrap(), 599)]),

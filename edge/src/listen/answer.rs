@@ -4,19 +4,35 @@
 use http::StatusCode;
 use shared::api::Problem;
 
+use crate::admission::TooFast;
 use crate::listen::head::{Fault, phrase};
 
 /// The whole answer to a head that was refused; empty where nobody is left to read it.
 #[must_use]
 pub fn refusal(fault: Fault) -> Vec<u8> {
-    let status = fault.status();
-    let Ok(code) = StatusCode::from_u16(status) else { return Vec::new() };
-    let problem = Problem::new(code, "malformed_request", fault.to_string());
-    let body = serde_json::to_string(&problem).unwrap_or_default();
+    match StatusCode::from_u16(fault.status()) {
+        Ok(status) => problem(&Problem::new(status, "malformed_request", fault.to_string()), status, ""),
+        Err(_) => Vec::new(),
+    }
+}
+
+/// The whole answer to who asks too fast.
+#[must_use]
+pub fn too_fast(fault: TooFast) -> Vec<u8> {
+    let status = StatusCode::TOO_MANY_REQUESTS;
+    let problem = Problem::new(status, "too_many_requests", "too many requests from this address");
+    // Never zero and never too short.
+    let wait = format!("Retry-After: {}\r\n", fault.retry_after.as_secs() + 1);
+    self::problem(&problem, status, &wait)
+}
+
+fn problem(problem: &Problem, status: StatusCode, header: &str) -> Vec<u8> {
+    let body = serde_json::to_string(problem).unwrap_or_default();
     format!(
-        "HTTP/1.1 {status} {}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
-         Cache-Control: no-store\r\nConnection: close\r\n\r\n{body}",
-        phrase(status),
+        "HTTP/1.1 {} {}\r\nContent-Type: application/problem+json\r\nContent-Length: {}\r\n\
+         Cache-Control: no-store\r\n{header}Connection: close\r\n\r\n{body}",
+        status.as_u16(),
+        phrase(status.as_u16()),
         body.len()
     )
     .into_bytes()

@@ -17,6 +17,8 @@ const GO_AWAY: u8 = 0x7;
 const CONTINUATION: u8 = 0x9;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
+const COMPRESSION_ERROR: u32 = 0x9;
+const ENHANCE_YOUR_CALM: u32 = 0xb;
 
 /// One direction of one connection.
 #[derive(Debug, Clone)]
@@ -30,16 +32,18 @@ pub struct Frames {
     payload_start: [u8; 8],
     payload_seen: usize,
     open_block: bool,
-    /// Bytes of the last header block so far, compressed.
+    /// Bytes of the last header block so far, compressed; 0 once the client took a request back.
     block: u64,
+    /// From so many bytes on a header block is large.
+    large: u64,
     settings: bool,
     begun: bool,
     from_client: bool,
     last_stream: u32,
     /// Streams that a HEADERS frame opened.
     pub opened: u64,
-    /// Bytes of the longest header block, compressed.
-    pub longest_block: u64,
+    /// Header blocks that are large.
+    pub large_blocks: u64,
     /// Streams reset with any code.
     pub resets: u64,
     /// The first non-zero error code of a GOAWAY.
@@ -47,19 +51,20 @@ pub struct Frames {
 }
 
 impl Frames {
-    /// What a client sends: its preface comes first.
+    /// What a client sends: its preface comes first. A header block of `large` bytes, compressed, is
+    /// a large one.
     #[must_use]
-    pub const fn received() -> Self {
-        Self::new(PREFACE, true)
+    pub const fn received(large: u64) -> Self {
+        Self::new(PREFACE, true, large)
     }
 
     /// What we send.
     #[must_use]
     pub const fn sent() -> Self {
-        Self::new(0, false)
+        Self::new(0, false, u64::MAX)
     }
 
-    const fn new(preface: u32, from_client: bool) -> Self {
+    const fn new(preface: u32, from_client: bool, large: u64) -> Self {
         Self {
             preface,
             header: [0; 9],
@@ -69,12 +74,13 @@ impl Frames {
             payload_seen: 0,
             open_block: false,
             block: 0,
+            large,
             settings: false,
             begun: false,
             from_client,
             last_stream: 0,
             opened: 0,
-            longest_block: 0,
+            large_blocks: 0,
             resets: 0,
             go_away: None,
         }
@@ -96,6 +102,13 @@ impl Frames {
     #[must_use]
     pub const fn opened_well(&self) -> bool {
         self.settings
+    }
+
+    /// Bytes of the last header block so far, compressed. 0 where the client took a request back since:
+    /// then it is not what the connection is about.
+    #[must_use]
+    pub const fn last_block(&self) -> u64 {
+        self.block
     }
 
     /// May a whole frame stand here: between two frames, and not in the midst of a header block?
@@ -157,8 +170,11 @@ impl Frames {
         if kind == HEADERS || kind == CONTINUATION {
             let before = if kind == HEADERS { 0 } else { self.block };
             self.block = before + u64::from(self.payload_left);
-            self.longest_block = self.longest_block.max(self.block);
+            self.large_blocks += u64::from(before < self.large && self.block >= self.large);
             self.open_block = true;
+        }
+        if kind == RESET {
+            self.block = 0;
         }
         if kind == HEADERS {
             let stream = self.stream();
@@ -202,6 +218,13 @@ impl Frames {
     }
 }
 
+/// Can this error code of the engine's say that a header block was too large? Nothing else that a page
+/// can make a browser send is an error.
+#[must_use]
+pub const fn may_mean_large(code: u32) -> bool {
+    matches!(code, COMPRESSION_ERROR | ENHANCE_YOUR_CALM)
+}
+
 /// An error code's name (RFC 9113 section 7).
 #[must_use]
 pub const fn error_name(code: u32) -> &'static str {
@@ -222,9 +245,9 @@ pub const fn error_name(code: u32) -> &'static str {
 
 /// The fuzz target's body: the walk does not depend on how the bytes arrive.
 pub fn fuzz(data: &[u8]) {
-    let (mut whole, mut all_at_once) = (Frames::received(), Uploads::default());
+    let (mut whole, mut all_at_once) = (Frames::received(20), Uploads::default());
     whole.walk(data, |event| all_at_once.note(event, Duration::ZERO));
-    let (mut parts, mut in_parts) = (Frames::received(), Uploads::default());
+    let (mut parts, mut in_parts) = (Frames::received(20), Uploads::default());
     for part in data.chunks(3) {
         parts.walk(part, |event| in_parts.note(event, Duration::ZERO));
     }
@@ -232,6 +255,7 @@ pub fn fuzz(data: &[u8]) {
         (whole.opened, whole.resets, whole.go_away, whole.must_go_on(), whole.between_frames()),
         (parts.opened, parts.resets, parts.go_away, parts.must_go_on(), parts.between_frames())
     );
+    assert_eq!((whole.large_blocks, whole.last_block()), (parts.large_blocks, parts.last_block()));
     assert_eq!(all_at_once, in_parts);
 }
 
@@ -251,7 +275,7 @@ mod tests {
 
     #[test]
     fn an_unfinished_header_block_must_go_on() {
-        let mut frames = Frames::received();
+        let mut frames = Frames::received(6);
         assert!(frames.must_go_on());
         frames.walk(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n", |_| ());
         frames.walk(&frame(SETTINGS, 0, 0, &[]), |_| ());
@@ -260,10 +284,16 @@ mod tests {
         assert!(frames.must_go_on());
         frames.walk(&frame(CONTINUATION, END_HEADERS, 1, b"d"), |_| ());
         assert!(!frames.must_go_on());
-        assert_eq!(frames.longest_block, 4);
+        assert_eq!((frames.large_blocks, frames.last_block()), (0, 4));
         frames.walk(&frame(HEADERS, END_HEADERS, 1, b"trailers"), |_| ());
         frames.walk(&frame(HEADERS, END_HEADERS, 3, b"next"), |_| ());
-        assert_eq!((frames.opened, frames.longest_block), (2, 8));
+        assert_eq!((frames.opened, frames.large_blocks, frames.last_block()), (2, 1, 4));
+        frames.walk(&frame(HEADERS, 0, 5, b"part"), |_| ());
+        frames.walk(&frame(CONTINUATION, 0, 5, b"large"), |_| ());
+        frames.walk(&frame(CONTINUATION, END_HEADERS, 5, b"as before"), |_| ());
+        assert_eq!((frames.large_blocks, frames.last_block()), (2, 18));
+        frames.walk(&frame(RESET, 0, 5, &[0, 0, 0, 8]), |_| ());
+        assert_eq!((frames.large_blocks, frames.last_block()), (2, 0));
     }
 
     #[test]
@@ -280,7 +310,7 @@ mod tests {
     #[test]
     fn what_becomes_of_a_body_is_told() {
         let mut seen = Vec::new();
-        let mut received = Frames::received();
+        let mut received = Frames::received(u64::MAX);
         let mut walk = |bytes: &[u8]| received.walk(bytes, |event| seen.push(event));
         walk(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         walk(&frame(HEADERS, END_HEADERS | END_STREAM, 1, b"no body"));

@@ -160,6 +160,7 @@ pub const fn phrase(status: u16) -> &'static str {
         405 => "Method Not Allowed",
         408 => "Request Timeout",
         414 => "URI Too Long",
+        429 => "Too Many Requests",
         431 => "Request Header Fields Too Large",
         505 => "HTTP Version Not Supported",
         _ => "Bad Request",

@@ -6,6 +6,7 @@ use std::time::Duration;
 use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::time::{Instant, timeout};
 
+use crate::admission::Denied;
 use crate::listen::answer;
 use crate::listen::connection::Connection;
 use crate::listen::head::{self, Fault, Head, Limits, Scan};
@@ -41,7 +42,8 @@ impl Redirect {
         (status, format!("https://{host}{path}"))
     }
 
-    /// Reads one head, answers it and leaves the closing to the caller.
+    /// Reads one head, asks whether its client may come in, answers it and leaves the closing to the
+    /// caller.
     pub(crate) async fn serve<S>(
         &self,
         stream: &mut S,
@@ -49,6 +51,7 @@ impl Redirect {
         limits: &Limits,
         patience: Duration,
         report: &Report,
+        let_in: impl FnOnce() -> Result<(), Denied>,
     ) where
         S: AsyncRead + AsyncWrite + Unpin,
     {
@@ -69,16 +72,26 @@ impl Redirect {
         let outcome = read.and_then(|end| head::parse(held.get(..end).unwrap_or_default(), limits));
         let bytes = match outcome {
             Ok(head) => {
-                let (status, location) = self.answer(&head);
+                let denied = let_in().err();
+                let (status, bytes) = match denied {
+                    None => {
+                        let (status, location) = self.answer(&head);
+                        (status, answer::redirect(status, &location))
+                    }
+                    Some(Denied::TooFast { fault, .. }) => (429, answer::too_fast(fault)),
+                    // Since it knocked: as its other connections, it ends without a word.
+                    Some(Denied::Banned) => return,
+                };
                 let what = Redirected {
                     method: head.method,
                     target: head.target,
                     host: head.host.unwrap_or_default(),
                     one_one: head.one_one,
                     status,
+                    denied,
                 };
                 report.redirected(peer, what, began.elapsed());
-                answer::redirect(status, &location)
+                bytes
             }
             Err(fault) => {
                 report.malformed(peer, fault, &held, began.elapsed());

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use crate::access_log::{AccessLog, Entry};
+use crate::admission::Denied;
 use crate::listen::head::{self, Fault};
 use crate::metrics::Metrics;
 
@@ -70,16 +71,19 @@ impl Report {
     }
 
     /// An HTTP/2 stream or connection that ended with an error before any request came of it.
-    /// `large`: one of its heads was about as large as allowed, as any page can make a browser send.
+    /// `large`: for a head of about the size that is allowed, as any page can make a browser send.
     pub fn broken_h2(&self, peer: SocketAddr, reason: String, large: bool) {
         self.metrics.malformed.inc();
         let reason = Some(reason);
         self.access_log.record(Entry { reason, cross_site: large, ..entry(peer, "HTTP/2.0", 400) });
     }
 
-    /// A plain request that was answered with a redirect.
+    /// A plain request that was answered with a redirect, or refused one.
     pub fn redirected(&self, peer: SocketAddr, answer: Redirected<'_>, took: Duration) {
         self.metrics.answered(answer.status, took);
+        if let Some(denied) = answer.denied {
+            self.metrics.rejected.with_label_values(&[denied.label()]).inc();
+        }
         self.access_log.record(Entry {
             method: answer.method.to_owned(),
             target: answer.target.as_bytes().to_vec(),
@@ -87,6 +91,8 @@ impl Report {
             duration: took,
             // In clear no browser says whose page asked.
             cross_site: true,
+            reason: answer.denied.map(Denied::reason),
+            spared: matches!(answer.denied, Some(Denied::TooFast { visitor: true, .. })),
             ..entry(peer, if answer.one_one { "HTTP/1.1" } else { "HTTP/1.0" }, answer.status)
         });
     }
@@ -103,8 +109,10 @@ pub struct Redirected<'r> {
     pub host: &'r str,
     /// HTTP/1.1 and not 1.0.
     pub one_one: bool,
-    /// 301 or 308.
+    /// 301 or 308; 429 where it was refused.
     pub status: u16,
+    /// Why it was refused.
+    pub denied: Option<Denied>,
 }
 
 fn entry(peer: SocketAddr, protocol: &'static str, status: u16) -> Entry {
@@ -124,6 +132,7 @@ fn entry(peer: SocketAddr, protocol: &'static str, status: u16) -> Entry {
         reason: None,
         request_id: String::new(),
         cross_site: false,
+        spared: false,
     }
 }
 

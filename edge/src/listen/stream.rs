@@ -25,7 +25,7 @@ use tokio_rustls::server::TlsStream;
 
 use crate::listen::answer;
 use crate::listen::connection::Connection;
-use crate::listen::frames::{Frames, error_name};
+use crate::listen::frames::{Frames, error_name, may_mean_large};
 use crate::listen::gate::{Gate, Next};
 use crate::listen::head::{Fault, Limits};
 use crate::listen::report::Report;
@@ -91,6 +91,8 @@ struct H2 {
     max_head: u64,
     received: Frames,
     sent: Frames,
+    /// When we sent a GOAWAY: was it for the header block itself, too large for any head?
+    ended_large: Option<bool>,
     timed_out: bool,
     uploads: Uploads,
     /// A frame that ends a stream in the client's stead, on its way to the engine.
@@ -138,8 +140,10 @@ impl EdgeStream {
         let protocol = if connection.is_h2() {
             Protocol::H2(Box::new(H2 {
                 max_head: limits.head as u64,
-                received: Frames::received(),
+                // Compression takes away less than half of what a browser sends for the first time.
+                received: Frames::received(limits.head as u64 / 2),
                 sent: Frames::sent(),
+                ended_large: None,
                 timed_out: false,
                 uploads: Uploads::default(),
                 verdict: Bytes::new(),
@@ -416,9 +420,7 @@ impl EdgeStream {
     /// What the engine refused of an HTTP/2 connection without starting the phases.
     fn report_h2(&self) {
         let Protocol::H2(h2) = &self.protocol else { return };
-        let H2 { max_head, received, sent, timed_out, .. } = &**h2;
-        // Compression takes away less than half of what a browser sends for the first time.
-        let large = received.longest_block >= max_head / 2;
+        let H2 { received, sent, ended_large, timed_out, .. } = &**h2;
         let peer = self.connection.peer;
         let missing = received.opened.saturating_sub(u64::from(self.connection.phases()));
         if !received.begun() || self.connection.presence.is_cut() {
@@ -428,11 +430,13 @@ impl EdgeStream {
         } else if !received.opened_well() && sent.go_away.is_none() {
             self.report.broken_h2(peer, "no valid HTTP/2 preface".to_owned(), false);
         } else if let Some(code) = sent.go_away {
+            let large = ended_large.unwrap_or(false);
             self.report.broken_h2(peer, format!("connection error {}", error_name(code)), large);
         } else {
             // Streams that the client took back before the engine looked at them are no fault.
             let refused = missing.saturating_sub(received.resets).min(100);
-            for _ in 0..refused {
+            for number in 0..refused {
+                let large = number < received.large_blocks;
                 self.report.broken_h2(peer, "request refused by the HTTP engine".to_owned(), large);
             }
         }
@@ -476,8 +480,12 @@ impl AsyncWrite for EdgeStream {
         };
         if let Protocol::H2(h2) = &mut this.protocol {
             let now = this.began.elapsed();
-            let H2 { sent, uploads, .. } = &mut **h2;
+            let H2 { max_head, received, sent, ended_large, uploads, .. } = &mut **h2;
             sent.walk(data.get(..count).unwrap_or_default(), |event| uploads.note(event, now));
+            if let Some(code) = sent.go_away {
+                let large = || may_mean_large(code) && received.last_block() >= *max_head;
+                ended_large.get_or_insert_with(large);
+            }
             // The engine reads before it writes and may not be woken again: the timer starts here.
             if this.poll_due(cx).is_ready() {
                 cx.waker().wake_by_ref();

@@ -256,7 +256,8 @@ async fn http(door: Arc<Door>, entered: Entered) {
     let Entered { mut wire, busy, listed, place } = entered;
     let patience = door.settings.head_timeout;
     let connection = listed.connection();
-    door.redirect.serve(&mut wire, connection, &limits(&door), patience, &door.report).await;
+    let let_in = || door.let_in(connection);
+    door.redirect.serve(&mut wire, connection, &limits(&door), patience, &door.report, let_in).await;
     if !connection.presence.is_cut() && wire.shutdown().await.is_ok() {
         linger(&mut wire).await;
     }

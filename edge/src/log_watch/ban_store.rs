@@ -51,7 +51,7 @@ pub struct StoredBan {
     pub until: Duration,
     /// Offences that led to it.
     pub offences: u32,
-    /// Which ban of this network it is. A ban with 0 was forgiven; a throttle with 0 was no fault of its own.
+    /// Which ban of this network it is; 0 was forgiven.
     pub times: u16,
     /// It is slowed down, not shut out.
     pub throttle: bool,

@@ -11,10 +11,10 @@ use super::ban_store::{Change, Lease, WouldBan};
 use super::enforce::Decided;
 use super::engine::Engine;
 use super::tail::{FileState, Following, Tail, Watched};
-use crate::ban::jail::{Lifted, Sentence};
+use crate::ban::jail::{Lifted, Sentence, Visit};
 use crate::ban::words::{
     Answer, BanLine, CounterLine, EvidenceLine, FileLine, JailLine, LeaseLine, Question, Receipt, Summary,
-    WouldLine, clock, legible,
+    VisitLine, WouldLine, clock, legible,
 };
 use crate::ban::{Action, JailSettings, Source, shown};
 use crate::client::Client;
@@ -34,6 +34,13 @@ const MAX_LEASES: usize = 32;
 impl Engine {
     /// Answers one question or does what is ordered.
     pub(super) fn answer(&mut self, question: Question, now: Duration) -> Answer {
+        let answer = self.answer_to(question, now);
+        // Who asks shall find it done.
+        self.let_visitors_go();
+        answer
+    }
+
+    fn answer_to(&mut self, question: Question, now: Duration) -> Answer {
         match question {
             Question::List { limit } => self.list(limit),
             Question::Add { networks, seconds, reason } => {
@@ -233,6 +240,8 @@ impl Engine {
         let covering = jails.covering(address);
         let bans: Vec<BanLine> = covering.iter().map(|sentence| self.ban_line(sentence)).collect();
         let lines = covering.iter().flat_map(|sentence| self.evidence(sentence.network)).collect();
+        let visits = jails.visits(address).into_iter().map(|(visit, lines)| self.visit_line(&visit, &lines));
+        let visits = visits.collect();
         let counters = jails
             .counters(address)
             .into_iter()
@@ -277,6 +286,7 @@ impl Engine {
             protected,
             bans,
             lines,
+            visits,
             counters,
             history,
             kernel,
@@ -397,6 +407,7 @@ impl Engine {
     pub(super) fn summary(&self, failing: Option<String>) -> Summary {
         Summary {
             bans: self.detector.jails.len(),
+            visitors: self.detector.jails.visitors().len(),
             max_bans: self.max_bans,
             off_until: self.detector.jails.suspended().map(|until| until.as_secs()),
             pentests: self.leases.iter().filter(|lease| lease.ended.is_none()).count(),
@@ -447,6 +458,16 @@ impl Engine {
             },
         };
         jails.settings().iter().enumerate().map(line).collect()
+    }
+
+    fn visit_line(&self, visit: &Visit, lines: &[Box<[u8]>]) -> VisitLine {
+        VisitLine {
+            network: visit.network,
+            jail: self.enforcement.name(visit.jail).to_owned(),
+            until: visit.until.as_secs(),
+            offences: visit.offences,
+            lines: lines.iter().map(|line| legible(line)).collect(),
+        }
     }
 
     fn ban_line(&self, sentence: &Sentence) -> BanLine {

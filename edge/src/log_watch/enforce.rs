@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use super::ban_store::{BanStore, Change, StoredBan};
 use super::figures::Counters;
 use crate::admission::Banned;
-use crate::ban::jail::{ADOPTED, Jails, Lifted, OPERATOR, RETIRED, Sentence};
+use crate::ban::jail::{ADOPTED, Jails, Lifted, OPERATOR, RETIRED, Sentence, Visit};
+use crate::ban::words::CROSS_SITE;
 use crate::ban::{Action, shown};
 use crate::firewall::{Ban, Firewall, Reason, Refusal, State};
 use crate::listen::live::Connections;
@@ -46,7 +47,7 @@ pub(super) struct Enforcement {
     pub(super) counters: Counters,
     /// By index.
     pub(super) jails: Vec<String>,
-    /// What operators said of their own bans, and why somebody is throttled and not banned.
+    /// What operators said of their own bans.
     pub(super) reasons: HashMap<IpNet, String>,
     /// Does the kernel hold what it shall? False until it was compared.
     pub(super) in_step: bool,
@@ -104,12 +105,12 @@ impl Enforcement {
             }
             let jail = self.name(sentence.jail).to_owned();
             self.counters.bans.with_label_values(&[&jail]).inc();
-            let stored = self.stored(&sentence);
             if index < TOLD {
-                tell(&sentence, &jail, &stored.reason);
+                tell(&sentence, &jail);
             } else if index == TOLD {
                 tracing::info!("bans: more at once than are told one by one; `edge bans list` shows them");
             }
+            let stored = self.stored(&sentence);
             self.save(Change::Ban(stored, evidence));
         }
         protected
@@ -176,6 +177,9 @@ impl Enforcement {
         for sentence in jails.active() {
             self.refuse(&sentence);
         }
+        for visit in jails.visitors() {
+            self.banned.throttle_visitor(visit.network, visit.until.as_secs());
+        }
         self.save_all(jails);
         // The kernel counts remaining time, which has not changed.
     }
@@ -183,6 +187,23 @@ impl Enforcement {
     /// Writes the file of bans anew: those in force, and those that make the next ones longer.
     pub(super) fn save_all(&self, jails: &Jails) {
         self.save(Change::Replace(jails.known().map(|sentence| self.stored(&sentence)).collect()));
+    }
+
+    /// Slows a visitor down: requests alone, no connection, kernel or file hears of it.
+    pub(super) fn slow_down(&self, visit: &Visit, now: Duration) {
+        let Visit { network, jail, until, offences } = *visit;
+        self.banned.throttle_visitor(network, until.as_secs());
+        self.counters.visitors.inc();
+        let seen = self.counters.visitors.get();
+        // As many as an advertisement has viewers: the first ones and then some.
+        if seen <= 20 || seen.is_multiple_of(1000) {
+            tracing::info!(
+                "bans: {} throttled for {:?} by {} ({offences} offences); {CROSS_SITE}",
+                shown(network),
+                Duration::from_secs(until.saturating_sub(now).as_secs()),
+                self.name(jail),
+            );
+        }
     }
 
     /// Enters it into the table that requests are looked up in.
@@ -299,13 +320,12 @@ impl Enforcement {
     }
 }
 
-fn tell(sentence: &Sentence, jail: &str, reason: &str) {
+fn tell(sentence: &Sentence, jail: &str) {
     let Sentence { network, since, until, offences, times, action, .. } = sentence;
     let what = if *action == Action::Throttle { "throttled" } else { "banned" };
     tracing::info!(
-        "bans: {} {what} for {:?} by {jail} ({offences} offences, {times} in a row){}{reason}",
+        "bans: {} {what} for {:?} by {jail} ({offences} offences, {times} in a row)",
         shown(*network),
         Duration::from_secs(until.saturating_sub(*since).as_secs()),
-        if reason.is_empty() { "" } else { "; " },
     );
 }

@@ -41,11 +41,6 @@ const MOST_COMPARED: usize = 50_000;
 /// Between two savings of the positions in files.
 const POSITIONS: Duration = Duration::from_secs(2);
 
-/// The status of who asks faster than a throttle lets it.
-const TOO_FAST: u16 = 429;
-/// What is told of a throttle that stands in place of a ban.
-const CROSS_SITE: &str = "cross-site: foreign pages may have asked";
-
 /// Two ends of one ban that are no further apart are the same: the kernel counts on its own.
 const SAME_END: Duration = Duration::from_secs(5);
 
@@ -230,8 +225,8 @@ impl Engine {
     fn own(&mut self, entry: &Entry, now: Duration) {
         self.active.seen(Client::new(entry.client).key(), now);
         self.line.clear();
-        if entry.status == TOO_FAST && self.detector.jails.is_spared(entry.client) {
-            // Refused for what was no fault of its own: that alone is no offence, what it asked for may be.
+        if entry.spared && !self.detector.jails.counts_refusal(entry.client) {
+            // To be refused as a visitor is no offence; what it asked for may be one.
             access_log::event_line(&Entry { status: 0, ..entry.clone() }, &mut self.line);
         } else {
             access_log::event_line(entry, &mut self.line);
@@ -266,19 +261,17 @@ impl Engine {
             let jail = self.enforcement.jails.get(finding.jail).map_or("unknown", String::as_str);
             match finding.ruling {
                 Ruling::Protected | Ruling::Allowed | Ruling::TooOld => {}
-                Ruling::Counted(_) | Ruling::Already(_) => {
+                Ruling::Counted(_) | Ruling::Already(_) | Ruling::AlreadyVisitor(_) => {
                     self.enforcement.counters.offences.with_label_values(&[jail]).inc();
                 }
                 Ruling::Sentenced(sentence) => {
                     self.enforcement.counters.offences.with_label_values(&[jail]).inc();
                     let evidence = self.detector.jails.evidence(&sentence);
-                    // A jail's ban never takes an operator's place: what stands there is a throttle's.
-                    if self.detector.jails.is_cross_site(&sentence) {
-                        self.enforcement.reasons.insert(sentence.network, CROSS_SITE.to_owned());
-                    } else {
-                        self.enforcement.reasons.remove(&sentence.network);
-                    }
                     self.due.push(Decided { sentence, evidence });
+                }
+                Ruling::Visitor(visit) => {
+                    self.enforcement.counters.offences.with_label_values(&[jail]).inc();
+                    self.enforcement.slow_down(&visit, now);
                 }
                 Ruling::Excused(sentence, excuse) => self.excused(&sentence, excuse, now),
             }
@@ -330,9 +323,17 @@ impl Engine {
         }
     }
 
+    /// Lets in as anybody whose visit is over before its time.
+    pub(super) fn let_visitors_go(&mut self) {
+        for network in self.detector.jails.departed() {
+            self.enforcement.banned.lift_visitor(network);
+        }
+    }
+
     /// What no event tells.
     pub(super) fn look(&mut self, now: Duration) {
         let ended = self.detector.jails.expire(now);
+        self.let_visitors_go();
         if !ended.is_empty() {
             self.enforcement.end(&ended, now);
         }
@@ -493,6 +494,10 @@ impl Engine {
                 Alarm::OffendersFull { tracked } => tracing::warn!(
                     "bans: {tracked} offenders are being counted, and that is all there is room for: those \
                      not seen for longest are forgotten"
+                ),
+                Alarm::ManyVisitors { throttled, active_clients } => tracing::warn!(
+                    "bans: {throttled} visitors of foreign pages were throttled within a minute, of {active_clients} \
+                     active clients: no further ones are until a minute holds fewer; the access log names who asks"
                 ),
                 Alarm::ClockSetBack { by } => {
                     tracing::warn!("bans: the clock was set back by {by:?}; each keeps what remained of it");

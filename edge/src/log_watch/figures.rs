@@ -12,6 +12,8 @@ pub(super) struct Counters {
     pub(super) active: IntGauge,
     /// Bans made, by `jail`.
     pub(super) bans: IntCounterVec,
+    /// Visitors of foreign pages that were throttled.
+    pub(super) visitors: IntCounter,
     /// Offences, by `jail`.
     pub(super) offences: IntCounterVec,
     /// Bans that were due and not made, by `reason`.
@@ -48,6 +50,7 @@ impl Counters {
         let counters = Self {
             active: gauge("edge_bans", "Bans in force."),
             bans: by("edge_bans_total", "Bans made, by jail.", "jail"),
+            visitors: counter("edge_visitors_throttled_total", "Visitors of foreign pages throttled."),
             offences: by("edge_offences_total", "Offences counted, by jail.", "jail"),
             excused: by("edge_bans_excused_total", "Bans that were due and not made, by reason.", "reason"),
             lost: counter("edge_ban_events_lost_total", "Events that the ban engine could not follow."),

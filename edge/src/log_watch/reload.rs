@@ -175,6 +175,7 @@ mod tests {
             reason: None,
             request_id: String::new(),
             cross_site: false,
+            spared: false,
         };
         log_watch.tap()(&Arc::new(entry));
     }

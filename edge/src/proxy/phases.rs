@@ -17,7 +17,7 @@ use pingora_proxy::{FailToProxy, ProxyHttp, ProxyWarnLogContext, Session};
 use tokio::time::timeout;
 
 use crate::access_log::Entry;
-use crate::admission::Standing;
+use crate::admission::{Denied, let_in};
 use crate::client::Client;
 use crate::listen::connection::Connection;
 use crate::listen::head::{absolute_authority, absolute_path};
@@ -88,22 +88,13 @@ impl Phases {
         let banned = &self.site.banned;
         // Before the look: a ban from here on is news.
         *generation = banned.generation();
-        let throttled = match banned.standing(client.address, seconds_now()) {
-            Standing::Banned { .. } => {
-                if !connection.presence.is_trusted() {
-                    // It is all its own, further streams of HTTP/2 included.
-                    connection.presence.leave();
-                }
-                self.count_rejected("banned");
-                return Err(Refusal::banned());
+        let_in(banned, &self.site.rates, client, seconds_now()).map_err(|why| {
+            if why == Denied::Banned && !connection.presence.is_trusted() {
+                // It is all its own, further streams of HTTP/2 included.
+                connection.presence.leave();
             }
-            Standing::Throttled => true,
-            Standing::Free => false,
-        };
-        let what = if throttled { "throttled" } else { "rate" };
-        self.site.rates.client(client, throttled).map_err(|fault| {
-            self.count_rejected(what);
-            Refusal::too_fast(what, fault)
+            self.count_rejected(why.label());
+            Refusal::denied(why)
         })
     }
 
@@ -547,6 +538,7 @@ impl ProxyHttp for Phases {
         let tunnel = request.connection.as_ref().is_some_and(|connection| connection.is_tunnel());
         // A tunnel ends when either side leaves, in whatever manner.
         request.reason = (!tunnel).then(|| refusal.reason());
+        request.spared = refusal.spared;
         request.status = refusal.status;
         // Behind a 101 every byte belongs to the tunnel: an answer of ours would stand in its midst.
         let answered = session.response_written().is_some_and(|head| {
@@ -606,6 +598,7 @@ impl ProxyHttp for Phases {
             reason,
             request_id: request.id.clone(),
             cross_site: is_cross_site(head),
+            spared: request.spared,
         });
         // The last byte is with the client or never will be: its place is free.
         request.permit = None;

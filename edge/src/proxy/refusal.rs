@@ -8,7 +8,7 @@ use bytes::Bytes;
 use http::StatusCode;
 use shared::api::Problem;
 
-use crate::admission::TooFast;
+use crate::admission::{Denied, TooFast};
 
 /// One refusal.
 #[derive(Debug, Clone)]
@@ -25,11 +25,14 @@ pub(crate) struct Refusal {
     pub(crate) retry_after: Option<Duration>,
     /// Nothing more is read of the request, and the connection ends with the answer.
     pub(crate) is_final: bool,
+    /// It was a visitor's: no fault of its own.
+    pub(crate) spared: bool,
 }
 
 impl Refusal {
     pub(crate) fn new(status: u16, code: &'static str, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { status, code, detail: detail.into(), reason: None, retry_after: None, is_final: false }
+        let (detail, reason, retry_after) = (detail.into(), None, None);
+        Self { status, code, detail, reason, retry_after, is_final: false, spared: false }
     }
 
     pub(crate) fn because(mut self, reason: String) -> Self {
@@ -40,6 +43,17 @@ impl Refusal {
     pub(crate) const fn retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
+    }
+
+    /// The client is not let in.
+    pub(crate) fn denied(why: Denied) -> Self {
+        match why {
+            Denied::Banned => Self::banned(),
+            Denied::TooFast { visitor, fault, .. } => {
+                let refusal = Self::too_fast("rate", fault).because(why.reason());
+                Self { spared: visitor, ..refusal }
+            }
+        }
     }
 
     /// The client is banned.

@@ -44,6 +44,8 @@ pub(crate) struct Request {
     pub(crate) refusal: Option<Refusal>,
     /// For the log, once the refusal is sent.
     pub(crate) reason: Option<String>,
+    /// It was refused for being a visitor's.
+    pub(crate) spared: bool,
     pub(crate) status: u16,
     pub(crate) logged: bool,
 }
@@ -70,6 +72,7 @@ impl Request {
             body_done: false,
             refusal: None,
             reason: None,
+            spared: false,
             status: 0,
             logged: false,
         }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::time::{Duration, SystemTime};
 
 use anyhow::Context;
-use edge::ban::words::{Answer as Word, BanLine, Receipt, Summary};
+use edge::ban::words::{Answer as Word, BanLine, Receipt, Summary, VisitLine};
 use harness::cluster::temporary_folder;
 use harness::crowd::Crowd;
 use harness::curl::{Answer, Curl};
@@ -280,6 +280,15 @@ impl Scene {
             Word::Why(receipt) => *receipt,
             other => panic!("{other:?}"),
         }
+    }
+
+    /// Waits until it is let in slowly for what foreign pages may have asked.
+    pub(crate) fn wait_visitor(&self, address: IpAddr) -> VisitLine {
+        wait::until(&format!("{address} is throttled"), SOON, || {
+            self.why(address).visits.pop().context("it is not")
+        })
+        .map_err(|late| late.context(self.edge.program.log_tail(20)))
+        .unwrap()
     }
 
     /// `edge bans status`

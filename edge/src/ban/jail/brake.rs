@@ -8,7 +8,7 @@ use super::record::Key;
 use crate::ban::Brake;
 
 /// What "at once" means, in milliseconds.
-const MINUTE: u64 = 60_000;
+pub(super) const MINUTE: u64 = 60_000;
 /// A braked jail bans again after so many milliseconds without one minute over the limit.
 pub(super) const QUIET: u64 = 10 * MINUTE;
 
@@ -100,7 +100,8 @@ fn site(whom: Key) -> Key {
     }
 }
 
-fn limit(brake: Brake, active_clients: usize) -> usize {
+/// So many of so many active clients.
+pub(super) fn limit(brake: Brake, active_clients: usize) -> usize {
     let share = brake.percent.clamp(0.0, 100.0) / 100.0;
     // Saturates, and is 0 for what is no number; a share of a count needs no more precision.
     #[expect(

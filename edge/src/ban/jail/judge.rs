@@ -10,7 +10,8 @@ use super::brake::Verdict;
 use super::record::{Key, millis};
 use super::settings::Jail;
 use super::tally::Offender;
-use super::{Alarm, Excuse, Jails, Offence, Ruling, SINGLE, Sentence, TEN_YEARS};
+use super::visitors::{Arrival, LONGEST};
+use super::{Alarm, Excuse, Jails, Offence, Ruling, SINGLE, Sentence, TEN_YEARS, Visit};
 use crate::ban::{Action, CrossSite, JailSettings};
 
 impl Jails {
@@ -26,8 +27,8 @@ impl Jails {
         if offence.cross_site && settings.cross_site == CrossSite::Ignore {
             return Ruling::Allowed;
         }
-        let bans = settings.action == Action::Ban;
-        let cross_site = offence.cross_site && bans && settings.cross_site == CrossSite::Throttle;
+        let acts = settings.action != Action::Log;
+        let cross_site = offence.cross_site && acts && settings.cross_site == CrossSite::Throttle;
         let measure = jail.measure;
         let action = if cross_site { Action::Throttle } else { settings.action };
         let address = offence.address.to_canonical();
@@ -45,6 +46,9 @@ impl Jails {
         if let Some(sentence) = self.in_the_way(address, action, now) {
             return Ruling::Already(sentence);
         }
+        if cross_site && let Some(visit) = self.visitors.covering(address, now).next() {
+            return Ruling::AlreadyVisitor(visit);
+        }
         let Some(key) = Key::new(self.offender(jail, address)) else { return Ruling::Protected };
         let offender = Offender { jail: number, key, cross_site };
         let (offences, forgot) = self.tally.count(offender, at, now, measure, offence.line);
@@ -53,6 +57,9 @@ impl Jails {
         }
         if offences < measure.max_offences {
             return Ruling::Counted(offences);
+        }
+        if cross_site {
+            return self.visit(offence.jail, offender, offences, active_clients);
         }
         let sentence = self.verdict(offence.jail, offender, offences, now);
         let excused_until = self.tally.excused_until(offender);
@@ -95,10 +102,8 @@ impl Jails {
         let settings = self.settings.get(jail);
         let forgiveness = settings.and_then(|jail| jail.escalation).map(|escalation| escalation.forgiveness);
         let times = self.times(offender.key, forgiveness.unwrap_or_else(|| self.memory()), now);
-        // As if it were the first, and it is none.
-        let (counted, times) = if offender.cross_site { (1, times - 1) } else { (times, times) };
-        let lasting = settings.map_or(Duration::ZERO, |jail| lasting(jail, counted));
-        let throttles = offender.cross_site || settings.is_some_and(|jail| jail.action == Action::Throttle);
+        let lasting = settings.map_or(Duration::ZERO, |jail| lasting(jail, times));
+        let throttles = settings.is_some_and(|jail| jail.action == Action::Throttle);
         Sentence {
             network: offender.key.network(),
             jail: offender.jail,
@@ -107,6 +112,31 @@ impl Jails {
             offences,
             times,
             action: if throttles { Action::Throttle } else { Action::Ban },
+        }
+    }
+
+    /// What becomes of a full count of what foreign pages may have asked for. Where no ban would be
+    /// made, nobody is slowed down either, and the count stays full.
+    fn visit(&mut self, jail: usize, offender: Offender, offences: u32, active_clients: usize) -> Ruling {
+        let now = self.clock;
+        let braked = self.jails.get(jail).is_none_or(|jail| jail.pedal.is_pulled());
+        if braked || self.suspended.is_some() || self.leased(offender.key.network(), now) {
+            return Ruling::Counted(offences);
+        }
+        let lasting = self.settings.get(jail).map_or(0, |jail| millis(jail.ban_time)).clamp(1, LONGEST);
+        let until = Duration::from_millis(now.saturating_add(lasting));
+        let visit = Visit { network: offender.key.network(), jail: offender.jail, until, offences };
+        match self.visitors.enter(offender.key, &visit, now, active_clients) {
+            Arrival::Taken => {
+                self.tally.restart(offender);
+                Ruling::Visitor(visit)
+            }
+            Arrival::TooMany { throttled, tell } => {
+                if tell {
+                    self.tell(Alarm::ManyVisitors { throttled, active_clients });
+                }
+                Ruling::Counted(offences)
+            }
         }
     }
 
@@ -131,11 +161,8 @@ impl Jails {
             return Some(Excuse::Off);
         }
         let pedal = &mut self.jails.get_mut(jail)?.pedal;
-        if pedal.is_pulled() && (excused_until > now || offender.cross_site) {
+        if pedal.is_pulled() && excused_until > now {
             return Some(Excuse::Brake);
-        }
-        if offender.cross_site {
-            return None;
         }
         match pedal.press(now, offender.key, active_clients) {
             Verdict::Free => None,
@@ -304,10 +331,17 @@ mod tests {
         jails.judge(&offence, at, 1000)
     }
 
+    /// Who is throttled by it, until when.
+    fn visitor(ruling: &Ruling) -> Visit {
+        match ruling {
+            Ruling::Visitor(visit) => *visit,
+            other => panic!("no visitor: {other:?}"),
+        }
+    }
+
     #[test]
     fn what_foreign_pages_ask_for_throttles_and_never_counts_toward_a_ban() {
-        let escalation = Escalation { factor: 4.0, cap: seconds(7200), forgiveness: seconds(86_400) };
-        let mut jails = court(vec![JailSettings { escalation: Some(escalation), ..jail("a") }]);
+        let mut jails = court(vec![jail("a")]);
         let who = "203.0.113.7";
         for offences in 1..3 {
             assert_eq!(cross_site(&mut jails, 0, who, START), Ruling::Counted(offences));
@@ -319,70 +353,127 @@ mod tests {
             .map(|Counter { cross_site, offences, .. }| (*cross_site, *offences))
             .collect();
         assert_eq!(told, [(false, 2), (true, 2)]);
-        let throttle = sentenced(&cross_site(&mut jails, 0, who, START));
-        assert_eq!((throttle.action, throttle.offences, throttle.times), (Action::Throttle, 3, 0));
-        assert!(jails.is_cross_site(&throttle) && jails.is_spared(address(who)));
-        assert_eq!(jails.evidence(&throttle).len(), 3);
-        assert_eq!(cross_site(&mut jails, 0, who, START), Ruling::Already(throttle));
+        let visit = visitor(&cross_site(&mut jails, 0, who, START));
+        assert_eq!((visit.offences, visit.until), (3, START + seconds(600)));
+        assert_eq!((jails.len(), jails.known().count(), jails.visitors().len()), (0, 0, 1), "it is no ban");
+        let [(told, lines)] = &jails.visits(address(who))[..] else { panic!("not one visit") };
+        assert_eq!((*told, lines.len()), (visit, 3));
+        assert_eq!(cross_site(&mut jails, 0, who, START), Ruling::AlreadyVisitor(visit));
         // One more of its own, and it is banned at once, as if it had never been throttled.
         let ban = sentenced(&judge(&mut jails, 0, who, START));
         assert_eq!((ban.action, ban.offences, ban.times), (Action::Ban, 3, 1));
         assert_eq!(jails.evidence(&ban).len(), 3);
-        assert!(!jails.is_spared(address(who)));
         assert_eq!(cross_site(&mut jails, 0, who, START), Ruling::Already(ban));
-        // And what follows leaves its record as it is.
-        let mut now = ban.until;
-        for _ in 0..3 {
+    }
+
+    #[test]
+    fn a_visit_leaves_the_record_of_earlier_bans_as_it_is() {
+        let escalation = Escalation { factor: 4.0, cap: seconds(7200), forgiveness: seconds(3600) };
+        let mut jails = court(vec![JailSettings { escalation: Some(escalation), ..jail("a") }]);
+        let who = "203.0.113.7";
+        let ban = |jails: &mut Jails, now| {
+            for _ in 0..2 {
+                judge(jails, 0, who, now);
+            }
+            sentenced(&judge(jails, 0, who, now))
+        };
+        let first = ban(&mut jails, START);
+        // Visits in a row, up to the hour at which the ban is forgiven.
+        let mut now = first.until;
+        while now < first.until + seconds(3600) {
             jails.expire(now);
             for _ in 0..2 {
                 cross_site(&mut jails, 0, who, now);
             }
-            let throttle = sentenced(&cross_site(&mut jails, 0, who, now));
-            assert_eq!((throttle.times, throttle.until - throttle.since), (1, seconds(600)));
-            now = throttle.until;
+            let visit = visitor(&cross_site(&mut jails, 0, who, now));
+            assert_eq!(visit.until, now + seconds(600), "and no visit is longer for it");
+            let history = jails.history(first.network).unwrap();
+            assert_eq!((history.times, history.last_end), (1, first.until));
+            now = visit.until;
+        }
+        jails.expire(now);
+        assert_eq!(ban(&mut jails, now).times, 1, "it was forgiven in time");
+    }
+
+    #[test]
+    fn a_visit_lasts_ten_minutes_at_most_however_long_the_jail_bans() {
+        for (ban_time, lasting) in [(5, 5), (600, 600), (1_000_000, 600)] {
+            let settings = JailSettings { max_offences: 1, ban_time: seconds(ban_time), ..jail("a") };
+            let mut jails = court(vec![settings]);
+            let visit = visitor(&cross_site(&mut jails, 0, "203.0.113.7", START));
+            assert_eq!((visit.until, jails.next_expiry()), (START + seconds(lasting), Some(visit.until)));
+            jails.expire(visit.until);
+            assert_eq!((jails.departed(), jails.visitors().len()), (vec![], 0));
         }
     }
 
     #[test]
     fn foreign_pages_press_no_brake_and_a_pulled_one_spares_their_visitors() {
-        let brake = Some(Brake { percent: 0.0, least: 2 });
-        let mut jails = court(vec![JailSettings { max_offences: 1, brake, ..jail("a") }]);
-        for last in 1..50 {
-            let ruling = cross_site(&mut jails, 0, &format!("203.0.113.{last}"), START);
-            assert_eq!(sentenced(&ruling).action, Action::Throttle);
+        for action in [Action::Ban, Action::Throttle] {
+            let brake = Some(Brake { percent: 0.0, least: 2 });
+            let mut jails = court(vec![JailSettings { max_offences: 1, brake, action, ..jail("a") }]);
+            for last in 1..50 {
+                visitor(&cross_site(&mut jails, 0, &format!("203.0.113.{last}"), START));
+            }
+            assert_eq!((jails.braked(), jails.alarms()), (vec![], vec![]));
+            for last in 1..4 {
+                judge(&mut jails, 0, &format!("198.51.100.{last}"), START);
+            }
+            assert_eq!(jails.braked(), [0]);
+            assert_eq!(cross_site(&mut jails, 0, "203.0.113.99", START), Ruling::Counted(1));
         }
-        assert_eq!((jails.braked(), jails.alarms()), (vec![], vec![]));
-        for last in 1..4 {
-            judge(&mut jails, 0, &format!("198.51.100.{last}"), START);
-        }
-        assert_eq!(jails.braked(), [0]);
-        let excused = cross_site(&mut jails, 0, "203.0.113.99", START);
-        assert!(matches!(excused, Ruling::Excused(_, Excuse::Brake)), "{excused:?}");
+    }
+
+    #[test]
+    fn no_advertisement_throttles_more_than_a_share_of_all_clients_within_a_minute() {
+        let mut jails = court(vec![JailSettings { max_offences: 1, ..jail("a") }]);
+        let mut ask = |number: u32, at| {
+            let who = std::net::Ipv4Addr::from_bits(0xCB00_0000 + number).to_string();
+            matches!(cross_site(&mut jails, 0, &who, at), Ruling::Visitor(_))
+        };
+        assert_eq!((0..5000).filter(|number| ask(*number, START)).count(), 100);
+        assert_eq!((5000..9000).filter(|number| ask(*number, START + seconds(59))).count(), 0);
+        assert_eq!((0..9000).filter(|number| ask(*number, START + seconds(60))).count(), 100);
+        let told = Alarm::ManyVisitors { throttled: 100, active_clients: 1000 };
+        assert_eq!(jails.alarms(), [told.clone(), told], "once a minute");
+    }
+
+    #[test]
+    fn bans_off_and_a_penetration_test_spare_visitors_too() {
+        let mut jails = court(vec![JailSettings { max_offences: 1, ..jail("a") }]);
+        jails.suspend(Some(START + seconds(60)));
+        assert_eq!(cross_site(&mut jails, 0, "203.0.113.7", START), Ruling::Counted(1));
+        jails.suspend(None);
+        visitor(&cross_site(&mut jails, 0, "203.0.113.7", START));
+        jails.set_leases(vec![(net("203.0.113.0/24"), START + seconds(60))]);
+        assert_eq!((jails.departed(), jails.visitors().len()), (vec![net("203.0.113.7/32")], 0));
+        assert_eq!(cross_site(&mut jails, 0, "203.0.113.7", START), Ruling::Counted(1));
     }
 
     #[test]
     fn what_becomes_of_foreign_pages_is_the_settings_choice() {
         let of = |cross_site, action| JailSettings { max_offences: 1, cross_site, action, ..jail("a") };
         let ruling = |settings| cross_site(&mut court(vec![settings]), 0, "203.0.113.7", START);
-        let action = |settings| sentenced(&ruling(settings)).action;
-        assert_eq!(action(of(CrossSite::Throttle, Action::Ban)), Action::Throttle);
-        assert_eq!(action(of(CrossSite::Ban, Action::Ban)), Action::Ban);
-        for cross_site in [CrossSite::Throttle, CrossSite::Ban] {
-            assert_eq!(action(of(cross_site, Action::Throttle)), Action::Throttle);
+        for action in [Action::Ban, Action::Throttle] {
+            visitor(&ruling(of(CrossSite::Throttle, action)));
+            assert_eq!(sentenced(&ruling(of(CrossSite::Ban, action))).action, action);
         }
         for action in [Action::Ban, Action::Throttle, Action::Log] {
             assert_eq!(ruling(of(CrossSite::Ignore, action)), Ruling::Allowed);
         }
+        let log = ruling(of(CrossSite::Throttle, Action::Log));
+        assert!(matches!(log, Ruling::Excused(_, Excuse::LogOnly)), "{log:?}");
     }
 
     #[test]
-    fn a_throttle_that_was_nobodys_fault_is_none_after_a_restart_either() {
-        let mut before = court(vec![JailSettings { max_offences: 1, ..jail("a") }]);
-        let throttle = sentenced(&cross_site(&mut before, 0, "203.0.113.7", START));
-        let mut after = court(vec![JailSettings { max_offences: 1, ..jail("a") }]);
-        assert!(after.restore(throttle, START));
-        assert!(after.is_spared(address("203.0.113.7")));
-        assert_eq!(sentenced(&judge(&mut after, 0, "203.0.113.7", START)).times, 1);
+    fn an_operators_ban_of_a_visitor_is_a_ban_after_a_restart_too() {
+        let settings = || vec![JailSettings { max_offences: 1, ..jail("a") }];
+        let mut before = court(settings());
+        visitor(&cross_site(&mut before, 0, "203.0.113.7", START));
+        let ban = before.sentence(net("203.0.113.7/32"), seconds(60), START).unwrap();
+        assert_eq!((ban.times, before.known().collect::<Vec<_>>()), (1, vec![ban]));
+        let mut after = court(settings());
+        assert!(after.restore(ban, START) && after.covering(address("203.0.113.7")) == [ban]);
     }
 
     #[test]

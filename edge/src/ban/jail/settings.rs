@@ -34,8 +34,8 @@ impl Jail {
 
 impl Jails {
     /// New settings while running. Jails are known by name: bans stay (of a jail that is gone as
-    /// [`RETIRED`]), counts and a pulled brake stay where a jail's settings are the same. Bans
-    /// whose jail allows their network now end at once and are forgotten.
+    /// [`RETIRED`]) and so do visitors, counts and a pulled brake where a jail's settings are the same.
+    /// Bans whose jail allows their network now end at once and are forgotten.
     pub fn set_jails(&mut self, jails: Vec<JailSettings>) -> Lifted {
         let place = |jail: u16| -> Option<(usize, bool)> {
             let old = self.settings.get(usize::from(jail))?;
@@ -48,6 +48,7 @@ impl Jails {
             Some((place, _)) => number(place),
             None => RETIRED,
         });
+        self.visitors.renumber(|jail| place(jail).map_or(RETIRED, |(place, _)| number(place)));
         self.tally.renumber(|jail| place(jail).filter(|(_, same)| *same).map(|(place, _)| number(place)));
         let mut ready: Vec<_> = jails.iter().map(Jail::new).collect();
         for (old, jail) in self.jails.drain(..).enumerate() {
@@ -62,6 +63,9 @@ impl Jails {
         let allowed = |sentence: &Sentence| {
             jails.get(usize::from(sentence.jail)).is_some_and(|jail| jail.allow.overlaps(sentence.network))
         };
+        self.visitors.dismiss(|visit| {
+            jails.get(usize::from(visit.jail)).is_some_and(|jail| jail.allow.overlaps(visit.network))
+        });
         self.book.pardon(allowed, |_| false)
     }
 }

@@ -201,3 +201,45 @@ fn evidence_is_the_lines_that_led_to_it_and_is_handed_out_once() {
     assert_eq!(lines, ["first", "second", "a line"]);
     assert!(jails.evidence(&ban).is_empty() && jails.counters(address("203.0.113.7")).is_empty());
 }
+
+#[test]
+fn every_tenth_refusal_of_a_visitor_counts_and_of_nobody_else_any() {
+    let mut jails = one(JailSettings { max_offences: 1, prefixes: Prefixes { v4: 24, v6: 64 }, ..jail("a") });
+    let who = address("203.0.113.7");
+    assert!((0..100).all(|_| !jails.counts_refusal(who)));
+    let page = Offence { cross_site: true, ..offence(0, who, START) };
+    assert!(matches!(jails.judge(&page, START, 1000), Ruling::Visitor(_)));
+    let neighbour = address("::ffff:203.0.113.8");
+    assert_eq!((0..3000).filter(|_| jails.counts_refusal(neighbour)).count(), 300);
+    assert!((0..100).all(|_| !jails.counts_refusal(address("203.0.114.7"))));
+}
+
+#[test]
+fn visitors_stay_with_other_settings_and_go_with_their_network() {
+    let mut jails = Jails::new(vec![jail("gone"), jail("stays"), jail("allows")], Vec::new(), 100);
+    let visit = |jails: &mut Jails, place, who| {
+        (0..3).for_each(|_| {
+            jails.judge(&Offence { cross_site: true, ..offence(place, address(who), START) }, START, 1000);
+        });
+    };
+    for (place, who) in [(0, "203.0.113.1"), (1, "203.0.113.2"), (2, "203.0.113.3"), (1, "198.51.100.4")] {
+        visit(&mut jails, place, who);
+    }
+    let allows = JailSettings { allow: vec![net("203.0.113.3/32")], ..jail("allows") };
+    assert_eq!(jails.set_jails(vec![jail("stays"), allows]), Lifted::default());
+    assert_eq!(jails.departed(), [net("203.0.113.3/32")]);
+    let jail_of = |jails: &Jails, who| jails.visits(address(who)).first().map(|(visit, _)| visit.jail);
+    assert_eq!(jail_of(&jails, "203.0.113.1"), Some(RETIRED));
+    assert_eq!(jail_of(&jails, "203.0.113.2"), Some(0));
+    assert_eq!(
+        (0..10).filter(|_| jails.counts_refusal(address("203.0.113.1"))).count(),
+        1,
+        "spared as before"
+    );
+    assert_eq!(jails.lift(net("203.0.113.0/31")), Lifted::default());
+    assert_eq!(jails.departed(), [net("203.0.113.1/32")]);
+    jails.set_never(vec![net("203.0.113.0/24")]);
+    assert_eq!(jails.departed(), [net("203.0.113.2/32")]);
+    jails.clear();
+    assert_eq!((jails.departed(), jails.visitors().len()), (vec![net("198.51.100.4/32")], 0));
+}

@@ -43,12 +43,25 @@ pub struct Sentence {
     pub until: Duration,
     /// How many led to it; 0 for an operator's.
     pub offences: u32,
-    /// The how manieth ban of this network this is, forgiven ones left out. A throttle for what foreign
-    /// pages may have made it do leaves that number as it was. A ban with 0 comes from the file alone:
-    /// it was lifted, is over whatever its times say, and counts as no earlier ban.
+    /// The how manieth ban of this network this is, forgiven ones left out; at least 1. A ban with 0
+    /// comes from the file alone: it was lifted, is over whatever its times say, and counts as no
+    /// earlier ban.
     pub times: u16,
     /// Ban or throttle.
     pub action: Action,
+}
+
+/// A network that is let in slowly for what foreign pages may have made it ask for. It is no ban.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct Visit {
+    /// As a [`Sentence`]'s.
+    pub network: IpNet,
+    /// A jail's place in the settings, or [`RETIRED`].
+    pub jail: u16,
+    /// When it ends; since the epoch, in whole milliseconds.
+    pub until: Duration,
+    /// How many led to it.
+    pub offences: u32,
 }
 
 /// What somebody's word has ended and made forgotten.
@@ -96,6 +109,10 @@ pub enum Ruling {
     Already(Sentence),
     /// Ban it now.
     Sentenced(Sentence),
+    /// Let it in slowly from now on: foreign pages may have asked for it.
+    Visitor(Visit),
+    /// That is so already. It becomes no longer, and nothing is counted.
+    AlreadyVisitor(Visit),
     /// It would have been this, and is not. Told once for as long as it would have lasted.
     Excused(Sentence, Excuse),
 }
@@ -135,8 +152,17 @@ pub enum Alarm {
         /// As many as there can be.
         tracked: usize,
     },
+    /// So many visitors were throttled within a minute that for the rest of it no further ones are.
+    /// Told once a minute while it is so.
+    ManyVisitors {
+        /// So many were.
+        throttled: usize,
+        /// Of so many clients.
+        active_clients: usize,
+    },
     /// The clock was set back. Every ban, lease and `off` keeps what remained of it, so its times
-    /// are new: what has copied them takes them again from [`Jails::active`](super::Jails::active).
+    /// are new: what has copied them takes them again from [`Jails::active`](super::Jails::active)
+    /// and [`Jails::visitors`](super::Jails::visitors).
     ClockSetBack {
         /// By so much.
         by: Duration,
@@ -172,7 +198,7 @@ pub struct Counter {
     pub jail: usize,
     /// Who is counted with that address.
     pub network: IpNet,
-    /// Of offences that throttle at most.
+    /// Of offences for which it is let in slowly at most.
     pub cross_site: bool,
     /// How many count now.
     pub offences: u32,

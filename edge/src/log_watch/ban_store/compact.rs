@@ -100,7 +100,7 @@ impl Compaction {
             self.merged();
         }
         let mut end = connection
-            .prepare_cached("UPDATE bans SET ends = ?2, times = iif(?3, 0, times), throttle = iif(?3, 0, throttle) WHERE id = ?1")?;
+            .prepare_cached("UPDATE bans SET ends = ?2, times = iif(?3, 0, times) WHERE id = ?1")?;
         for (id, ends, forgiven) in ended {
             end.execute(params![id, ends, forgiven])?;
         }

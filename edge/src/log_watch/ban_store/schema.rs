@@ -218,7 +218,7 @@ pub(super) fn bans(connection: &Connection, before: i64) -> rusqlite::Result<Vec
                 until: time_from_row(ends),
                 offences: row.get(6)?,
                 times: if forgiven { 0 } else { row.get(7)? },
-                throttle: !forgiven && row.get(8)?,
+                throttle: row.get(8)?,
                 reason: row.get(9)?,
             }),
             _ => {}

@@ -416,7 +416,6 @@ proptest! {
                         known.until = known.until.min(ban.since);
                         let forgiven = step % 16 == 13;
                         known.times = if forgiven { 0 } else { known.times };
-                        known.throttle &= !forgiven;
                         store.save(Change::End { network: *network, at: ban.since, forgiven });
                     }
                 }
