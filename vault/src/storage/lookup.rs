@@ -154,7 +154,7 @@ fn look_at(
 }
 
 /// A record with its whole label: a long one stands in the body.
-fn with_label(mut record: Record, replica: Replica) -> Result<Record, EnvelopeError> {
+pub(super) fn with_label(mut record: Record, replica: Replica) -> Result<Record, EnvelopeError> {
     if record.metadata.label.len() > RECORD_LABEL {
         let label = Opened::new(replica, &record.identity, record.metadata.size)?.label()?;
         record.metadata.label = label.unwrap_or(record.metadata.label);

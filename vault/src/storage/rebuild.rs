@@ -13,6 +13,7 @@ use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 
 use super::envelope::{Next, Record, examine};
+use super::lookup::with_label;
 use super::object::{Entry, ObjectId, State};
 use super::rewrap::first_bytes;
 use super::ring::Ring;
@@ -158,7 +159,13 @@ impl Inner {
         for at in places {
             let (own, wanted) = (identities.to_vec(), ring.seal().to_owned());
             let examined = self.servers[at].run(id, move |server, _| {
-                first_bytes(server, &id).map(|slots| examine(&slots, &own, &wanted))
+                let mut examined = examine(&first_bytes(server, &id)?, &own, &wanted);
+                if let Some(record) = examined.record.take() {
+                    let whole = with_label(record.clone(), server.open(&id)?);
+                    // A body that does not open is the scrub's to find.
+                    examined.record = Some(whole.unwrap_or(record));
+                }
+                Ok(examined)
             });
             match examined.await {
                 Ok(examined) => {

@@ -108,6 +108,13 @@ async fn put(storage: &Storage, key: &str, text: &[u8]) -> Result<Stored, Storag
     storage.put(upload(key), stream::iter(pieces)).await
 }
 
+/// Deletes for ever, as when the grace is over.
+async fn erase(storage: &Storage, id: &ObjectId) {
+    storage.delete(id).await.unwrap();
+    assert_eq!(storage.0.catalog.purge(vec![*id], now()).await.unwrap(), 1);
+    storage.repair_turn().await.unwrap();
+}
+
 async fn found(storage: &Storage, id: &ObjectId) -> Entry {
     match storage.find(id).await.unwrap() {
         Found::Stored(entry) => *entry,

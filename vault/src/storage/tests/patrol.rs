@@ -91,7 +91,7 @@ async fn a_comparison_finds_what_is_missing_spoiled_unknown_and_risen_and_then_a
     std::fs::remove_file(place.replica("one", &ids[0])).unwrap();
     // Deleted, and back.
     std::fs::copy(place.replica("two", &ids[1]), place.path("kept")).unwrap();
-    storage.delete(&ids[1]).await.unwrap();
+    erase(&storage, &ids[1]).await;
     std::fs::copy(place.path("kept"), place.replica("two", &ids[1])).unwrap();
     // Owed, and there by another's hand: whole, and spoiled.
     for (way, id) in ids[2..4].iter().enumerate() {
@@ -138,7 +138,7 @@ async fn a_server_restored_from_a_backup_is_noticed_and_gets_back_what_it_lost_a
     storage.patrol_turn().await.unwrap();
     place.back_up("one");
     let new = put_some(&storage, 6..12).await;
-    storage.delete(&old[0]).await.unwrap();
+    erase(&storage, &old[0]).await;
     storage.patrol_turn().await.unwrap();
     assert_eq!(storage.status().await.unwrap().file_servers[0].restored, 0);
 
@@ -225,7 +225,7 @@ async fn a_catalog_that_is_lost_learns_from_the_file_servers_what_was_deleted() 
     let storage = place.open("vault-a").await;
     let ids = put_some(&storage, 0..4).await;
     std::fs::copy(place.replica("two", &ids[0]), place.path("kept")).unwrap();
-    storage.delete(&ids[0]).await.unwrap();
+    erase(&storage, &ids[0]).await;
     storage.patrol_turn().await.unwrap();
     drop(storage);
     // Both catalogs are gone, and an old copy of a deleted file is back on a file server.

@@ -87,7 +87,7 @@ impl World {
         let Some(id) = self.alive.keys().nth(at).copied() else { return };
         // Only what this vault knows: the API asks for it first.
         if matches!(self.vaults[vault].find(&id).await, Ok(Found::Stored(_))) {
-            self.vaults[vault].delete(&id).await.unwrap();
+            erase(&self.vaults[vault], &id).await;
             self.alive.remove(&id);
             self.deleted.insert(id);
         }
