@@ -26,9 +26,15 @@ fn plan(servers: &[SftpServer; 2]) -> PairPlan {
 }
 
 fn upload(vault: &Vault, holder: &Holder, key: &str, body: &[u8]) -> String {
-    let call = vault.call(holder, "/v1/files").key(key).body(body);
-    let answer = call.send().unwrap().expect(&[201]).unwrap();
-    serde_json::from_slice::<File>(&answer.body).unwrap().id
+    let mut id = String::new();
+    // A vault that has not noticed yet that a server is back says 503, and repeat with the same key.
+    wait::until("the upload is kept", SOON, || {
+        let answer = vault.call(holder, "/v1/files").key(key).body(body).send()?.expect(&[200, 201])?;
+        id = serde_json::from_slice::<File>(&answer.body)?.id;
+        Ok(())
+    })
+    .unwrap();
+    id
 }
 
 fn two_replicas(pair: &Pair, id: &str) {

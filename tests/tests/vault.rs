@@ -46,12 +46,15 @@ impl House {
         serde_json::from_slice(&answer.body).unwrap()
     }
 
-    /// What lies on the file servers and in the spools, the markers aside.
+    /// What lies on the file servers and in the spools, the vaults' own markers and notes aside.
     fn leftovers(&self) -> Vec<std::path::PathBuf> {
         let spools = self.pair.vaults.iter().map(|vault| vault.folder.join("state/spool"));
         let folders = self.pair.file_servers.iter().cloned().chain(spools);
         let files = folders.filter(|folder| folder.exists()).flat_map(|folder| files_below(&folder).unwrap());
-        files.filter(|file| !file.to_string_lossy().contains("marker")).collect()
+        let own = |file: &std::path::Path| {
+            file.ends_with("marker") || file.parent().is_some_and(|folder| folder.ends_with("notes"))
+        };
+        files.filter(|file| !own(file)).collect()
     }
 }
 

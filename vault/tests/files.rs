@@ -22,9 +22,11 @@ impl Running {
             std::fs::create_dir(folder.path().join(name)).unwrap();
         }
         let key = folder.path().join("key");
-        let made =
-            Command::new(env!("CARGO_BIN_EXE_vault")).args(["key", "new", "--file"]).arg(&key).output();
-        let recipient = String::from_utf8(made.unwrap().stdout).unwrap().lines().next().unwrap().to_owned();
+        let mut making = Command::new(env!("CARGO_BIN_EXE_vault"));
+        making.args(["--json", "keys", "init", "--file"]).arg(&key);
+        let made = making.arg("--escrow").arg(folder.path().join("escrow")).output().unwrap();
+        let made: serde_json::Value = serde_json::from_slice(&made.stdout).unwrap();
+        let recipient = made["escrow_recipient"].as_str().unwrap();
         let place = folder.path().display();
         let config = format!(
             r#"name = "vault-a"

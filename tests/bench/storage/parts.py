@@ -1,6 +1,7 @@
 """The parts of the storage benchmark: private SSH servers, the pair of vaults before them, and
 rclone's view of the same servers. Starts and ends them; measures nothing."""
 
+import json
 import http.client
 import os
 import shutil
@@ -184,9 +185,8 @@ class Pair:
         self.vaults = [Vault(name, folder, binary) for name in ("vault-a", "vault-b")]
         first, second = self.vaults
         key, escrow = os.path.join(folder, "storage.key"), os.path.join(folder, "escrow.key")
-        for file in (key, escrow):
-            run(binary, "key", "new", "--file", file)
-        recipient = run(binary, "key", "show", "--file", escrow).strip()
+        made = run(binary, "--json", "keys", "init", "--file", key, "--escrow", escrow)
+        recipient = json.loads(made)["escrow_recipient"]
         self.rewrite = lambda servers: [
             one.write(other, first.name, key, recipient, servers) for one, other in ((first, second), (second, first))]
         self.rewrite(kinds)

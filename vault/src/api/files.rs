@@ -37,6 +37,9 @@ const FILE_LABEL: HeaderName = HeaderName::from_static(shared::api::FILE_LABEL);
 /// When trying again may help.
 const SOON: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(5);
+/// So much of a refused upload is read, and for so long, that its sender sees why.
+const MOST_DISCARDED: usize = 256 * 1024;
+const DISCARDING: Duration = Duration::from_secs(1);
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -83,24 +86,58 @@ async fn upload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    caller.must_be(&[Role::Edge, Role::Admin])?;
-    let digests = digests_of(&headers)?;
-    let upload = Upload {
-        owner: owner_of(&caller, whose.owner)?,
-        key: idempotency_key(&headers)?,
-        label: label_of(&headers)?,
-        media_type: media_type_of(&headers)?,
+    let (upload, digests) = match announced(&files, &caller, whose, &headers) {
+        Ok(announced) => announced,
+        Err(refusal) => {
+            discard(body).await;
+            return Err(refusal);
+        }
     };
-    let most = files.storage.max_file();
-    let announced = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
-    if announced.is_some_and(|length: u64| length > most.0) {
-        return Err(refuse(&StorageError::TooLarge(most)));
-    }
     let stored = files.storage.put(upload, digests.check(body_of(body, files.idle))).await;
     let Stored { entry, new } = stored.map_err(|error| refuse(&error))?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     let place = [(header::LOCATION, format!("/v1/files/{}", entry.id)), (header::ETAG, etag(&entry.id))];
     Ok((status, place, axum::Json(file_of(&entry))).into_response())
+}
+
+/// What an upload's head says of it.
+fn announced(
+    files: &Files,
+    caller: &Caller,
+    whose: Whose,
+    headers: &HeaderMap,
+) -> Result<(Upload, Digests), Refusal> {
+    caller.must_be(&[Role::Edge, Role::Admin])?;
+    let digests = digests_of(headers)?;
+    let upload = Upload {
+        owner: owner_of(caller, whose.owner)?,
+        key: idempotency_key(headers)?,
+        label: label_of(headers)?,
+        media_type: media_type_of(headers)?,
+    };
+    let most = files.storage.max_file();
+    let length = headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok());
+    if length.is_some_and(|length: u64| length > most.0) {
+        return Err(refuse(&StorageError::TooLarge(most)));
+    }
+    Ok((upload, digests))
+}
+
+/// Takes a short body off the line before it is refused: closing with unread bytes would reset the
+/// connection, and the caller would never see why.
+async fn discard(body: Body) {
+    let mut pieces = body.into_data_stream();
+    let mut left = MOST_DISCARDED;
+    let taken = async {
+        while let Some(Ok(bytes)) = pieces.next().await {
+            left = left.saturating_sub(bytes.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whoever sends slower than that has not waited for the answer either.
+    let _ = tokio::time::timeout(DISCARDING, taken).await;
 }
 
 async fn download(
