@@ -4,6 +4,7 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
+use futures_util::StreamExt;
 use http::{StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
@@ -14,6 +15,10 @@ use super::refusal::Refusal;
 pub const MAX_JSON: usize = 64 << 10;
 /// A JSON body is there whole within this time; it is small.
 const DEADLINE: Duration = Duration::from_secs(30);
+
+/// So much of a refused body is read, and for so long.
+const MOST_DISCARDED: usize = 2 << 20;
+const DISCARDING: Duration = Duration::from_secs(1);
 
 /// A request's JSON body.
 #[derive(Debug, Clone)]
@@ -28,10 +33,12 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
             let detail = "this call takes application/json";
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_request", detail));
         }
-        let whole = Limited::new(request.into_body(), MAX_JSON).collect();
+        let mut body = request.into_body();
+        let whole = Limited::new(&mut body, MAX_JSON).collect();
         let body = match tokio::time::timeout(DEADLINE, whole).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
+                discard(body).await;
                 let detail = format!("the body is longer than {MAX_JSON} bytes");
                 return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail));
             }
@@ -48,6 +55,23 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
             Refusal::new(StatusCode::BAD_REQUEST, "bad_request", detail)
         })
     }
+}
+
+/// Takes a body that is refused off the line, unless it is long: closing with unread bytes would
+/// reset the connection, and the caller would never see why.
+pub(super) async fn discard(body: Body) {
+    let mut pieces = body.into_data_stream();
+    let mut left = MOST_DISCARDED;
+    let taken = async {
+        while let Some(Ok(bytes)) = pieces.next().await {
+            left = left.saturating_sub(bytes.len());
+            if left == 0 {
+                break;
+            }
+        }
+    };
+    // Whoever sends slower than that does not see the answer.
+    let _ = tokio::time::timeout(DISCARDING, taken).await;
 }
 
 fn is_json(kind: &[u8]) -> bool {

@@ -18,6 +18,7 @@ use shared::tls::{Role, is_name};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
+use super::body::discard;
 use super::caller::Caller;
 use super::refusal::Refusal;
 use crate::storage::{
@@ -37,9 +38,6 @@ const FILE_LABEL: HeaderName = HeaderName::from_static(shared::api::FILE_LABEL);
 /// When trying again may help.
 const SOON: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(5);
-/// So much of a refused upload is read, and for so long, that its sender sees why.
-const MOST_DISCARDED: usize = 256 * 1024;
-const DISCARDING: Duration = Duration::from_secs(1);
 
 /// What the handlers need.
 #[derive(Clone)]
@@ -121,23 +119,6 @@ fn announced(
         return Err(refuse(&StorageError::TooLarge(most)));
     }
     Ok((upload, digests))
-}
-
-/// Takes a short body off the line before it is refused: closing with unread bytes would reset the
-/// connection, and the caller would never see why.
-async fn discard(body: Body) {
-    let mut pieces = body.into_data_stream();
-    let mut left = MOST_DISCARDED;
-    let taken = async {
-        while let Some(Ok(bytes)) = pieces.next().await {
-            left = left.saturating_sub(bytes.len());
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    // Whoever sends slower than that has not waited for the answer either.
-    let _ = tokio::time::timeout(DISCARDING, taken).await;
 }
 
 async fn download(
