@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
-use futures_util::StreamExt;
+use bytes::Bytes;
+use futures_util::{Stream, StreamExt};
 use http::{StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use serde::de::DeserializeOwned;
@@ -60,7 +61,11 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
 /// Takes a body that is refused off the line, unless it is long: closing with unread bytes would
 /// reset the connection, and the caller would never see why.
 pub(super) async fn discard(body: Body) {
-    let mut pieces = body.into_data_stream();
+    discard_pieces(body.into_data_stream()).await;
+}
+
+/// The same of a body that has been read in part.
+pub(super) async fn discard_pieces<E>(mut pieces: impl Stream<Item = Result<Bytes, E>> + Unpin) {
     let mut left = MOST_DISCARDED;
     let taken = async {
         while let Some(Ok(bytes)) = pieces.next().await {

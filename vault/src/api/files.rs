@@ -18,7 +18,7 @@ use shared::tls::{Role, is_name};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::body::discard;
+use super::body::{discard, discard_pieces};
 use super::caller::Caller;
 use super::refusal::Refusal;
 use crate::storage::{
@@ -91,7 +91,11 @@ async fn upload(
             return Err(refusal);
         }
     };
-    let stored = files.storage.put(upload, digests.check(body_of(body, files.idle))).await;
+    let mut pieces = Box::pin(digests.check(body_of(body, files.idle)));
+    let stored = files.storage.put(upload, &mut pieces).await;
+    if let Err(StorageError::TooLarge(_)) = &stored {
+        discard_pieces(pieces).await;
+    }
     let Stored { entry, new } = stored.map_err(|error| refuse(&error))?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     let place = [(header::LOCATION, format!("/v1/files/{}", entry.id)), (header::ETAG, etag(&entry.id))];
