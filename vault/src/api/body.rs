@@ -18,7 +18,7 @@ pub const MAX_JSON: usize = 64 << 10;
 const DEADLINE: Duration = Duration::from_secs(30);
 
 /// So much of a refused body is read, and for so long.
-const MOST_DISCARDED: usize = 8 << 20;
+pub(super) const MOST_DISCARDED: usize = 8 << 20;
 const DISCARDING: Duration = Duration::from_secs(1);
 
 /// A request's JSON body.
