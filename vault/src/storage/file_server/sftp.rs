@@ -20,6 +20,8 @@ use crate::storage::object::ObjectId;
 use crate::storage::random_hex;
 use crate::storage::step::{Step, Steps};
 
+mod ahead;
+mod flushing;
 mod in_place;
 mod link;
 mod listing;
@@ -249,12 +251,23 @@ impl Sftp {
         let (file, mut lane) = created.map_err(|failed| self.fail(id, failed))?;
         // On an error it goes with the session, and nobody waits for its end.
         let (_, file) = lane.open.insert((NOBODY, file));
-        let mut checker = Checker::default();
-        let written = writer::write(&mut lane.link, file, self.timeout, |piece| {
+        let (length, mut checker) = (source.length(), Checker::default());
+        let read = |piece: &mut [u8]| {
             let count = std::io::Read::read(source, piece)?;
             checker.update(&piece[..count]);
-            self.steps.reach(|| Step::WriteFile(temporary.to_owned()));
-            Ok(count)
+            Ok::<_, std::io::Error>(count)
+        };
+        let link = &mut lane.link;
+        let written = ahead::reading_ahead(length, read, |next| {
+            let next = |piece: &mut [u8]| {
+                let count = next(piece)?;
+                self.steps.reach(|| Step::WriteFile(temporary.to_owned()));
+                Ok(count)
+            };
+            let flush = || self.flush_beside(temporary);
+            flushing::flushing_beside(length, flush, |on_disk| {
+                writer::write_long(link, file, self.timeout, length, next, on_disk)
+            })
         });
         let written = written.map_err(|unwritten| match unwritten {
             Unwritten::Source(error) => unwrap_or(error, &self.name, &self.address, id),
@@ -272,6 +285,24 @@ impl Sftp {
             return Err(FileServerError::Damaged { server, object, why });
         }
         self.publish(id, lane, temporary)
+    }
+
+    /// Flushes what is written of a file on another session, where one is to spare. What comes of
+    /// it the last flush tells, on the session that writes: an error of the disk shows on both.
+    fn flush_beside(&self, temporary: &Path) -> bool {
+        let Some(mut lane) = self.data.borrow_spare() else { return false };
+        let flushed = lane.link.open(temporary).and_then(|mut file| {
+            let flushed = lane.link.flush(&mut file)?;
+            lane.link.close(file)?;
+            Ok(flushed == Flushed::Yes)
+        });
+        match flushed {
+            Err(trouble) if trouble.spoils_session() => false,
+            other => {
+                lane.give_back();
+                other.unwrap_or(false)
+            }
+        }
     }
 
     /// Flushes, closes and measures.

@@ -124,6 +124,27 @@ impl Pool {
         }
     }
 
+    /// Borrows an idle session or makes a new one, if that keeps nobody waiting: the last one is
+    /// left to others.
+    pub(super) fn borrow_spare(self: &Arc<Self>) -> Option<Lane> {
+        let mut state = self.lock();
+        if state.lent + 1 >= self.limit {
+            return None;
+        }
+        if let Some(parked) = state.choose(None, usize::MAX) {
+            let loan = self.lend(&mut state);
+            drop(state);
+            return check(parked, None, loan);
+        }
+        if state.connecting || state.lent + state.parked.len() + 1 >= self.limit {
+            return None;
+        }
+        let loan = self.lend(&mut state);
+        state.connecting = true;
+        drop(state);
+        self.connect(loan).ok()
+    }
+
     /// A reader is gone; whoever borrows the session next closes its file.
     pub(super) fn forget(&self, ticket: Ticket) {
         for (mark, _) in self.lock().parked.iter_mut().filter_map(|parked| parked.open.as_mut()) {
