@@ -35,9 +35,6 @@ ROUNDS = int(os.environ.get("STORAGE_ROUNDS", "3"))
 AT_ONCE = 8
 # Half a round trip of 10 ms.
 HALF_TRIP = 0.005
-# Against which rclone the figures are: `bare` (it believes what it has sent, as we do) or `checked`
-# (as it comes: on a server with a shell it runs a program there for every file it has uploaded).
-RCLONE = os.environ.get("STORAGE_RCLONE", "bare")
 PHASES = ["plain", "delayed", "bulk", "small", "first", "memory", "compare"]
 SEED = 20260722
 
@@ -68,16 +65,16 @@ def in_turns(what, runners, rounds=ROUNDS):
     return times
 
 
-def as_it_comes(bench, what, *words):
-    """rclone with its own settings, once: too slow for every turn."""
-    if RCLONE != "checked":
-        say(f"{what}: rclone as it comes, with checks by the server's shell: "
-            f"{timed(lambda: bench.peers.rclone(*words)):.2f} s")
-
-
-def ratio(times, peer="rclone", own="vault"):
+def ratio(times, peer="rclone"):
     """How many times faster than the peer: the median of the rounds' ratios."""
-    return statistics.median(theirs / ours for theirs, ours in zip(times[peer], times[own]))
+    return statistics.median(theirs / ours for theirs, ours in zip(times[peer], times["vault"]))
+
+
+def ratios(name, times):
+    """Against rclone as it comes, which has the server's shell hash every file it has uploaded; and
+    against rclone told not to, which then believes what it has sent."""
+    figure(name, ratio(times), "x")
+    figure(f"{name}_bare", ratio(times, "rclone bare"), "x")
 
 
 def text_like(rng, size):
@@ -240,23 +237,28 @@ def plain(bench, server="paris", port=None, name="storage_put_vs_rclone"):
 
     putting = {
         "vault": put,
-        "rclone": lambda _: bench.peers.rclone("copyto", "--ignore-times", source, f"{remote}-{RCLONE}:plain-rclone"),
+        "rclone": lambda _: copy(bench, source, f"{remote}-checked:plain-rclone"),
+        "rclone bare": lambda _: copy(bench, source, f"{remote}-bare:plain-bare"),
         "sftp": lambda _: bench.peers.sftp(port, f"put {source} {files}/plain-sftp"),
     }
     times = in_turns(f"put {PLAIN // MIB} MiB on {server}", putting)
-    as_it_comes(bench, f"put {PLAIN // MIB} MiB on {server}", "copyto", source, f"{remote}-checked:plain-checked")
-    figure(name, ratio(times), "x")
+    ratios(name, times)
     if server == "far":
         return
     target = bench.path("back")
     getting = {
         "vault": lambda _: run(bench.single, config, "paris", "get", ids[0], target),
-        "rclone": lambda _: bench.peers.rclone("copyto", "--ignore-times", f"paris-{RCLONE}:plain-rclone", target),
+        "rclone": lambda _: copy(bench, "paris-checked:plain-rclone", target),
+        "rclone bare": lambda _: copy(bench, "paris-bare:plain-bare", target),
         "sftp": lambda _: bench.peers.sftp(port, f"get {files}/plain-sftp {target}"),
     }
     times = in_turns(f"get {PLAIN // MIB} MiB from {server}", getting)
     run("cmp", source, target)
-    figure("storage_get_vs_rclone", ratio(times), "x")
+    ratios("storage_get_vs_rclone", times)
+
+
+def copy(bench, source, target):
+    bench.peers.rclone("copyto", "--ignore-times", source, target)
 
 
 def delayed(bench):
@@ -276,13 +278,13 @@ def bulk(bench):
         runners = {
             "vault": lambda turn, share=share: vault.command(
                 "file", "put", source, "--owner", "bench", "--key", f"bulk-{share}-{turn}"),
-            "rclone": lambda turn, share=share: bench.peers.rclone("copyto", source, f"crypt-{RCLONE}:bulk-{share}-{turn}"),
+            "rclone": lambda turn, share=share: copy(bench, source, f"crypt-checked:bulk-{share}-{turn}"),
+            "rclone bare": lambda turn, share=share: copy(bench, source, f"crypt-bare:bulk-{share}-{turn}"),
         }
         times = in_turns(f"{BULK // MIB} MiB of {word} to both servers", runners)
         say(f"{BULK // MIB} MiB of {word}: {ratio(times):.2f} times as fast as rclone")
         if share == 0.5:
-            as_it_comes(bench, f"{BULK // MIB} MiB of {word} to both servers", "copyto", source, "crypt-checked:bulk")
-            figure("storage_dual_bulk_vs_rclone", ratio(times), "x")
+            ratios("storage_dual_bulk_vs_rclone", times)
 
 
 def small(bench):
@@ -298,15 +300,15 @@ def small(bench):
             file.write(text[at:at + half] + rng.randbytes(half))
     runners = {
         "vault": lambda turn: put_all(vault, source, turn),
-        "rclone": lambda turn: bench.peers.rclone("copy", "--transfers", str(AT_ONCE), "--checkers", str(AT_ONCE),
-                                                  source, f"crypt-{RCLONE}:small-{turn}"),
+        "rclone": lambda turn: copy_all(bench, source, f"crypt-checked:small-{turn}"),
+        "rclone bare": lambda turn: copy_all(bench, source, f"crypt-bare:small-{turn}"),
     }
     times = in_turns(f"{SMALL} files of {SMALL_SIZE // 1024} KiB to both servers, {AT_ONCE} at once", runners)
-    few = folder_of(bench.path("few"))
-    for index in range(SMALL // 20):
-        shutil.copy(os.path.join(source, f"{index:04}"), few)
-    as_it_comes(bench, f"{SMALL // 20} of these files", "copy", "--transfers", str(AT_ONCE), few, "crypt-checked:few")
-    figure("storage_dual_small_vs_rclone", ratio(times), "x")
+    ratios("storage_dual_small_vs_rclone", times)
+
+
+def copy_all(bench, source, target):
+    bench.peers.rclone("copy", "--transfers", AT_ONCE, "--checkers", AT_ONCE, source, target)
 
 
 def put_all(vault, source, turn):
@@ -460,8 +462,7 @@ def main():
     wanted = parser.parse_args()
     say("unequal in rclone's favour: it flushes nothing to the disk and publishes under no second name; ours "
         "does both on each server, and hashes what it sends")
-    say(f"rclone is measured {'as it comes' if RCLONE == 'checked' else 'without the checks it makes by default'}; "
-        "STORAGE_RCLONE=checked or bare chooses")
+    say("figures named _bare are against rclone told not to check what it has uploaded")
     folder = tempfile.mkdtemp(prefix="vault-bench-storage-")
     status = 0
     bench = None
