@@ -19,7 +19,7 @@ pub(super) mod contract;
 
 pub(super) use open::open;
 pub use open::try_out;
-pub use sftp::{Login, MOST_SESSIONS, SESSIONS, SftpSettings, parse_address};
+pub use sftp::{Login, MOST_SESSIONS, SESSIONS, SftpSettings, fuzz_listing, parse_address};
 
 /// Why a file server did not do what it was asked. Tells the cases apart that call for
 /// different answers; each names the server and the object.

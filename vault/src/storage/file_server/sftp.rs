@@ -20,9 +20,12 @@ use crate::storage::object::ObjectId;
 use crate::storage::random_hex;
 use crate::storage::step::{Step, Steps};
 
+mod enquiry;
 mod in_place;
 mod link;
 mod listing;
+mod message;
+mod pipeline;
 mod place;
 mod pool;
 mod reader;
@@ -38,6 +41,7 @@ mod sshd;
 #[cfg(test)]
 mod tests;
 
+pub use enquiry::fuzz as fuzz_listing;
 pub use settings::{Login, MOST_SESSIONS, SESSIONS, SftpSettings, parse_address};
 
 use link::{Flushed, Link, Refusal};
@@ -71,6 +75,8 @@ pub(super) struct Sftp {
     live: Mutex<HashSet<String>>,
     /// Has it been told that this server cannot flush?
     told_unflushed: AtomicBool,
+    /// Has it been told that this server is listed slowly?
+    told_slow: AtomicBool,
 }
 
 impl Sftp {
@@ -98,6 +104,7 @@ impl Sftp {
             durable: Mutex::default(),
             live: Mutex::default(),
             told_unflushed: AtomicBool::new(false),
+            told_slow: AtomicBool::new(false),
         }
     }
 
@@ -484,19 +491,7 @@ impl FileServer for Sftp {
         limit: usize,
     ) -> Result<Vec<ObjectId>, FileServerError> {
         let after = after.map(ToString::to_string).unwrap_or_default();
-        // Looked at afresh: an unmounted place would look like an empty one.
-        let ((), lane) = self
-            .begin(&self.data, |link| self.place.check(link))
-            .map_err(|failed| self.fail("list", failed))?;
-        lane.give_back();
-        let names = |folders: &[PathBuf], length: usize| {
-            let all = |link: &mut Link| folders.iter().map(|folder| link.digits(folder, length)).collect();
-            let (names, lane) = self.ask_in_place(all)?;
-            lane.give_back();
-            Ok(names)
-        };
-        let listed = listing::list(&names, self.sessions, &self.root, prefix, &after, limit);
-        listed.map_err(|failed| self.fail("list", failed))
+        self.ids(prefix, &after, limit).map_err(|failed| self.fail("list", failed))
     }
 
     fn quarantine(&self, id: &ObjectId) -> Result<(), FileServerError> {
