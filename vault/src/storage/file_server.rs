@@ -176,6 +176,21 @@ pub trait FileServer: Send + Sync {
         prefix: &str,
         after: Option<&ObjectId>,
         limit: usize,
+    ) -> Result<Vec<ObjectId>, FileServerError> {
+        self.list_watched(prefix, after, limit, &|| ())
+    }
+
+    /// As [`Self::list`]; calls `progress` whenever it gets on, so that a caller can tell slow from
+    /// stuck.
+    ///
+    /// # Errors
+    /// Any.
+    fn list_watched(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectId>,
+        limit: usize,
+        progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, FileServerError>;
 
     /// Takes a bad replica out of reach and keeps it for the operator.

@@ -15,11 +15,14 @@ use super::task::Progress;
 use super::{Inner, Storage, StorageError, now};
 
 /// Parts compared at once; a file server keeps sessions for uploads and reads.
-const AT_ONCE: usize = 4;
-/// Ids in one answer of a listing, 2 MiB: with ten million objects still a whole part.
+const AT_ONCE: usize = 3;
+/// With more objects than this, what all of them have in common is spelt out further, so that no
+/// part is too large for memory.
+const MANY: u64 = 1_000_000;
+/// Ids in one answer of a listing, 2 MiB: about a whole part.
 const PAGE: usize = 1 << 16;
 /// With more differing prefixes than this, listing everything costs no more.
-const MOST_PARTS: usize = 4096;
+const MOST_PARTS: usize = 1024;
 /// Ids that differ and are looked at at once.
 const LOOKS: usize = 4;
 
@@ -99,7 +102,11 @@ impl Storage {
         let running = self.0.compare.begin().ok_or(StorageError::Busy("a comparison is under way"))?;
         let whole = parts.is_empty() || parts.len() > MOST_PARTS;
         if whole {
-            parts = (0..=u8::MAX).map(|byte| format!("{byte:02x}")).collect();
+            parts = if self.0.catalog.counts().await?.objects > MANY {
+                (0..=u8::MAX).map(|byte| format!("{byte:02x}")).collect()
+            } else {
+                (0..16).map(|digit| format!("{digit:x}")).collect()
+            };
         }
         let (all, mut behind) = (parts.len().max(1), 0);
         let compared = iter(parts).map(|part| self.compare_part(part)).buffer_unordered(AT_ONCE);
@@ -207,7 +214,10 @@ async fn list(server: &Sessions, part: &str) -> Result<Vec<ObjectId>, FileServer
     let mut ids: Vec<ObjectId> = Vec::new();
     loop {
         let (prefix, after) = (part.to_owned(), ids.last().copied());
-        let page = server.run("list", move |server, _| server.list(&prefix, after.as_ref(), PAGE)).await?;
+        let listed = server.run("list", move |server, progress| {
+            server.list_watched(&prefix, after.as_ref(), PAGE, &|| progress.note())
+        });
+        let page = listed.await?;
         // A server that repeats itself must not keep us for ever.
         let more = page.len() == PAGE && page.last() > after.as_ref();
         ids.extend(page);

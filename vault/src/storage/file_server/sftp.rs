@@ -484,14 +484,15 @@ impl FileServer for Sftp {
         }
     }
 
-    fn list(
+    fn list_watched(
         &self,
         prefix: &str,
         after: Option<&ObjectId>,
         limit: usize,
+        progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, FileServerError> {
         let after = after.map(ToString::to_string).unwrap_or_default();
-        self.ids(prefix, &after, limit).map_err(|failed| self.fail("list", failed))
+        self.ids(prefix, &after, limit, progress).map_err(|failed| self.fail("list", failed))
     }
 
     fn quarantine(&self, id: &ObjectId) -> Result<(), FileServerError> {

@@ -242,10 +242,11 @@ impl Link {
         folders: &[PathBuf],
         length: usize,
         enough: usize,
+        progress: &dyn Fn(),
     ) -> Result<Option<Vec<Vec<String>>>, Trouble> {
-        let listed = self
-            .pipeline()
-            .and_then(|pipeline| pipeline.map(|pipeline| pipeline.list(folders, length, enough)).transpose());
+        let listed = self.pipeline().and_then(|pipeline| {
+            pipeline.map(|pipeline| pipeline.list(folders, length, enough, progress)).transpose()
+        });
         if listed.as_ref().is_err_and(Trouble::spoils_session) {
             self.cut();
         }

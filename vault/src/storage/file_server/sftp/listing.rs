@@ -14,12 +14,37 @@ use crate::storage::object::ObjectId;
 
 /// Folders that one session reads in turn before the names found are counted again.
 const EACH: usize = 8;
+/// Outer folders whose inner ones are gathered before these are read.
+const OUTERS: usize = 16;
 /// Digits of an id.
 const WHOLE: usize = 64;
 
+/// A folder that holds replicas, by the two names that lead there.
+struct Folder<'a> {
+    outer: &'a str,
+    inner: String,
+}
+
+impl Folder<'_> {
+    /// How the ids in it start.
+    fn start(&self) -> String {
+        format!("{}{}", self.outer, self.inner)
+    }
+
+    fn below(&self, root: &Path) -> PathBuf {
+        root.join(self.outer).join(&self.inner)
+    }
+}
+
 impl Sftp {
     /// The ids that start with `prefix` and come after `after`, in order, at most `limit`.
-    pub(super) fn ids(&self, prefix: &str, after: &str, limit: usize) -> Result<Vec<ObjectId>, Failed> {
+    pub(super) fn ids(
+        &self,
+        prefix: &str,
+        after: &str,
+        limit: usize,
+        progress: &dyn Fn(),
+    ) -> Result<Vec<ObjectId>, Failed> {
         // Looked at afresh: an unmounted place would look like an empty one.
         let ((), lane) = self.begin(&self.data, |link| self.place.check(link))?;
         lane.give_back();
@@ -27,20 +52,25 @@ impl Sftp {
         if limit == 0 {
             return Ok(found);
         }
-        for outer in self.folders(&self.root, prefix.get(..2))? {
-            if !layout::fits(&outer, prefix, after) {
-                continue;
-            }
-            let folder = self.root.join(&outer);
-            let mut inners = self.folders(&folder, prefix.get(2..4))?;
-            inners.retain(|inner| layout::fits(&format!("{outer}{inner}"), prefix, after));
-            let paths: Vec<_> = inners.iter().map(|inner| folder.join(inner)).collect();
+        // A folder that the prefix spells out needs no look; it may be missing.
+        let known =
+            |at| prefix.get(at..at + 2).filter(|known| layout::is_digits(known, 2)).map(str::to_owned);
+        let mut outers = match known(0) {
+            Some(outer) => vec![outer],
+            None => self.names(std::slice::from_ref(&self.root), 2, usize::MAX, progress)?.concat(),
+        };
+        outers.retain(|outer| layout::fits(outer, prefix, after));
+        for outers in outers.chunks(OUTERS) {
+            let folders = self.inner_folders(outers, known(2), progress)?;
+            let wanted = |folder: &Folder| layout::fits(&folder.start(), prefix, after);
+            let folders: Vec<_> = folders.into_iter().filter(wanted).collect();
+            let paths: Vec<_> = folders.iter().map(|folder| folder.below(&self.root)).collect();
             let mut at = 0;
             while at < paths.len() {
-                let names = self.names(&paths[at..], WHOLE, limit - found.len())?;
-                for (inner, names) in inners[at..].iter().zip(&names) {
+                let names = self.names(&paths[at..], WHOLE, limit - found.len(), progress)?;
+                for (Folder { outer, inner }, names) in folders[at..].iter().zip(&names) {
                     for name in names {
-                        found.extend(layout::wanted(name, &outer, inner, prefix, after));
+                        found.extend(layout::wanted(name, outer, inner, prefix, after));
                         if found.len() == limit {
                             return Ok(found);
                         }
@@ -52,20 +82,34 @@ impl Sftp {
         Ok(found)
     }
 
-    /// The folders in `parent` that are two digits of an id; the one that is `known` needs no look,
-    /// and may be missing.
-    fn folders(&self, parent: &Path, known: Option<&str>) -> Result<Vec<String>, Failed> {
-        if let Some(known) = known.filter(|known| layout::is_digits(known, 2)) {
-            return Ok(vec![known.to_owned()]);
+    /// The folders in each of `outers`, in order; the `known` one alone where there is one.
+    fn inner_folders<'a>(
+        &self,
+        outers: &'a [String],
+        known: Option<String>,
+        progress: &dyn Fn(),
+    ) -> Result<Vec<Folder<'a>>, Failed> {
+        let paths: Vec<_> = outers.iter().map(|outer| self.root.join(outer)).collect();
+        let mut inners = known.map(|inner| vec![vec![inner]]).unwrap_or_default();
+        while inners.len() < paths.len() {
+            inners.extend(self.names(&paths[inners.len()..], 2, usize::MAX, progress)?);
         }
-        let names = self.names(&[parent.to_owned()], 2, usize::MAX)?;
-        Ok(names.into_iter().flatten().collect())
+        let each = |(outer, inners): (&'a String, Vec<String>)| {
+            inners.into_iter().map(move |inner| Folder { outer, inner })
+        };
+        Ok(outers.iter().zip(inners).flat_map(each).collect())
     }
 
     /// The sorted names that are `length` digits in each of `folders`, from the first on, until
     /// there are `enough` or a few more: those of one folder at least.
-    fn names(&self, folders: &[PathBuf], length: usize, enough: usize) -> Result<Vec<Vec<String>>, Failed> {
-        let ask = |link: &mut Link| link.digits_of_many(folders, length, enough);
+    fn names(
+        &self,
+        folders: &[PathBuf],
+        length: usize,
+        enough: usize,
+        progress: &dyn Fn(),
+    ) -> Result<Vec<Vec<String>>, Failed> {
+        let ask = |link: &mut Link| link.digits_of_many(folders, length, enough, progress);
         let (names, lane) = self.ask_in_place(ask)?;
         lane.give_back();
         if let Some(names) = names {
@@ -77,7 +121,9 @@ impl Sftp {
                 "allows one channel a session only (MaxSessions 1?): listing it takes four round trips a folder"
             );
         }
-        self.names_in_turn(&folders[..folders.len().min(self.sessions * EACH)], length)
+        let names = self.names_in_turn(&folders[..folders.len().min(self.sessions * EACH)], length);
+        progress();
+        names
     }
 
     /// The same of all `folders`, [`EACH`] of them a session.

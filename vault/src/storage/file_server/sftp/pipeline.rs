@@ -70,7 +70,7 @@ impl Pipeline {
     }
 
     /// The sorted names that are `length` digits of an id in each of `folders`, from the first on
-    /// until there are `enough`.
+    /// until there are `enough`. Calls `progress` whenever something comes.
     ///
     /// # Errors
     /// The server's refusal, or the connection's end.
@@ -79,6 +79,7 @@ impl Pipeline {
         folders: &[PathBuf],
         length: usize,
         enough: usize,
+        progress: &dyn Fn(),
     ) -> Result<Vec<Vec<String>>, Trouble> {
         let mut enquiry = Enquiry::new(folders, length, enough);
         let mut asked = Vec::new();
@@ -89,6 +90,7 @@ impl Pipeline {
             if !self.receive()? {
                 return Err(Trouble::new(Kind::Lost, "the server ended the listing's channel"));
             }
+            progress();
             while self.answer(|reply| enquiry.take(reply, &mut asked))?.is_some() {}
             enquiry.ask_more(&mut asked);
         }
