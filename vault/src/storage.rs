@@ -309,6 +309,8 @@ struct Inner {
     ring: RwLock<Arc<Ring>>,
     rewrap: Arc<Task>,
     rebuild: Arc<Task>,
+    /// The comparison with the file servers.
+    compare: Arc<Task>,
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     /// Keys with an upload under way.
@@ -323,8 +325,6 @@ struct Inner {
     turns: AtomicU32,
     /// Is the other vault there, so that it scrubs its half?
     peer_up: RwLock<Option<watch::Receiver<bool>>>,
-    /// One comparison at a time.
-    comparing: tokio::sync::Mutex<()>,
     /// The Unix second of the last one that could not list everything.
     compared: AtomicI64,
     /// An operator has begun a new scrub since this one's last object.
@@ -383,6 +383,7 @@ impl Storage {
             ring: RwLock::new(Arc::new(ring)),
             rewrap: Arc::default(),
             rebuild: Arc::default(),
+            compare: Arc::default(),
             uploads: Arc::new(Semaphore::new(settings.max_uploads)),
             downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
             keys: Mutex::default(),
@@ -392,7 +393,6 @@ impl Storage {
             peer_turns: AtomicU32::new(0),
             turns: AtomicU32::new(0),
             peer_up: RwLock::default(),
-            comparing: tokio::sync::Mutex::default(),
             compared: AtomicI64::new(0),
             scrubbed_anew: AtomicBool::new(false),
             reasons: Reasons::default(),

@@ -41,7 +41,7 @@ pub fn routes(storage: Storage) -> Router {
         .route("/v1/keys/rewrap", post(rewrap).get(rewrap_progress))
         .route("/v1/files/{id}/undelete", post(undelete))
         .route("/v1/catalog/rebuild", post(rebuild).get(rebuild_progress))
-        .route("/v1/file-servers/sync", post(sync))
+        .route("/v1/file-servers/sync", post(sync).get(sync_progress))
         .route("/v1/file-servers/scrub", post(scrub))
         .route("/v1/file-servers/{name}/adopt", post(adopt))
         .with_state(storage)
@@ -102,6 +102,11 @@ async fn sync(State(storage): State<Storage>, caller: Caller) -> Result<Json<Syn
     caller.must_be(&[Role::Admin])?;
     tracing::info!(by = %caller.0.name, "comparing the catalog with the file servers");
     storage.sync().await.map(Json).map_err(|error| refuse(&error))
+}
+
+async fn sync_progress(State(storage): State<Storage>, caller: Caller) -> Result<Json<Progress>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    Ok(Json(storage.sync_progress()))
 }
 
 /// Answers when the round has begun; status tells how far it is.

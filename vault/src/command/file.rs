@@ -4,6 +4,7 @@
 
 mod transfer;
 
+use std::convert::Infallible;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,8 +16,8 @@ use serde::de::DeserializeOwned;
 use shared::api::{File, OwedReplica, Page, Verdict, VerifiedFile};
 
 use super::control::{self, Progress, whole};
-use super::{CommandError, Output, recover};
-use crate::storage::{AdoptedServer, ObjectId, Synced};
+use super::{CommandError, LOOK, Output, recover};
+use crate::storage::{AdoptedServer, ObjectId, Progress as Walked, Synced};
 
 /// A list's page, or one file's deletion on both file servers, is answered within this time.
 const SOON: Duration = Duration::from_secs(60);
@@ -114,7 +115,7 @@ impl Verb {
             Self::Verify { ids } => verify(socket, ids, output).await,
             Self::Undelete { id } => recover::undelete(socket, id, output).await,
             Self::Sync => {
-                let synced: Synced = ask(socket, Method::POST, "/v1/file-servers/sync", LATE).await?;
+                let synced = sync(socket, output).await?;
                 output.show(&synced, &compared(&synced))?;
                 if synced.unlisted.is_empty() {
                     Ok(())
@@ -274,6 +275,29 @@ async fn verify(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Resul
         return Err(CommandError::NotWhole { wanting, looked: all.len() });
     }
     Ok(())
+}
+
+/// Compares, and shows how far that is where somebody watches.
+async fn sync(socket: &Path, output: &Output<'_>) -> Result<Synced, CommandError> {
+    const PATH: &str = "/v1/file-servers/sync";
+    let bar = transfer::bar(output, Some(100), transfer::SHARE);
+    let watch = async {
+        while !bar.is_hidden() {
+            tokio::time::sleep(LOOK).await;
+            // The comparison's own answer tells what is wrong.
+            let asked = ask::<Walked>(socket, Method::GET, PATH, SOON);
+            let Ok(progress) = asked.await else { continue };
+            bar.set_position(progress.percent.into());
+            bar.set_message(format!("{} objects, {} differences", progress.passed, progress.done));
+        }
+        std::future::pending::<Infallible>().await
+    };
+    let synced = tokio::select! {
+        synced = ask(socket, Method::POST, PATH, LATE) => synced,
+        never = watch => match never {},
+    };
+    bar.finish_and_clear();
+    synced
 }
 
 async fn ask<A: DeserializeOwned>(

@@ -19,7 +19,7 @@ pub(super) mod contract;
 
 pub(super) use open::open;
 pub use open::try_out;
-pub use sftp::{Login, MOST_SESSIONS, SESSIONS, SftpSettings, parse_address};
+pub use sftp::{Login, MOST_SESSIONS, SESSIONS, SftpSettings, fuzz_listing, parse_address};
 
 /// Why a file server did not do what it was asked. Tells the cases apart that call for
 /// different answers; each names the server and the object.
@@ -176,6 +176,21 @@ pub trait FileServer: Send + Sync {
         prefix: &str,
         after: Option<&ObjectId>,
         limit: usize,
+    ) -> Result<Vec<ObjectId>, FileServerError> {
+        self.list_watched(prefix, after, limit, &|| ())
+    }
+
+    /// As [`Self::list`]; calls `progress` whenever it gets on, so that a caller can tell slow from
+    /// stuck.
+    ///
+    /// # Errors
+    /// Any.
+    fn list_watched(
+        &self,
+        prefix: &str,
+        after: Option<&ObjectId>,
+        limit: usize,
+        progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, FileServerError>;
 
     /// Takes a bad replica out of reach and keeps it for the operator.

@@ -2,7 +2,7 @@
 //! through the sessions, hands both to `comparison`, and notes its findings. What is missing is
 //! copied by the repair turns, as it is and without a key.
 
-use futures_util::future::join_all;
+use futures_util::future::{join_all, ready};
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use serde::{Deserialize, Serialize};
 
@@ -11,14 +11,18 @@ use super::file_server::FileServerError;
 use super::lookup::Found;
 use super::object::{ObjectId, ReplicaState};
 use super::sessions::Sessions;
+use super::task::Progress;
 use super::{Inner, Storage, StorageError, now};
 
 /// Parts compared at once; a file server keeps sessions for uploads and reads.
-const AT_ONCE: usize = 4;
-/// Ids in one answer of a listing.
-const PAGE: usize = 4096;
+const AT_ONCE: usize = 3;
+/// With more objects than this, what all of them have in common is spelt out further, so that no
+/// part is too large for memory.
+const MANY: u64 = 1_000_000;
+/// Ids in one answer of a listing, 2 MiB: about a whole part.
+const PAGE: usize = 1 << 16;
 /// With more differing prefixes than this, listing everything costs no more.
-const MOST_PARTS: usize = 4096;
+const MOST_PARTS: usize = 1024;
 /// Ids that differ and are looked at at once.
 const LOOKS: usize = 4;
 
@@ -68,8 +72,11 @@ impl Synced {
     /// Did everything agree?
     #[must_use]
     pub const fn agreed(&self) -> bool {
-        self.missing + self.present + self.damaged + self.adopted + self.foreign + self.risen == 0
-            && self.unlisted.is_empty()
+        self.differences() == 0 && self.unlisted.is_empty()
+    }
+
+    const fn differences(&self) -> u64 {
+        self.missing + self.present + self.damaged + self.adopted + self.foreign + self.risen
     }
 }
 
@@ -83,17 +90,38 @@ impl Storage {
         self.compare_parts(Vec::new()).await
     }
 
+    /// How far the last comparison since start is: differences are what it has done, objects what
+    /// it has passed.
+    #[must_use]
+    pub fn sync_progress(&self) -> Progress {
+        self.0.compare.progress()
+    }
+
     /// Compares the objects under these prefixes; without any, or with very many, all of them.
     pub(super) async fn compare_parts(&self, mut parts: Vec<String>) -> Result<Synced, StorageError> {
-        let busy = || StorageError::Busy("a comparison is under way");
-        let _alone = self.0.comparing.try_lock().map_err(|_| busy())?;
+        let running = self.0.compare.begin().ok_or(StorageError::Busy("a comparison is under way"))?;
         let whole = parts.is_empty() || parts.len() > MOST_PARTS;
         if whole {
-            parts = (0..=u8::MAX).map(|byte| format!("{byte:02x}")).collect();
+            parts = if self.0.catalog.counts().await?.objects > MANY {
+                (0..=u8::MAX).map(|byte| format!("{byte:02x}")).collect()
+            } else {
+                (0..16).map(|digit| format!("{digit:x}")).collect()
+            };
         }
+        let (all, mut behind) = (parts.len().max(1), 0);
         let compared = iter(parts).map(|part| self.compare_part(part)).buffer_unordered(AT_ONCE);
-        let add = |sum: Synced, part: Synced| async { Ok(sum.add(part)) };
-        let synced = compared.try_fold(Synced::default(), add).await?;
+        let add = |sum: Synced, part: Synced| {
+            behind += 1;
+            let sum = sum.add(part);
+            running.note(|progress| {
+                (progress.done, progress.passed) = (sum.differences(), sum.known);
+                progress.percent = u8::try_from(behind * 100 / all).unwrap_or(99).min(99);
+            });
+            ready(Ok(sum))
+        };
+        let synced = compared.try_fold(Synced::default(), add).await;
+        running.end(synced.as_ref().err().map(ToString::to_string));
+        let synced = synced?;
         tracing::info!(?synced, whole, "compared the catalog with the file servers");
         Ok(synced)
     }
@@ -186,7 +214,10 @@ async fn list(server: &Sessions, part: &str) -> Result<Vec<ObjectId>, FileServer
     let mut ids: Vec<ObjectId> = Vec::new();
     loop {
         let (prefix, after) = (part.to_owned(), ids.last().copied());
-        let page = server.run("list", move |server, _| server.list(&prefix, after.as_ref(), PAGE)).await?;
+        let listed = server.run("list", move |server, progress| {
+            server.list_watched(&prefix, after.as_ref(), PAGE, &|| progress.note())
+        });
+        let page = listed.await?;
         // A server that repeats itself must not keep us for ever.
         let more = page.len() == PAGE && page.last() > after.as_ref();
         ids.extend(page);

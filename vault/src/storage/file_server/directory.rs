@@ -391,11 +391,12 @@ impl FileServer for Directory {
         path.parent().map_or(Ok(()), |folder| self.sync_folder(folder)).map_err(wrap(&self.name, id))
     }
 
-    fn list(
+    fn list_watched(
         &self,
         prefix: &str,
         after: Option<&ObjectId>,
         limit: usize,
+        progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, FileServerError> {
         self.check_place()?;
         let fail = |error| wrap(&self.name, "list")(error);
@@ -410,6 +411,7 @@ impl FileServer for Directory {
                 if !layout::fits(&format!("{outer}{inner}"), prefix, &after) {
                     continue;
                 }
+                progress();
                 for name in names(&folder.join(&inner), 64).map_err(fail)? {
                     found.extend(layout::wanted(&name, &outer, &inner, prefix, &after));
                     if found.len() == limit {

@@ -21,10 +21,13 @@ use crate::storage::random_hex;
 use crate::storage::step::{Step, Steps};
 
 mod ahead;
+mod enquiry;
 mod flushing;
 mod in_place;
 mod link;
 mod listing;
+mod message;
+mod pipeline;
 mod place;
 mod pool;
 mod reader;
@@ -40,6 +43,7 @@ mod sshd;
 #[cfg(test)]
 mod tests;
 
+pub use enquiry::fuzz as fuzz_listing;
 pub use settings::{Login, MOST_SESSIONS, SESSIONS, SftpSettings, parse_address};
 
 use link::{Flushed, Link, Refusal};
@@ -73,6 +77,8 @@ pub(super) struct Sftp {
     live: Mutex<HashSet<String>>,
     /// Has it been told that this server cannot flush?
     told_unflushed: AtomicBool,
+    /// Has it been told that this server is listed slowly?
+    told_slow: AtomicBool,
 }
 
 impl Sftp {
@@ -100,6 +106,7 @@ impl Sftp {
             durable: Mutex::default(),
             live: Mutex::default(),
             told_unflushed: AtomicBool::new(false),
+            told_slow: AtomicBool::new(false),
         }
     }
 
@@ -508,26 +515,15 @@ impl FileServer for Sftp {
         }
     }
 
-    fn list(
+    fn list_watched(
         &self,
         prefix: &str,
         after: Option<&ObjectId>,
         limit: usize,
+        progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, FileServerError> {
         let after = after.map(ToString::to_string).unwrap_or_default();
-        // Looked at afresh: an unmounted place would look like an empty one.
-        let ((), lane) = self
-            .begin(&self.data, |link| self.place.check(link))
-            .map_err(|failed| self.fail("list", failed))?;
-        lane.give_back();
-        let names = |folders: &[PathBuf], length: usize| {
-            let all = |link: &mut Link| folders.iter().map(|folder| link.digits(folder, length)).collect();
-            let (names, lane) = self.ask_in_place(all)?;
-            lane.give_back();
-            Ok(names)
-        };
-        let listed = listing::list(&names, self.sessions, &self.root, prefix, &after, limit);
-        listed.map_err(|failed| self.fail("list", failed))
+        self.ids(prefix, &after, limit, progress).map_err(|failed| self.fail("list", failed))
     }
 
     fn quarantine(&self, id: &ObjectId) -> Result<(), FileServerError> {

@@ -396,5 +396,8 @@ async fn comparing_thousands_of_objects_takes_no_time_to_speak_of() {
     println!("{count} objects on two servers compared in {took:?}");
     assert_eq!((synced.known, synced.listed), (u64::from(count) + 1, 2 * (u64::from(count) + 1)));
     assert!(synced.agreed(), "{synced:?}");
+    let progress = storage.sync_progress();
+    assert!(progress.finished && !progress.running, "{progress:?}");
+    assert_eq!((progress.percent, progress.passed, progress.done), (100, synced.known, 0));
     assert!(took < Duration::from_secs(5), "{took:?}");
 }

@@ -1,15 +1,17 @@
 //! One connected session with its one `Sftp`: connecting, logging in, and the requests that
 //! storage needs. One request at a time: libssh2 corrupts a file when requests are
-//! interleaved, so everything here takes `&mut self`. Knows no ids and no pool.
+//! interleaved, so everything here takes `&mut self`; only listings, on a channel of their own,
+//! run ahead of their answers. Knows no ids and no pool.
 
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
 use ssh2::{File, FileStat, MethodType, OpenFlags, OpenType, RenameFlags, Session, Sftp};
 
 use super::super::layout;
 use super::moment;
+use super::pipeline::Pipeline;
 use super::settings::{Login, SftpSettings};
 use super::trouble::{Kind, Trouble};
 use super::trust;
@@ -43,9 +45,17 @@ pub(super) enum Flushed {
     Unknown,
 }
 
+/// Where many folders are listed at once.
+enum Listings {
+    Untried,
+    Refused,
+    On(Pipeline),
+}
+
 /// See the module.
 pub(super) struct Link {
     sftp: Sftp,
+    listings: Listings,
     session: Session,
     socket: TcpStream,
     timeout: Duration,
@@ -73,7 +83,7 @@ impl Link {
                 format!("it offers no sftp to {user}: {why}; enable Subsystem sftp in its sshd_config")
             })
         })?;
-        Ok(Self { sftp, session, socket, timeout, place_seen: None })
+        Ok(Self { sftp, listings: Listings::Untried, session, socket, timeout, place_seen: None })
     }
 
     /// Has the other side hung up? Costs no round trip.
@@ -223,6 +233,35 @@ impl Link {
         names.retain(|name| layout::is_digits(name, length));
         names.sort_unstable();
         Ok(names)
+    }
+
+    /// As [`Self::digits`] of each of `folders` from the first on until there are `enough` names,
+    /// with requests in flight; `None` where the server gives a session no second channel for it.
+    pub(super) fn digits_of_many(
+        &mut self,
+        folders: &[PathBuf],
+        length: usize,
+        enough: usize,
+        progress: &dyn Fn(),
+    ) -> Result<Option<Vec<Vec<String>>>, Trouble> {
+        let listed = self.pipeline().and_then(|pipeline| {
+            pipeline.map(|pipeline| pipeline.list(folders, length, enough, progress)).transpose()
+        });
+        if listed.as_ref().is_err_and(Trouble::spoils_session) {
+            self.cut();
+        }
+        listed
+    }
+
+    fn pipeline(&mut self) -> Result<Option<&mut Pipeline>, Trouble> {
+        if matches!(self.listings, Listings::Untried) {
+            let opened = Pipeline::open(&self.session, self.timeout)?;
+            self.listings = opened.map_or(Listings::Refused, Listings::On);
+        }
+        Ok(match &mut self.listings {
+            Listings::On(pipeline) => Some(pipeline),
+            Listings::Untried | Listings::Refused => None,
+        })
     }
 
     /// Bytes and names that may still be written below `path`; the server may not know.

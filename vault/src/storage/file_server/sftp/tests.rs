@@ -9,6 +9,8 @@ use super::proftpd::Proftpd;
 use super::sshd::{Sshd, signal};
 use super::*;
 
+mod listing;
+
 /// Shorter than any operator's, longer than a busy machine needs for one request.
 const PATIENCE: Duration = Duration::from_secs(3);
 

@@ -65,6 +65,13 @@ impl Trouble {
         Self { kind, text: text.into() }
     }
 
+    /// A refusal that came as a number (`SSH_FX_…`).
+    pub(super) fn of_status(code: u32) -> Self {
+        // No server's number is so large.
+        let code = i32::try_from(code).unwrap_or(i32::MAX);
+        Self::from(&ssh2::Error::from_errno(ErrorCode::SFTP(code)))
+    }
+
     /// May the session be used further?
     pub(super) const fn spoils_session(&self) -> bool {
         matches!(self.kind, Kind::TimedOut | Kind::Lost)

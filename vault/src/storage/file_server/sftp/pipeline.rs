@@ -1,0 +1,140 @@
+//! A second channel on a session, on which requests are sent before earlier ones are answered:
+//! a folder costs a little of two round trips instead of four whole ones. Moves bytes; what they
+//! say is `message`'s, what is asked when is `enquiry`'s.
+//!
+//! Nothing here waits for ever for both sides to read: what is asked is never more than the
+//! server takes unread (see [`LEAST_WINDOW`]), so it always gets to its answers, and libssh2
+//! takes these in while it writes.
+
+use std::io::{Read, Write};
+use std::path::PathBuf;
+use std::time::Duration;
+
+use ssh2::{Channel, ErrorCode, ExtendedData, Session};
+
+use super::enquiry::Enquiry;
+use super::message::{Oddity, Reply, Request, VERSION};
+use super::moment;
+use super::trouble::{Kind, Trouble};
+
+/// A server that takes fewer bytes unread is asked one thing at a time instead: into this fits
+/// everything that an enquiry has under way, with the longest handles.
+const LEAST_WINDOW: u32 = 128 * 1024;
+/// Read at once.
+const PIECE: usize = 64 * 1024;
+
+/// See the module.
+pub(super) struct Pipeline {
+    channel: Channel,
+    timeout: Duration,
+    /// What has come; the first `taken` bytes of it are done with.
+    come: Vec<u8>,
+    taken: usize,
+}
+
+impl Pipeline {
+    /// Opens the channel; `None` where the server does not give a session two of them, or none
+    /// that would serve.
+    ///
+    /// # Errors
+    /// The connection is of no use any more.
+    pub(super) fn open(session: &Session, timeout: Duration) -> Result<Option<Self>, Trouble> {
+        let mut channel = match session.channel_session() {
+            Err(error) if is_refusal(&error) => return Ok(None),
+            other => other.map_err(|error| Trouble::from(&error))?,
+        };
+        // Words for a terminal would fill the window.
+        channel.handle_extended_data(ExtendedData::Ignore).map_err(|error| Trouble::from(&error))?;
+        match channel.subsystem("sftp") {
+            Err(error) if is_refusal(&error) => return Ok(None),
+            other => other.map_err(|error| Trouble::from(&error))?,
+        }
+        let mut pipeline = Self { channel, timeout, come: Vec::new(), taken: 0 };
+        let mut hello = Vec::new();
+        Request::Init.write_to(&mut hello);
+        pipeline.send(&hello)?;
+        let mut version = None;
+        while version.is_none() {
+            // Some servers grant a channel and have no process left for it.
+            if !pipeline.receive()? {
+                return Ok(None);
+            }
+            version = pipeline.answer(|reply| match reply {
+                Reply::Version(version) => Ok(version),
+                _ => Err(Oddity::Unasked),
+            })?;
+        }
+        // OpenSSH opens the window only when its sftp program runs: now.
+        let window = pipeline.channel.write_window().remaining;
+        Ok((version == Some(VERSION) && window >= LEAST_WINDOW).then_some(pipeline))
+    }
+
+    /// The sorted names that are `length` digits of an id in each of `folders`, from the first on
+    /// until there are `enough`. Calls `progress` whenever something comes.
+    ///
+    /// # Errors
+    /// The server's refusal, or the connection's end.
+    pub(super) fn list(
+        &mut self,
+        folders: &[PathBuf],
+        length: usize,
+        enough: usize,
+        progress: &dyn Fn(),
+    ) -> Result<Vec<Vec<String>>, Trouble> {
+        let mut enquiry = Enquiry::new(folders, length, enough);
+        let mut asked = Vec::new();
+        enquiry.ask_more(&mut asked);
+        while !enquiry.is_over() {
+            self.send(&asked)?;
+            asked.clear();
+            if !self.receive()? {
+                return Err(Trouble::new(Kind::Lost, "the server ended the listing's channel"));
+            }
+            progress();
+            while self.answer(|reply| enquiry.take(reply, &mut asked))?.is_some() {}
+            enquiry.ask_more(&mut asked);
+        }
+        enquiry.finish().map_err(Trouble::of_status)
+    }
+
+    fn send(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
+        let until = moment() + self.timeout;
+        while !bytes.is_empty() {
+            // libssh2 says 0 where the server took nothing more just now.
+            let sent = self.channel.write(bytes).map_err(|error| Trouble::from(&error))?;
+            if sent == 0 && moment() >= until {
+                return Err(Trouble::new(Kind::TimedOut, "timed out"));
+            }
+            bytes = &bytes[sent..];
+        }
+        Ok(())
+    }
+
+    /// Waits for more bytes, no longer than the time-out; false at the channel's end.
+    fn receive(&mut self) -> Result<bool, Trouble> {
+        self.come.drain(..self.taken);
+        self.taken = 0;
+        let before = self.come.len();
+        self.come.resize(before + PIECE, 0);
+        let read = self.channel.read(&mut self.come[before..]);
+        self.come.truncate(before + read.as_ref().copied().unwrap_or_default());
+        Ok(read.map_err(|error| Trouble::from(&error))? > 0)
+    }
+
+    /// Hands over the next whole message, if one has come.
+    fn answer<T>(&mut self, take: impl FnOnce(Reply<'_>) -> Result<T, Oddity>) -> Result<Option<T>, Trouble> {
+        let odd = |oddity: Oddity| Trouble::new(Kind::Lost, format!("the server sent {oddity}"));
+        let Some((reply, size)) = Reply::first(&self.come[self.taken..]).map_err(odd)? else {
+            return Ok(None);
+        };
+        let answer = take(reply).map_err(odd)?;
+        self.taken += size;
+        Ok(Some(answer))
+    }
+}
+
+/// The server says no, and the session is as good as before.
+fn is_refusal(error: &ssh2::Error) -> bool {
+    // Channel not opened, request not granted.
+    matches!(error.code(), ErrorCode::Session(-21 | -22))
+}
