@@ -189,16 +189,15 @@ impl SftpServer {
     /// # Errors
     /// Whatever the disk says.
     pub fn fill_up(&self, left: u64) -> anyhow::Result<()> {
-        let disk = rustix::fs::statvfs(self.view())?;
-        let free = disk.f_bavail.saturating_mul(disk.f_frsize);
         let ballast = std::fs::File::create(self.ballast())?;
-        rustix::fs::fallocate(
-            &ballast,
-            rustix::fs::FallocateFlags::empty(),
-            0,
-            free.saturating_sub(left).max(1),
-        )?;
-        Ok(())
+        // Others may write just now: what is free is asked again.
+        wait::until("the disk is filled up", READY, || {
+            let disk = rustix::fs::statvfs(self.view())?;
+            let free = disk.f_bavail.saturating_mul(disk.f_frsize).saturating_sub(left);
+            let taken = ballast.metadata()?.len();
+            let all = rustix::fs::FallocateFlags::empty();
+            Ok(rustix::fs::fallocate(&ballast, all, taken, free.max(1))?)
+        })
     }
 
     /// Frees what [`Self::fill_up`] took.

@@ -12,6 +12,7 @@ use harness::curl::Curl;
 use harness::extent;
 use harness::receipts::{Dice, Receipt};
 use harness::sftp_pair::{SftpPair, replicas};
+use harness::sftp_server::SftpServer;
 use harness::vault_host::{PairPlan, Vault};
 use harness::wait::{self, Deadline};
 
@@ -43,12 +44,21 @@ fn pause(dice: &mut Dice, from: u64, to: usize) {
     std::thread::sleep(Duration::from_millis(from + dice.below(to) as u64));
 }
 
-/// Kills either vault or both, and starts them again, also before they were ready.
-fn kill_at_random(vaults: &mut [Vault; 2], dice: &mut Dice, lasting: Duration) -> usize {
+/// Kills either vault or both, and starts them again, also before they were ready. Now and then a
+/// server's sessions die just before.
+fn kill_at_random(
+    vaults: &mut [Vault; 2],
+    servers: &[SftpServer; 2],
+    dice: &mut Dice,
+    lasting: Duration,
+) -> usize {
     let deadline = Deadline::after(lasting);
     let mut kills = 0;
     while !deadline.passed() {
         pause(dice, 150, 1500);
+        if dice.below(4) == 0 {
+            servers[dice.below(2)].kill_sessions().unwrap();
+        }
         let victims: &[usize] = [&[0][..], &[1], &[0, 1]][dice.below(3)];
         for victim in victims {
             vaults[*victim].program().unwrap().kill().unwrap();
@@ -75,8 +85,9 @@ fn vaults_killed_at_random_while_they_load_lose_nothing_that_they_acknowledged()
             let (calls, seeds, stop, kept) = (&calls, &seeds, &stop, &kept);
             scope.spawn(move || load(calls, dice, seeds, stop, kept));
         }
-        let vaults = &mut house.pair.vaults;
-        let killed = std::panic::AssertUnwindSafe(|| kill_at_random(vaults, &mut Dice::new(seed), lasting));
+        let (vaults, servers) = (&mut house.pair.vaults, &house.servers);
+        let mut dice = Dice::new(seed);
+        let killed = std::panic::AssertUnwindSafe(|| kill_at_random(vaults, servers, &mut dice, lasting));
         let kills = std::panic::catch_unwind(killed);
         stop.store(true, Ordering::Relaxed);
         kills.unwrap()
@@ -131,7 +142,7 @@ fn with_own_clock(folder: &Path) -> Vec<OsString> {
 #[test]
 fn a_clock_that_is_wrong_by_days_loses_nothing_and_what_is_owed_does_not_wait_for_it() {
     let plan = PairPlan { wrapper: Some(with_own_clock), ..PairPlan::default() };
-    let mut house = SftpPair::start_with(plan, harness::sftp_server::SftpServer::start).unwrap();
+    let mut house = SftpPair::start_with(plan, SftpServer::start).unwrap();
     let mut receipts = vec![house.upload(0, 1, 100 * KIB).unwrap(), house.upload(1, 2, 100 * KIB).unwrap()];
     house.settled(&receipts).unwrap();
     let mut days = vec![created(&house, &receipts[0])];

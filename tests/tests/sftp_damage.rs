@@ -16,9 +16,9 @@ const SOON: Duration = Duration::from_secs(60);
 const KIB: usize = 1 << 10;
 
 /// Uploads one file for each seed, alternately at both vaults; every seventh is not small.
-fn upload_some(house: &SftpPair, seeds: std::ops::Range<u64>) -> Vec<Receipt> {
-    let length = |seed: u64| if seed % 7 == 0 { 1500 * KIB } else { KIB + 3 * seed as usize };
-    seeds.map(|seed| house.upload(usize::from(seed % 2 == 0), seed, length(seed)).unwrap()).collect()
+fn upload_some(house: &SftpPair, seeds: std::ops::Range<usize>) -> Vec<Receipt> {
+    let length = |seed: usize| if seed.is_multiple_of(7) { 1500 * KIB } else { KIB + 3 * seed };
+    seeds.map(|seed| house.upload(seed % 2, seed as u64, length(seed)).unwrap()).collect()
 }
 
 fn ids(receipts: &[Receipt]) -> BTreeSet<String> {
@@ -154,7 +154,7 @@ fn every_kind_of_rot_on_both_servers_is_found_and_healed_by_both_vaults_at_once(
     std::thread::scope(|scope| {
         let both = [0, 1].map(|vault| scope.spawn(move || check(vault)));
         house.read_back(&receipts).unwrap();
-        both.map(|one| one.join().unwrap().unwrap());
+        both.into_iter().for_each(|one| one.join().unwrap().unwrap());
     });
     wait::until("every replica is as it was", SOON, || {
         for (receipt, sound) in receipts.iter().zip(&sound) {
