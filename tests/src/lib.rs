@@ -14,6 +14,7 @@ pub mod extent;
 pub mod netns;
 pub mod plain;
 pub mod ports;
+pub mod proftpd;
 pub mod program;
 pub mod raw;
 pub mod receipts;

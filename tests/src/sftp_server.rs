@@ -1,4 +1,4 @@
-//! A private OpenSSH server that serves one folder by SFTP: own configuration, host key, port
+//! A private SFTP server (OpenSSH's, or ProFTPD) that serves one folder by SFTP: own configuration, host key, port
 //! and account key, as an operator of a file server would set it up. It can be stopped,
 //! killed, frozen and started again with all its sessions, and its folder wiped or rolled back.
 
@@ -14,7 +14,7 @@ use rustix::process::{Pid, kill_process};
 
 use crate::program::{Program, Recipe, Signal, run};
 use crate::vault_host::files_below;
-use crate::{ports, wait};
+use crate::{ports, proftpd, wait};
 
 /// How long it may take until it takes connections.
 const READY: Duration = Duration::from_secs(15);
@@ -73,30 +73,35 @@ impl SftpServer {
     /// # Errors
     /// As [`Self::start`].
     pub fn start_behind(wrapper: Vec<OsString>, folder: &Path, place: &Path) -> anyhow::Result<Self> {
+        Self::start_program(folder, place, |address| {
+            // sshd wants its empty folder even where nobody is separated into it.
+            std::fs::create_dir_all("/run/sshd")?;
+            let mut recipe = Recipe::new("sshd", SSHD.into(), sshd_words(folder, address)?, folder);
+            recipe.wrapper = wrapper;
+            Ok(recipe)
+        })
+    }
+
+    /// As [`Self::start`], but it is ProFTPD.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_proftpd(folder: &Path, place: &Path) -> anyhow::Result<Self> {
+        Self::start_program(folder, place, |address| proftpd::recipe(folder, address))
+    }
+
+    fn start_program(
+        folder: &Path,
+        place: &Path,
+        recipe: impl FnOnce(SocketAddr) -> anyhow::Result<Recipe>,
+    ) -> anyhow::Result<Self> {
         std::fs::create_dir_all(folder)?;
         std::fs::create_dir_all(place)?;
-        // sshd wants its empty folder even where nobody is separated into it.
-        std::fs::create_dir_all("/run/sshd")?;
         let address = ports::free()?;
         for name in ["host", "user"] {
             make_key(&folder.join(name))?;
         }
-        std::fs::copy(folder.join("user.pub"), folder.join("authorized_keys"))?;
-        let config = format!(
-            "Port {port}\nListenAddress {ip}\nHostKey {host}\nAuthorizedKeysFile {keys}\nPidFile none\n\
-             StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n\
-             Subsystem sftp internal-sftp\n",
-            port = address.port(),
-            ip = address.ip(),
-            host = folder.join("host").display(),
-            keys = folder.join("authorized_keys").display(),
-        );
-        let file = folder.join("sshd_config");
-        std::fs::write(&file, config)?;
-        let words: [OsString; 4] = ["-D".into(), "-e".into(), "-f".into(), file.into()];
-        let mut recipe = Recipe::new("sshd", SSHD.into(), words, folder);
-        recipe.wrapper = wrapper;
-        let program = Program::start(recipe)?;
+        let program = Program::start(recipe(address)?)?;
         let server = Self {
             place: place.to_owned(),
             address,
@@ -344,6 +349,23 @@ impl Drop for SftpServer {
         // Its sessions would outlive the listener. It may have been killed already.
         let _ = self.kill();
     }
+}
+
+/// Writes sshd's configuration into `folder`, where the keys lie, and tells its arguments.
+fn sshd_words(folder: &Path, address: SocketAddr) -> anyhow::Result<[OsString; 4]> {
+    std::fs::copy(folder.join("user.pub"), folder.join("authorized_keys"))?;
+    let config = format!(
+        "Port {port}\nListenAddress {ip}\nHostKey {host}\nAuthorizedKeysFile {keys}\nPidFile none\n\
+         StrictModes no\nUsePAM no\nPasswordAuthentication no\nPermitRootLogin yes\n\
+         Subsystem sftp internal-sftp\n",
+        port = address.port(),
+        ip = address.ip(),
+        host = folder.join("host").display(),
+        keys = folder.join("authorized_keys").display(),
+    );
+    let file = folder.join("sshd_config");
+    std::fs::write(&file, config)?;
+    Ok(["-D".into(), "-e".into(), "-f".into(), file.into()])
 }
 
 /// Makes an ed25519 key without passphrase.

@@ -93,6 +93,39 @@ fn check_says_what_is_wrong_with_an_sftp_server() {
     assert!(said.contains("file server paris") && said.contains("ssh-keyscan"), "{said}");
 }
 
+#[test]
+fn a_server_that_is_not_openssh_keeps_files_as_well_and_both_heal_each_other() {
+    let start = |folder: &Path, place: &Path| {
+        let other = place.ends_with(FILE_SERVERS[1]);
+        if other { SftpServer::start_proftpd(folder, place) } else { SftpServer::start(folder, place) }
+    };
+    let mut house = SftpPair::start_with(PairPlan::default(), start).unwrap();
+    let mut receipts: Vec<_> = (1..8).map(|seed| house.upload(0, seed, 400_000).unwrap()).collect();
+    house.settled(&receipts).unwrap();
+    for victim in [1, 0] {
+        house.servers[victim].kill().unwrap();
+        for seed in 10..14 {
+            receipts.push(house.upload(victim, seed + 10 * victim as u64, 400_000).unwrap());
+        }
+        house.servers[victim].start_again().unwrap();
+        house.settled(&receipts).unwrap();
+        let replica = house.servers[victim].replica(&receipts[victim].id);
+        let sound = std::fs::read(&replica).unwrap();
+        std::fs::write(&replica, &sound[..sound.len() - 1]).unwrap();
+        let [first, second] = &house.pair.vaults;
+        for vault in [first, second] {
+            vault.command(&["file", "scrub"]).unwrap();
+        }
+        wait::until("the rot is found and healed", SOON, || {
+            anyhow::ensure!(std::fs::read(&replica)? == sound);
+            Ok(())
+        })
+        .unwrap();
+    }
+    house.settled(&receipts).unwrap();
+    house.read_back(&receipts).unwrap();
+}
+
 /// An agent for both vaults, which lie below `folder`.
 struct Agent {
     socket: std::path::PathBuf,

@@ -9,7 +9,8 @@ use std::time::Duration;
 
 use harness::receipts::Receipt;
 use harness::sftp_pair::{SftpPair, replicas};
-use harness::vault_host::FILE_SERVERS;
+use harness::sftp_server::SftpServer;
+use harness::vault_host::{FILE_SERVERS, PairPlan};
 use harness::wait;
 
 const SOON: Duration = Duration::from_secs(60);
@@ -110,6 +111,39 @@ fn a_wiped_server_is_believed_by_nobody_until_it_is_adopted_and_then_filled_agai
     }
     house.settled(&receipts).unwrap();
     assert!(replicas(&house.servers[1]).unwrap().is_superset(&ids(&receipts)));
+    house.read_back(&receipts).unwrap();
+}
+
+#[test]
+fn what_is_deleted_leaves_both_servers_after_its_grace_also_one_that_was_away() {
+    let plan = PairPlan { storage: "undelete_within = \"3s\"\n".to_owned(), ..PairPlan::default() };
+    let mut house = SftpPair::start_with(plan, SftpServer::start).unwrap();
+    let mut receipts = upload_some(&house, 1..9);
+    house.settled(&receipts).unwrap();
+    let deleted = receipts.split_off(5);
+    house.servers[0].kill().unwrap();
+    for (place, receipt) in deleted.iter().enumerate() {
+        let call = house.files(place % 2).to(&format!("/{}", receipt.id));
+        call.clone().method("DELETE").send().unwrap().expect(&[204]).unwrap();
+        call.send().unwrap().expect(&[410]).unwrap();
+    }
+    assert!(replicas(&house.servers[1]).unwrap().is_superset(&ids(&deleted)), "not before the grace is over");
+    wait::until("its bytes are gone where they can be removed", SOON, || {
+        anyhow::ensure!(replicas(&house.servers[1])?.is_disjoint(&ids(&deleted)));
+        Ok(())
+    })
+    .unwrap();
+    house.servers[0].start_again().unwrap();
+    wait::until("both hold exactly what is not deleted", SOON, || {
+        for server in &house.servers {
+            let there = replicas(server)?;
+            anyhow::ensure!(there == ids(&receipts), "{}: {there:?}", server.place.display());
+        }
+        Ok(())
+    })
+    .unwrap();
+    let refused = house.pair.vaults[0].command(&["file", "undelete", &deleted[0].id]).unwrap_err();
+    assert!(format!("{refused:#}").contains("purged"), "{refused:#}");
     house.read_back(&receipts).unwrap();
 }
 

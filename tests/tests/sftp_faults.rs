@@ -9,9 +9,11 @@ use harness::receipts::{Receipt, noise};
 use harness::sftp_pair::{SftpPair, replicas};
 use harness::sftp_server::SftpServer;
 use harness::vault_host::{FILE_SERVERS, PairPlan};
-use harness::wait;
+use harness::{plain, wait};
 
 const SOON: Duration = Duration::from_secs(60);
+/// The pair's `file_server_timeout`: who is refused at once must not wait for it.
+const DEADLINE: Duration = Duration::from_secs(3);
 const MIB: usize = 1 << 20;
 /// Long enough on its way to be hit in the middle.
 const LARGE: usize = 48 * MIB;
@@ -113,6 +115,39 @@ fn a_server_that_dies_or_hangs_in_mid_download_is_replaced_by_the_other_without_
         house.settled(std::slice::from_ref(&receipt)).unwrap();
     }
     house.read_back(&[receipt]).unwrap();
+}
+
+#[test]
+fn a_silent_server_costs_an_upload_its_deadline_once_and_the_next_ones_nothing() {
+    let house = SftpPair::start().unwrap();
+    let mut receipts = vec![house.upload(0, 1, MIB).unwrap()];
+    house.settled(&receipts).unwrap();
+    house.servers[1].freeze().unwrap();
+    let first = Duration::from_secs(9);
+    for (seed, most) in [(2, first), (3, DEADLINE), (4, DEADLINE), (5, DEADLINE)] {
+        let (asked, took) = wait::timed(|| Receipt::ask(&house.files(0), seed, 64 << 10));
+        receipts.push(asked.unwrap());
+        assert!(took < most, "upload {seed} took {took:?}");
+    }
+    let (read, took) = wait::timed(|| receipts[3].read_back(&house.files(0)));
+    assert!(read.is_ok() && took < DEADLINE, "{read:?} took {took:?}");
+    let admin = house.pair.vaults[0].admin;
+    let metric = |name: &str| plain::metric(admin, &format!("vault_storage_file_server_{name}"));
+    wait::until("what is owed is told, and for how long", SOON, || {
+        let (owed, age) = (metric("owed_replicas")?, metric("owed_oldest_seconds")?);
+        anyhow::ensure!(owed >= 4.0 && age >= 1.0, "{owed} for {age} s");
+        Ok(())
+    })
+    .unwrap();
+    house.servers[1].thaw().unwrap();
+    house.settled(&receipts).unwrap();
+    wait::until("nothing is owed", SOON, || {
+        let owed = metric("owed_replicas")?;
+        anyhow::ensure!(owed < 1.0, "{owed}");
+        Ok(())
+    })
+    .unwrap();
+    house.read_back(&receipts).unwrap();
 }
 
 #[test]
