@@ -45,10 +45,10 @@ fn pause(dice: &mut Dice, from: u64, to: usize) {
 }
 
 /// Kills either vault or both, and starts them again, also before they were ready. Now and then a
-/// server's sessions die just before.
+/// server's sessions die just before; in the full run it is the whole server, or it hangs.
 fn kill_at_random(
     vaults: &mut [Vault; 2],
-    servers: &[SftpServer; 2],
+    servers: &mut [SftpServer; 2],
     dice: &mut Dice,
     lasting: Duration,
 ) -> usize {
@@ -56,8 +56,13 @@ fn kill_at_random(
     let mut kills = 0;
     while !deadline.passed() {
         pause(dice, 150, 1500);
-        if dice.below(4) == 0 {
-            servers[dice.below(2)].kill_sessions().unwrap();
+        let server = &mut servers[dice.below(2)];
+        let blow = dice.below(if extent::is_full() { 8 } else { 4 });
+        match blow {
+            0 => server.kill_sessions().unwrap(),
+            4 => server.kill().unwrap(),
+            5 => server.freeze().unwrap(),
+            _ => {}
         }
         let victims: &[usize] = [&[0][..], &[1], &[0, 1]][dice.below(3)];
         for victim in victims {
@@ -67,6 +72,17 @@ fn kill_at_random(
         pause(dice, 0, 200);
         for victim in victims {
             vaults[*victim].program().unwrap().restart().unwrap();
+        }
+        match blow {
+            4 => {
+                pause(dice, 0, 4000);
+                server.start_again().unwrap();
+            }
+            5 => {
+                pause(dice, 0, 6000);
+                server.thaw().unwrap();
+            }
+            _ => {}
         }
     }
     kills
@@ -85,7 +101,7 @@ fn vaults_killed_at_random_while_they_load_lose_nothing_that_they_acknowledged()
             let (calls, seeds, stop, kept) = (&calls, &seeds, &stop, &kept);
             scope.spawn(move || load(calls, dice, seeds, stop, kept));
         }
-        let (vaults, servers) = (&mut house.pair.vaults, &house.servers);
+        let (vaults, servers) = (&mut house.pair.vaults, &mut house.servers);
         let mut dice = Dice::new(seed);
         let killed = std::panic::AssertUnwindSafe(|| kill_at_random(vaults, servers, &mut dice, lasting));
         let kills = std::panic::catch_unwind(killed);

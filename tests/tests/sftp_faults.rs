@@ -65,6 +65,9 @@ fn a_server_that_dies_or_hangs_in_mid_upload_costs_a_delay_and_no_file() {
             assert!(written.unwrap() < LARGE as u64, "it was whole already");
             upload.join().unwrap().unwrap()
         });
+        if blow != Blow::KillSessions {
+            assert!(!house.servers[victim].replica(&receipt.id).exists(), "it was not hit in the middle");
+        }
         // While it is still away, the other one answers.
         house.read_back(std::slice::from_ref(&receipt)).unwrap();
         receipts.push(receipt);
@@ -139,7 +142,15 @@ fn a_silent_server_costs_an_upload_its_deadline_once_and_the_next_ones_nothing()
         Ok(())
     })
     .unwrap();
-    house.servers[1].thaw().unwrap();
+    // With the other one silent too, nobody says yes, and the key is good again later.
+    house.servers[0].freeze().unwrap();
+    let (refused, took) = wait::timed(|| house.files(0).key("k6").body(noise(6, 5000)).send().unwrap());
+    assert_eq!((refused.status, refused.word("code").unwrap().as_str()), (503, "not_durable"));
+    assert!(refused.header("retry-after").is_some() && took < first, "{refused:?} took {took:?}");
+    for server in &house.servers {
+        server.thaw().unwrap();
+    }
+    receipts.push(house.upload(1, 6, 5000).unwrap());
     house.settled(&receipts).unwrap();
     wait::until("nothing is owed", SOON, || {
         let owed = metric("owed_replicas")?;
