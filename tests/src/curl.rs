@@ -174,6 +174,31 @@ impl Curl {
         Answer::parse(&output.stdout).with_context(|| format!("curl {}: no answer in it", self.url))
     }
 
+    /// Runs it where a further argument says what becomes of the answer, as `--output`.
+    ///
+    /// # Errors
+    /// curl's own reason.
+    pub fn output(&self) -> anyhow::Result<String> {
+        let mut command = self.command();
+        command.args(["--globoff", &self.url]);
+        let output = self.run(command)?;
+        let told = String::from_utf8_lossy(&output.stderr);
+        anyhow::ensure!(output.status.success(), "curl {}: {}", self.url, told.trim());
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
+    /// What it prints with `--write-out`, also where the call as a whole fails: a server that
+    /// answers before it has read everything may close before curl has sent everything.
+    #[must_use]
+    pub fn told(&self) -> String {
+        let mut command = self.command();
+        command.args(["--globoff", &self.url]);
+        self.run(command).map_or_else(
+            |error| format!("{error:#}"),
+            |output| String::from_utf8_lossy(&output.stdout).into_owned(),
+        )
+    }
+
     /// Runs `count` of it at once. Over HTTP/2 they share one connection, over HTTP/1.1 each
     /// has its own.
     ///

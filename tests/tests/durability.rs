@@ -2,11 +2,13 @@
 //! before the answer left, on both vaults where that is promised. The same look at a build
 //! without its fsyncs must find them missing, or it would prove nothing.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use anyhow::Context;
 use harness::cluster::temporary_folder;
+use harness::sftp_pair::SftpPair;
+use harness::sftp_server::SftpServer;
 use harness::trace::{Call, Moment, Trace};
 use harness::vault_host::{Pair, PairPlan, Vault};
 use harness::{binaries, wait};
@@ -30,8 +32,27 @@ fn an_acknowledged_file_was_synced_with_its_name_and_its_entry_before_the_answer
     let folder = temporary_folder().unwrap();
     let pair = Pair::start(folder.path(), &traced(None)).unwrap();
     for (asked, vault) in pair.vaults.iter().enumerate() {
-        file_is_durable(&pair, vault, &format!("durable-file-{asked}")).unwrap();
+        file_is_durable(&pair, vault, &format!("durable-file-{asked}"), [&vault.folder; 2]).unwrap();
     }
+}
+
+#[test]
+fn an_acknowledged_file_was_synced_by_both_sftp_servers_before_the_answer() {
+    let house = SftpPair::start_with(traced(None), traced_server).unwrap();
+    let traces = house.servers.each_ref().map(SftpServer::folder);
+    for (asked, vault) in house.pair.vaults.iter().enumerate() {
+        file_is_durable(&house.pair, vault, &format!("durable-file-{asked}"), traces).unwrap();
+    }
+}
+
+#[test]
+fn a_build_without_fsync_is_found_out_on_sftp_servers_too() {
+    let control = binaries::find_without_fsync().unwrap();
+    let house = SftpPair::start_with(traced(Some(&control)), traced_server).unwrap();
+    let traces = house.servers.each_ref().map(SftpServer::folder);
+    let file = file_is_durable(&house.pair, &house.pair.vaults[0], "careless-file", traces);
+    let file = file.unwrap_err().to_string();
+    assert!(file.contains("the bytes of") && file.contains("not synced before the answer"), "{file}");
 }
 
 #[test]
@@ -42,12 +63,16 @@ fn a_build_without_fsync_is_found_out() {
     let [first, _] = &pair.vaults;
     let number = number_is_durable(&pair, first, "careless-number").unwrap_err().to_string();
     assert!(number.contains("not synced before the answer"), "{number}");
-    let file = file_is_durable(&pair, first, "careless-file").unwrap_err().to_string();
+    let file = file_is_durable(&pair, first, "careless-file", [&first.folder; 2]).unwrap_err().to_string();
     assert!(file.contains("not synced before the answer"), "{file}");
 }
 
 fn traced(binary: Option<&Path>) -> PairPlan {
     PairPlan { wrapper: Some(Trace::wrapper), binary: binary.map(Path::to_owned), ..PairPlan::default() }
+}
+
+fn traced_server(folder: &Path, place: &Path) -> anyhow::Result<SftpServer> {
+    SftpServer::start_behind(Trace::wrapper(folder), folder, place)
 }
 
 /// Draws a number at `asked` and looks at both vaults' calls.
@@ -68,16 +93,17 @@ fn number_is_durable(pair: &Pair, asked: &Vault, key: &str) -> anyhow::Result<()
     Ok(())
 }
 
-/// Uploads a file at `asked` and looks at its calls.
-fn file_is_durable(pair: &Pair, asked: &Vault, key: &str) -> anyhow::Result<()> {
+/// Uploads a file at `asked` and looks at its calls, and at those of whoever keeps the replicas:
+/// `traces` are the folders in which theirs are written down.
+fn file_is_durable(pair: &Pair, asked: &Vault, key: &str, traces: [&PathBuf; 2]) -> anyhow::Result<()> {
     let upload =
         asked.control(&format!("/v1/files?owner={OWNER}")).key(key).body("a document\n".repeat(5000));
     let id = upload.send()?.expect(&[201])?.word("id")?;
     let reply = reply_to(asked, key)?;
     let trace = Trace::read(&asked.folder)?;
     let mut stored_from = Moment::MAX;
-    for file_server in &pair.file_servers {
-        let named = replica_is_durable(&trace, file_server, &id, reply)?;
+    for (file_server, folder) in pair.file_servers.iter().zip(traces) {
+        let named = replica_is_durable(&Trace::read(folder)?, file_server, &id, reply)?;
         stored_from = stored_from.min(named.end);
     }
     let logged = log_writes(&trace, key, stored_from, reply);
@@ -92,12 +118,7 @@ fn file_is_durable(pair: &Pair, asked: &Vault, key: &str) -> anyhow::Result<()> 
 
 /// The replica's bytes were synced before it got its name, and the directory that holds the
 /// name was synced before the answer. Returns the call that named it.
-fn replica_is_durable<'t>(
-    trace: &'t Trace,
-    file_server: &Path,
-    id: &str,
-    reply: Moment,
-) -> anyhow::Result<&'t Call> {
+fn replica_is_durable(trace: &Trace, file_server: &Path, id: &str, reply: Moment) -> anyhow::Result<Call> {
     let place = file_server.display().to_string();
     let named = trace
         .find(|call| call.is_naming() && call.arguments.contains(id) && call.arguments.contains(&place))
@@ -122,7 +143,7 @@ fn replica_is_durable<'t>(
             && named.arguments.contains(&format!("{}/", call.file.trim_start_matches(&place)))
     });
     anyhow::ensure!(folder_synced, "{place}: the directory of {id} was not synced before the answer");
-    Ok(named)
+    Ok(named.clone())
 }
 
 /// When the answer to the request that carried `key` began to leave.

@@ -12,6 +12,7 @@ mod enrol;
 pub mod files;
 mod guard;
 pub mod key;
+mod lingering;
 mod metrics;
 pub mod numbers;
 mod pki;

@@ -317,6 +317,8 @@ struct Inner {
     keys: Mutex<KeyLocks>,
     /// Objects with an upload under way: their intents are nobody's to settle.
     live: Mutex<HashSet<ObjectId>>,
+    /// The peer's intents when they were last looked at.
+    foreign: Mutex<HashSet<ObjectId>>,
     tell_peer: RwLock<Option<TellPeer>>,
     peer_knows: RwLock<Option<PeerKnows>>,
     /// Repair turns in a row that found the peer there.
@@ -388,6 +390,7 @@ impl Storage {
             downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
             keys: Mutex::default(),
             live: Mutex::default(),
+            foreign: Mutex::default(),
             tell_peer: RwLock::default(),
             peer_knows: RwLock::default(),
             peer_turns: AtomicU32::new(0),

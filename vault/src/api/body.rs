@@ -8,6 +8,7 @@ use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use http::{StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
+use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 
 use super::refusal::Refusal;
@@ -58,9 +59,13 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
     }
 }
 
-/// Takes a body that is refused off the line, unless it is long: closing with unread bytes would
-/// reset the connection, and the caller would never see why.
+/// Takes a body that is refused off the line, so that the connection serves the next call. One
+/// that says itself that it is too long for that is not even asked for, where the caller waits to
+/// be asked (`Expect: 100-continue`, RFC 9110, 10.1.1); its connection is closed.
 pub(super) async fn discard(body: Body) {
+    if body.size_hint().lower() > MOST_DISCARDED as u64 {
+        return;
+    }
     discard_pieces(body.into_data_stream()).await;
 }
 

@@ -17,6 +17,7 @@ use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::sync::watch;
 use tower::ServiceExt;
 
+use super::lingering::{Lingering, Unread};
 use super::stream::{Arriving, Progressing};
 
 /// Longest head, in bytes; hyper answers 431 beyond it.
@@ -90,15 +91,18 @@ impl Session {
         let Self { router, caller, origin, validity, limits, drain, stop } = self;
         let serial = caller.as_ref().map_or_else(String::new, |caller| caller.serial.clone());
         let known = caller.is_some();
+        let unread = Unread::default();
+        let left = unread.clone();
         let service = service_fn(move |request: Request<Incoming>| {
-            let mut request = request.map(|body| Body::new(Arriving::new(body, limits.idle)));
+            let arriving = |body| Body::new(Arriving::new(body, limits.idle, left.clone()));
+            let mut request = request.map(arriving);
             if let Some(caller) = &caller {
                 request.extensions_mut().insert(caller.clone());
             }
             request.extensions_mut().insert(origin.clone());
             router.clone().oneshot(request)
         });
-        let stream = TokioIo::new(Progressing::new(stream, limits.idle));
+        let stream = TokioIo::new(Lingering::new(Progressing::new(stream, limits.idle), unread));
         let connection = hyper::server::conn::http1::Builder::new()
             .timer(TokioTimer::new())
             .header_read_timeout(limits.head)

@@ -11,6 +11,8 @@ use hyper::body::{Body, Frame, SizeHint};
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::time::{Instant, Sleep};
 
+use super::lingering::Unread;
+
 /// Runs only while something is awaited.
 struct Patience {
     limit: Duration,
@@ -102,15 +104,24 @@ impl<S: AsyncWrite + Unpin> AsyncWrite for Progressing<S> {
     }
 }
 
-/// A request body whose next bytes must come in time.
-pub(super) struct Arriving<B> {
+/// A request body whose next bytes must come in time. Dropped before its end, it is noted.
+pub(super) struct Arriving<B: Body> {
     inner: B,
     patience: Patience,
+    unread: Unread,
 }
 
-impl<B> Arriving<B> {
-    pub(super) fn new(inner: B, limit: Duration) -> Self {
-        Self { inner, patience: Patience::new(limit) }
+impl<B: Body> Arriving<B> {
+    pub(super) fn new(inner: B, limit: Duration, unread: Unread) -> Self {
+        Self { inner, patience: Patience::new(limit), unread }
+    }
+}
+
+impl<B: Body> Drop for Arriving<B> {
+    fn drop(&mut self) {
+        if !self.inner.is_end_stream() {
+            self.unread.note();
+        }
     }
 }
 

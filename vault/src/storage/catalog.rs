@@ -301,6 +301,22 @@ impl Catalog {
         self.read(move |db| rows::pending(db, &origin, limit)).await
     }
 
+    /// Tells the peer once more of those of these objects that are intents.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(super) async fn tell_again(&self, ids: Vec<ObjectId>) -> Result<(), CatalogError> {
+        self.write(move |db| {
+            for id in &ids {
+                if rows::entry(db, id)?.is_some_and(|entry| entry.state == State::Pending) {
+                    rows::touch(db, id)?;
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
     /// How much there is of what.
     ///
     /// # Errors

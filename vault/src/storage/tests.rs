@@ -385,6 +385,37 @@ async fn a_retry_at_the_other_vault_finds_the_intent_and_never_acts_twice() {
 }
 
 #[tokio::test]
+async fn an_intent_that_its_own_vault_has_forgotten_is_asked_for_and_settled() {
+    let place = Place::new();
+    let (own, other) = (place.open("vault-a").await, place.open("vault-b").await);
+    let model = put(&own, "model", b"content").await.unwrap().entry;
+    let metadata = Metadata { key: "k".to_owned(), ..model.metadata.clone() };
+    let model = Entry { metadata, state: State::Pending, replicas: Vec::new(), ..model };
+    let intend = |id| own.0.catalog.intend(Entry { id, ..model.clone() });
+    let pending = async |storage: &Storage| storage.status().await.unwrap().pending;
+    let forgotten = ObjectId::new([1; 32]);
+    intend(forgotten).await.unwrap();
+    patrol::sync_with(&own, &other).await;
+    // It comes to nothing, and the retry forgets it before the other vault hears of that.
+    own.0.catalog.dropped(forgotten).await.unwrap();
+    intend(ObjectId::new([2; 32])).await.unwrap();
+    own.repair_turn().await.unwrap();
+    patrol::sync_with(&own, &other).await;
+    assert_eq!((pending(&own).await, pending(&other).await), (0, 1));
+
+    let cursor = other.last_change();
+    other.set_peer_up(tokio::sync::watch::channel(true).1);
+    for _ in 0..40 {
+        other.repair_turn().await.unwrap();
+    }
+    own.merge(other.changes_since(cursor, 10).await.unwrap(), None).await.unwrap();
+    assert_eq!(pending(&own).await, 1, "it is an intent again");
+    own.repair_turn().await.unwrap();
+    patrol::sync_with(&own, &other).await;
+    assert_eq!((pending(&own).await, pending(&other).await), (0, 0));
+}
+
+#[tokio::test]
 async fn an_unmounted_directory_is_not_claimed_by_a_vault_that_knows_objects_there() {
     let place = Place::new();
     let storage = place.open("vault-a").await;

@@ -1,7 +1,9 @@
 //! One repair turn: probe what is away, settle old intents, pay what is owed. Drives what
 //! `repair` decides; bounded, so that it never starves uploads.
 
+use std::collections::HashSet;
 use std::io::Read;
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -24,6 +26,8 @@ const DEBTS: usize = 1000;
 const BUDGET: Budget = Budget { actions: 200, bytes: 1 << 30 };
 /// Intents settled in a turn.
 const INTENTS: usize = 64;
+/// Every so many turns the peer is asked what became of its intents.
+const ASK_EVERY: u32 = 16;
 /// A temporary file of the peer's that nobody has touched for this long is nobody's.
 const STALE: Duration = Duration::from_secs(24 * 3600);
 /// A full file server is tried again once it has this much space.
@@ -59,6 +63,9 @@ impl Storage {
             inner.probe(server).await;
         }
         inner.reload_keys().await?;
+        if number.is_multiple_of(ASK_EVERY) && inner.peer_is_up() {
+            inner.ask_for_intents().await?;
+        }
         let purged = inner.purge_due().await?;
         let mut turn = Turn { settled: inner.settle_intents().await?, purged, ..Turn::default() };
         let servers = inner.conditions(1);
@@ -156,6 +163,25 @@ impl Inner {
             }
         }
         Ok(settled)
+    }
+
+    /// Intents of the peer's that stay intents: it may have forgotten them, as attempts that came
+    /// to nothing, before this vault heard of their end. Told again, they come back to it as
+    /// intents and are settled there. Those of uploads under way change nothing there.
+    async fn ask_for_intents(&self) -> Result<(), StorageError> {
+        let pending = self.catalog.pending(self.settings.peer.clone(), INTENTS).await?;
+        let pending: HashSet<_> = pending.into_iter().map(|entry| entry.id).collect();
+        let before = std::mem::take(&mut *self.foreign());
+        let lasting: Vec<_> = pending.intersection(&before).copied().collect();
+        *self.foreign() = pending;
+        if !lasting.is_empty() {
+            self.catalog.tell_again(lasting).await?;
+        }
+        Ok(())
+    }
+
+    fn foreign(&self) -> std::sync::MutexGuard<'_, HashSet<ObjectId>> {
+        self.foreign.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     async fn act(&self, action: &Action) -> Result<(), StorageError> {

@@ -106,7 +106,7 @@ pub(super) fn forget_replica(db: &Connection, id: &ObjectId, server: &str) -> ru
 }
 
 /// Forgets the attempts with a key that came to nothing, so that retries do not pile up.
-/// Where the peer still knows one, it comes back as an intent and is settled again.
+/// Where the peer knows one as an intent still, it comes back as that and is settled again.
 pub(super) fn forget_dropped(db: &Connection, owner: &str, key: &str) -> rusqlite::Result<()> {
     let dropped = "SELECT id FROM objects WHERE owner = ?1 AND key = ?2 AND state = 1";
     for sql in [

@@ -348,8 +348,19 @@ impl Sftp {
         Err(FileServerError::Damaged { server: self.name.clone(), object: id.to_string(), why })
     }
 
-    /// `false`: something else has the name.
+    /// `false`: something else has the name. A folder that was there may have gone under us
+    /// (restored, cleaned up): then it is made again.
     fn name_finally(&self, link: &mut Link, temporary: &Path, path: &Path) -> Result<bool, Trouble> {
+        match self.name_in_folders(link, temporary, path) {
+            Err(trouble) if trouble.kind == Kind::Missing => {
+                self.forget_folders(path);
+                self.name_in_folders(link, temporary, path)
+            }
+            other => other,
+        }
+    }
+
+    fn name_in_folders(&self, link: &mut Link, temporary: &Path, path: &Path) -> Result<bool, Trouble> {
         self.make_folders(link, path)?;
         self.steps.reach(|| Step::Rename(temporary.to_owned(), path.to_owned()));
         match link.rename(temporary, path) {
@@ -379,8 +390,7 @@ impl Sftp {
         Ok(())
     }
 
-    fn forget_folders(&self, id: &ObjectId) {
-        let path = layout::replica_path(&self.root, id);
+    fn forget_folders(&self, path: &Path) {
         let mut durable = lock(&self.durable);
         for folder in path.ancestors().skip(1).take(2) {
             durable.remove(folder);
@@ -473,7 +483,7 @@ impl FileServer for Sftp {
         let done = self.write(id, source, &temporary);
         if let Err(error) = &done {
             // A folder may have gone under us (restored, cleaned up): look again next time.
-            self.forget_folders(id);
+            self.forget_folders(&layout::replica_path(&self.root, id));
             let hangs = |source: &std::io::Error| source.kind() == std::io::ErrorKind::TimedOut;
             if !matches!(error, FileServerError::Away { source, .. } if hangs(source)) {
                 self.discard(&temporary);

@@ -25,6 +25,21 @@ fn a_directory_keeps_the_contract() {
     contract::run(&server, &|| Box::new(directory(&root)), &damage);
 }
 
+#[test]
+fn a_folder_that_goes_under_a_running_server_is_made_again_at_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let root = folder.path().join("place");
+    let server = directory(&root);
+    server.attach(None, true).unwrap();
+    let (id, bytes) = object(b"its folders were there once");
+    server.put(&id, &mut in_memory(bytes.clone())).unwrap();
+    for parts in [2, 1] {
+        let path = server.replica_path(&id);
+        std::fs::remove_dir_all(path.ancestors().nth(parts).unwrap()).unwrap();
+        assert_eq!(server.put(&id, &mut in_memory(bytes.clone())).unwrap(), Put::Written);
+    }
+}
+
 /// A disk that forgets at a power failure whatever was not flushed, driven by the real
 /// directory's steps: what is left must hold every replica whose `put` had returned, whole.
 #[derive(Default)]

@@ -437,6 +437,20 @@ fn an_exchanged_place_is_not_an_empty_file_server() {
 }
 
 #[test]
+fn a_folder_that_goes_under_a_running_server_is_made_again_at_once() {
+    let sshd = Sshd::start();
+    let server = attached(&sshd);
+    let (id, bytes) = object(b"its folders were there once");
+    server.put(&id, &mut in_memory(bytes.clone())).unwrap();
+    for parts in [2, 1] {
+        let path = layout::replica_path(&sshd.place(), &id);
+        std::fs::remove_dir_all(path.ancestors().nth(parts).unwrap()).unwrap();
+        assert_eq!(server.put(&id, &mut in_memory(bytes.clone())).unwrap(), Put::Written);
+    }
+    assert_eq!(whole(&server, &id), bytes);
+}
+
+#[test]
 fn everything_is_flushed_before_put_returns() {
     let sshd = Sshd::start();
     let seen = Arc::new(Mutex::new(Vec::new()));
