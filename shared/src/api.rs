@@ -176,7 +176,7 @@ pub struct VerifiedReplica {
     pub file_server: String,
     /// What was found.
     pub state: Verdict,
-    /// In words, where it is not whole.
+    /// In words, where it is not whole, or was mended just now.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub why: Option<String>,
 }

@@ -34,6 +34,7 @@ mod debts;
 mod deletion;
 mod download;
 mod lookup;
+mod mending;
 mod metrics;
 mod patrol;
 mod rebuild;
@@ -47,6 +48,8 @@ mod status;
 mod step;
 mod sync;
 mod task;
+mod tasks;
+mod tombstones;
 mod turn;
 mod upload;
 mod verify;
@@ -62,6 +65,7 @@ pub use download::Plaintext;
 pub use file_server::{FileServerError, Login, SftpSettings};
 pub use key::KeyError;
 pub use lookup::Found;
+pub use mending::Slots;
 pub use object::{Entry, Metadata, ObjectId, ReplicaState, State};
 pub use ring::Use;
 pub use round::Round;
@@ -84,6 +88,7 @@ use sessions::Sessions;
 use spool::Spool;
 use step::Steps;
 use task::Task;
+use tasks::Asked;
 
 /// Downloads at once; each holds about two frames in memory.
 const MAX_DOWNLOADS: usize = 256;
@@ -309,6 +314,8 @@ struct Inner {
     ring: RwLock<Arc<Ring>>,
     rewrap: Arc<Task>,
     rebuild: Arc<Task>,
+    /// Walks of a former life that go on when both file servers answer.
+    broken_off: Mutex<Vec<Asked>>,
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     /// Keys with an upload under way.
@@ -383,6 +390,7 @@ impl Storage {
             ring: RwLock::new(Arc::new(ring)),
             rewrap: Arc::default(),
             rebuild: Arc::default(),
+            broken_off: Mutex::default(),
             uploads: Arc::new(Semaphore::new(settings.max_uploads)),
             downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
             keys: Mutex::default(),
@@ -401,6 +409,7 @@ impl Storage {
             settings,
         }));
         join_all(storage.0.servers.iter().map(|server| storage.0.attach(server))).await;
+        storage.recall_asked().await?;
         Ok(storage)
     }
 

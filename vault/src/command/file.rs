@@ -9,14 +9,15 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use http::{Method, Request};
+use indicatif::ProgressBar;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::api::{File, OwedReplica, Page, Verdict, VerifiedFile};
 
 use super::control::{self, Progress, whole};
-use super::{CommandError, Output, recover};
-use crate::storage::{AdoptedServer, ObjectId, Synced};
+use super::{CommandError, LOOK, Output, recover};
+use crate::storage::{AdoptedServer, ObjectId, Round, Synced};
 
 /// A list's page, or one file's deletion on both file servers, is answered within this time.
 const SOON: Duration = Duration::from_secs(60);
@@ -75,7 +76,15 @@ pub enum Verb {
     /// What is missing is owed and copied, what is unknown is taken in. It also runs by itself.
     Sync,
     /// Begin a new scrub: every replica is read again, slowly; `vault status` tells how far it is
-    Scrub,
+    ///
+    /// What is damaged is set aside and copied from the other file server; one of the two records
+    /// in front of a file that has rotted is written anew. The two vaults share the work: each
+    /// needs to be told.
+    Scrub {
+        /// Stay until this vault's share is done. Broken off, the scrub itself goes on
+        #[arg(long)]
+        follow: bool,
+    },
     /// Accept a wiped or replaced file server as a new place, on which everything is owed
     AdoptServer {
         /// Its name in the configuration
@@ -122,16 +131,7 @@ impl Verb {
                     Err(CommandError::NotListed(synced.unlisted))
                 }
             }
-            Self::Scrub => {
-                let (request, progress) =
-                    (bare(Method::POST, "/v1/file-servers/scrub")?, Progress::default());
-                let begun = control::call(socket, request, SOON, &progress).await?;
-                control::accepted(socket, begun).await?;
-                output.show(
-                    &serde_json::json!({ "begun": true }),
-                    "the scrub has begun; vault status tells how far it is",
-                )
-            }
+            Self::Scrub { follow } => scrub(socket, *follow, output).await,
             Self::AdoptServer { name } => {
                 let path = format!("/v1/file-servers/{}/adopt", encoded(name));
                 let adopted: AdoptedServer = ask(socket, Method::POST, &path, SOON).await?;
@@ -274,6 +274,41 @@ async fn verify(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Resul
         return Err(CommandError::NotWhole { wanting, looked: all.len() });
     }
     Ok(())
+}
+
+async fn scrub(socket: &Path, follow: bool, output: &mut Output<'_>) -> Result<(), CommandError> {
+    const PATH: &str = "/v1/file-servers/scrub";
+    let begun = control::call(socket, bare(Method::POST, PATH)?, SOON, &Progress::default()).await?;
+    control::accepted(socket, begun).await?;
+    if !follow {
+        return output.show(
+            &serde_json::json!({ "begun": true }),
+            "the scrub has begun; vault status tells how far it is, --follow stays until its end",
+        );
+    }
+    let bar = share_bar(output);
+    let round = loop {
+        let round: Round = ask(socket, Method::GET, PATH, SOON).await?;
+        if !round.running {
+            break round;
+        }
+        // In the order of their ids, which are hashes: the first byte tells how far it is.
+        bar.set_position(round.position.map_or(0, |id| u64::from(id.first()) * 100 / 256));
+        bar.set_message(scrubbed(&round));
+        tokio::time::sleep(LOOK).await;
+    };
+    bar.finish_and_clear();
+    output.show(&round, &scrubbed(&round))
+}
+
+fn scrubbed(round: &Round) -> String {
+    let Round { checked, damaged, mended, .. } = round;
+    format!("{checked} replicas read, {damaged} damaged or missing, {mended} records written anew")
+}
+
+/// A bar of a hundred steps, for what knows how far it is in per cent.
+pub(super) fn share_bar(output: &Output<'_>) -> ProgressBar {
+    transfer::bar(output, Some(100), transfer::SHARE)
 }
 
 async fn ask<A: DeserializeOwned>(

@@ -59,6 +59,7 @@ impl Storage {
             inner.probe(server).await;
         }
         inner.reload_keys().await?;
+        inner.go_on_with_asked().await?;
         let purged = inner.purge_due().await?;
         let mut turn = Turn { settled: inner.settle_intents().await?, purged, ..Turn::default() };
         let servers = inner.conditions(1);

@@ -33,6 +33,9 @@ const ENDLESS: &str = "{spinner} {binary_bytes}, {binary_bytes_per_sec}";
 /// One that counts files.
 pub(super) const COUNT: &str = "{bar:32} {pos} of {len} files, {eta} left";
 
+/// One that counts per cent.
+pub(super) const SHARE: &str = "{bar:32} {pos} %, {msg}";
+
 /// `vault file put`
 #[derive(Debug, Args)]
 pub struct Put {
