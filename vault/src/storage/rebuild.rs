@@ -57,7 +57,8 @@ impl Storage {
             identities.extend(keys.into_iter().map(|key| key.identity));
         }
         let (after, objects) = inner.catalog.walk(WALK).await?;
-        if objects && after.is_none() && !merge {
+        let broken_off = after.is_some() || inner.catalog.asked(REBUILD).await?.is_some();
+        if objects && !broken_off && !merge {
             return Err(StorageError::NotEmpty);
         }
         let running = inner.rebuild.begin().ok_or(StorageError::Busy("the catalog is being rebuilt"))?;

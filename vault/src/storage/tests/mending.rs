@@ -25,7 +25,8 @@ fn rotten_slots(replicas: &[std::path::PathBuf]) -> usize {
 fn counted(storage: &prometheus::Registry, name: &str) -> f64 {
     let families = storage.gather();
     let family = families.iter().find(|family| family.name() == name);
-    family.map_or(0.0, |family| family.get_metric().iter().map(|metric| metric.get_counter().value()).sum())
+    family
+        .map_or(0.0, |family| family.get_metric().iter().map(|metric| metric.get_counter().get_value()).sum())
 }
 
 #[tokio::test]
