@@ -23,8 +23,12 @@ struct House {
 
 impl House {
     fn new() -> Self {
+        Self::planned(&PairPlan::default())
+    }
+
+    fn planned(plan: &PairPlan) -> Self {
         let folder = temporary_folder().unwrap();
-        let pair = Pair::start(folder.path(), &PairPlan::default()).unwrap();
+        let pair = Pair::start(folder.path(), plan).unwrap();
         let erp = pair.enrol("edge", "erp", "www1").unwrap();
         Self { pair, erp, folder }
     }
@@ -40,6 +44,25 @@ impl House {
 
     fn json(&self, vault: usize, words: &[&str]) -> anyhow::Result<Value> {
         Ok(serde_json::from_str(&self.pair.vaults[vault].command(&[&["--json"], words].concat())?)?)
+    }
+
+    /// Both vaults die, and their catalogs are lost.
+    fn burn_catalogs(&mut self) {
+        for vault in &mut self.pair.vaults {
+            vault.program().unwrap().kill().unwrap();
+            for file in files_below(&vault.folder.join("state")).unwrap() {
+                if file.file_name().unwrap().to_string_lossy().starts_with("catalog.db") {
+                    std::fs::remove_file(file).unwrap();
+                }
+            }
+        }
+    }
+
+    fn restart(&mut self) {
+        for vault in &mut self.pair.vaults {
+            vault.program().unwrap().restart().unwrap();
+        }
+        self.pair.wait_ready().unwrap();
     }
 
     /// What each key of a vault is for, the newest first.
@@ -140,13 +163,8 @@ fn with_both_vaults_disks_lost_the_file_servers_and_a_key_bring_every_file_back(
         (0..12).map(|n| house.upload(&format!("doc-{n}"), format!("text {n}").as_bytes())).collect();
     let refused = house.pair.vaults[0].command(&["file", "rebuild-catalog"]).unwrap_err();
     assert!(format!("{refused:#}").contains("say --merge"), "{refused:#}");
-    for vault in &mut house.pair.vaults {
-        vault.program().unwrap().kill().unwrap();
-        for file in files_below(&vault.folder.join("state")).unwrap() {
-            if file.file_name().unwrap().to_string_lossy().starts_with("catalog.db") {
-                std::fs::remove_file(file).unwrap();
-            }
-        }
+    house.burn_catalogs();
+    for vault in &house.pair.vaults {
         // Not even the storage key is left.
         let key = vault.folder.join("storage.key");
         std::fs::remove_file(&key).unwrap();
@@ -156,10 +174,7 @@ fn with_both_vaults_disks_lost_the_file_servers_and_a_key_bring_every_file_back(
     let words = ["keys", "init", "--file", key.to_str().unwrap(), "--escrow", unused.to_str().unwrap()];
     house.pair.vaults[0].command(&words).unwrap();
     std::fs::copy(&key, house.pair.vaults[1].folder.join("storage.key")).unwrap();
-    for vault in &mut house.pair.vaults {
-        vault.program().unwrap().restart().unwrap();
-    }
-    house.pair.wait_ready().unwrap();
+    house.restart();
 
     let escrow = house.pair.escrow.to_str().unwrap();
     let told = house.json(0, &["file", "rebuild-catalog", "--identity", escrow]).unwrap();
@@ -177,4 +192,46 @@ fn with_both_vaults_disks_lost_the_file_servers_and_a_key_bring_every_file_back(
             assert_eq!((read.status, read.text()), (200, format!("text {n}")), "{}", vault.name);
         }
     }
+}
+
+#[test]
+fn with_both_vaults_disks_lost_a_deleted_file_stays_deleted_until_an_operator_takes_it_back() {
+    let plan = PairPlan { storage: "inventory_every = \"1s\"\n".to_owned(), ..PairPlan::default() };
+    let mut house = House::planned(&plan);
+    let [kept, deleted] = ["kept", "deleted"].map(|key| house.upload(key, key.as_bytes()));
+    let gone = house.pair.vaults[0].call(&house.erp, &format!("/v1/files/{}", deleted.id)).method("DELETE");
+    assert_eq!(gone.send().unwrap().status, 204);
+    // Of each file server's, one vault's note is enough: the other file server may be lost, too.
+    wait::until("both file servers know of the deletion", SOON, || {
+        for server in &house.pair.file_servers {
+            let shelf = format!("revisions-{}.", &deleted.id[..2]);
+            let noted = files_below(&server.join("notes"))?
+                .iter()
+                .any(|note| note.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&shelf)));
+            anyhow::ensure!(noted, "{}", server.display());
+        }
+        Ok(())
+    })
+    .unwrap();
+    house.burn_catalogs();
+    for note in files_below(&house.pair.file_servers[0].join("notes")).unwrap() {
+        let told = std::fs::read(&note).unwrap();
+        assert!(!told.windows(3).any(|word| word == b"erp"), "{} names an owner", note.display());
+        std::fs::remove_file(note).unwrap();
+    }
+    house.restart();
+    let told = house.json(0, &["file", "rebuild-catalog", "--merge"]).unwrap();
+    assert_eq!((&told["deleted"], &told["failed"]), (&1.into(), &0.into()), "{told}");
+    let wait_for = |id: &str, status: u16| {
+        wait::until("both vaults answer alike", SOON, || {
+            let told = (house.status_of(0, id)?, house.status_of(1, id)?);
+            anyhow::ensure!(told == (status, status), "{told:?}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    wait_for(&kept.id, 200);
+    wait_for(&deleted.id, 410);
+    house.json(1, &["file", "undelete", &deleted.id]).unwrap();
+    wait_for(&deleted.id, 200);
 }
