@@ -1,11 +1,13 @@
 //! Stories of keys and of what comes back, told by an operator on the vaults' hosts: rotation and
-//! recovery with stock programs, a deletion taken back, both disks lost.
+//! recovery with stock programs, a deletion taken back, both disks lost; and what a terminal shows
+//! of long work meanwhile.
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use harness::binaries;
 use harness::cluster::temporary_folder;
 use harness::vault_host::{Holder, Pair, PairPlan, files_below};
 use harness::wait;
@@ -234,4 +236,45 @@ fn with_both_vaults_disks_lost_a_deleted_file_stays_deleted_until_an_operator_ta
     wait_for(&deleted.id, 410);
     house.json(1, &["file", "undelete", &deleted.id]).unwrap();
     wait_for(&deleted.id, 200);
+}
+
+/// What a command of the first vault shows, its errors and its bars too: on a terminal, or not.
+fn shown(house: &House, words: &str, on_terminal: bool) -> String {
+    let (binary, config) = (binaries::find("vault").unwrap(), &house.pair.vaults[0].config);
+    let line = format!("{} --config {} {words}", binary.display(), config.display());
+    let mut command = if on_terminal { Command::new("script") } else { Command::new("sh") };
+    match on_terminal {
+        true => command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm"),
+        false => command.args(["-c", &line]),
+    };
+    let told = command.stdin(Stdio::null()).output().unwrap();
+    assert!(told.status.success(), "{words}: {told:?}");
+    String::from_utf8([told.stdout, told.stderr].concat()).unwrap()
+}
+
+#[test]
+fn a_terminal_shows_a_bar_of_long_work_and_nothing_else_does() {
+    let house = House::new();
+    let document = house.folder.path().join("document");
+    std::fs::write(&document, vec![7; 3 << 20]).unwrap();
+    let put = format!("file put {} --owner erp", document.display());
+    house.pair.vaults[0].command(&["keys", "rotate"]).unwrap();
+    let id = house.upload("k", b"sealed to the earlier key").id;
+    let keys = house.pair.vaults.each_ref().map(|vault| vault.folder.join("storage.key"));
+    std::fs::copy(&keys[0], &keys[1]).unwrap();
+    house.wait_for_uses(&["active", "earlier"]);
+    let (get, verify) =
+        (format!("file get {id} --output {}", document.display()), format!("file verify {id}"));
+    for words in ["keys rewrap --per-second 1", &put, &get, &verify, "file scrub --follow"] {
+        let bar = |text: &str| text.contains(['\u{2588}', '\u{2591}']);
+        let told = shown(&house, words, true);
+        assert!(bar(&told), "{words}: {told:?}");
+        let json = format!("--json {words}");
+        for (words, on_terminal) in [(words, false), (json.as_str(), true)] {
+            let told = shown(&house, words, on_terminal);
+            assert!(!bar(&told) && !told.contains('\u{1b}'), "{words}: {told:?}");
+        }
+        let told = shown(&house, &json, false);
+        assert!(serde_json::from_str::<Value>(&told).is_ok(), "{words}: {told:?}");
+    }
 }

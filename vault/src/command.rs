@@ -66,6 +66,15 @@ pub enum CommandError {
     /// It says no.
     #[error("the vault refuses: {0}{next}", next = next_step(&.0.code))]
     Refused(Problem),
+    /// One of several asked for.
+    #[error("{id}: {source}; those after it are as they were")]
+    About {
+        /// The file.
+        id: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<CommandError>,
+    },
     /// The authority.
     #[error(transparent)]
     Pki(#[from] PkiError),
@@ -128,6 +137,13 @@ pub enum CommandError {
     /// Standard output is closed.
     #[error("the answer cannot be printed: {0}")]
     Print(#[from] io::Error),
+}
+
+impl CommandError {
+    /// The same, where several files were named.
+    fn about(self, id: &str) -> Self {
+        Self::About { id: id.to_owned(), source: Box::new(self) }
+    }
 }
 
 /// Where answers go, and whether as JSON.
@@ -431,6 +447,23 @@ fn wall_clock() -> std::time::SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_says_what_to_do_next() {
+        let detail = "this file has been deleted by its owner";
+        let problem = Problem::new(StatusCode::GONE, "deleted", detail);
+        let refused = CommandError::Refused(problem).about("7f3a");
+        assert_eq!(
+            refused.to_string(),
+            "7f3a: the vault refuses: 410 deleted: this file has been deleted by its owner; vault file undelete \
+             takes it back within storage.undelete_within; those after it are as they were"
+        );
+        let progress = Progress { done: 30, deleted: 2, ..Progress::default() };
+        assert_eq!(
+            counts(&progress),
+            "30 done, 0 were so already, 0 failed, 2 of them are deleted: vault file undelete takes one back"
+        );
+    }
 
     #[test]
     fn status_reads_as_indented_lines() {

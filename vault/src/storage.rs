@@ -271,7 +271,10 @@ pub enum StorageError {
         why: String,
     },
     /// The deletion can no longer be taken back.
-    #[error("storage: object {id}: deleted longer ago than storage.undelete_within; it is purged")]
+    #[error(
+        "storage: object {id}: deleted longer ago than storage.undelete_within and purged; \
+         a replica in a backup of a file server opens by hand, with the storage key or the escrow key"
+    )]
     TooLate {
         /// The object.
         id: ObjectId,
@@ -286,7 +289,7 @@ pub enum StorageError {
     #[error("storage: the catalog knows objects already; say --merge to add what it lacks")]
     NotEmpty,
     /// A file server cannot be listed. The operator looks at it, then starts again.
-    #[error("storage: both file servers must be listed: {0}")]
+    #[error("storage: both file servers must be listed: {0}; what was taken in is kept")]
     Listing(String),
     /// A task of ours ended early: the program is stopping.
     #[error("storage: stopping; try again")]
@@ -336,6 +339,8 @@ struct Inner {
     compared: AtomicI64,
     /// An operator has begun a new scrub since this one's last object.
     scrubbed_anew: AtomicBool,
+    /// File servers whose notes are sealed with a key that is no longer the active one.
+    reseal: Mutex<HashSet<String>>,
     /// Why debts could not be paid.
     reasons: Reasons,
     /// Which file server is read first.
@@ -403,6 +408,7 @@ impl Storage {
             comparing: tokio::sync::Mutex::default(),
             compared: AtomicI64::new(0),
             scrubbed_anew: AtomicBool::new(false),
+            reseal: Mutex::default(),
             reasons: Reasons::default(),
             metrics: Metrics::new().map_err(|error| StorageError::Start(error.to_string()))?,
             steps,
@@ -538,6 +544,10 @@ impl Inner {
     fn peer_is_up(&self) -> bool {
         let up = self.peer_up.read().unwrap_or_else(PoisonError::into_inner);
         up.as_ref().is_some_and(|up| *up.borrow())
+    }
+
+    fn reseal(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.reseal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn live(&self) -> std::sync::MutexGuard<'_, HashSet<ObjectId>> {

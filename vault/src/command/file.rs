@@ -59,7 +59,8 @@ pub enum Verb {
     },
     /// Read every replica of files from end to end, and tell what is whole where
     ///
-    /// Exit code 1 where one is not. What is damaged is set aside, and healed like what is missing.
+    /// Exit code 1 where one is not. What is damaged is set aside, and healed like what is missing;
+    /// one of the two records in front of a file that has rotted is written anew at once.
     Verify {
         /// As `vault file list` shows them
         #[arg(required = true, value_name = "ID")]
@@ -92,7 +93,9 @@ pub enum Verb {
     },
     /// Fill an empty catalog from both file servers
     ///
-    /// For the day on which both vaults' disks are lost. Broken off, it goes on when started again.
+    /// For the day on which both vaults' disks are lost. What was deleted stays deleted, as far as
+    /// the file servers note it. After a restart of vault it goes on by itself; with --identity, say
+    /// it again.
     RebuildCatalog {
         /// A key file to try beside storage.key_file, such as the escrow key
         #[arg(long, value_name = "FILE")]
@@ -220,14 +223,27 @@ impl Listing {
 }
 
 async fn remove(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Result<(), CommandError> {
-    let mut text = String::new();
-    for id in ids {
-        let request = bare(Method::DELETE, &place(id)?)?;
-        let answer = control::call(socket, request, SOON, &Progress::default()).await?;
-        control::accepted(socket, answer).await?;
-        text.push_str(&format!("removed {id}\n"));
+    let places = ids.iter().map(|id| place(id)).collect::<Result<Vec<_>, _>>()?;
+    let mut removed = Vec::with_capacity(ids.len());
+    let mut stopped = None;
+    for (id, place) in ids.iter().zip(places) {
+        let remove = async {
+            let request = bare(Method::DELETE, &place)?;
+            let answer = control::call(socket, request, SOON, &Progress::default()).await?;
+            control::accepted(socket, answer).await
+        };
+        if let Err(error) = remove.await {
+            stopped = Some(error.about(id));
+            break;
+        }
+        removed.push(id);
     }
-    output.show(&serde_json::json!({ "removed": ids }), &text)
+    if stopped.is_none() || !removed.is_empty() {
+        let mut text: String = removed.iter().map(|id| format!("removed {id}\n")).collect();
+        text.push_str("vault file undelete ID takes one back, within storage.undelete_within");
+        output.show(&serde_json::json!({ "removed": removed }), &text)?;
+    }
+    stopped.map_or(Ok(()), Err)
 }
 
 async fn owed(socket: &Path, limit: usize, output: &mut Output<'_>) -> Result<(), CommandError> {
@@ -251,9 +267,16 @@ async fn owed(socket: &Path, limit: usize, output: &mut Output<'_>) -> Result<()
 async fn verify(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Result<(), CommandError> {
     let places = ids.iter().map(|id| place(id)).collect::<Result<Vec<_>, _>>()?;
     let bar = transfer::bar(output, Some(ids.len() as u64), transfer::COUNT);
-    let (mut all, mut text) = (Vec::new(), String::new());
-    for place in places {
-        let found: VerifiedFile = ask(socket, Method::POST, &format!("{place}/verify"), LATE).await?;
+    let (mut all, mut text, mut stopped) = (Vec::new(), String::new(), None);
+    for (id, place) in ids.iter().zip(places) {
+        let asked = ask::<VerifiedFile>(socket, Method::POST, &format!("{place}/verify"), LATE).await;
+        let found = match asked {
+            Ok(found) => found,
+            Err(error) => {
+                stopped = Some(error.about(id));
+                break;
+            }
+        };
         for replica in &found.replicas {
             let state = match replica.state {
                 Verdict::Whole => "whole",
@@ -268,7 +291,12 @@ async fn verify(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Resul
         bar.inc(1);
     }
     bar.finish_and_clear();
-    output.show(&all, &text)?;
+    if stopped.is_none() || !all.is_empty() {
+        output.show(&all, &text)?;
+    }
+    if let Some(error) = stopped {
+        return Err(error);
+    }
     let wanting = all.iter().filter(|file| !file.whole).count();
     if wanting > 0 {
         return Err(CommandError::NotWhole { wanting, looked: all.len() });

@@ -171,13 +171,18 @@ impl Inner {
     async fn write_if_due(&self, server: &Sessions, stale: bool) -> Result<(), StorageError> {
         let name = server.name().to_owned();
         let Some(place) = self.catalog.place(name.clone()).await?.0 else { return Ok(()) };
-        let remembered = self.catalog.generation(name).await?;
+        let remembered = self.catalog.generation(name.clone()).await?;
         let every = i64::try_from(self.settings.inventory_every.as_secs()).unwrap_or(i64::MAX);
         let due = remembered.is_none_or(|memory| {
             memory.change != self.catalog.last_change()
                 && !(0..every).contains(&now().saturating_sub(memory.at))
         });
-        if stale || due { self.write_notes(server, &place, remembered).await } else { Ok(()) }
+        let reseal = self.reseal().contains(&name);
+        if stale || due || reseal {
+            self.write_notes(server, &place, remembered).await?;
+            self.reseal().remove(&name);
+        }
+        Ok(())
     }
 
     /// Writes down on a file server what should lie there.
@@ -192,7 +197,10 @@ impl Inner {
         let keys = self.note_keys();
         let found = self.read_marker(server, &title("generation"), &keys).await?;
         let left = match &found {
-            Some(marker) => self.read_inventory(server, &title("inventory"), marker, &keys).await?,
+            // After a change of keys all of it is written anew.
+            Some(marker) => {
+                self.read_inventory(server, &title("inventory"), marker, &keys[..keys.len().min(1)]).await?
+            }
             None => None,
         };
         // Before the inventory is gathered: what changes meanwhile is the next one's.

@@ -78,7 +78,8 @@ impl Storage {
         }
         inner.scrubbed_anew.store(false, Ordering::Relaxed);
         let mut round = round.at_work(now());
-        let objects = inner.catalog.list(None, round.position, OBJECTS).await?;
+        // Deleted ones too: whoever takes one back wants it whole.
+        let objects = inner.catalog.held(round.position, OBJECTS).await?;
         let last = objects.len() < OBJECTS;
         for entry in &objects {
             self.scrub_object(entry, &mut round).await?;

@@ -222,6 +222,19 @@ impl Catalog {
         .await
     }
 
+    /// Objects that have replicas, deleted ones that may be taken back among them, after `after`, in
+    /// order of id.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(in crate::storage) async fn held(
+        &self,
+        after: Option<ObjectId>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, CatalogError> {
+        self.read(move |db| rows::held(db, after.as_ref(), limit)).await
+    }
+
     /// What is owed, the oldest first.
     ///
     /// # Errors

@@ -59,6 +59,23 @@ async fn a_scrub_finds_rot_in_one_of_two_records_and_writes_it_anew_from_the_oth
 }
 
 #[tokio::test]
+async fn what_may_still_be_taken_back_is_scrubbed_and_healed_too() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let id = put(&storage, "k", b"content").await.unwrap().entry.id;
+    storage.delete(&id).await.unwrap();
+    rot(&place.replicas("one")[0], 0);
+    rot(&place.replicas("one")[0], 1);
+    storage.scrub().await.unwrap();
+    while storage.scrub_turn().await.unwrap() {}
+    assert_eq!(storage.status().await.unwrap().scrub.damaged, 1);
+    assert_eq!(storage.repair_turn().await.unwrap().copied, 1);
+    std::fs::remove_dir_all(place.path("two")).unwrap();
+    storage.undelete(&id).await.unwrap();
+    assert_eq!(read(&storage, &id, None).await.unwrap(), b"content");
+}
+
+#[tokio::test]
 async fn verifying_tells_of_a_rotten_record_and_mends_it() {
     let place = Place::new();
     let storage = place.open("vault-a").await;

@@ -1,7 +1,7 @@
 //! Promises of deletions that outlive both catalogs: what the file servers note of them decides
 //! when a catalog comes back from the file servers alone.
 
-use super::upkeep::rebuilt;
+use super::upkeep::{ended, rebuilt};
 use super::*;
 
 async fn put_all<const N: usize>(storage: &Storage, keys: [&str; N]) -> [ObjectId; N] {
@@ -112,6 +112,35 @@ async fn notes_of_deletions_that_no_key_opens_are_told_and_stop_nothing() {
     let progress = rebuilt(&storage, Some(&former), true).await;
     assert_eq!((progress.passed, progress.deleted, progress.warning), (1, 1, None));
     assert!(matches!(storage.find(&deleted).await.unwrap(), Found::Deleted(_)));
+}
+
+#[tokio::test]
+async fn after_a_rotation_the_new_key_alone_opens_what_is_noted_of_deletions() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let [deleted, gone] = put_all(&storage, ["deleted", "gone"]).await;
+    storage.delete(&deleted).await.unwrap();
+    erase(&storage, &gone).await;
+    storage.patrol_turn().await.unwrap();
+    key::rotate(&place.key_file(), clock()).unwrap();
+    storage.repair_turn().await.unwrap();
+    storage.agree_on_keys(&storage.status().await.unwrap().recipients).await.unwrap();
+    assert!(storage.rewrap(1000).await.unwrap().running);
+    ended(|| storage.rewrap_progress()).await;
+    storage.patrol_turn().await.unwrap();
+    drop(storage);
+    place.burn();
+    // The earlier key is taken out of the file.
+    let keys = std::fs::read_to_string(place.key_file()).unwrap();
+    let newest = keys.lines().take(3).collect::<Vec<_>>().join("\n");
+    std::fs::write(place.key_file(), newest).unwrap();
+    let storage = place.open("vault-a").await;
+    assert_eq!(storage.status().await.unwrap().recipients.len(), 1);
+    let progress = rebuilt(&storage, None, false).await;
+    assert_eq!((progress.deleted, progress.warning), (1, None));
+    for id in [deleted, gone] {
+        assert!(matches!(storage.find(&id).await.unwrap(), Found::Deleted(_)));
+    }
 }
 
 #[tokio::test]

@@ -232,11 +232,9 @@ impl World {
                 assert!(matches!(found, Found::Deleted(_)), "seed {seed}: {id}: {found:?}");
             }
         }
-        let hidden: Vec<_> = self.hidden.keys().copied().collect();
-        for id in hidden {
-            self.vaults[1].undelete(&id).await.unwrap();
-            let read = read(&self.vaults[1], &id, None).await.unwrap();
-            assert!(Some(&read) == self.hidden.get(&id), "seed {seed}: {id}");
+        for (id, text) in &self.hidden {
+            self.vaults[1].undelete(id).await.unwrap();
+            assert!(read(&self.vaults[1], id, None).await.unwrap() == *text, "seed {seed}: {id}");
         }
         for server in SERVERS {
             let there: BTreeSet<String> = self
