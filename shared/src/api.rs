@@ -176,7 +176,7 @@ pub struct VerifiedReplica {
     pub file_server: String,
     /// What was found.
     pub state: Verdict,
-    /// In words, where it is not whole.
+    /// In words, where it is not whole, or was mended just now.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub why: Option<String>,
 }
@@ -189,7 +189,8 @@ pub enum Verdict {
     Whole,
     /// Not there; owed from now on.
     Absent,
-    /// There, but not what was written: set aside, and owed from now on.
+    /// There, but not what was written: set aside, and owed from now on. Or one of its two records
+    /// is not, and cannot be written anew.
     Damaged,
     /// The file server does not answer, or does not let us read.
     Unknown,

@@ -1,11 +1,13 @@
 //! Stories of keys and of what comes back, told by an operator on the vaults' hosts: rotation and
-//! recovery with stock programs, a deletion taken back, both disks lost.
+//! recovery with stock programs, a deletion taken back, both disks lost; and what a terminal shows
+//! of long work meanwhile.
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
 use std::path::Path;
-use std::process::{Command, Output};
+use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
+use harness::binaries;
 use harness::cluster::temporary_folder;
 use harness::vault_host::{Holder, Pair, PairPlan, files_below};
 use harness::wait;
@@ -23,8 +25,12 @@ struct House {
 
 impl House {
     fn new() -> Self {
+        Self::planned(&PairPlan::default())
+    }
+
+    fn planned(plan: &PairPlan) -> Self {
         let folder = temporary_folder().unwrap();
-        let pair = Pair::start(folder.path(), &PairPlan::default()).unwrap();
+        let pair = Pair::start(folder.path(), plan).unwrap();
         let erp = pair.enrol("edge", "erp", "www1").unwrap();
         Self { pair, erp, folder }
     }
@@ -40,6 +46,25 @@ impl House {
 
     fn json(&self, vault: usize, words: &[&str]) -> anyhow::Result<Value> {
         Ok(serde_json::from_str(&self.pair.vaults[vault].command(&[&["--json"], words].concat())?)?)
+    }
+
+    /// Both vaults die, and their catalogs are lost.
+    fn burn_catalogs(&mut self) {
+        for vault in &mut self.pair.vaults {
+            vault.program().unwrap().kill().unwrap();
+            for file in files_below(&vault.folder.join("state")).unwrap() {
+                if file.file_name().unwrap().to_string_lossy().starts_with("catalog.db") {
+                    std::fs::remove_file(file).unwrap();
+                }
+            }
+        }
+    }
+
+    fn restart(&mut self) {
+        for vault in &mut self.pair.vaults {
+            vault.program().unwrap().restart().unwrap();
+        }
+        self.pair.wait_ready().unwrap();
     }
 
     /// What each key of a vault is for, the newest first.
@@ -140,13 +165,8 @@ fn with_both_vaults_disks_lost_the_file_servers_and_a_key_bring_every_file_back(
         (0..12).map(|n| house.upload(&format!("doc-{n}"), format!("text {n}").as_bytes())).collect();
     let refused = house.pair.vaults[0].command(&["file", "rebuild-catalog"]).unwrap_err();
     assert!(format!("{refused:#}").contains("say --merge"), "{refused:#}");
-    for vault in &mut house.pair.vaults {
-        vault.program().unwrap().kill().unwrap();
-        for file in files_below(&vault.folder.join("state")).unwrap() {
-            if file.file_name().unwrap().to_string_lossy().starts_with("catalog.db") {
-                std::fs::remove_file(file).unwrap();
-            }
-        }
+    house.burn_catalogs();
+    for vault in &house.pair.vaults {
         // Not even the storage key is left.
         let key = vault.folder.join("storage.key");
         std::fs::remove_file(&key).unwrap();
@@ -156,10 +176,7 @@ fn with_both_vaults_disks_lost_the_file_servers_and_a_key_bring_every_file_back(
     let words = ["keys", "init", "--file", key.to_str().unwrap(), "--escrow", unused.to_str().unwrap()];
     house.pair.vaults[0].command(&words).unwrap();
     std::fs::copy(&key, house.pair.vaults[1].folder.join("storage.key")).unwrap();
-    for vault in &mut house.pair.vaults {
-        vault.program().unwrap().restart().unwrap();
-    }
-    house.pair.wait_ready().unwrap();
+    house.restart();
 
     let escrow = house.pair.escrow.to_str().unwrap();
     let told = house.json(0, &["file", "rebuild-catalog", "--identity", escrow]).unwrap();
@@ -176,5 +193,88 @@ fn with_both_vaults_disks_lost_the_file_servers_and_a_key_bring_every_file_back(
             let read = vault.call(&house.erp, &format!("/v1/files/{}", file.id)).send().unwrap();
             assert_eq!((read.status, read.text()), (200, format!("text {n}")), "{}", vault.name);
         }
+    }
+}
+
+#[test]
+fn with_both_vaults_disks_lost_a_deleted_file_stays_deleted_until_an_operator_takes_it_back() {
+    let plan = PairPlan { storage: "inventory_every = \"1s\"\n".to_owned(), ..PairPlan::default() };
+    let mut house = House::planned(&plan);
+    let [kept, deleted] = ["kept", "deleted"].map(|key| house.upload(key, key.as_bytes()));
+    let gone = house.pair.vaults[0].call(&house.erp, &format!("/v1/files/{}", deleted.id)).method("DELETE");
+    assert_eq!(gone.send().unwrap().status, 204);
+    // Of each file server's, one vault's note is enough: the other file server may be lost, too.
+    wait::until("both file servers know of the deletion", SOON, || {
+        for server in &house.pair.file_servers {
+            let shelf = format!("revisions-{}.", &deleted.id[..2]);
+            let noted = files_below(&server.join("notes"))?
+                .iter()
+                .any(|note| note.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&shelf)));
+            anyhow::ensure!(noted, "{}", server.display());
+        }
+        Ok(())
+    })
+    .unwrap();
+    house.burn_catalogs();
+    for note in files_below(&house.pair.file_servers[0].join("notes")).unwrap() {
+        let told = std::fs::read(&note).unwrap();
+        assert!(!told.windows(3).any(|word| word == b"erp"), "{} names an owner", note.display());
+        std::fs::remove_file(note).unwrap();
+    }
+    house.restart();
+    let told = house.json(0, &["file", "rebuild-catalog", "--merge"]).unwrap();
+    assert_eq!((&told["deleted"], &told["failed"]), (&1.into(), &0.into()), "{told}");
+    let wait_for = |id: &str, status: u16| {
+        wait::until("both vaults answer alike", SOON, || {
+            let told = (house.status_of(0, id)?, house.status_of(1, id)?);
+            anyhow::ensure!(told == (status, status), "{told:?}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    wait_for(&kept.id, 200);
+    wait_for(&deleted.id, 410);
+    house.json(1, &["file", "undelete", &deleted.id]).unwrap();
+    wait_for(&deleted.id, 200);
+}
+
+/// What a command of the first vault shows, its errors and its bars too: on a terminal, or not.
+fn shown(house: &House, words: &str, on_terminal: bool) -> String {
+    let (binary, config) = (binaries::find("vault").unwrap(), &house.pair.vaults[0].config);
+    let line = format!("{} --config {} {words}", binary.display(), config.display());
+    let mut command = if on_terminal { Command::new("script") } else { Command::new("sh") };
+    match on_terminal {
+        true => command.args(["-qec", &line, "/dev/null"]).env("TERM", "xterm"),
+        false => command.args(["-c", &line]),
+    };
+    let told = command.stdin(Stdio::null()).output().unwrap();
+    assert!(told.status.success(), "{words}: {told:?}");
+    String::from_utf8([told.stdout, told.stderr].concat()).unwrap()
+}
+
+#[test]
+fn a_terminal_shows_a_bar_of_long_work_and_nothing_else_does() {
+    let house = House::new();
+    let document = house.folder.path().join("document");
+    std::fs::write(&document, vec![7; 3 << 20]).unwrap();
+    let put = format!("file put {} --owner erp", document.display());
+    house.pair.vaults[0].command(&["keys", "rotate"]).unwrap();
+    let id = house.upload("k", b"sealed to the earlier key").id;
+    let keys = house.pair.vaults.each_ref().map(|vault| vault.folder.join("storage.key"));
+    std::fs::copy(&keys[0], &keys[1]).unwrap();
+    house.wait_for_uses(&["active", "earlier"]);
+    let (get, verify) =
+        (format!("file get {id} --output {}", document.display()), format!("file verify {id}"));
+    for words in ["keys rewrap --per-second 1", &put, &get, &verify, "file scrub --follow"] {
+        let bar = |text: &str| text.contains(['\u{2588}', '\u{2591}']);
+        let told = shown(&house, words, true);
+        assert!(bar(&told), "{words}: {told:?}");
+        let json = format!("--json {words}");
+        for (words, on_terminal) in [(words, false), (json.as_str(), true)] {
+            let told = shown(&house, words, on_terminal);
+            assert!(!bar(&told) && !told.contains('\u{1b}'), "{words}: {told:?}");
+        }
+        let told = shown(&house, &json, false);
+        assert!(serde_json::from_str::<Value>(&told).is_ok(), "{words}: {told:?}");
     }
 }

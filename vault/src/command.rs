@@ -64,8 +64,17 @@ pub enum CommandError {
         status: StatusCode,
     },
     /// It says no.
-    #[error("the vault refuses: {0}")]
+    #[error("the vault refuses: {0}{next}", next = next_step(&.0.code))]
     Refused(Problem),
+    /// One of several asked for.
+    #[error("{id}: {source}; those after it are as they were")]
+    About {
+        /// The file.
+        id: String,
+        /// What is wrong with it.
+        #[source]
+        source: Box<CommandError>,
+    },
     /// The authority.
     #[error(transparent)]
     Pki(#[from] PkiError),
@@ -85,7 +94,7 @@ pub enum CommandError {
         source: io::Error,
     },
     /// A long walk ended before it had done everything.
-    #[error("{what} is not complete: {failed} failed; {last}")]
+    #[error("{what} is not complete: {failed} failed; {last}; {next}")]
     Incomplete {
         /// What was walked for.
         what: &'static str,
@@ -93,6 +102,8 @@ pub enum CommandError {
         failed: u64,
         /// The last failure.
         last: String,
+        /// How to go on.
+        next: &'static str,
     },
     /// A file on this host.
     #[error("{path}: {what}: {source}; {next}")]
@@ -126,6 +137,13 @@ pub enum CommandError {
     /// Standard output is closed.
     #[error("the answer cannot be printed: {0}")]
     Print(#[from] io::Error),
+}
+
+impl CommandError {
+    /// The same, where several files were named.
+    fn about(self, id: &str) -> Self {
+        Self::About { id: id.to_owned(), source: Box::new(self) }
+    }
 }
 
 /// Where answers go, and whether as JSON.
@@ -355,37 +373,59 @@ fn lines(text: &mut String, value: &Value, depth: usize) {
 /// How often a walk is looked at while it runs.
 const LOOK: std::time::Duration = std::time::Duration::from_millis(500);
 
-/// Shows a walk of the running vault until its end. Broken off, the walk itself goes on.
-async fn follow(
-    socket: &Path,
-    path: &str,
+/// A walk of the running vault, and what to say of it.
+struct Walk {
+    /// Where its progress is asked for.
+    path: &'static str,
+    /// What it is.
     what: &'static str,
-    output: &mut Output<'_>,
-) -> Result<(), CommandError> {
-    let mut shown = None;
+    /// How to go on where something of it failed.
+    next: &'static str,
+}
+
+/// Shows a walk of the running vault until its end. Broken off, the walk itself goes on.
+async fn follow(socket: &Path, walk: Walk, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let Walk { path, what, next } = walk;
+    let bar = file::share_bar(output);
     let progress = loop {
         let progress: Progress = ask(socket, Method::GET, path, None::<&()>).await?;
         if !progress.running {
             break progress;
         }
-        if !output.json && shown != Some(progress.percent) {
-            writeln!(output.to, "{:>3} %  {}", progress.percent, counts(&progress))?;
-            output.to.flush()?;
-            shown = Some(progress.percent);
-        }
+        bar.set_position(progress.percent.into());
+        bar.set_message(counts(&progress));
         tokio::time::sleep(LOOK).await;
     };
-    output.show(&progress, &format!("{what}: {}", counts(&progress)))?;
+    bar.finish_and_clear();
+    let warning = progress.warning.as_ref().map(|warning| format!("\n{warning}")).unwrap_or_default();
+    output.show(&progress, &format!("{what}: {}{warning}", counts(&progress)))?;
     if progress.finished && progress.failed == 0 {
         return Ok(());
     }
     let last = progress.last_error.unwrap_or_else(|| "the vault was started again meanwhile".to_owned());
-    Err(CommandError::Incomplete { what, failed: progress.failed, last })
+    Err(CommandError::Incomplete { what, failed: progress.failed, last, next })
 }
 
 fn counts(progress: &Progress) -> String {
-    let Progress { done, passed, failed, .. } = progress;
-    format!("{done} done, {passed} were so already, {failed} failed")
+    let Progress { done, passed, deleted, failed, .. } = progress;
+    let deleted = match deleted {
+        0 => String::new(),
+        some => format!(", {some} of them are deleted: vault file undelete takes one back"),
+    };
+    format!("{done} done, {passed} were so already, {failed} failed{deleted}")
+}
+
+/// What an operator does about a refusal whose own words are meant for every caller.
+fn next_step(code: &str) -> &'static str {
+    match code {
+        "deleted" => "; vault file undelete takes it back within storage.undelete_within",
+        "file_server_away" | "not_durable" => "; vault status names the file server and what ails it",
+        "unreadable" => "; vault file owed and vault status name the file servers that lack it, and why",
+        "storage_full" => "; vault status names the file server that is full",
+        "catalog" | "internal" => "; vault's log has the cause; check the disk under `state`",
+        "stopping" => "; or start it again with `vault serve`",
+        _ => "",
+    }
 }
 
 async fn blocking<T, E>(work: impl FnOnce() -> Result<T, E> + Send + 'static) -> Result<T, E>
@@ -407,6 +447,23 @@ fn wall_clock() -> std::time::SystemTime {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn what_is_told_says_what_to_do_next() {
+        let detail = "this file has been deleted by its owner";
+        let problem = Problem::new(StatusCode::GONE, "deleted", detail);
+        let refused = CommandError::Refused(problem).about("7f3a");
+        assert_eq!(
+            refused.to_string(),
+            "7f3a: the vault refuses: 410 deleted: this file has been deleted by its owner; vault file undelete \
+             takes it back within storage.undelete_within; those after it are as they were"
+        );
+        let progress = Progress { done: 30, deleted: 2, ..Progress::default() };
+        assert_eq!(
+            counts(&progress),
+            "30 done, 0 were so already, 0 failed, 2 of them are deleted: vault file undelete takes one back"
+        );
+    }
 
     #[test]
     fn status_reads_as_indented_lines() {

@@ -141,8 +141,8 @@ enum Keys {
     },
     /// Bring every record to the active key and the escrow (the vault must be running)
     ///
-    /// Bodies are not touched. It may be broken off at any time, and started again; one vault is
-    /// enough for both.
+    /// Bodies are not touched. It goes on by itself after a restart of vault; one vault is enough
+    /// for both.
     Rewrap {
         /// Most replicas a second
         #[arg(long, value_name = "COUNT", default_value_t = 200, value_parser = clap::value_parser!(u32).range(1..))]

@@ -34,6 +34,7 @@ mod debts;
 mod deletion;
 mod download;
 mod lookup;
+mod mending;
 mod metrics;
 mod patrol;
 mod rebuild;
@@ -47,6 +48,8 @@ mod status;
 mod step;
 mod sync;
 mod task;
+mod tasks;
+mod tombstones;
 mod turn;
 mod upload;
 mod verify;
@@ -62,6 +65,7 @@ pub use download::Plaintext;
 pub use file_server::{FileServerError, Login, SftpSettings};
 pub use key::KeyError;
 pub use lookup::Found;
+pub use mending::Slots;
 pub use object::{Entry, Metadata, ObjectId, ReplicaState, State};
 pub use ring::Use;
 pub use round::Round;
@@ -84,6 +88,7 @@ use sessions::Sessions;
 use spool::Spool;
 use step::Steps;
 use task::Task;
+use tasks::Asked;
 
 /// Downloads at once; each holds about two frames in memory.
 const MAX_DOWNLOADS: usize = 256;
@@ -266,7 +271,10 @@ pub enum StorageError {
         why: String,
     },
     /// The deletion can no longer be taken back.
-    #[error("storage: object {id}: deleted longer ago than storage.undelete_within; it is purged")]
+    #[error(
+        "storage: object {id}: deleted longer ago than storage.undelete_within and purged; \
+         a replica in a backup of a file server opens by hand, with the storage key or the escrow key"
+    )]
     TooLate {
         /// The object.
         id: ObjectId,
@@ -281,7 +289,7 @@ pub enum StorageError {
     #[error("storage: the catalog knows objects already; say --merge to add what it lacks")]
     NotEmpty,
     /// A file server cannot be listed. The operator looks at it, then starts again.
-    #[error("storage: both file servers must be listed: {0}")]
+    #[error("storage: both file servers must be listed: {0}; what was taken in is kept")]
     Listing(String),
     /// A task of ours ended early: the program is stopping.
     #[error("storage: stopping; try again")]
@@ -311,6 +319,8 @@ struct Inner {
     rebuild: Arc<Task>,
     /// The comparison with the file servers.
     compare: Arc<Task>,
+    /// Walks of a former life that go on when both file servers answer.
+    broken_off: Mutex<Vec<Asked>>,
     uploads: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     /// Keys with an upload under way.
@@ -331,6 +341,8 @@ struct Inner {
     compared: AtomicI64,
     /// An operator has begun a new scrub since this one's last object.
     scrubbed_anew: AtomicBool,
+    /// File servers whose notes are sealed with a key that is no longer the active one.
+    reseal: Mutex<HashSet<String>>,
     /// Why debts could not be paid.
     reasons: Reasons,
     /// Which file server is read first.
@@ -386,6 +398,7 @@ impl Storage {
             rewrap: Arc::default(),
             rebuild: Arc::default(),
             compare: Arc::default(),
+            broken_off: Mutex::default(),
             uploads: Arc::new(Semaphore::new(settings.max_uploads)),
             downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
             keys: Mutex::default(),
@@ -398,12 +411,14 @@ impl Storage {
             peer_up: RwLock::default(),
             compared: AtomicI64::new(0),
             scrubbed_anew: AtomicBool::new(false),
+            reseal: Mutex::default(),
             reasons: Reasons::default(),
             metrics: Metrics::new().map_err(|error| StorageError::Start(error.to_string()))?,
             steps,
             settings,
         }));
         join_all(storage.0.servers.iter().map(|server| storage.0.attach(server))).await;
+        storage.recall_asked().await?;
         Ok(storage)
     }
 
@@ -532,6 +547,10 @@ impl Inner {
     fn peer_is_up(&self) -> bool {
         let up = self.peer_up.read().unwrap_or_else(PoisonError::into_inner);
         up.as_ref().is_some_and(|up| *up.borrow())
+    }
+
+    fn reseal(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
+        self.reseal.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn live(&self) -> std::sync::MutexGuard<'_, HashSet<ObjectId>> {

@@ -22,8 +22,8 @@ use super::body::{discard, discard_pieces};
 use super::caller::Caller;
 use super::refusal::Refusal;
 use crate::storage::{
-    BodyError, Checked, Entry, FileServerError, Found, KeyError, ObjectId, Storage, StorageError, Stored,
-    Upload,
+    BodyError, Checked, Entry, FileServerError, Found, KeyError, ObjectId, Slots, Storage, StorageError,
+    Stored, Upload,
 };
 
 mod conditions;
@@ -237,13 +237,29 @@ async fn verify(
 }
 
 fn verdict(found: Checked) -> VerifiedReplica {
-    let state = match &found.refused {
-        None => Verdict::Whole,
-        Some(FileServerError::Absent { .. }) => Verdict::Absent,
-        Some(FileServerError::Damaged { .. }) => Verdict::Damaged,
-        Some(_) => Verdict::Unknown,
+    let (state, why) = match (&found.refused, found.slots) {
+        (None, Slots::Whole) => (Verdict::Whole, None),
+        (None, Slots::Mended) => {
+            let why = "one of its two records had rotted; written anew from the other";
+            (Verdict::Whole, Some(why.to_owned()))
+        }
+        (None, Slots::Rotten(why)) => {
+            let why = format!(
+                "one of its two records has rotted and cannot be written anew: {why}; \
+                 the file is read with the other, and the scrub tries again"
+            );
+            (Verdict::Damaged, Some(why))
+        }
+        (Some(error), _) => {
+            let state = match error {
+                FileServerError::Absent { .. } => Verdict::Absent,
+                FileServerError::Damaged { .. } => Verdict::Damaged,
+                _ => Verdict::Unknown,
+            };
+            (state, Some(error.to_string()))
+        }
     };
-    VerifiedReplica { file_server: found.server, state, why: found.refused.map(|error| error.to_string()) }
+    VerifiedReplica { file_server: found.server, state, why }
 }
 
 /// Operators only: debts are the file servers', not an owner's.

@@ -12,7 +12,7 @@ use super::body::JsonBody;
 use super::caller::Caller;
 use super::files::{parse_id, refuse};
 use super::refusal::Refusal;
-use crate::storage::{AdoptedServer, Keys, Progress, Storage, Synced, Undeleted};
+use crate::storage::{AdoptedServer, Keys, Progress, Round, Storage, Synced, Undeleted};
 
 /// Body of `POST /v1/keys/rewrap`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -42,7 +42,7 @@ pub fn routes(storage: Storage) -> Router {
         .route("/v1/files/{id}/undelete", post(undelete))
         .route("/v1/catalog/rebuild", post(rebuild).get(rebuild_progress))
         .route("/v1/file-servers/sync", post(sync).get(sync_progress))
-        .route("/v1/file-servers/scrub", post(scrub))
+        .route("/v1/file-servers/scrub", post(scrub).get(scrub_round))
         .route("/v1/file-servers/{name}/adopt", post(adopt))
         .with_state(storage)
 }
@@ -58,7 +58,7 @@ async fn rewrap(
     JsonBody(asked): JsonBody<Rewrap>,
 ) -> Result<Json<Progress>, Refusal> {
     caller.must_be(&[Role::Admin])?;
-    let started = storage.rewrap(asked.per_second).map_err(|error| refuse(&error))?;
+    let started = storage.rewrap(asked.per_second).await.map_err(|error| refuse(&error))?;
     tracing::info!(by = %caller.0.name, per_second = asked.per_second, "rewrapping started");
     Ok(Json(started))
 }
@@ -115,6 +115,11 @@ async fn scrub(State(storage): State<Storage>, caller: Caller) -> Result<StatusC
     storage.scrub().await.map_err(|error| refuse(&error))?;
     tracing::info!(by = %caller.0.name, "a scrub begins");
     Ok(StatusCode::NO_CONTENT)
+}
+
+async fn scrub_round(State(storage): State<Storage>, caller: Caller) -> Result<Json<Round>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    storage.scrub_round().await.map(Json).map_err(|error| refuse(&error))
 }
 
 async fn adopt(

@@ -10,6 +10,7 @@ use std::time::Duration;
 
 use clap::Subcommand;
 use http::{Method, Request};
+use indicatif::ProgressBar;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -17,7 +18,7 @@ use shared::api::{File, OwedReplica, Page, Verdict, VerifiedFile};
 
 use super::control::{self, Progress, whole};
 use super::{CommandError, LOOK, Output, recover};
-use crate::storage::{AdoptedServer, ObjectId, Progress as Walked, Synced};
+use crate::storage::{AdoptedServer, ObjectId, Progress as Walked, Round, Synced};
 
 /// A list's page, or one file's deletion on both file servers, is answered within this time.
 const SOON: Duration = Duration::from_secs(60);
@@ -59,7 +60,8 @@ pub enum Verb {
     },
     /// Read every replica of files from end to end, and tell what is whole where
     ///
-    /// Exit code 1 where one is not. What is damaged is set aside, and healed like what is missing.
+    /// Exit code 1 where one is not. What is damaged is set aside, and healed like what is missing;
+    /// one of the two records in front of a file that has rotted is written anew at once.
     Verify {
         /// As `vault file list` shows them
         #[arg(required = true, value_name = "ID")]
@@ -76,7 +78,15 @@ pub enum Verb {
     /// What is missing is owed and copied, what is unknown is taken in. It also runs by itself.
     Sync,
     /// Begin a new scrub: every replica is read again, slowly; `vault status` tells how far it is
-    Scrub,
+    ///
+    /// What is damaged is set aside and copied from the other file server; one of the two records
+    /// in front of a file that has rotted is written anew. The two vaults share the work: each
+    /// needs to be told.
+    Scrub {
+        /// Stay until this vault's share is done. Broken off, the scrub itself goes on
+        #[arg(long)]
+        follow: bool,
+    },
     /// Accept a wiped or replaced file server as a new place, on which everything is owed
     AdoptServer {
         /// Its name in the configuration
@@ -84,7 +94,9 @@ pub enum Verb {
     },
     /// Fill an empty catalog from both file servers
     ///
-    /// For the day on which both vaults' disks are lost. Broken off, it goes on when started again.
+    /// For the day on which both vaults' disks are lost. What was deleted stays deleted, as far as
+    /// the file servers note it. After a restart of vault it goes on by itself; with --identity, say
+    /// it again.
     RebuildCatalog {
         /// A key file to try beside storage.key_file, such as the escrow key
         #[arg(long, value_name = "FILE")]
@@ -123,16 +135,7 @@ impl Verb {
                     Err(CommandError::NotListed(synced.unlisted))
                 }
             }
-            Self::Scrub => {
-                let (request, progress) =
-                    (bare(Method::POST, "/v1/file-servers/scrub")?, Progress::default());
-                let begun = control::call(socket, request, SOON, &progress).await?;
-                control::accepted(socket, begun).await?;
-                output.show(
-                    &serde_json::json!({ "begun": true }),
-                    "the scrub has begun; vault status tells how far it is",
-                )
-            }
+            Self::Scrub { follow } => scrub(socket, *follow, output).await,
             Self::AdoptServer { name } => {
                 let path = format!("/v1/file-servers/{}/adopt", encoded(name));
                 let adopted: AdoptedServer = ask(socket, Method::POST, &path, SOON).await?;
@@ -221,14 +224,27 @@ impl Listing {
 }
 
 async fn remove(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Result<(), CommandError> {
-    let mut text = String::new();
-    for id in ids {
-        let request = bare(Method::DELETE, &place(id)?)?;
-        let answer = control::call(socket, request, SOON, &Progress::default()).await?;
-        control::accepted(socket, answer).await?;
-        text.push_str(&format!("removed {id}\n"));
+    let places = ids.iter().map(|id| place(id)).collect::<Result<Vec<_>, _>>()?;
+    let mut removed = Vec::with_capacity(ids.len());
+    let mut stopped = None;
+    for (id, place) in ids.iter().zip(places) {
+        let remove = async {
+            let request = bare(Method::DELETE, &place)?;
+            let answer = control::call(socket, request, SOON, &Progress::default()).await?;
+            control::accepted(socket, answer).await
+        };
+        if let Err(error) = remove.await {
+            stopped = Some(error.about(id));
+            break;
+        }
+        removed.push(id);
     }
-    output.show(&serde_json::json!({ "removed": ids }), &text)
+    if stopped.is_none() || !removed.is_empty() {
+        let mut text: String = removed.iter().map(|id| format!("removed {id}\n")).collect();
+        text.push_str("vault file undelete ID takes one back, within storage.undelete_within");
+        output.show(&serde_json::json!({ "removed": removed }), &text)?;
+    }
+    stopped.map_or(Ok(()), Err)
 }
 
 async fn owed(socket: &Path, limit: usize, output: &mut Output<'_>) -> Result<(), CommandError> {
@@ -252,9 +268,16 @@ async fn owed(socket: &Path, limit: usize, output: &mut Output<'_>) -> Result<()
 async fn verify(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Result<(), CommandError> {
     let places = ids.iter().map(|id| place(id)).collect::<Result<Vec<_>, _>>()?;
     let bar = transfer::bar(output, Some(ids.len() as u64), transfer::COUNT);
-    let (mut all, mut text) = (Vec::new(), String::new());
-    for place in places {
-        let found: VerifiedFile = ask(socket, Method::POST, &format!("{place}/verify"), LATE).await?;
+    let (mut all, mut text, mut stopped) = (Vec::new(), String::new(), None);
+    for (id, place) in ids.iter().zip(places) {
+        let asked = ask::<VerifiedFile>(socket, Method::POST, &format!("{place}/verify"), LATE).await;
+        let found = match asked {
+            Ok(found) => found,
+            Err(error) => {
+                stopped = Some(error.about(id));
+                break;
+            }
+        };
         for replica in &found.replicas {
             let state = match replica.state {
                 Verdict::Whole => "whole",
@@ -269,7 +292,12 @@ async fn verify(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Resul
         bar.inc(1);
     }
     bar.finish_and_clear();
-    output.show(&all, &text)?;
+    if stopped.is_none() || !all.is_empty() {
+        output.show(&all, &text)?;
+    }
+    if let Some(error) = stopped {
+        return Err(error);
+    }
     let wanting = all.iter().filter(|file| !file.whole).count();
     if wanting > 0 {
         return Err(CommandError::NotWhole { wanting, looked: all.len() });
@@ -280,7 +308,7 @@ async fn verify(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Resul
 /// Compares, and shows how far that is where somebody watches.
 async fn sync(socket: &Path, output: &Output<'_>) -> Result<Synced, CommandError> {
     const PATH: &str = "/v1/file-servers/sync";
-    let bar = transfer::bar(output, Some(100), transfer::SHARE);
+    let bar = share_bar(output);
     let watch = async {
         while !bar.is_hidden() {
             tokio::time::sleep(LOOK).await;
@@ -298,6 +326,41 @@ async fn sync(socket: &Path, output: &Output<'_>) -> Result<Synced, CommandError
     };
     bar.finish_and_clear();
     synced
+}
+
+async fn scrub(socket: &Path, follow: bool, output: &mut Output<'_>) -> Result<(), CommandError> {
+    const PATH: &str = "/v1/file-servers/scrub";
+    let begun = control::call(socket, bare(Method::POST, PATH)?, SOON, &Progress::default()).await?;
+    control::accepted(socket, begun).await?;
+    if !follow {
+        return output.show(
+            &serde_json::json!({ "begun": true }),
+            "the scrub has begun; vault status tells how far it is, --follow stays until its end",
+        );
+    }
+    let bar = share_bar(output);
+    let round = loop {
+        let round: Round = ask(socket, Method::GET, PATH, SOON).await?;
+        if !round.running {
+            break round;
+        }
+        // In the order of their ids, which are hashes: the first byte tells how far it is.
+        bar.set_position(round.position.map_or(0, |id| u64::from(id.first()) * 100 / 256));
+        bar.set_message(scrubbed(&round));
+        tokio::time::sleep(LOOK).await;
+    };
+    bar.finish_and_clear();
+    output.show(&round, &scrubbed(&round))
+}
+
+fn scrubbed(round: &Round) -> String {
+    let Round { checked, damaged, mended, .. } = round;
+    format!("{checked} replicas read, {damaged} damaged or missing, {mended} records written anew")
+}
+
+/// A bar of a hundred steps, for what knows how far it is in per cent.
+pub(super) fn share_bar(output: &Output<'_>) -> ProgressBar {
+    transfer::bar(output, Some(100), transfer::SHARE)
 }
 
 async fn ask<A: DeserializeOwned>(

@@ -6,7 +6,7 @@ use std::path::Path;
 use http::Method;
 
 use super::control::ask;
-use super::{CommandError, Output, blocking, follow, wall_clock};
+use super::{CommandError, Output, Walk, blocking, follow, wall_clock};
 use crate::api::upkeep::Rewrap;
 use crate::storage::key::{self, KeyError};
 use crate::storage::{Keys, Progress, Use};
@@ -119,6 +119,8 @@ fn table(keys: &Keys) -> String {
     }
     if keys.rewrap.running {
         text.push_str(&format!("rewrapping is at {} %\n", keys.rewrap.percent));
+    } else if let Some(why) = keys.rewrap.last_error.as_ref().filter(|_| !keys.rewrap.finished) {
+        text.push_str(&format!("rewrapping: {why}\n"));
     }
     text
 }
@@ -130,5 +132,10 @@ fn table(keys: &Keys) -> String {
 pub async fn rewrap(socket: &Path, per_second: u32, output: &mut Output<'_>) -> Result<(), CommandError> {
     let asked = Rewrap { per_second };
     let _started: Progress = ask(socket, Method::POST, "/v1/keys/rewrap", Some(&asked)).await?;
-    follow(socket, "/v1/keys/rewrap", "rewrapping", output).await
+    let walk = Walk {
+        path: "/v1/keys/rewrap",
+        what: "rewrapping",
+        next: "vault's log names each; what is done stays done, and vault keys rewrap does the rest",
+    };
+    follow(socket, walk, output).await
 }

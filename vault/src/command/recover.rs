@@ -6,7 +6,7 @@ use std::path::Path;
 use http::Method;
 
 use super::control::ask;
-use super::{CommandError, Output, follow};
+use super::{CommandError, Output, Walk, follow};
 use crate::api::upkeep::Rebuild;
 use crate::storage::{ObjectId, Progress, Undeleted};
 
@@ -43,5 +43,10 @@ pub async fn rebuild_catalog(
     };
     let asked = Rebuild { identity: identity.map(read).transpose()?, merge };
     let _started: Progress = ask(socket, Method::POST, "/v1/catalog/rebuild", Some(&asked)).await?;
-    follow(socket, "/v1/catalog/rebuild", "rebuilding the catalog", output).await
+    let walk = Walk {
+        path: "/v1/catalog/rebuild",
+        what: "rebuilding the catalog",
+        next: "vault's log names each; mend that, and vault file rebuild-catalog --merge tries again",
+    };
+    follow(socket, walk, output).await
 }

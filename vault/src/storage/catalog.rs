@@ -20,6 +20,8 @@ pub(super) mod deletion;
 pub(super) mod rows;
 pub(super) mod seals;
 mod survey;
+mod tasks;
+pub(super) mod tombstones;
 mod writer;
 
 pub use change::Change;
@@ -38,6 +40,7 @@ const MIGRATIONS: &[&str] = &[
     marks::MIGRATION,
     include_str!("catalog/survey.sql"),
     include_str!("catalog/upkeep.sql"),
+    include_str!("catalog/lasting.sql"),
 ];
 
 /// Why the catalog cannot answer.
@@ -159,7 +162,8 @@ impl Catalog {
     }
 
     /// Records objects found on the file servers as stored there, and with them how far the walk
-    /// that found them is; `None`: it has come to its end.
+    /// that found them is; `None`: it has come to its end. Returns how many of them are deleted
+    /// all the same.
     ///
     /// # Errors
     /// As every write.
@@ -169,13 +173,17 @@ impl Catalog {
         walk: &'static str,
         after: Option<ObjectId>,
         now: i64,
-    ) -> Result<(), CatalogError> {
+    ) -> Result<u64, CatalogError> {
         let servers = Arc::clone(&self.servers);
         self.write(move |db| {
+            let mut deleted = 0;
             for (entry, on, seal) in &found {
                 take_stored(db, &servers, entry, on, seal, now)?;
+                let taken = rows::entry(db, &entry.id)?;
+                deleted += u64::from(taken.is_some_and(|entry| entry.state == State::Deleted));
             }
-            rows::keep_walk(db, walk, after.as_ref())
+            rows::keep_walk(db, walk, after.as_ref())?;
+            Ok(deleted)
         })
         .await
     }
@@ -467,6 +475,7 @@ fn take_stored(
     let id = &entry.id;
     rows::insert(db, entry)?;
     rows::advance(db, id, State::Stored)?;
+    tombstones::apply(db, id, now)?;
     let purged = rows::entry(db, id)?.is_some_and(|entry| entry.state == State::Purged);
     for server in servers.iter().filter(|_| !purged) {
         let state = if on.contains(server) { ReplicaState::Stored } else { ReplicaState::Owed };

@@ -91,12 +91,20 @@ impl EnvelopeError {
 ///
 /// # Errors
 /// Damage, or the medium's own.
-pub fn verify(mut object: impl Read, id: &ObjectId) -> Result<(), EnvelopeError> {
+pub fn verify(object: impl Read, id: &ObjectId) -> Result<(), EnvelopeError> {
+    inspect(object, id).map(drop)
+}
+
+/// The same check, and which of the two slots has rotted, if one has.
+///
+/// # Errors
+/// As [`verify`].
+pub fn inspect(mut object: impl Read, id: &ObjectId) -> Result<Option<Side>, EnvelopeError> {
     let mut checker = Checker::default();
     let mut buffer = vec![0; 256 * 1024];
     loop {
         match object.read(&mut buffer) {
-            Ok(0) => return checker.finish(id),
+            Ok(0) => return checker.rotten(id),
             Ok(count) => checker.update(&buffer[..count]),
             Err(error) if error.kind() == std::io::ErrorKind::Interrupted => {}
             Err(error) => return Err(EnvelopeError::Beneath(error)),
@@ -125,13 +133,19 @@ impl Checker {
     /// # Errors
     /// Damage.
     pub fn finish(self, id: &ObjectId) -> Result<(), EnvelopeError> {
+        self.rotten(id).map(drop)
+    }
+
+    fn rotten(self, id: &ObjectId) -> Result<Option<Side>, EnvelopeError> {
         if ObjectId::new(*self.body.finalize().as_bytes()) != *id {
             return Err(EnvelopeError::Damaged("the body's hash is not the object's id"));
         }
-        if self.slots.chunks(SLOT).any(|slot| parse_slot(slot).is_ok()) {
-            return Ok(());
+        match Side::BOTH.map(|side| parse_slot(side.of(&self.slots)).is_ok()) {
+            [true, true] => Ok(None),
+            [true, false] => Ok(Some(Side::B)),
+            [false, true] => Ok(Some(Side::A)),
+            [false, false] => Err(EnvelopeError::Damaged("neither slot is whole")),
         }
-        Err(EnvelopeError::Damaged("neither slot is whole"))
     }
 }
 

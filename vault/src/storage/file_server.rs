@@ -88,7 +88,8 @@ pub enum FileServerError {
     },
     /// Answers, but is another place than the one the catalog knows by this name.
     #[error(
-        "file server {server}: {path}: {why}; mount the right place there, or give a new place a new name"
+        "file server {server}: {path}: {why}; mount the right place there, or, if it was wiped or replaced: \
+         vault file adopt-server {server}"
     )]
     NotOurs {
         /// The file server's name.

@@ -7,7 +7,8 @@ use super::object::ObjectId;
 
 /// Prefixes of two bytes, four digits: with a million objects, fifteen ids each.
 pub const PREFIXES: usize = 1 << 16;
-/// Deleted objects are kept by their first byte.
+/// Deleted objects are kept by their first byte: the purged ones, and beside them those that were
+/// deleted or taken back.
 pub const SHELVES: usize = 1 << 8;
 /// Enough to tell two sets of ids apart; nobody gains by making two alike.
 const DIGEST: usize = 16;
@@ -19,15 +20,18 @@ type Digest = [u8; DIGEST];
 pub struct Inventory {
     objects: u64,
     prefixes: Vec<Digest>,
-    /// Of the deleted objects' ids.
-    shelves: Vec<Digest>,
+    /// Of the purged objects' ids.
+    purged: Vec<Digest>,
+    /// Of the ids and revisions of objects that were deleted or taken back.
+    revised: Vec<Digest>,
 }
 
 /// Gathers an inventory from ids in ascending order, without holding them.
 pub struct Gathering {
     inventory: Inventory,
     replicas: Run,
-    deleted: Run,
+    purged: Run,
+    revised: Run,
 }
 
 /// The ids under one prefix, as they come.
@@ -61,9 +65,10 @@ impl Default for Gathering {
         let inventory = Inventory {
             objects: 0,
             prefixes: vec![[0; DIGEST]; PREFIXES],
-            shelves: vec![[0; DIGEST]; SHELVES],
+            purged: vec![[0; DIGEST]; SHELVES],
+            revised: vec![[0; DIGEST]; SHELVES],
         };
-        Self { inventory, replicas: Run::new(), deleted: Run::new() }
+        Self { inventory, replicas: Run::new(), purged: Run::new(), revised: Run::new() }
     }
 }
 
@@ -76,17 +81,23 @@ impl Gathering {
         self.replicas.push(at, bytes, &mut self.inventory.prefixes);
     }
 
-    /// The next deleted object.
-    pub fn deleted(&mut self, id: &ObjectId) {
-        let bytes = id.as_bytes();
-        self.deleted.push(usize::from(bytes[0]), bytes, &mut self.inventory.shelves);
+    /// The next purged object.
+    pub fn purged(&mut self, id: &ObjectId) {
+        self.purged.push(usize::from(id.first()), id.as_bytes(), &mut self.inventory.purged);
+    }
+
+    /// The next object that was deleted or taken back, so many times.
+    pub fn revised(&mut self, id: &ObjectId, revision: u32) {
+        let told = [&id.as_bytes()[..], &revision.to_be_bytes()].concat();
+        self.revised.push(usize::from(id.first()), &told, &mut self.inventory.revised);
     }
 
     /// All of it.
     #[must_use]
     pub fn finish(mut self) -> Inventory {
         self.replicas.end(&mut self.inventory.prefixes);
-        self.deleted.end(&mut self.inventory.shelves);
+        self.purged.end(&mut self.inventory.purged);
+        self.revised.end(&mut self.inventory.revised);
         self.inventory
     }
 }
@@ -102,7 +113,7 @@ impl Inventory {
     #[must_use]
     pub fn encode(&self) -> Vec<u8> {
         let mut bytes = self.objects.to_be_bytes().to_vec();
-        bytes.extend(self.prefixes.iter().chain(&self.shelves).flatten());
+        bytes.extend(self.prefixes.iter().chain(&self.purged).chain(&self.revised).flatten());
         bytes
     }
 
@@ -111,12 +122,14 @@ impl Inventory {
     pub fn decode(bytes: &[u8]) -> Option<Self> {
         let (objects, rest) = bytes.split_first_chunk::<8>()?;
         let (digests, left) = rest.as_chunks::<DIGEST>();
-        if !left.is_empty() || digests.len() != PREFIXES + SHELVES {
+        if !left.is_empty() || digests.len() != PREFIXES + 2 * SHELVES {
             return None;
         }
         let (prefixes, shelves) = digests.split_at(PREFIXES);
+        let (purged, revised) = shelves.split_at(SHELVES);
         let objects = u64::from_be_bytes(*objects);
-        Some(Self { objects, prefixes: prefixes.to_vec(), shelves: shelves.to_vec() })
+        let [prefixes, purged, revised] = [prefixes, purged, revised].map(<[Digest]>::to_vec);
+        Some(Self { objects, prefixes, purged, revised })
     }
 
     /// The prefixes, four hex digits each, whose replicas are not the same.
@@ -125,14 +138,23 @@ impl Inventory {
         differing(&self.prefixes, &other.prefixes).map(|at| format!("{at:04x}")).collect()
     }
 
-    /// The first bytes, two hex digits each, whose deleted objects are not the same; with
-    /// nothing to compare, those that have any.
+    /// The first bytes, two hex digits each, whose purged objects are not the same; with nothing to
+    /// compare, those that have any.
     #[must_use]
-    pub fn differing_shelves(&self, other: Option<&Self>) -> Vec<String> {
-        let none = vec![[0; DIGEST]; SHELVES];
-        let other = other.map_or(&none, |other| &other.shelves);
-        differing(&self.shelves, other).map(|at| format!("{at:02x}")).collect()
+    pub fn differing_purged(&self, other: Option<&Self>) -> Vec<String> {
+        differing_shelves(&self.purged, other.map(|other| &other.purged))
     }
+
+    /// The same for objects that were deleted or taken back.
+    #[must_use]
+    pub fn differing_revised(&self, other: Option<&Self>) -> Vec<String> {
+        differing_shelves(&self.revised, other.map(|other| &other.revised))
+    }
+}
+
+fn differing_shelves(shelves: &[Digest], other: Option<&Vec<Digest>>) -> Vec<String> {
+    let none = vec![[0; DIGEST]; SHELVES];
+    differing(shelves, other.unwrap_or(&none)).map(|at| format!("{at:02x}")).collect()
 }
 
 fn differing<'d>(left: &'d [Digest], right: &'d [Digest]) -> impl Iterator<Item = usize> + 'd {
@@ -230,7 +252,8 @@ mod tests {
     fn gathered(replicas: &BTreeSet<[u8; 3]>, deleted: &BTreeSet<[u8; 3]>) -> Inventory {
         let mut gathering = Gathering::default();
         replicas.iter().for_each(|start| gathering.replica(&id(start)));
-        deleted.iter().for_each(|start| gathering.deleted(&id(start)));
+        deleted.iter().for_each(|start| gathering.purged(&id(start)));
+        deleted.iter().for_each(|start| gathering.revised(&id(start), 1));
         gathering.finish()
     }
 
@@ -261,6 +284,17 @@ mod tests {
         }
     }
 
+    #[test]
+    fn one_more_deletion_or_undeletion_of_the_same_object_differs() {
+        let inventory = |revision| {
+            let mut gathering = Gathering::default();
+            gathering.revised(&id(&[0xab, 0, 0]), revision);
+            gathering.finish()
+        };
+        assert_eq!(inventory(2).differing_revised(Some(&inventory(1))), ["ab"]);
+        assert_eq!(inventory(2).differing_revised(Some(&inventory(2))), Vec::<String>::new());
+    }
+
     proptest! {
         #![proptest_config(proptest::prelude::ProptestConfig::with_cases(64))]
         #[test]
@@ -276,7 +310,9 @@ mod tests {
             let (old, new) = (gathered(&none, &before), gathered(&none, &after));
             let expected: BTreeSet<_> = before.symmetric_difference(&after)
                 .map(|start| id(start).to_string()[..2].to_owned()).collect();
-            prop_assert_eq!(new.differing_shelves(Some(&old)), expected.into_iter().collect::<Vec<_>>());
+            let expected: Vec<_> = expected.into_iter().collect();
+            prop_assert_eq!(new.differing_purged(Some(&old)), expected.clone());
+            prop_assert_eq!(new.differing_revised(Some(&old)), expected);
         }
 
         #[test]

@@ -3,8 +3,9 @@
 
 use futures_util::future::join_all;
 
-use super::envelope::{EnvelopeError, Opened, RECORD_LABEL, Record, SLOT, read_slots, verify};
+use super::envelope::{EnvelopeError, Opened, RECORD_LABEL, Record, SLOT, inspect, read_slots};
 use super::file_server::{FileServer, FileServerError, Replica};
+use super::mending::{Slots, mend};
 use super::object::{Entry, ObjectId, State};
 use super::sessions::{Progress, Sessions};
 use super::{Inner, Storage, StorageError, now};
@@ -93,9 +94,9 @@ impl Inner {
         let mut looked = Looked::default();
         for (server, answer) in self.servers.iter().zip(join_all(answers).await) {
             match answer {
-                Ok(record) => {
+                Ok(seen) => {
                     looked.on.push(server.name().to_owned());
-                    looked.record = looked.record.or(record);
+                    looked.record = looked.record.or(seen.record);
                     if looked.record.is_none() {
                         looked.unsure = Some("its record is sealed to none of this vault's keys".to_owned());
                     }
@@ -110,15 +111,22 @@ impl Inner {
         looked
     }
 
-    /// Reads a replica from end to end; a damaged one is set aside.
-    pub(super) async fn look_on(
-        &self,
-        id: ObjectId,
-        server: &Sessions,
-    ) -> Result<Option<Record>, FileServerError> {
+    /// Reads a replica from end to end; a damaged one is set aside, a rotten record written anew.
+    pub(super) async fn look_on(&self, id: ObjectId, server: &Sessions) -> Result<Seen, FileServerError> {
         let identities = self.ring().identities();
-        server.run(id, move |server, progress| look_at(server, progress, &id, &identities)).await
+        let seen =
+            server.run(id, move |server, progress| look_at(server, progress, &id, &identities)).await?;
+        self.count_slots(server.name(), &seen.slots);
+        Ok(seen)
     }
+}
+
+/// A whole replica.
+pub(super) struct Seen {
+    /// Its record, if one of the keys opens it.
+    pub(super) record: Option<Record>,
+    /// What its two records are like.
+    pub(super) slots: Slots,
 }
 
 /// Verifies one replica as a whole and opens its record; quarantines a damaged one.
@@ -127,21 +135,24 @@ fn look_at(
     progress: &Progress,
     id: &ObjectId,
     identities: &[age::x25519::Identity],
-) -> Result<Option<Record>, FileServerError> {
+) -> Result<Seen, FileServerError> {
     use std::io::{Read, Seek};
     let watched = progress.clone();
     let mut replica = server.open(id)?.watched(move |_| watched.note());
     let mut slots = Vec::with_capacity(2 * SLOT);
     let read = replica.by_ref().take(2 * SLOT as u64).read_to_end(&mut slots);
     let checked = read.and_then(|_| replica.rewind()).map_err(EnvelopeError::Beneath);
-    match checked.and_then(|()| verify(&mut replica, id)) {
-        Ok(()) => match read_slots(&slots, identities).and_then(|record| with_label(record, replica)) {
-            Ok(record) => Ok(Some(record)),
-            Err(error) => {
-                tracing::error!(server = server.name(), object = %id, "whole, but {error}");
-                Ok(None)
-            }
-        },
+    match checked.and_then(|()| inspect(&mut replica, id)) {
+        Ok(rotten) => {
+            let record = match read_slots(&slots, identities).and_then(|record| with_label(record, replica)) {
+                Ok(record) => Some(record),
+                Err(error) => {
+                    tracing::error!(server = server.name(), object = %id, "whole, but {error}");
+                    None
+                }
+            };
+            Ok(Seen { record, slots: mend(server, progress, id, rotten) })
+        }
         Err(EnvelopeError::Beneath(error)) => Err(beneath(error, server.name(), id)),
         Err(damage) => {
             server.quarantine(id)?;

@@ -23,6 +23,8 @@ pub(super) struct Metrics {
     pub(super) server_owed: IntGaugeVec,
     pub(super) server_owed_oldest: IntGaugeVec,
     pub(super) restored: IntCounterVec,
+    pub(super) slots_rotten: IntCounterVec,
+    pub(super) slots_mended: IntCounterVec,
     pub(super) scrubbed: IntCounter,
     pub(super) scrub_finished: IntGauge,
     pub(super) sync_finished: IntGauge,
@@ -69,6 +71,17 @@ impl Metrics {
                 Opts::new("vault_storage_restored_total", "File servers found restored from a backup"),
                 &["server"],
             )?,
+            slots_rotten: IntCounterVec::new(
+                Opts::new(
+                    "vault_storage_records_rotten_total",
+                    "Replicas found with one of their two records rotten",
+                ),
+                &["server"],
+            )?,
+            slots_mended: IntCounterVec::new(
+                Opts::new("vault_storage_records_mended_total", "Of these, records written anew in place"),
+                &["server"],
+            )?,
             scrubbed: IntCounter::new("vault_storage_scrubbed_total", "Replicas read again by the scrub")?,
             scrub_finished: IntGauge::new(
                 "vault_storage_scrub_finished_timestamp_seconds",
@@ -83,7 +96,9 @@ impl Metrics {
         let registry = &made.registry;
         registry.register(Box::new(made.uploads.clone()))?;
         registry.register(Box::new(made.damaged.clone()))?;
-        registry.register(Box::new(made.restored.clone()))?;
+        for counters in [&made.restored, &made.slots_rotten, &made.slots_mended] {
+            registry.register(Box::new(counters.clone()))?;
+        }
         for counter in [&made.uploaded_bytes, &made.downloaded_bytes, &made.healed, &made.scrubbed] {
             registry.register(Box::new(counter.clone()))?;
         }

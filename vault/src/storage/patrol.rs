@@ -5,11 +5,10 @@
 //! ```text
 //! notes/generation.<vault>.<slot>    which inventory counts: place, generation, its digest
 //! notes/inventory.<vault>.<slot>     a digest for each prefix of what should lie there
-//! notes/deleted-<xx>.<vault>.<slot>  ids of deleted objects, so that a catalog which is lost
-//!                                    and rebuilt from the file servers resurrects none
+//! notes/deleted-<xx>.<vault>.<slot>, notes/revisions-<xx>.<vault>.<slot>: see `tombstones`
 //! ```
 //!
-//! Written in the order deleted, inventory, generation; the catalog has the generation on
+//! Written in the order tombstones, inventory, generation; the catalog has the generation on
 //! record before and confirms it after. All of it is for finding differences early: what it
 //! misses, the whole comparison finds.
 
@@ -17,8 +16,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use super::inventory::{Inventory, Marker, Remembered, Verdict, judge};
-use super::note::{MAX_NOTE, NoteKey, SLOTS, Title};
-use super::object::ObjectId;
+use super::note::{NoteKey, SLOTS, Title};
 use super::round::Round;
 use super::sessions::Sessions;
 use super::{Inner, Storage, StorageError, Use, now};
@@ -29,10 +27,6 @@ pub(super) const SYNC: &str = "sync";
 const AGAIN: Duration = Duration::from_secs(60);
 /// and with a file server away only now and then: it begins anew when that one is back.
 const AGAIN_ALONE: Duration = Duration::from_secs(3600);
-/// Deleted objects that fit into one note; thirty million of them altogether.
-const MOST_DELETED: usize = MAX_NOTE / 32 - 32;
-/// Deleted objects taken over in one transaction.
-const BURIED: usize = 1000;
 
 impl Storage {
     /// Looks whether the file servers are as they were left, compares if that is due, and brings
@@ -98,7 +92,14 @@ impl Storage {
                     self.compare_now(parts).await?;
                 }
             }
-            _ => inner.take_over_deleted(server, &place).await?,
+            _ if !inner.take_over_tombstones(server, &place, &inner.note_keys()).await? => {
+                tracing::warn!(
+                    "file server {name}: what is noted there of deletions is of another place, or opens with no key of \
+                     storage.key_file: if this catalog is new, deleted files may come back; put the earlier key \
+                     into that file, too"
+                );
+            }
+            _ => {}
         }
         Ok(false)
     }
@@ -147,12 +148,13 @@ impl Inner {
     ) -> Result<(Verdict, Vec<String>), StorageError> {
         let name = server.name().to_owned();
         let remembered = self.catalog.generation(name.clone()).await?;
-        let found = self.read_marker(server, &self.title("generation", place)).await?;
+        let keys = self.note_keys();
+        let found = self.read_marker(server, &self.title("generation", place), &keys).await?;
         let verdict = judge(found.as_ref(), remembered.as_ref());
         let (Verdict::Behind | Verdict::Unfinished, Some(marker)) = (verdict, found) else {
             return Ok((verdict, Vec::new()));
         };
-        let left = self.read_inventory(server, &self.title("inventory", place), &marker).await?;
+        let left = self.read_inventory(server, &self.title("inventory", place), &marker, &keys).await?;
         let Some(left) = left else { return Ok((verdict, Vec::new())) };
         Ok((verdict, self.catalog.inventory(name).await?.differing(&left)))
     }
@@ -169,13 +171,18 @@ impl Inner {
     async fn write_if_due(&self, server: &Sessions, stale: bool) -> Result<(), StorageError> {
         let name = server.name().to_owned();
         let Some(place) = self.catalog.place(name.clone()).await?.0 else { return Ok(()) };
-        let remembered = self.catalog.generation(name).await?;
+        let remembered = self.catalog.generation(name.clone()).await?;
         let every = i64::try_from(self.settings.inventory_every.as_secs()).unwrap_or(i64::MAX);
         let due = remembered.is_none_or(|memory| {
             memory.change != self.catalog.last_change()
                 && !(0..every).contains(&now().saturating_sub(memory.at))
         });
-        if stale || due { self.write_notes(server, &place, remembered).await } else { Ok(()) }
+        let reseal = self.reseal().contains(&name);
+        if stale || due || reseal {
+            self.write_notes(server, &place, remembered).await?;
+            self.reseal().remove(&name);
+        }
+        Ok(())
     }
 
     /// Writes down on a file server what should lie there.
@@ -187,9 +194,13 @@ impl Inner {
     ) -> Result<(), StorageError> {
         let name = server.name().to_owned();
         let title = |kind: &str| self.title(kind, place);
-        let found = self.read_marker(server, &title("generation")).await?;
+        let keys = self.note_keys();
+        let found = self.read_marker(server, &title("generation"), &keys).await?;
         let left = match &found {
-            Some(marker) => self.read_inventory(server, &title("inventory"), marker).await?,
+            // After a change of keys all of it is written anew.
+            Some(marker) => {
+                self.read_inventory(server, &title("inventory"), marker, &keys[..keys.len().min(1)]).await?
+            }
             None => None,
         };
         // Before the inventory is gathered: what changes meanwhile is the next one's.
@@ -201,15 +212,7 @@ impl Inner {
         let generation = next.max(found.map_or(0, |marker| marker.generation + 1));
         let memory = Remembered { generation, confirmed: false, change, at: now() };
         self.catalog.remember_generation(name.clone(), memory).await?;
-        for shelf in inventory.differing_shelves(left.as_ref()) {
-            let mut deleted = self.catalog.deleted_under(shelf.clone()).await?;
-            if deleted.len() > MOST_DELETED {
-                tracing::error!(server = name, shelf, "more objects are deleted than a note holds");
-                deleted.truncate(MOST_DELETED);
-            }
-            let ids: Vec<u8> = deleted.iter().flat_map(ObjectId::as_bytes).copied().collect();
-            self.write_note(server, title(&format!("deleted-{shelf}")), None, generation, ids).await?;
-        }
+        self.write_tombstones(server, place, generation, &inventory, left.as_ref()).await?;
         let encoded = inventory.encode();
         let marker = Marker::of(generation, inventory.objects(), &encoded);
         // The inventory that the present marker names stays until the next marker is there.
@@ -220,53 +223,36 @@ impl Inner {
         Ok(())
     }
 
-    /// Takes over which objects are deleted from what both vaults noted on a file server.
-    async fn take_over_deleted(&self, server: &Sessions, place: &str) -> Result<(), StorageError> {
-        for vault in [&self.own, &self.settings.peer] {
-            let title = |kind: &str| Title { vault: vault.clone(), ..self.title(kind, place) };
-            let Some(marker) = self.read_marker(server, &title("generation")).await? else { continue };
-            let Some(inventory) = self.read_inventory(server, &title("inventory"), &marker).await? else {
-                continue;
-            };
-            for shelf in inventory.differing_shelves(None) {
-                let title = title(&format!("deleted-{shelf}"));
-                let notes = self.read_notes(server, &title).await?;
-                let Some((_, ids)) = notes.into_iter().max_by_key(|(generation, _)| *generation) else {
-                    continue;
-                };
-                for ids in ids.as_chunks::<32>().0.chunks(BURIED) {
-                    let ids = ids.iter().map(|hash| ObjectId::new(*hash)).collect();
-                    self.catalog.bury(ids, now()).await?;
-                }
-            }
-        }
-        Ok(())
-    }
-
-    fn title(&self, kind: &str, place: &str) -> Title {
+    pub(super) fn title(&self, kind: &str, place: &str) -> Title {
         Title { kind: kind.to_owned(), place: place.to_owned(), vault: self.own.clone() }
     }
 
-    async fn read_marker(&self, server: &Sessions, title: &Title) -> Result<Option<Marker>, StorageError> {
-        let notes = self.read_notes(server, title).await?;
+    pub(super) async fn read_marker(
+        &self,
+        server: &Sessions,
+        title: &Title,
+        keys: &[NoteKey],
+    ) -> Result<Option<Marker>, StorageError> {
+        let notes = self.read_notes(server, title, keys).await?;
         let markers = notes.iter().filter_map(|(generation, payload)| Marker::decode(*generation, payload));
         Ok(markers.max_by_key(|marker| marker.generation))
     }
 
-    async fn read_inventory(
+    pub(super) async fn read_inventory(
         &self,
         server: &Sessions,
         title: &Title,
         marker: &Marker,
+        keys: &[NoteKey],
     ) -> Result<Option<Inventory>, StorageError> {
-        let notes = self.read_notes(server, title).await?;
+        let notes = self.read_notes(server, title, keys).await?;
         let named = notes.iter().find(|(_, payload)| blake3::hash(payload).as_bytes() == &marker.digest);
         Ok(named.and_then(|(_, payload)| Inventory::decode(payload)))
     }
 
     /// What notes are sealed and opened with: the active storage key first, then those that
     /// sealed before it or will after it.
-    fn note_keys(&self) -> Vec<NoteKey> {
+    pub(super) fn note_keys(&self) -> Vec<NoteKey> {
         let ring = self.ring();
         let mut keys: Vec<_> =
             ring.keys().map(|(key, used)| (used != Use::Active, NoteKey::of(&key.identity))).collect();
@@ -274,13 +260,28 @@ impl Inner {
         keys.into_iter().map(|(_, key)| key).collect()
     }
 
-    /// The valid slots of a note: generation and payload.
-    async fn read_notes(
+    /// Is there anything under a note's name, whatever it says?
+    pub(super) async fn has_note(&self, server: &Sessions, title: Title) -> Result<bool, StorageError> {
+        let looked = server.run(title.kind.clone(), move |server, progress| {
+            for slot in SLOTS {
+                if server.read_note(&title.name(slot))?.is_some() {
+                    return Ok(true);
+                }
+                progress.note();
+            }
+            Ok(false)
+        });
+        Ok(looked.await?)
+    }
+
+    /// The valid slots of a note, opened with one of `keys`: generation and payload.
+    pub(super) async fn read_notes(
         &self,
         server: &Sessions,
         title: &Title,
+        keys: &[NoteKey],
     ) -> Result<Vec<(u64, Vec<u8>)>, StorageError> {
-        let (asked, keys) = (title.clone(), self.note_keys());
+        let (asked, keys) = (title.clone(), keys.to_vec());
         let read = server.run(&title.kind, move |server, progress| {
             let mut notes = Vec::new();
             for slot in SLOTS {
@@ -297,7 +298,7 @@ impl Inner {
 
     /// Writes a note into the slot that may go: not the one of generation `keep`, or without it
     /// not the latest valid one.
-    async fn write_note(
+    pub(super) async fn write_note(
         &self,
         server: &Sessions,
         title: Title,

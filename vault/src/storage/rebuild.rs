@@ -3,7 +3,9 @@
 //! verified later, by whoever reads or scrubs it.
 //!
 //! Both file servers are walked side by side in order of id, so that an object comes in once, with
-//! every replica it has; the catalog keeps how far the walk is together with what it took in.
+//! every replica it has; the catalog keeps how far the walk is together with what it took in. What
+//! the file servers note of deletions is taken over before that: a deleted object comes in deleted,
+//! and can be taken back for as long as any.
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
@@ -14,10 +16,12 @@ use futures_util::stream::{self, StreamExt};
 
 use super::envelope::{Next, Record, examine};
 use super::lookup::with_label;
+use super::note::NoteKey;
 use super::object::{Entry, ObjectId, State};
 use super::rewrap::first_bytes;
 use super::ring::Ring;
 use super::task::{Progress, Running};
+use super::tasks::{Asked, REBUILD};
 use super::{Inner, KeyError, Storage, StorageError, key, now};
 
 /// Ids listed on each file server at once.
@@ -29,6 +33,14 @@ const WALK: &str = "rebuild";
 
 /// An object and where it lies, by the file servers' places.
 type Found = (ObjectId, Vec<usize>);
+
+/// What an object found is to the catalog.
+enum Taken {
+    /// To be noted: what it is, where it lies, to which keys its record is sealed.
+    New(Box<(Entry, Vec<String>, String)>),
+    /// Known as it was found; is it deleted?
+    Known(bool),
+}
 
 impl Storage {
     /// Starts filling the catalog; one that is not empty only if `merge` says so, or to go on
@@ -45,21 +57,13 @@ impl Storage {
             identities.extend(keys.into_iter().map(|key| key.identity));
         }
         let (after, objects) = inner.catalog.walk(WALK).await?;
-        if objects && after.is_none() && !merge {
+        let broken_off = after.is_some() || inner.catalog.asked(REBUILD).await?.is_some();
+        if objects && !broken_off && !merge {
             return Err(StorageError::NotEmpty);
         }
-        let task = &inner.rebuild;
-        let running = task.begin().ok_or(StorageError::Busy("the catalog is being rebuilt"))?;
-        let (inner, started) = (Arc::clone(inner), task.progress());
-        tokio::spawn(async move {
-            let stopped = inner.rebuild_all(&running, &identities, after).await.err();
-            match &stopped {
-                None => tracing::info!("storage: the catalog is rebuilt"),
-                Some(error) => tracing::error!("{error}; rebuilding stopped, start it again to go on"),
-            }
-            running.end(stopped.map(|error| error.to_string()));
-        });
-        Ok(started)
+        let running = inner.rebuild.begin().ok_or(StorageError::Busy("the catalog is being rebuilt"))?;
+        inner.begin_asked(Asked::Rebuild { with_identity: identity.is_some(), told: false }).await?;
+        Ok(self.0.rebuild_from(running, identities, after))
     }
 
     /// How far the last rebuilding since start is.
@@ -70,6 +74,65 @@ impl Storage {
 }
 
 impl Inner {
+    /// Goes on with the walk of a former life.
+    pub(super) async fn rebuild_on(self: &Arc<Self>) -> Result<(), StorageError> {
+        let (after, _) = self.catalog.walk(WALK).await?;
+        if let Some(running) = self.rebuild.begin() {
+            self.rebuild_from(running, self.ring().identities(), after);
+        }
+        Ok(())
+    }
+
+    fn rebuild_from(
+        self: &Arc<Self>,
+        running: Running,
+        identities: Vec<Identity>,
+        after: Option<ObjectId>,
+    ) -> Progress {
+        let (inner, started) = (Arc::clone(self), self.rebuild.progress());
+        tokio::spawn(async move {
+            let stopped = inner.rebuild_all(&running, &identities, after).await.err();
+            match &stopped {
+                None => tracing::info!("storage: the catalog is rebuilt"),
+                Some(error) => {
+                    tracing::error!("{error}; rebuilding stopped: vault file rebuild-catalog goes on with it")
+                }
+            }
+            inner.end_asked(REBUILD).await;
+            running.end(stopped.map(|error| error.to_string()));
+        });
+        started
+    }
+
+    /// Which objects are deleted, as both file servers note it.
+    async fn take_over_deletions(
+        &self,
+        running: &Running,
+        identities: &[Identity],
+    ) -> Result<(), StorageError> {
+        let mut keys = self.note_keys();
+        keys.extend(identities.iter().map(NoteKey::of));
+        for server in &self.servers {
+            let name = server.name();
+            let Some(place) = self.catalog.place(name.to_owned()).await?.0 else { continue };
+            let taken = self.take_over_tombstones(server, &place, &keys).await;
+            let opened = taken.map_err(|error| match error {
+                StorageError::FileServer(error) => StorageError::Listing(error.to_string()),
+                other => other,
+            })?;
+            if !opened {
+                let why = format!(
+                    "file server {name}: what is noted there of deletions opens with none of these keys: files \
+                     that were deleted may be back; put the former storage key into storage.key_file, too, if \
+                     it is found, or delete them again"
+                );
+                tracing::warn!("{why}");
+                running.note(|progress| progress.warning = Some(why));
+            }
+        }
+        Ok(())
+    }
+
     async fn rebuild_all(
         &self,
         running: &Running,
@@ -77,18 +140,19 @@ impl Inner {
         mut after: Option<ObjectId>,
     ) -> Result<(), StorageError> {
         let ring = self.ring();
+        self.take_over_deletions(running, identities).await?;
         loop {
             let (page, bound) = self.list_both(after).await?;
             let mut taken = Vec::new();
-            // Tombstones that the file servers keep belong here: what one of them says is deleted
-            // is left out of `page` before anything is read. They keep none yet; a tombstone in
-            // this catalog wins already, for `stored` never brings a deleted object back.
             let read = page.into_iter().map(|found| self.take_in(found, identities, &ring));
             let mut read = stream::iter(read).buffer_unordered(AT_ONCE);
             while let Some(outcome) = read.next().await {
                 match outcome {
-                    Ok(Some(one)) => taken.push(one),
-                    Ok(None) => running.note(|progress| progress.passed += 1),
+                    Ok(Taken::New(one)) => taken.push(*one),
+                    Ok(Taken::Known(deleted)) => running.note(|progress| {
+                        progress.passed += 1;
+                        progress.deleted += u64::from(deleted);
+                    }),
                     Err(error @ (StorageError::Catalog(_) | StorageError::Stopping)) => return Err(error),
                     Err(error) => {
                         tracing::warn!("{error}; not taken into the catalog");
@@ -98,9 +162,10 @@ impl Inner {
             }
             drop(read);
             let count = taken.len() as u64;
-            self.catalog.take_in(taken, WALK, bound, now()).await?;
+            let deleted = self.catalog.take_in(taken, WALK, bound, now()).await?;
             running.note(|progress| {
                 progress.done += count;
+                progress.deleted += deleted;
                 // Ids are hashes, so their first byte says how far a walk in their order is.
                 progress.percent =
                     bound.map_or(99, |id| u8::try_from(u32::from(id.first()) * 100 / 256).unwrap_or(99));
@@ -137,23 +202,26 @@ impl Inner {
         Ok((found.into_iter().collect(), bound))
     }
 
-    /// What the catalog should say of one object; `None` if it says so already.
+    /// What the catalog should say of one object.
     async fn take_in(
         &self,
         (id, places): Found,
         identities: &[Identity],
         ring: &Ring,
-    ) -> Result<Option<(Entry, Vec<String>, String)>, StorageError> {
+    ) -> Result<Taken, StorageError> {
         let on: Vec<_> = places.iter().map(|&at| self.servers[at].name().to_owned()).collect();
         // An upload that runs just now knows better.
         if self.live().contains(&id) {
-            return Ok(None);
+            return Ok(Taken::Known(false));
         }
         if let Some(known) = self.catalog.entry(id).await? {
             let stored = known.stored_on();
             let all = known.state >= State::Stored && on.iter().all(|name| stored.contains(name));
+            if all {
+                return Ok(Taken::Known(known.state == State::Deleted));
+            }
             // A purged one that turns up again has to go again.
-            return Ok((!all).then_some((known, on, String::new())));
+            return Ok(Taken::New(Box::new((known, on, String::new()))));
         }
         let mut refusals = Vec::new();
         for at in places {
@@ -177,7 +245,7 @@ impl Inner {
                     let seal = if examined.next == Next::Nothing { ring.seal() } else { "" };
                     let (state, origin, identity) = (State::Pending, self.own.clone(), Some(identity));
                     let entry = Entry { id, metadata, state, origin, identity, replicas: Vec::new() };
-                    return Ok(Some((entry, on, seal.to_owned())));
+                    return Ok(Taken::New(Box::new((entry, on, seal.to_owned()))));
                 }
                 Err(error) => refusals.push(error.to_string()),
             }

@@ -1,10 +1,10 @@
 //! Rewrapping: brings the records of all replicas to the keys in use, slot by slot. Knows the
 //! order of objects and the pace; `envelope` knows which slot is next.
 //!
-//! What is done stands in the catalog, so a walk that was broken off goes on where it was when it
-//! is started again. Both vaults may walk at once: each begins at a place of its own.
+//! What is done stands in the catalog, so a walk that was broken off goes on where it was. Both vaults may walk at once: each begins at a place of its own.
 
 use std::io::Read;
+use std::sync::Arc;
 use std::time::Duration;
 
 use age::x25519::Identity;
@@ -18,6 +18,7 @@ use super::object::{Entry, ObjectId};
 use super::ring::Ring;
 use super::sessions::Progress as Passing;
 use super::task::{Progress, Running};
+use super::tasks::{Asked, REWRAP};
 use super::{Inner, Storage, StorageError};
 
 /// Replicas taken from the catalog at once; what a crash makes us look at again.
@@ -28,24 +29,15 @@ const AT_ONCE: usize = 4;
 const LOOKS: usize = 6;
 
 impl Storage {
-    /// Starts rewrapping, at most `per_second` replicas a second. It runs until its end or this
-    /// vault's; [`Storage::keys`] tells how far it is.
+    /// Starts rewrapping, at most `per_second` replicas a second. It runs until its end, and goes on
+    /// by itself after a restart; [`Storage::keys`] tells how far it is.
     ///
     /// # Errors
-    /// [`StorageError::Busy`] while it runs.
-    pub fn rewrap(&self, per_second: u32) -> Result<Progress, StorageError> {
-        let task = &self.0.rewrap;
-        let running = task.begin().ok_or(StorageError::Busy("rewrapping is under way"))?;
-        let (inner, started) = (std::sync::Arc::clone(&self.0), task.progress());
-        tokio::spawn(async move {
-            let stopped = inner.rewrap_all(&running, per_second.max(1)).await.err();
-            match &stopped {
-                None => tracing::info!("storage: rewrapping has come to its end"),
-                Some(error) => tracing::error!("{error}; rewrapping stopped, start it again"),
-            }
-            running.end(stopped.map(|error| error.to_string()));
-        });
-        Ok(started)
+    /// [`StorageError::Busy`] while it runs, or the catalog's.
+    pub async fn rewrap(&self, per_second: u32) -> Result<Progress, StorageError> {
+        let running = self.0.rewrap.begin().ok_or(StorageError::Busy("rewrapping is under way"))?;
+        self.0.begin_asked(Asked::Rewrap { per_second }).await?;
+        Ok(self.0.rewrap_with(running, per_second))
     }
 
     /// How far the last rewrapping since start is.
@@ -56,6 +48,29 @@ impl Storage {
 }
 
 impl Inner {
+    /// Goes on with the walk of a former life.
+    pub(super) fn rewrap_on(self: &Arc<Self>, per_second: u32) {
+        if let Some(running) = self.rewrap.begin() {
+            self.rewrap_with(running, per_second);
+        }
+    }
+
+    fn rewrap_with(self: &Arc<Self>, running: Running, per_second: u32) -> Progress {
+        let (inner, started) = (Arc::clone(self), self.rewrap.progress());
+        tokio::spawn(async move {
+            let stopped = inner.rewrap_all(&running, per_second.max(1)).await.err();
+            match &stopped {
+                None => tracing::info!("storage: rewrapping has come to its end"),
+                Some(error) => {
+                    tracing::error!("{error}; rewrapping stopped: vault keys rewrap goes on with it")
+                }
+            }
+            inner.end_asked(REWRAP).await;
+            running.end(stopped.map(|error| error.to_string()));
+        });
+        started
+    }
+
     async fn rewrap_all(&self, running: &Running, per_second: u32) -> Result<(), StorageError> {
         let ring = self.ring();
         let seals = self.catalog.seals().await?;

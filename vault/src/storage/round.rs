@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::object::ObjectId;
 
@@ -11,12 +11,12 @@ use super::object::ObjectId;
 const YIELD: u32 = 4;
 
 /// How far a round is. It survives a restart in the catalog.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Round {
     /// Under way?
     pub running: bool,
     /// The last object it is done with.
-    #[serde(skip_serializing_if = "Option::is_none")]
+    #[serde(default, skip_serializing_if = "Option::is_none")]
     pub position: Option<ObjectId>,
     /// When it began, in Unix seconds.
     pub begun: i64,
@@ -24,8 +24,10 @@ pub struct Round {
     pub finished: Option<i64>,
     /// Replicas looked at in this round, or in the last one.
     pub checked: u64,
-    /// Of these, missing or damaged.
+    /// Of those looked at, missing or damaged.
     pub damaged: u64,
+    /// Of those looked at, whole but for one of their two records, which was written anew from the other.
+    pub mended: u64,
 }
 
 impl Round {

@@ -1,6 +1,7 @@
 //! The scrub: reads every replica again within a period, slowly, and finds what rotted. Drives
 //! what `round` decides; the two vaults share the objects while both are there. Damage is set
-//! aside, owed, and copied by the repair turns.
+//! aside, owed, and copied by the repair turns; of two records one that has rotted is written anew
+//! from the other on the spot.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -8,6 +9,7 @@ use std::time::Duration;
 
 use tokio::sync::Semaphore;
 
+use super::mending::{Checkup, Slots};
 use super::object::{Entry, ReplicaState};
 use super::round::{Round, is_mine, rest};
 use super::sessions::Progress;
@@ -54,6 +56,14 @@ impl Storage {
         Ok(self.0.catalog.keep_round(SCRUB, anew).await?)
     }
 
+    /// How far the scrub is.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn scrub_round(&self) -> Result<Round, StorageError> {
+        Ok(self.0.catalog.round(SCRUB).await?)
+    }
+
     /// Looks at the next objects of the round, if one is due. True if there is more at once.
     ///
     /// # Errors
@@ -68,7 +78,8 @@ impl Storage {
         }
         inner.scrubbed_anew.store(false, Ordering::Relaxed);
         let mut round = round.at_work(now());
-        let objects = inner.catalog.list(None, round.position, OBJECTS).await?;
+        // Deleted ones too: whoever takes one back wants it whole.
+        let objects = inner.catalog.held(round.position, OBJECTS).await?;
         let last = objects.len() < OBJECTS;
         for entry in &objects {
             self.scrub_object(entry, &mut round).await?;
@@ -79,6 +90,7 @@ impl Storage {
             tracing::info!(
                 checked = round.checked,
                 damaged = round.damaged,
+                mended = round.mended,
                 "a scrub has looked at everything"
             );
             if !every.is_zero() && now() - round.begun > i64::try_from(every.as_secs()).unwrap_or(i64::MAX) {
@@ -105,10 +117,12 @@ impl Storage {
                 continue;
             }
             match inner.check(entry.id, server, Some(inner.pace())).await {
-                Ok(state) => {
+                Ok(Checkup { state, slots }) => {
                     round.checked += 1;
                     inner.metrics.scrubbed.inc();
-                    round.damaged += u64::from(state != ReplicaState::Stored);
+                    let rotten = matches!(slots, Slots::Rotten(_));
+                    round.damaged += u64::from(rotten || state != ReplicaState::Stored);
+                    round.mended += u64::from(slots == Slots::Mended);
                 }
                 Err(StorageError::Unreadable { why, .. }) => tracing::warn!("{why}; not scrubbed this time"),
                 Err(error) => return Err(error),

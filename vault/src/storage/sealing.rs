@@ -121,6 +121,8 @@ impl Inner {
         if ring.seal() != before.seal() {
             let active = &ring.recipients()[0];
             tracing::info!("storage: records are sealed to {active} from now on; both vaults have it");
+            // An earlier key may leave the file one day, and what only it opens is lost then.
+            self.reseal().extend(self.servers.iter().map(|server| server.name().to_owned()));
         }
         *self.ring.write().unwrap_or_else(PoisonError::into_inner) = Arc::new(ring);
     }

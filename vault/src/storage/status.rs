@@ -6,6 +6,7 @@ use serde::Serialize;
 use super::patrol::SYNC;
 use super::round::Round;
 use super::scrub::SCRUB;
+use super::task::Progress;
 use super::{Storage, StorageError, now};
 
 /// How storage is, for the operator.
@@ -35,6 +36,10 @@ pub struct Status {
     pub sync: Round,
     /// The scrub.
     pub scrub: Round,
+    /// The last rewrapping since start, or one that a restart broke off.
+    pub rewrap: Progress,
+    /// The last rebuilding of the catalog since start, or one that a restart broke off.
+    pub rebuild: Progress,
     /// Each file server.
     pub file_servers: Vec<ServerStatus>,
 }
@@ -103,6 +108,8 @@ impl Storage {
             last_change: self.last_change(),
             sync: self.0.catalog.round(SYNC).await?,
             scrub: self.0.catalog.round(SCRUB).await?,
+            rewrap: self.rewrap_progress(),
+            rebuild: self.rebuild_progress(),
             file_servers: file_servers.collect(),
         })
     }

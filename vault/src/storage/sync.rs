@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::comparison::{Finding, compare};
 use super::file_server::FileServerError;
 use super::lookup::Found;
+use super::mending::{Checkup, mend};
 use super::object::{ObjectId, ReplicaState};
 use super::sessions::Sessions;
 use super::task::Progress;
@@ -188,7 +189,7 @@ impl Storage {
         match finding {
             Finding::Present { id, server } if !self.0.live().contains(&id) => {
                 match self.0.check(id, &self.0.servers[server], None).await {
-                    Ok(ReplicaState::Stored) => synced.present = 1,
+                    Ok(Checkup { state: ReplicaState::Stored, .. }) => synced.present = 1,
                     Ok(_) => synced.damaged = 1,
                     Err(error) => tracing::warn!("{error}; looked at again by the next comparison"),
                 }
@@ -228,39 +229,45 @@ async fn list(server: &Sessions, part: &str) -> Result<Vec<ObjectId>, FileServer
 }
 
 impl Inner {
-    /// Reads a replica as a whole, sets it aside if it is damaged, and notes what was seen.
+    /// Reads a replica as a whole, sets it aside if it is damaged, writes a rotten record anew, and
+    /// notes what was seen.
     /// With `pace`, slowly.
     pub(super) async fn check(
         &self,
         id: ObjectId,
         server: &Sessions,
         pace: Option<super::scrub::Pace>,
-    ) -> Result<ReplicaState, StorageError> {
+    ) -> Result<Checkup, StorageError> {
         let looked = server.run(id, move |server, progress| {
-            let progress = progress.clone();
+            let (progress, after) = (progress.clone(), progress.clone());
             let replica = server.open(&id)?.watched(move |count| {
                 progress.note();
                 if let Some(pace) = &pace {
                     pace.rest_after(count, &progress);
                 }
             });
-            match super::envelope::verify(replica, &id) {
-                Ok(()) => Ok(ReplicaState::Stored),
+            match super::envelope::inspect(replica, &id) {
+                Ok(rotten) => {
+                    let slots = mend(server, &after, &id, rotten);
+                    Ok(Checkup { state: ReplicaState::Stored, slots })
+                }
                 Err(super::envelope::EnvelopeError::Beneath(error)) => {
                     Err(super::lookup::beneath(error, server.name(), &id))
                 }
                 Err(damage) => {
                     tracing::error!(server = server.name(), object = %id, "replica is {damage}; quarantined");
                     server.quarantine(&id)?;
-                    Ok(ReplicaState::Damaged)
+                    Ok(ReplicaState::Damaged.into())
                 }
             }
         });
-        let state = match looked.await {
-            Ok(state) => state,
-            Err(FileServerError::Absent { .. }) => ReplicaState::Owed,
+        let checkup = match looked.await {
+            Ok(checkup) => checkup,
+            Err(FileServerError::Absent { .. }) => ReplicaState::Owed.into(),
             Err(error) => return Err(StorageError::Unreadable { id, why: error.to_string() }),
         };
+        self.count_slots(server.name(), &checkup.slots);
+        let state = checkup.state;
         let known = self.catalog.entry(id).await?;
         let known =
             known.as_ref().and_then(|entry| entry.replicas.iter().find(|(name, _)| name == server.name()));
@@ -270,6 +277,6 @@ impl Inner {
         if state != ReplicaState::Stored {
             self.metrics.damaged.with_label_values(&[server.name()]).inc();
         }
-        Ok(state)
+        Ok(checkup)
     }
 }

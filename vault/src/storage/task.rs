@@ -18,10 +18,16 @@ pub struct Progress {
     pub done: u64,
     /// What was as it should be already.
     pub passed: u64,
+    /// Objects found that are deleted, and stay so: rebuilding only.
+    #[serde(default)]
+    pub deleted: u64,
     /// What could not be done; the log names each.
     pub failed: u64,
     /// The last failure, or why the walk stopped before its end.
     pub last_error: Option<String>,
+    /// What an operator should know of the result although nothing failed.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub warning: Option<String>,
 }
 
 /// One kind of walk.
@@ -38,6 +44,14 @@ impl Task {
         *progress = Progress { running: true, ..Progress::default() };
         drop(progress);
         Some(Running(Arc::clone(self)))
+    }
+
+    /// A walk of a former life did not come to its end: says what becomes of it.
+    pub(super) fn interrupted(&self, what: &str) {
+        let mut progress = self.lock();
+        if !progress.running && !progress.finished {
+            progress.last_error = Some(what.to_owned());
+        }
     }
 
     /// How far it is.

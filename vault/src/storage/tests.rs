@@ -12,7 +12,10 @@ use super::step::Step;
 use super::*;
 
 mod crash;
+mod mending;
 mod patrol;
+mod tasks;
+mod tombstones;
 mod upheaval;
 mod upkeep;
 

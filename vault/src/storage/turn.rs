@@ -66,6 +66,7 @@ impl Storage {
         if number.is_multiple_of(ASK_EVERY) && inner.peer_is_up() {
             inner.ask_for_intents().await?;
         }
+        inner.go_on_with_asked().await?;
         let purged = inner.purge_due().await?;
         let mut turn = Turn { settled: inner.settle_intents().await?, purged, ..Turn::default() };
         let servers = inner.conditions(1);

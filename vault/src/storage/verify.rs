@@ -1,9 +1,10 @@
 //! Asked to look: every replica of one object read from end to end. What is found bad is set
-//! aside and owed, so that the next turn heals it.
+//! aside and owed, so that the next turn heals it; a rotten record is written anew at once.
 
 use futures_util::future::join_all;
 
 use super::file_server::FileServerError;
+use super::mending::Slots;
 use super::object::{Entry, ReplicaState};
 use super::{Storage, StorageError, now};
 
@@ -14,6 +15,8 @@ pub struct Checked {
     pub server: String,
     /// Why it is not whole; nothing where it is.
     pub refused: Option<FileServerError>,
+    /// What its two records are like, where it is whole.
+    pub slots: Slots,
 }
 
 impl Storage {
@@ -41,7 +44,10 @@ impl Storage {
             if let Some(state) = state {
                 inner.catalog.observed(entry.id, server.clone(), state, now()).await?;
             }
-            found.push(Checked { server, refused: answer.err() });
+            found.push(match answer {
+                Ok(seen) => Checked { server, refused: None, slots: seen.slots },
+                Err(refused) => Checked { server, refused: Some(refused), slots: Slots::Whole },
+            });
         }
         Ok(found)
     }

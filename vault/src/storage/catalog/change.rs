@@ -8,6 +8,7 @@ use shared::tls::is_name;
 
 use super::deletion::{purge, settle};
 use super::rows::{add_replica, advance, believe_stored, entry, from_row, insert, with_replicas};
+use super::tombstones::apply;
 use crate::storage::object::{Entry, Metadata, ObjectId, OneOff, ReplicaState, State};
 
 /// One object's state, as one catalog tells it to the other.
@@ -101,6 +102,7 @@ pub(super) fn merge_one(
         }
         State::Pending | State::Dropped => new |= advance(db, &change.id, change.state)?,
     }
+    new |= apply(db, &change.id, now)?;
     let Some(merged) = entry(db, &change.id)? else { return Ok(new) };
     if !matches!(merged.state, State::Stored | State::Deleted) {
         return Ok(new);

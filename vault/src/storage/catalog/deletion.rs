@@ -5,6 +5,7 @@
 use rusqlite::{Connection, OptionalExtension, params};
 
 use super::rows::{add_replica, number, touch};
+use super::tombstones::forget;
 use super::{Catalog, CatalogError};
 use crate::storage::object::{ObjectId, ReplicaState, State};
 
@@ -155,6 +156,7 @@ pub(super) fn purge(
     if db.prepare_cached(sql)?.execute([id.to_string()])? == 0 {
         return Ok(false);
     }
+    forget(db, id)?;
     db.prepare_cached("DELETE FROM replicas WHERE id = ?1")?.execute([id.to_string()])?;
     for server in servers {
         add_replica(db, id, server, ReplicaState::RemovalOwed, now, observed)?;

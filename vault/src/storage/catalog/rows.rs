@@ -154,6 +154,15 @@ pub(super) fn list(
     found.into_iter().map(|entry| with_replicas(db, entry)).collect()
 }
 
+pub(super) fn held(db: &Connection, after: Option<&ObjectId>, limit: usize) -> rusqlite::Result<Vec<Entry>> {
+    let after = after.map(ToString::to_string).unwrap_or_default();
+    let limit = i64::try_from(limit).unwrap_or(i64::MAX);
+    let sql = format!("SELECT {COLUMNS} FROM objects WHERE id > ?1 AND state IN (2, 3) ORDER BY id LIMIT ?2");
+    let found: Vec<_> =
+        db.prepare_cached(&sql)?.query_map(params![after, limit], from_row)?.collect::<Result<_, _>>()?;
+    found.into_iter().map(|entry| with_replicas(db, entry)).collect()
+}
+
 pub(super) fn pending(db: &Connection, origin: &str, limit: usize) -> rusqlite::Result<Vec<Entry>> {
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
     let sql = format!("SELECT {COLUMNS} FROM objects WHERE origin = ?1 AND state = 0 ORDER BY id LIMIT ?2");

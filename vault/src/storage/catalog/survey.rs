@@ -7,6 +7,7 @@ use rusqlite::{Connection, OptionalExtension, Row, params};
 
 use super::deletion;
 use super::rows::{self, id_at, number, word};
+use super::tombstones::{each_revised, forget};
 use super::{Catalog, CatalogError};
 use crate::storage::comparison::Known;
 use crate::storage::debts::Owed;
@@ -36,7 +37,8 @@ impl Catalog {
         self.read(move |db| known_under(db, &prefix, &servers)).await
     }
 
-    /// What lies on a file server as far as the catalog knows, and which objects are purged.
+    /// What lies on a file server as far as the catalog knows, and which objects are purged, or
+    /// were deleted or taken back.
     ///
     /// # Errors
     /// As every read.
@@ -45,7 +47,8 @@ impl Catalog {
             let mut gathering = Gathering::default();
             let sql = "SELECT id FROM replicas WHERE server = ?1 AND state = 'stored' ORDER BY id";
             each_id(db, sql, &[&server], |id| gathering.replica(&id))?;
-            each_id(db, PURGED, &["", "g"], |id| gathering.deleted(&id))?;
+            each_id(db, PURGED, &["", "g"], |id| gathering.purged(&id))?;
+            each_revised(db, "", |id, revision| gathering.revised(&id, revision))?;
             Ok(gathering.finish())
         })
         .await
@@ -55,7 +58,7 @@ impl Catalog {
     ///
     /// # Errors
     /// As every read.
-    pub(in crate::storage) async fn deleted_under(
+    pub(in crate::storage) async fn purged_under(
         &self,
         prefix: String,
     ) -> Result<Vec<ObjectId>, CatalogError> {
@@ -80,6 +83,7 @@ impl Catalog {
                 if known.is_none() {
                     // The peer knows more of it or has the same note: nothing to tell.
                     rows::insert(db, &nameless(*id))?;
+                    forget(db, id)?;
                 } else if deletion::purge(db, id, &servers, now, true)? {
                     rows::touch(db, id)?;
                 }
@@ -154,7 +158,7 @@ impl Catalog {
     pub(in crate::storage) async fn round(&self, name: &'static str) -> Result<Round, CatalogError> {
         self.read(move |db| {
             let sql =
-                "SELECT running, position, begun, finished, checked, damaged FROM rounds WHERE name = ?1";
+                "SELECT running, position, begun, finished, checked, damaged, mended FROM rounds WHERE name = ?1";
             let read = |row: &Row<'_>| {
                 let position: Option<String> = row.get(1)?;
                 Ok(Round {
@@ -165,6 +169,7 @@ impl Catalog {
                     finished: row.get(3)?,
                     checked: unsigned(row.get(4)?),
                     damaged: unsigned(row.get(5)?),
+                    mended: unsigned(row.get(6)?),
                 })
             };
             Ok(db.prepare_cached(sql)?.query_row([name], read).optional()?.unwrap_or_default())
@@ -183,10 +188,12 @@ impl Catalog {
     ) -> Result<(), CatalogError> {
         self.write(move |db| {
             let sql = "INSERT OR REPLACE INTO rounds
-                (name, running, position, begun, finished, checked, damaged) VALUES (?1,?2,?3,?4,?5,?6,?7)";
+                (name, running, position, begun, finished, checked, damaged, mended)
+                VALUES (?1,?2,?3,?4,?5,?6,?7,?8)";
             let position = round.position.map(|id| id.to_string());
-            let Round { running, begun, finished, checked, damaged, .. } = round;
-            let values = params![name, running, position, begun, finished, signed(checked), signed(damaged)];
+            let Round { running, begun, finished, .. } = round;
+            let [checked, damaged, mended] = [round.checked, round.damaged, round.mended].map(signed);
+            let values = params![name, running, position, begun, finished, checked, damaged, mended];
             db.prepare_cached(sql)?.execute(values).map(drop)
         })
         .await
@@ -213,6 +220,19 @@ impl Catalog {
             Ok(owed as u64)
         })
         .await
+    }
+
+    /// Objects that have replicas, deleted ones that may be taken back among them, after `after`, in
+    /// order of id.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(in crate::storage) async fn held(
+        &self,
+        after: Option<ObjectId>,
+        limit: usize,
+    ) -> Result<Vec<Entry>, CatalogError> {
+        self.read(move |db| rows::held(db, after.as_ref(), limit)).await
     }
 
     /// What is owed, the oldest first.
@@ -263,7 +283,7 @@ impl Catalog {
 const PURGED: &str = "SELECT id FROM objects WHERE state = 4 AND id >= ?1 AND id < ?2 ORDER BY id";
 
 /// What comes behind every id with this prefix: no hex digit is larger than `f`.
-fn behind(prefix: &str) -> String {
+pub(super) fn behind(prefix: &str) -> String {
     format!("{prefix}g")
 }
 
