@@ -243,8 +243,8 @@ impl Sftp {
             let mut file = link.open(&path)?;
             self.note(link.flush(&mut file)?, || Step::FileSynced(path.clone()));
             link.close(file)?;
-            self.make_folders(link, &path)?;
-            self.flush_parent(link, &path)
+            let made = self.make_folders(link, &path)?;
+            self.flush_names(link, &path, made)
         });
         let ((), lane) = settled.map_err(|failed| self.fail(id, failed))?;
         lane.give_back();
@@ -361,7 +361,7 @@ impl Sftp {
     }
 
     fn name_in_folders(&self, link: &mut Link, temporary: &Path, path: &Path) -> Result<bool, Trouble> {
-        self.make_folders(link, path)?;
+        let made = self.make_folders(link, path)?;
         self.steps.reach(|| Step::Rename(temporary.to_owned(), path.to_owned()));
         match link.rename(temporary, path) {
             Err(trouble) if matches!(trouble.kind, Kind::Exists | Kind::Failure) => {
@@ -370,23 +370,31 @@ impl Sftp {
             }
             other => other?,
         }
-        self.flush_parent(link, path)?;
+        self.flush_names(link, path, made)?;
         Ok(true)
     }
 
-    /// Makes `ab` and `ab/cd` above `path` and flushes the folder that holds each name.
-    fn make_folders(&self, link: &mut Link, path: &Path) -> Result<(), Trouble> {
-        let Some(inner) = path.parent() else { return Ok(()) };
-        let Some(outer) = inner.parent() else { return Ok(()) };
-        for folder in [outer, inner] {
-            if lock(&self.durable).contains(folder) {
-                continue;
-            }
-            self.steps.reach(|| Step::MakeFolder(folder.to_owned()));
+    /// Makes `ab` and `ab/cd` above `path` where that is not known to have been done durably, and
+    /// returns which.
+    fn make_folders(&self, link: &mut Link, path: &Path) -> Result<Vec<PathBuf>, Trouble> {
+        let folders = path.ancestors().skip(1).take(2).map(Path::to_owned);
+        let mut unsure: Vec<_> = folders.filter(|folder| !lock(&self.durable).contains(folder)).collect();
+        unsure.reverse();
+        for folder in &unsure {
+            self.steps.reach(|| Step::MakeFolder(folder.clone()));
             link.make_folder(folder)?;
-            self.flush_parent(link, folder)?;
-            lock(&self.durable).insert(folder.to_owned());
         }
+        Ok(unsure)
+    }
+
+    /// Flushes the folders that hold the names of `path` and of the folders made above it: all of
+    /// them at the end, where one commit of the file system's journal does for all.
+    fn flush_names(&self, link: &mut Link, path: &Path, made: Vec<PathBuf>) -> Result<(), Trouble> {
+        self.flush_parent(link, path)?;
+        for folder in &made {
+            self.flush_parent(link, folder)?;
+        }
+        lock(&self.durable).extend(made);
         Ok(())
     }
 
