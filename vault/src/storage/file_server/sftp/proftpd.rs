@@ -17,7 +17,7 @@ pub(super) struct Proftpd {
 impl Proftpd {
     /// One that answers.
     pub(super) fn start(fixture: &Sshd) -> Self {
-        let port = TcpListener::bind(("127.0.0.1", 0)).unwrap().local_addr().unwrap().port();
+        let port = super::sshd::free_port();
         let path = |name: &str| fixture.path(name).display().to_string();
         let keys = Command::new("ssh-keygen")
             .args(["-e", "-m", "RFC4716", "-f", &path("user.pub")])
