@@ -43,7 +43,7 @@ mod sshd;
 #[cfg(test)]
 mod tests;
 
-pub use enquiry::fuzz as fuzz_listing;
+pub use enquiry::fuzz_listing;
 pub use settings::{Login, MOST_SESSIONS, SESSIONS, SftpSettings, parse_address};
 
 use link::{Flushed, Link, Refusal};

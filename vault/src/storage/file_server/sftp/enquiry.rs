@@ -201,7 +201,7 @@ impl<'a> Enquiry<'a> {
 }
 
 /// For the fuzzer: whatever bytes a server sends, the window holds and what is asked is bounded.
-pub fn fuzz(bytes: &[u8]) {
+pub fn fuzz_listing(bytes: &[u8]) {
     let folders = vec![PathBuf::from("/srv/ab/cd"); 2 * WINDOW];
     let mut enquiry = Enquiry::new(&folders, 64, usize::MAX);
     let (mut left, mut out) = (bytes, Vec::new());

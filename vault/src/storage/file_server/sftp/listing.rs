@@ -118,7 +118,7 @@ impl Sftp {
         if !self.told_slow.swap(true, Ordering::Relaxed) {
             tracing::warn!(
                 server = %self.name,
-                "allows one channel a session only (MaxSessions 1?): listing it takes four round trips a folder"
+                "gives a session no second channel for listings (MaxSessions 1?): each folder takes four round trips"
             );
         }
         let names = self.names_in_turn(&folders[..folders.len().min(self.sessions * EACH)], length);

@@ -2,9 +2,9 @@
 //! a folder costs a little of two round trips instead of four whole ones. Moves bytes; what they
 //! say is `message`'s, what is asked when is `enquiry`'s.
 //!
-//! Nothing here waits for ever for both sides to read: what is asked is never more than the
-//! server takes unread (see [`LEAST_WINDOW`]), so it always gets to its answers, and libssh2
-//! takes these in while it writes.
+//! The two sides do not wait for each other to read: what is asked and not answered fits into
+//! what the server takes unread (see [`LEAST_WINDOW`]), so it gets to its answers, and libssh2
+//! takes these in, 2 MiB of them, while it writes. Whoever waits all the same waits one time-out.
 
 use std::io::{Read, Write};
 use std::path::PathBuf;
@@ -17,9 +17,9 @@ use super::message::{Oddity, Reply, Request, VERSION};
 use super::moment;
 use super::trouble::{Kind, Trouble};
 
-/// A server that takes fewer bytes unread is asked one thing at a time instead: into this fits
-/// everything that an enquiry has under way, with the longest handles.
-const LEAST_WINDOW: u32 = 128 * 1024;
+/// A server that takes fewer bytes unread is asked one thing at a time instead. An enquiry has
+/// about 8 KiB under way: a hundred paths, or twice as many handles of a few bytes.
+const LEAST_WINDOW: u32 = 16 * 1024;
 /// Read at once.
 const PIECE: usize = 64 * 1024;
 
