@@ -190,8 +190,19 @@ impl Directory {
         Ok(())
     }
 
-    /// Gives the finished file its final name without overwriting, durably.
+    /// Gives the finished file its final name without overwriting, durably. A folder that was
+    /// there may have gone under us (restored, cleaned up): then it is made again.
     fn publish(&self, temporary: &Path, path: &Path) -> std::io::Result<()> {
+        match self.name_in_folders(temporary, path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                self.forget_folders(path);
+                self.name_in_folders(temporary, path)
+            }
+            other => other,
+        }
+    }
+
+    fn name_in_folders(&self, temporary: &Path, path: &Path) -> std::io::Result<()> {
         self.make_folders(path)?;
         self.steps.reach(|| Step::Link(temporary.to_owned(), path.to_owned()));
         match std::fs::hard_link(temporary, path) {
@@ -259,8 +270,7 @@ impl Directory {
         self.sync_folder(&folder)
     }
 
-    fn forget_folders(&self, id: &ObjectId) {
-        let path = self.replica_path(id);
+    fn forget_folders(&self, path: &Path) {
         let mut durable = lock(&self.durable);
         for folder in path.ancestors().skip(1).take(2) {
             durable.remove(folder);
@@ -331,7 +341,7 @@ impl FileServer for Directory {
             .and_then(|()| self.publish(&temporary, &path).map_err(wrap(&self.name, id)));
         if done.is_err() {
             // A folder may have gone under us (restored, cleaned up): look again next time.
-            self.forget_folders(id);
+            self.forget_folders(&self.replica_path(id));
         }
         self.steps.reach(|| Step::Unlink(temporary.clone()));
         match std::fs::remove_file(&temporary) {
