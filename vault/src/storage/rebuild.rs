@@ -123,8 +123,7 @@ impl Inner {
             if !opened {
                 let why = format!(
                     "file server {name}: what is noted there of deletions opens with none of these keys: files \
-                     that were deleted may be back; put the former storage key into storage.key_file, too, if \
-                     it is found, or delete them again"
+                     that were deleted may be back; delete them again, or begin anew with the former storage key"
                 );
                 tracing::warn!("{why}");
                 running.note(|progress| progress.warning = Some(why));

@@ -220,6 +220,21 @@ async fn a_wiped_server_is_nobodys_until_the_operator_adopts_it_and_then_gets_ev
 }
 
 #[tokio::test]
+async fn a_server_whose_folders_went_under_a_running_vault_stays_up_and_is_paid_in_one_turn() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let ids = put_some(&storage, 0..8).await;
+    storage.patrol_turn().await.unwrap();
+    place.wipe("one");
+    storage.repair_turn().await.unwrap();
+    storage.adopt_server("one").await.unwrap();
+    let turn = storage.repair_turn().await.unwrap();
+    assert_eq!((turn.copied, turn.failed), (8, 0));
+    assert!(storage.status().await.unwrap().file_servers[0].up);
+    assert!(ids.iter().all(|id| place.replica("one", id).exists()));
+}
+
+#[tokio::test]
 async fn a_catalog_that_is_lost_learns_from_the_file_servers_what_was_deleted() {
     let place = Place::new();
     let storage = place.open("vault-a").await;
