@@ -1,7 +1,7 @@
 //! A real ProFTPD for the tests: an SFTP server that is not OpenSSH. It serves the folder and
 //! takes the keys of an [`Sshd`]'s fixture, on a port of its own.
 
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::process::{Child, Command, Stdio};
 use std::time::Duration;
 
