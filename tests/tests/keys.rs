@@ -3,7 +3,7 @@
 //! of long work meanwhile.
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
 use std::time::Duration;
 
@@ -203,19 +203,25 @@ fn with_both_vaults_disks_lost_a_deleted_file_stays_deleted_until_an_operator_ta
     let [kept, deleted] = ["kept", "deleted"].map(|key| house.upload(key, key.as_bytes()));
     let gone = house.pair.vaults[0].call(&house.erp, &format!("/v1/files/{}", deleted.id)).method("DELETE");
     assert_eq!(gone.send().unwrap().status, 204);
-    // Of each file server's, one vault's note is enough: the other file server may be lost, too.
     wait::until("both file servers know of the deletion", SOON, || {
         for server in &house.pair.file_servers {
-            let shelf = format!("revisions-{}.", &deleted.id[..2]);
-            let noted = files_below(&server.join("notes"))?
-                .iter()
-                .any(|note| note.file_name().is_some_and(|name| name.to_string_lossy().starts_with(&shelf)));
-            anyhow::ensure!(noted, "{}", server.display());
+            // The marker that counts the note comes last.
+            let shelf = format!("revisions-{}.vault-a.", &deleted.id[..2]);
+            let newest = |start: &str| {
+                let notes = files_below(&server.join("notes")).unwrap_or_default();
+                let called = |note: &&PathBuf| {
+                    note.file_name().is_some_and(|name| name.to_string_lossy().starts_with(start))
+                };
+                notes.iter().filter(called).filter_map(|note| note.metadata().ok()?.modified().ok()).max()
+            };
+            let noted = newest(&shelf).zip(newest("generation.vault-a."));
+            anyhow::ensure!(noted.is_some_and(|(shelf, marker)| marker > shelf), "{}", server.display());
         }
         Ok(())
     })
     .unwrap();
     house.burn_catalogs();
+    // The notes of one file server are enough.
     for note in files_below(&house.pair.file_servers[0].join("notes")).unwrap() {
         let told = std::fs::read(&note).unwrap();
         assert!(!told.windows(3).any(|word| word == b"erp"), "{} names an owner", note.display());

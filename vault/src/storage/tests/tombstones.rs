@@ -16,15 +16,6 @@ async fn told(teller: &Storage, listener: &Storage) {
     listener.merge(teller.changes_since(0, 100).await.unwrap(), None).await.unwrap();
 }
 
-impl Place {
-    /// Both vaults' disks burn.
-    fn burn(&self) {
-        for vault in ["vault-a", "vault-b"] {
-            let _ = std::fs::remove_dir_all(self.path(vault));
-        }
-    }
-}
-
 #[tokio::test]
 async fn with_both_catalogs_lost_what_was_deleted_stays_deleted_and_can_still_be_taken_back() {
     // Everything is there; one file server's notes are lost; the vault compares before the operator
@@ -51,7 +42,7 @@ async fn with_both_catalogs_lost_what_was_deleted_stays_deleted_and_can_still_be
         storage.undelete(&back).await.unwrap();
         storage.patrol_turn().await.unwrap();
         drop((storage, peer));
-        place.burn();
+        place.burn().await;
         if let Some(server) = lost {
             std::fs::remove_dir_all(place.path(server).join("notes")).unwrap();
         }
@@ -79,7 +70,7 @@ async fn with_both_catalogs_lost_what_was_deleted_stays_deleted_and_can_still_be
         // The next fire, and the other vault's older notes with it.
         storage.patrol_turn().await.unwrap();
         drop(storage);
-        place.burn();
+        place.burn().await;
         let storage = place.open("vault-a").await;
         assert_eq!(rebuilt(&storage, None, false).await.deleted, 1);
         assert!(matches!(storage.find(&deleted).await.unwrap(), Found::Deleted(_)));
@@ -96,7 +87,7 @@ async fn notes_of_deletions_that_no_key_opens_are_told_and_stop_nothing() {
     storage.delete(&deleted).await.unwrap();
     storage.patrol_turn().await.unwrap();
     drop(storage);
-    place.burn();
+    place.burn().await;
     let former = std::fs::read_to_string(place.key_file()).unwrap();
     std::fs::remove_file(place.key_file()).unwrap();
     key::create(&place.key_file(), clock()).unwrap();
@@ -129,7 +120,7 @@ async fn after_a_rotation_the_new_key_alone_opens_what_is_noted_of_deletions() {
     ended(|| storage.rewrap_progress()).await;
     storage.patrol_turn().await.unwrap();
     drop(storage);
-    place.burn();
+    place.burn().await;
     // The earlier key is taken out of the file.
     let keys = std::fs::read_to_string(place.key_file()).unwrap();
     let newest = keys.lines().take(3).collect::<Vec<_>>().join("\n");

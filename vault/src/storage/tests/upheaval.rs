@@ -126,9 +126,7 @@ impl World {
     async fn burn(&mut self) {
         self.heal().await;
         self.vaults.clear();
-        for vault in VAULTS {
-            std::fs::remove_dir_all(self.place.path(vault)).unwrap();
-        }
+        self.place.burn().await;
         for vault in VAULTS {
             self.vaults.push(self.place.open(vault).await);
         }
