@@ -10,6 +10,7 @@ import collections
 import ipaddress
 import os
 import shutil
+import signal
 import statistics
 import subprocess
 import sys
@@ -345,6 +346,8 @@ PHASES = {"lines": against_peer, "twenty": twenty, "drop": drop, "flood": flood,
 
 
 def main():
+    # Whoever ends this ends the parts, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     words = argparse.ArgumentParser(description="The benchmark of bans.")
     words.add_argument("--binaries", required=True, help="the folder of edge and edge-firewall")
     words.add_argument("--probe", required=True, help="the probe, built")

@@ -12,6 +12,7 @@ import os
 import queue
 import random
 import shutil
+import signal
 import socket
 import statistics
 import subprocess
@@ -478,6 +479,8 @@ def fill(vault, count):
 
 
 def main():
+    # Whoever ends this ends the parts, too.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     parser = argparse.ArgumentParser()
     parser.add_argument("--binaries", required=True)
     parser.add_argument("--only", default=",".join(PHASES))
