@@ -244,7 +244,7 @@ async fn a_catalog_that_is_lost_learns_from_the_file_servers_what_was_deleted() 
     storage.patrol_turn().await.unwrap();
     drop(storage);
     // Both catalogs are gone, and an old copy of a deleted file is back on a file server.
-    std::fs::remove_dir_all(place.path("vault-a")).unwrap();
+    place.burn().await;
     std::fs::copy(place.path("kept"), place.replica("two", &ids[0])).unwrap();
     for vault in ["vault-a", "vault-b"] {
         let anew = place.open(vault).await;
