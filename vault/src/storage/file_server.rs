@@ -248,6 +248,19 @@ impl Replica {
         Self { length, position: 0, read_at }
     }
 
+    /// An object that is in memory.
+    #[must_use]
+    pub fn of_bytes(bytes: Vec<u8>) -> Self {
+        let length = bytes.len() as u64;
+        let read_at = move |buffer: &mut [u8], at: u64| {
+            let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
+            let count = rest.len().min(buffer.len());
+            buffer[..count].copy_from_slice(&rest[..count]);
+            Ok(count)
+        };
+        Self::new(length, Box::new(read_at))
+    }
+
     /// Bytes altogether, both slots included.
     #[must_use]
     pub const fn length(&self) -> u64 {

@@ -32,6 +32,7 @@ mod place;
 mod pool;
 mod reader;
 mod settings;
+mod short;
 mod trouble;
 mod trust;
 mod writer;
@@ -253,6 +254,15 @@ impl Sftp {
 
     /// Writes, flushes and measures the temporary file, and gives it its final name.
     fn write(&self, id: &ObjectId, source: &mut Replica, temporary: &Path) -> Result<Put, FileServerError> {
+        let mut short = None;
+        if Self::is_short(source) {
+            let bytes = self.read_short(id, source)?;
+            if let Some(put) = self.write_short(id, &bytes, temporary)? {
+                return Ok(put);
+            }
+            short = Some(Replica::of_bytes(bytes));
+        }
+        let source = short.as_mut().unwrap_or(source);
         self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
         let created = self.ask_in_place(|link| link.create(temporary));
         let (file, mut lane) = created.map_err(|failed| self.fail(id, failed))?;

@@ -10,8 +10,9 @@ use std::time::{Duration, Instant};
 use ssh2::{File, FileStat, MethodType, OpenFlags, OpenType, RenameFlags, Session, Sftp};
 
 use super::super::layout;
+use super::message::Request;
 use super::moment;
-use super::pipeline::Pipeline;
+use super::pipeline::{Answer, Pipeline};
 use super::settings::{Login, SftpSettings};
 use super::trouble::{Kind, Trouble};
 use super::trust;
@@ -251,6 +252,16 @@ impl Link {
             self.cut();
         }
         listed
+    }
+
+    /// Asks several things at once on the second channel; `None` where the server gives none.
+    pub(super) fn ask_at_once(&mut self, requests: &[Request<'_>]) -> Result<Option<Vec<Answer>>, Trouble> {
+        let answered =
+            self.pipeline().and_then(|pipeline| pipeline.map(|pipeline| pipeline.ask(requests)).transpose());
+        if answered.as_ref().is_err_and(Trouble::spoils_session) {
+            self.cut();
+        }
+        answered
     }
 
     fn pipeline(&mut self) -> Result<Option<&mut Pipeline>, Trouble> {

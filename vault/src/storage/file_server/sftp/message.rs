@@ -1,6 +1,7 @@
-//! The few messages of SFTP version 3 that listing folders takes, and their bytes
-//! (draft-ietf-secsh-filexfer-02, sections 3 to 7). Pure: knows no channel, no order of requests
-//! and no paths; what a server sends is outside input.
+//! The few messages of SFTP version 3 that listing folders and storing a short file take, and their
+//! bytes (draft-ietf-secsh-filexfer-02, sections 3 to 7; flushing is OpenSSH's, its PROTOCOL
+//! section 4.4). Pure: knows no channel, no order of requests and no paths; what a server sends is
+//! outside input.
 
 /// The version spoken, which every server knows.
 pub(super) const VERSION: u32 = 3;
@@ -10,13 +11,26 @@ pub(super) const MOST: usize = 256 * 1024;
 const MOST_HANDLE: usize = 256;
 
 const INIT: u8 = 1;
+const OPEN: u8 = 3;
 const CLOSE: u8 = 4;
+const WRITE: u8 = 6;
+const LSTAT: u8 = 7;
 const OPENDIR: u8 = 11;
 const READDIR: u8 = 12;
+const MKDIR: u8 = 14;
+const RENAME: u8 = 18;
+const EXTENDED: u8 = 200;
+const FSYNC: &[u8] = b"fsync@openssh.com";
+/// For reading; for writing, made, and not there before (section 6.3).
+const TO_READ: u32 = 1;
+const TO_MAKE: u32 = 2 | 8 | 0x20;
+/// The only fact that is sent: the mode (section 5).
+const MODE: u32 = 4;
 const REPLY_VERSION: u8 = 2;
 const REPLY_STATUS: u8 = 101;
 const REPLY_HANDLE: u8 = 102;
 const REPLY_NAME: u8 = 104;
+const REPLY_ATTRS: u8 = 105;
 
 /// What a server sent that makes no sense. Nothing that comes after it can be trusted.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
@@ -61,28 +75,123 @@ pub(super) enum Request<'a> {
     Close {
         /// Comes back with the answer.
         id: u32,
-        /// The folder's.
+        /// The folder's or file's.
         handle: &'a [u8],
+    },
+    /// A handle for a file, or for a folder to be flushed.
+    OpenToRead {
+        /// Comes back with the answer.
+        id: u32,
+        /// Its name.
+        path: &'a [u8],
+    },
+    /// A handle for a file that must not be there yet.
+    Make {
+        /// Comes back with the answer.
+        id: u32,
+        /// Its name.
+        path: &'a [u8],
+        /// Its mode.
+        mode: u32,
+    },
+    /// Some bytes of an open file.
+    Write {
+        /// Comes back with the answer.
+        id: u32,
+        /// The file's.
+        handle: &'a [u8],
+        /// Where.
+        at: u64,
+        /// What.
+        bytes: &'a [u8],
+    },
+    /// The file or folder onto the disk.
+    Flush {
+        /// Comes back with the answer.
+        id: u32,
+        /// The file's or folder's.
+        handle: &'a [u8],
+    },
+    /// A name's facts.
+    Measure {
+        /// Comes back with the answer.
+        id: u32,
+        /// The name.
+        path: &'a [u8],
+    },
+    /// A new folder.
+    MakeFolder {
+        /// Comes back with the answer.
+        id: u32,
+        /// Its name.
+        path: &'a [u8],
+        /// Its mode.
+        mode: u32,
+    },
+    /// Another name for a file.
+    Rename {
+        /// Comes back with the answer.
+        id: u32,
+        /// The name it has.
+        from: &'a [u8],
+        /// The name it gets.
+        to: &'a [u8],
     },
 }
 
 impl Request<'_> {
     /// Appends its bytes.
     pub(super) fn write_to(self, out: &mut Vec<u8>) {
-        let (kind, id, text) = match self {
-            Self::Init => (INIT, VERSION, None),
-            Self::Open { id, path } => (OPENDIR, id, Some(path)),
-            Self::Read { id, handle } => (READDIR, id, Some(handle)),
-            Self::Close { id, handle } => (CLOSE, id, Some(handle)),
+        let start = out.len();
+        out.extend([0; 4]);
+        let mut message = Writer(out);
+        match self {
+            Self::Init => message.head(INIT, VERSION),
+            Self::Open { id, path } => message.head(OPENDIR, id).text(path),
+            Self::Read { id, handle } => message.head(READDIR, id).text(handle),
+            Self::Close { id, handle } => message.head(CLOSE, id).text(handle),
+            Self::OpenToRead { id, path } => message.head(OPEN, id).text(path).number(TO_READ).number(0),
+            Self::Make { id, path, mode } => {
+                message.head(OPEN, id).text(path).number(TO_MAKE).number(MODE).number(mode)
+            }
+            Self::Write { id, handle, at, bytes } => {
+                message.head(WRITE, id).text(handle).position(at).text(bytes)
+            }
+            Self::Flush { id, handle } => message.head(EXTENDED, id).text(FSYNC).text(handle),
+            Self::Measure { id, path } => message.head(LSTAT, id).text(path),
+            Self::MakeFolder { id, path, mode } => {
+                message.head(MKDIR, id).text(path).number(MODE).number(mode)
+            }
+            Self::Rename { id, from, to } => message.head(RENAME, id).text(from).text(to),
         };
-        let length = 5 + text.map_or(0, |text| 4 + text.len());
-        put_length(out, length);
-        out.push(kind);
-        out.extend(id.to_be_bytes());
-        if let Some(text) = text {
-            put_length(out, text.len());
-            out.extend(text);
-        }
+        let length = length_of(out.len() - start - 4);
+        out[start..start + 4].copy_from_slice(&length);
+    }
+}
+
+/// A message that is being written.
+struct Writer<'a>(&'a mut Vec<u8>);
+
+impl Writer<'_> {
+    fn head(&mut self, kind: u8, id: u32) -> &mut Self {
+        self.0.push(kind);
+        self.number(id)
+    }
+
+    fn number(&mut self, number: u32) -> &mut Self {
+        self.0.extend(number.to_be_bytes());
+        self
+    }
+
+    fn position(&mut self, position: u64) -> &mut Self {
+        self.0.extend(position.to_be_bytes());
+        self
+    }
+
+    fn text(&mut self, text: &[u8]) -> &mut Self {
+        self.0.extend(length_of(text.len()));
+        self.0.extend(text);
+        self
     }
 }
 
@@ -111,6 +220,13 @@ pub(super) enum Reply<'a> {
         id: u32,
         /// As the server has them, `.` and `..` too.
         names: Vec<&'a [u8]>,
+    },
+    /// A name's facts.
+    Facts {
+        /// The request's.
+        id: u32,
+        /// In bytes; the server may not say.
+        size: Option<u64>,
     },
 }
 
@@ -149,10 +265,11 @@ impl<'a> Reply<'a> {
                 for _ in 0..count {
                     names.push(from.text()?);
                     from.text()?;
-                    from.skip_facts()?;
+                    from.facts()?;
                 }
                 Ok(Self::Names { id, names })
             }
+            REPLY_ATTRS => Ok(Self::Facts { id, size: from.facts()? }),
             other => Err(Oddity::Kind(other)),
         }
     }
@@ -179,11 +296,12 @@ impl<'a> Reader<'a> {
         self.take(usize::try_from(length).map_err(|_| Oddity::Short)?)
     }
 
-    /// Passes over the facts that come with a name (section 5).
-    fn skip_facts(&mut self) -> Result<(), Oddity> {
+    /// The facts that come with a name, of which only the size is wanted (section 5).
+    fn facts(&mut self) -> Result<Option<u64>, Oddity> {
         let flags = self.number()?;
-        // Size, owner, mode, times.
-        for (flag, length) in [(1, 8), (2, 8), (4, 4), (8, 8)] {
+        let size = (flags & 1 != 0).then(|| self.position()).transpose()?;
+        // Owner, mode, times.
+        for (flag, length) in [(2, 8), (4, 4), (8, 8)] {
             if flags & flag != 0 {
                 self.take(length)?;
             }
@@ -194,13 +312,19 @@ impl<'a> Reader<'a> {
                 self.text()?;
             }
         }
-        Ok(())
+        Ok(size)
+    }
+
+    fn position(&mut self) -> Result<u64, Oddity> {
+        let (position, rest) = self.0.split_first_chunk::<8>().ok_or(Oddity::Short)?;
+        self.0 = rest;
+        Ok(u64::from_be_bytes(*position))
     }
 }
 
-fn put_length(out: &mut Vec<u8>, length: usize) {
-    // Paths and handles are far shorter.
-    out.extend(u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes());
+fn length_of(length: usize) -> [u8; 4] {
+    // Whatever is sent is far shorter.
+    u32::try_from(length).unwrap_or(u32::MAX).to_be_bytes()
 }
 
 /// A message's bytes, as a server sends them.
@@ -233,6 +357,10 @@ pub(super) fn encoded(reply: &Reply<'_>) -> Vec<u8> {
             }
             (REPLY_NAME, *id, rest)
         }
+        Reply::Facts { id, size: Some(size) } => {
+            (REPLY_ATTRS, *id, [&5_u32.to_be_bytes()[..], &size.to_be_bytes(), &[7; 4]].concat())
+        }
+        Reply::Facts { id, size: None } => (REPLY_ATTRS, *id, vec![0; 4]),
     };
     text(&[&[kind][..], &id.to_be_bytes(), &rest].concat())
 }
@@ -247,7 +375,7 @@ mod tests {
 
     fn replies() -> impl Strategy<Value = (u8, u32, Vec<Vec<u8>>)> {
         let names = vec(vec(any::<u8>(), 0..40), 0..20);
-        (prop_oneof![Just(0_u8), Just(1), Just(2), Just(3)], any::<u32>(), names)
+        (prop_oneof![Just(0_u8), Just(1), Just(2), Just(3), Just(4)], any::<u32>(), names)
     }
 
     fn reply(parts: &(u8, u32, Vec<Vec<u8>>)) -> Reply<'_> {
@@ -257,6 +385,7 @@ mod tests {
             0 => Reply::Version(id),
             1 => Reply::Status { id, code: 4 },
             2 => Reply::Handle { id, handle: names.first().map_or(b"h", |name| name) },
+            3 => Reply::Facts { id, size: names.first().map(|name| name.len() as u64) },
             _ => Reply::Names { id, names: names.iter().map(Vec::as_slice).collect() },
         }
     }
@@ -301,6 +430,21 @@ mod tests {
             [0, 0, 0, 10, 12, 0, 0, 0, 7, 0, 0, 0, 1, b'h']
         );
         assert_eq!(bytes(Request::Close { id: 8, handle: b"" }), [0, 0, 0, 9, 4, 0, 0, 0, 8, 0, 0, 0, 0]);
+        let text = |text: &[u8]| [&[0, 0, 0, u8::try_from(text.len()).unwrap()][..], text].concat();
+        let made = [&[3, 0, 0, 0, 1][..], &text(b"/t"), &[0, 0, 0, 42, 0, 0, 0, 4, 0, 0, 1, 0xa0]].concat();
+        assert_eq!(bytes(Request::Make { id: 1, path: b"/t", mode: 0o640 }), text(&made));
+        let opened = [&[3, 0, 0, 0, 1][..], &text(b"/t"), &[0, 0, 0, 1, 0, 0, 0, 0]].concat();
+        assert_eq!(bytes(Request::OpenToRead { id: 1, path: b"/t" }), text(&opened));
+        let written = [&[6, 0, 0, 0, 2][..], &text(b"h"), &[0, 0, 0, 0, 0, 0, 1, 0], &text(b"xyz")].concat();
+        assert_eq!(bytes(Request::Write { id: 2, handle: b"h", at: 256, bytes: b"xyz" }), text(&written));
+        let flushed = [&[200, 0, 0, 0, 3][..], &text(b"fsync@openssh.com"), &text(b"h")].concat();
+        assert_eq!(bytes(Request::Flush { id: 3, handle: b"h" }), text(&flushed));
+        let measured = [&[7, 0, 0, 0, 4][..], &text(b"/t")].concat();
+        assert_eq!(bytes(Request::Measure { id: 4, path: b"/t" }), text(&measured));
+        let folder = [&[14, 0, 0, 0, 5][..], &text(b"/f"), &[0, 0, 0, 4, 0, 0, 1, 0xe8]].concat();
+        assert_eq!(bytes(Request::MakeFolder { id: 5, path: b"/f", mode: 0o750 }), text(&folder));
+        let renamed = [&[18, 0, 0, 0, 6][..], &text(b"/t"), &text(b"/u")].concat();
+        assert_eq!(bytes(Request::Rename { id: 6, from: b"/t", to: b"/u" }), text(&renamed));
     }
 
     #[test]
@@ -308,7 +452,7 @@ mod tests {
         assert_eq!(Reply::first(&[0, 0, 0, 0]), Err(Oddity::Length(0)));
         assert_eq!(Reply::first(&[0, 4, 0, 1]), Err(Oddity::Length(0x4_0001)));
         assert_eq!(Reply::first(&[0, 4, 0, 0]), Ok(None));
-        assert_eq!(Reply::first(&[0, 0, 0, 5, 105, 0, 0, 0, 1]), Err(Oddity::Kind(105)));
+        assert_eq!(Reply::first(&[0, 0, 0, 5, 106, 0, 0, 0, 1]), Err(Oddity::Kind(106)));
         let handle = encoded(&Reply::Handle { id: 1, handle: &[0; 257] });
         assert_eq!(Reply::first(&handle), Err(Oddity::Handle(257)));
         let many = [0, 0, 0, 9, 104, 0, 0, 0, 1, 255, 255, 255, 255];

@@ -23,6 +23,17 @@ const LEAST_WINDOW: u32 = 16 * 1024;
 /// Read at once.
 const PIECE: usize = 64 * 1024;
 
+/// What came of a request.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Answer {
+    /// How it went (`SSH_FX_…`, 0 is well).
+    Status(u32),
+    /// What it opened.
+    Handle(Vec<u8>),
+    /// How many bytes it has.
+    Size(Option<u64>),
+}
+
 /// See the module.
 pub(super) struct Pipeline {
     channel: Channel,
@@ -95,6 +106,41 @@ impl Pipeline {
             enquiry.ask_more(&mut asked);
         }
         enquiry.finish().map_err(Trouble::of_status)
+    }
+
+    /// Asks several things at once; the place of each is its number. The answers come in the same
+    /// order, whatever order the server gives them in.
+    ///
+    /// # Errors
+    /// The connection's end. A refusal is an answer.
+    pub(super) fn ask(&mut self, requests: &[Request<'_>]) -> Result<Vec<Answer>, Trouble> {
+        let mut bytes = Vec::new();
+        for request in requests {
+            request.write_to(&mut bytes);
+        }
+        self.send(&bytes)?;
+        let mut answers: Vec<Option<Answer>> = requests.iter().map(|_| None).collect();
+        let mut open = answers.len();
+        while open > 0 {
+            let taken = self.answer(|reply| {
+                let (id, answer) = match reply {
+                    Reply::Status { id, code } => (id, Answer::Status(code)),
+                    Reply::Handle { id, handle } => (id, Answer::Handle(handle.to_vec())),
+                    Reply::Facts { id, size } => (id, Answer::Size(size)),
+                    Reply::Version(_) | Reply::Names { .. } => return Err(Oddity::Unasked),
+                };
+                let place = usize::try_from(id).ok().and_then(|id| answers.get_mut(id));
+                let place = place.filter(|place| place.is_none()).ok_or(Oddity::Unasked)?;
+                *place = Some(answer);
+                Ok(())
+            });
+            match taken? {
+                Some(()) => open -= 1,
+                None if self.receive()? => {}
+                None => return Err(Trouble::new(Kind::Lost, "the server ended the channel")),
+            }
+        }
+        Ok(answers.into_iter().flatten().collect())
     }
 
     fn send(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
