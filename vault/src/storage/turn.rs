@@ -139,7 +139,7 @@ impl Inner {
     }
 
     pub(super) async fn collect_temporaries(&self, server: &Sessions) {
-        match server.run("tmp", |server, _| server.collect_temporaries(clock(), STALE)).await {
+        match server.run_long("tmp", |server, _| server.collect_temporaries(clock(), STALE)).await {
             Ok(0) => {}
             Ok(count) => tracing::info!(server = server.name(), count, "stale temporary files removed"),
             Err(error) => tracing::warn!("{error}"),
@@ -205,15 +205,14 @@ impl Inner {
     /// against the target.
     async fn copy(&self, id: ObjectId, from: &Sessions, to: &Sessions) -> Result<(), StorageError> {
         let spool = self.spool.clone();
-        let fetched = from.run(id, move |server, progress| {
-            let progress = progress.clone();
+        let fetched = from.run_long(id, move |server, progress| {
             let unspooled = |error: SpoolError| FileServerError::BadSource {
                 server: server.name().to_owned(),
                 object: id.to_string(),
                 why: error.to_string(),
             };
             let mut passing = spool.create().map_err(unspooled)?;
-            let mut replica = server.open(&id)?.watched(move |_| progress.note());
+            let mut replica = progress.watch(server.open(&id)?);
             fetch(&mut replica, &mut passing, server.name(), &id).map(|()| passing)
         });
         let passing = match fetched.await {

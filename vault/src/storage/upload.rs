@@ -13,10 +13,10 @@ use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
 
 use super::catalog::Intended;
 use super::envelope::Record;
-use super::file_server::{FileServerError, Put};
+use super::file_server::{FileServer, FileServerError, Put};
 use super::object::{Entry, ObjectId, State};
 use super::ring::Ring;
-use super::sessions::Sessions;
+use super::sessions::{Progress, Sessions};
 use super::spool::{Piece, SpoolFile, Spooled};
 use super::step::Step;
 use super::{Inner, KeyLocks, Storage, StorageError, clock, now};
@@ -27,6 +27,9 @@ const KEY_PATIENCE: Duration = Duration::from_secs(5);
 const PEER_PATIENCE: Duration = Duration::from_secs(10);
 /// Pieces between the body's reader and the encryption.
 const PIECES: usize = 4;
+
+/// Larger objects leave sessions to others; smaller ones are soon over.
+const LARGE: u64 = 1 << 20;
 
 /// What comes with an upload.
 #[derive(Debug, Clone)]
@@ -284,11 +287,10 @@ impl Inner {
         file: &SpoolFile,
     ) -> Result<Put, FileServerError> {
         let source = file.replica(server.name(), &id)?;
-        let put = server.run(id, move |server, progress| {
-            let progress = progress.clone();
-            server.put(&id, &mut source.watched(move |_| progress.note()))
-        });
-        let put = put.await?;
+        let large = source.length() > LARGE;
+        let put =
+            move |server: &dyn FileServer, progress: &Progress| server.put(&id, &mut progress.watch(source));
+        let put = if large { server.run_long(id, put).await? } else { server.run(id, put).await? };
         server.set_full(false);
         Ok(put)
     }
