@@ -14,6 +14,7 @@ use super::*;
 mod crash;
 mod mending;
 mod patrol;
+mod slow;
 mod tasks;
 mod tombstones;
 mod upheaval;
