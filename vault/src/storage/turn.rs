@@ -233,7 +233,7 @@ impl Inner {
 
     /// Copies a replica as it is, through the spool, so that a hanging source is not held
     /// against the target.
-    async fn copy(
+    pub(super) async fn copy(
         &self,
         id: ObjectId,
         from: &Sessions,

@@ -112,7 +112,7 @@ impl Inner {
         let holders = self.catalog.by_key(upload.owner.clone(), upload.key.clone()).await?;
         if let Some(holder) = answering(holders) {
             let digest = self.digest(body).await?;
-            return repeated(holder, &digest);
+            return self.repeated(holder, &digest).await;
         }
         self.check_places()?;
         let ring = self.ring();
@@ -222,7 +222,7 @@ impl Inner {
         self.steps.reach(|| Step::Spooled);
         let digest = record.metadata.digest.clone();
         if let Some(settled) = self.settle_key(&record.metadata.owner, &record.metadata.key).await? {
-            return repeated(settled, &digest);
+            return self.repeated(settled, &digest).await;
         }
         let entry = Entry {
             id,
@@ -235,7 +235,7 @@ impl Inner {
         let live = Live::new(self, id);
         let seq = match self.catalog.intend(entry.clone()).await? {
             Intended::Recorded(seq) => seq,
-            Intended::Taken(holder) => return repeated(*holder, &digest),
+            Intended::Taken(holder) => return self.repeated(*holder, &digest).await,
         };
         self.steps.reach(|| Step::Intended);
         self.tell_peer(seq).await;
@@ -371,6 +371,43 @@ impl Inner {
         Ok(put)
     }
 
+    /// Answers a repeat, by nothing that is less durable than a first upload's answer: replicas
+    /// that are missing are copied first.
+    async fn repeated(&self, holder: Entry, digest: &str) -> Result<Stored, StorageError> {
+        if holder.state > State::Stored {
+            return Err(StorageError::KeyDeleted { id: holder.id });
+        }
+        if holder.metadata.digest != digest {
+            return Err(StorageError::KeyReused { id: holder.id });
+        }
+        let (id, needed) = (holder.id, self.settings.min_replicas);
+        let (mut entry, mut whys) = (holder, Vec::new());
+        for to in &self.servers {
+            let on = entry.stored_on();
+            if on.len() >= needed {
+                break;
+            }
+            if on.iter().any(|name| name == to.name()) {
+                continue;
+            }
+            for from in &on {
+                match self.copy(id, self.server(id, from)?, to).await {
+                    Ok(()) => break,
+                    Err(error) => whys.push(error.to_string()),
+                }
+            }
+            entry = self.catalog.entry(id).await?.unwrap_or(entry);
+        }
+        let durable = entry.stored_on().len();
+        if durable >= needed {
+            return Ok(Stored { entry, new: false });
+        }
+        if durable == 0 {
+            whys.push("no file server is known to hold it".to_owned());
+        }
+        Err(StorageError::NotDurable { id, durable, needed, why: whys.join("; "), full: false })
+    }
+
     /// Intents of earlier attempts with this key, here or at the peer, may have come to
     /// something: what is whole on a file server answers the key.
     async fn settle_key(&self, owner: &str, key: &str) -> Result<Option<Entry>, StorageError> {
@@ -423,16 +460,6 @@ fn answering(holders: Vec<Entry>) -> Option<Entry> {
     let mut settled: Vec<_> = holders.into_iter().filter(|entry| entry.state >= State::Stored).collect();
     settled.sort_by_key(|entry| (entry.state, entry.id));
     settled.into_iter().next()
-}
-
-fn repeated(holder: Entry, digest: &str) -> Result<Stored, StorageError> {
-    if holder.state > State::Stored {
-        return Err(StorageError::KeyDeleted { id: holder.id });
-    }
-    if holder.metadata.digest != digest {
-        return Err(StorageError::KeyReused { id: holder.id });
-    }
-    Ok(Stored { entry: holder, new: false })
 }
 
 fn low_on_space(server: &str, id: &ObjectId) -> FileServerError {
