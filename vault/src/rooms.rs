@@ -344,14 +344,35 @@ fn difference(own: &[String], theirs: &[String], peer: &str) -> Option<String> {
     Some(format!("storage.key_file differs: {what}"))
 }
 
+/// Probes, small repairs and copies go their own ways: a slow copy keeps the others from nothing.
 fn repair(storage: &Storage, shutdown: &Shutdown) {
+    let room = storage.clone();
+    let probe = move || -> BoxFuture<'static, ()> {
+        let room = room.clone();
+        Box::pin(async move { room.probe_turn().await })
+    };
+    worker::every(storage.retry_every(), probe, shutdown.clone());
+    let room = storage.clone();
+    let tend = move || -> BoxFuture<'static, ()> {
+        let room = room.clone();
+        Box::pin(async move {
+            if let Err(error) = room.tend_turn().await {
+                tracing::warn!("{error}; the next repair turn tries again");
+            }
+        })
+    };
+    worker::every(storage.retry_every(), tend, shutdown.clone());
+    pay(storage, shutdown);
+}
+
+fn pay(storage: &Storage, shutdown: &Shutdown) {
     let (room, ends) = (storage.clone(), shutdown.clone());
     let turn = move || -> BoxFuture<'static, ()> {
         let (room, ends) = (room.clone(), ends.clone());
         Box::pin(async move {
             // As long as each turn does all it may, the next one follows at once.
             loop {
-                match room.repair_turn().await {
+                match room.pay_turn().await {
                     Ok(turn) if turn.more && !ends.is_cancelled() => {}
                     Ok(_) => return,
                     Err(error) => return tracing::warn!("{error}; the next repair turn tries again"),

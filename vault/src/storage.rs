@@ -92,6 +92,8 @@ use tasks::Asked;
 
 /// Downloads at once; each holds about two frames in memory.
 const MAX_DOWNLOADS: usize = 256;
+/// Writes at most that go on after their upload was answered; a small one holds all of its object.
+const MAX_LATE: usize = 64;
 
 /// `[storage]` and `[[file_server]]`
 #[derive(Debug, Clone)]
@@ -322,6 +324,8 @@ struct Inner {
     /// Walks of a former life that go on when both file servers answer.
     broken_off: Mutex<Vec<Asked>>,
     uploads: Arc<Semaphore>,
+    /// Writes that go on after their upload was answered.
+    late: Arc<Semaphore>,
     downloads: Arc<Semaphore>,
     /// Keys with an upload under way.
     keys: Mutex<KeyLocks>,
@@ -333,8 +337,10 @@ struct Inner {
     peer_knows: RwLock<Option<PeerKnows>>,
     /// Repair turns in a row that found the peer there.
     peer_turns: AtomicU32,
-    /// Repair turns since start.
+    /// Rounds of paying since start.
     turns: AtomicU32,
+    /// Rounds of tending since start.
+    tended: AtomicU32,
     /// Is the other vault there, so that it scrubs its half?
     peer_up: RwLock<Option<watch::Receiver<bool>>>,
     /// The Unix second of the last one that could not list everything.
@@ -400,6 +406,7 @@ impl Storage {
             compare: Arc::default(),
             broken_off: Mutex::default(),
             uploads: Arc::new(Semaphore::new(settings.max_uploads)),
+            late: Arc::new(Semaphore::new(MAX_LATE)),
             downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
             keys: Mutex::default(),
             live: Mutex::default(),
@@ -408,6 +415,7 @@ impl Storage {
             peer_knows: RwLock::default(),
             peer_turns: AtomicU32::new(0),
             turns: AtomicU32::new(0),
+            tended: AtomicU32::new(0),
             peer_up: RwLock::default(),
             compared: AtomicI64::new(0),
             scrubbed_anew: AtomicBool::new(false),
@@ -502,7 +510,7 @@ impl Storage {
         self.0.settings.max_file
     }
 
-    /// How often [`Storage::repair_turn`] wants to be called.
+    /// How often [`Storage::probe_turn`], [`Storage::tend_turn`] and [`Storage::pay_turn`] want to be called.
     #[must_use]
     pub fn retry_every(&self) -> Duration {
         self.0.settings.retry_every

@@ -171,8 +171,7 @@ impl Inner {
             let mut opened = match (opened, &identity) {
                 (Some(opened), _) => opened,
                 (None, Some(identity)) => {
-                    let progress = progress.clone();
-                    let replica = server.open(&id)?.watched(move |_| progress.note());
+                    let replica = progress.watch(server.open(&id)?);
                     Opened::new(replica, identity, size).map_err(fail)?
                 }
                 (None, None) => {
@@ -201,9 +200,8 @@ impl Inner {
         self.metrics.damaged.with_label_values(&[server.name()]).inc();
         if state == ReplicaState::Damaged {
             // Only what is damaged as a whole is set aside: the catalog's identity may be wrong.
-            let checked = server.run(id, move |server, progress| {
-                let progress = progress.clone();
-                let replica = server.open(&id)?.watched(move |_| progress.note());
+            let checked = server.run_long(id, move |server, progress| {
+                let replica = progress.watch(server.open(&id)?);
                 match super::envelope::verify(replica, &id) {
                     Ok(()) => Ok(false),
                     Err(EnvelopeError::Beneath(error)) => Err(beneath(error, server.name(), &id)),

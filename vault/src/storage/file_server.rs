@@ -267,6 +267,14 @@ impl Replica {
         self.length
     }
 
+    /// Reads up to the buffer's length at a position; 0 is the end.
+    ///
+    /// # Errors
+    /// The file server's, or the spool's.
+    pub fn read_at(&mut self, buffer: &mut [u8], position: u64) -> Result<usize, FileServerError> {
+        (self.read_at)(buffer, position)
+    }
+
     /// Calls `progress` with every successful read's bytes, so that a caller can tell slow from stuck.
     #[must_use]
     pub fn watched(mut self, progress: impl Fn(usize) + Send + 'static) -> Self {

@@ -115,7 +115,7 @@ impl Inner {
     pub(super) async fn look_on(&self, id: ObjectId, server: &Sessions) -> Result<Seen, FileServerError> {
         let identities = self.ring().identities();
         let seen =
-            server.run(id, move |server, progress| look_at(server, progress, &id, &identities)).await?;
+            server.run_long(id, move |server, progress| look_at(server, progress, &id, &identities)).await?;
         self.count_slots(server.name(), &seen.slots);
         Ok(seen)
     }
@@ -137,8 +137,7 @@ fn look_at(
     identities: &[age::x25519::Identity],
 ) -> Result<Seen, FileServerError> {
     use std::io::{Read, Seek};
-    let watched = progress.clone();
-    let mut replica = server.open(id)?.watched(move |_| watched.note());
+    let mut replica = progress.watch(server.open(id)?);
     let mut slots = Vec::with_capacity(2 * SLOT);
     let read = replica.by_ref().take(2 * SLOT as u64).read_to_end(&mut slots);
     let checked = read.and_then(|_| replica.rewind()).map_err(EnvelopeError::Beneath);

@@ -1,9 +1,10 @@
 //! A file server behind a deadline: a few threads, one operation at a time on each. A
 //! server that hangs costs its caller the deadline once; then it is suspended, refused at
-//! once, and probed until it answers again. Knows nothing of objects.
+//! once, and probed until it answers again. Operations that move whole objects leave a place
+//! or two to the short ones. Knows nothing of objects.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
-use std::sync::atomic::{AtomicU64, Ordering};
+use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,22 +12,31 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::file_server::{FileServer, FileServerError};
 
+mod progress;
+
+pub(super) use progress::Progress;
+use progress::{Gauge, Pulse};
+
 type Job = Box<dyn FnOnce(&dyn FileServer) + Send>;
 
-/// Moves whenever an operation gets on: slow is not stuck.
-#[derive(Clone, Default)]
-pub(super) struct Progress(Arc<AtomicU64>);
+/// Operations that wait for a session at most.
+const MOST_WAITING: usize = 8192;
+/// Nobody waits for a session longer than so many deadlines, however well the others get on.
+const PATIENCE: u32 = 20;
 
-impl Progress {
-    /// Something was read or written.
-    pub(super) fn note(&self) {
-        self.0.fetch_add(1, Ordering::Relaxed);
-    }
-
-    fn seen(&self) -> u64 {
-        self.0.load(Ordering::Relaxed)
-    }
+/// How an operation is asked for.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// A frame, a note, a few names: any session will do.
+    Short,
+    /// A whole object: leaves the last sessions to short ones.
+    Long,
+    /// Short, and asked of a suspended server too.
+    Probe,
 }
+
+/// A session's place, and for a long operation its place among these.
+type Place = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
 
 /// What is known of a file server's health.
 #[derive(Debug, Clone, Default)]
@@ -50,6 +60,10 @@ pub(super) struct Sessions {
     name: String,
     jobs: mpsc::Sender<Job>,
     permits: Arc<Semaphore>,
+    /// Fewer than there are sessions.
+    long: Arc<Semaphore>,
+    waiting: Semaphore,
+    gauge: Gauge,
     sessions: usize,
     deadline: Duration,
     health: Mutex<Health>,
@@ -81,6 +95,9 @@ impl Sessions {
             name: server.name().to_owned(),
             jobs,
             permits: Arc::new(Semaphore::new(sessions)),
+            long: Arc::new(Semaphore::new(sessions - kept_for_short(sessions))),
+            waiting: Semaphore::new(MOST_WAITING),
+            gauge: Gauge::default(),
             sessions,
             deadline,
             health: Mutex::default(),
@@ -97,16 +114,23 @@ impl Sessions {
         self.lock().clone()
     }
 
-    /// Runs one operation, unless the server is suspended.
+    /// Runs one short operation, unless the server is suspended.
     pub(super) async fn run<T: Send + 'static>(
         &self,
         object: impl ToString,
         job: impl FnOnce(&dyn FileServer, &Progress) -> Result<T, FileServerError> + Send + 'static,
     ) -> Result<T, FileServerError> {
-        if let Some(why) = self.health().suspended {
-            return Err(self.away(&object, format!("suspended: {why}")));
-        }
-        self.attempt(object, job).await
+        self.attempt(object, Kind::Short, job).await
+    }
+
+    /// Runs one operation that moves a whole object or may take as long, unless the server is
+    /// suspended.
+    pub(super) async fn run_long<T: Send + 'static>(
+        &self,
+        object: impl ToString,
+        job: impl FnOnce(&dyn FileServer, &Progress) -> Result<T, FileServerError> + Send + 'static,
+    ) -> Result<T, FileServerError> {
+        self.attempt(object, Kind::Long, job).await
     }
 
     /// Runs one operation even on a suspended server; success ends the suspension.
@@ -114,7 +138,7 @@ impl Sessions {
         &self,
         job: impl FnOnce(&dyn FileServer, &Progress) -> Result<T, FileServerError> + Send + 'static,
     ) -> Result<T, FileServerError> {
-        let answer = self.attempt("probe", job).await?;
+        let answer = self.attempt("probe", Kind::Probe, job).await?;
         if self.lock().suspended.take().is_some() {
             tracing::info!(server = %self.name, "file server answers again");
         }
@@ -151,50 +175,86 @@ impl Sessions {
     async fn attempt<T: Send + 'static>(
         &self,
         object: impl ToString,
+        kind: Kind,
         job: impl FnOnce(&dyn FileServer, &Progress) -> Result<T, FileServerError> + Send + 'static,
     ) -> Result<T, FileServerError> {
-        let permit = tokio::time::timeout(self.deadline, Arc::clone(&self.permits).acquire_owned()).await;
-        let Ok(Ok(permit)) = permit else {
-            return Err(self.away(&object, format!("all {} sessions stayed busy", self.sessions)));
-        };
-        let outcome = self.wait(&object, permit, job).await;
+        let object = object.to_string();
+        self.check_suspended(&object, kind)?;
+        let place = self.place(&object, kind).await?;
+        self.check_suspended(&object, kind)?;
+        let outcome = self.wait(&object, place, job).await;
         if let Err(error) = &outcome {
             self.note(error);
         }
         outcome
     }
 
+    fn check_suspended(&self, object: &str, kind: Kind) -> Result<(), FileServerError> {
+        match self.health().suspended {
+            Some(why) if kind != Kind::Probe => Err(self.away(object, format!("suspended: {why}"))),
+            _ => Ok(()),
+        }
+    }
+
+    /// Waits for a session: as long as those that have one get on, within reason.
+    async fn place(&self, object: &str, kind: Kind) -> Result<Place, FileServerError> {
+        let queued = self.waiting.try_acquire();
+        let _queued = queued.map_err(|_| self.away(object, format!("{MOST_WAITING} operations wait")))?;
+        let mut acquired = pin!(self.acquire(kind));
+        for _ in 0..PATIENCE {
+            let before = self.gauge.seen();
+            match tokio::time::timeout(self.deadline, &mut acquired).await {
+                Ok(Some(place)) => return Ok(place),
+                Ok(None) => return Err(self.away(object, "its sessions have ended".to_owned())),
+                Err(_) => self.check_suspended(object, kind)?,
+            }
+            if self.gauge.seen() == before {
+                break;
+            }
+        }
+        Err(self.away(object, format!("all {} sessions stayed busy", self.sessions)))
+    }
+
+    async fn acquire(&self, kind: Kind) -> Option<Place> {
+        let long = match kind {
+            Kind::Long => Some(Arc::clone(&self.long).acquire_owned().await.ok()?),
+            Kind::Short | Kind::Probe => None,
+        };
+        Some((Arc::clone(&self.permits).acquire_owned().await.ok()?, long))
+    }
+
     async fn wait<T: Send + 'static>(
         &self,
-        object: &impl ToString,
-        permit: OwnedSemaphorePermit,
+        object: &str,
+        place: Place,
         job: impl FnOnce(&dyn FileServer, &Progress) -> Result<T, FileServerError> + Send + 'static,
     ) -> Result<T, FileServerError> {
-        let progress = Progress::default();
-        let watched = progress.clone();
+        let progress = Progress::new(&self.name, object, &self.gauge);
+        let (watched, gauge) = (progress.clone(), self.gauge.clone());
         let (answer, mut answered) = oneshot::channel();
         let job: Job = Box::new(move |server| {
             // Given back when the operation really ends, so that a hanging one keeps its place.
-            let _permit = permit;
+            let _place = place;
             // Whoever asked may have given up.
             let _ = answer.send(job(server, &progress));
+            gauge.note();
         });
         // As many places as permits: this never waits.
         if self.jobs.try_send(job).is_err() {
             return Err(self.away(object, "its sessions have ended".to_owned()));
         }
+        let mut pulse = Pulse::new(watched.clone(), self.deadline);
         loop {
-            let before = watched.seen();
             match tokio::time::timeout(self.deadline, &mut answered).await {
                 Ok(Ok(outcome)) => return outcome,
                 Ok(Err(_)) => {
                     return Err(self.away(object, "the operation ended without an answer".to_owned()));
                 }
-                Err(_) if watched.seen() != before => {}
-                Err(_) => {
-                    let why = format!("no answer within {} s", self.deadline.as_secs_f32());
-                    return Err(self.away(object, why));
-                }
+                Err(_) => {}
+            }
+            if let Err(why) = pulse.check() {
+                watched.give_up();
+                return Err(self.away(object, why));
             }
         }
     }
@@ -216,9 +276,9 @@ impl Sessions {
         }
     }
 
-    fn away(&self, object: &impl ToString, why: String) -> FileServerError {
+    fn away(&self, object: &str, why: String) -> FileServerError {
         let source = std::io::Error::new(std::io::ErrorKind::TimedOut, why);
-        FileServerError::Away { server: self.name.clone(), object: object.to_string(), source }
+        FileServerError::Away { server: self.name.clone(), object: object.to_owned(), source }
     }
 
     fn lock(&self) -> std::sync::MutexGuard<'_, Health> {
@@ -226,10 +286,20 @@ impl Sessions {
     }
 }
 
+/// How many of so many sessions long operations leave to short ones.
+const fn kept_for_short(sessions: usize) -> usize {
+    match sessions {
+        0 | 1 => 0,
+        2..=4 => 1,
+        _ => 2,
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use std::sync::mpsc::channel;
 
+    use super::super::file_server::Replica;
     use super::super::file_server::directory::Directory;
     use super::super::step::Steps;
     use super::*;
@@ -269,6 +339,90 @@ mod tests {
             Ok(())
         });
         assert!(slow.await.is_ok());
+    }
+
+    /// Gets on for so many pieces of 10 ms.
+    fn busy(progress: &Progress, pieces: usize) {
+        for _ in 0..pieces {
+            std::thread::sleep(Duration::from_millis(10));
+            progress.moved(1 << 20);
+        }
+    }
+
+    #[tokio::test]
+    async fn whole_objects_under_way_leave_a_session_to_short_operations_and_each_gets_its_turn() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = Arc::new(sessions(&folder, Duration::from_millis(100)));
+        // Each takes three deadlines, so the last of them waits for a session for longer than one.
+        let long = (0..2 * sessions.sessions).map(|number| {
+            let sessions = Arc::clone(&sessions);
+            tokio::spawn(async move {
+                sessions
+                    .run_long(number, |_, progress| {
+                        busy(progress, 30);
+                        Ok(())
+                    })
+                    .await
+            })
+        });
+        let long: Vec<_> = long.collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let begun = tokio::time::Instant::now();
+        sessions.run("short", |_, _| Ok(())).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_millis(200), "{:?}", begun.elapsed());
+        for long in long {
+            long.await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn who_waits_behind_operations_that_hang_waits_one_deadline() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = sessions(&folder, Duration::from_millis(50));
+        let hanging: Vec<_> = (0..sessions.sessions)
+            .map(|_| {
+                let (release, hang) = channel::<()>();
+                (release, hang)
+            })
+            .collect();
+        let mut releases = Vec::new();
+        for (release, hang) in hanging {
+            releases.push(release);
+            let hung: Result<(), _> = sessions
+                .probe(move |_, _| {
+                    let _ = hang.recv();
+                    Ok(())
+                })
+                .await;
+            assert!(hung.is_err());
+        }
+        let begun = tokio::time::Instant::now();
+        let refused = sessions.probe(|_, _| Ok(())).await.unwrap_err();
+        assert!(refused.to_string().contains("stayed busy"), "{refused}");
+        assert!(begun.elapsed() < Duration::from_secs(1), "{:?}", begun.elapsed());
+    }
+
+    #[tokio::test]
+    async fn a_server_that_dribbles_is_away_and_the_operation_is_given_up() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = sessions(&folder, Duration::from_secs(1));
+        let (ended, end) = channel();
+        let dribbling = sessions.run_long("x", move |_, progress| {
+            let drop_by_drop = |buffer: &mut [u8], _: u64| {
+                std::thread::sleep(Duration::from_millis(50));
+                buffer[0] = 1;
+                Ok(1)
+            };
+            let mut replica = progress.watch(Replica::new(1 << 30, Box::new(drop_by_drop)));
+            let stopped = std::io::copy(&mut replica, &mut std::io::sink()).is_err();
+            let _ = ended.send(stopped);
+            Ok(())
+        });
+        let outcome = tokio::time::timeout(Duration::from_secs(10), dribbling).await;
+        let Ok(Err(error @ FileServerError::Away { .. })) = outcome else { panic!("{outcome:?}") };
+        assert!(error.to_string().contains("a second"), "{error}");
+        assert!(sessions.health().suspended.is_some());
+        assert!(end.recv_timeout(Duration::from_secs(5)).unwrap(), "its session is free again");
     }
 
     #[tokio::test]

@@ -215,7 +215,7 @@ async fn list(server: &Sessions, part: &str) -> Result<Vec<ObjectId>, FileServer
     let mut ids: Vec<ObjectId> = Vec::new();
     loop {
         let (prefix, after) = (part.to_owned(), ids.last().copied());
-        let listed = server.run("list", move |server, progress| {
+        let listed = server.run_long("list", move |server, progress| {
             server.list_watched(&prefix, after.as_ref(), PAGE, &|| progress.note())
         });
         let page = listed.await?;
@@ -238,10 +238,9 @@ impl Inner {
         server: &Sessions,
         pace: Option<super::scrub::Pace>,
     ) -> Result<Checkup, StorageError> {
-        let looked = server.run(id, move |server, progress| {
+        let looked = server.run_long(id, move |server, progress| {
             let (progress, after) = (progress.clone(), progress.clone());
-            let replica = server.open(&id)?.watched(move |count| {
-                progress.note();
+            let replica = progress.watch(server.open(&id)?).watched(move |count| {
                 if let Some(pace) = &pace {
                     pace.rest_after(count, &progress);
                 }

@@ -14,6 +14,7 @@ use super::*;
 mod crash;
 mod mending;
 mod patrol;
+mod slow;
 mod tasks;
 mod tombstones;
 mod upheaval;
@@ -320,6 +321,31 @@ async fn nothing_is_acknowledged_that_is_not_durable_and_the_retry_answers_what_
     assert_eq!((retried.entry.id, retried.new), (id, false));
     storage.repair_turn().await.unwrap();
     assert_eq!(found(&storage, &id).await.stored_on(), ["one", "two"]);
+}
+
+#[tokio::test]
+async fn a_repeat_too_is_answered_only_when_enough_replicas_are_durable() {
+    let place = Place::new();
+    let mut settings = place.settings("vault-a");
+    settings.min_replicas = 2;
+    let storage = Storage::open(settings, "vault-a").await.unwrap();
+    std::fs::rename(place.path("two"), place.path("away")).unwrap();
+    assert!(matches!(put(&storage, "k", b"content").await, Err(StorageError::NotDurable { .. })));
+    // The one replica is found and adopted: it can be read, but the upload is not answered by it.
+    assert_eq!(storage.repair_turn().await.unwrap().settled, 1);
+    let Err(StorageError::NotDurable { id, durable: 1, needed: 2, .. }) =
+        put(&storage, "k", b"content").await
+    else {
+        panic!("one replica is not two")
+    };
+    assert_eq!(read(&storage, &id, None).await.unwrap(), b"content");
+    assert!(matches!(put(&storage, "k", b"other").await, Err(StorageError::KeyReused { .. })));
+    std::fs::rename(place.path("away"), place.path("two")).unwrap();
+    storage.probe_turn().await;
+    let retried = put(&storage, "k", b"content").await.unwrap();
+    assert_eq!((retried.entry.id, retried.new), (id, false));
+    assert_eq!(retried.entry.stored_on(), ["one", "two"]);
+    assert_eq!(place.replicas("two").len(), 1);
 }
 
 #[tokio::test]

@@ -1,5 +1,6 @@
-//! One repair turn: probe what is away, settle old intents, pay what is owed. Drives what
-//! `repair` decides; bounded, so that it never starves uploads.
+//! Repair's turns: probe what is away, settle old intents, pay what is owed, each by itself, so
+//! that a slow copy keeps nothing else waiting. Drives what `repair` decides; bounded, so that it
+//! never starves uploads.
 
 use std::collections::HashSet;
 use std::io::Read;
@@ -7,6 +8,7 @@ use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
+use futures_util::future::join_all;
 use futures_util::stream::{StreamExt, iter};
 
 use super::envelope::{Checker, EnvelopeError};
@@ -51,26 +53,54 @@ pub struct Turn {
 }
 
 impl Storage {
-    /// Does what is owed, as far as the file servers answer. Call it every
-    /// [`Storage::retry_every`], one at a time.
+    /// A probing, a tending and a paying, one after the other.
     ///
     /// # Errors
     /// The catalog's; single failures are logged and counted.
     pub async fn repair_turn(&self) -> Result<Turn, StorageError> {
+        self.probe_turn().await;
+        let tended = self.tend_turn().await?;
+        let paid = self.pay_turn().await?;
+        Ok(Turn { settled: tended.settled, purged: tended.purged, ..paid })
+    }
+
+    /// Asks every file server whether it answers and has space. Call it every
+    /// [`Storage::retry_every`], one at a time, whatever else goes on.
+    pub async fn probe_turn(&self) {
+        join_all(self.0.servers.iter().map(|server| self.0.probe(server))).await;
+    }
+
+    /// What moves little: keys that changed, walks that go on, purges, old intents. Call it every
+    /// [`Storage::retry_every`], one at a time.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn tend_turn(&self) -> Result<Turn, StorageError> {
         let inner = &self.0;
-        let number = inner.turns.fetch_add(1, Ordering::Relaxed);
-        for server in &inner.servers {
-            inner.probe(server).await;
-        }
+        let number = inner.tended.fetch_add(1, Ordering::Relaxed);
         inner.reload_keys().await?;
         if number.is_multiple_of(ASK_EVERY) && inner.peer_is_up() {
             inner.ask_for_intents().await?;
         }
         inner.go_on_with_asked().await?;
         let purged = inner.purge_due().await?;
-        let mut turn = Turn { settled: inner.settle_intents().await?, purged, ..Turn::default() };
+        Ok(Turn { settled: inner.settle_intents().await?, purged, ..Turn::default() })
+    }
+
+    /// Pays what is owed, as far as the file servers answer; large objects take their time. Call
+    /// it every [`Storage::retry_every`], one at a time.
+    ///
+    /// # Errors
+    /// The catalog's; single failures are logged and counted.
+    pub async fn pay_turn(&self) -> Result<Turn, StorageError> {
+        let inner = &self.0;
+        let number = inner.turns.fetch_add(1, Ordering::Relaxed);
+        let mut turn = Turn::default();
         let servers = inner.conditions(1);
-        let debts = inner.catalog.debts(servers.clone(), number, DEBTS).await?;
+        let mut debts = inner.catalog.debts(servers.clone(), number, DEBTS).await?;
+        // What is still being written is not copied beside it.
+        let live = inner.live().clone();
+        debts.retain(|debt| !live.contains(&debt.id));
         let actions = plan(&debts, &servers, now(), BUDGET);
         turn.more = actions.len() == BUDGET.actions;
         let mut done = iter(actions)
@@ -139,7 +169,7 @@ impl Inner {
     }
 
     pub(super) async fn collect_temporaries(&self, server: &Sessions) {
-        match server.run("tmp", |server, _| server.collect_temporaries(clock(), STALE)).await {
+        match server.run_long("tmp", |server, _| server.collect_temporaries(clock(), STALE)).await {
             Ok(0) => {}
             Ok(count) => tracing::info!(server = server.name(), count, "stale temporary files removed"),
             Err(error) => tracing::warn!("{error}"),
@@ -203,17 +233,21 @@ impl Inner {
 
     /// Copies a replica as it is, through the spool, so that a hanging source is not held
     /// against the target.
-    async fn copy(&self, id: ObjectId, from: &Sessions, to: &Sessions) -> Result<(), StorageError> {
+    pub(super) async fn copy(
+        &self,
+        id: ObjectId,
+        from: &Sessions,
+        to: &Sessions,
+    ) -> Result<(), StorageError> {
         let spool = self.spool.clone();
-        let fetched = from.run(id, move |server, progress| {
-            let progress = progress.clone();
+        let fetched = from.run_long(id, move |server, progress| {
             let unspooled = |error: SpoolError| FileServerError::BadSource {
                 server: server.name().to_owned(),
                 object: id.to_string(),
                 why: error.to_string(),
             };
             let mut passing = spool.create().map_err(unspooled)?;
-            let mut replica = server.open(&id)?.watched(move |_| progress.note());
+            let mut replica = progress.watch(server.open(&id)?);
             fetch(&mut replica, &mut passing, server.name(), &id).map(|()| passing)
         });
         let passing = match fetched.await {

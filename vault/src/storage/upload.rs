@@ -5,18 +5,18 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::future::join_all;
 use futures_util::{Stream, StreamExt};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
+use tokio::task::JoinSet;
 
 use super::catalog::Intended;
 use super::envelope::Record;
-use super::file_server::{FileServerError, Put};
+use super::file_server::{FileServer, FileServerError, Put, Replica};
 use super::object::{Entry, ObjectId, State};
 use super::ring::Ring;
-use super::sessions::Sessions;
+use super::sessions::{Progress, Sessions};
 use super::spool::{Piece, SpoolFile, Spooled};
 use super::step::Step;
 use super::{Inner, KeyLocks, Storage, StorageError, clock, now};
@@ -27,6 +27,9 @@ const KEY_PATIENCE: Duration = Duration::from_secs(5);
 const PEER_PATIENCE: Duration = Duration::from_secs(10);
 /// Pieces between the body's reader and the encryption.
 const PIECES: usize = 4;
+
+/// Larger objects leave sessions to others; smaller ones are soon over.
+const LARGE: u64 = 1 << 20;
 
 /// What comes with an upload.
 #[derive(Debug, Clone)]
@@ -63,6 +66,9 @@ pub struct Stored {
     /// Stored by this very call?
     pub new: bool,
 }
+
+/// Writes under way, each with its file server's name.
+type Puts = JoinSet<(String, Result<Put, FileServerError>)>;
 
 /// Held while an upload runs.
 struct Held {
@@ -106,7 +112,7 @@ impl Inner {
         let holders = self.catalog.by_key(upload.owner.clone(), upload.key.clone()).await?;
         if let Some(holder) = answering(holders) {
             let digest = self.digest(body).await?;
-            return repeated(holder, &digest);
+            return self.repeated(holder, &digest).await;
         }
         self.check_places()?;
         let ring = self.ring();
@@ -207,7 +213,7 @@ impl Inner {
 
     /// Everything after the last byte of the body.
     async fn store(
-        &self,
+        self: &Arc<Self>,
         id: ObjectId,
         record: Record,
         seal: &str,
@@ -216,7 +222,7 @@ impl Inner {
         self.steps.reach(|| Step::Spooled);
         let digest = record.metadata.digest.clone();
         if let Some(settled) = self.settle_key(&record.metadata.owner, &record.metadata.key).await? {
-            return repeated(settled, &digest);
+            return self.repeated(settled, &digest).await;
         }
         let entry = Entry {
             id,
@@ -226,45 +232,59 @@ impl Inner {
             identity: Some(record.identity),
             replicas: Vec::new(),
         };
-        let _live = Live::new(self, id);
+        let live = Live::new(self, id);
         let seq = match self.catalog.intend(entry.clone()).await? {
             Intended::Recorded(seq) => seq,
-            Intended::Taken(holder) => return repeated(*holder, &digest),
+            Intended::Taken(holder) => return self.repeated(*holder, &digest).await,
         };
         self.steps.reach(|| Step::Intended);
         self.tell_peer(seq).await;
         self.steps.reach(|| Step::Replicate);
-        let stored = self.replicate(entry, seal, file).await?;
+        let stored = self.replicate(entry, live, seal, file).await?;
         self.steps.reach(|| Step::Acknowledge);
         self.metrics.uploaded_bytes.inc_by(stored.metadata.size);
         Ok(Stored { entry: stored, new: true })
     }
 
-    /// Writes both file servers at once and records what came of it.
-    async fn replicate(&self, entry: Entry, seal: &str, file: &SpoolFile) -> Result<Entry, StorageError> {
-        let id = entry.id;
-        let conditions = self.conditions(self.settings.min_replicas);
-        let puts = self.servers.iter().zip(conditions).map(|(server, condition)| async move {
-            // What has refused is asked again; what is low is spared before it must refuse.
-            if condition.low && condition.full && !server.health().full {
-                return Err(low_on_space(server.name(), &id));
-            }
-            self.put_on(id, server, file).await
-        });
-        let outcomes = join_all(puts).await;
+    /// Writes both file servers at once and records what came of it. Once enough of them have
+    /// it, the others are waited for one deadline more; what arrives later is noted then.
+    async fn replicate(
+        self: &Arc<Self>,
+        entry: Entry,
+        live: Live,
+        seal: &str,
+        file: &SpoolFile,
+    ) -> Result<Entry, StorageError> {
+        let (id, needed) = (entry.id, self.settings.min_replicas);
         let (mut on, mut refusals) = (Vec::new(), Vec::new());
-        for (server, outcome) in self.servers.iter().zip(outcomes) {
-            match outcome {
-                Ok(_) => on.push(server.name().to_owned()),
-                Err(error) => refusals.push(error),
+        let mut puts = self.begin_puts(id, file, &mut refusals);
+        let mut until = None;
+        loop {
+            let next = if on.len() < needed {
+                puts.join_next().await
+            } else {
+                let grace = self.settings.file_server_timeout;
+                let until = *until.get_or_insert_with(|| tokio::time::Instant::now() + grace);
+                let Ok(next) = tokio::time::timeout_at(until, puts.join_next()).await else { break };
+                next
+            };
+            match next {
+                None => break,
+                Some(Ok((server, Ok(_)))) => on.push(server),
+                Some(Ok((_, Err(error)))) => refusals.push(error),
+                // The intent stays, and is settled by looking.
+                Some(Err(_)) => return Err(StorageError::Stopping),
             }
         }
-        let needed = self.settings.min_replicas;
         if on.len() >= needed {
             for error in &refusals {
                 tracing::warn!("{error}; kept on {}, owed there", on.join(", "));
             }
-            return Ok(self.catalog.stored_sealed(entry, on, seal.to_owned(), now()).await?);
+            let stored = self.catalog.stored_sealed(entry.clone(), on, seal.to_owned(), now()).await?;
+            if !puts.is_empty() {
+                self.follow_late(entry, live, seal.to_owned(), puts);
+            }
+            return Ok(stored);
         }
         // Where every refusal is final, the intent has come to nothing. Otherwise a write that
         // timed out may still arrive: the intent stays, and is settled by looking.
@@ -276,6 +296,56 @@ impl Inner {
         Err(StorageError::NotDurable { id, durable: on.len(), needed, why, full })
     }
 
+    /// Begins to write every file server that is not to be spared.
+    fn begin_puts(
+        self: &Arc<Self>,
+        id: ObjectId,
+        file: &SpoolFile,
+        refusals: &mut Vec<FileServerError>,
+    ) -> Puts {
+        let mut puts = JoinSet::new();
+        let conditions = self.conditions(self.settings.min_replicas);
+        for (at, condition) in conditions.into_iter().enumerate() {
+            let server = &self.servers[at];
+            // What has refused is asked again; what is low is spared before it must refuse.
+            if condition.low && condition.full && !server.health().full {
+                refusals.push(low_on_space(server.name(), &id));
+                continue;
+            }
+            match file.replica(server.name(), &id) {
+                Ok(source) => {
+                    let inner = Arc::clone(self);
+                    puts.spawn(async move {
+                        (condition.server, inner.put_from(id, &inner.servers[at], source).await)
+                    });
+                }
+                Err(error) => refusals.push(error),
+            }
+        }
+        puts
+    }
+
+    /// Notes replicas that become durable after the answer. Until then repairs leave the object
+    /// alone; with too many such writes under way, they do not, and this one counts for nothing.
+    fn follow_late(self: &Arc<Self>, entry: Entry, live: Live, seal: String, mut puts: Puts) {
+        let Ok(permit) = Arc::clone(&self.late).try_acquire_owned() else { return };
+        let inner = Arc::clone(self);
+        tokio::spawn(async move {
+            let _held = (permit, live);
+            while let Some(put) = puts.join_next().await {
+                let Ok((server, put)) = put else { return };
+                if let Err(error) = put {
+                    tracing::warn!("{error}; stays owed there");
+                    continue;
+                }
+                let noted = inner.catalog.stored_sealed(entry.clone(), vec![server], seal.clone(), now());
+                if let Err(error) = noted.await {
+                    tracing::warn!("storage: object {}: {error}; stays owed", entry.id);
+                }
+            }
+        });
+    }
+
     /// Writes one replica.
     pub(super) async fn put_on(
         &self,
@@ -284,13 +354,58 @@ impl Inner {
         file: &SpoolFile,
     ) -> Result<Put, FileServerError> {
         let source = file.replica(server.name(), &id)?;
-        let put = server.run(id, move |server, progress| {
-            let progress = progress.clone();
-            server.put(&id, &mut source.watched(move |_| progress.note()))
-        });
-        let put = put.await?;
+        self.put_from(id, server, source).await
+    }
+
+    async fn put_from(
+        &self,
+        id: ObjectId,
+        server: &Sessions,
+        source: Replica,
+    ) -> Result<Put, FileServerError> {
+        let large = source.length() > LARGE;
+        let put =
+            move |server: &dyn FileServer, progress: &Progress| server.put(&id, &mut progress.watch(source));
+        let put = if large { server.run_long(id, put).await? } else { server.run(id, put).await? };
         server.set_full(false);
         Ok(put)
+    }
+
+    /// Answers a repeat, by nothing that is less durable than a first upload's answer: replicas
+    /// that are missing are copied first.
+    async fn repeated(&self, holder: Entry, digest: &str) -> Result<Stored, StorageError> {
+        if holder.state > State::Stored {
+            return Err(StorageError::KeyDeleted { id: holder.id });
+        }
+        if holder.metadata.digest != digest {
+            return Err(StorageError::KeyReused { id: holder.id });
+        }
+        let (id, needed) = (holder.id, self.settings.min_replicas);
+        let (mut entry, mut whys) = (holder, Vec::new());
+        for to in &self.servers {
+            let on = entry.stored_on();
+            if on.len() >= needed {
+                break;
+            }
+            if on.iter().any(|name| name == to.name()) {
+                continue;
+            }
+            for from in &on {
+                match self.copy(id, self.server(id, from)?, to).await {
+                    Ok(()) => break,
+                    Err(error) => whys.push(error.to_string()),
+                }
+            }
+            entry = self.catalog.entry(id).await?.unwrap_or(entry);
+        }
+        let durable = entry.stored_on().len();
+        if durable >= needed {
+            return Ok(Stored { entry, new: false });
+        }
+        if durable == 0 {
+            whys.push("no file server is known to hold it".to_owned());
+        }
+        Err(StorageError::NotDurable { id, durable, needed, why: whys.join("; "), full: false })
     }
 
     /// Intents of earlier attempts with this key, here or at the peer, may have come to
@@ -347,16 +462,6 @@ fn answering(holders: Vec<Entry>) -> Option<Entry> {
     settled.into_iter().next()
 }
 
-fn repeated(holder: Entry, digest: &str) -> Result<Stored, StorageError> {
-    if holder.state > State::Stored {
-        return Err(StorageError::KeyDeleted { id: holder.id });
-    }
-    if holder.metadata.digest != digest {
-        return Err(StorageError::KeyReused { id: holder.id });
-    }
-    Ok(Stored { entry: holder, new: false })
-}
-
 fn low_on_space(server: &str, id: &ObjectId) -> FileServerError {
     let source = std::io::Error::new(std::io::ErrorKind::StorageFull, "less than storage.keep_free is left");
     FileServerError::Full { server: server.to_owned(), object: id.to_string(), source }
@@ -392,19 +497,19 @@ impl Drop for KeyGuard {
 }
 
 /// Marks an object's upload as under way.
-struct Live<'a> {
-    inner: &'a Inner,
+struct Live {
+    inner: Arc<Inner>,
     id: ObjectId,
 }
 
-impl<'a> Live<'a> {
-    fn new(inner: &'a Inner, id: ObjectId) -> Self {
+impl Live {
+    fn new(inner: &Arc<Inner>, id: ObjectId) -> Self {
         inner.live().insert(id);
-        Self { inner, id }
+        Self { inner: Arc::clone(inner), id }
     }
 }
 
-impl Drop for Live<'_> {
+impl Drop for Live {
     fn drop(&mut self) {
         self.inner.live().remove(&self.id);
     }
