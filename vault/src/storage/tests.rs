@@ -14,6 +14,7 @@ use super::*;
 mod crash;
 mod mending;
 mod patrol;
+mod scrub;
 mod tasks;
 mod tombstones;
 mod upheaval;
