@@ -128,6 +128,14 @@ pub enum CommandError {
         /// Of how many.
         looked: usize,
     },
+    /// A scrub could not look at everything.
+    #[error("{skipped} replicas could not be looked at on {servers}; the scrub goes on there by itself")]
+    NotScrubbed {
+        /// How many.
+        skipped: u64,
+        /// Where.
+        servers: String,
+    },
     /// A comparison could not see everything.
     #[error("not every file server could be listed: {}; compared again by itself when it answers", .0.join("; "))]
     NotListed(Vec<String>),

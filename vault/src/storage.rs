@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32};
+use std::sync::atomic::{AtomicI64, AtomicU32};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, SystemTime};
 
@@ -345,8 +345,6 @@ struct Inner {
     peer_up: RwLock<Option<watch::Receiver<bool>>>,
     /// The Unix second of the last one that could not list everything.
     compared: AtomicI64,
-    /// An operator has begun a new scrub since this one's last object.
-    scrubbed_anew: AtomicBool,
     /// File servers whose notes are sealed with a key that is no longer the active one.
     reseal: Mutex<HashSet<String>>,
     /// Why debts could not be paid.
@@ -418,7 +416,6 @@ impl Storage {
             tended: AtomicU32::new(0),
             peer_up: RwLock::default(),
             compared: AtomicI64::new(0),
-            scrubbed_anew: AtomicBool::new(false),
             reseal: Mutex::default(),
             reasons: Reasons::default(),
             metrics: Metrics::new().map_err(|error| StorageError::Start(error.to_string()))?,

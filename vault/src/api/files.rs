@@ -253,7 +253,7 @@ fn verdict(found: Checked) -> VerifiedReplica {
         (Some(error), _) => {
             let state = match error {
                 FileServerError::Absent { .. } => Verdict::Absent,
-                FileServerError::Damaged { .. } => Verdict::Damaged,
+                FileServerError::Damaged { .. } | FileServerError::Unreadable { .. } => Verdict::Damaged,
                 _ => Verdict::Unknown,
             };
             (state, Some(error.to_string()))

@@ -350,12 +350,18 @@ async fn scrub(socket: &Path, follow: bool, output: &mut Output<'_>) -> Result<(
         tokio::time::sleep(LOOK).await;
     };
     bar.finish_and_clear();
-    output.show(&round, &scrubbed(&round))
+    output.show(&round, &scrubbed(&round))?;
+    if round.skipped > 0 {
+        return Err(CommandError::NotScrubbed { skipped: round.skipped, servers: round.left_out.join(", ") });
+    }
+    Ok(())
 }
 
 fn scrubbed(round: &Round) -> String {
-    let Round { checked, damaged, mended, .. } = round;
-    format!("{checked} replicas read, {damaged} damaged or missing, {mended} records written anew")
+    let Round { checked, damaged, mended, skipped, .. } = round;
+    format!(
+        "{checked} replicas read, {damaged} damaged or missing, {mended} records written anew, {skipped} left out"
+    )
 }
 
 /// A bar of a hundred steps, for what knows how far it is in per cent.

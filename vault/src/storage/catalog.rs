@@ -41,6 +41,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("catalog/survey.sql"),
     include_str!("catalog/upkeep.sql"),
     include_str!("catalog/lasting.sql"),
+    include_str!("catalog/scrub.sql"),
 ];
 
 /// Why the catalog cannot answer.

@@ -12,7 +12,7 @@ use tokio::sync::OwnedSemaphorePermit;
 use super::envelope::{EnvelopeError, FRAME, Opened};
 use super::file_server::{FileServerError, Replica};
 use super::lookup::beneath;
-use super::object::{Entry, ObjectId, ReplicaState};
+use super::object::{Entry, ObjectId};
 use super::sessions::Sessions;
 use super::{Inner, Storage, StorageError, now};
 
@@ -192,13 +192,10 @@ impl Inner {
     /// A reader found a replica bad or missing: set it aside and owe a new one.
     async fn note_bad(&self, id: ObjectId, at: usize, error: &FileServerError) {
         let server: &Sessions = &self.servers[at];
-        let state = match error {
-            FileServerError::Absent { .. } => ReplicaState::Owed,
-            FileServerError::Damaged { .. } => ReplicaState::Damaged,
-            _ => return,
-        };
+        let Some(state) = error.shows() else { return };
         self.metrics.damaged.with_label_values(&[server.name()]).inc();
-        if state == ReplicaState::Damaged {
+        // What cannot be read now is set aside when there is a copy to put in its place.
+        if matches!(error, FileServerError::Damaged { .. }) {
             // Only what is damaged as a whole is set aside: the catalog's identity may be wrong.
             let checked = server.run_long(id, move |server, progress| {
                 let replica = progress.watch(server.open(&id)?);

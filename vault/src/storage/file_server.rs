@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::time::{Duration, SystemTime};
 
 use super::envelope::Side;
-use super::object::ObjectId;
+use super::object::{ObjectId, ReplicaState};
 
 pub(super) mod directory;
 mod layout;
@@ -65,6 +65,18 @@ pub enum FileServerError {
         /// What is wrong with it.
         why: String,
     },
+    /// There, but what is beneath does not give it, while it still gives the place's marker: a bad
+    /// sector, a broken directory. As good as damaged; the rest of the server goes on.
+    #[error("file server {server}: {object}: cannot be read: {source}; owed, healed from the other replica")]
+    Unreadable {
+        /// The file server's name.
+        server: String,
+        /// Object or file.
+        object: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
     /// What was to be stored there is not what it says; nothing was stored.
     #[error("file server {server}: {object}: the copy given to store is bad: {why}; nothing was stored")]
     BadSource {
@@ -112,6 +124,18 @@ pub enum FileServerError {
     },
 }
 
+impl FileServerError {
+    /// What this tells of the replica that was to be read, if anything.
+    #[must_use]
+    pub const fn shows(&self) -> Option<ReplicaState> {
+        match self {
+            Self::Absent { .. } => Some(ReplicaState::Owed),
+            Self::Damaged { .. } | Self::Unreadable { .. } => Some(ReplicaState::Damaged),
+            _ => None,
+        }
+    }
+}
+
 /// What became of a replica that was to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
@@ -140,7 +164,8 @@ pub trait FileServer: Send + Sync {
 
     /// Stores `source` (the whole object) under its id: temporary name, flush, publish without
     /// overwriting, and only then returns. What passes is checked against the id. A replica
-    /// that is there already counts if it is whole, and is quarantined if not.
+    /// that is there already counts if it is whole, and is quarantined if not, or if it cannot be
+    /// read.
     ///
     /// # Errors
     /// Any; nothing half-written is ever readable under the id.

@@ -102,6 +102,7 @@ impl Inner {
                     }
                 }
                 Err(FileServerError::Absent { .. }) => {}
+                // What cannot be read now may still be whole: `unsure`, not damaged.
                 Err(FileServerError::Damaged { .. }) => {
                     self.metrics.damaged.with_label_values(&[server.name()]).inc();
                 }

@@ -83,6 +83,10 @@ impl Storage {
                 );
             }
         }
+        if matches!(verdict, Verdict::Behind | Verdict::Gone | Verdict::Ahead) {
+            // Its records may be older, or this catalog is.
+            inner.catalog.forget_seals(name.to_owned()).await?;
+        }
         inner.request_comparison().await?;
         match verdict {
             // All that both vaults deleted since is known here.

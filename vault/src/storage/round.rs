@@ -9,6 +9,8 @@ use super::object::ObjectId;
 
 /// While uploads run, a round reads so many times slower.
 const YIELD: u32 = 4;
+/// Replicas that a file server refuses while it answers are tried again after so many seconds.
+const PAUSE: i64 = 3600;
 
 /// How far a round is. It survives a restart in the catalog.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
@@ -28,6 +30,18 @@ pub struct Round {
     pub damaged: u64,
     /// Of those looked at, whole but for one of their two records, which was written anew from the other.
     pub mended: u64,
+    /// Replicas that could not be looked at: their file server was away, or refused.
+    #[serde(default)]
+    pub skipped: u64,
+    /// The file servers of those: they are looked at again before the round comes to its end.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub left_out: Vec<String>,
+    /// Looking only at what was left out?
+    #[serde(default)]
+    pub again: bool,
+    /// When what was left out was refused, in Unix seconds; without it, its file server was away.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub paused: Option<i64>,
 }
 
 impl Round {
@@ -36,7 +50,10 @@ impl Round {
     #[must_use]
     pub fn is_due(&self, every: Duration, now: i64) -> bool {
         let every = i64::try_from(every.as_secs()).unwrap_or(i64::MAX);
-        self.running || self.finished.is_none() || !(0..every).contains(&now.saturating_sub(self.begun))
+        let waits = !self.left_out.is_empty();
+        self.running
+            || (self.finished.is_none() && !waits)
+            || !(0..every).contains(&now.saturating_sub(self.begun))
     }
 
     /// Goes on, or begins anew.
@@ -48,10 +65,49 @@ impl Round {
         Self { running: true, begun: now, finished: self.finished, ..Self::default() }
     }
 
+    /// May it look again at what it left out? Not while one of those file servers is away.
+    #[must_use]
+    pub fn may_look_again(&self, now: i64, is_away: impl Fn(&str) -> bool) -> bool {
+        let over = self.paused.is_none_or(|since| !(0..PAUSE).contains(&now.saturating_sub(since)));
+        !self.running && !self.left_out.is_empty() && over && !self.left_out.iter().any(|name| is_away(name))
+    }
+
+    /// Looks again at what it left out.
+    #[must_use]
+    pub fn looking_again(self) -> Self {
+        Self { running: true, again: true, position: None, skipped: 0, paused: None, ..self }
+    }
+
+    /// Is this file server to be looked at?
+    #[must_use]
+    pub fn looks_at(&self, server: &str) -> bool {
+        !self.again || self.left_out.iter().any(|name| name == server)
+    }
+
+    /// A replica on this file server could not be looked at.
+    pub fn skip(&mut self, server: &str) {
+        self.skipped += 1;
+        if !self.left_out.iter().any(|name| name == server) {
+            self.left_out.push(server.to_owned());
+        }
+    }
+
+    /// Has seen every object: comes to its end, or waits for what it left out. `is_away` tells
+    /// which file servers are.
+    #[must_use]
+    pub fn passed(self, now: i64, is_away: impl Fn(&str) -> bool) -> Self {
+        if self.skipped == 0 {
+            return self.ended(now);
+        }
+        let away = self.left_out.iter().any(|name| is_away(name));
+        Self { running: false, again: false, position: None, paused: (!away).then_some(now), ..self }
+    }
+
     /// Comes to its end.
     #[must_use]
     pub fn ended(self, now: i64) -> Self {
-        Self { running: false, position: None, finished: Some(now), ..self }
+        let finished = Some(now);
+        Self { running: false, again: false, position: None, left_out: Vec::new(), finished, ..self }
     }
 }
 
@@ -96,6 +152,30 @@ mod tests {
         assert_eq!(running.clone().at_work(50), running);
         let next = running.ended(60).at_work(100);
         assert_eq!((next.position, next.checked, next.finished, next.begun), (None, 0, Some(60), 100));
+    }
+
+    #[test]
+    fn a_round_that_left_something_out_is_not_finished_and_waits_for_that_file_server_alone() {
+        let away = |name: &str| name == "paris";
+        let none = |_: &str| false;
+        let mut round = Round::default().at_work(1000);
+        round.skip("paris");
+        round.skip("paris");
+        let waiting = round.passed(2000, away);
+        assert_eq!((waiting.running, waiting.finished, waiting.skipped), (false, None, 2));
+        assert!(!waiting.is_due(MONTH, 2001) && !waiting.may_look_again(9999, away));
+        assert!(waiting.is_due(MONTH, 1000 + 30 * 86_400), "a new round reads everything");
+        assert!(waiting.may_look_again(2001, none));
+        let again = waiting.looking_again();
+        assert!(again.looks_at("paris") && !again.looks_at("lyon") && again.is_due(MONTH, 2001));
+        let ended = again.clone().passed(3000, none);
+        assert_eq!((ended.finished, ended.skipped, ended.left_out.len()), (Some(3000), 0, 0));
+        // Refused by a server that answers: later, not at once and for ever.
+        let mut refused = again;
+        refused.skip("paris");
+        let refused = refused.passed(3000, none);
+        assert!(!refused.may_look_again(3001, none) && refused.may_look_again(3000 + PAUSE, none));
+        assert!(refused.may_look_again(2999, none), "the clock was set back");
     }
 
     #[test]

@@ -4,7 +4,6 @@
 //! from the other on the spot.
 
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use tokio::sync::Semaphore;
@@ -50,9 +49,8 @@ impl Storage {
     /// # Errors
     /// The catalog's.
     pub async fn scrub(&self) -> Result<(), StorageError> {
-        let round = self.0.catalog.round(SCRUB).await?;
-        let anew = Round { running: false, ..round }.at_work(now());
-        self.0.scrubbed_anew.store(true, Ordering::Relaxed);
+        let Round { finished, .. } = self.0.catalog.round(SCRUB).await?;
+        let anew = Round { finished, ..Round::default() }.at_work(now());
         Ok(self.0.catalog.keep_round(SCRUB, anew).await?)
     }
 
@@ -70,14 +68,18 @@ impl Storage {
     /// The catalog's; what ails a file server is left to the next turn.
     pub async fn scrub_turn(&self) -> Result<bool, StorageError> {
         let inner = &self.0;
-        let round = inner.catalog.round(SCRUB).await?;
+        let was = inner.catalog.round(SCRUB).await?;
         let every = inner.settings.scrub_every;
+        let is_away = |name: &str| inner.is_away(name);
         // Off, unless an operator began a round.
-        if (every.is_zero() && !round.running) || !round.is_due(every, now()) {
+        let due = was.is_due(every, now()) && (was.running || !every.is_zero());
+        let mut round = if due {
+            was.clone().at_work(now())
+        } else if was.may_look_again(now(), is_away) {
+            was.clone().looking_again()
+        } else {
             return Ok(false);
-        }
-        inner.scrubbed_anew.store(false, Ordering::Relaxed);
-        let mut round = round.at_work(now());
+        };
         // Deleted ones too: whoever takes one back wants it whole.
         let objects = inner.catalog.held(round.position, OBJECTS).await?;
         let last = objects.len() < OBJECTS;
@@ -86,12 +88,19 @@ impl Storage {
             round.position = Some(entry.id);
         }
         if last {
-            round = round.ended(now());
+            round = round.passed(now(), is_away);
+            if round.skipped > 0 {
+                tracing::warn!(
+                    skipped = round.skipped,
+                    "the scrub could not look at everything; goes on by itself when it can: {}",
+                    round.left_out.join(", ")
+                );
+            }
             tracing::info!(
                 checked = round.checked,
                 damaged = round.damaged,
                 mended = round.mended,
-                "a scrub has looked at everything"
+                "a scrub has come to the last object"
             );
             if !every.is_zero() && now() - round.begun > i64::try_from(every.as_secs()).unwrap_or(i64::MAX) {
                 tracing::warn!(
@@ -99,11 +108,12 @@ impl Storage {
                 );
             }
         }
-        inner.keep_scrub(round).await?;
-        Ok(!last)
+        // Unless an operator began a new round meanwhile: then this one's state is of no use.
+        let kept = inner.catalog.keep_round_if(SCRUB, was, round).await?;
+        Ok(!last || !kept)
     }
 
-    /// A file server that is away is left out, not waited for: the other's replicas matter the more.
+    /// A file server that is away is left out at first, not waited for: the other's replicas matter the more.
     async fn scrub_object(&self, entry: &Entry, round: &mut Round) -> Result<(), StorageError> {
         let inner = &self.0;
         let shared = inner.peer_is_up();
@@ -113,7 +123,11 @@ impl Storage {
         let stored = entry.stored_on();
         for server in &inner.servers {
             let known = stored.iter().any(|name| name == server.name());
-            if !known || server.health().suspended.is_some() {
+            if !known || !round.looks_at(server.name()) {
+                continue;
+            }
+            if server.health().suspended.is_some() {
+                round.skip(server.name());
                 continue;
             }
             match inner.check(entry.id, server, Some(inner.pace())).await {
@@ -124,7 +138,10 @@ impl Storage {
                     round.damaged += u64::from(rotten || state != ReplicaState::Stored);
                     round.mended += u64::from(slots == Slots::Mended);
                 }
-                Err(StorageError::Unreadable { why, .. }) => tracing::warn!("{why}; not scrubbed this time"),
+                Err(StorageError::Unreadable { why, .. }) => {
+                    tracing::warn!("{why}; not scrubbed this time");
+                    round.skip(server.name());
+                }
                 Err(error) => return Err(error),
             }
         }
@@ -141,11 +158,7 @@ impl Inner {
         }
     }
 
-    /// Unless an operator began a new round meanwhile: then this one's state is of no use.
-    async fn keep_scrub(&self, round: Round) -> Result<(), StorageError> {
-        if self.scrubbed_anew.load(Ordering::Relaxed) {
-            return Ok(());
-        }
-        Ok(self.catalog.keep_round(SCRUB, round).await?)
+    fn is_away(&self, name: &str) -> bool {
+        self.servers.iter().any(|server| server.name() == name && server.health().suspended.is_some())
     }
 }

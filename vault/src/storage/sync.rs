@@ -262,8 +262,13 @@ impl Inner {
         });
         let checkup = match looked.await {
             Ok(checkup) => checkup,
-            Err(FileServerError::Absent { .. }) => ReplicaState::Owed.into(),
-            Err(error) => return Err(StorageError::Unreadable { id, why: error.to_string() }),
+            Err(error) => match error.shows() {
+                Some(state) => {
+                    tracing::error!("{error}");
+                    state.into()
+                }
+                None => return Err(StorageError::Unreadable { id, why: error.to_string() }),
+            },
         };
         self.count_slots(server.name(), &checkup.slots);
         let state = checkup.state;

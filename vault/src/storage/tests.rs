@@ -15,6 +15,7 @@ mod crash;
 mod mending;
 mod patrol;
 mod slow;
+mod scrub;
 mod tasks;
 mod tombstones;
 mod upheaval;

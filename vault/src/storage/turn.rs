@@ -272,12 +272,11 @@ impl Inner {
         error: FileServerError,
     ) -> Result<(), StorageError> {
         let state = match error {
-            FileServerError::Absent { .. } => Some(ReplicaState::Owed),
             FileServerError::Damaged { .. } => {
                 let aside = from.run(id, move |server, _| server.quarantine(&id)).await;
                 aside.is_ok().then_some(ReplicaState::Damaged)
             }
-            _ => None,
+            ref error => error.shows(),
         };
         if let Some(state) = state {
             self.metrics.damaged.with_label_values(&[from.name()]).inc();

@@ -34,13 +34,11 @@ impl Storage {
             let server = server.name().to_owned();
             let state = match &answer {
                 Ok(_) => (!known.contains(&server)).then_some(ReplicaState::Stored),
-                Err(FileServerError::Absent { .. }) => Some(ReplicaState::Owed),
-                Err(FileServerError::Damaged { .. }) => {
-                    inner.metrics.damaged.with_label_values(&[&server]).inc();
-                    Some(ReplicaState::Damaged)
-                }
-                Err(_) => None,
+                Err(error) => error.shows(),
             };
+            if state == Some(ReplicaState::Damaged) {
+                inner.metrics.damaged.with_label_values(&[&server]).inc();
+            }
             if let Some(state) = state {
                 inner.catalog.observed(entry.id, server.clone(), state, now()).await?;
             }

@@ -37,6 +37,18 @@ impl Catalog {
         self.write(move |db| replicas.iter().try_for_each(|(id, server)| note(db, id, server, &seal))).await
     }
 
+    /// What the records on this file server are sealed to is no longer known.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(in crate::storage) async fn forget_seals(&self, server: String) -> Result<(), CatalogError> {
+        self.write(move |db| {
+            let sql = "UPDATE replicas SET seal = '' WHERE server = ?1 AND seal <> ''";
+            db.prepare_cached(sql)?.execute([&server]).map(drop)
+        })
+        .await
+    }
+
     /// How many replicas are sealed to what; the empty name: not looked at.
     ///
     /// # Errors

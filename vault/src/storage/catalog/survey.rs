@@ -156,25 +156,7 @@ impl Catalog {
     /// # Errors
     /// As every read.
     pub(in crate::storage) async fn round(&self, name: &'static str) -> Result<Round, CatalogError> {
-        self.read(move |db| {
-            let sql =
-                "SELECT running, position, begun, finished, checked, damaged, mended FROM rounds WHERE name = ?1";
-            let read = |row: &Row<'_>| {
-                let position: Option<String> = row.get(1)?;
-                Ok(Round {
-                    running: row.get(0)?,
-                    // One that does not read is begun anew.
-                    position: position.and_then(|text| text.parse().ok()),
-                    begun: row.get(2)?,
-                    finished: row.get(3)?,
-                    checked: unsigned(row.get(4)?),
-                    damaged: unsigned(row.get(5)?),
-                    mended: unsigned(row.get(6)?),
-                })
-            };
-            Ok(db.prepare_cached(sql)?.query_row([name], read).optional()?.unwrap_or_default())
-        })
-        .await
+        self.read(move |db| stored_round(db, name)).await
     }
 
     /// Keeps a round's state.
@@ -186,15 +168,25 @@ impl Catalog {
         name: &'static str,
         round: Round,
     ) -> Result<(), CatalogError> {
+        self.write(move |db| keep_round(db, name, &round)).await
+    }
+
+    /// Keeps a round's state, unless somebody has changed it since it was `was`; true if kept.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(in crate::storage) async fn keep_round_if(
+        &self,
+        name: &'static str,
+        was: Round,
+        round: Round,
+    ) -> Result<bool, CatalogError> {
         self.write(move |db| {
-            let sql = "INSERT OR REPLACE INTO rounds
-                (name, running, position, begun, finished, checked, damaged, mended)
-                VALUES (?1,?2,?3,?4,?5,?6,?7,?8)";
-            let position = round.position.map(|id| id.to_string());
-            let Round { running, begun, finished, .. } = round;
-            let [checked, damaged, mended] = [round.checked, round.damaged, round.mended].map(signed);
-            let values = params![name, running, position, begun, finished, checked, damaged, mended];
-            db.prepare_cached(sql)?.execute(values).map(drop)
+            let unchanged = stored_round(db, name)? == was;
+            if unchanged {
+                keep_round(db, name, &round)?;
+            }
+            Ok(unchanged)
         })
         .await
     }
@@ -285,6 +277,44 @@ const PURGED: &str = "SELECT id FROM objects WHERE state = 4 AND id >= ?1 AND id
 /// What comes behind every id with this prefix: no hex digit is larger than `f`.
 pub(super) fn behind(prefix: &str) -> String {
     format!("{prefix}g")
+}
+
+fn stored_round(db: &Connection, name: &str) -> rusqlite::Result<Round> {
+    let sql = "SELECT running, position, begun, finished, checked, damaged, mended, skipped, left_out, again,
+        paused FROM rounds WHERE name = ?1";
+    let read = |row: &Row<'_>| {
+        let position: Option<String> = row.get(1)?;
+        let left_out: String = row.get(8)?;
+        Ok(Round {
+            running: row.get(0)?,
+            // One that does not read is begun anew.
+            position: position.and_then(|text| text.parse().ok()),
+            begun: row.get(2)?,
+            finished: row.get(3)?,
+            checked: unsigned(row.get(4)?),
+            damaged: unsigned(row.get(5)?),
+            mended: unsigned(row.get(6)?),
+            skipped: unsigned(row.get(7)?),
+            left_out: serde_json::from_str(&left_out).unwrap_or_default(),
+            again: row.get(9)?,
+            paused: row.get(10)?,
+        })
+    };
+    Ok(db.prepare_cached(sql)?.query_row([name], read).optional()?.unwrap_or_default())
+}
+
+fn keep_round(db: &Connection, name: &str, round: &Round) -> rusqlite::Result<()> {
+    let sql = "INSERT OR REPLACE INTO rounds (name, running, position, begun, finished, checked, damaged,
+        mended, skipped, left_out, again, paused) VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)";
+    let position = round.position.map(|id| id.to_string());
+    let Round { running, begun, finished, again, paused, .. } = round;
+    let [checked, damaged, mended, skipped] =
+        [round.checked, round.damaged, round.mended, round.skipped].map(signed);
+    let left_out = serde_json::Value::from(round.left_out.clone()).to_string();
+    let values = params![
+        name, running, position, begun, finished, checked, damaged, mended, skipped, left_out, again, paused
+    ];
+    db.prepare_cached(sql)?.execute(values).map(drop)
 }
 
 fn known_under(db: &Connection, prefix: &str, servers: &[String]) -> rusqlite::Result<Vec<Known>> {

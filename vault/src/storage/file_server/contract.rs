@@ -38,6 +38,12 @@ pub(in crate::storage) fn in_memory(bytes: Vec<u8>) -> Replica {
     Replica::new(length, Box::new(read))
 }
 
+/// A folder in a replica's place: like a bad sector it can be opened, renamed, and not read.
+pub(in crate::storage) fn block(replica: &std::path::Path) {
+    std::fs::remove_file(replica).unwrap();
+    std::fs::create_dir(replica).unwrap();
+}
+
 fn whole(server: &dyn FileServer, id: &ObjectId) -> Vec<u8> {
     let mut bytes = Vec::new();
     server.open(id).unwrap().read_to_end(&mut bytes).unwrap();
@@ -114,6 +120,32 @@ fn replaces_a_damaged_replica_and_keeps_it_aside(server: &dyn FileServer, damage
     assert_ne!(whole(server, &id), bytes);
     assert_eq!(server.put(&id, &mut in_memory(bytes.clone())).unwrap(), Put::Written);
     assert_eq!(whole(server, &id), bytes);
+    server.quarantine(&id).unwrap();
+    assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })));
+}
+
+/// A replica that cannot be read is its own trouble and is replaced. Apart from the rest, for not every
+/// server opens what [`block`] makes.
+pub(super) fn replaces_what_cannot_be_read_and_blames_nothing_else(
+    server: &dyn FileServer,
+    block: &dyn Fn(&ObjectId),
+) {
+    server.attach(None, true).unwrap();
+    let (id, bytes) = object(b"on a bad sector");
+    let read = || {
+        let mut replica = server.open(&id)?;
+        let read = replica.read_to_end(&mut Vec::new());
+        read.map_err(|error| error.downcast::<FileServerError>().unwrap())
+    };
+    server.put(&id, &mut in_memory(bytes.clone())).unwrap();
+    block(&id);
+    let slot = Side::A.of(&bytes);
+    for refused in [read().unwrap_err(), server.write_slot(&id, Side::A, slot).unwrap_err()] {
+        assert!(matches!(refused, FileServerError::Unreadable { .. }), "{refused}");
+    }
+    assert_eq!(server.put(&id, &mut in_memory(bytes.clone())).unwrap(), Put::Written);
+    assert_eq!(whole(server, &id), bytes);
+    block(&id);
     server.quarantine(&id).unwrap();
     assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })));
 }

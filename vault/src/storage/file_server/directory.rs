@@ -6,7 +6,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{FileExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use super::{FileServer, FileServerError, Put, Replica, layout};
@@ -15,6 +15,10 @@ use crate::storage::note::{MAX_NOTE, is_note_name};
 use crate::storage::object::ObjectId;
 use crate::storage::random_hex;
 use crate::storage::step::{Step, Steps};
+
+mod place;
+
+use place::Place;
 
 /// How much is written between two flushes, so that the last one is short and a hanging
 /// disk is told from a slow one.
@@ -29,8 +33,7 @@ pub(in crate::storage) struct Directory {
     root: PathBuf,
     own: String,
     steps: Steps,
-    /// The place's id, once attached.
-    place: Mutex<Option<String>>,
+    place: Arc<Place>,
     /// Folders whose own names this process has made durable: another process may have made
     /// a folder and died before it flushed the parent.
     durable: Mutex<HashSet<PathBuf>>,
@@ -46,7 +49,7 @@ impl Directory {
             root: root.to_owned(),
             own: own.to_owned(),
             steps,
-            place: Mutex::default(),
+            place: Arc::new(Place::new(name, root)),
             durable: Mutex::default(),
             live: Mutex::default(),
         }
@@ -54,24 +57,6 @@ impl Directory {
 
     fn replica_path(&self, id: &ObjectId) -> PathBuf {
         layout::replica_path(&self.root, id)
-    }
-
-    fn not_ours(&self, why: &'static str) -> FileServerError {
-        FileServerError::NotOurs { server: self.name.clone(), path: self.root.clone(), why }
-    }
-
-    fn read_marker(&self) -> Result<Option<String>, FileServerError> {
-        let mut text = String::new();
-        let file = match File::open(self.root.join("marker")) {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(wrap(&self.name, "marker")(error)),
-        };
-        if file.take(layout::MAX_MARKER).read_to_string(&mut text).is_err() {
-            return Err(self.not_ours("its marker is no marker of ours"));
-        }
-        let place = layout::parse_marker(&text, &self.name).map_err(|why| self.not_ours(why))?;
-        Ok(Some(place.to_owned()))
     }
 
     fn write_marker(&self) -> Result<String, FileServerError> {
@@ -99,7 +84,7 @@ impl Directory {
         if let Some(parent) = self.root.parent() {
             self.sync_folder(parent).map_err(&fail)?;
         }
-        self.read_marker()?.ok_or_else(|| self.not_ours("its marker vanished"))
+        self.place.read()?.ok_or_else(|| self.place.not_ours("its marker vanished"))
     }
 
     fn copy_marker(&self, temporary: &Path, marker: &Path) -> std::io::Result<()> {
@@ -109,40 +94,32 @@ impl Directory {
         self.sync_file(&file, marker)
     }
 
-    /// Is it still the place that was attached? An unmounted directory looks empty, and an
-    /// empty one must not be believed.
-    fn check_place(&self) -> Result<(), FileServerError> {
-        let attached = lock(&self.place).clone();
-        match (self.read_marker()?, attached) {
-            (Some(found), Some(attached)) if found == attached => Ok(()),
-            (None, _) => Err(self.not_ours("its marker is missing: not mounted?")),
-            (Some(_), Some(_)) => Err(self.not_ours("it is another place than at start")),
-            (Some(_), None) => Err(self.not_ours("it was not attached")),
-        }
-    }
-
     /// "Not there" counts only in the right place.
     fn absent(&self, id: &ObjectId) -> FileServerError {
-        match self.check_place() {
+        match self.place.check() {
             Ok(()) => FileServerError::Absent { server: self.name.clone(), object: id.to_string() },
             Err(error) => error,
         }
     }
 
+    /// Is a whole replica there? One that is damaged or cannot be read is set aside.
     fn whole(&self, id: &ObjectId) -> Result<bool, FileServerError> {
-        let replica = match self.open(id) {
-            Ok(replica) => replica,
-            Err(FileServerError::Absent { .. }) => return Ok(false),
-            Err(error) => return Err(error),
+        let damage = |error| match error {
+            EnvelopeError::Beneath(error) => unwrap_or(error, &self.name, id),
+            damage => {
+                let (server, object) = (self.name.clone(), id.to_string());
+                FileServerError::Damaged { server, object, why: damage.reason() }
+            }
         };
-        match verify(replica, id) {
+        match self.open(id).and_then(|replica| verify(replica, id).map_err(damage)) {
             Ok(()) => Ok(true),
-            Err(EnvelopeError::Beneath(error)) => Err(unwrap_or(error, &self.name, id)),
-            Err(damage) => {
-                tracing::error!(server = %self.name, object = %id, "replica is {damage}; quarantined");
+            Err(FileServerError::Absent { .. }) => Ok(false),
+            Err(error) if error.shows().is_some() => {
+                tracing::error!("{error}; quarantined");
                 self.quarantine(id)?;
                 Ok(false)
             }
+            Err(error) => Err(error),
         }
     }
 
@@ -304,24 +281,24 @@ impl FileServer for Directory {
     }
 
     fn attach(&self, expected: Option<&str>, may_claim: bool) -> Result<String, FileServerError> {
-        let found = match (self.read_marker()?, expected) {
+        let found = match (self.place.read()?, expected) {
             (Some(found), Some(expected)) if found != expected => {
-                return Err(self.not_ours("its marker is not the one the catalog knows"));
+                return Err(self.place.not_ours("its marker is not the one the catalog knows"));
             }
             (Some(found), _) => found,
             (None, _) if expected.is_some() || !may_claim => {
-                return Err(
-                    self.not_ours("its marker is missing, and the catalog knows objects there: not mounted?")
-                );
+                return Err(self
+                    .place
+                    .not_ours("its marker is missing, and the catalog knows objects there: not mounted?"));
             }
             (None, _) => self.write_marker()?,
         };
-        *lock(&self.place) = Some(found.clone());
+        self.place.attached(&found);
         Ok(found)
     }
 
     fn put(&self, id: &ObjectId, source: &mut Replica) -> Result<Put, FileServerError> {
-        self.check_place()?;
+        self.place.check()?;
         if self.whole(id)? {
             // Whoever wrote it may have died before it was flushed.
             let path = self.replica_path(id);
@@ -359,13 +336,15 @@ impl FileServer for Directory {
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(id)),
-            Err(error) => return Err(wrap(&self.name, id)(error)),
+            Err(error) => return Err(self.place.blame(id, error)),
         };
-        let length = file.metadata().map_err(wrap(&self.name, id))?.len();
-        let (server, id) = (self.name.clone(), *id);
+        let length = file.metadata().map_err(|error| self.place.blame(id, error))?.len();
+        let (place, id) = (Arc::clone(&self.place), *id);
         Ok(Replica::new(
             length,
-            Box::new(move |buffer, position| file.read_at(buffer, position).map_err(wrap(&server, id))),
+            Box::new(move |buffer, position| {
+                file.read_at(buffer, position).map_err(|error| place.blame(&id, error))
+            }),
         ))
     }
 
@@ -379,15 +358,15 @@ impl FileServer for Directory {
         let file = match opened {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(id)),
-            Err(error) => return Err(wrap(&self.name, id)(error)),
+            Err(error) => return Err(self.place.blame(id, error)),
         };
-        if file.metadata().map_err(wrap(&self.name, id))?.len() < BODY {
+        if file.metadata().map_err(|error| self.place.blame(id, error))?.len() < BODY {
             let why = "it is too short for its slots".to_owned();
             return Err(FileServerError::Damaged { server, object, why });
         }
         self.steps.reach(|| Step::WriteFile(path.clone()));
         let written = file.write_all_at(bytes, side.offset()).and_then(|()| self.sync_file(&file, &path));
-        written.map_err(wrap(&self.name, id))
+        written.map_err(|error| self.place.blame(id, error))
     }
 
     fn remove(&self, id: &ObjectId) -> Result<(), FileServerError> {
@@ -395,8 +374,8 @@ impl FileServer for Directory {
         self.steps.reach(|| Step::Unlink(path.clone()));
         match std::fs::remove_file(&path) {
             Ok(()) => {}
-            Err(error) if error.kind() == ErrorKind::NotFound => return self.check_place(),
-            Err(error) => return Err(wrap(&self.name, id)(error)),
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.place.check(),
+            Err(error) => return Err(self.place.blame(id, error)),
         }
         path.parent().map_or(Ok(()), |folder| self.sync_folder(folder)).map_err(wrap(&self.name, id))
     }
@@ -408,7 +387,7 @@ impl FileServer for Directory {
         limit: usize,
         progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, FileServerError> {
-        self.check_place()?;
+        self.place.check()?;
         let fail = |error| wrap(&self.name, "list")(error);
         let after = after.map(ToString::to_string).unwrap_or_default();
         let mut found = Vec::new();
@@ -443,7 +422,7 @@ impl FileServer for Directory {
         });
         match moved {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(id)),
-            other => other.map_err(wrap(&self.name, id))?,
+            other => other.map_err(|error| self.place.blame(id, error))?,
         }
         let flushed = self.sync_folder(&folder);
         flushed
@@ -452,7 +431,7 @@ impl FileServer for Directory {
     }
 
     fn collect_temporaries(&self, now: SystemTime, age: Duration) -> Result<usize, FileServerError> {
-        self.check_place()?;
+        self.place.check()?;
         let fail = |error| wrap(&self.name, "tmp")(error);
         let mut removed = 0;
         for entry in std::fs::read_dir(self.root.join("tmp")).map_err(fail)? {
@@ -474,7 +453,7 @@ impl FileServer for Directory {
     }
 
     fn free_space(&self) -> Result<u64, FileServerError> {
-        self.check_place()?;
+        self.place.check()?;
         let space = rustix::fs::statvfs(&self.root)
             .map_err(|error| wrap(&self.name, "free space")(std::io::Error::from(error)))?;
         Ok(space.f_bavail.saturating_mul(space.f_frsize))
@@ -484,7 +463,7 @@ impl FileServer for Directory {
         let path = self.note_path(name)?;
         let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
             Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return self.check_place().map(|()| None),
+            Err(error) if error.kind() == ErrorKind::NotFound => return self.place.check().map(|()| None),
             Err(error) => return Err(wrap(&self.name, name)(error)),
         };
         let mut bytes = Vec::new();
@@ -497,7 +476,7 @@ impl FileServer for Directory {
         if bytes.len() > MAX_NOTE {
             return Err(self.bad_note(name, "it is too long"));
         }
-        self.check_place()?;
+        self.place.check()?;
         let temporary_name = format!("{}~{}", self.own, random_hex());
         let temporary = self.root.join("tmp").join(&temporary_name);
         lock(&self.live).insert(temporary_name.clone());

@@ -21,6 +21,7 @@ use crate::storage::random_hex;
 use crate::storage::step::{Step, Steps};
 
 mod ahead;
+mod blame;
 mod enquiry;
 mod flushing;
 mod in_place;
@@ -47,6 +48,7 @@ mod tests;
 pub use enquiry::fuzz_listing;
 pub use settings::{Login, MOST_SESSIONS, SESSIONS, SftpSettings, parse_address};
 
+use blame::Blame;
 use link::{Flushed, Link, Refusal};
 use place::Place;
 use pool::{Lane, NOBODY, Pool};
@@ -70,7 +72,7 @@ pub(super) struct Sftp {
     sessions: usize,
     data: Arc<Pool>,
     control: Arc<Pool>,
-    place: Place,
+    place: Arc<Place>,
     /// Folders whose own names this process has made durable: another process may have made
     /// a folder and died before it flushed the parent.
     durable: Mutex<HashSet<PathBuf>>,
@@ -103,7 +105,7 @@ impl Sftp {
             sessions: settings.sessions,
             data: Pool::new(settings.clone(), timeout, settings.sessions),
             control: Pool::new(settings.clone(), timeout, 1),
-            place: Place::new(name, root),
+            place: Arc::new(Place::new(name, root)),
             durable: Mutex::default(),
             live: Mutex::default(),
             told_unflushed: AtomicBool::new(false),
@@ -140,7 +142,7 @@ impl Sftp {
         pool: &Arc<Pool>,
         mut question: impl FnMut(&mut Link) -> Result<T, Trouble>,
     ) -> Result<T, Failed> {
-        let (answer, lane) = self.begin(pool, |link| question(link).map_err(Failed::Trouble))?;
+        let (answer, lane) = begin(pool, |link| question(link).map_err(Failed::Trouble))?;
         lane.give_back();
         Ok(answer)
     }
@@ -151,38 +153,15 @@ impl Sftp {
         &self,
         mut question: impl FnMut(&mut Link) -> Result<T, Trouble>,
     ) -> Result<(T, Lane), Failed> {
-        self.begin(&self.data, |link| {
+        begin(&self.data, |link| {
             self.place.see(link)?;
             question(link).map_err(Failed::Trouble)
         })
     }
 
-    fn begin<T>(
-        &self,
-        pool: &Arc<Pool>,
-        mut question: impl FnMut(&mut Link) -> Result<T, Failed>,
-    ) -> Result<(T, Lane), Failed> {
-        let mut again = true;
-        loop {
-            let mut lane = pool.borrow(None).map_err(Failed::Refused)?;
-            match question(&mut lane.link) {
-                Ok(answer) => return Ok((answer, lane)),
-                Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Lost && lane.reused && again => {
-                    again = false;
-                }
-                Err(failed) => {
-                    if !failed.spoils_session() {
-                        lane.give_back();
-                    }
-                    return Err(failed);
-                }
-            }
-        }
-    }
-
     /// Is it still the place that was attached?
     fn check_place(&self) -> Result<(), FileServerError> {
-        let checked = self.begin(&self.control, |link| self.place.check(link));
+        let checked = begin(&self.control, |link| self.place.check(link));
         let ((), lane) = checked.map_err(|failed| self.fail("marker", failed))?;
         lane.give_back();
         Ok(())
@@ -207,32 +186,38 @@ impl Sftp {
         let ((file, length), lane) = match opened {
             Ok(opened) => opened,
             Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => return Ok(None),
-            Err(failed) => return Err(self.fail(id, failed)),
+            Err(failed) => return Err(self.blame().of(id, failed)),
         };
         let mut reader = Reader::new(Arc::clone(&self.data), lane, file, path, length);
-        let (server, address, id) = (self.name.clone(), self.address.clone(), *id);
+        let (blame, id) = (self.blame(), *id);
         let read = move |buffer: &mut [u8], position: u64| {
-            reader
-                .read_at(buffer, position)
-                .map_err(|failed| wrap(&server, &address, &id.to_string(), failed))
+            reader.read_at(buffer, position).map_err(|failed| blame.of(&id, failed))
         };
         Ok(Some(Replica::new(length, Box::new(read))))
     }
 
-    /// Is a whole replica there? A damaged one is set aside.
+    /// Is a whole replica there? One that is damaged or cannot be read is set aside.
     fn whole(&self, id: &ObjectId) -> Result<bool, FileServerError> {
-        let Some(replica) = self.find(id)? else { return Ok(false) };
-        match verify(replica, id) {
-            Ok(()) => Ok(true),
-            Err(EnvelopeError::Beneath(error)) => Err(unwrap_or(error, &self.name, &self.address, id)),
-            Err(damage) => {
-                tracing::error!(server = %self.name, object = %id, "replica is {damage}; quarantined");
+        let damage = |error| match error {
+            EnvelopeError::Beneath(error) => unwrap_or(error, &self.name, &self.address, id),
+            damage => {
+                let (server, object) = (self.name.clone(), id.to_string());
+                FileServerError::Damaged { server, object, why: damage.reason() }
+            }
+        };
+        let found = self.find(id).and_then(|replica| {
+            replica.map_or(Ok(false), |replica| verify(replica, id).map(|()| true).map_err(damage))
+        });
+        match found {
+            Err(error) if error.shows().is_some() => {
+                tracing::error!("{error}; quarantined");
                 match self.quarantine(id) {
                     // The other vault was faster.
                     Err(FileServerError::Absent { .. }) | Ok(()) => Ok(false),
                     Err(error) => Err(error),
                 }
             }
+            other => other,
         }
     }
 
@@ -247,7 +232,7 @@ impl Sftp {
             let made = self.make_folders(link, &path)?;
             self.flush_names(link, &path, made)
         });
-        let ((), lane) = settled.map_err(|failed| self.fail(id, failed))?;
+        let ((), lane) = settled.map_err(|failed| self.fail_on_one(id, failed))?;
         lane.give_back();
         Ok(Put::Verified)
     }
@@ -460,6 +445,25 @@ impl Sftp {
         wrap(&self.name, &self.address, &object.to_string(), failed)
     }
 
+    /// As [`Self::fail`], where a bare "failure" may be one replica's own.
+    fn fail_on_one(&self, id: &ObjectId, failed: Failed) -> FileServerError {
+        match failed {
+            Failed::Trouble(trouble) if trouble.kind == Kind::Failure && !self.is_full() => {
+                self.blame().of(id, Failed::Trouble(trouble))
+            }
+            other => self.fail(id, other),
+        }
+    }
+
+    fn blame(&self) -> Blame {
+        Blame {
+            server: self.name.clone(),
+            address: self.address.clone(),
+            place: Arc::clone(&self.place),
+            control: Arc::clone(&self.control),
+        }
+    }
+
     fn is_full(&self) -> bool {
         let space = self.ask(&self.control, |link| link.space(&self.root));
         matches!(space, Ok(Some((bytes, names))) if bytes < NO_SPACE || names == 0)
@@ -476,7 +480,7 @@ impl FileServer for Sftp {
     }
 
     fn attach(&self, expected: Option<&str>, may_claim: bool) -> Result<String, FileServerError> {
-        let attached = self.begin(&self.control, |link| {
+        let attached = begin(&self.control, |link| {
             let found = self.place.attach(link, expected, may_claim, &self.own)?;
             Ok(found)
         });
@@ -539,7 +543,7 @@ impl FileServer for Sftp {
         });
         match removed {
             Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => self.check_place(),
-            other => other.map_err(|failed| self.fail(id, failed)),
+            other => other.map_err(|failed| self.fail_on_one(id, failed)),
         }
     }
 
@@ -573,7 +577,7 @@ impl FileServer for Sftp {
         });
         match moved {
             Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => Err(self.absent(id)),
-            other => other.map_err(|failed| self.fail(id, failed)),
+            other => other.map_err(|failed| self.fail_on_one(id, failed)),
         }
     }
 
@@ -613,6 +617,30 @@ impl Sftp {
                 self.check_place().err().unwrap_or(error)
             }
             _ => error,
+        }
+    }
+}
+
+/// Puts a question on a session of `pool`, which stays with the caller; once more on another where
+/// an idle one turns out dead.
+fn begin<T>(
+    pool: &Arc<Pool>,
+    mut question: impl FnMut(&mut Link) -> Result<T, Failed>,
+) -> Result<(T, Lane), Failed> {
+    let mut again = true;
+    loop {
+        let mut lane = pool.borrow(None).map_err(Failed::Refused)?;
+        match question(&mut lane.link) {
+            Ok(answer) => return Ok((answer, lane)),
+            Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Lost && lane.reused && again => {
+                again = false;
+            }
+            Err(failed) => {
+                if !failed.spoils_session() {
+                    lane.give_back();
+                }
+                return Err(failed);
+            }
         }
     }
 }

@@ -96,3 +96,60 @@ async fn verifying_tells_of_a_rotten_record_and_mends_it() {
     assert_eq!(storage.repair_turn().await.unwrap().copied, 1);
     assert_eq!(slots().await, [Slots::Whole, Slots::Whole]);
 }
+
+/// One replica that cannot be read, on a server that is otherwise sound.
+#[tokio::test]
+async fn a_replica_that_cannot_be_read_is_owed_and_healed_whoever_finds_it_and_suspends_nobody() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let id = put(&storage, "k", b"content").await.unwrap().entry.id;
+    put(&storage, "beside", b"beside").await.unwrap();
+    let replica = place.replicas("one").into_iter().find(|file| file.ends_with(id.to_string())).unwrap();
+    for finder in ["reader", "verify", "scrub"] {
+        file_server::contract::block(&replica);
+        match finder {
+            "reader" => {
+                // The faster one is read first, and the other only where that fails.
+                let entry = found(&storage, &id).await;
+                let mut at_one = entry.clone();
+                at_one.replicas.retain(|(server, _)| server == "one");
+                let (_, plaintext) = storage.read(&at_one, None).await.unwrap();
+                let read: Vec<_> = plaintext.try_collect().await.unwrap();
+                assert_eq!(read.concat(), b"content");
+            }
+            "verify" => {
+                let checked = storage.verify(&found(&storage, &id).await).await.unwrap();
+                assert!(matches!(checked[0].refused, Some(FileServerError::Unreadable { .. })));
+            }
+            _ => {
+                storage.scrub().await.unwrap();
+                while storage.scrub_turn().await.unwrap() {}
+                let round = storage.status().await.unwrap().scrub;
+                assert_eq!((round.checked, round.damaged), (4, 1), "the rest of the server is read too");
+            }
+        }
+        let status = storage.status().await.unwrap();
+        assert_eq!((status.owed, status.file_servers[0].up), (1, true), "{finder}");
+        assert!(replica.is_dir(), "nothing is moved before there is a copy to put in its place");
+        let turn = storage.repair_turn().await.unwrap();
+        assert_eq!((turn.copied, turn.failed), (1, 0), "{finder}");
+        assert!(replica.is_file());
+        assert_eq!(found(&storage, &id).await.stored_on(), ["one", "two"]);
+    }
+    // Neither replica: nothing is taken out of reach, and it is found again when it can be read.
+    let other = place.path("two").join(replica.strip_prefix(place.path("one")).unwrap());
+    let bytes = std::fs::read(&other).unwrap();
+    for file in [&replica, &other] {
+        file_server::contract::block(file);
+    }
+    assert!(matches!(read(&storage, &id, None).await, Err(StorageError::Unreadable { .. })));
+    assert_eq!(storage.repair_turn().await.unwrap().copied, 0);
+    assert!(replica.is_dir() && other.is_dir());
+    std::fs::remove_dir(&other).unwrap();
+    std::fs::write(&other, bytes).unwrap();
+    for _ in 0..10 {
+        storage.repair_turn().await.unwrap();
+    }
+    assert_eq!(found(&storage, &id).await.stored_on(), ["one", "two"]);
+    assert_eq!(read(&storage, &id, None).await.unwrap(), b"content");
+}

@@ -356,3 +356,31 @@ async fn a_rebuilding_that_is_broken_off_anywhere_goes_on_where_it_was() {
     }
     assert!(fatal >= 3, "{fatal} steps are too few to be all of them");
 }
+
+#[tokio::test]
+async fn records_on_a_server_that_comes_back_from_a_backup_are_looked_at_and_rewrapped_again() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    for number in 0..3 {
+        put(&storage, &number.to_string(), b"content").await.unwrap();
+    }
+    storage.patrol_turn().await.unwrap();
+    place.back_up("two");
+    key::rotate(&place.key_file(), clock()).unwrap();
+    storage.repair_turn().await.unwrap();
+    let both = storage.status().await.unwrap().recipients;
+    storage.agree_on_keys(&both).await.unwrap();
+    assert_eq!(rewrapped(&storage).await.done, 6);
+    put(&storage, "later", b"content").await.unwrap();
+    storage.patrol_turn().await.unwrap();
+    let newer = place.identities().remove(0);
+    assert_eq!(place.check_replicas(&newer), 16);
+
+    place.restore("two");
+    storage.patrol_turn().await.unwrap();
+    storage.repair_turn().await.unwrap();
+    assert_eq!(place.check_replicas(&newer), 10, "three records are of the earlier key again");
+    let told = rewrapped(&storage).await;
+    assert_eq!((told.done, told.failed), (3, 0), "{told:?}");
+    assert_eq!(place.check_replicas(&newer), 16);
+}

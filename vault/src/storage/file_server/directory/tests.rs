@@ -26,6 +26,22 @@ fn a_directory_keeps_the_contract() {
 }
 
 #[test]
+fn a_replica_that_cannot_be_read_is_replaced_and_the_directory_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = directory(folder.path());
+    let block = |id: &ObjectId| contract::block(&server.replica_path(id));
+    contract::replaces_what_cannot_be_read_and_blames_nothing_else(&server, &block);
+    // Where the marker cannot be read either, it is the place's trouble.
+    let (id, bytes) = object(b"on a dying disk");
+    server.put(&id, &mut in_memory(bytes)).unwrap();
+    block(&id);
+    let mut replica = server.open(&id).unwrap();
+    contract::block(&folder.path().join("marker"));
+    let refused = replica.read(&mut [0; 10]).unwrap_err().downcast::<FileServerError>().unwrap();
+    assert!(matches!(refused, FileServerError::Away { .. }), "{refused}");
+}
+
+#[test]
 fn a_folder_that_goes_under_a_running_server_is_made_again_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("place");

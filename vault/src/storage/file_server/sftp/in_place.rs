@@ -49,7 +49,7 @@ impl Sftp {
                 if long_enough { Ok(()) } else { Err(FileServerError::Damaged { server, object, why }) }
             }
             Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => Err(self.absent(id)),
-            Err(failed) => Err(self.fail(id, failed)),
+            Err(failed) => Err(self.fail_on_one(id, failed)),
         }
     }
 

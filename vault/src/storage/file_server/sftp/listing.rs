@@ -7,9 +7,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
 use super::super::layout;
-use super::Sftp;
 use super::link::Link;
 use super::trouble::{Failed, Kind, Trouble};
+use super::{Sftp, begin};
 use crate::storage::object::ObjectId;
 
 /// Folders that one session reads in turn before the names found are counted again.
@@ -46,7 +46,7 @@ impl Sftp {
         progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, Failed> {
         // Looked at afresh: an unmounted place would look like an empty one.
-        let ((), lane) = self.begin(&self.data, |link| self.place.check(link))?;
+        let ((), lane) = begin(&self.data, |link| self.place.check(link))?;
         lane.give_back();
         let mut found = Vec::new();
         if limit == 0 {

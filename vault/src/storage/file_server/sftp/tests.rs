@@ -99,6 +99,22 @@ fn an_sftp_server_that_is_not_openssh_keeps_the_contract() {
 }
 
 #[test]
+fn a_replica_that_cannot_be_read_is_replaced_and_the_server_goes_on() {
+    let sshd = Sshd::start();
+    let block = |id: &ObjectId| contract::block(&layout::replica_path(&sshd.place(), id));
+    let server = sftp(&sshd);
+    contract::replaces_what_cannot_be_read_and_blames_nothing_else(&server, &block);
+    // Where the marker cannot be read either, it is the place's trouble.
+    let (id, bytes) = object(b"on a dying disk");
+    server.put(&id, &mut in_memory(bytes)).unwrap();
+    block(&id);
+    let mut replica = server.open(&id).unwrap();
+    contract::block(&sshd.place().join("marker"));
+    let refused = replica.read(&mut [0; 10]).unwrap_err().downcast::<FileServerError>().unwrap();
+    assert!(matches!(refused, FileServerError::Away { .. }), "{refused}");
+}
+
+#[test]
 fn a_place_made_as_a_directory_is_the_same_place_over_sftp() {
     let sshd = Sshd::start();
     let directory =
