@@ -406,7 +406,7 @@ impl Catalog {
     ) -> Result<T, CatalogError> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |db| {
-            let outcome = job(db);
+            let outcome = db.map_or(Err(rusqlite::Error::InvalidQuery), job);
             let failed = outcome.is_err();
             let reply = Box::new(move |committed: Result<(), &str>| {
                 let outcome = match committed {
