@@ -61,13 +61,16 @@ impl Storage {
         *self.0.peer_knows.write().unwrap_or_else(PoisonError::into_inner) = Some(knows);
     }
 
-    /// Deletes an object: it cannot be read from now on, and is purged after the grace. Deleting
-    /// again changes nothing.
+    /// Deletes an object: it cannot be read from now on, and is purged after the grace. The peer is
+    /// told first, if it is there: this disk may die. Deleting again changes nothing.
     ///
     /// # Errors
     /// The catalog's.
     pub async fn delete(&self, id: &ObjectId) -> Result<(), StorageError> {
-        Ok(self.0.catalog.delete(*id, now()).await?)
+        if let Some(change) = self.0.catalog.delete(*id, now()).await? {
+            self.0.tell_peer(change).await;
+        }
+        Ok(())
     }
 
     /// Takes a deletion back. What is not deleted stays as it is.

@@ -180,3 +180,20 @@ async fn what_is_told_of_an_object_counts_when_it_is_found_in_any_order_and_a_pu
         }
     }
 }
+
+#[tokio::test]
+async fn the_peer_hears_of_a_deletion_before_it_is_acknowledged() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let [id] = put_all(&storage, ["k"]).await;
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let listener = Arc::clone(&heard);
+    storage.set_peer(Arc::new(move |change| {
+        listener.lock().unwrap().push(change);
+        Box::pin(std::future::ready(()))
+    }));
+    storage.delete(&id).await.unwrap();
+    assert_eq!(*heard.lock().unwrap(), [storage.last_change()]);
+    storage.delete(&id).await.unwrap();
+    assert_eq!(heard.lock().unwrap().len(), 1, "nothing new");
+}
