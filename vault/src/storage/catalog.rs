@@ -22,6 +22,7 @@ pub(super) mod seals;
 mod survey;
 mod tasks;
 pub(super) mod tombstones;
+mod witness;
 mod writer;
 
 pub use change::Change;
@@ -41,6 +42,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("catalog/survey.sql"),
     include_str!("catalog/upkeep.sql"),
     include_str!("catalog/lasting.sql"),
+    include_str!("catalog/witness.sql"),
 ];
 
 /// Why the catalog cannot answer.
