@@ -11,7 +11,7 @@ use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::atomic::{AtomicI64, AtomicU32};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, Instant, SystemTime};
 
 use futures_util::future::{BoxFuture, join_all};
 use shared::config::ByteSize;
@@ -53,6 +53,7 @@ mod tombstones;
 mod turn;
 mod upload;
 mod verify;
+mod witness;
 
 #[cfg(test)]
 mod tests;
@@ -335,6 +336,8 @@ struct Inner {
     foreign: Mutex<HashSet<ObjectId>>,
     tell_peer: RwLock<Option<TellPeer>>,
     peer_knows: RwLock<Option<PeerKnows>>,
+    /// When this process last noted in the catalog how much time it has seen.
+    watched: Mutex<Option<Instant>>,
     /// Repair turns in a row that found the peer there.
     peer_turns: AtomicU32,
     /// Rounds of paying since start.
@@ -411,6 +414,7 @@ impl Storage {
             foreign: Mutex::default(),
             tell_peer: RwLock::default(),
             peer_knows: RwLock::default(),
+            watched: Mutex::default(),
             peer_turns: AtomicU32::new(0),
             turns: AtomicU32::new(0),
             tended: AtomicU32::new(0),
@@ -567,6 +571,12 @@ impl Inner {
 #[expect(clippy::disallowed_methods, reason = "this room drives its own turns and stamps what it stores")]
 fn clock() -> SystemTime {
     SystemTime::now()
+}
+
+/// The clock that nobody sets; it stands while the host sleeps.
+#[expect(clippy::disallowed_methods, reason = "tells a clock that was set from time that passed")]
+fn moment() -> Instant {
+    Instant::now()
 }
 
 /// Unix seconds.

@@ -8,7 +8,7 @@ use http::Method;
 use super::control::ask;
 use super::{CommandError, Output, Walk, blocking, follow, wall_clock};
 use crate::api::upkeep::Rewrap;
-use crate::storage::key::{self, KeyError};
+use crate::storage::key;
 use crate::storage::{Keys, Progress, Use};
 
 /// `vault keys init`
@@ -17,16 +17,8 @@ use crate::storage::{Keys, Progress, Use};
 /// One of the files exists, or cannot be written.
 pub async fn init(file: &Path, escrow: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
     let (active_file, escrow_file) = (file.to_owned(), escrow.to_owned());
-    let (active, escrowed) = blocking(move || {
-        // Before anything is made: half a pair of keys is worse than none.
-        for file in [&active_file, &escrow_file] {
-            if file.exists() {
-                return Err(KeyError::Exists { file: file.clone() });
-            }
-        }
-        Ok((key::create(&active_file, wall_clock())?, key::create(&escrow_file, wall_clock())?))
-    })
-    .await?;
+    let made = move || key::create_both(&active_file, &escrow_file, wall_clock());
+    let (active, escrowed) = blocking(made).await?;
     let text = format!(
         "storage.key_file         = \"{}\"\nstorage.escrow_recipient = \"{escrowed}\"\n\n\
          Write both into the vault.toml of both vaults, and copy the first file to the other vault as it is:\n\

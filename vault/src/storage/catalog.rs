@@ -22,6 +22,7 @@ pub(super) mod seals;
 mod survey;
 mod tasks;
 pub(super) mod tombstones;
+mod witness;
 mod writer;
 
 pub use change::Change;
@@ -42,6 +43,7 @@ const MIGRATIONS: &[&str] = &[
     include_str!("catalog/upkeep.sql"),
     include_str!("catalog/lasting.sql"),
     include_str!("catalog/scrub.sql"),
+    include_str!("catalog/witness.sql"),
 ];
 
 /// Why the catalog cannot answer.
@@ -407,7 +409,7 @@ impl Catalog {
     ) -> Result<T, CatalogError> {
         let (answer, answered) = oneshot::channel();
         let job: Job = Box::new(move |db| {
-            let outcome = job(db);
+            let outcome = db.map_or(Err(rusqlite::Error::InvalidQuery), job);
             let failed = outcome.is_err();
             let reply = Box::new(move |committed: Result<(), &str>| {
                 let outcome = match committed {

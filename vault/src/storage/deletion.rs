@@ -3,7 +3,7 @@
 //!
 //! A purge cannot be taken back, and an undeletion at the other vault may still be under way. So
 //! nothing is purged before its grace and a margin are over by this vault's own clock, counted
-//! from when it learnt of the deletion; then it goes if the other vault is there and knows the
+//! from when it learnt of the deletion, and without the time that it did not see pass; then it goes if the other vault is there and knows the
 //! deletion, and after twice the grace in any case, for a peer may be gone for good.
 
 use std::sync::PoisonError;
@@ -14,7 +14,8 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::deletion::{Due, Undeletion};
 use super::object::ObjectId;
-use super::{Inner, PeerKnows, Storage, StorageError, now};
+use super::witness::Witness;
+use super::{Inner, PeerKnows, Storage, StorageError, moment, now};
 
 /// Purged in a turn.
 const PURGES: usize = 1000;
@@ -41,9 +42,9 @@ impl Terms {
         Self { within: seconds(within), known: seconds(known), anyway: seconds(within.saturating_add(known)) }
     }
 
-    /// May it be purged? `peer` is the change up to which the peer, being there, has merged.
-    fn allow(&self, due: Due, peer: Option<u64>, now: i64) -> bool {
-        let age = now.saturating_sub(due.since);
+    /// May it be purged at this age? `peer` is the change up to which the peer, being there, has
+    /// merged.
+    fn allow(&self, due: Due, peer: Option<u64>, age: i64) -> bool {
         age > self.anyway || (age > self.known && peer.is_some_and(|upto| upto >= due.seq))
     }
 }
@@ -61,13 +62,16 @@ impl Storage {
         *self.0.peer_knows.write().unwrap_or_else(PoisonError::into_inner) = Some(knows);
     }
 
-    /// Deletes an object: it cannot be read from now on, and is purged after the grace. Deleting
-    /// again changes nothing.
+    /// Deletes an object: it cannot be read from now on, and is purged after the grace. The peer is
+    /// told first, if it is there: this disk may die. Deleting again changes nothing.
     ///
     /// # Errors
     /// The catalog's.
     pub async fn delete(&self, id: &ObjectId) -> Result<(), StorageError> {
-        Ok(self.0.catalog.delete(*id, now()).await?)
+        if let Some(change) = self.0.catalog.delete(*id, now()).await? {
+            self.0.tell_peer(change).await;
+        }
+        Ok(())
     }
 
     /// Takes a deletion back. What is not deleted stays as it is.
@@ -97,6 +101,24 @@ impl Inner {
         knows.and_then(|knows| knows())
     }
 
+    /// What of the time until `now` was seen, as far as it matters to ages up to `age` seconds.
+    async fn witnessed(&self, age: i64, now: i64) -> Result<Witness, StorageError> {
+        let mut witness = self.catalog.witness().await?;
+        let last = || self.watched.lock().unwrap_or_else(PoisonError::into_inner);
+        let seen = last().map(|last| moment().saturating_duration_since(last)).unwrap_or_default();
+        let gaps = witness.gaps.clone();
+        if witness.watch(now, seen) {
+            witness.forget(age, now);
+            if let Some(gap) = witness.gaps.last().filter(|gap| !gaps.contains(gap) && gap.ended == now) {
+                let hours = gap.ended.saturating_sub(gap.began) / 3600;
+                tracing::warn!(hours, "the clock went on unseen; what is deleted is kept so much longer");
+            }
+            self.catalog.keep_witness(witness.clone()).await?;
+            *last() = Some(moment());
+        }
+        Ok(witness)
+    }
+
     /// Purges what is due; the removal of the bytes is owed from then on.
     pub(super) async fn purge_due(&self) -> Result<usize, StorageError> {
         let peer = self.peer_knows();
@@ -109,8 +131,9 @@ impl Inner {
         };
         let peer = peer.filter(|_| seen >= PEER_TURNS);
         let (terms, now) = (self.terms(), now());
+        let witness = self.witnessed(terms.anyway, now).await?;
         let mut due = self.catalog.due(now.saturating_sub(terms.known), PURGES).await?;
-        due.retain(|due| terms.allow(*due, peer, now));
+        due.retain(|due| terms.allow(*due, peer, witness.age(due.since, now)));
         if due.is_empty() {
             return Ok(0);
         }
@@ -129,13 +152,13 @@ mod tests {
         let day = 86_400;
         let terms = Terms::new(Duration::from_secs(7 * 86_400));
         let due = Due { id: ObjectId::new([1; 32]), since: 1000, seq: 5 };
-        let allows = |days: i64, peer| terms.allow(due, peer, 1000 + days * day + 3601);
+        let allows = |days: i64, peer| terms.allow(due, peer, days * day + 3601);
         assert!(!allows(6, Some(9)), "not within the grace, whoever knows");
         assert!(allows(7, Some(5)));
         assert!(!allows(7, Some(4)), "the peer does not know of the deletion");
         assert!(!allows(13, None), "the peer is away");
         assert!(allows(14, None), "a peer may be gone for good");
-        assert!(!terms.allow(due, Some(9), 0), "a clock set back purges nothing");
-        assert!(!terms.allow(due, Some(9), 1000 + terms.within + 1), "an undeletion may be under way");
+        assert!(!terms.allow(due, Some(9), -1000), "a clock set back purges nothing");
+        assert!(!terms.allow(due, Some(9), terms.within + 1), "an undeletion may be under way");
     }
 }

@@ -106,13 +106,35 @@ impl Key {
     }
 }
 
+/// Makes two new identities, each in its file as [`create`] does, or neither; returns their
+/// recipients.
+///
+/// # Errors
+/// One of the files exists or cannot be written.
+pub fn create_both(first: &Path, second: &Path, now: SystemTime) -> Result<(String, String), KeyError> {
+    // Before anything is made: half a pair of keys is worse than none.
+    if second.exists() {
+        return Err(KeyError::Exists { file: second.to_owned() });
+    }
+    let made = create(first, now)?;
+    let other = create(second, now).inspect_err(|_| {
+        let _ = std::fs::remove_file(first);
+    })?;
+    Ok((made, other))
+}
+
 /// Makes a new identity in `file` (mode 0600, synced) and returns its recipient (`age1…`).
 ///
 /// # Errors
 /// The file exists or cannot be written.
 pub fn create(file: &Path, now: SystemTime) -> Result<String, KeyError> {
     let (recipient, text) = generate(now);
-    let written = write_new(file, text.as_bytes()).and_then(|_| sync_folder(file));
+    let written = write_new(file, |handle| handle.write_all(text.as_bytes()));
+    let written = written.and_then(|_| {
+        sync_folder(file).inspect_err(|_| {
+            let _ = std::fs::remove_file(file);
+        })
+    });
     written.map_err(|source| match source.kind() {
         ErrorKind::AlreadyExists => KeyError::Exists { file: file.to_owned() },
         _ => KeyError::Write { file: file.to_owned(), source },
@@ -139,9 +161,11 @@ pub fn rotate(file: &Path, now: SystemTime) -> Result<String, KeyError> {
     temporary.push(".new");
     let temporary = PathBuf::from(temporary);
     // Its name is also the lock: two rotations at once would lose one key.
-    let handle = write_new(&temporary, text.as_bytes()).map_err(|source| match source.kind() {
-        ErrorKind::AlreadyExists => KeyError::Exists { file: temporary.clone() },
-        _ => fail(source),
+    let handle = write_new(&temporary, |handle| handle.write_all(text.as_bytes())).map_err(|source| {
+        match source.kind() {
+            ErrorKind::AlreadyExists => KeyError::Exists { file: temporary.clone() },
+            _ => fail(source),
+        }
     })?;
     let placed = std::os::unix::fs::fchown(&handle, Some(owner.uid()), Some(owner.gid()))
         .and_then(|()| std::fs::rename(&temporary, file))
@@ -164,11 +188,18 @@ fn generate(now: SystemTime) -> (String, String) {
     (recipient, text)
 }
 
-fn write_new(file: &Path, text: &[u8]) -> std::io::Result<std::fs::File> {
+/// A file that was not there before and, unless it is filled, is not there afterwards: half a key
+/// would stand in the next one's way.
+fn write_new(
+    file: &Path,
+    fill: impl FnOnce(&mut std::fs::File) -> std::io::Result<()>,
+) -> std::io::Result<std::fs::File> {
     let mut open = std::fs::OpenOptions::new();
     let mut handle = open.write(true).create_new(true).mode(0o600).open(file)?;
-    handle.write_all(text)?;
-    handle.sync_all()?;
+    let filled = fill(&mut handle).and_then(|()| handle.sync_all());
+    filled.inspect_err(|_| {
+        let _ = std::fs::remove_file(file);
+    })?;
     Ok(handle)
 }
 
@@ -247,6 +278,38 @@ mod tests {
         std::fs::write(folder.path().join("active.key.new"), "").unwrap();
         assert!(matches!(rotate(&file, SystemTime::UNIX_EPOCH), Err(KeyError::Exists { .. })));
         assert_eq!(recipients(), [newer, made]);
+    }
+
+    #[test]
+    fn keys_that_cannot_all_be_written_leave_nothing_in_the_next_ones_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let [active, escrow, absent] =
+            ["active.key", "escrow.key", "absent/escrow.key"].map(|name| folder.path().join(name));
+        let now = SystemTime::UNIX_EPOCH;
+        assert!(matches!(create_both(&active, &absent, now), Err(KeyError::Write { .. })));
+        assert!(!active.exists(), "half a pair");
+        create_both(&active, &escrow, now).unwrap();
+        let whole = std::fs::read(&active).unwrap();
+        assert!(matches!(
+            create_both(&active, &folder.path().join("other"), now),
+            Err(KeyError::Exists { .. })
+        ));
+        assert!(matches!(
+            create_both(&folder.path().join("other"), &escrow, now),
+            Err(KeyError::Exists { .. })
+        ));
+        assert_eq!(std::fs::read(&active).unwrap(), whole, "what was there stays");
+        assert!(!folder.path().join("other").exists());
+
+        let full = |_: &mut std::fs::File| {
+            std::fs::OpenOptions::new()
+                .write(true)
+                .open("/dev/full")
+                .and_then(|mut disk| disk.write_all(b"key"))
+        };
+        let temporary = folder.path().join("active.key.new");
+        assert_eq!(write_new(&temporary, full).unwrap_err().kind(), ErrorKind::StorageFull);
+        rotate(&active, now).unwrap();
     }
 
     #[test]

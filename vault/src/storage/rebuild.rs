@@ -14,8 +14,9 @@ use age::x25519::Identity;
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 
-use super::envelope::{Next, Record, examine};
-use super::lookup::with_label;
+use super::envelope::{EnvelopeError, Next, Record, examine};
+use super::file_server::{FileServerError, Replica};
+use super::lookup::{beneath, with_label};
 use super::note::NoteKey;
 use super::object::{Entry, ObjectId, State};
 use super::rewrap::first_bytes;
@@ -228,9 +229,7 @@ impl Inner {
             let examined = self.servers[at].run(id, move |server, _| {
                 let mut examined = examine(&first_bytes(server, &id)?, &own, &wanted);
                 if let Some(record) = examined.record.take() {
-                    let whole = with_label(record.clone(), server.open(&id)?);
-                    // A body that does not open is the scrub's to find.
-                    examined.record = Some(whole.unwrap_or(record));
+                    examined.record = Some(labelled(record, server.open(&id)?, server.name(), &id)?);
                 }
                 Ok(examined)
             });
@@ -250,5 +249,51 @@ impl Inner {
             }
         }
         Err(StorageError::Unreadable { id, why: refusals.join("; ") })
+    }
+}
+
+/// A record with its whole label, from the replica that it stands in. That of a body which does not
+/// open is cut short, and the body the scrub's to find.
+///
+/// # Errors
+/// The file server's: then the label may be whole, and is read from the other one or another time.
+fn labelled(
+    record: Record,
+    replica: Replica,
+    server: &str,
+    id: &ObjectId,
+) -> Result<Record, FileServerError> {
+    match with_label(record.clone(), replica) {
+        Ok(whole) => Ok(whole),
+        Err(EnvelopeError::Beneath(error)) => Err(beneath(error, server, id)),
+        Err(_) => Ok(record),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::envelope::RECORD_LABEL;
+    use super::super::object::{Metadata, OneOff};
+    use super::*;
+
+    #[test]
+    fn a_long_label_is_cut_for_a_damaged_body_and_never_for_a_line_error() {
+        let id = ObjectId::new([7; 32]);
+        let label = "x".repeat(RECORD_LABEL + 1);
+        let [owner, key, media_type, created, digest] = ["o", "k", "text/plain", "", ""].map(str::to_owned);
+        let metadata = Metadata { owner, key, label, media_type, size: 1, created, digest };
+        let record = Record { metadata, identity: OneOff(String::new()) };
+        let broken = Replica::new(
+            9000,
+            Box::new(|_, _| {
+                let (server, object) = ("paris".to_owned(), "7".to_owned());
+                let source = std::io::ErrorKind::ConnectionReset.into();
+                Err(FileServerError::Away { server, object, source })
+            }),
+        );
+        let told = labelled(record.clone(), broken, "paris", &id);
+        assert!(matches!(told, Err(FileServerError::Away { .. })));
+        let rotten = Replica::new(9000, Box::new(|_, _| Ok(0)));
+        assert_eq!(labelled(record.clone(), rotten, "paris", &id).unwrap().metadata, record.metadata);
     }
 }

@@ -7,7 +7,6 @@ use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use serde::{Deserialize, Serialize};
 
 use super::comparison::{Finding, compare};
-use super::file_server::FileServerError;
 use super::lookup::Found;
 use super::mending::{Checkup, mend};
 use super::object::{ObjectId, ReplicaState};
@@ -20,6 +19,9 @@ const AT_ONCE: usize = 3;
 /// With more objects than this, what all of them have in common is spelt out further, so that no
 /// part is too large for memory.
 const MANY: u64 = 1_000_000;
+/// Ids that a part may hold beyond twice those known: a file server that lists more is not believed,
+/// for it would fill the memory. A lost catalog's rebuilding lists in pages.
+const UNKNOWN: usize = if cfg!(test) { 500 } else { 1_000_000 };
 /// Ids in one answer of a listing, 2 MiB: about a whole part.
 const PAGE: usize = 1 << 16;
 /// With more differing prefixes than this, listing everything costs no more.
@@ -131,7 +133,8 @@ impl Storage {
         let inner = &self.0;
         // Before the listings begin: see `comparison`.
         let known = inner.catalog.known_under(part.clone()).await?;
-        let lists = join_all(inner.servers.iter().map(|server| list(server, &part))).await;
+        let most = known.len().saturating_mul(2).saturating_add(UNKNOWN);
+        let lists = join_all(inner.servers.iter().map(|server| list(server, &part, most))).await;
         let mut synced = Synced { known: known.len() as u64, ..Synced::default() };
         let mut listings = Vec::with_capacity(lists.len());
         for (server, listed) in inner.servers.iter().zip(lists) {
@@ -194,6 +197,8 @@ impl Storage {
                     Err(error) => tracing::warn!("{error}; looked at again by the next comparison"),
                 }
             }
+            // The rebuilding takes it in at a fraction of the reading.
+            Finding::Unknown { .. } if self.0.rebuild.progress().running => {}
             Finding::Unknown { id } => match self.find(&id).await {
                 Ok(Found::Stored(_)) => synced.adopted = 1,
                 // Told since by the peer, deleted since, or just being uploaded.
@@ -210,18 +215,23 @@ impl Storage {
     }
 }
 
-/// Every id under `part`, page by page.
-async fn list(server: &Sessions, part: &str) -> Result<Vec<ObjectId>, FileServerError> {
+/// Every id under `part`, page by page; more than `most` are none.
+async fn list(server: &Sessions, part: &str, most: usize) -> Result<Vec<ObjectId>, String> {
     let mut ids: Vec<ObjectId> = Vec::new();
     loop {
         let (prefix, after) = (part.to_owned(), ids.last().copied());
         let listed = server.run_long("list", move |server, progress| {
             server.list_watched(&prefix, after.as_ref(), PAGE, &|| progress.note())
         });
-        let page = listed.await?;
+        let page = listed.await.map_err(|error| error.to_string())?;
         // A server that repeats itself must not keep us for ever.
         let more = page.len() == PAGE && page.last() > after.as_ref();
         ids.extend(page);
+        if ids.len() > most {
+            return Err(format!(
+                "lists more than {most} objects under {part}, far more than are known: look what lies there, or run vault file rebuild-catalog"
+            ));
+        }
         if !more {
             return Ok(ids);
         }

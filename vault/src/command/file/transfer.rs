@@ -216,11 +216,15 @@ struct Partial {
 
 impl Partial {
     fn create(target: &Path) -> Result<Self, CommandError> {
+        // Nobody can guess the name, and what has it all the same is not written through.
         let mut name = target.file_name().unwrap_or_default().to_owned();
-        name.push(format!(".{}.part", std::process::id()));
-        let path = target.with_file_name(name);
+        name.push(format!(".{}.part", random_key()?));
+        Self::create_as(target, target.with_file_name(name))
+    }
+
+    fn create_as(target: &Path, path: PathBuf) -> Result<Self, CommandError> {
         let mut options = std::fs::OpenOptions::new();
-        let opened = options.write(true).create(true).truncate(true).mode(0o600).open(&path);
+        let opened = options.write(true).create_new(true).mode(0o600).open(&path);
         let file = opened.map_err(|source| failed(&path, "cannot be made", source))?;
         Ok(Self { target: target.to_owned(), path, file })
     }
@@ -256,4 +260,29 @@ pub(super) fn bar(output: &Output<'_>, length: Option<u64>, style: &str) -> Prog
     let bar = length.map_or_else(ProgressBar::new_spinner, ProgressBar::new);
     let style = ProgressStyle::with_template(if length.is_some() { style } else { ENDLESS });
     style.map_or_else(|_| bar.clone(), |style| bar.clone().with_style(style))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_file_or_link_that_waits_under_the_temporary_name_receives_nothing() {
+        let folder = tempfile::tempdir().unwrap();
+        let [target, path, elsewhere] =
+            ["report", "report.part", "elsewhere"].map(|name| folder.path().join(name));
+        std::fs::write(&elsewhere, b"other").unwrap();
+        std::os::unix::fs::symlink(&elsewhere, &path).unwrap();
+        assert!(Partial::create_as(&target, path.clone()).is_err());
+        std::fs::remove_file(&path).unwrap();
+        std::fs::write(&path, b"open to all").unwrap();
+        assert!(Partial::create_as(&target, path.clone()).is_err());
+        assert_eq!(std::fs::read(&path).unwrap(), b"open to all", "it is not ours to remove");
+        assert_eq!(std::fs::read(&elsewhere).unwrap(), b"other");
+        let mut whole = Partial::create(&target).unwrap();
+        whole.write(b"text").unwrap();
+        whole.publish().unwrap();
+        assert_eq!(std::fs::read(&target).unwrap(), b"text");
+        assert_eq!(std::fs::read_dir(folder.path()).unwrap().count(), 3, "no temporary file is left");
+    }
 }

@@ -34,18 +34,23 @@ pub(in crate::storage) enum Undeletion {
 }
 
 impl Catalog {
-    /// Marks an object deleted; everything of it stays until it is purged.
+    /// Marks an object deleted; everything of it stays until it is purged. Returns the change that
+    /// tells of it; `None` if there is nothing to tell.
     ///
     /// # Errors
     /// As every write.
-    pub(in crate::storage) async fn delete(&self, id: ObjectId, now: i64) -> Result<(), CatalogError> {
+    pub(in crate::storage) async fn delete(
+        &self,
+        id: ObjectId,
+        now: i64,
+    ) -> Result<Option<u64>, CatalogError> {
         self.write(move |db| {
             let sql = "UPDATE objects SET state = 3, revision = revision + 1, deleted = ?2
                 WHERE id = ?1 AND state < 3";
             if db.prepare_cached(sql)?.execute(params![id.to_string(), now])? > 0 {
-                touch(db, &id)?;
+                return touch(db, &id).map(Some);
             }
-            Ok(())
+            Ok(None)
         })
         .await
     }

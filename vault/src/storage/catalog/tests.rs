@@ -129,7 +129,9 @@ proptest! {
             for (who, act) in acts {
                 let (own, peer) = (&both[usize::from(who)], &both[usize::from(!who)]);
                 match act {
-                    Act::Delete(number) => own.delete(ObjectId::new([number; 32]), 5).await.unwrap(),
+                    Act::Delete(number) => {
+                        own.delete(ObjectId::new([number; 32]), 5).await.unwrap();
+                    }
                     Act::Undelete(number) => {
                         own.undelete(ObjectId::new([number; 32]), 6, 100).await.unwrap();
                     }

@@ -12,8 +12,9 @@ const BATCH: usize = 256;
 
 /// Tells one job's caller how the commit went.
 pub(super) type Reply = Box<dyn FnOnce(Result<(), &str>) + Send>;
-/// One write. Says whether it failed (and is to be undone), and how to answer.
-pub(super) type Job = Box<dyn FnOnce(&Connection) -> (bool, Reply) + Send>;
+/// One write. Says whether it failed (and is to be undone), and how to answer. Without a connection
+/// there is no transaction: it only says how to answer.
+pub(super) type Job = Box<dyn FnOnce(Option<&Connection>) -> (bool, Reply) + Send>;
 
 /// Starts the thread; it ends when the last sender is gone.
 pub(super) fn start(
@@ -52,7 +53,8 @@ fn commit(connection: &Connection, jobs: Vec<Job>, steps: &Steps) -> (rusqlite::
         if outcome.is_ok() {
             outcome = connection.execute_batch("SAVEPOINT job");
         }
-        let (failed, reply) = job(connection);
+        // Without its savepoint a job would be durable by itself while its caller is refused.
+        let (failed, reply) = job(outcome.is_ok().then_some(connection));
         replies.push(reply);
         if outcome.is_ok() {
             let end = if failed { "ROLLBACK TO job; RELEASE job" } else { "RELEASE job" };
@@ -68,4 +70,36 @@ fn commit(connection: &Connection, jobs: Vec<Job>, steps: &Steps) -> (rusqlite::
         let _ = connection.execute_batch("ROLLBACK");
     }
     (outcome, replies)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::{Arc, Mutex};
+
+    use super::*;
+
+    #[test]
+    fn after_sqlite_rolled_back_by_itself_no_job_of_the_batch_changes_anything() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (n INTEGER)").unwrap();
+        let told = Arc::new(Mutex::new(Vec::new()));
+        let job = |sql: &'static str| -> Job {
+            let told = Arc::clone(&told);
+            Box::new(move |db| {
+                let failed = db.is_none_or(|db| db.execute_batch(sql).is_err());
+                (failed, Box::new(move |outcome| told.lock().unwrap().push(outcome.is_ok())))
+            })
+        };
+        let insert = "INSERT INTO t VALUES (1)";
+        // As it does when the disk is full.
+        let jobs = vec![job(insert), job("ROLLBACK"), job(insert), job(insert)];
+        let (outcome, replies) = commit(&connection, jobs, &Steps::default());
+        assert!(outcome.is_err());
+        replies.into_iter().for_each(|reply| reply(Err("refused")));
+        let count =
+            || connection.query_row("SELECT count(*) FROM t", [], |row| row.get::<_, i64>(0)).unwrap();
+        assert_eq!((count(), told.lock().unwrap().len()), (0, 4));
+        let (outcome, _) = commit(&connection, vec![job(insert)], &Steps::default());
+        assert_eq!((outcome, count()), (Ok(()), 1));
+    }
 }

@@ -416,3 +416,18 @@ async fn comparing_thousands_of_objects_takes_no_time_to_speak_of() {
     assert_eq!((progress.percent, progress.passed, progress.done), (100, synced.known, 0));
     assert!(took < Duration::from_secs(5), "{took:?}");
 }
+
+#[tokio::test]
+async fn a_file_server_that_lists_far_more_than_is_known_is_not_believed() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let folder = place.path("one").join("ab/cd");
+    std::fs::create_dir_all(&folder).unwrap();
+    for number in 0..501 {
+        std::fs::write(folder.join(format!("abcd{number:060x}")), b"").unwrap();
+    }
+    let synced = storage.sync().await.unwrap();
+    assert_eq!((synced.foreign, synced.unlisted.len()), (0, 1), "{synced:?}");
+    assert!(synced.unlisted[0].starts_with("one: lists more than 500 objects"), "{synced:?}");
+    assert_eq!(files_below(&folder).len(), 501, "none of them was looked at");
+}

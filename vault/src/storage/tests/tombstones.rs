@@ -1,6 +1,7 @@
 //! Promises of deletions that outlive both catalogs: what the file servers note of them decides
 //! when a catalog comes back from the file servers alone.
 
+use super::super::witness::Witness;
 use super::upkeep::{ended, rebuilt};
 use super::*;
 
@@ -179,4 +180,47 @@ async fn what_is_told_of_an_object_counts_when_it_is_found_in_any_order_and_a_pu
             assert_eq!(catalog.revised_under(String::new()).await.unwrap(), []);
         }
     }
+}
+
+#[tokio::test]
+async fn the_peer_hears_of_a_deletion_before_it_is_acknowledged() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let [id] = put_all(&storage, ["k"]).await;
+    let heard = Arc::new(Mutex::new(Vec::new()));
+    let listener = Arc::clone(&heard);
+    storage.set_peer(Arc::new(move |change| {
+        listener.lock().unwrap().push(change);
+        Box::pin(std::future::ready(()))
+    }));
+    storage.delete(&id).await.unwrap();
+    assert_eq!(*heard.lock().unwrap(), [storage.last_change()]);
+    storage.delete(&id).await.unwrap();
+    assert_eq!(heard.lock().unwrap().len(), 1, "nothing new");
+}
+
+#[tokio::test]
+async fn a_clock_far_ahead_at_start_purges_nothing() {
+    let place = Place::new();
+    let (id, month) = {
+        let storage = place.open("vault-a").await;
+        let [id] = put_all(&storage, ["k"]).await;
+        storage.delete(&id).await.unwrap();
+        assert_eq!(storage.repair_turn().await.unwrap().purged, 0);
+        // The clock of this life was a month behind that of the next.
+        let month = 30 * 86_400;
+        storage.0.catalog.keep_witness(Witness { watched: Some(now() - month), gaps: vec![] }).await.unwrap();
+        (id, month)
+    };
+    let file = place.path("vault-a").join("catalog.db");
+    let db = rusqlite::Connection::open(file).unwrap();
+    db.execute("UPDATE objects SET deleted = deleted - ?1", [month]).unwrap();
+    drop(db);
+    let storage = place.open("vault-a").await;
+    storage.set_peer_knowledge(Arc::new(|| Some(u64::MAX)));
+    for _ in 0..4 {
+        assert_eq!(storage.repair_turn().await.unwrap().purged, 0);
+    }
+    assert!(storage.0.catalog.entry(id).await.unwrap().unwrap().identity.is_some());
+    assert_eq!(storage.0.catalog.witness().await.unwrap().gaps.len(), 1, "lasting");
 }

@@ -16,8 +16,8 @@ use super::message::{Oddity, Reply, Request};
 const WINDOW: usize = 100;
 /// Reads asked of a folder before the first is answered: the names, and that there are no more.
 const AHEAD: u8 = 2;
-/// Entries read of one folder; more is not of our making.
-const MOST_ENTRIES: usize = 1 << 20;
+/// Entries read of all folders together; more is not of our making, and would fill the memory.
+const MOST_ENTRIES: usize = if cfg!(test) { 1 << 15 } else { 1 << 20 };
 
 const OK: u32 = 0;
 const END: u32 = 1;
@@ -35,6 +35,8 @@ pub(super) struct Enquiry<'a> {
     settled: usize,
     found: usize,
     reading: usize,
+    /// Entries that came, of whatever names.
+    entries: usize,
     asked: HashMap<u32, Asked>,
     last_id: u32,
     refused: Option<u32>,
@@ -51,7 +53,6 @@ enum Asked {
 struct Folder {
     handle: Vec<u8>,
     names: Vec<String>,
-    entries: usize,
     /// Reads without an answer yet.
     reads: u8,
     ended: bool,
@@ -70,6 +71,7 @@ impl<'a> Enquiry<'a> {
             settled: 0,
             found: 0,
             reading: 0,
+            entries: 0,
             asked: HashMap::new(),
             last_id: 0,
             refused: None,
@@ -91,7 +93,7 @@ impl<'a> Enquiry<'a> {
     /// Takes an answer and appends what follows from it.
     ///
     /// # Errors
-    /// It answers nothing; nothing more can be made of this channel.
+    /// It answers nothing, or is too much; nothing more can be made of this channel.
     pub(super) fn take(&mut self, reply: Reply<'_>, out: &mut Vec<u8>) -> Result<(), Oddity> {
         let (Reply::Status { id, .. } | Reply::Handle { id, .. } | Reply::Names { id, .. }) = reply else {
             return Err(Oddity::Unasked);
@@ -108,7 +110,7 @@ impl<'a> Enquiry<'a> {
                 self.end(at);
             }
             (Asked::Read(at), Reply::Names { names, .. }) => {
-                self.note_names(at, &names);
+                self.note_names(at, &names)?;
                 self.was_read(at, out);
             }
             (Asked::Read(at), Reply::Status { code, .. }) => {
@@ -162,13 +164,17 @@ impl<'a> Enquiry<'a> {
         }
     }
 
-    fn note_names(&mut self, at: usize, names: &[&[u8]]) {
+    fn note_names(&mut self, at: usize, names: &[&[u8]]) -> Result<(), Oddity> {
+        self.entries += names.len();
+        if self.entries > MOST_ENTRIES {
+            return Err(Oddity::TooMany(MOST_ENTRIES));
+        }
         let folder = &mut self.listed[at];
-        folder.entries += names.len();
         // Some servers end with no names instead of a word.
-        folder.ended |= names.is_empty() || folder.entries >= MOST_ENTRIES;
+        folder.ended |= names.is_empty();
         let digits = names.iter().filter_map(|name| std::str::from_utf8(name).ok());
         folder.names.extend(digits.filter(|name| layout::is_digits(name, self.length)).map(str::to_owned));
+        Ok(())
     }
 
     /// One of a folder's reads is answered.
@@ -359,6 +365,23 @@ mod tests {
             let refused = server.run(Enquiry::new(&paths, 2, usize::MAX), &[0]);
             assert_eq!(refused, Err(3));
         }
+    }
+
+    #[test]
+    fn folders_without_end_fill_no_memory() {
+        let paths: Vec<_> = (0..WINDOW).map(|at| PathBuf::from(format!("/f/{at}"))).collect();
+        let (mut enquiry, mut out) = (Enquiry::new(&paths, 2, usize::MAX), Vec::new());
+        enquiry.ask_more(&mut out);
+        let opened = u32::try_from(WINDOW).unwrap();
+        for id in 1..=opened {
+            enquiry.take(Reply::Handle { id, handle: b"h" }, &mut out).unwrap();
+        }
+        // The reads follow, in order, and each answer is asked on.
+        let page = vec![&b"ab"[..]; 100];
+        let told = (opened + 1..)
+            .find_map(|id| enquiry.take(Reply::Names { id, names: page.clone() }, &mut out).err());
+        assert_eq!(told, Some(Oddity::TooMany(MOST_ENTRIES)));
+        assert!(enquiry.listed.iter().map(|folder| folder.names.len()).sum::<usize>() <= MOST_ENTRIES);
     }
 
     #[test]

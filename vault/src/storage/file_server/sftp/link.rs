@@ -25,8 +25,11 @@ const MAX_KEY: u64 = 64 * 1024;
 const AGENT_KEYS: usize = 5;
 /// How long a question takes at most that only asks whether the server is still there.
 const LIVENESS: Duration = Duration::from_secs(5);
-/// Entries read of one folder; more is not of our making.
-const MAX_ENTRIES: usize = 1 << 20;
+/// Names read of one folder: with a thousand million objects, each of the 65,536 holds as many. More
+/// are not of our making, and several folders are read at once.
+const MAX_ENTRIES: usize = 1 << 14;
+/// Bytes of a name; no file system of ours takes longer ones.
+const MAX_NAME: usize = 255;
 
 /// Why there is no session.
 #[derive(Debug)]
@@ -206,30 +209,45 @@ impl Link {
         self.sftp.unlink(path).map_err(|error| self.told(&error))
     }
 
-    /// The names in a folder with their facts, in no order; none if it is not there.
+    /// The names in a folder with their facts, in no order; none if it is not there, and of very
+    /// many only some.
     pub(super) fn entries(&mut self, path: &Path) -> Result<Vec<(String, FileStat)>, Trouble> {
+        self.read_folder(path).map(|(entries, _)| entries)
+    }
+
+    /// The same, and whether these are all.
+    fn read_folder(&mut self, path: &Path) -> Result<(Vec<(String, FileStat)>, bool), Trouble> {
         let mut folder = match self.sftp.opendir(path).map_err(|error| self.told(&error)) {
             Ok(folder) => folder,
-            Err(trouble) if trouble.kind == Kind::Missing => return Ok(Vec::new()),
+            Err(trouble) if trouble.kind == Kind::Missing => return Ok((Vec::new(), true)),
             Err(trouble) => return Err(trouble),
         };
-        let mut entries = Vec::new();
-        while entries.len() < MAX_ENTRIES {
+        let (mut entries, mut all) = (Vec::new(), false);
+        for _ in 0..MAX_ENTRIES {
             match folder.readdir() {
+                Ok((name, _)) if name.as_os_str().len() > MAX_NAME => {}
                 Ok((name, facts)) => entries.push((name.to_string_lossy().into_owned(), facts)),
                 // How ssh2 says that this was all.
-                Err(error) if error.code() == ssh2::ErrorCode::Session(-16) => break,
+                Err(error) if error.code() == ssh2::ErrorCode::Session(-16) => {
+                    all = true;
+                    break;
+                }
                 Err(error) => return Err(self.told(&error)),
             }
         }
         self.close(folder)?;
         entries.retain(|(name, _)| name != "." && name != "..");
-        Ok(entries)
+        Ok((entries, all))
     }
 
     /// The sorted names in a folder that are so many digits of an id.
     pub(super) fn digits(&mut self, path: &Path, length: usize) -> Result<Vec<String>, Trouble> {
-        let entries = self.entries(path)?;
+        let (entries, all) = self.read_folder(path)?;
+        if !all {
+            let text =
+                format!("{}: holds {MAX_ENTRIES} names or more, far more than ours do", path.display());
+            return Err(Trouble::new(Kind::Failure, text));
+        }
         let mut names: Vec<_> = entries.into_iter().map(|(name, _)| name).collect();
         names.retain(|name| layout::is_digits(name, length));
         names.sort_unstable();

@@ -50,6 +50,9 @@ pub(super) enum Oddity {
     /// An answer to no open request, or of the wrong kind for it.
     #[error("an answer to nothing that was asked")]
     Unasked,
+    /// More names than any server of ours holds.
+    #[error("more than {0} names in one listing")]
+    TooMany(usize),
 }
 
 /// What is asked.
