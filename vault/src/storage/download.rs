@@ -199,12 +199,12 @@ impl Inner {
         if matches!(error, FileServerError::Damaged { .. }) {
             // Only what is damaged as a whole is set aside: the catalog's identity may be wrong.
             let checked = server.run(id, move |server, progress| {
-                let progress = progress.clone();
+                let (progress, after) = (progress.clone(), progress.clone());
                 let replica = server.open(&id)?.watched(move |_| progress.note());
                 match super::envelope::verify(replica, &id) {
                     Ok(()) => Ok(false),
                     Err(EnvelopeError::Beneath(error)) => Err(beneath(error, server.name(), &id)),
-                    Err(_) => server.quarantine(&id).map(|()| true),
+                    Err(_) => server.quarantine(&id, &|| after.note()).map(|()| true),
                 }
             });
             match checked.await {
