@@ -202,7 +202,7 @@ impl Inner {
                 match super::envelope::verify(replica, &id) {
                     Ok(()) => Ok(false),
                     Err(EnvelopeError::Beneath(error)) => Err(beneath(error, server.name(), &id)),
-                    Err(_) => server.quarantine(&id).map(|()| true),
+                    Err(_) => server.quarantine(&id, &|| progress.note()).map(|()| true),
                 }
             });
             match checked.await {

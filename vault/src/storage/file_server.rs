@@ -136,6 +136,19 @@ impl FileServerError {
     }
 }
 
+/// Is this a whole object of that id? Calls `progress` at every read.
+fn is_whole(replica: Replica, id: &ObjectId, progress: &dyn Fn()) -> bool {
+    struct Watched<'a>(Replica, &'a dyn Fn());
+    impl Read for Watched<'_> {
+        fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
+            let count = self.0.read(buffer)?;
+            (self.1)();
+            Ok(count)
+        }
+    }
+    super::envelope::verify(Watched(replica, progress), id).is_ok()
+}
+
 /// What became of a replica that was to be stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Put {
@@ -219,11 +232,13 @@ pub trait FileServer: Send + Sync {
         progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, FileServerError>;
 
-    /// Takes a bad replica out of reach and keeps it for the operator.
+    /// Takes a bad replica out of reach and keeps it for the operator. What was set aside is read:
+    /// if it is whole, because another vault had healed it meanwhile, it is put back. Calls
+    /// `progress` as [`Self::list_watched`] does.
     ///
     /// # Errors
     /// Any.
-    fn quarantine(&self, id: &ObjectId) -> Result<(), FileServerError>;
+    fn quarantine(&self, id: &ObjectId, progress: &dyn Fn()) -> Result<(), FileServerError>;
 
     /// Removes temporary files that nobody writes any more: this vault's own of a previous
     /// life, and anybody's that have not been touched for `age`. Returns how many.

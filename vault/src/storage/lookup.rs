@@ -155,7 +155,7 @@ fn look_at(
         }
         Err(EnvelopeError::Beneath(error)) => Err(beneath(error, server.name(), id)),
         Err(damage) => {
-            server.quarantine(id)?;
+            server.quarantine(id, &|| progress.note())?;
             let (server, object) = (server.name().to_owned(), id.to_string());
             let error = FileServerError::Damaged { server, object, why: damage.reason() };
             tracing::error!("{error}");

@@ -265,7 +265,7 @@ impl Inner {
                 }
                 Err(damage) => {
                     tracing::error!(server = server.name(), object = %id, "replica is {damage}; quarantined");
-                    server.quarantine(&id)?;
+                    server.quarantine(&id, &|| after.note())?;
                     Ok(ReplicaState::Damaged.into())
                 }
             }

@@ -273,7 +273,8 @@ impl Inner {
     ) -> Result<(), StorageError> {
         let state = match error {
             FileServerError::Damaged { .. } => {
-                let aside = from.run(id, move |server, _| server.quarantine(&id)).await;
+                let aside =
+                    from.run(id, move |server, progress| server.quarantine(&id, &|| progress.note())).await;
                 aside.is_ok().then_some(ReplicaState::Damaged)
             }
             ref error => error.shows(),

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::{FileServer, FileServerError, Put, Replica, layout};
+use super::{FileServer, FileServerError, Put, Replica, is_whole, layout};
 use crate::storage::envelope::{BODY, Checker, EnvelopeError, Side, parse_slot, verify};
 use crate::storage::note::{MAX_NOTE, is_note_name};
 use crate::storage::object::ObjectId;
@@ -116,10 +116,36 @@ impl Directory {
             Err(FileServerError::Absent { .. }) => Ok(false),
             Err(error) if error.shows().is_some() => {
                 tracing::error!("{error}; quarantined");
-                self.quarantine(id)?;
+                self.quarantine(id, &|| ())?;
                 Ok(false)
             }
             Err(error) => Err(error),
+        }
+    }
+
+    fn open_at(&self, path: &Path, id: &ObjectId) -> Result<Replica, FileServerError> {
+        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path);
+        let file = match opened {
+            Ok(file) => file,
+            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(id)),
+            Err(error) => return Err(self.place.blame(id, error)),
+        };
+        let length = file.metadata().map_err(|error| self.place.blame(id, error))?.len();
+        let (place, id) = (Arc::clone(&self.place), *id);
+        Ok(Replica::new(
+            length,
+            Box::new(move |buffer, position| {
+                file.read_at(buffer, position).map_err(|error| place.blame(&id, error))
+            }),
+        ))
+    }
+
+    /// Gives what was set aside its name again, unless something has it by now.
+    fn put_back(&self, aside: &Path, path: &Path) -> std::io::Result<()> {
+        self.steps.reach(|| Step::Link(aside.to_owned(), path.to_owned()));
+        match std::fs::hard_link(aside, path) {
+            Err(error) if knows_no_links(&error) => std::fs::rename(aside, path),
+            other => other.and_then(|()| std::fs::remove_file(aside)),
         }
     }
 
@@ -332,20 +358,7 @@ impl FileServer for Directory {
     }
 
     fn open(&self, id: &ObjectId) -> Result<Replica, FileServerError> {
-        let opened = OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(self.replica_path(id));
-        let file = match opened {
-            Ok(file) => file,
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(id)),
-            Err(error) => return Err(self.place.blame(id, error)),
-        };
-        let length = file.metadata().map_err(|error| self.place.blame(id, error))?.len();
-        let (place, id) = (Arc::clone(&self.place), *id);
-        Ok(Replica::new(
-            length,
-            Box::new(move |buffer, position| {
-                file.read_at(buffer, position).map_err(|error| place.blame(&id, error))
-            }),
-        ))
+        self.open_at(&self.replica_path(id), id)
     }
 
     fn write_slot(&self, id: &ObjectId, side: Side, bytes: &[u8]) -> Result<(), FileServerError> {
@@ -412,7 +425,7 @@ impl FileServer for Directory {
         Ok(found)
     }
 
-    fn quarantine(&self, id: &ObjectId) -> Result<(), FileServerError> {
+    fn quarantine(&self, id: &ObjectId, progress: &dyn Fn()) -> Result<(), FileServerError> {
         let path = self.replica_path(id);
         let folder = self.root.join("quarantine");
         let aside = folder.join(format!("{id}~{}", random_hex()));
@@ -423,6 +436,10 @@ impl FileServer for Directory {
         match moved {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(id)),
             other => other.map_err(|error| self.place.blame(id, error))?,
+        }
+        let whole = self.open_at(&aside, id).is_ok_and(|replica| is_whole(replica, id, progress));
+        if whole && self.put_back(&aside, &path).is_ok() {
+            tracing::warn!(server = %self.name, object = %id, "another vault had healed it; put back");
         }
         let flushed = self.sync_folder(&folder);
         flushed

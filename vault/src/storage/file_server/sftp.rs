@@ -14,7 +14,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{FileServer, FileServerError, Put, Replica, layout};
+use super::{FileServer, FileServerError, Put, Replica, is_whole, layout};
 use crate::storage::envelope::{Checker, EnvelopeError, Side, verify};
 use crate::storage::object::ObjectId;
 use crate::storage::random_hex;
@@ -177,7 +177,10 @@ impl Sftp {
 
     /// Opens a replica; `None` where there is none.
     fn find(&self, id: &ObjectId) -> Result<Option<Replica>, FileServerError> {
-        let path = layout::replica_path(&self.root, id);
+        self.find_at(layout::replica_path(&self.root, id), id)
+    }
+
+    fn find_at(&self, path: PathBuf, id: &ObjectId) -> Result<Option<Replica>, FileServerError> {
         let opened = self.ask_in_place(|link| {
             let mut file = link.open(&path)?;
             let facts = link.facts(&mut file)?;
@@ -211,7 +214,7 @@ impl Sftp {
         match found {
             Err(error) if error.shows().is_some() => {
                 tracing::error!("{error}; quarantined");
-                match self.quarantine(id) {
+                match self.quarantine(id, &|| ()) {
                     // The other vault was faster.
                     Err(FileServerError::Absent { .. }) | Ok(()) => Ok(false),
                     Err(error) => Err(error),
@@ -558,7 +561,7 @@ impl FileServer for Sftp {
         self.ids(prefix, &after, limit, progress).map_err(|failed| self.fail("list", failed))
     }
 
-    fn quarantine(&self, id: &ObjectId) -> Result<(), FileServerError> {
+    fn quarantine(&self, id: &ObjectId, progress: &dyn Fn()) -> Result<(), FileServerError> {
         let path = layout::replica_path(&self.root, id);
         let folder = self.root.join("quarantine");
         let aside = folder.join(format!("{id}~{}", random_hex()));
@@ -576,9 +579,17 @@ impl FileServer for Sftp {
             self.flush_parent(link, &path)
         });
         match moved {
-            Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => Err(self.absent(id)),
-            other => other.map_err(|failed| self.fail_on_one(id, failed)),
+            Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => return Err(self.absent(id)),
+            other => other.map_err(|failed| self.fail_on_one(id, failed))?,
         }
+        let whole = self
+            .find_at(aside.clone(), id)
+            .is_ok_and(|found| found.is_some_and(|replica| is_whole(replica, id, progress)));
+        let back = || self.ask(&self.control, |link| link.rename(&aside, &path));
+        if whole && back().is_ok() {
+            tracing::warn!(server = %self.name, object = %id, "another vault had healed it; put back");
+        }
+        Ok(())
     }
 
     fn collect_temporaries(&self, now: SystemTime, age: Duration) -> Result<usize, FileServerError> {

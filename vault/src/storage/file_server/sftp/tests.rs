@@ -296,7 +296,7 @@ fn readers_that_rest_keep_nobody_waiting() {
         }
         let (other, small) = object(&[turn]);
         server.put(&other, &mut in_memory(small)).unwrap();
-        server.quarantine(&other).unwrap();
+        server.quarantine(&other, &|| ()).unwrap();
     }
     assert!(readers.iter().all(|(_, read)| *read == bytes));
     assert_eq!(server.data.counts(), (1, 0));
@@ -439,7 +439,7 @@ fn an_exchanged_place_is_not_an_empty_file_server() {
         server.remove(&id).unwrap_err(),
         server.put(&id, &mut in_memory(bytes)).unwrap_err(),
         server.list("", None, 10).unwrap_err(),
-        server.quarantine(&id).unwrap_err(),
+        server.quarantine(&id, &|| ()).unwrap_err(),
         server.free_space().unwrap_err(),
     ];
     for refused in refusals {
