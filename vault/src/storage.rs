@@ -289,7 +289,9 @@ pub enum StorageError {
         id: ObjectId,
     },
     /// The catalog is in use; the operator says whether to add to it.
-    #[error("storage: the catalog knows objects already; say --merge to add what it lacks")]
+    #[error(
+        "storage: this catalog is in use: it took uploads or was rebuilt; say --merge to add what it lacks"
+    )]
     NotEmpty,
     /// A file server cannot be listed. The operator looks at it, then starts again.
     #[error("storage: both file servers must be listed: {0}; what was taken in is kept")]

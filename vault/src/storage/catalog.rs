@@ -126,6 +126,7 @@ impl Catalog {
             // Attempts that came to nothing have nothing to tell any more.
             rows::forget_dropped(db, &entry.metadata.owner, key)?;
             rows::insert(db, &entry)?;
+            rows::use_it(db)?;
             rows::touch(db, &entry.id).map(Intended::Recorded)
         })
         .await
@@ -186,17 +187,21 @@ impl Catalog {
                 deleted += u64::from(taken.is_some_and(|entry| entry.state == State::Deleted));
             }
             rows::keep_walk(db, walk, after.as_ref())?;
+            if !found.is_empty() {
+                rows::use_it(db)?;
+            }
             Ok(deleted)
         })
         .await
     }
 
-    /// How far a walk is, and whether the catalog knows any object.
+    /// How far a walk is, and whether this catalog is in use: an upload was begun with it, or a walk
+    /// took something in. What it knows else was found by the way or told by the peer.
     ///
     /// # Errors
     /// As every read.
     pub(super) async fn walk(&self, walk: &'static str) -> Result<(Option<ObjectId>, bool), CatalogError> {
-        self.read(move |db| Ok((rows::walk(db, walk)?, rows::knows_any(db)?))).await
+        self.read(move |db| Ok((rows::walk(db, walk)?, rows::is_used(db)?))).await
     }
 
     /// An intent came to nothing. Does not undo what was stored meanwhile.

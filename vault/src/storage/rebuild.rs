@@ -44,7 +44,7 @@ enum Taken {
 }
 
 impl Storage {
-    /// Starts filling the catalog; one that is not empty only if `merge` says so, or to go on
+    /// Starts filling the catalog; one that is in use only if `merge` says so, or to go on
     /// with a walk that was broken off. `identity` is the text of a key file whose keys are tried
     /// too, such as the escrow's. [`Storage::rebuild_progress`] tells how far it is.
     ///
@@ -57,9 +57,9 @@ impl Storage {
             let keys = key::parse(text).ok_or(KeyError::NoIdentity)?;
             identities.extend(keys.into_iter().map(|key| key.identity));
         }
-        let (after, objects) = inner.catalog.walk(WALK).await?;
+        let (after, used) = inner.catalog.walk(WALK).await?;
         let broken_off = after.is_some() || inner.catalog.asked(REBUILD).await?.is_some();
-        if objects && !broken_off && !merge {
+        if used && !broken_off && !merge {
             return Err(StorageError::NotEmpty);
         }
         let running = inner.rebuild.begin().ok_or(StorageError::Busy("the catalog is being rebuilt"))?;

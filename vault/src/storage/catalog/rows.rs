@@ -254,8 +254,13 @@ pub(super) fn knows_objects(db: &Connection, server: &str) -> rusqlite::Result<b
     )
 }
 
-pub(super) fn knows_any(db: &Connection) -> rusqlite::Result<bool> {
-    db.query_row("SELECT EXISTS (SELECT 1 FROM objects)", [], |row| row.get(0))
+/// From now on this catalog is in use.
+pub(super) fn use_it(db: &Connection) -> rusqlite::Result<()> {
+    db.prepare_cached("INSERT OR IGNORE INTO used VALUES (1)")?.execute([]).map(drop)
+}
+
+pub(super) fn is_used(db: &Connection) -> rusqlite::Result<bool> {
+    db.query_row("SELECT EXISTS (SELECT 1 FROM used)", [], |row| row.get(0))
 }
 
 pub(super) fn walk(db: &Connection, name: &str) -> rusqlite::Result<Option<ObjectId>> {

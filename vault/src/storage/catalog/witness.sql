@@ -5,7 +5,7 @@ CREATE TABLE gaps (
     ended INTEGER
 ) STRICT;
 
--- One row once an upload was begun here or a walk came to its end: a catalog without it holds only
+-- One row once an upload was begun here or a walk took something in: a catalog without it holds only
 -- what was found by the way or told.
 CREATE TABLE used (one INTEGER PRIMARY KEY CHECK (one = 1)) STRICT;
 INSERT INTO used SELECT 1 WHERE EXISTS (SELECT 1 FROM objects);
