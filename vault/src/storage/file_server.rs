@@ -4,6 +4,7 @@
 
 use std::io::{Read, Seek, SeekFrom};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use super::envelope::Side;
@@ -290,7 +291,7 @@ impl Replica {
 
     /// An object that is in memory.
     #[must_use]
-    pub fn of_bytes(bytes: Vec<u8>) -> Self {
+    pub fn of_bytes(bytes: Arc<Vec<u8>>) -> Self {
         let length = bytes.len() as u64;
         let read_at = move |buffer: &mut [u8], at: u64| {
             let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();

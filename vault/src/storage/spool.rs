@@ -249,16 +249,7 @@ impl SpoolFile {
             why: format!("the spool cannot be read: {error}"),
         };
         match self {
-            Self::Small(bytes) => {
-                let bytes = Arc::clone(bytes);
-                let read_at = move |buffer: &mut [u8], at: u64| {
-                    let rest = usize::try_from(at).ok().and_then(|at| bytes.get(at..)).unwrap_or_default();
-                    let count = rest.len().min(buffer.len());
-                    buffer[..count].copy_from_slice(&rest[..count]);
-                    Ok(count)
-                };
-                Ok(Replica::new(self.length().map_err(fail)?, Box::new(read_at)))
-            }
+            Self::Small(bytes) => Ok(Replica::of_bytes(Arc::clone(bytes))),
             Self::Large { file, .. } => {
                 let (length, file) = (self.length().map_err(&fail)?, Arc::clone(file));
                 Ok(Replica::new(length, Box::new(move |buffer, at| file.read_at(buffer, at).map_err(&fail))))

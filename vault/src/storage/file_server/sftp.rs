@@ -248,7 +248,7 @@ impl Sftp {
             if let Some(put) = self.write_short(id, &bytes, temporary)? {
                 return Ok(put);
             }
-            short = Some(Replica::of_bytes(bytes));
+            short = Some(Replica::of_bytes(Arc::new(bytes)));
         }
         let source = short.as_mut().unwrap_or(source);
         self.steps.reach(|| Step::MakeFile(temporary.to_owned()));

@@ -1,7 +1,7 @@
 //! One connected session with its one `Sftp`: connecting, logging in, and the requests that
 //! storage needs. One request at a time: libssh2 corrupts a file when requests are
-//! interleaved, so everything here takes `&mut self`; only listings, on a channel of their own,
-//! run ahead of their answers. Knows no ids and no pool.
+//! interleaved, so everything here takes `&mut self`; only listings and short objects, on a
+//! second channel without libssh2's `Sftp`, run ahead of their answers. Knows no ids and no pool.
 
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -49,8 +49,8 @@ pub(super) enum Flushed {
     Unknown,
 }
 
-/// Where many folders are listed at once.
-enum Listings {
+/// The channel on which requests run ahead of their answers.
+enum Second {
     Untried,
     Refused,
     On(Pipeline),
@@ -59,7 +59,7 @@ enum Listings {
 /// See the module.
 pub(super) struct Link {
     sftp: Sftp,
-    listings: Listings,
+    second: Second,
     session: Session,
     socket: TcpStream,
     timeout: Duration,
@@ -87,7 +87,7 @@ impl Link {
                 format!("it offers no sftp to {user}: {why}; enable Subsystem sftp in its sshd_config")
             })
         })?;
-        Ok(Self { sftp, listings: Listings::Untried, session, socket, timeout, place_seen: None })
+        Ok(Self { sftp, second: Second::Untried, session, socket, timeout, place_seen: None })
     }
 
     /// Has the other side hung up? Costs no round trip.
@@ -283,13 +283,13 @@ impl Link {
     }
 
     fn pipeline(&mut self) -> Result<Option<&mut Pipeline>, Trouble> {
-        if matches!(self.listings, Listings::Untried) {
+        if matches!(self.second, Second::Untried) {
             let opened = Pipeline::open(&self.session, self.timeout)?;
-            self.listings = opened.map_or(Listings::Refused, Listings::On);
+            self.second = opened.map_or(Second::Refused, Second::On);
         }
-        Ok(match &mut self.listings {
-            Listings::On(pipeline) => Some(pipeline),
-            Listings::Untried | Listings::Refused => None,
+        Ok(match &mut self.second {
+            Second::On(pipeline) => Some(pipeline),
+            Second::Untried | Second::Refused => None,
         })
     }
 
