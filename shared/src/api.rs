@@ -74,6 +74,9 @@ pub enum NumberState {
     Confirmed,
     /// Spoiled; the reason stands beside it.
     Void,
+    /// Given to a key that may have been answered otherwise by a vault that lost its disk: the
+    /// key is refused; whoever was told this number may confirm it.
+    Doubtful,
 }
 
 /// One number of a series, as reserve, confirm, void and lookup answer it.

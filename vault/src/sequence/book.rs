@@ -6,10 +6,11 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use shared::api::{Number, NumberState};
 
-use super::entry::{Act, Draft};
+use super::entry::{Act, Draft, Life};
+use super::standing::{LifeState, Standing};
 
 /// Whose series it is.
-#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
 pub struct SeriesName {
     /// The certificate's owner.
     pub owner: String,
@@ -25,6 +26,8 @@ pub enum Wish {
     Reserve {
         /// Chosen by the caller, unique in the series.
         key: String,
+        /// The life of the vault that the key was first sent to, as its sender has written down.
+        ticket: Option<Life>,
     },
     /// This document uses the number.
     Confirm {
@@ -72,6 +75,17 @@ pub enum Refused {
         /// What was asked for.
         number: u64,
     },
+    /// The life that the key was first sent to may have answered it, and took the answer with it.
+    #[error(
+        "the vault that this key was first sent to lost what it had answered last: this key never gets a number; take a new key"
+    )]
+    KeyLost,
+    /// There are no more numbers.
+    #[error("series {series} has no number left")]
+    Exhausted {
+        /// The series.
+        series: String,
+    },
     /// Another document has it.
     #[error("number {number} of series {series} is confirmed for another document")]
     Confirmed {
@@ -114,10 +128,17 @@ pub struct Round {
 }
 
 impl Round {
-    /// What becomes of `wish`. `at` only labels the entry (milliseconds since 1970).
-    pub fn decide(&mut self, name: &SeriesName, wish: &Wish, context: Context, at: i64) -> Verdict {
+    /// What becomes of `wish` in a session. `at` only labels the entry (milliseconds since 1970).
+    pub fn decide(
+        &mut self,
+        name: &SeriesName,
+        wish: &Wish,
+        context: Context,
+        standing: &Standing,
+        at: i64,
+    ) -> Verdict {
         let key = match (wish, &context.known) {
-            (Wish::Reserve { key }, _) => key.clone(),
+            (Wish::Reserve { key, .. }, _) => key.clone(),
             (_, Some(known)) => known.number.key.clone(),
             (Wish::Confirm { number, .. } | Wish::Void { number, .. }, None) => {
                 return Verdict::Refuse(Refused::Unknown { series: name.series.clone(), number: *number });
@@ -127,32 +148,26 @@ impl Round {
             return Verdict::Wait;
         }
         let verdict = match (wish, context.known) {
-            (Wish::Reserve { .. }, Some(known)) => return Verdict::Answer(known),
-            (Wish::Reserve { key }, None) => {
-                let last = self.last.entry(name.clone()).or_insert(context.last);
-                debug_assert!(*last >= context.last, "a series only grows");
-                *last += 1;
-                draft(name, *last, key, Act::Reserve, at)
+            (Wish::Reserve { key, ticket }, None) => {
+                let series = standing.series(name);
+                if series.is_some() && ticket.is_some_and(|life| !is_known(standing, life)) {
+                    return Verdict::Refuse(Refused::KeyLost);
+                }
+                let first = if series.is_some() { 0 } else { context.last };
+                let last = self.last.entry(name.clone()).or_insert(first);
+                let next = match series {
+                    Some(series) => series.next(*last),
+                    None => last.checked_add(1).filter(|next| *next <= i64::MAX as u64),
+                };
+                let Some(next) = next else {
+                    return Verdict::Refuse(Refused::Exhausted { series: name.series.clone() });
+                };
+                *last = next;
+                draft(name, next, key, Act::Reserve(*ticket), at)
             }
-            (Wish::Confirm { document_hash, .. }, Some(known)) => match known.number.state {
-                NumberState::Reserved => {
-                    let act = Act::Confirm(document_hash.clone());
-                    draft(name, known.number.number, &known.number.key, act, at)
-                }
-                NumberState::Confirmed if known.number.document_hash.as_deref() == Some(document_hash) => {
-                    return Verdict::Answer(known);
-                }
-                NumberState::Confirmed => return Verdict::Refuse(confirmed(known.number)),
-                NumberState::Void => return Verdict::Refuse(void(known.number)),
-            },
-            (Wish::Void { reason, .. }, Some(known)) => match known.number.state {
-                NumberState::Reserved | NumberState::Confirmed => {
-                    draft(name, known.number.number, &known.number.key, Act::Void(reason.clone()), at)
-                }
-                NumberState::Void if known.number.reason.as_deref() == Some(reason) => {
-                    return Verdict::Answer(known);
-                }
-                NumberState::Void => return Verdict::Refuse(void(known.number)),
+            (_, Some(known)) => match amend(name, wish, known, at) {
+                Verdict::Make(draft) => draft,
+                answered => return answered,
             },
             (Wish::Confirm { .. } | Wish::Void { .. }, None) => unreachable!("refused above"),
         };
@@ -161,9 +176,39 @@ impl Round {
     }
 }
 
-fn draft(name: &SeriesName, number: u64, key: &str, act: Act, at: i64) -> Draft {
+/// What becomes of a wish to confirm or void a number that is known.
+pub(super) fn amend(name: &SeriesName, wish: &Wish, known: Known, at: i64) -> Verdict {
+    let change = |known: &Known, act| draft(name, known.number.number, &known.number.key, act, at);
+    match (wish, known.number.state) {
+        (Wish::Reserve { .. }, NumberState::Doubtful) => Verdict::Refuse(Refused::KeyLost),
+        (Wish::Reserve { .. }, _) => Verdict::Answer(known),
+        (Wish::Confirm { document_hash, .. }, NumberState::Reserved | NumberState::Doubtful) => {
+            Verdict::Make(change(&known, Act::Confirm(document_hash.clone())))
+        }
+        (Wish::Confirm { document_hash, .. }, NumberState::Confirmed)
+            if known.number.document_hash.as_deref() == Some(document_hash) =>
+        {
+            Verdict::Answer(known)
+        }
+        (Wish::Confirm { .. }, NumberState::Confirmed) => Verdict::Refuse(confirmed(known.number)),
+        (Wish::Void { reason, .. }, NumberState::Reserved | NumberState::Confirmed | NumberState::Doubtful) => {
+            Verdict::Make(change(&known, Act::Void(reason.clone())))
+        }
+        (Wish::Void { reason, .. }, NumberState::Void) if known.number.reason.as_deref() == Some(reason) => {
+            Verdict::Answer(known)
+        }
+        (Wish::Confirm { .. } | Wish::Void { .. }, NumberState::Void) => Verdict::Refuse(void(known.number)),
+    }
+}
+
+/// Is all known that a vault answered in that life?
+fn is_known(standing: &Standing, life: Life) -> bool {
+    matches!(standing.life(life), Some(LifeState::Present | LifeState::Proven))
+}
+
+pub(super) fn draft(name: &SeriesName, number: u64, key: &str, act: Act, at: i64) -> Draft {
     let (owner, series) = (name.owner.clone(), name.series.clone());
-    Draft { owner, series, number, key: key.to_owned(), act, at }
+    Draft { owner, series, number, key: key.to_owned(), act, at, carried: None }
 }
 
 fn confirmed(number: Number) -> Refused {
@@ -196,7 +241,7 @@ mod tests {
     }
 
     fn reserve(key: &str) -> Wish {
-        Wish::Reserve { key: key.to_owned() }
+        Wish::Reserve { key: key.to_owned(), ticket: None }
     }
 
     #[test]
@@ -204,7 +249,7 @@ mod tests {
         let mut round = Round::default();
         let mut numbers = Vec::new();
         for key in ["a", "b", "a", "c"] {
-            match round.decide(&name(), &reserve(key), Context { known: None, last: 4 }, 0) {
+            match round.decide(&name(), &reserve(key), Context { known: None, last: 4 }, &Standing::default(), 0) {
                 Verdict::Make(draft) => numbers.push(draft.number),
                 other => assert_eq!((key, other), ("a", Verdict::Wait)),
             }
@@ -214,14 +259,14 @@ mod tests {
 
     #[test]
     fn the_same_key_gets_its_old_number() {
-        let verdict = Round::default().decide(&name(), &reserve("k"), known(3, NumberState::Reserved), 0);
+        let verdict = Round::default().decide(&name(), &reserve("k"), known(3, NumberState::Reserved), &Standing::default(), 0);
         assert!(matches!(verdict, Verdict::Answer(known) if known.number.number == 3));
     }
 
     #[test]
     fn a_number_is_confirmed_for_one_document_only() {
         let confirm = |hash: &str| Wish::Confirm { number: 3, document_hash: hash.to_owned() };
-        let decide = |wish: &Wish, state| Round::default().decide(&name(), wish, known(3, state), 0);
+        let decide = |wish: &Wish, state| Round::default().decide(&name(), wish, known(3, state), &Standing::default(), 0);
         assert!(matches!(decide(&confirm("h"), NumberState::Reserved), Verdict::Make(_)));
         assert!(matches!(decide(&confirm("h"), NumberState::Confirmed), Verdict::Answer(_)));
         let Verdict::Refuse(refused) = decide(&confirm("x"), NumberState::Confirmed) else {
@@ -235,7 +280,7 @@ mod tests {
     #[test]
     fn a_number_nobody_reserved_can_be_neither_confirmed_nor_voided() {
         let wish = Wish::Void { number: 8, reason: "x".to_owned() };
-        let verdict = Round::default().decide(&name(), &wish, Context::default(), 0);
+        let verdict = Round::default().decide(&name(), &wish, Context::default(), &Standing::default(), 0);
         assert_eq!(verdict, Verdict::Refuse(Refused::Unknown { series: "INV".to_owned(), number: 8 }));
     }
 }

@@ -2,15 +2,22 @@
 //! in, messages and writes out. Pure: owns no clock, no socket, no disk, no randomness, and is
 //! simulated with crashes between any two steps (`tests/tests/simulate/`).
 //!
-//! It is the strict half of the pair protocol. One vault owns the ledger and alone appends to
-//! it; an entry is *final*, and may be answered, when it is durable in BOTH journals. What one
-//! vault has durable and the other lacks is carried over at the next session, before anything
-//! new is granted, so a restart forgets nothing and invents nothing.
+//! One vault owns the ledger and alone appends to it; an entry is *final*, and may be answered,
+//! when it is durable in BOTH journals. What one vault has durable and the other lacks is carried
+//! over at the next session, before anything new is granted, so a restart forgets nothing and
+//! invents nothing.
 //!
 //! - **Life**: each process start is a new random life; entries carry their maker's.
 //! - **Session**: both sides greet with a fresh nonce; the two nonces name the session, every
 //!   later message carries it, and a message of an ended session is ignored.
-//! - **Epoch**: fences an owner that has been replaced; a lower epoch is refused, never obeyed.
+//! - **Epoch**: an operator's take-over begins a new one and names its owner. Whoever still lives
+//!   in a lower one follows: what it knows to be final stands in the higher one's chain too, the
+//!   rest of its chain was never answered and gives way.
+//! - **Alone**: numbers of some series may be given by a vault without the other, from a range
+//!   set aside for that vault and life ([`super::standing`]). They stand in a chain of rows of its
+//!   own; the owner carries them into the ledger before anything else is entered in a session.
+//!   By an operator's word an owner may also go on without the other; what it enters then is
+//!   final on its own disk, and the operator answers for there being no second owner.
 //! - **Journal**: each has an identity and remembers the other's, and how far the other was
 //!   durable. A lost or rolled-back journal therefore blocks and says so, instead of counting
 //!   from below. The operator of the undamaged vault may take the other's empty journal for
@@ -23,7 +30,7 @@ use std::collections::VecDeque;
 
 use serde::{Deserialize, Serialize};
 
-use super::entry::{BATCH, Draft, Entry, Tail, verified};
+use super::entry::{BATCH, Draft, Entry, Life, Tail, verified};
 pub use super::message::{Hello, Message, Nonce, Session};
 pub use super::reason::Reason;
 use super::witness::Witness;
@@ -33,12 +40,34 @@ use super::witness::Witness;
 pub struct Memory {
     /// This journal's identity, made with it.
     pub journal: Nonce,
-    /// The highest epoch seen.
+    /// The highest epoch obeyed.
     pub epoch: u64,
+    /// Does this vault own the ledger in that epoch?
+    pub owns: bool,
+    /// Has an operator told it to go on without the other?
+    pub alone: bool,
+    /// Where the chain of the rows that this vault gave alone ends.
+    pub solo: Tail,
     /// The other side's journal, from the first session on.
     pub peer_journal: Option<Nonce>,
     /// How far the other side is known to be durable.
     pub peer_durable: u64,
+    /// Up to where the ledger may be answered from: what was durable on both sides when all that
+    /// either had given alone stood in the chain.
+    pub settled: u64,
+}
+
+/// What must become durable in one transaction.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Write {
+    /// First drop the entries after this one, which must stand there as said.
+    pub cut: Option<Tail>,
+    /// Then add these to the chain.
+    pub entries: Vec<Entry>,
+    /// And these to the rows given alone.
+    pub rows: Vec<Entry>,
+    /// And remember this.
+    pub memory: Memory,
 }
 
 /// What happens to a vault.
@@ -55,10 +84,29 @@ pub enum Input {
     /// The last [`Output::Write`] failed (disk full, I/O error). What it wrote may yet turn up
     /// after a crash, unless another write has succeeded since.
     WriteFailed,
+    /// The last [`Output::Write`] was not even tried: its cut does not fit this journal.
+    CutRefused,
     /// The entries that an [`Output::Load`] asked for, with the index it named.
     Loaded(u64, Vec<Entry>),
-    /// New entries, wanted by callers. Only when [`Core::may_propose`].
+    /// The rows that an [`Output::LoadSolo`] asked for, with the index it named.
+    SoloLoaded(u64, Vec<Entry>),
+    /// The answer to [`Output::Adopt`]: what must be entered for its rows up to this one.
+    Adopt(Vec<Draft>, u64),
+    /// New entries, wanted by callers (only when [`Core::may_propose`]), or the answer to
+    /// [`Output::Settle`].
     Propose(Vec<Draft>),
+    /// The other answer to [`Output::Settle`]: nothing need be entered any more.
+    Settled,
+    /// Rows to be given alone. Only when [`Core::may_give_alone`].
+    Give(Vec<Draft>),
+    /// Does the session still stand? Counts the questions.
+    Ask(u64),
+    /// The operator makes this vault the owner; with `true`, of a ledger that goes on without the
+    /// other vault, which he has made sure is off. Only when [`Core::may_take_over`].
+    TakeOver(bool),
+    /// The operator says that of two owners of one epoch the other one is right. Only when
+    /// [`Core::may_yield`].
+    Yield,
     /// The operator says that the other vault's empty journal replaces the one it had, and that
     /// this vault's own is undamaged. Only when [`Core::may_reseed`].
     Reseed,
@@ -69,18 +117,38 @@ pub enum Input {
 pub enum Output {
     /// Say this to the peer.
     Send(Message),
-    /// Make entries and memory durable in one transaction, then report `Written` or `WriteFailed`.
-    Write(Vec<Entry>, Memory),
+    /// Make it durable, then report `Written`, `WriteFailed` or `CutRefused`.
+    Write(Write),
     /// Read up to [`BATCH`] entries after this index, then report `Loaded`.
     Load(u64),
+    /// Read up to [`BATCH`] of the rows given alone after this one, then report `SoloLoaded`.
+    LoadSolo(u64),
+    /// These were given alone. Report with `Adopt` what must be entered for a first part of them.
+    Adopt(Vec<Entry>),
+    /// All that was given alone is in the chain. Report with `Propose` what must be entered before
+    /// callers' wishes are, or with `Settled` that there is nothing.
+    Settle,
     /// What was proposed is final: answer the callers.
     Final,
-    /// What was proposed is not known to be final: the callers hear "in doubt".
+    /// What was given alone is durable: answer the callers.
+    Given,
+    /// What was proposed or given is not known to be final: the callers hear "in doubt".
     InDoubt,
+    /// The session stood when the question of this count was asked.
+    Stands(u64),
     /// End the connection at once, for the peer still believes in a session; the shell connects
     /// again. A connection that merely leads to no session is left standing, for it serves
     /// others too; the shell ends it after a while, to try again.
     HangUp,
+}
+
+/// The other vault, as its Hello tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Its life.
+    pub life: Life,
+    /// Its former life of which nothing is missing.
+    pub proven: Option<Life>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,23 +161,57 @@ enum Link {
         heard: Option<Hello>,
     },
     /// Journals are being made equal.
-    Syncing {
-        session: Session,
-        peer: Tail,
-    },
-    /// Equal; the owner may propose.
-    Together {
-        session: Session,
-        peer: Tail,
-    },
+    Syncing(Syncing),
+    /// Equal.
+    Together(Together),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Syncing {
+    session: Session,
+    peer: Tail,
+    who: Peer,
+    /// Does this side make the journals equal?
+    drives: bool,
+    /// Will it be the owner in this session?
+    leads: bool,
+    /// Driving: the peer's epoch is over, and all that stands after this index there gives way.
+    base: Option<u64>,
+    /// Driven: our epoch is over, and this is the new one.
+    replaced: Option<u64>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Together {
+    session: Session,
+    peer: Tail,
+    who: Peer,
+    leads: bool,
+    stage: Stage,
+}
+
+/// How far the owner has come with what must be entered before callers' wishes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its own rows given alone, after this one.
+    Own(u64),
+    /// The peer's.
+    Peer(u64),
+    /// Lives and ranges.
+    Ranges,
+    /// Everything.
+    Settled,
 }
 
 /// A write under way, and what holds once it is durable.
 #[derive(Debug, Clone, Copy)]
-struct Write {
+struct UnderWay {
     tail: Tail,
     memory: Memory,
-    has_entries: bool,
+    /// Does the peer wait to hear of it?
+    acknowledge: bool,
+    /// Does a caller of rows given alone?
+    gives: bool,
 }
 
 /// A well-behaved owner never has more messages under way than this.
@@ -118,22 +220,25 @@ const HELD: usize = 8;
 /// One vault's side of the protocol.
 #[derive(Debug, Clone)]
 pub struct Core {
-    owns: bool,
-    owner: String,
-    life: Nonce,
+    life: Life,
+    proven: Option<Life>,
     memory: Memory,
     /// Durable.
     tail: Tail,
-    writing: Option<Write>,
+    writing: Option<UnderWay>,
     /// The index that the load under way names.
     loading: Option<u64>,
-    /// What the owner said while this follower was writing, in order.
+    /// As `loading`, of the rows given alone.
+    loading_solo: Option<u64>,
+    /// What the peer said while this side was writing, in order.
     held: VecDeque<Message>,
     /// Index up to which callers wait.
     proposed: Option<u64>,
     /// As [`Memory::peer_durable`], perhaps not yet durable itself. It grows only by what was
     /// verified to be the same chain as ours.
     peer_durable: u64,
+    /// As [`Memory::settled`], perhaps not yet durable itself.
+    settled: u64,
     /// Has a session stood in this life?
     met: bool,
     /// A write failed, and none has succeeded since.
@@ -146,20 +251,22 @@ pub struct Core {
 }
 
 impl Core {
-    /// A vault that has just started, with what its journal holds durably.
+    /// A vault that has just started, with what its journal holds durably. `proven` is its former
+    /// life, if nothing that one answered can be missing.
     #[must_use]
-    pub fn new(own: &str, owner: &str, life: Nonce, memory: Memory, tail: Tail) -> Self {
+    pub fn new(life: Life, proven: Option<Life>, memory: Memory, tail: Tail) -> Self {
         Self {
-            owns: own == owner,
-            owner: owner.to_owned(),
             life,
+            proven,
             memory,
             tail,
             writing: None,
             loading: None,
+            loading_solo: None,
             held: VecDeque::new(),
             proposed: None,
             peer_durable: memory.peer_durable,
+            settled: memory.settled,
             met: false,
             unsure: false,
             damage: None,
@@ -174,42 +281,110 @@ impl Core {
     pub fn witnessed(mut self, witness: Option<Witness>) -> Self {
         self.damage = match witness {
             Some(witness) if witness.journal != self.memory.journal => Some(Reason::OwnJournalLost),
-            Some(witness) if witness.index > self.tail.index => Some(Reason::OwnRolledBack),
+            Some(witness) if witness.index > self.tail.index || witness.solo > self.memory.solo.index => {
+                Some(Reason::OwnRolledBack)
+            }
             _ => None,
         };
         self
     }
 
-    /// What the witness shall hold now; `None` while it accuses this journal.
+    /// What the witness shall hold now; `None` while it accuses this journal, or while the chain
+    /// is being cut back.
     #[must_use]
     pub fn witness(&self) -> Option<Witness> {
-        let witness = Witness { journal: self.memory.journal, index: self.tail.index };
+        let witness =
+            Witness { journal: self.memory.journal, index: self.in_both(), solo: self.memory.solo.index };
         self.damage.is_none().then_some(witness)
     }
 
-    /// Is a session granted and nothing under way?
+    /// May callers' entries be proposed: is a session settled, or does this owner go on alone by an
+    /// operator's word, and is nothing under way?
     #[must_use]
     pub fn may_propose(&self) -> bool {
-        self.owns
-            && matches!(self.link, Link::Together { .. })
-            && self.proposed.is_none()
-            && self.writing.is_none()
+        let granted = match &self.link {
+            Link::Together(together) => together.leads && together.stage == Stage::Settled,
+            Link::Apart(_) => self.goes_on_alone(),
+            Link::Greeting { .. } | Link::Syncing(_) => false,
+        };
+        granted && self.proposed.is_none() && self.writing.is_none()
     }
 
-    /// Why numbers are not given now, or `None` while both vaults are together.
+    /// Is this vault the owner without the other, by an operator's word?
+    #[must_use]
+    pub fn goes_on_alone(&self) -> bool {
+        let apart = matches!(&self.link, Link::Apart(reason) if reason.lets_give_alone());
+        apart && self.memory.owns && self.memory.alone && self.damage.is_none()
+    }
+
+    /// May rows be given alone? Not from the moment a greeting is out until its connection has
+    /// ended again.
+    #[must_use]
+    pub fn may_give_alone(&self) -> bool {
+        let apart = matches!(&self.link, Link::Apart(reason) if reason.lets_give_alone());
+        apart && self.writing.is_none() && self.damage.is_none()
+    }
+
+    /// Is this vault the owner, of a session or of the last epoch it knows?
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        match &self.link {
+            Link::Together(together) => together.leads,
+            Link::Syncing(syncing) => syncing.leads,
+            Link::Apart(_) | Link::Greeting { .. } => self.memory.owns,
+        }
+    }
+
+    /// The other vault of the session that stands.
+    #[must_use]
+    pub fn peer(&self) -> Option<Peer> {
+        match &self.link {
+            Link::Together(together) => Some(together.who),
+            _ => None,
+        }
+    }
+
+    /// This process's life.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        self.life
+    }
+
+    /// This vault's former life, if all that it answered is known.
+    #[must_use]
+    pub fn proven(&self) -> Option<Life> {
+        self.proven
+    }
+
+    /// Why entries are not made now, or `None` while both vaults are together.
     #[must_use]
     pub fn refusal(&self) -> Option<Reason> {
         match &self.link {
             Link::Apart(reason) => Some(*reason),
-            Link::Greeting { .. } | Link::Syncing { .. } => Some(Reason::Syncing),
-            Link::Together { .. } => None,
+            Link::Greeting { .. } | Link::Syncing(_) => Some(Reason::Syncing),
+            Link::Together(together) if together.stage == Stage::Settled => None,
+            Link::Together(_) => Some(Reason::Syncing),
         }
     }
 
-    /// Entries up to this index are durable in both journals and may be answered.
+    /// Entries up to this index are durable in both journals and may be answered and acted on. Not
+    /// those that a session has only just made so: while the two were apart, one of them may have
+    /// answered the same key by itself.
     #[must_use]
     pub fn final_index(&self) -> u64 {
+        self.tail.index.min(self.settled)
+    }
+
+    /// Entries up to this index are known to be durable in both journals.
+    fn in_both(&self) -> u64 {
         self.tail.index.min(self.peer_durable)
+    }
+
+    /// Entries about records may be answered up to this index: those that are final, and those
+    /// that an owner has entered alone by an operator's word.
+    #[must_use]
+    pub fn entered_index(&self) -> u64 {
+        if self.memory.alone { self.tail.index } else { self.final_index() }
     }
 
     /// May "there is no such entry" be said? Not before a session has shown that this journal
@@ -223,6 +398,18 @@ impl Core {
     #[must_use]
     pub fn may_reseed(&self) -> bool {
         self.stranger.is_some() && self.link == Link::Apart(Reason::PeerJournalLost) && self.writing.is_none()
+    }
+
+    /// Is this journal undamaged, and nothing under way?
+    #[must_use]
+    pub fn may_take_over(&self) -> bool {
+        self.damage.is_none() && !self.unsure && self.writing.is_none()
+    }
+
+    /// Are there two owners of one epoch?
+    #[must_use]
+    pub fn may_yield(&self) -> bool {
+        self.link == Link::Apart(Reason::TwoOwners) && self.may_take_over()
     }
 
     /// Where this vault's journal ends, durably.
@@ -255,9 +442,17 @@ impl Core {
             }
             Input::Received(message) => self.received(message, &mut out),
             Input::Written => self.written(&mut out),
-            Input::WriteFailed => self.write_failed(&mut out),
+            Input::WriteFailed => self.write_failed(Reason::CannotWrite, &mut out),
+            Input::CutRefused => self.write_failed(Reason::Forked, &mut out),
             Input::Loaded(after, entries) => self.loaded(after, entries, &mut out),
+            Input::SoloLoaded(after, rows) => self.solo_loaded(after, rows, &mut out),
+            Input::Adopt(drafts, upto) => self.adopt(drafts, upto, &mut out),
             Input::Propose(drafts) => self.propose(drafts, &mut out),
+            Input::Settled => self.settled(&mut out),
+            Input::Give(drafts) => self.give(drafts, &mut out),
+            Input::Ask(count) => self.ask(count, &mut out),
+            Input::TakeOver(alone) => self.take_over(alone, &mut out),
+            Input::Yield => self.give_way(&mut out),
             Input::Reseed => self.reseed(&mut out),
         }
         out
@@ -268,6 +463,7 @@ impl Core {
         self.link = Link::Apart(reason);
         self.held.clear();
         self.loading = None;
+        self.loading_solo = None;
         if self.proposed.take().is_some() {
             out.push(Output::InDoubt);
         }
@@ -275,7 +471,7 @@ impl Core {
 
     /// No session on this connection any more.
     fn hang_up(&mut self, reason: Reason, out: &mut Vec<Output>) {
-        let stood = matches!(self.link, Link::Together { .. });
+        let stood = matches!(self.link, Link::Together(_));
         self.end(reason, out);
         if stood {
             out.push(Output::HangUp);
@@ -292,65 +488,72 @@ impl Core {
             return;
         }
         *said = true;
-        let hello = Hello {
-            nonce: *nonce,
+        let nonce = *nonce;
+        out.push(Output::Send(Message::Hello(Hello {
+            nonce,
             life: self.life,
-            owner: self.owner.clone(),
+            proven: self.proven,
             epoch: self.memory.epoch,
+            owns: self.memory.owns,
             journal: self.memory.journal,
             tail: self.tail,
+            in_both: self.in_both(),
             peer_journal: self.memory.peer_journal,
             peer_durable: self.peer_durable,
-        };
-        out.push(Output::Send(Message::Hello(hello)));
+        })));
         self.open(out);
     }
 
     fn received(&mut self, message: Message, out: &mut Vec<Output>) {
-        if !self.owns && self.writing.is_some() && !matches!(message, Message::Hello(_)) {
-            if self.held.len() == HELD {
-                // No owner of this protocol says so much; with a new session it starts over.
-                return self.hang_up(Reason::Syncing, out);
+        if let Message::Hello(hello) = message {
+            if let Link::Greeting { heard, .. } = &mut self.link {
+                *heard = Some(hello);
+                self.open(out);
             }
-            return self.held.push_back(message);
+            return;
         }
-        match message {
-            Message::Hello(hello) => {
-                if let Link::Greeting { heard, .. } = &mut self.link {
-                    *heard = Some(hello);
-                    self.open(out);
+        // Of an ended session, or not this side's to hear: never obeyed.
+        let (session, follows) = match &self.link {
+            Link::Syncing(syncing) => (syncing.session, !syncing.drives),
+            Link::Together(together) => (together.session, !together.leads),
+            Link::Apart(_) | Link::Greeting { .. } => return,
+        };
+        if message.session() != Some(session) {
+            return;
+        }
+        if follows {
+            if self.writing.is_some() {
+                if self.held.len() == HELD {
+                    // No owner of this protocol says so much; with a new session it starts over.
+                    return self.hang_up(Reason::Syncing, out);
                 }
+                return self.held.push_back(message);
             }
-            Message::Append { session, entries, durable } if self.is_current(session) && !self.owns => {
-                self.append(entries, durable, out);
+            self.follow(message, out);
+        } else {
+            match message {
+                Message::Acknowledge { tail, .. } => self.acknowledged(tail, out),
+                Message::Fetched { entries, .. } => self.fetched(entries, out),
+                Message::Solo { rows, .. } => self.peers_rows(rows, out),
+                Message::Stands { count, .. } => out.push(Output::Stands(count)),
+                _ => {}
             }
-            Message::Acknowledge { session, tail } if self.is_current(session) && self.owns => {
-                self.acknowledged(tail, out);
-            }
-            Message::Fetch { session, after } if self.is_current(session) && !self.owns => {
-                self.load(after, out);
-            }
-            Message::Fetched { session, entries } if self.is_current(session) && self.owns => {
-                self.fetched(entries, out);
-            }
-            Message::Grant { session, tail } if self.is_current(session) && !self.owns => {
-                self.granted(session, tail, out);
-            }
-            // Of an ended session, or not this side's to hear: never obeyed.
-            Message::Append { .. }
-            | Message::Acknowledge { .. }
-            | Message::Fetch { .. }
-            | Message::Fetched { .. }
-            | Message::Grant { .. } => {}
         }
     }
 
-    fn is_current(&self, session: Session) -> bool {
-        match &self.link {
-            Link::Syncing { session: current, .. } | Link::Together { session: current, .. } => {
-                *current == session
+    /// What the side that drives or leads says.
+    fn follow(&mut self, message: Message, out: &mut Vec<Output>) {
+        let together = matches!(self.link, Link::Together(_));
+        match message {
+            Message::Append { after, entries, durable, .. } => self.append(after, entries, durable, out),
+            Message::Fetch { after, .. } if !together => self.load(after, out),
+            Message::Grant { tail, .. } if !together => self.granted(tail, out),
+            Message::FetchSolo { after, .. } if together => self.load_solo(after, out),
+            Message::Settled { .. } if together => self.settled(out),
+            Message::Ask { session, count } if together => {
+                out.push(Output::Send(Message::Stands { session, count }));
             }
-            Link::Apart(_) | Link::Greeting { .. } => false,
+            _ => {}
         }
     }
 
@@ -365,25 +568,38 @@ impl Core {
             }
             return self.hang_up(reason, out);
         }
-        let session = if self.owns { Session(nonce, hello.nonce) } else { Session(hello.nonce, nonce) };
-        self.link = Link::Syncing { session, peer: hello.tail };
-        let epoch = self.memory.epoch.max(hello.epoch);
-        let memory = Memory { epoch, peer_journal: Some(hello.journal), ..self.memory };
-        if memory == self.memory && !self.unsure {
+        let (leads, drives) = match self.memory.epoch.cmp(&hello.epoch) {
+            Ordering::Equal => (self.memory.owns, self.memory.owns),
+            Ordering::Greater => (self.memory.owns, true),
+            Ordering::Less => (!hello.owns, false),
+        };
+        let session = if drives { Session(nonce, hello.nonce) } else { Session(hello.nonce, nonce) };
+        let higher = self.memory.epoch > hello.epoch;
+        let lower = self.memory.epoch < hello.epoch;
+        self.link = Link::Syncing(Syncing {
+            session,
+            peer: hello.tail,
+            who: Peer { life: hello.life, proven: hello.proven },
+            drives,
+            leads,
+            base: higher.then(|| hello.in_both.max(self.peer_durable)),
+            replaced: lower.then_some(hello.epoch),
+        });
+        let memory = Memory { peer_journal: Some(hello.journal), ..self.current() };
+        if self.memory.peer_journal == memory.peer_journal && !self.unsure {
             self.sync(out);
         } else {
             // Whom we met must be known after a crash, or a lost journal would pass unseen. And
             // what a failed write left behind must be overwritten before others take its place.
-            self.write(Vec::new(), memory, out);
+            self.remember(memory, out);
         }
     }
 
     fn objection(&self, hello: &Hello) -> Option<Reason> {
         let peer_is_new = self.memory.peer_journal.is_some_and(|known| known != hello.journal);
         let own_is_new = hello.peer_journal.is_some_and(|known| known != self.memory.journal);
-        if hello.owner != self.owner {
-            Some(Reason::OtherOwner)
-        } else if peer_is_new {
+        let same_epoch = hello.epoch == self.memory.epoch;
+        if peer_is_new {
             Some(Reason::PeerJournalLost)
         } else if own_is_new {
             Some(Reason::OwnJournalLost)
@@ -392,41 +608,76 @@ impl Core {
         {
             // Only a peer that an operator has told of this very journal may fill it again.
             Some(damage)
-        } else if self.owns && hello.epoch > self.memory.epoch {
-            Some(Reason::Fenced)
-        } else if !self.owns && hello.epoch < self.memory.epoch {
-            Some(Reason::PeerFenced)
+        } else if same_epoch && hello.owns && self.memory.owns {
+            Some(Reason::TwoOwners)
+        } else if same_epoch && !hello.owns && !self.memory.owns {
+            Some(Reason::NoOwner)
         } else if hello.tail.index < self.peer_durable {
             Some(Reason::PeerRolledBack)
-        } else if self.tail.index < hello.peer_durable {
+        } else if self.tail.index < hello.peer_durable.max(hello.in_both) {
             Some(Reason::OwnRolledBack)
-        } else if hello.tail.index == self.tail.index && hello.tail.hash != self.tail.hash {
+        } else if same_epoch && hello.tail.index == self.tail.index && hello.tail.hash != self.tail.hash {
             Some(Reason::Forked)
         } else {
             None
         }
     }
 
-    /// The owner's next move towards equal journals.
+    /// The next move towards equal journals of the side that drives.
     fn sync(&mut self, out: &mut Vec<Output>) {
-        let Link::Syncing { session, peer } = self.link else { return };
-        if !self.owns || self.writing.is_some() || self.loading.is_some() {
+        let Link::Syncing(syncing) = self.link else { return };
+        if !syncing.drives || self.writing.is_some() || self.loading.is_some() {
             return;
         }
-        let tail = self.tail;
-        match peer.index.cmp(&tail.index) {
-            Ordering::Less => self.load(peer.index, out),
-            Ordering::Greater => {
-                out.push(Output::Send(Message::Fetch { session, after: tail.index }));
-            }
-            Ordering::Equal if peer.hash != tail.hash => self.hang_up(Reason::Forked, out),
-            Ordering::Equal => {
-                self.link = Link::Together { session, peer };
-                self.peer_durable = tail.index;
-                self.met = true;
-                self.damage = None;
-                out.push(Output::Send(Message::Grant { session, tail }));
-            }
+        let (tail, session, peer) = (self.tail, syncing.session, syncing.peer);
+        match syncing.base {
+            Some(base) if base == tail.index => self.replace(tail, Vec::new(), out),
+            // With the entry at the base itself, to name it.
+            Some(base) => self.load(base.saturating_sub(1), out),
+            None => match peer.index.cmp(&tail.index) {
+                Ordering::Less => self.load(peer.index, out),
+                Ordering::Greater => {
+                    out.push(Output::Send(Message::Fetch { session, after: tail.index }));
+                }
+                Ordering::Equal if peer.hash != tail.hash => self.hang_up(Reason::Forked, out),
+                // The other is there again: nobody goes on alone.
+                Ordering::Equal if self.memory.alone => {
+                    self.peer_durable = tail.index;
+                    self.remember(Memory { alone: false, ..self.current() }, out);
+                }
+                Ordering::Equal => {
+                    out.push(Output::Send(Message::Grant { session, tail }));
+                    self.begin(syncing, out);
+                }
+            },
+        }
+    }
+
+    /// Tells the peer, whose epoch is over, what stands in the place of what it has after `after`.
+    fn replace(&mut self, after: Tail, entries: Vec<Entry>, out: &mut Vec<Output>) {
+        let Link::Syncing(syncing) = &mut self.link else { return };
+        syncing.base = None;
+        let (session, durable) = (syncing.session, self.tail.index);
+        out.push(Output::Send(Message::Append { session, after, entries, durable }));
+    }
+
+    /// Both journals are equal.
+    fn begin(&mut self, syncing: Syncing, out: &mut Vec<Output>) {
+        let Syncing { session, who, leads, .. } = syncing;
+        self.peer_durable = self.tail.index;
+        self.damage = None;
+        self.link = Link::Together(Together { session, peer: self.tail, who, leads, stage: Stage::Own(0) });
+        self.settle(out);
+    }
+
+    /// The owner's next move until callers' wishes may be entered.
+    fn settle(&mut self, out: &mut Vec<Output>) {
+        let Link::Together(Together { session, leads: true, stage, .. }) = self.link else { return };
+        match stage {
+            Stage::Own(after) => self.load_solo(after, out),
+            Stage::Peer(after) => out.push(Output::Send(Message::FetchSolo { session, after })),
+            Stage::Ranges => out.push(Output::Settle),
+            Stage::Settled => {}
         }
     }
 
@@ -435,67 +686,196 @@ impl Core {
         out.push(Output::Load(after));
     }
 
-    fn loaded(&mut self, after: u64, entries: Vec<Entry>, out: &mut Vec<Output>) {
+    fn load_solo(&mut self, after: u64, out: &mut Vec<Output>) {
+        self.loading_solo = Some(after);
+        out.push(Output::LoadSolo(after));
+    }
+
+    fn loaded(&mut self, after: u64, mut entries: Vec<Entry>, out: &mut Vec<Output>) {
         if self.loading != Some(after) {
             return;
         }
         self.loading = None;
-        let Link::Syncing { session, .. } = self.link else { return };
-        let durable = self.tail.index;
-        out.push(Output::Send(if self.owns {
-            Message::Append { session, entries, durable }
-        } else {
-            Message::Fetched { session, entries }
-        }));
+        let Link::Syncing(Syncing { session, drives, base, peer, .. }) = self.link else { return };
+        if !drives {
+            return out.push(Output::Send(Message::Fetched { session, entries }));
+        }
+        match base {
+            Some(0) => self.replace(Tail::default(), entries, out),
+            Some(_) if entries.is_empty() => self.hang_up(Reason::Forked, out),
+            Some(_) => {
+                let after = entries.remove(0).tail();
+                self.replace(after, entries, out);
+            }
+            None => {
+                let durable = self.tail.index;
+                out.push(Output::Send(Message::Append { session, after: peer, entries, durable }));
+            }
+        }
     }
 
     fn fetched(&mut self, entries: Vec<Entry>, out: &mut Vec<Output>) {
-        if self.writing.is_some() || !matches!(self.link, Link::Syncing { .. }) {
+        if self.writing.is_some() || !matches!(self.link, Link::Syncing(_)) {
             return;
         }
         if entries.is_empty() || verified(self.tail, &entries).is_none() {
             return self.hang_up(Reason::Forked, out);
         }
-        self.write(entries, self.memory, out);
+        self.add(entries, self.current(), out);
     }
 
-    fn append(&mut self, entries: Vec<Entry>, durable: u64, out: &mut Vec<Output>) {
-        if entries.len() > BATCH || verified(self.tail, &entries).is_none() {
+    fn append(&mut self, after: Tail, entries: Vec<Entry>, durable: u64, out: &mut Vec<Output>) {
+        if let Link::Syncing(Syncing { replaced: replaced @ Some(_), leads, .. }) = &mut self.link {
+            let (epoch, owns) = (replaced.take().unwrap_or_default(), *leads);
+            return self.be_replaced(epoch, owns, (after, entries, durable), out);
+        }
+        if entries.len() > BATCH || after != self.tail || verified(after, &entries).is_none() {
             return self.hang_up(Reason::Forked, out);
         }
-        if entries.is_empty() {
-            // Said in answer to our own acknowledgement, so the chains were equal up to our tail.
-            self.peer_durable = self.peer_durable.max(durable.min(self.tail.index));
-            return;
-        }
-        // The owner's chain continues ours: what it has durable of our part is the same.
+        // The sender's chain continues ours: what it has durable of our part is the same.
         self.peer_durable = self.peer_durable.max(durable.min(self.tail.index));
-        let memory = Memory { peer_durable: self.peer_durable, ..self.memory };
-        self.write(entries, memory, out);
+        if matches!(self.link, Link::Together(Together { stage: Stage::Settled, .. })) {
+            self.settled = self.settled.max(self.in_both());
+        }
+        if !entries.is_empty() {
+            self.add(entries, self.current(), out);
+        }
+    }
+
+    /// Our epoch is over: what we do not know to be final gives way to the new one's chain.
+    fn be_replaced(
+        &mut self,
+        epoch: u64,
+        owns: bool,
+        (after, entries, durable): (Tail, Vec<Entry>, u64),
+        out: &mut Vec<Output>,
+    ) {
+        let keeps = (self.in_both()..=self.tail.index).contains(&after.index);
+        let Some(tail) = verified(after, &entries).filter(|_| keeps && entries.len() <= BATCH) else {
+            return self.hang_up(Reason::Forked, out);
+        };
+        self.peer_durable = self.peer_durable.max(durable.min(after.index));
+        let memory = Memory { epoch, owns, alone: false, ..self.current() };
+        self.writing = Some(UnderWay { tail, memory, acknowledge: true, gives: false });
+        let cut = (after != self.tail).then_some(after);
+        out.push(Output::Write(Write { cut, entries, rows: Vec::new(), memory }));
     }
 
     fn acknowledged(&mut self, tail: Tail, out: &mut Vec<Output>) {
         match &mut self.link {
-            Link::Syncing { peer, .. } => {
-                *peer = tail;
+            Link::Syncing(syncing) => {
+                syncing.peer = tail;
                 self.sync(out);
             }
-            Link::Together { peer, .. } => {
-                *peer = tail;
+            Link::Together(together) => {
+                together.peer = tail;
                 self.conclude(out);
             }
             Link::Apart(_) | Link::Greeting { .. } => {}
         }
     }
 
-    fn granted(&mut self, session: Session, tail: Tail, out: &mut Vec<Output>) {
-        if tail != self.tail {
+    fn granted(&mut self, tail: Tail, out: &mut Vec<Output>) {
+        let Link::Syncing(syncing) = self.link else { return };
+        if tail != self.tail || syncing.replaced.is_some() {
             return self.hang_up(Reason::Forked, out);
         }
-        self.peer_durable = tail.index;
+        self.begin(syncing, out);
+    }
+
+    fn solo_loaded(&mut self, after: u64, rows: Vec<Entry>, out: &mut Vec<Output>) {
+        if self.loading_solo.take_if(|asked| *asked == after).is_none() {
+            return;
+        }
+        let Link::Together(together) = &mut self.link else { return };
+        let session = together.session;
+        if !together.leads {
+            return out.push(Output::Send(Message::Solo { session, rows }));
+        }
+        if together.stage != Stage::Own(after) {
+            return;
+        }
+        if rows.is_empty() {
+            together.stage = Stage::Peer(0);
+            return self.settle(out);
+        }
+        out.push(Output::Adopt(rows));
+    }
+
+    fn peers_rows(&mut self, rows: Vec<Entry>, out: &mut Vec<Output>) {
+        let Link::Together(together) = &mut self.link else { return };
+        let Stage::Peer(after) = together.stage else { return };
+        if rows.is_empty() {
+            together.stage = Stage::Ranges;
+            return self.settle(out);
+        }
+        let rising = rows.windows(2).all(|pair| pair[0].index < pair[1].index);
+        if rows.len() > BATCH || !rising || rows[0].index <= after {
+            return self.hang_up(Reason::Forked, out);
+        }
+        out.push(Output::Adopt(rows));
+    }
+
+    fn adopt(&mut self, drafts: Vec<Draft>, upto: u64, out: &mut Vec<Output>) {
+        let Link::Together(together) = &mut self.link else { return };
+        match &mut together.stage {
+            Stage::Own(after) | Stage::Peer(after) if upto > *after => *after = upto,
+            _ => return self.hang_up(Reason::Forked, out),
+        }
+        if drafts.is_empty() { self.settle(out) } else { self.propose(drafts, out) }
+    }
+
+    /// All that was given alone is in the chain, and ranges are granted.
+    fn settled(&mut self, out: &mut Vec<Output>) {
+        let Link::Together(together) = &mut self.link else { return };
+        if together.stage == Stage::Settled || (together.leads && together.stage != Stage::Ranges) {
+            return;
+        }
+        together.stage = Stage::Settled;
         self.met = true;
-        self.damage = None;
-        self.link = Link::Together { session, peer: tail };
+        self.settled = self.tail.index;
+        if together.leads {
+            out.push(Output::Send(Message::Settled { session: together.session }));
+        }
+    }
+
+    fn ask(&mut self, count: u64, out: &mut Vec<Output>) {
+        match &self.link {
+            Link::Together(Together { session, leads: true, .. }) => {
+                out.push(Output::Send(Message::Ask { session: *session, count }));
+            }
+            _ if self.goes_on_alone() => out.push(Output::Stands(count)),
+            _ => {}
+        }
+    }
+
+    fn take_over(&mut self, alone: bool, out: &mut Vec<Output>) {
+        debug_assert!(self.may_take_over(), "the shell asks first");
+        if !self.may_take_over() {
+            return;
+        }
+        self.start_over(out);
+        let epoch = self.memory.epoch + 1;
+        self.remember(Memory { epoch, owns: true, alone, ..self.current() }, out);
+    }
+
+    /// Steps back below the epoch that two own, so that the other's chain prevails.
+    fn give_way(&mut self, out: &mut Vec<Output>) {
+        debug_assert!(self.may_yield(), "the shell asks first");
+        if !self.may_yield() {
+            return;
+        }
+        self.start_over(out);
+        let epoch = self.memory.epoch.saturating_sub(1);
+        self.remember(Memory { epoch, owns: false, alone: false, ..self.current() }, out);
+    }
+
+    /// What was said in this connection's greetings holds no more.
+    fn start_over(&mut self, out: &mut Vec<Output>) {
+        if !matches!(self.link, Link::Apart(Reason::Away)) {
+            self.end(Reason::Away, out);
+            out.push(Output::HangUp);
+        }
     }
 
     /// From here on the peer is known to have nothing: what it had can be lost with this vault,
@@ -505,38 +885,64 @@ impl Core {
         if !self.may_reseed() {
             return;
         }
-        let memory = Memory { peer_journal: self.stranger.take(), peer_durable: 0, ..self.memory };
-        self.write(Vec::new(), memory, out);
+        let peer_journal = self.stranger.take();
+        self.remember(Memory { peer_journal, peer_durable: 0, settled: 0, ..self.memory }, out);
     }
 
     fn propose(&mut self, drafts: Vec<Draft>, out: &mut Vec<Output>) {
-        let Link::Together { session, .. } = self.link else {
-            out.push(Output::InDoubt);
-            return;
+        let session = match &self.link {
+            Link::Together(together) if together.leads => Some(together.session),
+            Link::Apart(_) if self.goes_on_alone() => None,
+            _ => return out.push(Output::InDoubt),
         };
-        debug_assert!(self.may_propose() && !drafts.is_empty() && drafts.len() <= BATCH);
-        let mut tail = self.tail;
-        let entries: Vec<Entry> = drafts
-            .into_iter()
-            .map(|draft| {
-                let entry = Entry::append(tail, self.memory.epoch, self.life, draft);
-                tail = entry.tail();
-                entry
-            })
-            .collect();
-        self.proposed = Some(tail.index);
-        let durable = self.tail.index;
-        // The peer's disk and ours work at the same time.
-        out.push(Output::Send(Message::Append { session, entries: entries.clone(), durable }));
-        let memory = Memory { peer_durable: self.peer_durable, ..self.memory };
-        self.write(entries, memory, out);
+        debug_assert!(self.proposed.is_none() && !drafts.is_empty() && drafts.len() <= BATCH);
+        let after = self.tail;
+        let entries = self.chained(after, drafts);
+        self.proposed = entries.last().map(|entry| entry.index);
+        if let Some(session) = session {
+            // The peer's disk and ours work at the same time.
+            let entries = entries.clone();
+            out.push(Output::Send(Message::Append { session, after, entries, durable: after.index }));
+        }
+        self.add(entries, self.current(), out);
     }
 
-    fn write(&mut self, entries: Vec<Entry>, memory: Memory, out: &mut Vec<Output>) {
+    /// Rows of this vault alone; the shell has seen that they are within its own ranges.
+    fn give(&mut self, drafts: Vec<Draft>, out: &mut Vec<Output>) {
+        if !self.may_give_alone() {
+            return out.push(Output::InDoubt);
+        }
+        debug_assert!(!drafts.is_empty() && drafts.len() <= BATCH);
+        let rows = self.chained(self.memory.solo, drafts);
+        let solo = rows.last().map_or(self.memory.solo, Entry::tail);
+        let memory = Memory { solo, ..self.current() };
+        self.writing = Some(UnderWay { tail: self.tail, memory, acknowledge: false, gives: true });
+        out.push(Output::Write(Write { cut: None, entries: Vec::new(), rows, memory }));
+    }
+
+    fn chained(&self, mut tail: Tail, drafts: Vec<Draft>) -> Vec<Entry> {
+        let chain = |draft| {
+            let entry = Entry::append(tail, self.memory.epoch, self.life, draft);
+            tail = entry.tail();
+            entry
+        };
+        drafts.into_iter().map(chain).collect()
+    }
+
+    /// What is to be remembered as of now.
+    fn current(&self) -> Memory {
+        Memory { peer_durable: self.peer_durable, settled: self.settled, ..self.memory }
+    }
+
+    fn remember(&mut self, memory: Memory, out: &mut Vec<Output>) {
+        self.add(Vec::new(), memory, out);
+    }
+
+    fn add(&mut self, entries: Vec<Entry>, memory: Memory, out: &mut Vec<Output>) {
         debug_assert!(self.writing.is_none(), "one write at a time");
         let tail = entries.last().map_or(self.tail, Entry::tail);
-        self.writing = Some(Write { tail, memory, has_entries: !entries.is_empty() });
-        out.push(Output::Write(entries, memory));
+        self.writing = Some(UnderWay { tail, memory, acknowledge: !entries.is_empty(), gives: false });
+        out.push(Output::Write(Write { cut: None, entries, rows: Vec::new(), memory }));
     }
 
     fn written(&mut self, out: &mut Vec<Output>) {
@@ -544,47 +950,66 @@ impl Core {
         self.tail = write.tail;
         if self.memory.peer_journal != write.memory.peer_journal {
             self.peer_durable = write.memory.peer_durable;
+            self.settled = write.memory.settled;
         }
         self.memory = write.memory;
         self.unsure = false;
+        if write.gives {
+            out.push(Output::Given);
+        }
         match self.link {
             Link::Greeting { .. } => self.greet(out),
-            Link::Syncing { session, .. } | Link::Together { session, .. } if !self.owns => {
-                if write.has_entries {
+            Link::Syncing(Syncing { session, drives: false, .. })
+            | Link::Together(Together { session, leads: false, .. }) => {
+                if write.acknowledge {
                     out.push(Output::Send(Message::Acknowledge { session, tail: write.tail }));
                 }
             }
-            Link::Syncing { .. } => self.sync(out),
-            Link::Together { .. } => self.conclude(out),
-            Link::Apart(_) => {}
+            Link::Syncing(_) => self.sync(out),
+            Link::Together(_) | Link::Apart(_) => self.conclude(out),
         }
         while self.writing.is_none()
             && let Some(message) = self.held.pop_front()
         {
-            self.received(message, out);
+            self.follow(message, out);
         }
     }
 
-    fn write_failed(&mut self, out: &mut Vec<Output>) {
-        self.writing = None;
+    fn write_failed(&mut self, reason: Reason, out: &mut Vec<Output>) {
+        let gave = self.writing.take().is_some_and(|write| write.gives);
         self.unsure = true;
-        self.hang_up(Reason::CannotWrite, out);
+        if gave {
+            out.push(Output::InDoubt);
+        }
+        self.hang_up(reason, out);
     }
 
-    /// Owner, together: are both journals durable up to what was proposed?
+    /// The owner: is what was proposed durable where it must be?
     fn conclude(&mut self, out: &mut Vec<Output>) {
-        let Link::Together { session, peer } = self.link else { return };
         let Some(proposed) = self.proposed else { return };
-        if self.tail.index < proposed || peer.index < proposed {
-            return;
+        match &self.link {
+            Link::Apart(_) if self.tail.index >= proposed => {
+                self.proposed = None;
+                out.push(Output::Final);
+            }
+            Link::Together(Together { session, peer, stage, .. })
+                if self.tail.index >= proposed && peer.index >= proposed =>
+            {
+                if *peer != self.tail {
+                    return self.hang_up(Reason::Forked, out);
+                }
+                let (session, after) = (*session, self.tail);
+                self.proposed = None;
+                self.peer_durable = proposed;
+                if *stage == Stage::Settled {
+                    self.settled = proposed;
+                }
+                out.push(Output::Final);
+                let (entries, durable) = (Vec::new(), after.index);
+                out.push(Output::Send(Message::Append { session, after, entries, durable }));
+                self.settle(out);
+            }
+            _ => {}
         }
-        if peer != self.tail {
-            return self.hang_up(Reason::Forked, out);
-        }
-        self.proposed = None;
-        self.peer_durable = proposed;
-        out.push(Output::Final);
-        let durable = self.tail.index;
-        out.push(Output::Send(Message::Append { session, entries: Vec::new(), durable }));
     }
 }

@@ -1,0 +1,124 @@
+//! What must hold of all that callers were told and of what the ledger says in the end.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use vault::sequence::book::SeriesName;
+use vault::sequence::entry::{Act, Entry, Life, Tail, verified};
+
+use crate::disk::{Disk, given};
+use crate::world::{AVAILABLE, Checked, Numbers, STRICT, series};
+
+/// What callers were told.
+#[derive(Default)]
+pub(crate) struct Told {
+    numbers: Numbers,
+    keys: BTreeMap<(SeriesName, u64), String>,
+    /// Who told it alone first, where nobody told it in a session.
+    alone: BTreeMap<(SeriesName, String), Life>,
+    /// How many were told alone, and how many keys were refused for good.
+    pub(crate) given_alone: usize,
+    pub(crate) lost: usize,
+}
+
+impl Told {
+    pub(crate) fn len(&self) -> usize {
+        self.numbers.len()
+    }
+
+    /// A caller hears that `key` has `number`: the heart of the matter.
+    pub(crate) fn tell(&mut self, name: &SeriesName, key: &str, number: u64, by: Option<Life>) -> Checked {
+        let place = (name.clone(), key.to_owned());
+        match by {
+            Some(life) if !self.numbers.contains_key(&place) => {
+                self.alone.insert(place.clone(), life);
+                self.given_alone += 1;
+            }
+            Some(_) => {}
+            None => drop(self.alone.remove(&place)),
+        }
+        if let Some(old) = self.numbers.insert(place, number)
+            && old != number
+        {
+            return Err(format!("key {key} was told {old}, now {number}"));
+        }
+        match self.keys.insert((name.clone(), number), key.to_owned()) {
+            Some(old) if old != key => Err(format!("number {number} was given to {old}, now to {key}")),
+            _ => Ok(()),
+        }
+    }
+
+    /// Whatever a caller was told stands in the ledger, but for what a vault answered alone in a
+    /// life that is lost. (While it may yet come back, all that was told alone.)
+    pub(crate) fn recorded(&self, entries: &[Entry], is_lost: impl Fn(Life) -> bool) -> Checked {
+        let while_apart = !is_lost(0);
+        for (place @ (name, key), number) in &self.numbers {
+            if self.alone.get(place).is_some_and(|life| while_apart || is_lost(*life)) {
+                continue;
+            }
+            let stands = |entry: &Entry| {
+                entry.owner == name.owner
+                    && entry.series == name.series
+                    && entry.key == *key
+                    && entry.number == *number
+            };
+            if !given(entries, is_displaced).any(stands) {
+                return Err(format!("{key} was told {number}, and the ledger does not know it"));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn is_displaced(act: &Act) -> bool {
+    matches!(act, Act::Displace(_))
+}
+
+/// The chain holds, no key and no number stands twice, and no number is left out: not in a strict
+/// series, nor in the others below the cursor, but for what was lost or is set aside.
+pub(crate) fn whole(disk: &Disk) -> Checked {
+    let entries = &disk.entries;
+    if verified(Tail::default(), entries).is_none() {
+        return Err("the chain is broken".to_owned());
+    }
+    let mut keys = BTreeSet::new();
+    for entry in given(entries, is_displaced) {
+        if !keys.insert((&entry.series, &entry.key)) {
+            return Err(format!("key {} stands twice", entry.key));
+        }
+    }
+    for name in STRICT.iter().chain(AVAILABLE.iter().map(|(name, _)| name)) {
+        let mut numbers = BTreeSet::new();
+        let mut aside: BTreeSet<u64> = BTreeSet::new();
+        let mut open: BTreeMap<u64, u64> = BTreeMap::new();
+        let strict = STRICT.contains(name);
+        for entry in entries.iter().filter(|entry| entry.series == **name) {
+            match &entry.act {
+                Act::Reserve(_) => {
+                    if strict && numbers.last().copied().unwrap_or(0) + 1 != entry.number {
+                        return Err(format!("{} follows {:?} in {name}", entry.number, numbers.last()));
+                    }
+                    if !numbers.insert(entry.number) {
+                        return Err(format!("number {} stands twice in {name}", entry.number));
+                    }
+                }
+                Act::Grant(grant) => {
+                    if strict {
+                        return Err(format!("a range of the strict series {name}"));
+                    }
+                    open.insert(entry.number, grant.to);
+                }
+                Act::Close => drop(open.remove(&entry.number)),
+                Act::Lost => aside.extend(open.remove(&entry.number).map(|to| entry.number..=to).into_iter().flatten()),
+                _ => {}
+            }
+        }
+        let next = disk.standing.series(&series(name)).and_then(|series| series.next(0));
+        aside.extend(open.into_iter().flat_map(|(from, to)| from..=to));
+        if let Some(next) = next
+            && let Some(hole) = (1..next).find(|number| !numbers.contains(number) && !aside.contains(number))
+        {
+            return Err(format!("nobody has number {hole} of {name}, and {next} comes next"));
+        }
+    }
+    Ok(())
+}
