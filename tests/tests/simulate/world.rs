@@ -654,10 +654,8 @@ impl World {
             92 => self.disk_fails(who),
             93 if self.random.chance(30) => self.take_over(who),
             93 => self.record(who),
-            // The control is about failed writes, and would take long to show otherwise.
-            93..=94 if self.control == Control::RemainsLinger => self.disk_fails(who),
-            94 => self.crash(who),
-            95..=97 => {
+            94..=95 => self.crash(who),
+            96..=97 => {
                 if self.vaults[who].core.is_none() {
                     self.start(who);
                 }
