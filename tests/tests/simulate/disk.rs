@@ -91,7 +91,7 @@ impl Disk {
 
     fn enter(&mut self, entry: Entry) {
         let last = || highest(&self.entries, &entry.owner, &entry.series);
-        self.standing.apply(&entry, last);
+        let _touched = self.standing.apply(&entry, last);
         self.entries.push(entry);
     }
 

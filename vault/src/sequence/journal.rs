@@ -1,19 +1,23 @@
-//! This vault's own record of the ledger: a SQLite file with the chain of entries, the numbers
-//! as those entries leave them, and what this side remembers of the other. Knows SQL; not the
-//! pair, and not who may write what.
+//! This vault's own record of the ledger: a SQLite file with the chain of entries, the rows that
+//! this vault gave alone, what both leave behind, and what this side remembers of the other.
+//! Knows SQL; not the pair, and not who may write what.
 //!
 //! One transaction per write, synced before it returns (see [`crate::sqlite`]). The entries are
-//! the truth; the `number` table is derived from them in the same transaction.
+//! the truth; the tables `number`, `series` and `life` are derived from them in the same
+//! transaction.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use shared::api::{Number, NumberState};
 
 use super::book::{Context, Known, SeriesName, Wish};
+use super::carry::unused;
 use super::digest::Digest;
-use super::entry::{Act, BATCH, Entry, Tail};
-use super::protocol::{Memory, Nonce};
+use super::entry::{Act, BATCH, Entry, Life, Tail};
+use super::protocol::{Memory, Nonce, Write};
+use super::standing::{LifeState, Standing};
 use crate::sqlite::{self, SqliteError};
 
 const MIGRATIONS: &[&str] = &["
@@ -21,13 +25,20 @@ const MIGRATIONS: &[&str] = &["
         id INTEGER PRIMARY KEY CHECK (id = 1),
         journal BLOB NOT NULL,
         epoch INTEGER NOT NULL,
+        owns INTEGER NOT NULL,
+        alone INTEGER NOT NULL,
+        solo INTEGER NOT NULL,
+        solo_hash BLOB NOT NULL,
         peer_journal BLOB,
-        peer_durable INTEGER NOT NULL
+        peer_durable INTEGER NOT NULL,
+        settled INTEGER NOT NULL,
+        used_by BLOB
     ) STRICT;
     CREATE TABLE entry (
         idx INTEGER PRIMARY KEY,
         epoch INTEGER NOT NULL,
         life BLOB NOT NULL,
+        carried INTEGER NOT NULL,
         owner TEXT NOT NULL,
         series TEXT NOT NULL,
         number INTEGER NOT NULL,
@@ -37,6 +48,29 @@ const MIGRATIONS: &[&str] = &["
         at INTEGER NOT NULL,
         previous BLOB NOT NULL,
         hash BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX entry_carried ON entry (life, carried) WHERE carried > 0;
+    CREATE TABLE solo (
+        idx INTEGER PRIMARY KEY,
+        epoch INTEGER NOT NULL,
+        life BLOB NOT NULL,
+        carried INTEGER NOT NULL,
+        owner TEXT NOT NULL,
+        series TEXT NOT NULL,
+        number INTEGER NOT NULL,
+        key TEXT NOT NULL,
+        act TEXT NOT NULL,
+        text TEXT NOT NULL,
+        at INTEGER NOT NULL,
+        previous BLOB NOT NULL,
+        hash BLOB NOT NULL
+    ) STRICT;
+    CREATE INDEX solo_key ON solo (owner, series, key);
+    CREATE INDEX solo_number ON solo (owner, series, number);
+    CREATE TABLE dropped (
+        idx INTEGER NOT NULL,
+        hash BLOB NOT NULL PRIMARY KEY,
+        entry TEXT NOT NULL
     ) STRICT;
     CREATE TABLE number (
         owner TEXT NOT NULL,
@@ -50,6 +84,18 @@ const MIGRATIONS: &[&str] = &["
         hash BLOB NOT NULL,
         PRIMARY KEY (owner, series, number),
         UNIQUE (owner, series, key)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE series (
+        owner TEXT NOT NULL,
+        series TEXT NOT NULL,
+        ranges TEXT NOT NULL,
+        PRIMARY KEY (owner, series)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE life (
+        life BLOB PRIMARY KEY,
+        vault TEXT NOT NULL,
+        state TEXT NOT NULL,
+        carried INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 "];
 
@@ -68,6 +114,22 @@ pub enum JournalError {
         #[source]
         source: rusqlite::Error,
     },
+    /// What is derived of the entries cannot be read.
+    #[error("{file}: series {series} of {owner} is damaged; stop this vault and restore its state folder")]
+    Series {
+        /// The file.
+        file: PathBuf,
+        /// Whose series.
+        owner: String,
+        /// Which one.
+        series: String,
+    },
+    /// The entries to be cut off do not follow what should stay.
+    #[error("{file}: what the other vault would keep of this journal does not stand in it")]
+    Cut {
+        /// The file.
+        file: PathBuf,
+    },
     /// The last entry does not hash to what it says.
     #[error("{file}: entry {index} is damaged; stop this vault and restore its state folder")]
     Damaged {
@@ -83,6 +145,10 @@ pub enum JournalError {
 pub struct Journal {
     file: PathBuf,
     connection: Connection,
+    /// Derived from the entries; as durable as they are.
+    standing: Standing,
+    /// Do any rows given alone wait to be carried over?
+    has_rows: bool,
 }
 
 impl Journal {
@@ -91,30 +157,36 @@ impl Journal {
     /// # Errors
     /// The file, or a damaged last entry.
     pub fn open(file: &Path, fresh: Nonce) -> Result<Self, JournalError> {
-        let connection = sqlite::open(file, MIGRATIONS)?;
-        let journal = Self { file: file.to_owned(), connection };
+        let mut journal = Self::prepared(file, sqlite::open(file, MIGRATIONS)?);
         journal
             .connection
             .execute(
-                "INSERT INTO memory VALUES (1, ?1, 1, NULL, 0) ON CONFLICT DO NOTHING",
-                params![fresh.to_be_bytes()],
+                "INSERT INTO memory VALUES (1, ?1, 1, 0, 0, 0, ?2, NULL, 0, 0, NULL) ON CONFLICT DO NOTHING",
+                params![fresh.to_be_bytes(), Digest::default().0],
             )
             .map_err(|source| journal.sql(source))?;
-        if let Some(last) = journal.last()? {
+        for last in [journal.last("entry")?, journal.last("solo")?].into_iter().flatten() {
             let before = Tail { index: last.index - 1, hash: last.previous };
             if !last.follows(before) {
                 return Err(JournalError::Damaged { file: file.to_owned(), index: last.index });
             }
         }
+        journal.standing = journal.restored()?;
+        journal.has_rows = journal.last("solo")?.is_some();
         Ok(journal)
     }
 
-    /// Opens a journal that [`Journal::open`] has prepared, for reading only.
+    /// Opens a journal that [`Journal::open`] has prepared, for reading only. It has no
+    /// [`Journal::standing`].
     ///
     /// # Errors
     /// The file.
     pub fn open_to_read(file: &Path) -> Result<Self, JournalError> {
-        Ok(Self { file: file.to_owned(), connection: sqlite::open_to_read(file)? })
+        Ok(Self { has_rows: true, ..Self::prepared(file, sqlite::open_to_read(file)?) })
+    }
+
+    fn prepared(file: &Path, connection: Connection) -> Self {
+        Self { file: file.to_owned(), connection, standing: Standing::default(), has_rows: false }
     }
 
     /// What this side remembers.
@@ -122,17 +194,41 @@ impl Journal {
     /// # Errors
     /// SQLite's own.
     pub fn memory(&self) -> Result<Memory, JournalError> {
-        self.connection
-            .query_row("SELECT journal, epoch, peer_journal, peer_durable FROM memory", [], |row| {
-                let peer: Option<[u8; 16]> = row.get(2)?;
-                Ok(Memory {
-                    journal: Nonce::from_be_bytes(row.get(0)?),
-                    epoch: row.get(1)?,
-                    peer_journal: peer.map(Nonce::from_be_bytes),
-                    peer_durable: row.get(3)?,
-                })
+        let sql = "SELECT journal, epoch, owns, alone, solo, solo_hash, peer_journal, peer_durable, settled FROM memory";
+        let memory = |row: &Row<'_>| {
+            let peer: Option<[u8; 16]> = row.get(6)?;
+            Ok(Memory {
+                journal: Nonce::from_be_bytes(row.get(0)?),
+                epoch: row.get(1)?,
+                owns: row.get(2)?,
+                alone: row.get(3)?,
+                solo: Tail { index: row.get(4)?, hash: Digest(row.get(5)?) },
+                peer_journal: peer.map(Nonce::from_be_bytes),
+                peer_durable: row.get(7)?,
+                settled: row.get(8)?,
             })
-            .map_err(|source| self.sql(source))
+        };
+        self.connection.query_row(sql, [], memory).map_err(|source| self.sql(source))
+    }
+
+    /// Lives and ranges, as the entries leave them.
+    #[must_use]
+    pub fn standing(&self) -> &Standing {
+        &self.standing
+    }
+
+    /// Writes down, durably, in which life this journal is used from now on, and tells the one
+    /// before.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn begin(&self, life: Life) -> Result<Option<Life>, JournalError> {
+        let begin = || -> rusqlite::Result<Option<[u8; 16]>> {
+            let former = self.connection.query_row("SELECT used_by FROM memory", [], |row| row.get(0))?;
+            self.connection.execute("UPDATE memory SET used_by = ?1", params![life.to_be_bytes()])?;
+            Ok(former)
+        };
+        Ok(begin().map_err(|source| self.sql(source))?.map(Life::from_be_bytes))
     }
 
     /// Where the chain ends.
@@ -140,33 +236,65 @@ impl Journal {
     /// # Errors
     /// SQLite's own.
     pub fn tail(&self) -> Result<Tail, JournalError> {
-        Ok(self.last()?.map_or_else(Tail::default, |entry| entry.tail()))
+        Ok(self.last("entry")?.map_or_else(Tail::default, |entry| entry.tail()))
     }
 
-    /// Adds entries and replaces the memory, durably, in one transaction.
+    /// Does all that a [`Write`] says, durably, in one transaction.
     ///
     /// # Errors
-    /// SQLite's own; then nothing was kept.
-    pub fn write(&mut self, entries: &[Entry], memory: Memory) -> Result<(), JournalError> {
+    /// [`JournalError::Cut`], or SQLite's own; then nothing was kept.
+    pub fn write(&mut self, write: &Write) -> Result<(), JournalError> {
         let file = self.file.clone();
-        let mut write = || -> rusqlite::Result<()> {
-            let transaction = self.connection.transaction()?;
-            for entry in entries {
-                insert(&transaction, entry)?;
-                apply(&transaction, entry)?;
+        let done = self.try_write(write);
+        if done.is_err() {
+            // What was derived half-way is read anew.
+            self.standing = self.restored()?;
+        }
+        match done {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(JournalError::Cut { file }),
+            Err(source) => Err(JournalError::Sql { file, source }),
+        }
+    }
+
+    fn try_write(&mut self, write: &Write) -> rusqlite::Result<bool> {
+        let Write { cut, entries, rows, memory } = write;
+        let transaction = self.connection.transaction()?;
+        let mut touched = HashSet::new();
+        if let Some(cut) = cut {
+            if !stands(&transaction, *cut)? {
+                return Ok(false);
             }
-            transaction.execute(
-                "UPDATE memory SET journal = ?1, epoch = ?2, peer_journal = ?3, peer_durable = ?4",
-                params![
-                    memory.journal.to_be_bytes(),
-                    memory.epoch,
-                    memory.peer_journal.map(Nonce::to_be_bytes),
-                    memory.peer_durable
-                ],
-            )?;
-            transaction.commit()
-        };
-        write().map_err(|source| JournalError::Sql { file, source })
+            cut_off(&transaction, cut.index)?;
+            self.standing = derived(&transaction)?;
+            touched.extend(self.standing.names().cloned());
+        }
+        for entry in entries {
+            insert(&transaction, "entry", entry)?;
+            apply(&transaction, entry)?;
+            let last = || last_number(&transaction, &entry.owner, &entry.series).unwrap_or(i64::MAX as u64);
+            touched.extend(self.standing.apply(entry, last));
+            if let Act::Life(_) = entry.act {
+                put_lives(&transaction, &self.standing)?;
+            } else if entry.carried > 0 {
+                let sql = "UPDATE life SET carried = ?2 WHERE life = ?1";
+                transaction.prepare_cached(sql)?.execute(params![entry.life.to_be_bytes(), entry.carried])?;
+            }
+        }
+        for name in touched {
+            put_series(&transaction, &self.standing, &name)?;
+        }
+        for row in rows {
+            insert(&transaction, "solo", row)?;
+        }
+        remember(&transaction, memory)?;
+        let mut has_rows = self.has_rows || !rows.is_empty();
+        if has_rows {
+            has_rows = forget_carried(&transaction, memory.settled)?;
+        }
+        transaction.commit()?;
+        self.has_rows = has_rows;
+        Ok(true)
     }
 
     /// Up to [`BATCH`] entries after `after`, in order.
@@ -174,24 +302,74 @@ impl Journal {
     /// # Errors
     /// SQLite's own.
     pub fn entries(&self, after: u64) -> Result<Vec<Entry>, JournalError> {
+        self.after("SELECT * FROM entry WHERE idx > ?1 ORDER BY idx LIMIT ?2", after)
+    }
+
+    /// Up to [`BATCH`] of the rows given alone after `after`, in order.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn rows(&self, after: u64) -> Result<Vec<Entry>, JournalError> {
+        self.after("SELECT * FROM solo WHERE idx > ?1 ORDER BY idx LIMIT ?2", after)
+    }
+
+    fn after(&self, sql: &str, after: u64) -> Result<Vec<Entry>, JournalError> {
         let read = || -> rusqlite::Result<Vec<Entry>> {
-            let mut statement =
-                self.connection.prepare_cached("SELECT * FROM entry WHERE idx > ?1 ORDER BY idx LIMIT ?2")?;
-            statement.query_map(params![after, BATCH], entry)?.collect()
+            self.connection.prepare_cached(sql)?.query_map(params![after, BATCH], entry)?.collect()
         };
         read().map_err(|source| self.sql(source))
     }
 
-    /// What the ledger says that matters to a wish.
+    /// What the chain says that matters to a wish.
     ///
     /// # Errors
     /// SQLite's own.
     pub fn context(&self, name: &SeriesName, wish: &Wish) -> Result<Context, JournalError> {
         let known = match wish {
-            Wish::Reserve { key } => self.by_key(name, key)?,
+            Wish::Reserve { key, .. } => self.by_key(name, key)?,
             Wish::Confirm { number, .. } | Wish::Void { number, .. } => self.by_number(name, *number)?,
         };
-        Ok(Context { known, last: self.last_number(name)? })
+        let last = last_number(&self.connection, &name.owner, &name.series);
+        Ok(Context { known, last: last.map_err(|source| self.sql(source))? })
+    }
+
+    /// What the rows given alone say of the number that a wish is about.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn own(&self, name: &SeriesName, wish: &Wish) -> Result<Option<Known>, JournalError> {
+        match wish {
+            Wish::Reserve { key, .. } => self.own_by_key(name, key),
+            Wish::Confirm { number, .. } | Wish::Void { number, .. } => self.own_by_number(name, *number),
+        }
+    }
+
+    /// The number that this vault alone gave to a key, not yet in the chain for good. Its index is
+    /// that of the last row about it.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn own_by_key(&self, name: &SeriesName, key: &str) -> Result<Option<Known>, JournalError> {
+        self.own_rows("key = ?3", params![name.owner, name.series, key])
+    }
+
+    /// What became of a number that this vault gave alone; see [`Journal::own_by_key`].
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn own_by_number(&self, name: &SeriesName, number: u64) -> Result<Option<Known>, JournalError> {
+        self.own_rows("number = ?3", params![name.owner, name.series, number])
+    }
+
+    fn own_rows(&self, clause: &str, values: impl rusqlite::Params) -> Result<Option<Known>, JournalError> {
+        if !self.has_rows {
+            return Ok(None);
+        }
+        let sql = format!("SELECT * FROM solo WHERE owner = ?1 AND series = ?2 AND {clause} ORDER BY idx");
+        let read = || -> rusqlite::Result<Vec<Entry>> {
+            self.connection.prepare_cached(&sql)?.query_map(values, entry)?.collect()
+        };
+        Ok(read().map_err(|source| self.sql(source))?.into_iter().fold(None, |number, row| left_by(number, &row)))
     }
 
     /// The number that a key got.
@@ -219,22 +397,14 @@ impl Journal {
             let mut statement = self.connection.prepare_cached(
                 "SELECT * FROM number WHERE owner = ?1 AND series = ?2 AND number > ?3 ORDER BY number LIMIT ?4",
             )?;
-
             statement.query_map(params![name.owner, name.series, after, limit], known)?.collect()
         };
         read().map_err(|source| self.sql(source))
     }
 
-    fn last_number(&self, name: &SeriesName) -> Result<u64, JournalError> {
+    fn last(&self, table: &str) -> Result<Option<Entry>, JournalError> {
         self.connection
-            .prepare_cached("SELECT coalesce(max(number), 0) FROM number WHERE owner = ?1 AND series = ?2")
-            .and_then(|mut statement| statement.query_row(params![name.owner, name.series], |row| row.get(0)))
-            .map_err(|source| self.sql(source))
-    }
-
-    fn last(&self) -> Result<Option<Entry>, JournalError> {
-        self.connection
-            .query_row("SELECT * FROM entry ORDER BY idx DESC LIMIT 1", [], entry)
+            .query_row(&format!("SELECT * FROM {table} ORDER BY idx DESC LIMIT 1"), [], entry)
             .optional()
             .map_err(|source| self.sql(source))
     }
@@ -246,19 +416,174 @@ impl Journal {
             .map_err(|source| self.sql(source))
     }
 
+    /// What [`Journal::write`] has derived of the entries.
+    fn restored(&self) -> Result<Standing, JournalError> {
+        let read = || -> rusqlite::Result<(Vec<(SeriesName, String)>, Vec<_>)> {
+            let name = |row: &Row<'_>| {
+                Ok((SeriesName { owner: row.get(0)?, series: row.get(1)? }, row.get::<_, String>(2)?))
+            };
+            let series = self.connection.prepare("SELECT * FROM series")?.query_map([], name)?.collect::<Result<_, _>>()?;
+            let life = |row: &Row<'_>| {
+                let state = life_state(&row.get::<_, String>(2)?).ok_or(rusqlite::Error::InvalidQuery)?;
+                Ok((Life::from_be_bytes(row.get(0)?), state, row.get(1)?, row.get(3)?))
+            };
+            let lives = self.connection.prepare("SELECT * FROM life")?.query_map([], life)?.collect::<Result<_, _>>()?;
+            Ok((series, lives))
+        };
+        let (texts, lives) = read().map_err(|source| self.sql(source))?;
+        let mut series = Vec::with_capacity(texts.len());
+        for (name, text) in texts {
+            let ranges = serde_json::from_str(&text).map_err(|_| JournalError::Series {
+                file: self.file.clone(),
+                owner: name.owner.clone(),
+                series: name.series.clone(),
+            })?;
+            series.push((name, ranges));
+        }
+        Ok(Standing::restored(series, lives))
+    }
+
     fn sql(&self, source: rusqlite::Error) -> JournalError {
         JournalError::Sql { file: self.file.clone(), source }
     }
 }
 
-fn insert(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<()> {
+fn remember(transaction: &Transaction<'_>, memory: &Memory) -> rusqlite::Result<()> {
+    transaction
+        .prepare_cached(
+            "UPDATE memory SET journal = ?1, epoch = ?2, owns = ?3, alone = ?4, solo = ?5, solo_hash = ?6,
+             peer_journal = ?7, peer_durable = ?8, settled = ?9",
+        )?
+        .execute(params![
+            memory.journal.to_be_bytes(),
+            memory.epoch,
+            memory.owns,
+            memory.alone,
+            memory.solo.index,
+            memory.solo.hash.0,
+            memory.peer_journal.map(Nonce::to_be_bytes),
+            memory.peer_durable,
+            memory.settled
+        ])?;
+    Ok(())
+}
+
+fn last_number(connection: &Connection, owner: &str, series: &str) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached("SELECT coalesce(max(number), 0) FROM number WHERE owner = ?1 AND series = ?2")?
+        .query_row(params![owner, series], |row| row.get(0))
+}
+
+/// Does the chain run through there?
+fn stands(transaction: &Transaction<'_>, tail: Tail) -> rusqlite::Result<bool> {
+    let hash = transaction
+        .query_row("SELECT hash FROM entry WHERE idx = ?1", params![tail.index], |row| row.get::<_, [u8; 32]>(0))
+        .optional()?;
+    Ok(tail == Tail::default() || hash == Some(tail.hash.0))
+}
+
+/// Drops the entries after `index`, which were never answered, and what was derived of them.
+fn cut_off(transaction: &Transaction<'_>, index: u64) -> rusqlite::Result<()> {
+    let dropped: Vec<Entry> = transaction
+        .prepare("SELECT * FROM entry WHERE idx > ?1 ORDER BY idx")?
+        .query_map(params![index], entry)?
+        .collect::<rusqlite::Result<_>>()?;
+    transaction.execute("DELETE FROM entry WHERE idx > ?1", params![index])?;
+    for entry in &dropped {
+        let text = serde_json::to_string(entry).unwrap_or_default();
+        transaction.execute(
+            "INSERT INTO dropped VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            params![entry.index, entry.hash.0, text],
+        )?;
+        let number = params![entry.owner, entry.series, entry.number];
+        transaction.execute("DELETE FROM number WHERE owner = ?1 AND series = ?2 AND number = ?3", number)?;
+    }
+    for dropped in &dropped {
+        let kept: Vec<Entry> = transaction
+            .prepare_cached("SELECT * FROM entry WHERE owner = ?1 AND series = ?2 AND number = ?3 ORDER BY idx")?
+            .query_map(params![dropped.owner, dropped.series, dropped.number], entry)?
+            .collect::<rusqlite::Result<_>>()?;
+        let there = "SELECT count(*) FROM number WHERE owner = ?1 AND series = ?2 AND number = ?3";
+        let number = params![dropped.owner, dropped.series, dropped.number];
+        if transaction.query_row(there, number, |row| row.get::<_, u64>(0))? == 0 {
+            kept.iter().try_for_each(|entry| apply(transaction, entry))?;
+        }
+    }
+    Ok(())
+}
+
+/// Lives and ranges, derived anew of all entries.
+fn derived(transaction: &Transaction<'_>) -> rusqlite::Result<Standing> {
+    let mut standing = Standing::default();
+    let mut last: std::collections::HashMap<SeriesName, u64> = std::collections::HashMap::new();
+    let mut statement = transaction.prepare("SELECT * FROM entry ORDER BY idx")?;
+    for entry in statement.query_map([], entry)? {
+        let entry = entry?;
+        let name = SeriesName { owner: entry.owner.clone(), series: entry.series.clone() };
+        let known = last.get(&name).copied().unwrap_or(0);
+        let _touched = standing.apply(&entry, || known);
+        if matches!(entry.act, Act::Reserve(_) | Act::Spoil(_)) {
+            last.insert(name, known.max(entry.number));
+        }
+    }
+    transaction.execute("DELETE FROM series", [])?;
+    put_lives(transaction, &standing)?;
+    Ok(standing)
+}
+
+fn put_series(transaction: &Transaction<'_>, standing: &Standing, name: &SeriesName) -> rusqlite::Result<()> {
+    let Some(series) = standing.series(name) else { return Ok(()) };
+    let text = serde_json::to_string(series).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+    transaction
+        .prepare_cached("INSERT INTO series VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET ranges = excluded.ranges")?
+        .execute(params![name.owner, name.series, text])?;
+    Ok(())
+}
+
+fn put_lives(transaction: &Transaction<'_>, standing: &Standing) -> rusqlite::Result<()> {
+    transaction.execute("DELETE FROM life", [])?;
+    for (life, state, vault, carried) in standing.lives() {
+        transaction
+            .prepare_cached("INSERT INTO life VALUES (?1, ?2, ?3, ?4)")?
+            .execute(params![life.to_be_bytes(), vault, life_word(state), carried])?;
+    }
+    Ok(())
+}
+
+fn life_word(state: LifeState) -> &'static str {
+    match state {
+        LifeState::Present => "present",
+        LifeState::Proven => "proven",
+        LifeState::Lost => "lost",
+    }
+}
+
+fn life_state(word: &str) -> Option<LifeState> {
+    [LifeState::Present, LifeState::Proven, LifeState::Lost].into_iter().find(|state| life_word(*state) == word)
+}
+
+/// Removes the rows that stand in the chain for good; tells whether others are left.
+fn forget_carried(transaction: &Transaction<'_>, last: u64) -> rusqlite::Result<bool> {
+    transaction
+        .prepare_cached(
+            "DELETE FROM solo WHERE idx <= (SELECT coalesce(max(carried), 0) FROM entry
+             WHERE entry.life = solo.life AND carried > 0 AND entry.idx <= ?1)",
+        )?
+        .execute(params![last])?;
+    transaction.prepare_cached("SELECT count(*) FROM (SELECT 1 FROM solo LIMIT 1)")?.query_row([], |row| {
+        Ok(row.get::<_, u64>(0)? > 0)
+    })
+}
+
+fn insert(transaction: &Transaction<'_>, table: &str, entry: &Entry) -> rusqlite::Result<()> {
     let (act, text) = entry.act.parts();
     transaction
-        .prepare_cached("INSERT INTO entry VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12)")?
+        .prepare_cached(&format!("INSERT INTO {table} VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)"))?
         .execute(params![
             entry.index,
             entry.epoch,
             entry.life.to_be_bytes(),
+            entry.carried,
             entry.owner,
             entry.series,
             entry.number,
@@ -276,24 +601,56 @@ fn insert(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<()> 
 /// violates the table's keys, and the whole write fails: the last fence.
 fn apply(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<()> {
     let Entry { owner, series, number, key, index, hash, .. } = entry;
+    let update = |assignments: &str, text: &str| -> rusqlite::Result<usize> {
+        let sql = format!(
+            "UPDATE number SET {assignments}, idx = ?5, hash = ?6 WHERE owner = ?1 AND series = ?2 AND number = ?3"
+        );
+        transaction.prepare_cached(&sql)?.execute(params![owner, series, number, text, index, hash.0])
+    };
     let changed = match &entry.act {
-        Act::Reserve => transaction
+        Act::Reserve(_) => transaction
             .prepare_cached("INSERT INTO number VALUES (?1,?2,?3,?4,'reserved',NULL,NULL,?5,?6)")?
             .execute(params![owner, series, number, key, index, hash.0])?,
-        Act::Confirm(document) => transaction
-            .prepare_cached(
-                "UPDATE number SET state = 'confirmed', document_hash = ?4, idx = ?5, hash = ?6
-                 WHERE owner = ?1 AND series = ?2 AND number = ?3",
-            )?
-            .execute(params![owner, series, number, document, index, hash.0])?,
-        Act::Void(reason) => transaction
-            .prepare_cached(
-                "UPDATE number SET state = 'void', reason = ?4, idx = ?5, hash = ?6
-                 WHERE owner = ?1 AND series = ?2 AND number = ?3",
-            )?
-            .execute(params![owner, series, number, reason, index, hash.0])?,
+        Act::Spoil(reason) => transaction
+            .prepare_cached("INSERT INTO number VALUES (?1,?2,?3,?4,'void',NULL,?7,?5,?6)")?
+            .execute(params![owner, series, number, key, index, hash.0, reason])?,
+        Act::Confirm(document) => update("state = 'confirmed', document_hash = ?4", document)?,
+        Act::Void(reason) => update("state = 'void', reason = ?4", reason)?,
+        Act::Displace(reason) => {
+            update("state = 'void', reason = ?4", reason)?;
+            update("key = ?4", &unused(key, *number))?
+        }
+        Act::Doubt => update("state = 'doubtful', reason = nullif(?4, '')", "")?,
+        Act::Available | Act::Grant(_) | Act::Close | Act::Lost | Act::Life(_) | Act::Put(_) | Act::Remove => 1,
     };
     if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed)) }
+}
+
+/// The number as the row leaves it.
+fn left_by(number: Option<Known>, row: &Entry) -> Option<Known> {
+    let fresh = || Number {
+        series: row.series.clone(),
+        number: row.number,
+        key: row.key.clone(),
+        state: NumberState::Reserved,
+        document_hash: None,
+        reason: None,
+        entry_hash: String::new(),
+    };
+    let mut number = number.map_or_else(fresh, |known| known.number);
+    match &row.act {
+        Act::Confirm(hash) => {
+            number.state = NumberState::Confirmed;
+            number.document_hash = Some(hash.clone());
+        }
+        Act::Void(reason) => {
+            number.state = NumberState::Void;
+            number.reason = Some(reason.clone());
+        }
+        _ => {}
+    }
+    number.entry_hash = row.hash.to_string();
+    Some(Known { number, index: row.index })
 }
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
@@ -302,7 +659,8 @@ fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     Ok(Entry {
         index: row.get("idx")?,
         epoch: row.get("epoch")?,
-        life: Nonce::from_be_bytes(row.get("life")?),
+        life: Life::from_be_bytes(row.get("life")?),
+        carried: row.get("carried")?,
         owner: row.get("owner")?,
         series: row.get("series")?,
         number: row.get("number")?,
@@ -320,6 +678,7 @@ fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
         "reserved" => NumberState::Reserved,
         "confirmed" => NumberState::Confirmed,
         "void" => NumberState::Void,
+        "doubtful" => NumberState::Doubtful,
         _ => return Err(rusqlite::Error::InvalidQuery),
     };
     Ok(Known {

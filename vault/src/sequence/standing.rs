@@ -189,14 +189,29 @@ impl Standing {
         self.carried.get(&life).copied().unwrap_or(0)
     }
 
-    /// Takes the next entry. `last` is the series' highest number before it, asked for only
-    /// where a series becomes available.
-    pub fn apply(&mut self, entry: &Entry, last: impl FnOnce() -> u64) {
+    /// All series that a vault may ever have given from alone.
+    pub fn names(&self) -> impl Iterator<Item = &SeriesName> {
+        self.series.keys()
+    }
+
+    /// All lives, each with its vault, where that is its last one, and how far its rows have been
+    /// carried over.
+    pub fn lives(&self) -> impl Iterator<Item = (Life, LifeState, &str, u64)> {
+        self.lives.iter().map(|(life, state)| {
+            let vault = self.present.iter().find(|(_, present)| *present == life);
+            (*life, *state, vault.map_or("", |(vault, _)| vault), self.carried(*life))
+        })
+    }
+
+    /// Takes the next entry, and tells the series whose ranges it changed. `last` is the series'
+    /// highest number before it, asked for only where a series becomes available.
+    pub fn apply(&mut self, entry: &Entry, last: impl FnOnce() -> u64) -> Option<SeriesName> {
         if entry.carried > 0 {
             self.carried.insert(entry.life, entry.carried);
         }
         if let Act::Life(birth) = entry.act {
-            return self.born(&entry.key, birth);
+            self.born(&entry.key, birth);
+            return None;
         }
         let name = name_of(entry);
         if entry.act == Act::Available {
@@ -204,11 +219,11 @@ impl Standing {
             if let Some(series) = self.series.get_mut(&name) {
                 series.size = entry.number;
             } else {
-                self.series.insert(name, fresh(entry.number));
+                self.series.insert(name.clone(), fresh(entry.number));
             }
-            return;
+            return Some(name);
         }
-        let Some(series) = self.series.get_mut(&name) else { return };
+        let series = self.series.get_mut(&name)?;
         match &entry.act {
             Act::Reserve(_) | Act::Spoil(_) => series.give(entry.number),
             Act::Grant(Grant { to, life }) => {
@@ -225,8 +240,9 @@ impl Standing {
             | Act::Available
             | Act::Life(_)
             | Act::Put(_)
-            | Act::Remove => {}
+            | Act::Remove => return None,
         }
+        Some(name)
     }
 
     fn born(&mut self, vault: &str, birth: Birth) {
