@@ -7,15 +7,19 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-use super::book::{Refused, Round, SeriesName, Verdict, Wish};
-use super::entry::{BATCH, Tail};
-use super::journal::Journal;
-use super::protocol::{Core, Input, Message, Nonce, Output, Reason};
+use super::alone::{self, Alone, Sight, Waits};
+use super::book::{Known, Refused, Round, SeriesName, Verdict, Wish};
+use super::carry::{self, carry};
+use super::entry::{BATCH, Draft, Entry, Life, Tail};
+use super::journal::{Journal, JournalError};
+use super::mirror::Mirror;
+use super::protocol::{Core, Input, Message, Output, Reason};
+use super::standing::Present;
 use super::witness::{self, Witness};
 use super::{Done, HangUp, SequenceError, Tell};
 
@@ -45,7 +49,9 @@ pub(super) struct Waiting {
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
     pub(super) owner: String,
-    pub(super) life: Nonce,
+    pub(super) life: Life,
+    /// Does this vault enter wishes itself, or does the other?
+    pub(super) leads: bool,
     pub(super) refusal: Option<Reason>,
     pub(super) tail: Tail,
     pub(super) final_index: u64,
@@ -56,6 +62,7 @@ pub(super) struct Seen {
 pub(super) struct Metrics {
     entries: IntCounterVec,
     together: IntGauge,
+    alarms: IntCounter,
 }
 
 impl Metrics {
@@ -68,9 +75,14 @@ impl Metrics {
             "vault_sequence_together",
             "1 while both vaults are together and numbers are given",
         )?;
+        let alarms = IntCounter::new(
+            "vault_sequence_alarms_total",
+            "Numbers given alone that did not fit the ledger when both vaults were together again",
+        )?;
         registry.register(Box::new(entries.clone()))?;
         registry.register(Box::new(together.clone()))?;
-        Ok(Self { entries, together })
+        registry.register(Box::new(alarms.clone()))?;
+        Ok(Self { entries, together, alarms })
     }
 }
 
@@ -78,6 +90,12 @@ impl Metrics {
 pub(super) struct Coordinator {
     pub(super) core: Core,
     pub(super) journal: Journal,
+    /// The two vaults' names: this one's and the other's.
+    pub(super) names: [String; 2],
+    pub(super) alone: Alone,
+    pub(super) mirror: Mirror,
+    /// May ranges have to be granted or ended?
+    pub(super) chores_due: bool,
     pub(super) queue: mpsc::Receiver<Work>,
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) under_way: Vec<Waiting>,
@@ -218,21 +236,44 @@ impl Coordinator {
                 }
                 None
             }
-            Output::Write(entries, memory) => Some(match self.journal.write(&entries, memory) {
-                Ok(()) => Input::Written,
-                Err(error) => {
-                    tracing::error!("sequence: {error}; numbering waits until the journal can be written");
-                    Input::WriteFailed
+            Output::Write(write) => {
+                if write.entries.iter().any(|entry| !entry.series.is_empty()) {
+                    self.chores_due = true;
                 }
-            }),
-            Output::Load(after) => match self.journal.entries(after) {
-                Ok(entries) => Some(Input::Loaded(after, entries)),
+                Some(match self.journal.write(&write) {
+                    Ok(()) => Input::Written,
+                    Err(error @ JournalError::Cut { .. }) => {
+                        tracing::error!("sequence: {error}");
+                        Input::CutRefused
+                    }
+                    Err(error) => {
+                        tracing::error!("sequence: {error}; numbering waits until the journal can be written");
+                        Input::WriteFailed
+                    }
+                })
+            }
+            Output::Load(after) => {
+                self.loaded(self.journal.entries(after)).map(|entries| Input::Loaded(after, entries))
+            }
+            Output::LoadSolo(after) => {
+                self.loaded(self.journal.rows(after)).map(|rows| Input::SoloLoaded(after, rows))
+            }
+            Output::Adopt(rows) => self.adopt(&rows),
+            Output::Settle => Some(match self.chores(true) {
+                Ok(drafts) if drafts.is_empty() => Input::Settled,
+                Ok(drafts) => Input::Propose(drafts),
                 Err(error) => {
                     tracing::error!("sequence: {error}; comparing journals again later");
                     (self.hang_up)();
-                    None
+                    return None;
                 }
-            },
+            }),
+            Output::Given => {
+                self.mirror.note(self.core.solo());
+                self.answer_given();
+                None
+            }
+            Output::Stands(_) => None,
             Output::Final => {
                 self.conclude();
                 None
@@ -250,41 +291,191 @@ impl Coordinator {
         }
     }
 
+    /// What was read, unless it cannot be: then the journals are compared again later.
+    fn loaded<T>(&self, read: Result<T, JournalError>) -> Option<T> {
+        match read {
+            Ok(read) => Some(read),
+            Err(error) => {
+                tracing::error!("sequence: {error}; comparing journals again later");
+                (self.hang_up)();
+                None
+            }
+        }
+    }
+
+    /// What must be entered for a first part of the rows that a vault gave alone.
+    fn adopt(&self, rows: &[Entry]) -> Option<Input> {
+        let look = |name: &SeriesName, row: &Entry| {
+            Ok::<_, JournalError>(carry::Place {
+                by_key: self.journal.by_key(name, &row.key)?,
+                by_number: self.journal.by_number(name, row.number)?,
+            })
+        };
+        let carried = self.loaded(carry(rows, self.journal.standing(), self.core.final_index(), look))?;
+        for alarm in &carried.alarms {
+            tracing::error!("sequence: {alarm}");
+            self.metrics.alarms.inc();
+        }
+        Some(Input::Adopt(carried.drafts, carried.upto))
+    }
+
+    /// What the owner of a session must enter by itself: lives that begin, what must be doubted
+    /// (only before callers' wishes), ranges to be granted and to be ended.
+    fn chores(&self, first: bool) -> Result<Vec<Draft>, JournalError> {
+        let (Some(peer), standing, at) = (self.core.peer(), self.journal.standing(), label()) else {
+            return Ok(Vec::new());
+        };
+        let [own, other] = &self.names;
+        let own = Present { name: own.clone(), life: self.core.life(), proven: self.core.proven() };
+        let peer = Present { name: other.clone(), life: peer.life, proven: peer.proven };
+        let births = standing.births([&own, &peer], at);
+        if !births.is_empty() {
+            return Ok(births);
+        }
+        if first {
+            let mut after = self.core.final_index();
+            loop {
+                let fresh = self.journal.entries(after)?;
+                let Some(last) = fresh.last() else { break };
+                after = last.index;
+                let doubtful = standing.doubtful(&fresh, at);
+                if !doubtful.is_empty() {
+                    return Ok(doubtful);
+                }
+            }
+        }
+        let grants = standing.grants([&own, &peer], at, BATCH);
+        Ok(if grants.is_empty() { standing.ends([&own, &peer], at, BATCH) } else { grants })
+    }
+
     /// The round is final: everybody in it hears what the ledger says now.
     fn conclude(&mut self) {
         for waiting in std::mem::take(&mut self.under_way) {
-            let outcome = match self.journal.context(&waiting.name, &waiting.wish) {
-                Ok(context) => context
-                    .known
-                    .map(|known| Done { number: known.number, fresh: true })
-                    .ok_or(SequenceError::InDoubt),
-                Err(error) => {
-                    tracing::error!("sequence: {error}");
-                    Err(SequenceError::Unreadable)
-                }
-            };
-            let act = match waiting.wish {
-                Wish::Reserve { .. } => "reserve",
-                Wish::Confirm { .. } => "confirm",
-                Wish::Void { .. } => "void",
-            };
-            self.metrics.entries.with_label_values(&[act]).inc();
-            answer(waiting, outcome);
+            let known = self.journal.context(&waiting.name, &waiting.wish).map(|context| context.known);
+            self.done(waiting, known);
         }
+    }
+
+    /// What this vault gave alone is durable.
+    fn answer_given(&mut self) {
+        for waiting in std::mem::take(&mut self.under_way) {
+            let known = self.journal.own(&waiting.name, &waiting.wish);
+            self.done(waiting, known);
+        }
+    }
+
+    fn done(&self, waiting: Waiting, known: Result<Option<Known>, JournalError>) {
+        let outcome = match known {
+            Ok(known) => {
+                known.map(|known| Done { number: known.number, fresh: true }).ok_or(SequenceError::InDoubt)
+            }
+            Err(error) => {
+                tracing::error!("sequence: {error}");
+                Err(SequenceError::Unreadable)
+            }
+        };
+        let act = match waiting.wish {
+            Wish::Reserve { .. } => "reserve",
+            Wish::Confirm { .. } => "confirm",
+            Wish::Void { .. } => "void",
+        };
+        self.metrics.entries.with_label_values(&[act]).inc();
+        answer(waiting, outcome);
     }
 
     /// Proposes what waits, round after round, as long as rounds end at once.
     fn rounds(&mut self) {
-        while !self.waiting.is_empty() {
+        while self.chores_due || !self.waiting.is_empty() {
             let may_propose = self.core.may_propose();
-            if !may_propose && self.core.refusal().is_none() {
+            let together = self.core.refusal().is_none();
+            if together && !may_propose && self.core.leads() {
                 // A round is under way; what waits shares the next one.
                 return;
             }
-            if !self.round(may_propose) {
+            if std::mem::take(&mut self.chores_due) && may_propose && together && self.do_chores() {
+                return;
+            }
+            if self.waiting.is_empty() {
+                return;
+            }
+            let goes_on = if !together && self.core.may_give_alone() {
+                self.round_alone()
+            } else {
+                self.round(may_propose && together)
+            };
+            if !goes_on {
                 return;
             }
         }
+    }
+
+    /// `true`: a round of the owner's own is under way.
+    fn do_chores(&mut self) -> bool {
+        match self.chores(false) {
+            Ok(drafts) if drafts.is_empty() => false,
+            Ok(drafts) => {
+                self.feed(Input::Propose(drafts));
+                !self.core.may_propose()
+            }
+            Err(error) => {
+                tracing::error!("sequence: {error}");
+                false
+            }
+        }
+    }
+
+    /// Decides up to [`BATCH`] waiting wishes while this vault is apart. `false` when rows are
+    /// under way.
+    fn round_alone(&mut self) -> bool {
+        let mut drafts = Vec::new();
+        let mut later = VecDeque::new();
+        let at = label();
+        self.alone.begin();
+        while drafts.len() < BATCH
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            if waiting.answer.is_closed() {
+                continue;
+            }
+            let sight = self.journal.context(&waiting.name, &waiting.wish).and_then(|context| {
+                Ok(Sight { chain: context.known, own: self.journal.own(&waiting.name, &waiting.wish)? })
+            });
+            let sight = match sight {
+                Ok(sight) => sight,
+                Err(error) => {
+                    tracing::error!("sequence: {error}");
+                    answer(waiting, Err(SequenceError::Unreadable));
+                    continue;
+                }
+            };
+            let place = alone::Place {
+                vault: &self.names[0],
+                life: self.core.life(),
+                standing: self.journal.standing(),
+                last: self.core.final_index(),
+            };
+            match self.alone.decide(place, &waiting.name, &waiting.wish, sight, at) {
+                Ok(Verdict::Answer(known)) => answer(waiting, Ok(Done { number: known.number, fresh: false })),
+                Ok(Verdict::Refuse(refused)) => answer(waiting, Err(refused.into())),
+                Ok(Verdict::Make(draft)) => {
+                    drafts.push(draft);
+                    self.under_way.push(waiting);
+                }
+                Ok(Verdict::Wait) | Err(Waits::Round) => later.push_back(waiting),
+                Err(Waits::InDoubt) => answer(waiting, Err(SequenceError::InDoubt)),
+                Err(why) => {
+                    let reason = self.core.refusal().unwrap_or(Reason::Syncing);
+                    answer(waiting, Err(SequenceError::waits(reason, why)));
+                }
+            }
+        }
+        later.append(&mut self.waiting);
+        self.waiting = later;
+        if drafts.is_empty() {
+            return true;
+        }
+        self.feed(Input::Give(drafts));
+        self.core.may_give_alone()
     }
 
     /// Decides up to [`BATCH`] waiting wishes. `false` when a round is under way now.
@@ -307,7 +498,7 @@ impl Coordinator {
                     continue;
                 }
             };
-            match round.decide(&waiting.name, &waiting.wish, context, at) {
+            match round.decide(&waiting.name, &waiting.wish, context, self.journal.standing(), at) {
                 Verdict::Answer(known) if known.index > self.core.final_index() => {
                     answer(waiting, Err(SequenceError::InDoubt));
                 }
@@ -370,6 +561,7 @@ impl Coordinator {
         }
         self.seen.send_modify(|seen| {
             seen.refusal = refusal;
+            seen.leads = self.core.leads();
             seen.tail = self.core.tail();
             seen.final_index = self.core.final_index();
             seen.complete = self.core.is_complete();

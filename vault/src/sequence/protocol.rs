@@ -344,6 +344,12 @@ impl Core {
         }
     }
 
+    /// Where the rows that this vault gave alone end, durably.
+    #[must_use]
+    pub fn solo(&self) -> Tail {
+        self.memory.solo
+    }
+
     /// This process's life.
     #[must_use]
     pub fn life(&self) -> Life {
