@@ -115,7 +115,10 @@ fn open_sequence(
     let settings = sequence::Settings {
         journal: journal(&config.state),
         own: config.name.clone(),
+        peer: config.pair.peer.clone(),
         owner: config.sequence_owner.clone(),
+        // systemd's, which outlives this process and not the machine.
+        run: std::env::var_os("RUNTIME_DIRECTORY").map(Into::into),
     };
     let (tell, hang_up, ask) = (pair.clone(), pair.clone(), pair.clone());
     let forward: Forward = Arc::new(move |body| {

@@ -2,14 +2,18 @@
 //! the ledger's owner) or to the other vault, and what both vaults have may be read at either.
 //! Knows neither HTTP nor the connection to the peer: it is handed both ends.
 
+pub mod alone;
 pub mod book;
+pub mod carry;
 mod coordinator;
 pub mod digest;
 pub mod entry;
 pub mod journal;
 pub mod message;
+mod mirror;
 pub mod protocol;
 pub mod reason;
+pub mod standing;
 pub mod witness;
 
 use std::collections::VecDeque;
@@ -26,10 +30,13 @@ use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::timeout;
 
+use alone::{Alone, Waits};
 use book::{Known, Refused, SeriesName, Wish};
 use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
+use entry::Life;
 use journal::{Journal, JournalError};
-use protocol::{Core, Nonce, Reason};
+use mirror::Mirror;
+use protocol::{Core, Memory, Nonce, Reason};
 use witness::WitnessError;
 
 /// A caller hears "in doubt" after this long; the same key gets the same number later.
@@ -45,8 +52,13 @@ pub struct Settings {
     pub journal: PathBuf,
     /// This vault's name.
     pub own: String,
-    /// The ledger's owner: this vault or the other.
+    /// The other vault's.
+    pub peer: String,
+    /// The ledger's first owner: this vault or the other. After a take-over the journal says who
+    /// is.
     pub owner: String,
+    /// A folder in memory that outlives the process, if there is one.
+    pub run: Option<PathBuf>,
 }
 
 /// Why a caller gets no number. Crosses the link when a wish was forwarded.
@@ -59,6 +71,14 @@ pub enum SequenceError {
     /// The pair is not together; it passes by itself.
     #[error("numbers need both vaults: {0}; nothing was given, the same key may be tried again")]
     Apart(String),
+    /// The pair is not together, and this vault may not do it alone.
+    #[error("{reason}; {waits}; nothing was given, the same key may be tried again")]
+    Waits {
+        /// Why they are apart.
+        reason: String,
+        /// Why that matters here.
+        waits: String,
+    },
     /// The pair is closed until an operator acts.
     #[error("numbering is closed: {0}")]
     Closed(String),
@@ -76,6 +96,12 @@ pub enum SequenceError {
     /// The journal cannot be read.
     #[error("the journal cannot be read; the operator finds the cause in the log")]
     Unreadable,
+}
+
+impl SequenceError {
+    fn waits(reason: Reason, waits: Waits) -> Self {
+        Self::Waits { reason: reason.to_string(), waits: waits.to_string() }
+    }
 }
 
 impl From<Reason> for SequenceError {
@@ -139,7 +165,7 @@ pub struct Sequence {
     work: mpsc::Sender<Work>,
     reader: Arc<Mutex<Journal>>,
     seen: watch::Receiver<Seen>,
-    owns: bool,
+    names: [String; 2],
     forward: Forward,
 }
 
@@ -202,12 +228,18 @@ impl Sequence {
         let journal = Journal::open(&settings.journal, nonce()?)?;
         let reader = Arc::new(Mutex::new(Journal::open_to_read(&settings.journal)?));
         let (memory, tail, life) = (journal.memory()?, journal.tail()?, nonce()?);
+        // Until somebody takes over, the configuration says who the owner is.
+        let owns = if memory.epoch == 1 { settings.own == settings.owner } else { memory.owns };
+        let memory = Memory { owns, ..memory };
+        let former = journal.begin(life)?;
+        let mirror = settings.run.as_ref().map(|run| run.join("sequence.mirror"));
+        let (mirror, proven) = Mirror::begin(mirror, memory.journal, memory.solo, former, life);
         let witness_file = witness::beside(&settings.journal);
         let witnessed = witness::read(&witness_file)?;
-        let core = Core::new(&settings.own, &settings.owner, life, memory, tail).witnessed(witnessed);
+        let core = Core::new(life, proven, memory, tail).witnessed(witnessed);
         let (shown, seen) = watch::channel(Seen {
-            owner: settings.owner.clone(),
             life,
+            leads: core.leads(),
             refusal: core.refusal(),
             tail,
             final_index: core.final_index(),
@@ -218,6 +250,10 @@ impl Sequence {
         let coordinator = Coordinator {
             core,
             journal,
+            names: [settings.own.clone(), settings.peer.clone()],
+            alone: Alone::default(),
+            mirror,
+            chores_due: false,
             queue,
             waiting: VecDeque::new(),
             under_way: Vec::new(),
@@ -235,16 +271,28 @@ impl Sequence {
         std::thread::Builder::new()
             .name("sequence".to_owned())
             .spawn(move || runtime.block_on(coordinator.run(shutdown)))?;
-        let owns = settings.own == settings.owner;
-        Ok((Self { work: work.clone(), reader, seen, owns, forward }, Events(work)))
+        let names = [settings.own.clone(), settings.peer.clone()];
+        Ok((Self { work: work.clone(), reader, seen, names, forward }, Events(work)))
     }
 
-    /// A number for this key; the same key gets the same number for ever.
+    /// This process's life, which tickets name.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        self.seen().life
+    }
+
+    /// A number for this key; the same key gets the same number for ever. `ticket` is the life of
+    /// the vault that the key was first sent to.
     ///
     /// # Errors
     /// See [`SequenceError`].
-    pub async fn reserve(&self, name: SeriesName, key: String) -> Result<Done, SequenceError> {
-        self.wish(name, Wish::Reserve { key }).await
+    pub async fn reserve(
+        &self,
+        name: SeriesName,
+        key: String,
+        ticket: Option<Life>,
+    ) -> Result<Done, SequenceError> {
+        self.wish(name, Wish::Reserve { key, ticket }).await
     }
 
     /// This document uses the number.
@@ -273,8 +321,12 @@ impl Sequence {
     /// # Errors
     /// [`SequenceError::InDoubt`] where its last entry is not known to be on both vaults.
     pub async fn by_number(&self, name: SeriesName, number: u64) -> Result<Option<Number>, SequenceError> {
-        let known = self.read(move |journal| journal.by_number(&name, number)).await?;
-        self.once_final(known).await
+        let last = self.seen().final_index;
+        let known = self.read(move |journal| {
+            let chain = journal.by_number(&name, number)?;
+            own_first(chain, last, || journal.own_by_number(&name, number))
+        });
+        self.once_final(known.await?).await
     }
 
     /// The number that a key got.
@@ -282,8 +334,12 @@ impl Sequence {
     /// # Errors
     /// As [`Sequence::by_number`].
     pub async fn by_key(&self, name: SeriesName, key: String) -> Result<Option<Number>, SequenceError> {
-        let known = self.read(move |journal| journal.by_key(&name, &key)).await?;
-        self.once_final(known).await
+        let last = self.seen().final_index;
+        let known = self.read(move |journal| {
+            let chain = journal.by_key(&name, &key)?;
+            own_first(chain, last, || journal.own_by_key(&name, &key))
+        });
+        self.once_final(known.await?).await
     }
 
     /// A page of the series' numbers above `after`: whole, or refused.
@@ -324,10 +380,10 @@ impl Sequence {
     /// The question is no JSON of ours; text for the log.
     pub async fn forwarded(&self, body: Bytes) -> Result<Bytes, String> {
         let Forwarded { name, wish } = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-        let outcome = if self.owns {
+        let outcome = if self.seen().leads {
             self.enter(name, wish).await
         } else {
-            Err(SequenceError::from(Reason::OtherOwner))
+            Err(SequenceError::from(Reason::Syncing))
         };
         serde_json::to_vec(&outcome).map(Bytes::from).map_err(|error| error.to_string())
     }
@@ -337,7 +393,7 @@ impl Sequence {
     pub fn status(&self) -> Status {
         let seen = self.seen();
         Status {
-            owner: seen.owner,
+            owner: self.names[usize::from(!seen.leads)].clone(),
             together: seen.refusal.is_none(),
             reason: seen.refusal.map(|reason| reason.to_string()),
             needs_operator: seen.refusal.is_some_and(Reason::needs_operator),
@@ -350,20 +406,19 @@ impl Sequence {
     }
 
     async fn wish(&self, name: SeriesName, wish: Wish) -> Result<Done, SequenceError> {
-        if self.owns {
+        let seen = self.seen();
+        // Apart, each decides for itself what it may give.
+        if seen.leads || seen.refusal.is_some() {
             return self.enter(name, wish).await;
         }
         // What both vaults have already, this one may answer even alone.
-        if let Wish::Reserve { key } = &wish {
+        if let Wish::Reserve { key, .. } = &wish {
             let (name, key) = (name.clone(), key.clone());
             let known = self.read(move |journal| journal.by_key(&name, &key)).await?;
-            let last = self.seen().final_index;
+            let last = seen.final_index;
             if let Some(Known { number, .. }) = known.filter(|known| known.index <= last) {
                 return Ok(Done { number, fresh: false });
             }
-        }
-        if let Some(reason) = self.seen().refusal {
-            return Err(reason.into());
         }
         let body = serde_json::to_vec(&Forwarded { name, wish }).map_err(|_| SequenceError::Unreadable)?;
         match (self.forward)(Bytes::from(body)).await {
@@ -440,6 +495,19 @@ fn nonce() -> Result<Nonce, getrandom::Error> {
     Ok(Nonce::from_be_bytes(bytes))
 }
 
+/// What this vault gave alone it may answer until the chain says it for good.
+fn own_first(
+    chain: Option<Known>,
+    last: u64,
+    own: impl FnOnce() -> Result<Option<Known>, JournalError>,
+) -> Result<Option<Known>, JournalError> {
+    if chain.as_ref().is_some_and(|known| known.index <= last) {
+        return Ok(chain);
+    }
+    // Index 0: there is nothing to wait for.
+    Ok(own()?.map(|known| Known { index: 0, ..known }).or(chain))
+}
+
 #[cfg(test)]
 mod tests {
     use shared::api::NumberState;
@@ -464,7 +532,9 @@ mod tests {
             let settings = Settings {
                 journal: folder.path().join(format!("{own}.db")),
                 own: own.to_owned(),
+                peer: if own == "a" { "b" } else { "a" }.to_owned(),
                 owner: "a".to_owned(),
+                run: None,
             };
             let owner_room = Arc::clone(&owner_room);
             let forward: Forward = Arc::new(move |body| {
@@ -527,24 +597,24 @@ mod tests {
     async fn either_vault_gives_numbers_while_both_are_together_and_none_while_apart() {
         let two = two();
         let [a, b] = &two.rooms;
-        let away = a.reserve(invoices(), "k0".to_owned()).await.unwrap_err();
-        assert!(matches!(away, SequenceError::Apart(_)), "{away:?}");
+        let away = a.reserve(invoices(), "k0".to_owned(), None).await.unwrap_err();
+        assert!(matches!(away, SequenceError::Waits { .. }), "{away:?}");
         two.connect().await;
-        let first = a.reserve(invoices(), "k1".to_owned()).await.unwrap();
-        let second = b.reserve(invoices(), "k2".to_owned()).await.unwrap();
+        let first = a.reserve(invoices(), "k1".to_owned(), None).await.unwrap();
+        let second = b.reserve(invoices(), "k2".to_owned(), None).await.unwrap();
         assert_eq!((first.number.number, second.number.number, second.fresh), (1, 2, true));
         let confirmed = b.confirm(invoices(), 1, "hash".to_owned()).await.unwrap();
         assert_eq!(confirmed.number.state, NumberState::Confirmed);
         two.cut().await;
-        let again = a.reserve(invoices(), "k1".to_owned()).await.unwrap();
+        let again = a.reserve(invoices(), "k1".to_owned(), None).await.unwrap();
         assert_eq!((again.number.number, again.fresh), (1, false));
-        let apart = b.reserve(invoices(), "k3".to_owned()).await.unwrap_err();
+        let apart = b.reserve(invoices(), "k3".to_owned(), None).await.unwrap_err();
         assert_eq!(
             apart.to_string(),
-            "numbers need both vaults: the other vault is away; nothing was given, the same key may be tried again"
+            "the other vault is away; its numbers are given only while both vaults are together; nothing was given, the same key may be tried again"
         );
         two.connect().await;
-        assert_eq!(b.reserve(invoices(), "k3".to_owned()).await.unwrap().number.number, 3);
+        assert_eq!(b.reserve(invoices(), "k3".to_owned(), None).await.unwrap().number.number, 3);
     }
 
     #[tokio::test(flavor = "multi_thread")]
@@ -555,7 +625,7 @@ mod tests {
             .map(|call| {
                 let room = two.rooms[call % 2].clone();
                 tokio::spawn(async move {
-                    room.reserve(invoices(), format!("k{call}")).await.unwrap().number.number
+                    room.reserve(invoices(), format!("k{call}"), None).await.unwrap().number.number
                 })
             })
             .collect();
@@ -567,3 +637,4 @@ mod tests {
         assert_eq!(numbers, (1..=1000).collect::<Vec<u64>>());
     }
 }
+

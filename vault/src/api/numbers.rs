@@ -65,7 +65,7 @@ async fn reserve(
     IdempotencyKey(key): IdempotencyKey,
 ) -> Result<Response, Refusal> {
     let name = name(&caller, whose.owner, series)?;
-    let Done { number, fresh } = sequence.reserve(name, key).await.map_err(refusal)?;
+    let Done { number, fresh } = sequence.reserve(name, key, None).await.map_err(refusal)?;
     let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(number)).into_response())
 }
@@ -183,7 +183,11 @@ fn refusal(error: SequenceError) -> Refusal {
         SequenceError::Refused(Refused::Void { .. }) => {
             Refusal::new(StatusCode::CONFLICT, "already_void", text)
         }
-        SequenceError::Apart(_) => Refusal::later("peer_away", text, Duration::from_secs(2)),
+        SequenceError::Refused(Refused::KeyLost) => Refusal::new(StatusCode::GONE, "key_lost", text),
+        SequenceError::Refused(Refused::Exhausted { .. }) => {
+            Refusal::new(StatusCode::CONFLICT, "series_exhausted", text)
+        }
+        SequenceError::Apart(_) | SequenceError::Waits { .. } => Refusal::later("peer_away", text, Duration::from_secs(2)),
         SequenceError::Closed(_) => Refusal::later("numbering_closed", text, Duration::from_secs(60)),
         SequenceError::NothingToReseed => Refusal::new(StatusCode::CONFLICT, "nothing_to_reseed", text),
         SequenceError::InDoubt => Refusal::later("in_doubt", text, Duration::from_secs(1)),

@@ -48,7 +48,6 @@ pub(super) struct Waiting {
 /// What the thread shows the outside after each step.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
-    pub(super) owner: String,
     pub(super) life: Life,
     /// Does this vault enter wishes itself, or does the other?
     pub(super) leads: bool,

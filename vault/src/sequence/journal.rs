@@ -711,12 +711,17 @@ mod tests {
                     key: (*key).to_owned(),
                     act: act.clone(),
                     at: -1,
+                    carried: None,
                 };
                 let entry = Entry::append(tail, 1, u128::MAX, draft);
                 tail = entry.tail();
                 entry
             })
             .collect()
+    }
+
+    fn whole(entries: &[Entry], memory: Memory) -> Write {
+        Write { cut: None, entries: entries.to_vec(), rows: Vec::new(), memory }
     }
 
     fn name() -> SeriesName {
@@ -728,16 +733,25 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("journal.db");
         let entries =
-            chain(&[(1, "a", Act::Reserve), (2, "b", Act::Reserve), (1, "a", Act::Confirm("h".to_owned()))]);
-        let memory = Memory { journal: 5, epoch: 3, peer_journal: Some(u128::MAX), peer_durable: 2 };
-        Journal::open(&file, 5).unwrap().write(&entries, memory).unwrap();
+            chain(&[(1, "a", Act::Reserve(None)), (2, "b", Act::Reserve(None)), (1, "a", Act::Confirm("h".to_owned()))]);
+        let memory = Memory {
+            journal: 5,
+            epoch: 3,
+            owns: true,
+            alone: true,
+            solo: entries[0].tail(),
+            peer_journal: Some(u128::MAX),
+            peer_durable: 2,
+            settled: 1,
+        };
+        Journal::open(&file, 5).unwrap().write(&whole(&entries, memory)).unwrap();
         let journal = Journal::open(&file, 6).unwrap();
         assert_eq!(journal.memory().unwrap(), memory);
         assert_eq!(journal.entries(0).unwrap(), entries);
         assert_eq!(journal.tail().unwrap(), entries[2].tail());
         let first = journal.by_key(&name(), "a").unwrap().unwrap();
         assert_eq!((first.number.number, first.number.state, first.index), (1, NumberState::Confirmed, 3));
-        assert_eq!(journal.context(&name(), &Wish::Reserve { key: "c".to_owned() }).unwrap().last, 2);
+        assert_eq!(journal.context(&name(), &Wish::Reserve { key: "c".to_owned(), ticket: None }).unwrap().last, 2);
         assert_eq!(journal.numbers(&name(), 1, 10).unwrap().len(), 1);
     }
 
@@ -747,8 +761,8 @@ mod tests {
         let mut journal = Journal::open(&folder.path().join("journal.db"), 5).unwrap();
         let memory = journal.memory().unwrap();
         for second in [(1, "b"), (2, "a")] {
-            let entries = chain(&[(1, "a", Act::Reserve), (second.0, second.1, Act::Reserve)]);
-            journal.write(&entries, memory).unwrap_err();
+            let entries = chain(&[(1, "a", Act::Reserve(None)), (second.0, second.1, Act::Reserve(None))]);
+            journal.write(&whole(&entries, memory)).unwrap_err();
             assert_eq!(journal.tail().unwrap(), Tail::default());
         }
     }
@@ -759,7 +773,7 @@ mod tests {
         let file = folder.path().join("journal.db");
         let mut journal = Journal::open(&file, 5).unwrap();
         let memory = journal.memory().unwrap();
-        journal.write(&chain(&[(1, "a", Act::Reserve)]), memory).unwrap();
+        journal.write(&whole(&chain(&[(1, "a", Act::Reserve(None))]), memory)).unwrap();
         journal.connection.execute("UPDATE entry SET key = 'z'", []).unwrap();
         drop(journal);
         let told = Journal::open(&file, 5).unwrap_err().to_string();

@@ -21,7 +21,7 @@ struct Seen {
 
 /// The file, and what stands in it.
 #[derive(Debug)]
-pub struct Mirror {
+pub(super) struct Mirror {
     file: Option<PathBuf>,
     seen: Seen,
 }
@@ -30,7 +30,7 @@ impl Mirror {
     /// The mirror of a journal that is used in `life` from now on; and, if the file holds of the
     /// `former` life what the journal holds, that life. Without a `file` nothing is ever proven.
     #[must_use]
-    pub fn begin(
+    pub(super) fn begin(
         file: Option<PathBuf>,
         journal: Nonce,
         rows: Tail,
@@ -45,7 +45,7 @@ impl Mirror {
     }
 
     /// These rows are durable in the journal; to be noted before anybody is told of them.
-    pub fn note(&mut self, rows: Tail) {
+    pub(super) fn note(&mut self, rows: Tail) {
         self.seen.rows = rows;
         self.write();
     }
