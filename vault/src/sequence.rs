@@ -637,4 +637,3 @@ mod tests {
         assert_eq!(numbers, (1..=1000).collect::<Vec<u64>>());
     }
 }
-

@@ -48,11 +48,10 @@ impl Told {
     }
 
     /// Whatever a caller was told stands in the ledger, but for what a vault answered alone in a
-    /// life that is lost. (While it may yet come back, all that was told alone.)
-    pub(crate) fn recorded(&self, entries: &[Entry], is_lost: impl Fn(Life) -> bool) -> Checked {
-        let while_apart = !is_lost(0);
+    /// life of which that is excused: one that is lost or may yet come back.
+    pub(crate) fn recorded(&self, entries: &[Entry], is_excused: impl Fn(Life) -> bool) -> Checked {
         for (place @ (name, key), number) in &self.numbers {
-            if self.alone.get(place).is_some_and(|life| while_apart || is_lost(*life)) {
+            if self.alone.get(place).is_some_and(|life| is_excused(*life)) {
                 continue;
             }
             let stands = |entry: &Entry| {
@@ -108,7 +107,9 @@ pub(crate) fn whole(disk: &Disk) -> Checked {
                     open.insert(entry.number, grant.to);
                 }
                 Act::Close => drop(open.remove(&entry.number)),
-                Act::Lost => aside.extend(open.remove(&entry.number).map(|to| entry.number..=to).into_iter().flatten()),
+                Act::Lost => {
+                    aside.extend(open.remove(&entry.number).map(|to| entry.number..=to).into_iter().flatten())
+                }
                 _ => {}
             }
         }

@@ -134,7 +134,10 @@ fn concerns(entry: &Entry, wish: &Wish) -> bool {
 }
 
 fn is_about_a_number(act: &Act) -> bool {
-    matches!(act, Act::Reserve(_) | Act::Confirm(_) | Act::Void(_) | Act::Spoil(_) | Act::Displace(_) | Act::Doubt)
+    matches!(
+        act,
+        Act::Reserve(_) | Act::Confirm(_) | Act::Void(_) | Act::Spoil(_) | Act::Displace(_) | Act::Doubt
+    )
 }
 
 fn highest(entries: &[Entry], owner: &str, series: &str) -> u64 {

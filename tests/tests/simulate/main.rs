@@ -7,8 +7,10 @@
 //!
 //! Each safeguard has a control: with it taken away, the same checks must fail.
 
+mod callers;
 mod checks;
 mod disk;
+mod trouble;
 mod world;
 
 use vault::sequence::entry::{Act, BATCH, Draft, Entry, Tail};
@@ -238,7 +240,12 @@ fn the_owner_of_the_higher_epoch_is_followed_and_of_two_owners_none() {
     let pair = |epochs: [u64; 2], owns: [bool; 2]| {
         met([0, 1].map(|who| {
             let (own, other) = (1 + who as u128, 2 - who as u128);
-            Core::new(10 + who as u128, None, memory(own, owns[who], epochs[who], Some(other)), Tail::default())
+            Core::new(
+                10 + who as u128,
+                None,
+                memory(own, owns[who], epochs[who], Some(other)),
+                Tail::default(),
+            )
         }))
     };
     let [old, new] = pair([1, 2], [true, true]);

@@ -4,16 +4,16 @@
 use std::borrow::Cow;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
-use vault::sequence::alone::{self, Alone, Sight};
-use vault::sequence::book::{Refused, Round, SeriesName, Verdict, Wish};
+use vault::sequence::alone::Alone;
+use vault::sequence::book::{SeriesName, Wish};
 use vault::sequence::carry::{self, carry};
-use vault::sequence::entry::{Act, BATCH, Draft, Entry, Life};
-use vault::sequence::protocol::{Core, Input, Message, Output, Reason, Write};
-use vault::sequence::standing::{LifeState, Present};
+use vault::sequence::entry::{BATCH, Entry, Life};
+use vault::sequence::protocol::{Core, Input, Message, Output, Write};
+use vault::sequence::standing::LifeState;
 use vault::sequence::witness::Witness;
 
 use crate::checks::{Told, whole};
-use crate::disk::{Disk, Random, given};
+use crate::disk::{Disk, Random};
 
 /// What is taken away from a history to see whether the checks notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -207,7 +207,8 @@ impl World {
             Output::Adopt(rows) => {
                 let disk = self.vaults[who].seen();
                 let place = |name: &SeriesName, row: &Entry| -> Result<carry::Place, String> {
-                    let by_key = disk.context(name, &Wish::Reserve { key: row.key.clone(), ticket: None }).known;
+                    let by_key =
+                        disk.context(name, &Wish::Reserve { key: row.key.clone(), ticket: None }).known;
                     let number = Wish::Void { number: row.number, reason: String::new() };
                     Ok(carry::Place { by_key, by_number: disk.context(name, &number).known })
                 };
@@ -246,200 +247,6 @@ impl World {
         Ok(())
     }
 
-    /// What the owner must enter before callers' wishes are, or when the cursor is near a range.
-    fn chores(&self, who: usize) -> Vec<Draft> {
-        let vault = &self.vaults[who];
-        let Some(core) = &vault.core else { return Vec::new() };
-        let standing = vault.seen().standing.clone();
-        let Some(peer) = core.peer() else { return Vec::new() };
-        let other = self.vaults[1 - who].name;
-        let own = Present { name: vault.name.to_owned(), life: core.life(), proven: core.proven() };
-        let peer = Present { name: other.to_owned(), life: peer.life, proven: peer.proven };
-        let births = standing.births([&own, &peer], 0);
-        if !births.is_empty() {
-            return births;
-        }
-        if core.refusal().is_some() {
-            let disk = vault.seen();
-            let fresh = disk.entries.partition_point(|entry| entry.index <= core.final_index());
-            let doubtful = standing.doubtful(&disk.entries[fresh..], 0);
-            if !doubtful.is_empty() && self.control != Control::KeepsWhatIsDoubtful {
-                return doubtful;
-            }
-        }
-        let opens = AVAILABLE.iter().find(|(name, _)| standing.series(&series(name)).is_none());
-        if let Some((name, size)) = opens {
-            let SeriesName { owner, series } = series(name);
-            let key = String::new();
-            return vec![Draft { owner, series, number: *size, key, act: Act::Available, at: 0, carried: None }];
-        }
-        let grants = standing.grants([&own, &peer], 0, 3);
-        if grants.is_empty() { standing.ends([&own, &peer], 0, 3) } else { grants }
-    }
-
-    /// The callers of the round hear their numbers.
-    fn answer_round(&mut self, who: usize, alone: bool) -> Checked {
-        let wishes = std::mem::take(&mut self.vaults[who].under_way);
-        let disk = self.vaults[who].seen();
-        for (name, wish) in wishes {
-            let known = if alone { disk.own(&name, &wish) } else { disk.context(&name, &wish).known };
-            let known = known.ok_or_else(|| format!("{wish:?} is final and not in the journal"))?;
-            let by = alone.then_some(disk.life).flatten();
-            self.log.push(format!("{} tells {} = {}", self.vaults[who].name, known.number.key, known.number.number));
-            self.told.tell(&name, &known.number.key, known.number.number, by)?;
-        }
-        Ok(())
-    }
-
-    /// Any vault may answer what is final, at any time, together or alone; and deny what it
-    /// does not know, once it may.
-    pub(crate) fn look_up(&mut self, who: usize) -> Checked {
-        let Some(core) = &self.vaults[who].core else { return Ok(()) };
-        let mut last = core.final_index();
-        let disk = self.vaults[who].seen();
-        if self.control == Control::ReadsAhead {
-            last = disk.tail().index;
-        }
-        if core.is_complete() || self.control == Control::DeniesBlindly {
-            let denies = |why| format!("{} denies that {why}", self.vaults[who].name);
-            self.told.recorded(&disk.entries, |_| false).map_err(denies)?;
-        }
-        if self.vaults.iter().all(|vault| !vault.damaged) {
-            let other = &self.vaults[1 - who].seen().entries;
-            let mut seen = disk.entries.iter().take_while(|entry| entry.index <= last);
-            if let Some(alone) = seen.find(|entry| other.get(crate::disk::place(entry.index)) != Some(*entry)) {
-                return Err(format!("entry {} may be read and is on one disk only", alone.index));
-            }
-        }
-        for entry in given(&disk.entries, |act| matches!(act, Act::Displace(_) | Act::Doubt)).filter(|entry| entry.index <= last) {
-            let name = SeriesName { owner: entry.owner.clone(), series: entry.series.clone() };
-            self.told.tell(&name, &entry.key, entry.number, None)?;
-        }
-        Ok(())
-    }
-
-    /// A caller sends a wish to one of the vaults.
-    pub(crate) fn wish(&mut self) {
-        let who = self.random.place(2);
-        let Some(core) = &self.vaults[who].core else { return };
-        let life = core.life();
-        let (name, wish) = match self.random.below(10) {
-            0..=5 => {
-                let name = match self.random.below(4) {
-                    0 => STRICT[0],
-                    1 => STRICT[1],
-                    2 => AVAILABLE[0].0,
-                    _ => AVAILABLE[1].0,
-                };
-                let ticket = self.random.chance(85).then_some(life);
-                self.keys.push((series(name), ticket));
-                (series(name), Wish::Reserve { key: format!("k{}", self.keys.len()), ticket })
-            }
-            6 | 7 if !self.keys.is_empty() => {
-                // Sent again, perhaps to the other vault.
-                let pick = self.random.place(self.keys.len());
-                let (name, ticket) = self.keys[pick].clone();
-                (name, Wish::Reserve { key: format!("k{}", pick + 1), ticket })
-            }
-            of => {
-                let all = [STRICT[0], STRICT[1], AVAILABLE[0].0, AVAILABLE[1].0];
-                let (name, number) = (series(all[self.random.place(4)]), 1 + self.random.below(9));
-                let document_hash = format!("h{}", self.random.below(2));
-                let reason = "torn".to_owned();
-                (name, if of == 8 { Wish::Confirm { number, document_hash } } else { Wish::Void { number, reason } })
-            }
-        };
-        // The follower of a session sends it on.
-        let leads = |vault: &Vault| vault.core.as_ref().is_some_and(|core| core.refusal().is_none() && core.leads());
-        let together = self.connected && core.refusal().is_none() && !core.leads() && leads(&self.vaults[1 - who]);
-        let to = if together { 1 - who } else { who };
-        if self.vaults[to].waiting.len() < 12 {
-            self.vaults[to].waiting.push((name, wish));
-        }
-    }
-
-    /// Each vault does with its waiting wishes what its state allows.
-    pub(crate) fn propose(&mut self, who: usize) -> Checked {
-        let Some(core) = &self.vaults[who].core else { return Ok(()) };
-        if core.may_propose() && core.refusal().is_none() {
-            let chores = self.chores(who);
-            if chores.is_empty() && self.vaults[who].waiting.is_empty() {
-                Ok(())
-            } else if chores.is_empty() {
-                self.propose_together(who) 
-            } else {
-                self.input(who, Input::Propose(chores))
-            }
-        } else if core.may_give_alone() && !self.vaults[who].waiting.is_empty() {
-            self.give_alone(who)
-        } else {
-            Ok(())
-        }
-    }
-
-    fn propose_together(&mut self, who: usize) -> Checked {
-        let vault = &mut self.vaults[who];
-        let seen = vault.seen().into_owned();
-        let mut round = Round::default();
-        let mut drafts = Vec::new();
-        let mut answers = Vec::new();
-        for (name, mut wish) in std::mem::take(&mut vault.waiting) {
-            if self.control == Control::LostKeysLive
-                && let Wish::Reserve { ticket, .. } = &mut wish
-            {
-                *ticket = None;
-            }
-            match round.decide(&name, &wish, seen.context(&name, &wish), &seen.standing, 0) {
-                Verdict::Answer(known) => answers.push((name, known)),
-                Verdict::Refuse(Refused::KeyLost) => self.told.lost += 1,
-                Verdict::Refuse(_) => {}
-                Verdict::Make(draft) => {
-                    drafts.push(draft);
-                    vault.under_way.push((name, wish));
-                }
-                Verdict::Wait => vault.waiting.push((name, wish)),
-            }
-        }
-        for (name, known) in answers {
-            self.told.tell(&name, &known.number.key, known.number.number, None)?;
-        }
-        if drafts.is_empty() { Ok(()) } else { self.input(who, Input::Propose(drafts)) }
-    }
-
-    fn give_alone(&mut self, who: usize) -> Checked {
-        let vault = &mut self.vaults[who];
-        let Some(core) = &vault.core else { return Ok(()) };
-        let seen = vault.seen().into_owned();
-        let unsure = self.control == Control::OwnJournalOnly;
-        let last = if unsure { seen.tail().index } else { core.final_index() };
-        let place = alone::Place { vault: vault.name, life: core.life(), standing: &seen.standing, last };
-        let mut drafts = Vec::new();
-        let mut answers = Vec::new();
-        vault.alone.begin();
-        for (name, mut wish) in std::mem::take(&mut vault.waiting) {
-            if self.control == Control::AnyTicket
-                && let Wish::Reserve { ticket, .. } = &mut wish
-            {
-                *ticket = Some(place.life);
-            }
-            let sight = Sight { chain: seen.context(&name, &wish).known, own: seen.own(&name, &wish) };
-            match vault.alone.decide(place, &name, &wish, sight, 0) {
-                Ok(Verdict::Answer(known)) => answers.push((name, known)),
-                Ok(Verdict::Make(draft)) => {
-                    drafts.push(draft);
-                    vault.under_way.push((name, wish));
-                }
-                Ok(Verdict::Refuse(_) | Verdict::Wait) | Err(_) => {}
-            }
-        }
-        let life = place.life;
-        for (name, known) in answers {
-            let by = (known.index == 0 || seen.own_number(&name, known.number.number)).then_some(life);
-            self.told.tell(&name, &known.number.key, known.number.number, by)?;
-        }
-        if drafts.is_empty() { Ok(()) } else { self.input(who, Input::Give(drafts)) }
-    }
-
     pub(crate) fn connect(&mut self) -> Checked {
         if self.connected || self.vaults.iter().any(|vault| vault.core.is_none()) {
             return Ok(());
@@ -452,36 +259,11 @@ impl World {
         Ok(())
     }
 
-    pub(crate) fn cut(&mut self) -> Checked {
-        if !self.connected {
-            return Ok(());
-        }
-        self.connected = false;
-        self.network = [VecDeque::new(), VecDeque::new()];
-        self.input(0, Input::Disconnected)?;
-        self.input(1, Input::Disconnected)
-    }
-
     pub(crate) fn deliver(&mut self, who: usize) -> Checked {
         match self.network[who].pop_front() {
             Some(message) => self.input(who, Input::Received(message)),
             None => Ok(()),
         }
-    }
-
-    /// Something said long ago arrives now. (A greeting cannot: it opens its own connection.)
-    pub(crate) fn repeat(&mut self) -> Checked {
-        if self.old.is_empty() {
-            return Ok(());
-        }
-        let pick = self.random.place(self.old.len());
-        let (who, message) = self.old[pick].clone();
-        // Within one connection the transport neither repeats nor reorders.
-        let last = self.old.iter().rev().find_map(|(_, old)| old.session());
-        if message.session().is_none() || message.session() == last {
-            return Ok(());
-        }
-        self.input(who, Input::Received(message))
     }
 
     pub(crate) fn disk_finishes(&mut self, who: usize) -> Checked {
@@ -500,124 +282,6 @@ impl World {
             }
             None => Ok(()),
         }
-    }
-
-    pub(crate) fn disk_fails(&mut self, who: usize) -> Checked {
-        match self.vaults[who].writing.take() {
-            Some(failed) => {
-                self.vaults[who].remains = Some(failed);
-                self.input(who, Input::WriteFailed)
-            }
-            None => Ok(()),
-        }
-    }
-
-    pub(crate) fn crash(&mut self, who: usize) -> Checked {
-        let hit_the_disk = self.random.chance(50);
-        let power_fails = self.random.chance(30);
-        let vault = &mut self.vaults[who];
-        if let Some(write) = vault.writing.take().or_else(|| vault.remains.take())
-            && hit_the_disk
-            && vault.disk.fits(&write)
-        {
-            vault.disk.apply(&write);
-        }
-        if power_fails {
-            vault.mirror = None;
-        }
-        vault.remains = None;
-        vault.cache.clear();
-        vault.waiting.clear();
-        vault.under_way.clear();
-        vault.core = None;
-        self.cut()
-    }
-
-    /// One vault's disk is lost, or an old copy of it is put back. Never both before they have
-    /// been together again: that no pair survives.
-    pub(crate) fn damage(&mut self, who: usize) -> Checked {
-        let unseen = self.control == Control::LossPassesUnseen;
-        if !unseen && self.vaults.iter().any(|vault| vault.damaged) {
-            return Ok(());
-        }
-        self.crash(who)?;
-        let fresh = Disk::new(&mut self.random, who == 0);
-        let put_back = if self.random.chance(50) { self.vaults[who].copy.clone() } else { None };
-        let vault = &mut self.vaults[who];
-        vault.damaged = true;
-        vault.disk = put_back.filter(|_| !unseen).unwrap_or(fresh);
-        if unseen {
-            for vault in &mut self.vaults {
-                vault.disk.memory.peer_journal = None;
-                vault.disk.memory.peer_durable = 0;
-            }
-        }
-        Ok(())
-    }
-
-    /// An operator makes one vault the owner; at times he takes it for alone, rightly or not.
-    pub(crate) fn take_over(&mut self, who: usize) -> Checked {
-        let alone = self.random.chance(40);
-        match &self.vaults[who].core {
-            Some(core) if core.may_take_over() && !self.vaults[who].damaged => {
-                self.log.push(format!("{} takes over, alone: {alone}", self.vaults[who].name));
-                self.input(who, Input::TakeOver(alone))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Who goes on alone enters a record.
-    pub(crate) fn record(&mut self, who: usize) -> Checked {
-        let Some(core) = &self.vaults[who].core else { return Ok(()) };
-        if !core.goes_on_alone() || !core.may_propose() {
-            return Ok(());
-        }
-        let owner = "erp".to_owned();
-        let number = 1 + self.random.below(9);
-        let act = Act::Put(format!("v{}", self.random.below(9)));
-        let draft = Draft { owner, series: String::new(), number, key: "r".to_owned(), act, at: 0, carried: None };
-        self.input(who, Input::Propose(vec![draft]))
-    }
-
-    /// Does what the refusals tell an operator to do.
-    pub(crate) fn operator(&mut self) -> Checked {
-        if let Some(who) = self.vaults.iter().position(|v| v.core.as_ref().is_some_and(Core::may_yield)) {
-            let who = if self.random.chance(50) { 1 - who } else { who };
-            return match &self.vaults[who].core {
-                Some(core) if core.may_yield() => self.input(who, Input::Yield),
-                _ => Ok(()),
-            };
-        }
-        let refusal = |vault: &Vault| vault.core.as_ref().and_then(Core::refusal);
-        if self.vaults.iter().all(|vault| refusal(vault) == Some(Reason::NoOwner)) {
-            return self.take_over(0);
-        }
-        let Some(mut lost) = self.vaults.iter().position(|vault| vault.damaged) else { return Ok(()) };
-        if self.control == Control::ReseedsFromTheWrongSide {
-            lost = 1 - lost;
-        }
-        let intact = refusal(&self.vaults[1 - lost]).filter(|reason| reason.needs_operator());
-        match intact.or_else(|| refusal(&self.vaults[lost])) {
-            Some(Reason::PeerRolledBack | Reason::OwnRolledBack | Reason::Forked) => self.empty(lost),
-            Some(Reason::PeerJournalLost | Reason::OwnJournalLost) => {
-                let may = self.vaults[1 - lost].core.as_ref().is_some_and(Core::may_reseed);
-                if may {
-                    return self.input(1 - lost, Input::Reseed);
-                }
-                let disk = &self.vaults[lost].disk;
-                if disk.tail().index > 0 || disk.memory.peer_journal.is_some() { self.empty(lost) } else { Ok(()) }
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Its journal is moved away, and it starts with none.
-    fn empty(&mut self, who: usize) -> Checked {
-        self.crash(who)?;
-        self.vaults[who].disk = Disk::new(&mut self.random, who == 0);
-        self.start(who);
-        Ok(())
     }
 
     pub(crate) fn are_together(&self) -> bool {
@@ -706,7 +370,10 @@ impl World {
                 self.propose(who)?;
             }
             let idle = self.network.iter().all(VecDeque::is_empty)
-                && self.vaults.iter().all(|v| v.writing.is_none() && v.waiting.is_empty() && v.under_way.is_empty());
+                && self
+                    .vaults
+                    .iter()
+                    .all(|v| v.writing.is_none() && v.waiting.is_empty() && v.under_way.is_empty());
             if self.are_together() && idle {
                 break;
             }
@@ -724,7 +391,11 @@ impl World {
             .iter()
             .filter_map(|v| v.core.as_ref().and_then(Core::refusal).map(|reason| format!("{reason:?}")))
             .collect();
-        if refused.is_empty() { Ok(()) } else { Err(format!("the pair does not come together again: {refused:?}")) }
+        if refused.is_empty() {
+            Ok(())
+        } else {
+            Err(format!("the pair does not come together again: {refused:?}"))
+        }
     }
 }
 

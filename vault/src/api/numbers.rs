@@ -187,7 +187,9 @@ fn refusal(error: SequenceError) -> Refusal {
         SequenceError::Refused(Refused::Exhausted { .. }) => {
             Refusal::new(StatusCode::CONFLICT, "series_exhausted", text)
         }
-        SequenceError::Apart(_) | SequenceError::Waits { .. } => Refusal::later("peer_away", text, Duration::from_secs(2)),
+        SequenceError::Apart(_) | SequenceError::Waits { .. } => {
+            Refusal::later("peer_away", text, Duration::from_secs(2))
+        }
         SequenceError::Closed(_) => Refusal::later("numbering_closed", text, Duration::from_secs(60)),
         SequenceError::NothingToReseed => Refusal::new(StatusCode::CONFLICT, "nothing_to_reseed", text),
         SequenceError::InDoubt => Refusal::later("in_doubt", text, Duration::from_secs(1)),

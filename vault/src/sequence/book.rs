@@ -191,9 +191,10 @@ pub(super) fn amend(name: &SeriesName, wish: &Wish, known: Known, at: i64) -> Ve
             Verdict::Answer(known)
         }
         (Wish::Confirm { .. }, NumberState::Confirmed) => Verdict::Refuse(confirmed(known.number)),
-        (Wish::Void { reason, .. }, NumberState::Reserved | NumberState::Confirmed | NumberState::Doubtful) => {
-            Verdict::Make(change(&known, Act::Void(reason.clone())))
-        }
+        (
+            Wish::Void { reason, .. },
+            NumberState::Reserved | NumberState::Confirmed | NumberState::Doubtful,
+        ) => Verdict::Make(change(&known, Act::Void(reason.clone()))),
         (Wish::Void { reason, .. }, NumberState::Void) if known.number.reason.as_deref() == Some(reason) => {
             Verdict::Answer(known)
         }
@@ -249,7 +250,13 @@ mod tests {
         let mut round = Round::default();
         let mut numbers = Vec::new();
         for key in ["a", "b", "a", "c"] {
-            match round.decide(&name(), &reserve(key), Context { known: None, last: 4 }, &Standing::default(), 0) {
+            match round.decide(
+                &name(),
+                &reserve(key),
+                Context { known: None, last: 4 },
+                &Standing::default(),
+                0,
+            ) {
                 Verdict::Make(draft) => numbers.push(draft.number),
                 other => assert_eq!((key, other), ("a", Verdict::Wait)),
             }
@@ -259,14 +266,22 @@ mod tests {
 
     #[test]
     fn the_same_key_gets_its_old_number() {
-        let verdict = Round::default().decide(&name(), &reserve("k"), known(3, NumberState::Reserved), &Standing::default(), 0);
+        let verdict = Round::default().decide(
+            &name(),
+            &reserve("k"),
+            known(3, NumberState::Reserved),
+            &Standing::default(),
+            0,
+        );
         assert!(matches!(verdict, Verdict::Answer(known) if known.number.number == 3));
     }
 
     #[test]
     fn a_number_is_confirmed_for_one_document_only() {
         let confirm = |hash: &str| Wish::Confirm { number: 3, document_hash: hash.to_owned() };
-        let decide = |wish: &Wish, state| Round::default().decide(&name(), wish, known(3, state), &Standing::default(), 0);
+        let decide = |wish: &Wish, state| {
+            Round::default().decide(&name(), wish, known(3, state), &Standing::default(), 0)
+        };
         assert!(matches!(decide(&confirm("h"), NumberState::Reserved), Verdict::Make(_)));
         assert!(matches!(decide(&confirm("h"), NumberState::Confirmed), Verdict::Answer(_)));
         let Verdict::Refuse(refused) = decide(&confirm("x"), NumberState::Confirmed) else {

@@ -38,7 +38,9 @@ pub enum Alarm {
         spoiled: u64,
     },
     /// The number is another key's.
-    #[error("number {number} of series {series} was given to keys {has} and {key}: stop using it, and tell both")]
+    #[error(
+        "number {number} of series {series} was given to keys {has} and {key}: stop using it, and tell both"
+    )]
     TwoKeys {
         /// The series.
         series: String,
@@ -50,7 +52,9 @@ pub enum Alarm {
         key: String,
     },
     /// The number changed differently meanwhile.
-    #[error("{act} of number {number} of series {series}, done by one vault alone, does not fit what it is now")]
+    #[error(
+        "{act} of number {number} of series {series}, done by one vault alone, does not fit what it is now"
+    )]
     Late {
         /// The series.
         series: String,

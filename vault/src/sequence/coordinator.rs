@@ -246,7 +246,9 @@ impl Coordinator {
                         Input::CutRefused
                     }
                     Err(error) => {
-                        tracing::error!("sequence: {error}; numbering waits until the journal can be written");
+                        tracing::error!(
+                            "sequence: {error}; numbering waits until the journal can be written"
+                        );
                         Input::WriteFailed
                     }
                 })
@@ -454,7 +456,9 @@ impl Coordinator {
                 last: self.core.final_index(),
             };
             match self.alone.decide(place, &waiting.name, &waiting.wish, sight, at) {
-                Ok(Verdict::Answer(known)) => answer(waiting, Ok(Done { number: known.number, fresh: false })),
+                Ok(Verdict::Answer(known)) => {
+                    answer(waiting, Ok(Done { number: known.number, fresh: false }))
+                }
                 Ok(Verdict::Refuse(refused)) => answer(waiting, Err(refused.into())),
                 Ok(Verdict::Make(draft)) => {
                     drafts.push(draft);

@@ -350,7 +350,10 @@ mod tests {
             assert_eq!(serde_json::from_str::<Entry>(&json).unwrap(), entry);
         }
         for text in ["", "1", "x 00", "1 zz", "00 - maybe", "00 -"] {
-            assert_eq!(Act::from_parts("grant", text.to_owned()).or(Act::from_parts("life", text.to_owned())), None);
+            assert_eq!(
+                Act::from_parts("grant", text.to_owned()).or(Act::from_parts("life", text.to_owned())),
+                None
+            );
         }
     }
 }

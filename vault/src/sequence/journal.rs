@@ -6,6 +6,8 @@
 //! the truth; the tables `number`, `series` and `life` are derived from them in the same
 //! transaction.
 
+mod derived;
+
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
@@ -13,12 +15,15 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use shared::api::{Number, NumberState};
 
 use super::book::{Context, Known, SeriesName, Wish};
-use super::carry::unused;
 use super::digest::Digest;
 use super::entry::{Act, BATCH, Entry, Life, Tail};
 use super::protocol::{Memory, Nonce, Write};
-use super::standing::{LifeState, Standing};
+use super::standing::Standing;
 use crate::sqlite::{self, SqliteError};
+
+use derived::{
+    apply, cut_off, derived, forget_carried, last_number, life_state, put_lives, put_series, stands,
+};
 
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE memory (
@@ -369,7 +374,10 @@ impl Journal {
         let read = || -> rusqlite::Result<Vec<Entry>> {
             self.connection.prepare_cached(&sql)?.query_map(values, entry)?.collect()
         };
-        Ok(read().map_err(|source| self.sql(source))?.into_iter().fold(None, |number, row| left_by(number, &row)))
+        Ok(read()
+            .map_err(|source| self.sql(source))?
+            .into_iter()
+            .fold(None, |number, row| left_by(number, &row)))
     }
 
     /// The number that a key got.
@@ -422,12 +430,20 @@ impl Journal {
             let name = |row: &Row<'_>| {
                 Ok((SeriesName { owner: row.get(0)?, series: row.get(1)? }, row.get::<_, String>(2)?))
             };
-            let series = self.connection.prepare("SELECT * FROM series")?.query_map([], name)?.collect::<Result<_, _>>()?;
+            let series = self
+                .connection
+                .prepare("SELECT * FROM series")?
+                .query_map([], name)?
+                .collect::<Result<_, _>>()?;
             let life = |row: &Row<'_>| {
                 let state = life_state(&row.get::<_, String>(2)?).ok_or(rusqlite::Error::InvalidQuery)?;
                 Ok((Life::from_be_bytes(row.get(0)?), state, row.get(1)?, row.get(3)?))
             };
-            let lives = self.connection.prepare("SELECT * FROM life")?.query_map([], life)?.collect::<Result<_, _>>()?;
+            let lives = self
+                .connection
+                .prepare("SELECT * FROM life")?
+                .query_map([], life)?
+                .collect::<Result<_, _>>()?;
             Ok((series, lives))
         };
         let (texts, lives) = read().map_err(|source| self.sql(source))?;
@@ -468,113 +484,6 @@ fn remember(transaction: &Transaction<'_>, memory: &Memory) -> rusqlite::Result<
     Ok(())
 }
 
-fn last_number(connection: &Connection, owner: &str, series: &str) -> rusqlite::Result<u64> {
-    connection
-        .prepare_cached("SELECT coalesce(max(number), 0) FROM number WHERE owner = ?1 AND series = ?2")?
-        .query_row(params![owner, series], |row| row.get(0))
-}
-
-/// Does the chain run through there?
-fn stands(transaction: &Transaction<'_>, tail: Tail) -> rusqlite::Result<bool> {
-    let hash = transaction
-        .query_row("SELECT hash FROM entry WHERE idx = ?1", params![tail.index], |row| row.get::<_, [u8; 32]>(0))
-        .optional()?;
-    Ok(tail == Tail::default() || hash == Some(tail.hash.0))
-}
-
-/// Drops the entries after `index`, which were never answered, and what was derived of them.
-fn cut_off(transaction: &Transaction<'_>, index: u64) -> rusqlite::Result<()> {
-    let dropped: Vec<Entry> = transaction
-        .prepare("SELECT * FROM entry WHERE idx > ?1 ORDER BY idx")?
-        .query_map(params![index], entry)?
-        .collect::<rusqlite::Result<_>>()?;
-    transaction.execute("DELETE FROM entry WHERE idx > ?1", params![index])?;
-    for entry in &dropped {
-        let text = serde_json::to_string(entry).unwrap_or_default();
-        transaction.execute(
-            "INSERT INTO dropped VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-            params![entry.index, entry.hash.0, text],
-        )?;
-        let number = params![entry.owner, entry.series, entry.number];
-        transaction.execute("DELETE FROM number WHERE owner = ?1 AND series = ?2 AND number = ?3", number)?;
-    }
-    for dropped in &dropped {
-        let kept: Vec<Entry> = transaction
-            .prepare_cached("SELECT * FROM entry WHERE owner = ?1 AND series = ?2 AND number = ?3 ORDER BY idx")?
-            .query_map(params![dropped.owner, dropped.series, dropped.number], entry)?
-            .collect::<rusqlite::Result<_>>()?;
-        let there = "SELECT count(*) FROM number WHERE owner = ?1 AND series = ?2 AND number = ?3";
-        let number = params![dropped.owner, dropped.series, dropped.number];
-        if transaction.query_row(there, number, |row| row.get::<_, u64>(0))? == 0 {
-            kept.iter().try_for_each(|entry| apply(transaction, entry))?;
-        }
-    }
-    Ok(())
-}
-
-/// Lives and ranges, derived anew of all entries.
-fn derived(transaction: &Transaction<'_>) -> rusqlite::Result<Standing> {
-    let mut standing = Standing::default();
-    let mut last: std::collections::HashMap<SeriesName, u64> = std::collections::HashMap::new();
-    let mut statement = transaction.prepare("SELECT * FROM entry ORDER BY idx")?;
-    for entry in statement.query_map([], entry)? {
-        let entry = entry?;
-        let name = SeriesName { owner: entry.owner.clone(), series: entry.series.clone() };
-        let known = last.get(&name).copied().unwrap_or(0);
-        let _touched = standing.apply(&entry, || known);
-        if matches!(entry.act, Act::Reserve(_) | Act::Spoil(_)) {
-            last.insert(name, known.max(entry.number));
-        }
-    }
-    transaction.execute("DELETE FROM series", [])?;
-    put_lives(transaction, &standing)?;
-    Ok(standing)
-}
-
-fn put_series(transaction: &Transaction<'_>, standing: &Standing, name: &SeriesName) -> rusqlite::Result<()> {
-    let Some(series) = standing.series(name) else { return Ok(()) };
-    let text = serde_json::to_string(series).map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-    transaction
-        .prepare_cached("INSERT INTO series VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET ranges = excluded.ranges")?
-        .execute(params![name.owner, name.series, text])?;
-    Ok(())
-}
-
-fn put_lives(transaction: &Transaction<'_>, standing: &Standing) -> rusqlite::Result<()> {
-    transaction.execute("DELETE FROM life", [])?;
-    for (life, state, vault, carried) in standing.lives() {
-        transaction
-            .prepare_cached("INSERT INTO life VALUES (?1, ?2, ?3, ?4)")?
-            .execute(params![life.to_be_bytes(), vault, life_word(state), carried])?;
-    }
-    Ok(())
-}
-
-fn life_word(state: LifeState) -> &'static str {
-    match state {
-        LifeState::Present => "present",
-        LifeState::Proven => "proven",
-        LifeState::Lost => "lost",
-    }
-}
-
-fn life_state(word: &str) -> Option<LifeState> {
-    [LifeState::Present, LifeState::Proven, LifeState::Lost].into_iter().find(|state| life_word(*state) == word)
-}
-
-/// Removes the rows that stand in the chain for good; tells whether others are left.
-fn forget_carried(transaction: &Transaction<'_>, last: u64) -> rusqlite::Result<bool> {
-    transaction
-        .prepare_cached(
-            "DELETE FROM solo WHERE idx <= (SELECT coalesce(max(carried), 0) FROM entry
-             WHERE entry.life = solo.life AND carried > 0 AND entry.idx <= ?1)",
-        )?
-        .execute(params![last])?;
-    transaction.prepare_cached("SELECT count(*) FROM (SELECT 1 FROM solo LIMIT 1)")?.query_row([], |row| {
-        Ok(row.get::<_, u64>(0)? > 0)
-    })
-}
-
 fn insert(transaction: &Transaction<'_>, table: &str, entry: &Entry) -> rusqlite::Result<()> {
     let (act, text) = entry.act.parts();
     transaction
@@ -595,35 +504,6 @@ fn insert(transaction: &Transaction<'_>, table: &str, entry: &Entry) -> rusqlite
             entry.hash.0
         ])?;
     Ok(())
-}
-
-/// Brings the derived `number` row up to date. A reserve that meets a taken number or key
-/// violates the table's keys, and the whole write fails: the last fence.
-fn apply(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<()> {
-    let Entry { owner, series, number, key, index, hash, .. } = entry;
-    let update = |assignments: &str, text: &str| -> rusqlite::Result<usize> {
-        let sql = format!(
-            "UPDATE number SET {assignments}, idx = ?5, hash = ?6 WHERE owner = ?1 AND series = ?2 AND number = ?3"
-        );
-        transaction.prepare_cached(&sql)?.execute(params![owner, series, number, text, index, hash.0])
-    };
-    let changed = match &entry.act {
-        Act::Reserve(_) => transaction
-            .prepare_cached("INSERT INTO number VALUES (?1,?2,?3,?4,'reserved',NULL,NULL,?5,?6)")?
-            .execute(params![owner, series, number, key, index, hash.0])?,
-        Act::Spoil(reason) => transaction
-            .prepare_cached("INSERT INTO number VALUES (?1,?2,?3,?4,'void',NULL,?7,?5,?6)")?
-            .execute(params![owner, series, number, key, index, hash.0, reason])?,
-        Act::Confirm(document) => update("state = 'confirmed', document_hash = ?4", document)?,
-        Act::Void(reason) => update("state = 'void', reason = ?4", reason)?,
-        Act::Displace(reason) => {
-            update("state = 'void', reason = ?4", reason)?;
-            update("key = ?4", &unused(key, *number))?
-        }
-        Act::Doubt => update("state = 'doubtful', reason = nullif(?4, '')", "")?,
-        Act::Available | Act::Grant(_) | Act::Close | Act::Lost | Act::Life(_) | Act::Put(_) | Act::Remove => 1,
-    };
-    if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed)) }
 }
 
 /// The number as the row leaves it.
@@ -732,8 +612,11 @@ mod tests {
     fn what_was_written_is_there_after_reopening() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("journal.db");
-        let entries =
-            chain(&[(1, "a", Act::Reserve(None)), (2, "b", Act::Reserve(None)), (1, "a", Act::Confirm("h".to_owned()))]);
+        let entries = chain(&[
+            (1, "a", Act::Reserve(None)),
+            (2, "b", Act::Reserve(None)),
+            (1, "a", Act::Confirm("h".to_owned())),
+        ]);
         let memory = Memory {
             journal: 5,
             epoch: 3,
@@ -751,7 +634,10 @@ mod tests {
         assert_eq!(journal.tail().unwrap(), entries[2].tail());
         let first = journal.by_key(&name(), "a").unwrap().unwrap();
         assert_eq!((first.number.number, first.number.state, first.index), (1, NumberState::Confirmed, 3));
-        assert_eq!(journal.context(&name(), &Wish::Reserve { key: "c".to_owned(), ticket: None }).unwrap().last, 2);
+        assert_eq!(
+            journal.context(&name(), &Wish::Reserve { key: "c".to_owned(), ticket: None }).unwrap().last,
+            2
+        );
         assert_eq!(journal.numbers(&name(), 1, 10).unwrap().len(), 1);
     }
 

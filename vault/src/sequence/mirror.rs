@@ -59,7 +59,10 @@ impl Mirror {
         };
         if let Err(error) = write() {
             // What is not noted is not proven: numbers may become unaccounted, none is given twice.
-            tracing::warn!("{}: {error}; ranges will be lost when this vault is killed alone", file.display());
+            tracing::warn!(
+                "{}: {error}; ranges will be lost when this vault is killed alone",
+                file.display()
+            );
         }
     }
 }

@@ -68,12 +68,7 @@ pub struct Standing {
 
 impl Series {
     fn new(size: u64, last: u64) -> Self {
-        Self {
-            size,
-            cursor: last + 1,
-            taken: RangeInclusiveSet::new(),
-            ranges: BTreeMap::new(),
-        }
+        Self { size, cursor: last + 1, taken: RangeInclusiveSet::new(), ranges: BTreeMap::new() }
     }
 
     /// The open ranges, by their first number.
@@ -110,7 +105,8 @@ impl Series {
         self.ranges.iter().filter(|(_, range)| own(range)).find_map(|(from, range)| {
             let within = after.filter(|after| (*from..=range.to).contains(after));
             let least = within.map_or(*from, |after| after + 1);
-            (least <= range.to).then(|| range.used.gaps(&(least..=range.to)).next().map(|gap| *gap.start()))?
+            (least <= range.to)
+                .then(|| range.used.gaps(&(least..=range.to)).next().map(|gap| *gap.start()))?
         })
     }
 
@@ -247,7 +243,11 @@ impl Standing {
 
     fn born(&mut self, vault: &str, birth: Birth) {
         if let Some(former) = self.present.insert(vault.to_owned(), birth.life) {
-            let state = if birth.proven && birth.former == Some(former) { LifeState::Proven } else { LifeState::Lost };
+            let state = if birth.proven && birth.former == Some(former) {
+                LifeState::Proven
+            } else {
+                LifeState::Lost
+            };
             self.lives.insert(former, state);
         }
         self.lives.insert(birth.life, LifeState::Present);
@@ -273,7 +273,8 @@ impl Standing {
     pub fn doubtful(&self, entries: &[Entry], at: i64) -> Vec<Draft> {
         let settled = |number: &Entry| {
             let same = |entry: &&Entry| entry.number == number.number && entry.series == number.series;
-            let settles = |entry: &Entry| matches!(entry.act, Act::Displace(_) | Act::Doubt | Act::Confirm(_));
+            let settles =
+                |entry: &Entry| matches!(entry.act, Act::Displace(_) | Act::Doubt | Act::Confirm(_));
             entries.iter().filter(same).any(settles)
         };
         let is_doubtful = |entry: &&Entry| {
@@ -286,7 +287,10 @@ impl Standing {
         entries
             .iter()
             .filter(is_doubtful)
-            .map(|entry| Draft { key: entry.key.clone(), ..about(&name_of(entry), entry.number, Act::Doubt, at) })
+            .map(|entry| Draft {
+                key: entry.key.clone(),
+                ..about(&name_of(entry), entry.number, Act::Doubt, at)
+            })
             .collect()
     }
 
