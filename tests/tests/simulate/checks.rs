@@ -106,9 +106,10 @@ pub(crate) fn whole(disk: &Disk) -> Checked {
                     }
                     open.insert(entry.number, grant.to);
                 }
-                Act::Close => drop(open.remove(&entry.number)),
-                Act::Lost => {
-                    aside.extend(open.remove(&entry.number).map(|to| entry.number..=to).into_iter().flatten())
+                Act::Close(_) => drop(open.remove(&entry.number)),
+                Act::Lost(grant) => {
+                    open.remove(&entry.number);
+                    aside.extend(entry.number..=grant.to);
                 }
                 _ => {}
             }

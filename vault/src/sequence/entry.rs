@@ -10,6 +10,7 @@
 //! use the same fields: see [`Act`].
 
 use std::borrow::Cow;
+use std::fmt;
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -46,10 +47,10 @@ pub enum Act {
     /// Sets the numbers from `number` to `to` aside for the vault that `key` names.
     Grant(Grant),
     /// The range that begins at `number` is given back: its rest may be given in session.
-    Close,
+    Close(Grant),
     /// The range that begins at `number` has lost its holder: nobody knows whether its rest was
     /// given, so it never is.
-    Lost,
+    Lost(Grant),
     /// The vault that `key` names lives this life now.
     Life(Birth),
     /// The record that `key` names has this value in its version `number`.
@@ -65,6 +66,19 @@ pub struct Grant {
     pub to: u64,
     /// The holder's life.
     pub life: Life,
+}
+
+impl Grant {
+    fn parse(text: &str) -> Option<Self> {
+        let (to, life) = text.split_once(' ')?;
+        Some(Self { to: to.parse().ok()?, life: Life::from_str_radix(life, 16).ok()? })
+    }
+}
+
+impl fmt::Display for Grant {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} {:032x}", self.to, self.life)
+    }
 }
 
 /// A life that begins, and what is known of the one before it.
@@ -91,9 +105,9 @@ impl Act {
             Act::Displace(reason) => ("displace", Cow::Borrowed(reason)),
             Act::Doubt => ("doubt", Cow::Borrowed("")),
             Act::Available => ("available", Cow::Borrowed("")),
-            Act::Grant(Grant { to, life }) => ("grant", Cow::Owned(format!("{to} {life:032x}"))),
-            Act::Close => ("close", Cow::Borrowed("")),
-            Act::Lost => ("lost", Cow::Borrowed("")),
+            Act::Grant(grant) => ("grant", Cow::Owned(grant.to_string())),
+            Act::Close(grant) => ("close", Cow::Owned(grant.to_string())),
+            Act::Lost(grant) => ("lost", Cow::Owned(grant.to_string())),
             Act::Life(Birth { life, former, proven }) => {
                 let former = former.map_or_else(|| "-".to_owned(), |former| format!("{former:032x}"));
                 let proven = if *proven { "proven" } else { "lost" };
@@ -116,12 +130,9 @@ impl Act {
             "displace" => Act::Displace(text),
             "doubt" => Act::Doubt,
             "available" => Act::Available,
-            "grant" => {
-                let (to, life) = text.split_once(' ')?;
-                Act::Grant(Grant { to: to.parse().ok()?, life: Life::from_str_radix(life, 16).ok()? })
-            }
-            "close" => Act::Close,
-            "lost" => Act::Lost,
+            "grant" => Act::Grant(Grant::parse(&text)?),
+            "close" => Act::Close(Grant::parse(&text)?),
+            "lost" => Act::Lost(Grant::parse(&text)?),
             "life" => {
                 let mut words = text.split(' ');
                 let life = Life::from_str_radix(words.next()?, 16).ok()?;
@@ -331,8 +342,8 @@ mod tests {
             Act::Doubt,
             Act::Available,
             Act::Grant(Grant { to: u64::MAX, life: u128::MAX }),
-            Act::Close,
-            Act::Lost,
+            Act::Close(Grant { to: 1, life: 2 }),
+            Act::Lost(Grant { to: 1, life: 2 }),
             birth(None),
             birth(Some(u128::MAX)),
             Act::Put("v".to_owned()),

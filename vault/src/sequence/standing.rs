@@ -136,12 +136,15 @@ impl Series {
     }
 
     /// Ends a range. Its unused rest may be given again, or is lost.
-    fn end(&mut self, from: u64, known: bool) {
-        let Some(range) = self.ranges.remove(&from) else { return };
-        if known {
+    fn end(&mut self, from: u64, to: u64, known: bool) {
+        let range = self.ranges.remove(&from);
+        if !known {
+            // Also one that was given back and should not have been.
+            if to >= self.cursor {
+                self.taken.insert(from.max(self.cursor)..=to);
+            }
+        } else if let Some(range) = range {
             self.taken.extend(range.used);
-        } else {
-            self.taken.insert(from..=range.to);
         }
         self.advance();
     }
@@ -227,8 +230,8 @@ impl Standing {
                 let used = RangeInclusiveSet::new();
                 series.ranges.insert(entry.number, Range { to: *to, holder, life: *life, index, used });
             }
-            Act::Close => series.end(entry.number, true),
-            Act::Lost => series.end(entry.number, false),
+            Act::Close(grant) => series.end(entry.number, grant.to, true),
+            Act::Lost(grant) => series.end(entry.number, grant.to, false),
             Act::Confirm(_)
             | Act::Void(_)
             | Act::Displace(_)
@@ -268,30 +271,29 @@ impl Standing {
     }
 
     /// What must be doubted of `entries`, the ones that were not answered from before this
-    /// session: a key whose ticket's life is lost may have been answered by that life alone.
+    /// session: a key whose ticket's life is lost may have been answered by that life alone, and a
+    /// range that was given back without its holder's knowledge may have been given from.
     #[must_use]
     pub fn doubtful(&self, entries: &[Entry], at: i64) -> Vec<Draft> {
-        let settled = |number: &Entry| {
-            let same = |entry: &&Entry| entry.number == number.number && entry.series == number.series;
-            let settles =
-                |entry: &Entry| matches!(entry.act, Act::Displace(_) | Act::Doubt | Act::Confirm(_));
-            entries.iter().filter(same).any(settles)
-        };
-        let is_doubtful = |entry: &&Entry| {
-            let lost = |life| !matches!(self.life(life), Some(LifeState::Present | LifeState::Proven));
-            entry.carried == 0
-                && matches!(entry.act, Act::Reserve(Some(ticket)) if lost(ticket))
-                && self.series.contains_key(&name_of(entry))
-                && !settled(entry)
-        };
-        entries
-            .iter()
-            .filter(is_doubtful)
-            .map(|entry| Draft {
-                key: entry.key.clone(),
-                ..about(&name_of(entry), entry.number, Act::Doubt, at)
+        let settled = |doubted: &Entry| {
+            let same = |entry: &&Entry| entry.number == doubted.number && name_of(entry) == name_of(doubted);
+            entries.iter().filter(same).any(|entry| match &doubted.act {
+                Act::Close(_) => matches!(entry.act, Act::Lost(_)),
+                _ => matches!(entry.act, Act::Displace(_) | Act::Doubt | Act::Confirm(_)),
             })
-            .collect()
+        };
+        let lost = |life| !matches!(self.life(life), Some(LifeState::Present | LifeState::Proven));
+        let doubted = |entry: &Entry| {
+            let act = match entry.act {
+                Act::Reserve(Some(ticket)) if lost(ticket) && entry.carried == 0 => Act::Doubt,
+                Act::Close(grant) if lost(grant.life) => Act::Lost(grant),
+                _ => return None,
+            };
+            let name = name_of(entry);
+            (self.series.contains_key(&name) && !settled(entry))
+                .then(|| Draft { key: entry.key.clone(), ..about(&name, entry.number, act, at) })
+        };
+        entries.iter().filter_map(doubted).collect()
     }
 
     /// Ranges that must be granted now, so that each of the two holds an open one of its present
@@ -334,7 +336,8 @@ impl Standing {
                 }
                 let present = vaults.iter().any(|v| v.name == range.holder && v.life == range.life);
                 let known = present || self.life(range.life) == Some(LifeState::Proven);
-                let act = if known { Act::Close } else { Act::Lost };
+                let grant = Grant { to: range.to, life: range.life };
+                let act = if known { Act::Close(grant) } else { Act::Lost(grant) };
                 drafts.push(Draft { key: range.holder.clone(), ..about(name, from, act, at) });
                 if drafts.len() == most {
                     return drafts;

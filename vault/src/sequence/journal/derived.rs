@@ -160,8 +160,8 @@ pub(super) fn apply(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::R
         Act::Doubt => update("state = 'doubtful', reason = nullif(?4, '')", "")?,
         Act::Available
         | Act::Grant(_)
-        | Act::Close
-        | Act::Lost
+        | Act::Close(_)
+        | Act::Lost(_)
         | Act::Life(_)
         | Act::Put(_)
         | Act::Remove => 1,
