@@ -383,18 +383,28 @@ fn pay(storage: &Storage, shutdown: &Shutdown) {
     worker::every(storage.retry_every(), turn, shutdown.clone());
 }
 
-/// A comparison takes its time, and repairs do not wait for it.
+/// A comparison takes its time; neither repairs nor the watch over the file servers wait for it.
 fn patrol(storage: &Storage, shutdown: &Shutdown) {
     let room = storage.clone();
-    let turn = move || -> BoxFuture<'static, ()> {
+    let watch = move || -> BoxFuture<'static, ()> {
         let room = room.clone();
         Box::pin(async move {
-            if let Err(error) = room.patrol_turn().await {
+            if let Err(error) = room.watch_turn().await {
                 tracing::warn!("{error}; the next patrol tries again");
             }
         })
     };
-    worker::every(storage.retry_every(), turn, shutdown.clone());
+    worker::every(storage.retry_every(), watch, shutdown.clone());
+    let room = storage.clone();
+    let compare = move || -> BoxFuture<'static, ()> {
+        let room = room.clone();
+        Box::pin(async move {
+            if let Err(error) = room.compare_turn().await {
+                tracing::warn!("{error}; compared again at a later turn");
+            }
+        })
+    };
+    worker::every(storage.retry_every(), compare, shutdown.clone());
 }
 
 fn scrub(storage: &Storage, shutdown: &Shutdown) {

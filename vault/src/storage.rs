@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, AtomicU32};
+use std::sync::atomic::AtomicU32;
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -38,6 +38,7 @@ mod mending;
 mod metrics;
 mod patrol;
 mod rebuild;
+mod removal;
 mod rewrap;
 mod ring;
 mod scrub;
@@ -83,6 +84,7 @@ use crate::marks::Mark;
 use catalog::Catalog;
 use debts::Reasons;
 use metrics::Metrics;
+use patrol::Patrol;
 use preference::Preference;
 use ring::Ring;
 use sessions::Sessions;
@@ -242,6 +244,14 @@ pub enum StorageError {
         /// What the file servers said.
         why: String,
     },
+    /// A purged object, or what was set aside of it, cannot be removed. It is tried again by itself.
+    #[error("storage: object {id}: purged, and cannot be removed: {why}")]
+    NotRemoved {
+        /// The object.
+        id: ObjectId,
+        /// What the file server said.
+        why: String,
+    },
     /// The range starts behind the end.
     #[error("storage: the range starts behind the end of {size} bytes")]
     Range {
@@ -340,6 +350,8 @@ struct Inner {
     peer_knows: RwLock<Option<PeerKnows>>,
     /// When this process last noted in the catalog how much time it has seen.
     watched: Mutex<Option<Instant>>,
+    /// When temporary files were last looked for beside the attaching of a file server.
+    collected: Mutex<Option<Instant>>,
     /// Repair turns in a row that found the peer there.
     peer_turns: AtomicU32,
     /// Rounds of paying since start.
@@ -348,8 +360,7 @@ struct Inner {
     tended: AtomicU32,
     /// Is the other vault there, so that it scrubs its half?
     peer_up: RwLock<Option<watch::Receiver<bool>>>,
-    /// The Unix second of the last one that could not list everything.
-    compared: AtomicI64,
+    patrol: Patrol,
     /// File servers whose notes are sealed with a key that is no longer the active one.
     reseal: Mutex<HashSet<String>>,
     /// Why debts could not be paid.
@@ -417,11 +428,12 @@ impl Storage {
             tell_peer: RwLock::default(),
             peer_knows: RwLock::default(),
             watched: Mutex::default(),
+            collected: Mutex::default(),
             peer_turns: AtomicU32::new(0),
             turns: AtomicU32::new(0),
             tended: AtomicU32::new(0),
             peer_up: RwLock::default(),
-            compared: AtomicI64::new(0),
+            patrol: Patrol::default(),
             reseal: Mutex::default(),
             reasons: Reasons::default(),
             metrics: Metrics::new().map_err(|error| StorageError::Start(error.to_string()))?,
@@ -542,13 +554,6 @@ impl Inner {
             tracing::error!("storage: {error}");
         }
         self.collect_temporaries(server).await;
-    }
-
-    /// Removes a purged object's replica and the debt.
-    async fn remove(&self, id: ObjectId, server: &Sessions) -> Result<(), StorageError> {
-        let removed = server.run(id, move |server, _| server.remove(&id)).await;
-        removed.map_err(|error| StorageError::Unreadable { id, why: error.to_string() })?;
-        Ok(self.catalog.removed(id, server.name().to_owned()).await?)
     }
 
     fn preference(&self) -> std::sync::MutexGuard<'_, Preference> {

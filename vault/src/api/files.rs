@@ -433,7 +433,7 @@ pub(super) fn refuse(error: &StorageError) -> Refusal {
         StorageError::NotEmpty => plain(StatusCode::CONFLICT, "not_empty"),
         StorageError::Listing(_) => Refusal::later("file_server_away", error.to_string(), LATER),
         StorageError::Key(KeyError::NoIdentity) => plain(StatusCode::BAD_REQUEST, "no_identity"),
-        StorageError::FileServer(_) => Refusal::later("file_server_away", error.to_string(), LATER),
+        StorageError::FileServer(_) | StorageError::NotRemoved { .. } => Refusal::later("file_server_away", error.to_string(), LATER),
         StorageError::NoSuchServer { .. } => plain(StatusCode::NOT_FOUND, "no_such_file_server"),
         StorageError::SamePlace { .. } => plain(StatusCode::CONFLICT, "same_place"),
         StorageError::NotAdopted { .. } => plain(StatusCode::CONFLICT, "not_adopted"),

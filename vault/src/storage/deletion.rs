@@ -24,6 +24,11 @@ const LONGEST_MARGIN: Duration = Duration::from_secs(3600);
 /// Turns in a row that must have found the peer there: news that waited has arrived since.
 const PEER_TURNS: u32 = 3;
 
+/// Where the peer does not hear of it in time.
+const DELETED_HERE: &str = "the file is deleted here, and there as soon as it hears of it";
+const BACK_HERE: &str =
+    "the file is back here, and there as soon as it hears of it; till then it may purge it";
+
 /// When what may be purged.
 #[derive(Debug, Clone, Copy)]
 struct Terms {
@@ -69,7 +74,7 @@ impl Storage {
     /// The catalog's.
     pub async fn delete(&self, id: &ObjectId) -> Result<(), StorageError> {
         if let Some(change) = self.0.catalog.delete(*id, now()).await? {
-            self.0.tell_peer(change).await;
+            self.0.tell_peer(change, DELETED_HERE).await;
         }
         Ok(())
     }
@@ -86,7 +91,7 @@ impl Storage {
             Undeletion::TooLate => return Err(StorageError::TooLate { id: *id }),
             Undeletion::Unknown => return Err(StorageError::Unknown { id: *id }),
         };
-        self.0.tell_peer(change).await;
+        self.0.tell_peer(change, BACK_HERE).await;
         Ok(Undeleted { peer_knows: self.0.peer_knows().is_some_and(|upto| upto >= change) })
     }
 }

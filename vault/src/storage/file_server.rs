@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::envelope::Side;
+use super::envelope::{EnvelopeError, Side};
 use super::object::{ObjectId, ReplicaState};
 
 pub(super) mod directory;
@@ -78,6 +78,20 @@ pub enum FileServerError {
         #[source]
         source: std::io::Error,
     },
+    /// A folder or a note of ours there, which is no replica, is not given or taken, while the place's
+    /// marker can be read. The operator looks at the disk; the rest of the server goes on.
+    #[error(
+        "file server {server}: {object}: fails: {source}; look at that server's disk, the rest of it goes on"
+    )]
+    Faulty {
+        /// The file server's name.
+        server: String,
+        /// What was read or written.
+        object: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
     /// What was to be stored there is not what it says; nothing was stored.
     #[error("file server {server}: {object}: the copy given to store is bad: {why}; nothing was stored")]
     BadSource {
@@ -137,17 +151,33 @@ impl FileServerError {
     }
 }
 
-/// Is this a whole object of that id? Calls `progress` at every read.
-fn is_whole(replica: Replica, id: &ObjectId, progress: &dyn Fn()) -> bool {
-    struct Watched<'a>(Replica, &'a dyn Fn());
+/// Reads an object as a whole; calls `moved` with the bytes of every read.
+fn verify(replica: Replica, id: &ObjectId, moved: &dyn Fn(usize)) -> Result<(), EnvelopeError> {
+    struct Watched<'a>(Replica, &'a dyn Fn(usize));
     impl Read for Watched<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
             let count = self.0.read(buffer)?;
-            (self.1)();
+            (self.1)(count);
             Ok(count)
         }
     }
-    super::envelope::verify(Watched(replica, progress), id).is_ok()
+    super::envelope::verify(Watched(replica, moved), id)
+}
+
+/// A damaged replica in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    id: ObjectId,
+    /// In its folder.
+    name: String,
+}
+
+impl SetAside {
+    /// Whose replica it was.
+    #[must_use]
+    pub const fn id(&self) -> ObjectId {
+        self.id
+    }
 }
 
 /// What became of a replica that was to be stored.
@@ -183,7 +213,21 @@ pub trait FileServer: Send + Sync {
     ///
     /// # Errors
     /// Any; nothing half-written is ever readable under the id.
-    fn put(&self, id: &ObjectId, source: &mut Replica) -> Result<Put, FileServerError>;
+    fn put(&self, id: &ObjectId, source: &mut Replica) -> Result<Put, FileServerError> {
+        self.put_watched(id, source, &|_| ())
+    }
+
+    /// As [`Self::put`]; calls `moved` with the bytes that it reads of a replica which is there
+    /// already, so that a caller can tell slow from stuck. What it reads of `source` is told there.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    fn put_watched(
+        &self,
+        id: &ObjectId,
+        source: &mut Replica,
+        moved: &dyn Fn(usize),
+    ) -> Result<Put, FileServerError>;
 
     /// Opens a replica for reading at any position.
     ///
@@ -241,6 +285,19 @@ pub trait FileServer: Send + Sync {
     /// Any.
     fn quarantine(&self, id: &ObjectId, progress: &dyn Fn()) -> Result<(), FileServerError>;
 
+    /// The replicas in quarantine, whoever set them aside, in no order. Calls `progress` as
+    /// [`Self::list_watched`] does.
+    ///
+    /// # Errors
+    /// Any.
+    fn list_set_aside(&self, progress: &dyn Fn()) -> Result<Vec<SetAside>, FileServerError>;
+
+    /// Removes what was set aside, durably. What is not there is removed already.
+    ///
+    /// # Errors
+    /// Any but absence.
+    fn remove_set_aside(&self, aside: &SetAside) -> Result<(), FileServerError>;
+
     /// Removes temporary files that nobody writes any more: this vault's own of a previous
     /// life, and anybody's that have not been touched for `age`. Returns how many.
     ///
@@ -262,7 +319,7 @@ pub trait FileServer: Send + Sync {
     fn read_note(&self, name: &str) -> Result<Option<Vec<u8>>, FileServerError>;
 
     /// Writes a note of at most `MAX_NOTE` bytes in place of what it held, and returns when it
-    /// is durable. A write that fails or is broken off may leave the old bytes, the new ones,
+    /// is durable. What has its name and cannot be replaced is set aside. A write that fails or is broken off may leave the old bytes, the new ones,
     /// torn ones or none: not every kind can replace a file in one step. Callers seal what they
     /// write and alternate between two names.
     ///

@@ -14,7 +14,7 @@ use age::x25519::Identity;
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 
-use super::envelope::{EnvelopeError, Next, Record, examine};
+use super::envelope::{EnvelopeError, Next, Record, Side, examine, parse_slot};
 use super::file_server::{FileServerError, Replica};
 use super::lookup::{beneath, with_label};
 use super::note::NoteKey;
@@ -36,11 +36,13 @@ const WALK: &str = "rebuild";
 type Found = (ObjectId, Vec<usize>);
 
 /// What an object found is to the catalog.
-enum Taken {
+pub(super) enum Taken {
     /// To be noted: what it is, where it lies, to which keys its record is sealed.
     New(Box<(Entry, Vec<String>, String)>),
     /// Known as it was found; is it deleted?
     Known(bool),
+    /// None of its records is whole, for this reason.
+    Rotten(String),
 }
 
 impl Storage {
@@ -153,6 +155,10 @@ impl Inner {
                         progress.passed += 1;
                         progress.deleted += u64::from(deleted);
                     }),
+                    Ok(Taken::Rotten(why)) => {
+                        tracing::warn!("{why}; not taken into the catalog");
+                        running.failed(&why);
+                    }
                     Err(error @ (StorageError::Catalog(_) | StorageError::Stopping)) => return Err(error),
                     Err(error) => {
                         tracing::warn!("{error}; not taken into the catalog");
@@ -202,8 +208,8 @@ impl Inner {
         Ok((found.into_iter().collect(), bound))
     }
 
-    /// What the catalog should say of one object.
-    async fn take_in(
+    /// What the catalog should say of one object, by its record.
+    pub(super) async fn take_in(
         &self,
         (id, places): Found,
         identities: &[Identity],
@@ -223,18 +229,24 @@ impl Inner {
             // A purged one that turns up again has to go again.
             return Ok(Taken::New(Box::new((known, on, String::new()))));
         }
-        let mut refusals = Vec::new();
+        let (mut refusals, mut rotten) = (Vec::new(), true);
         for at in places {
             let (own, wanted) = (identities.to_vec(), ring.seal().to_owned());
             let examined = self.servers[at].run(id, move |server, _| {
-                let mut examined = examine(&first_bytes(server, &id)?, &own, &wanted);
+                let slots = first_bytes(server, &id)?;
+                let mut examined = examine(&slots, &own, &wanted);
+                if examined.record.is_none() {
+                    let any = Side::BOTH.iter().any(|side| parse_slot(side.of(&slots)).is_ok());
+                    return Ok((examined, any));
+                }
                 if let Some(record) = examined.record.take() {
                     examined.record = Some(labelled(record, server.open(&id)?, server.name(), &id)?);
                 }
-                Ok(examined)
+                Ok((examined, true))
             });
             match examined.await {
-                Ok(examined) => {
+                Ok((examined, any)) => {
+                    rotten &= !any;
                     let Some(Record { metadata, identity }) = examined.record else {
                         let why = "its record is damaged, or sealed to none of these keys";
                         refusals.push(format!("{}: {why}", self.servers[at].name()));
@@ -245,10 +257,19 @@ impl Inner {
                     let entry = Entry { id, metadata, state, origin, identity, replicas: Vec::new() };
                     return Ok(Taken::New(Box::new((entry, on, seal.to_owned()))));
                 }
-                Err(error) => refusals.push(error.to_string()),
+                // Gone since it was listed.
+                Err(FileServerError::Absent { .. }) => {}
+                Err(error) => {
+                    rotten = false;
+                    refusals.push(error.to_string());
+                }
             }
         }
-        Err(StorageError::Unreadable { id, why: refusals.join("; ") })
+        if refusals.is_empty() {
+            return Ok(Taken::Known(false));
+        }
+        let error = StorageError::Unreadable { id, why: refusals.join("; ") };
+        if rotten { Ok(Taken::Rotten(error.to_string())) } else { Err(error) }
     }
 }
 

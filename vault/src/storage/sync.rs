@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::comparison::{Finding, compare};
 use super::lookup::Found;
 use super::mending::{Checkup, mend};
-use super::object::{ObjectId, ReplicaState};
+use super::object::{ObjectId, ReplicaState, State};
+use super::rebuild::Taken;
 use super::sessions::Sessions;
 use super::task::Progress;
 use super::{Inner, Storage, StorageError, now};
@@ -125,6 +126,9 @@ impl Storage {
         let synced = compared.try_fold(Synced::default(), add).await;
         running.end(synced.as_ref().err().map(ToString::to_string));
         let synced = synced?;
+        if whole {
+            self.0.clear_all_set_aside().await?;
+        }
         tracing::info!(?synced, whole, "compared the catalog with the file servers");
         Ok(synced)
     }
@@ -153,7 +157,16 @@ impl Storage {
             .into_iter()
             .partition(|finding| matches!(finding, Finding::Missing { .. } | Finding::Risen { .. }));
         self.note(&noted, &mut synced).await?;
-        let looks = iter(looked_at).map(|finding| self.look_into(finding)).buffer_unordered(LOOKS);
+        let places = |finding: &Finding| {
+            let Finding::Unknown { id } = finding else { return Vec::new() };
+            let lies_at =
+                |at: &usize| listings[*at].as_ref().is_some_and(|ids| ids.binary_search(id).is_ok());
+            (0..listings.len()).filter(lies_at).collect()
+        };
+        let looked_at: Vec<_> = looked_at.into_iter().map(|finding| (places(&finding), finding)).collect();
+        drop(listings);
+        let looks =
+            iter(looked_at).map(|(places, finding)| self.look_into(finding, places)).buffer_unordered(LOOKS);
         let add = |sum: Synced, one: Synced| async { Ok(sum.add(one)) };
         looks.try_fold(synced, add).await
     }
@@ -187,7 +200,7 @@ impl Storage {
         Ok(())
     }
 
-    async fn look_into(&self, finding: Finding) -> Result<Synced, StorageError> {
+    async fn look_into(&self, finding: Finding, places: Vec<usize>) -> Result<Synced, StorageError> {
         let mut synced = Synced::default();
         match finding {
             Finding::Present { id, server } if !self.0.live().contains(&id) => {
@@ -199,11 +212,10 @@ impl Storage {
             }
             // The rebuilding takes it in at a fraction of the reading.
             Finding::Unknown { .. } if self.0.rebuild.progress().running => {}
-            Finding::Unknown { id } => match self.find(&id).await {
-                Ok(Found::Stored(_)) => synced.adopted = 1,
-                // Told since by the peer, deleted since, or just being uploaded.
-                Ok(Found::Deleted(_) | Found::Absent) => {}
-                Err(StorageError::Unsure { why, .. }) => {
+            Finding::Unknown { id } => match self.know(id, places).await {
+                Ok(true) => synced.adopted = 1,
+                Ok(false) => {}
+                Err(StorageError::Unsure { why, .. } | StorageError::Unreadable { why, .. }) => {
                     synced.foreign = 1;
                     tracing::warn!(object = %id, "lies on a file server and is not known: {why}; left alone");
                 }
@@ -212,6 +224,30 @@ impl Storage {
             Finding::Present { .. } | Finding::Missing { .. } | Finding::Risen { .. } => {}
         }
         Ok(synced)
+    }
+}
+
+impl Storage {
+    /// Takes in what lies at `places` and is not known; true if it can be read now. Where the catalog
+    /// knows nothing at all of it, its record alone is read, as a rebuilding does: after the loss of
+    /// a catalog that is everything there is. The body is verified by whoever reads or scrubs it.
+    async fn know(&self, id: ObjectId, places: Vec<usize>) -> Result<bool, StorageError> {
+        let inner = &self.0;
+        if inner.catalog.entry(id).await?.is_none() {
+            let ring = inner.ring();
+            match inner.take_in((id, places), &ring.identities(), &ring).await? {
+                Taken::New(one) => {
+                    let (entry, on, seal) = *one;
+                    let taken = inner.catalog.stored_sealed(entry, on, seal, now()).await?;
+                    return Ok(taken.state == State::Stored);
+                }
+                Taken::Known(_) => return Ok(false),
+                // Is it an object at all?
+                Taken::Rotten(_) => {}
+            }
+        }
+        // Found deleted or not at all: told since by the peer, deleted since, or just being uploaded.
+        Ok(matches!(self.find(&id).await?, Found::Stored(_)))
     }
 }
 

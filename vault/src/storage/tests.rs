@@ -14,6 +14,7 @@ use super::*;
 mod crash;
 mod mending;
 mod patrol;
+mod removal;
 mod scrub;
 mod slow;
 mod tasks;

@@ -2,7 +2,7 @@
 //! that a slow copy keeps nothing else waiting. Drives what `repair` decides; bounded, so that it
 //! never starves uploads.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::io::Read;
 use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
@@ -18,7 +18,7 @@ use super::object::{ObjectId, ReplicaState};
 use super::repair::{Action, Budget, Condition, plan, spared};
 use super::sessions::Sessions;
 use super::spool::{SpoolError, SpoolFile};
-use super::{Inner, Storage, StorageError, clock, now};
+use super::{Inner, Storage, StorageError, clock, moment, now};
 
 /// Actions under way at once.
 const AT_ONCE: usize = 4;
@@ -32,6 +32,8 @@ const INTENTS: usize = 64;
 const ASK_EVERY: u32 = 16;
 /// A temporary file of the peer's that nobody has touched for this long is nobody's.
 const STALE: Duration = Duration::from_secs(24 * 3600);
+/// They are looked for so often, and whenever a file server is attached.
+const COLLECT_EVERY: Duration = Duration::from_secs(if cfg!(test) { 0 } else { 3600 });
 /// A full file server is tried again once it has this much space.
 const SPACE: u64 = 64 << 20;
 
@@ -70,7 +72,7 @@ impl Storage {
         join_all(self.0.servers.iter().map(|server| self.0.probe(server))).await;
     }
 
-    /// What moves little: keys that changed, walks that go on, purges, old intents. Call it every
+    /// What moves little: keys that changed, walks that go on, purges, leftovers, old intents. Call it every
     /// [`Storage::retry_every`], one at a time.
     ///
     /// # Errors
@@ -83,6 +85,7 @@ impl Storage {
             inner.ask_for_intents().await?;
         }
         inner.go_on_with_asked().await?;
+        inner.collect_if_due().await;
         let purged = inner.purge_due().await?;
         Ok(Turn { settled: inner.settle_intents().await?, purged, ..Turn::default() })
     }
@@ -103,29 +106,40 @@ impl Storage {
         debts.retain(|debt| !live.contains(&debt.id));
         let actions = plan(&debts, &servers, now(), BUDGET);
         turn.more = actions.len() == BUDGET.actions;
-        let mut done = iter(actions)
-            .map(|action| async move { (inner.act(&action).await, action) })
-            .buffer_unordered(AT_ONCE);
         let mut failed = Vec::new();
-        while let Some((outcome, action)) = done.next().await {
-            match outcome {
-                Ok(()) => {
-                    let of_kind = if matches!(action, Action::Remove { .. }) {
-                        &mut turn.removed
-                    } else {
-                        &mut turn.copied
-                    };
-                    *of_kind += 1;
-                    inner.reasons.settle(&action.object());
-                }
-                Err(error) => {
-                    turn.failed += 1;
-                    tracing::warn!("{error}; stays owed");
-                    inner.reasons.note(action.object(), error.to_string());
-                    failed.push(action.object());
-                }
+        let mut settle = |id: ObjectId, outcome: Result<(), StorageError>, paid: &mut usize| match outcome {
+            Ok(()) => {
+                *paid += 1;
+                inner.reasons.settle(&id);
+            }
+            Err(error) => {
+                tracing::warn!("{error}; stays owed");
+                inner.reasons.note(id, error.to_string());
+                failed.push(id);
+            }
+        };
+        let mut copies = Vec::with_capacity(actions.len());
+        let mut removals: BTreeMap<String, Vec<ObjectId>> = BTreeMap::new();
+        for action in actions {
+            match action {
+                Action::Remove { id, server } => removals.entry(server).or_default().push(id),
+                copy => copies.push(copy),
             }
         }
+        // Deletions first: they are short, and nobody waits for them behind a large copy.
+        for (name, ids) in removals {
+            let Some(server) = inner.servers.iter().find(|server| server.name() == name) else { continue };
+            for (id, outcome) in inner.remove_all(server, ids).await? {
+                settle(id, outcome, &mut turn.removed);
+            }
+        }
+        let mut done = iter(copies)
+            .map(|action| async move { (inner.act(&action).await, action) })
+            .buffer_unordered(AT_ONCE);
+        while let Some((outcome, action)) = done.next().await {
+            settle(action.object(), outcome, &mut turn.copied);
+        }
+        turn.failed = failed.len();
         turn.more &= failed.is_empty();
         if !failed.is_empty() {
             inner.catalog.tried(failed).await?;
@@ -168,6 +182,23 @@ impl Inner {
         servers
     }
 
+    /// The other vault may have died in mid-write and stay away, while this one never attaches anew.
+    async fn collect_if_due(&self) {
+        let due = {
+            let mut last = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
+            let due = last.is_some_and(|last| moment().saturating_duration_since(last) >= COLLECT_EVERY);
+            if due || last.is_none() {
+                *last = Some(moment());
+            }
+            due
+        };
+        if due {
+            let up = self.servers.iter().filter(|server| server.health().suspended.is_none());
+            join_all(up.map(|server| self.collect_temporaries(server))).await;
+        }
+    }
+
+    /// Removes what was left half-written on a file server and what nobody writes any more.
     pub(super) async fn collect_temporaries(&self, server: &Sessions) {
         match server.run_long("tmp", |server, _| server.collect_temporaries(clock(), STALE)).await {
             Ok(0) => {}
@@ -217,7 +248,8 @@ impl Inner {
 
     async fn act(&self, action: &Action) -> Result<(), StorageError> {
         match action {
-            Action::Remove { id, server } => self.remove(*id, self.server(*id, server)?).await,
+            // Gathered by file server: see `pay_turn`.
+            Action::Remove { .. } => Ok(()),
             Action::Copy { id, from, to } => {
                 self.copy(*id, self.server(*id, from)?, self.server(*id, to)?).await
             }

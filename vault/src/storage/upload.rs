@@ -238,7 +238,7 @@ impl Inner {
             Intended::Taken(holder) => return self.repeated(*holder, &digest).await,
         };
         self.steps.reach(|| Step::Intended);
-        self.tell_peer(seq).await;
+        self.tell_peer(seq, "the upload goes on").await;
         self.steps.reach(|| Step::Replicate);
         let stored = self.replicate(entry, live, seal, file).await?;
         self.steps.reach(|| Step::Acknowledge);
@@ -364,8 +364,9 @@ impl Inner {
         source: Replica,
     ) -> Result<Put, FileServerError> {
         let large = source.length() > LARGE;
-        let put =
-            move |server: &dyn FileServer, progress: &Progress| server.put(&id, &mut progress.watch(source));
+        let put = move |server: &dyn FileServer, progress: &Progress| {
+            server.put_watched(&id, &mut progress.watch(source), &|count| progress.moved(count))
+        };
         let put = if large { server.run_long(id, put).await? } else { server.run(id, put).await? };
         server.set_full(false);
         Ok(put)
@@ -430,12 +431,14 @@ impl Inner {
         Ok(answering(settled))
     }
 
-    pub(super) async fn tell_peer(&self, seq: u64) {
+    /// Waits for the peer to hear of a change, within reason; `meanwhile` says what becomes of it
+    /// where that takes too long.
+    pub(super) async fn tell_peer(&self, seq: u64, meanwhile: &str) {
         let tell = self.tell_peer.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         if let Some(tell) = tell
             && tokio::time::timeout(PEER_PATIENCE, tell(seq)).await.is_err()
         {
-            tracing::warn!("storage: telling the peer took too long; the upload goes on");
+            tracing::warn!("storage: telling the peer took too long; {meanwhile}");
         }
     }
 

@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::{FileServer, FileServerError, Put, Replica, is_whole, layout};
-use crate::storage::envelope::{BODY, Checker, EnvelopeError, Side, parse_slot, verify};
+use super::{FileServer, FileServerError, Put, Replica, SetAside, layout, verify};
+use crate::storage::envelope::{BODY, Checker, EnvelopeError, Side, parse_slot};
 use crate::storage::note::{MAX_NOTE, is_note_name};
 use crate::storage::object::ObjectId;
 use crate::storage::random_hex;
 use crate::storage::step::{Step, Steps};
 
+mod aside;
 mod place;
 
 use place::Place;
@@ -103,7 +104,7 @@ impl Directory {
     }
 
     /// Is a whole replica there? One that is damaged or cannot be read is set aside.
-    fn whole(&self, id: &ObjectId) -> Result<bool, FileServerError> {
+    fn whole(&self, id: &ObjectId, moved: &dyn Fn(usize)) -> Result<bool, FileServerError> {
         let damage = |error| match error {
             EnvelopeError::Beneath(error) => unwrap_or(error, &self.name, id),
             damage => {
@@ -111,12 +112,12 @@ impl Directory {
                 FileServerError::Damaged { server, object, why: damage.reason() }
             }
         };
-        match self.open(id).and_then(|replica| verify(replica, id).map_err(damage)) {
+        match self.open(id).and_then(|replica| verify(replica, id, moved).map_err(damage)) {
             Ok(()) => Ok(true),
             Err(FileServerError::Absent { .. }) => Ok(false),
             Err(error) if error.shows().is_some() => {
                 tracing::error!("{error}; quarantined");
-                self.quarantine(id, &|| ())?;
+                self.set_aside(id, moved)?;
                 Ok(false)
             }
             Err(error) => Err(error),
@@ -138,15 +139,6 @@ impl Directory {
                 file.read_at(buffer, position).map_err(|error| place.blame(&id, error))
             }),
         ))
-    }
-
-    /// Gives what was set aside its name again, unless something has it by now.
-    fn put_back(&self, aside: &Path, path: &Path) -> std::io::Result<()> {
-        self.steps.reach(|| Step::Link(aside.to_owned(), path.to_owned()));
-        match std::fs::hard_link(aside, path) {
-            Err(error) if knows_no_links(&error) => std::fs::rename(aside, path),
-            other => other.and_then(|()| std::fs::remove_file(aside)),
-        }
     }
 
     fn write_temporary(
@@ -323,9 +315,14 @@ impl FileServer for Directory {
         Ok(found)
     }
 
-    fn put(&self, id: &ObjectId, source: &mut Replica) -> Result<Put, FileServerError> {
+    fn put_watched(
+        &self,
+        id: &ObjectId,
+        source: &mut Replica,
+        moved: &dyn Fn(usize),
+    ) -> Result<Put, FileServerError> {
         self.place.check()?;
-        if self.whole(id)? {
+        if self.whole(id, moved)? {
             // Whoever wrote it may have died before it was flushed.
             let path = self.replica_path(id);
             let flushed = File::open(&path).and_then(|file| self.sync_file(&file, &path));
@@ -401,20 +398,21 @@ impl FileServer for Directory {
         progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, FileServerError> {
         self.place.check()?;
-        let fail = |error| wrap(&self.name, "list")(error);
+        let fault = |folder: &str, error| self.place.fault(format!("list {folder}"), error);
         let after = after.map(ToString::to_string).unwrap_or_default();
         let mut found = Vec::new();
-        for outer in names(&self.root, 2).map_err(fail)? {
+        for outer in names(&self.root, 2).map_err(|error| fault(".", error))? {
             if !layout::fits(&outer, prefix, &after) {
                 continue;
             }
             let folder = self.root.join(&outer);
-            for inner in names(&folder, 2).map_err(fail)? {
+            for inner in names(&folder, 2).map_err(|error| fault(&outer, error))? {
                 if !layout::fits(&format!("{outer}{inner}"), prefix, &after) {
                     continue;
                 }
                 progress();
-                for name in names(&folder.join(&inner), 64).map_err(fail)? {
+                let listed = names(&folder.join(&inner), 64);
+                for name in listed.map_err(|error| fault(&format!("{outer}/{inner}"), error))? {
                     found.extend(layout::wanted(&name, &outer, &inner, prefix, &after));
                     if found.len() == limit {
                         return Ok(found);
@@ -426,25 +424,15 @@ impl FileServer for Directory {
     }
 
     fn quarantine(&self, id: &ObjectId, progress: &dyn Fn()) -> Result<(), FileServerError> {
-        let path = self.replica_path(id);
-        let folder = self.root.join("quarantine");
-        let aside = folder.join(format!("{id}~{}", random_hex()));
-        let moved = std::fs::create_dir_all(&folder).and_then(|()| {
-            self.steps.reach(|| Step::Rename(path.clone(), aside.clone()));
-            std::fs::rename(&path, &aside)
-        });
-        match moved {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(id)),
-            other => other.map_err(|error| self.place.blame(id, error))?,
-        }
-        let whole = self.open_at(&aside, id).is_ok_and(|replica| is_whole(replica, id, progress));
-        if whole && self.put_back(&aside, &path).is_ok() {
-            tracing::warn!(server = %self.name, object = %id, "another vault had healed it; put back");
-        }
-        let flushed = self.sync_folder(&folder);
-        flushed
-            .and_then(|()| path.parent().map_or(Ok(()), |folder| self.sync_folder(folder)))
-            .map_err(wrap(&self.name, id))
+        self.set_aside(id, &|_| progress())
+    }
+
+    fn list_set_aside(&self, progress: &dyn Fn()) -> Result<Vec<SetAside>, FileServerError> {
+        self.all_set_aside(progress)
+    }
+
+    fn remove_set_aside(&self, aside: &SetAside) -> Result<(), FileServerError> {
+        self.remove_aside(aside)
     }
 
     fn collect_temporaries(&self, now: SystemTime, age: Duration) -> Result<usize, FileServerError> {
@@ -481,10 +469,11 @@ impl FileServer for Directory {
         let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return self.place.check().map(|()| None),
-            Err(error) => return Err(wrap(&self.name, name)(error)),
+            Err(error) => return Err(self.place.fault(name.to_owned(), error)),
         };
         let mut bytes = Vec::new();
-        file.take(MAX_NOTE as u64 + 1).read_to_end(&mut bytes).map_err(wrap(&self.name, name))?;
+        let read = file.take(MAX_NOTE as u64 + 1).read_to_end(&mut bytes);
+        read.map_err(|error| self.place.fault(name.to_owned(), error))?;
         Ok(Some(bytes))
     }
 
@@ -497,13 +486,18 @@ impl FileServer for Directory {
         let temporary_name = format!("{}~{}", self.own, random_hex());
         let temporary = self.root.join("tmp").join(&temporary_name);
         lock(&self.live).insert(temporary_name.clone());
-        let written = self.replace(&temporary, &path, bytes);
+        let mut written = self.replace(&temporary, &path, bytes);
+        if written.as_ref().is_err_and(place::is_of_one_file) && self.move_aside(name, &path).is_ok() {
+            // It is made anew, and may not be there.
+            let _ = std::fs::remove_file(&temporary);
+            written = self.replace(&temporary, &path, bytes);
+        }
         if written.is_err() {
             // Collected later if it cannot be removed now.
             let _ = std::fs::remove_file(&temporary);
         }
         lock(&self.live).remove(&temporary_name);
-        written.map_err(wrap(&self.name, name))
+        written.map_err(|error| self.place.fault(name.to_owned(), error))
     }
 }
 

@@ -14,13 +14,14 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{FileServer, FileServerError, Put, Replica, is_whole, layout};
-use crate::storage::envelope::{Checker, EnvelopeError, Side, verify};
+use super::{FileServer, FileServerError, Put, Replica, SetAside, layout, verify};
+use crate::storage::envelope::{Checker, EnvelopeError, Side};
 use crate::storage::object::ObjectId;
 use crate::storage::random_hex;
 use crate::storage::step::{Step, Steps};
 
 mod ahead;
+mod aside;
 mod blame;
 mod enquiry;
 mod flushing;
@@ -200,7 +201,7 @@ impl Sftp {
     }
 
     /// Is a whole replica there? One that is damaged or cannot be read is set aside.
-    fn whole(&self, id: &ObjectId) -> Result<bool, FileServerError> {
+    fn whole(&self, id: &ObjectId, moved: &dyn Fn(usize)) -> Result<bool, FileServerError> {
         let damage = |error| match error {
             EnvelopeError::Beneath(error) => unwrap_or(error, &self.name, &self.address, id),
             damage => {
@@ -209,12 +210,12 @@ impl Sftp {
             }
         };
         let found = self.find(id).and_then(|replica| {
-            replica.map_or(Ok(false), |replica| verify(replica, id).map(|()| true).map_err(damage))
+            replica.map_or(Ok(false), |replica| verify(replica, id, moved).map(|()| true).map_err(damage))
         });
         match found {
             Err(error) if error.shows().is_some() => {
                 tracing::error!("{error}; quarantined");
-                match self.quarantine(id, &|| ()) {
+                match self.set_aside(id, moved) {
                     // The other vault was faster.
                     Err(FileServerError::Absent { .. }) | Ok(()) => Ok(false),
                     Err(error) => Err(error),
@@ -241,11 +242,17 @@ impl Sftp {
     }
 
     /// Writes, flushes and measures the temporary file, and gives it its final name.
-    fn write(&self, id: &ObjectId, source: &mut Replica, temporary: &Path) -> Result<Put, FileServerError> {
+    fn write(
+        &self,
+        id: &ObjectId,
+        source: &mut Replica,
+        temporary: &Path,
+        moved: &dyn Fn(usize),
+    ) -> Result<Put, FileServerError> {
         let mut short = None;
         if Self::is_short(source) {
             let bytes = self.read_short(id, source)?;
-            if let Some(put) = self.write_short(id, &bytes, temporary)? {
+            if let Some(put) = self.write_short(id, &bytes, temporary, moved)? {
                 return Ok(put);
             }
             short = Some(Replica::of_bytes(Arc::new(bytes)));
@@ -289,7 +296,7 @@ impl Sftp {
             let why = format!("{written} bytes were written and {} are there", size.unwrap_or_default());
             return Err(FileServerError::Damaged { server, object, why });
         }
-        self.publish(id, lane, temporary)
+        self.publish(id, lane, temporary, moved)
     }
 
     /// Flushes what is written of a file on another session, where one is to spare. What comes of
@@ -324,7 +331,13 @@ impl Sftp {
 
     /// Gives the finished file its final name without overwriting, durably. What has that name
     /// already counts if it is whole.
-    fn publish(&self, id: &ObjectId, mut lane: Lane, temporary: &Path) -> Result<Put, FileServerError> {
+    fn publish(
+        &self,
+        id: &ObjectId,
+        mut lane: Lane,
+        temporary: &Path,
+        moved: &dyn Fn(usize),
+    ) -> Result<Put, FileServerError> {
         let path = layout::replica_path(&self.root, id);
         for _ in 0..TRIES {
             let named = self.name_finally(&mut lane.link, temporary, &path);
@@ -335,7 +348,7 @@ impl Sftp {
                 }
                 false => lane.give_back(),
             }
-            if self.whole(id)? {
+            if self.whole(id, moved)? {
                 self.discard(temporary);
                 return self.settle(id);
             }
@@ -498,14 +511,19 @@ impl FileServer for Sftp {
         Ok(found)
     }
 
-    fn put(&self, id: &ObjectId, source: &mut Replica) -> Result<Put, FileServerError> {
-        if self.whole(id)? {
+    fn put_watched(
+        &self,
+        id: &ObjectId,
+        source: &mut Replica,
+        moved: &dyn Fn(usize),
+    ) -> Result<Put, FileServerError> {
+        if self.whole(id, moved)? {
             return self.settle(id);
         }
         let name = format!("{}~{}", self.own, random_hex());
         let temporary = self.root.join("tmp").join(&name);
         lock(&self.live).insert(name.clone());
-        let done = self.write(id, source, &temporary);
+        let done = self.write(id, source, &temporary, moved);
         if let Err(error) = &done {
             // A folder may have gone under us (restored, cleaned up): look again next time.
             self.forget_folders(&layout::replica_path(&self.root, id));
@@ -558,38 +576,19 @@ impl FileServer for Sftp {
         progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, FileServerError> {
         let after = after.map(ToString::to_string).unwrap_or_default();
-        self.ids(prefix, &after, limit, progress).map_err(|failed| self.fail("list", failed))
+        self.ids(prefix, &after, limit, progress).map_err(|failed| self.blame().of_part("list", failed))
     }
 
     fn quarantine(&self, id: &ObjectId, progress: &dyn Fn()) -> Result<(), FileServerError> {
-        let path = layout::replica_path(&self.root, id);
-        let folder = self.root.join("quarantine");
-        let aside = folder.join(format!("{id}~{}", random_hex()));
-        self.steps.reach(|| Step::Rename(path.clone(), aside.clone()));
-        let moved = self.ask(&self.control, |link| {
-            match link.rename(&path, &aside) {
-                // Either of the two is missing; one can be made.
-                Err(trouble) if trouble.kind == Kind::Missing => {
-                    link.make_folder(&folder)?;
-                    link.rename(&path, &aside)?;
-                }
-                other => other?,
-            }
-            self.flush_parent(link, &aside)?;
-            self.flush_parent(link, &path)
-        });
-        match moved {
-            Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => return Err(self.absent(id)),
-            other => other.map_err(|failed| self.fail_on_one(id, failed))?,
-        }
-        let whole = self
-            .find_at(aside.clone(), id)
-            .is_ok_and(|found| found.is_some_and(|replica| is_whole(replica, id, progress)));
-        let back = || self.ask(&self.control, |link| link.rename(&aside, &path));
-        if whole && back().is_ok() {
-            tracing::warn!(server = %self.name, object = %id, "another vault had healed it; put back");
-        }
-        Ok(())
+        self.set_aside(id, &|_| progress())
+    }
+
+    fn list_set_aside(&self, progress: &dyn Fn()) -> Result<Vec<SetAside>, FileServerError> {
+        self.all_set_aside(progress)
+    }
+
+    fn remove_set_aside(&self, aside: &SetAside) -> Result<(), FileServerError> {
+        self.remove_aside(aside)
     }
 
     fn collect_temporaries(&self, now: SystemTime, age: Duration) -> Result<usize, FileServerError> {

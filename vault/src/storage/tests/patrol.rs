@@ -259,6 +259,89 @@ async fn a_catalog_that_is_lost_learns_from_the_file_servers_what_was_deleted() 
 }
 
 #[tokio::test]
+async fn a_first_comparison_reads_records_alone_and_keeps_no_note_of_a_deletion_waiting() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let ids = put_some(&storage, 0..4).await;
+    storage.delete(&ids[0]).await.unwrap();
+    storage.patrol_turn().await.unwrap();
+    drop(storage);
+    place.burn().await;
+    // Whoever read this body would find it damaged, on both.
+    for server in ["one", "two"] {
+        spoil(&place.replica(server, &ids[1]), 0);
+    }
+    let storage = place.open("vault-a").await;
+    storage.compare_turn().await.unwrap();
+    assert_eq!(storage.status().await.unwrap().objects, 0, "not before it is known what is deleted");
+    storage.watch_turn().await.unwrap();
+    // Both are noted before anything is compared, and a comparison is due also after a restart.
+    let place_of = storage.0.catalog.place("one".to_owned()).await.unwrap().0.unwrap();
+    let verdict = storage.0.differing(&storage.0.servers[0], &place_of).await.unwrap().0;
+    assert_eq!(verdict, Verdict::Current);
+    drop(storage);
+    let storage = place.open("vault-a").await;
+    storage.watch_turn().await.unwrap();
+    storage.compare_turn().await.unwrap();
+    assert_eq!(storage.status().await.unwrap().objects, 3);
+    assert!(matches!(storage.find(&ids[0]).await.unwrap(), Found::Deleted(_)));
+    assert!(["one", "two"].iter().all(|server| place.replica(server, &ids[1]).exists()));
+    // What is read or scrubbed is verified then.
+    assert!(read(&storage, &ids[1], None).await.is_err());
+    assert!(read(&storage, &ids[2], None).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_comparison_that_is_asked_for_while_one_runs_is_not_forgotten() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    put_some(&storage, 0..2).await;
+    storage.patrol_turn().await.unwrap();
+    let running = async |storage: &Storage| storage.0.catalog.round("sync").await.unwrap().running;
+    storage.0.request_comparison().await.unwrap();
+    let (compared, asked) = tokio::join!(storage.compare_turn(), async {
+        // The first thing that it does is to read the round; then it lists.
+        while !storage.sync_progress().running {
+            tokio::task::yield_now().await;
+        }
+        storage.0.request_comparison().await
+    });
+    compared.unwrap();
+    asked.unwrap();
+    assert!(running(&storage).await);
+    storage.compare_turn().await.unwrap();
+    assert!(!running(&storage).await);
+}
+
+#[tokio::test]
+async fn a_folder_or_a_note_that_cannot_be_read_suspends_nobody() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let ids = put_some(&storage, 0..3).await;
+    storage.patrol_turn().await.unwrap();
+    let folder = place.replica("one", &ids[0]).parent().unwrap().parent().unwrap().to_owned();
+    std::fs::rename(&folder, place.path("kept")).unwrap();
+    std::fs::write(&folder, "like a broken folder").unwrap();
+    let notes = place.path("one").join("notes");
+    for slot in ["generation.vault-a.0", "generation.vault-a.1"] {
+        let _ = std::fs::remove_file(notes.join(slot));
+        std::fs::create_dir(notes.join(slot)).unwrap();
+    }
+    let synced = storage.sync().await.unwrap();
+    assert_eq!((synced.missing, synced.unlisted.len()), (0, 1), "{synced:?}");
+    assert!(synced.unlisted[0].contains("fails:"), "{synced:?}");
+    for _ in 0..3 {
+        storage.patrol_turn().await.unwrap();
+        assert!(storage.status().await.unwrap().file_servers.iter().all(|server| server.up));
+    }
+    let status = storage.status().await.unwrap();
+    assert!(status.file_servers[0].restored <= 2, "the note is written anew: {status:?}");
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(place.path("kept"), &folder).unwrap();
+    assert!(storage.sync().await.unwrap().agreed());
+}
+
+#[tokio::test]
 async fn a_note_of_another_key_or_another_place_says_nothing() {
     let place = Place::new();
     let storage = place.open("vault-a").await;

@@ -384,3 +384,21 @@ async fn records_on_a_server_that_comes_back_from_a_backup_are_looked_at_and_rew
     assert_eq!((told.done, told.failed), (3, 0), "{told:?}");
     assert_eq!(place.check_replicas(&newer), 16);
 }
+
+#[tokio::test]
+async fn what_a_dead_peer_left_half_written_goes_by_age_without_a_restart() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    storage.tend_turn().await.unwrap();
+    let torn =
+        ["one/tmp/vault-b~old", "two/tmp/vault-b~old", "one/tmp/vault-b~new"].map(|name| place.path(name));
+    let two_days_ago = clock() - Duration::from_secs(2 * 86_400);
+    for file in &torn {
+        std::fs::write(file, "torn").unwrap();
+    }
+    for file in &torn[..2] {
+        std::fs::File::options().write(true).open(file).unwrap().set_modified(two_days_ago).unwrap();
+    }
+    storage.tend_turn().await.unwrap();
+    assert_eq!(torn.map(|file| file.exists()), [false, false, true]);
+}

@@ -42,6 +42,21 @@ fn a_replica_that_cannot_be_read_is_replaced_and_the_directory_goes_on() {
 }
 
 #[test]
+fn a_note_or_a_folder_that_cannot_be_read_is_not_the_whole_directorys_trouble() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = directory(folder.path());
+    let block = |note: &str| contract::block(&folder.path().join("notes").join(note));
+    contract::replaces_a_note_that_cannot_be_read_and_blames_nothing_else(&server, &block);
+    std::fs::write(folder.path().join("ab"), "like a broken folder").unwrap();
+    let refused = server.list("", None, 10).unwrap_err();
+    assert!(matches!(refused, FileServerError::Faulty { .. }), "{refused}");
+    assert!(refused.to_string().contains("list ab: fails"), "{refused}");
+    contract::block(&folder.path().join("marker"));
+    let refused = server.list("", None, 10).unwrap_err();
+    assert!(matches!(refused, FileServerError::Away { .. }), "{refused}");
+}
+
+#[test]
 fn a_folder_that_goes_under_a_running_server_is_made_again_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("place");

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ssh2::{File, FileStat, MethodType, OpenFlags, OpenType, RenameFlags, Session, Sftp};
 
-use super::super::layout;
+use super::super::layout::Names;
 use super::message::Request;
 use super::moment;
 use super::pipeline::{Answer, Pipeline};
@@ -240,8 +240,8 @@ impl Link {
         Ok((entries, all))
     }
 
-    /// The sorted names in a folder that are so many digits of an id.
-    pub(super) fn digits(&mut self, path: &Path, length: usize) -> Result<Vec<String>, Trouble> {
+    /// The sorted names in a folder that are `wanted`.
+    pub(super) fn names(&mut self, path: &Path, wanted: Names) -> Result<Vec<String>, Trouble> {
         let (entries, all) = self.read_folder(path)?;
         if !all {
             let text =
@@ -249,22 +249,22 @@ impl Link {
             return Err(Trouble::new(Kind::Failure, text));
         }
         let mut names: Vec<_> = entries.into_iter().map(|(name, _)| name).collect();
-        names.retain(|name| layout::is_digits(name, length));
+        names.retain(|name| wanted.hold(name));
         names.sort_unstable();
         Ok(names)
     }
 
-    /// As [`Self::digits`] of each of `folders` from the first on until there are `enough` names,
+    /// As [`Self::names`] of each of `folders` from the first on until there are `enough` names,
     /// with requests in flight; `None` where the server gives a session no second channel for it.
-    pub(super) fn digits_of_many(
+    pub(super) fn names_of_many(
         &mut self,
         folders: &[PathBuf],
-        length: usize,
+        wanted: Names,
         enough: usize,
         progress: &dyn Fn(),
     ) -> Result<Option<Vec<Vec<String>>>, Trouble> {
         let listed = self.pipeline().and_then(|pipeline| {
-            pipeline.map(|pipeline| pipeline.list(folders, length, enough, progress)).transpose()
+            pipeline.map(|pipeline| pipeline.list(folders, wanted, enough, progress)).transpose()
         });
         if listed.as_ref().is_err_and(Trouble::spoils_session) {
             self.cut();

@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use ssh2::{Channel, ErrorCode, ExtendedData, Session};
 
+use super::super::layout::Names;
 use super::enquiry::Enquiry;
 use super::message::{Oddity, Reply, Request, VERSION};
 use super::moment;
@@ -82,7 +83,7 @@ impl Pipeline {
         Ok((version == Some(VERSION) && window >= LEAST_WINDOW).then_some(pipeline))
     }
 
-    /// The sorted names that are `length` digits of an id in each of `folders`, from the first on
+    /// The sorted names that are `wanted` in each of `folders`, from the first on
     /// until there are `enough`. Calls `progress` whenever something comes.
     ///
     /// # Errors
@@ -90,11 +91,11 @@ impl Pipeline {
     pub(super) fn list(
         &mut self,
         folders: &[PathBuf],
-        length: usize,
+        wanted: Names,
         enough: usize,
         progress: &dyn Fn(),
     ) -> Result<Vec<Vec<String>>, Trouble> {
-        let mut enquiry = Enquiry::new(folders, length, enough);
+        let mut enquiry = Enquiry::new(folders, wanted, enough);
         let mut asked = Vec::new();
         enquiry.ask_more(&mut asked);
         while !enquiry.is_over() {

@@ -52,6 +52,7 @@ impl Sftp {
         id: &ObjectId,
         bytes: &[u8],
         temporary: &Path,
+        moved: &dyn Fn(usize),
     ) -> Result<Option<Put>, FileServerError> {
         let fail = |trouble| self.fail(id, Failed::Trouble(trouble));
         let path = layout::replica_path(&self.root, id);
@@ -82,7 +83,7 @@ impl Sftp {
             lane.give_back();
             return Ok(Some(Put::Written));
         }
-        self.publish(id, lane, temporary).map(Some)
+        self.publish(id, lane, temporary, moved).map(Some)
     }
 
     /// Writes, flushes, closes and measures; a refusal leaves the session sound.

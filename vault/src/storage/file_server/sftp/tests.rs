@@ -115,6 +115,35 @@ fn a_replica_that_cannot_be_read_is_replaced_and_the_server_goes_on() {
 }
 
 #[test]
+fn a_note_that_cannot_be_read_is_written_anew_and_the_server_goes_on() {
+    let sshd = Sshd::start();
+    let block = |note: &str| contract::block(&sshd.place().join("notes").join(note));
+    contract::replaces_a_note_that_cannot_be_read_and_blames_nothing_else(&sftp(&sshd), &block);
+}
+
+#[test]
+fn what_is_put_back_out_of_quarantine_is_flushed() {
+    let sshd = Sshd::start();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let watch = Arc::clone(&seen);
+    let server = with(&sshd, &sshd.settings(3), Steps::watched(move |step| lock(&watch).push(step.clone())));
+    server.attach(None, true).unwrap();
+    let (id, bytes) = object(b"healed meanwhile");
+    server.put(&id, &mut in_memory(bytes.clone())).unwrap();
+    server.quarantine(&id, &|| ()).unwrap();
+    assert_eq!(whole(&server, &id), bytes);
+    let path = layout::replica_path(&sshd.place(), &id);
+    let steps = lock(&seen).clone();
+    let last = |wanted: &dyn Fn(&Step) -> bool| steps.iter().rposition(wanted).unwrap();
+    let back = last(
+        &|step| matches!(step, Step::Rename(from, to) if *to == path && from.parent().unwrap().ends_with("quarantine")),
+    );
+    for folder in [path.parent().unwrap().to_owned(), sshd.place().join("quarantine")] {
+        assert!(back < last(&|step| *step == Step::FolderSynced(folder.clone())), "{steps:#?}");
+    }
+}
+
+#[test]
 fn a_place_made_as_a_directory_is_the_same_place_over_sftp() {
     let sshd = Sshd::start();
     let directory =
