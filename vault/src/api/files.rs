@@ -18,7 +18,6 @@ use shared::tls::{Role, is_name};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::body::{discard, discard_pieces};
 use super::caller::Caller;
 use super::refusal::Refusal;
 use crate::storage::{
@@ -84,18 +83,9 @@ async fn upload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let (upload, digests) = match announced(&files, &caller, whose, &headers) {
-        Ok(announced) => announced,
-        Err(refusal) => {
-            discard(body).await;
-            return Err(refusal);
-        }
-    };
-    let mut pieces = Box::pin(digests.check(body_of(body, files.idle)));
-    let stored = files.storage.put(upload, &mut pieces).await;
-    if let Err(StorageError::TooLarge(_)) = &stored {
-        discard_pieces(pieces).await;
-    }
+    // What is left unread of a refused body is the connection's to deal with.
+    let (upload, digests) = announced(&files, &caller, whose, &headers)?;
+    let stored = files.storage.put(upload, digests.check(body_of(body, files.idle))).await;
     let Stored { entry, new } = stored.map_err(|error| refuse(&error))?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     let place = [(header::LOCATION, format!("/v1/files/{}", entry.id)), (header::ETAG, etag(&entry.id))];
@@ -433,7 +423,9 @@ pub(super) fn refuse(error: &StorageError) -> Refusal {
         StorageError::NotEmpty => plain(StatusCode::CONFLICT, "not_empty"),
         StorageError::Listing(_) => Refusal::later("file_server_away", error.to_string(), LATER),
         StorageError::Key(KeyError::NoIdentity) => plain(StatusCode::BAD_REQUEST, "no_identity"),
-        StorageError::FileServer(_) | StorageError::NotRemoved { .. } => Refusal::later("file_server_away", error.to_string(), LATER),
+        StorageError::FileServer(_) | StorageError::NotRemoved { .. } => {
+            Refusal::later("file_server_away", error.to_string(), LATER)
+        }
         StorageError::NoSuchServer { .. } => plain(StatusCode::NOT_FOUND, "no_such_file_server"),
         StorageError::SamePlace { .. } => plain(StatusCode::CONFLICT, "same_place"),
         StorageError::NotAdopted { .. } => plain(StatusCode::CONFLICT, "not_adopted"),
