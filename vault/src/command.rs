@@ -119,14 +119,31 @@ pub enum CommandError {
         next: &'static str,
     },
     /// Looked at, and found wanting. The answer says what.
-    #[error(
-        "{wanting} of {looked} files are not whole on every file server; what is bad is owed and healed by itself"
-    )]
+    #[error("{}", not_whole(*wanting, *looked, *bad, *unread))]
     NotWhole {
         /// How many.
         wanting: usize,
         /// Of how many.
         looked: usize,
+        /// Replicas absent or damaged.
+        bad: usize,
+        /// Replicas that could not be read, so that nothing is known of them.
+        unread: usize,
+    },
+    /// A scrub found damage.
+    #[error(
+        "{damaged} of {checked} replicas are damaged or missing; they are owed and healed by themselves, as \
+         vault file owed tells{}", left_out(*skipped, servers)
+    )]
+    Damage {
+        /// How many.
+        damaged: u64,
+        /// Of how many.
+        checked: u64,
+        /// How many could not be looked at.
+        skipped: u64,
+        /// Where.
+        servers: String,
     },
     /// A scrub could not look at everything.
     #[error("{skipped} replicas could not be looked at on {servers}; the scrub goes on there by itself")]
@@ -145,6 +162,30 @@ pub enum CommandError {
     /// Standard output is closed.
     #[error("the answer cannot be printed: {0}")]
     Print(#[from] io::Error),
+}
+
+fn not_whole(wanting: usize, looked: usize, bad: usize, unread: usize) -> String {
+    let known = if bad > 0 { "" } else { "known to be " };
+    let mut text = format!("{wanting} of {looked} files are not {known}whole on every file server");
+    if bad > 0 {
+        text.push_str("; what is bad is owed and healed by itself");
+    }
+    if unread > 0 {
+        text.push_str(&format!(
+            "; {unread} replicas could not be read, and nothing is known of them: mend what their lines name, \
+             then verify again"
+        ));
+    }
+    text
+}
+
+fn left_out(skipped: u64, servers: &str) -> String {
+    match skipped {
+        0 => String::new(),
+        _ => format!(
+            "; {skipped} replicas could not be looked at on {servers}; the scrub goes on there by itself"
+        ),
+    }
 }
 
 impl CommandError {
@@ -470,6 +511,24 @@ mod tests {
         assert_eq!(
             counts(&progress),
             "30 done, 0 were so already, 0 failed, 2 of them are deleted: vault file undelete takes one back"
+        );
+    }
+
+    #[test]
+    fn what_is_not_whole_and_what_is_not_known_are_told_apart() {
+        let told = |bad, unread| CommandError::NotWhole { wanting: 1, looked: 2, bad, unread }.to_string();
+        let owed =
+            "1 of 2 files are not whole on every file server; what is bad is owed and healed by itself";
+        assert_eq!(told(1, 0), owed);
+        let refused = "1 replicas could not be read, and nothing is known of them: mend what their lines name, \
+                       then verify again";
+        let unknown = "1 of 2 files are not known to be whole on every file server";
+        assert_eq!(told(0, 1), format!("{unknown}; {refused}"));
+        assert_eq!(told(1, 1), format!("{owed}; {refused}"));
+        let damage =
+            |skipped| CommandError::Damage { damaged: 1, checked: 9, skipped, servers: "lyon".into() };
+        assert!(
+            !damage(0).to_string().contains("lyon") && damage(2).to_string().contains("2 replicas could not")
         );
     }
 

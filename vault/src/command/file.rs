@@ -83,7 +83,8 @@ pub enum Verb {
     /// in front of a file that has rotted is written anew. The two vaults share the work: each
     /// needs to be told.
     Scrub {
-        /// Stay until this vault's share is done. Broken off, the scrub itself goes on
+        /// Stay until this vault's share is done; exit code 1 where something was damaged, missing or
+        /// left out. Broken off, the scrub itself goes on
         #[arg(long)]
         follow: bool,
     },
@@ -300,7 +301,11 @@ async fn verify(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Resul
     }
     let wanting = all.iter().filter(|file| !file.whole).count();
     if wanting > 0 {
-        return Err(CommandError::NotWhole { wanting, looked: all.len() });
+        let replicas = || all.iter().flat_map(|file| &file.replicas);
+        let bad = replicas().filter(|replica| matches!(replica.state, Verdict::Absent | Verdict::Damaged));
+        let unread = replicas().filter(|replica| replica.state == Verdict::Unknown);
+        let (bad, unread) = (bad.count(), unread.count());
+        return Err(CommandError::NotWhole { wanting, looked: all.len(), bad, unread });
     }
     Ok(())
 }
@@ -351,10 +356,13 @@ async fn scrub(socket: &Path, follow: bool, output: &mut Output<'_>) -> Result<(
     };
     bar.finish_and_clear();
     output.show(&round, &scrubbed(&round))?;
-    if round.skipped > 0 {
-        return Err(CommandError::NotScrubbed { skipped: round.skipped, servers: round.left_out.join(", ") });
+    let Round { damaged, checked, skipped, .. } = round;
+    let servers = round.left_out.join(", ");
+    match (damaged, skipped) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(CommandError::NotScrubbed { skipped, servers }),
+        _ => Err(CommandError::Damage { damaged, checked, skipped, servers }),
     }
-    Ok(())
 }
 
 fn scrubbed(round: &Round) -> String {
