@@ -126,7 +126,7 @@ impl Storage {
                 copy => copies.push(copy),
             }
         }
-        // Deletions first: they are short, and nobody waits for them behind a large copy.
+        // Removals first: they are short, and do not wait behind a large copy.
         for (name, ids) in removals {
             let Some(server) = inner.servers.iter().find(|server| server.name() == name) else { continue };
             for (id, outcome) in inner.remove_all(server, ids).await? {
