@@ -116,12 +116,28 @@ impl Pipeline {
     /// # Errors
     /// The connection's end. A refusal is an answer.
     pub(super) fn ask(&mut self, requests: &[Request<'_>]) -> Result<Vec<Answer>, Trouble> {
+        self.put(requests)?;
+        self.answers(requests.len())
+    }
+
+    /// The first half of [`Self::ask`].
+    ///
+    /// # Errors
+    /// The connection's end.
+    pub(super) fn put(&mut self, requests: &[Request<'_>]) -> Result<(), Trouble> {
         let mut bytes = Vec::new();
         for request in requests {
             request.write_to(&mut bytes);
         }
-        self.send(&bytes)?;
-        let mut answers: Vec<Option<Answer>> = requests.iter().map(|_| None).collect();
+        self.send(&bytes)
+    }
+
+    /// The second half of [`Self::ask`], for so many requests.
+    ///
+    /// # Errors
+    /// The connection's end.
+    pub(super) fn answers(&mut self, requests: usize) -> Result<Vec<Answer>, Trouble> {
+        let mut answers: Vec<Option<Answer>> = vec![None; requests];
         let mut open = answers.len();
         while open > 0 {
             let taken = self.answer(|reply| {
@@ -145,7 +161,16 @@ impl Pipeline {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    fn send(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
+    /// How many bytes the server takes now without making anybody wait, as far as is known.
+    pub(super) fn window(&self) -> usize {
+        usize::try_from(self.channel.write_window().remaining).unwrap_or(usize::MAX)
+    }
+
+    /// Sends whole messages. Where the server takes nothing for a whole time-out, it fails.
+    ///
+    /// # Errors
+    /// The connection's end.
+    pub(super) fn send(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
         let until = moment() + self.timeout;
         while !bytes.is_empty() {
             // libssh2 says 0 where the server took nothing more just now.
@@ -159,7 +184,10 @@ impl Pipeline {
     }
 
     /// Waits for more bytes, no longer than the time-out; false at the channel's end.
-    fn receive(&mut self) -> Result<bool, Trouble> {
+    ///
+    /// # Errors
+    /// The connection's end.
+    pub(super) fn receive(&mut self) -> Result<bool, Trouble> {
         self.come.drain(..self.taken);
         self.taken = 0;
         let before = self.come.len();
@@ -170,7 +198,13 @@ impl Pipeline {
     }
 
     /// Hands over the next whole message, if one has come.
-    fn answer<T>(&mut self, take: impl FnOnce(Reply<'_>) -> Result<T, Oddity>) -> Result<Option<T>, Trouble> {
+    ///
+    /// # Errors
+    /// It makes no sense.
+    pub(super) fn answer<T>(
+        &mut self,
+        take: impl FnOnce(Reply<'_>) -> Result<T, Oddity>,
+    ) -> Result<Option<T>, Trouble> {
         let odd = |oddity: Oddity| Trouble::new(Kind::Lost, format!("the server sent {oddity}"));
         let Some((reply, size)) = Reply::first(&self.come[self.taken..]).map_err(odd)? else {
             return Ok(None);
