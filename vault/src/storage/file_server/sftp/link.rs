@@ -283,12 +283,14 @@ impl Link {
         answered
     }
 
-    /// Writes a file on both channels, see [`abreast`]; `None` where the server gives none.
+    /// Works on `most` channels on which requests run ahead, or on as many as the server gives;
+    /// `None` where it gives none.
     pub(super) fn abreast<T>(
         &mut self,
+        most: usize,
         work: impl FnOnce(&mut [&mut Pipeline]) -> Result<T, Trouble>,
     ) -> Result<Option<T>, Trouble> {
-        let done = self.channels().and_then(|mut channels| match channels.as_mut_slice() {
+        let done = self.channels(most).and_then(|mut channels| match channels.as_mut_slice() {
             [] => Ok(None),
             channels => work(channels).map(Some),
         });
@@ -303,15 +305,14 @@ impl Link {
         Ok(self.ahead[0].on())
     }
 
-    /// As many as the server gives.
-    fn channels(&mut self) -> Result<Vec<&mut Pipeline>, Trouble> {
-        for ahead in &mut self.ahead {
+    fn channels(&mut self, most: usize) -> Result<Vec<&mut Pipeline>, Trouble> {
+        for ahead in self.ahead.iter_mut().take(most) {
             open(&self.session, self.timeout, ahead)?;
             if matches!(ahead, Ahead::Refused) {
                 break;
             }
         }
-        Ok(self.ahead.iter_mut().filter_map(Ahead::on).collect())
+        Ok(self.ahead.iter_mut().take(most).filter_map(Ahead::on).collect())
     }
 
     /// Bytes and names that may still be written below `path`; the server may not know.

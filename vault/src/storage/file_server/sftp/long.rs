@@ -1,6 +1,7 @@
-//! Storing a long object: hashed beside its sending, flushed beside its writing, and written on two
-//! channels of one session where the server grants them, so that a distance does not leave the line
-//! idle. Knows the order of the steps; which request is sent when is `abreast`'s and `writer`'s.
+//! Storing a long object: hashed beside its sending, flushed beside its writing, and written with requests
+//! in flight on two channels of one session where the server grants them, so that a distance does not
+//! leave the line idle. Where it grants none, libssh2's
+//! `Sftp` writes it. Knows the order of the steps; which request is sent when is `abreast`'s and `writer`'s.
 
 use std::path::Path;
 
@@ -16,7 +17,7 @@ use super::{FileServerError, Put, Replica, Sftp, Step, ahead, flushing, unwrap_o
 use crate::storage::envelope::Checker;
 use crate::storage::object::ObjectId;
 
-/// Shorter ones go on one channel: what a second one costs is a few round trips when it is opened.
+/// Shorter ones go on one channel: to open another takes three round trips once.
 const WORTH_TWO: u64 = 8 << 20;
 
 /// Gives the next bytes of what is written.
@@ -33,9 +34,7 @@ impl Sftp {
         temporary: &Path,
     ) -> Result<Put, FileServerError> {
         self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
-        if source.length() >= WORTH_TWO
-            && let Some(put) = self.write_abreast(id, source, temporary)?
-        {
+        if let Some(put) = self.write_abreast(id, source, temporary)? {
             return Ok(put);
         }
         let created = self.ask_in_place(|link| link.create(temporary));
@@ -52,8 +51,8 @@ impl Sftp {
         self.publish(id, lane, temporary)
     }
 
-    /// The same on two channels; `None`: the server grants none besides the first, and nothing was
-    /// done.
+    /// The same with requests in flight, on one channel or two; `None`: the server grants a session
+    /// none for that, and nothing was done.
     fn write_abreast(
         &self,
         id: &ObjectId,
@@ -61,7 +60,8 @@ impl Sftp {
         temporary: &Path,
     ) -> Result<Option<Put>, FileServerError> {
         let fail = |trouble| self.fail(id, Failed::Trouble(trouble));
-        let made = self.ask_in_place(|link| link.abreast(|channels| make(channels, temporary)));
+        let most = if source.length() < WORTH_TWO { 1 } else { 2 };
+        let made = self.ask_in_place(|link| link.abreast(most, |channels| make(channels, temporary)));
         let (handles, mut lane) = made.map_err(|failed| self.fail(id, failed))?;
         let Some(handles) = handles else {
             lane.give_back();
@@ -69,7 +69,7 @@ impl Sftp {
         };
         let written = self.send(id, source, temporary, |next, on_disk| {
             let mut unread = None;
-            let wrote = lane.link.abreast(|channels| {
+            let wrote = lane.link.abreast(most, |channels| {
                 let mut streams: Vec<_> = channels
                     .iter_mut()
                     .zip(&handles)
@@ -90,7 +90,8 @@ impl Sftp {
                 (Ok(written), None) => Ok(written.unwrap_or_default()),
             }
         })?;
-        let finished = lane.link.abreast(|channels| finish(channels, &handles, temporary)).map_err(fail)?;
+        let finished =
+            lane.link.abreast(most, |channels| finish(channels, &handles, temporary)).map_err(fail)?;
         let (flushed, size) = finished.unwrap_or((Flushed::Unknown, None));
         self.note(flushed, || Step::FileSynced(temporary.to_owned()));
         self.check_size(id, written, size)?;

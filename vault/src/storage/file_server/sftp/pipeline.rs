@@ -1,11 +1,11 @@
-//! A second channel on a session, on which requests are sent before earlier ones are answered:
-//! a folder costs a little of two round trips instead of four whole ones, a short object four
-//! instead of fourteen. Moves bytes; what they say is `message`'s, what is asked when is
-//! `enquiry`'s and `short`'s.
+//! A second or third channel on a session, on which requests are sent before earlier ones are
+//! answered: a folder costs a little of two round trips instead of four whole ones, a short object
+//! four instead of fourteen. Moves bytes; what they say is `message`'s, what is asked when is
+//! `enquiry`'s, `short`'s and `abreast`'s.
 //!
 //! The two sides do not wait for each other to read: what is asked of an enquiry and not answered
-//! fits into what the server takes unread (see [`LEAST_WINDOW`]), and the answers to a short object
-//! are a few bytes each, so the server gets to its answers, and libssh2 takes these in, 2 MiB of
+//! fits into what the server takes unread (see [`LEAST_WINDOW`]), and the answers to an object's
+//! pieces are a few bytes each, so the server gets to its answers, and libssh2 takes these in, 2 MiB of
 //! them, while it writes. Whoever waits all the same waits one time-out.
 
 use std::io::{Read, Write};
