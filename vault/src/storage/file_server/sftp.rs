@@ -15,11 +15,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
 use super::{FileServer, FileServerError, Put, Replica, SetAside, layout, verify};
-use crate::storage::envelope::{Checker, EnvelopeError, Side};
+use crate::storage::envelope::{EnvelopeError, Side};
 use crate::storage::object::ObjectId;
 use crate::storage::random_hex;
 use crate::storage::step::{Step, Steps};
 
+mod abreast;
 mod ahead;
 mod aside;
 mod blame;
@@ -28,6 +29,7 @@ mod flushing;
 mod in_place;
 mod link;
 mod listing;
+mod long;
 mod message;
 mod pipeline;
 mod place;
@@ -52,10 +54,9 @@ pub use settings::{Login, MOST_SESSIONS, SESSIONS, SftpSettings, parse_address};
 use blame::Blame;
 use link::{Flushed, Link, Refusal};
 use place::Place;
-use pool::{Lane, NOBODY, Pool};
+use pool::{Lane, Pool};
 use reader::Reader;
 use trouble::{Failed, Kind, Trouble};
-use writer::Unwritten;
 
 /// A bare "failure" means a full disk where less than this is free.
 const NO_SPACE: u64 = 1 << 20;
@@ -241,7 +242,7 @@ impl Sftp {
         Ok(Put::Verified)
     }
 
-    /// Writes, flushes and measures the temporary file, and gives it its final name.
+    /// Writes the temporary file, flushes and measures it, and gives it its final name.
     fn write(
         &self,
         id: &ObjectId,
@@ -258,75 +259,7 @@ impl Sftp {
             short = Some(Replica::of_bytes(Arc::new(bytes)));
         }
         let source = short.as_mut().unwrap_or(source);
-        self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
-        let created = self.ask_in_place(|link| link.create(temporary));
-        let (file, mut lane) = created.map_err(|failed| self.fail(id, failed))?;
-        // On an error it goes with the session, and nobody waits for its end.
-        let (_, file) = lane.open.insert((NOBODY, file));
-        let (length, mut checker) = (source.length(), Checker::default());
-        let read = |piece: &mut [u8]| {
-            let count = std::io::Read::read(source, piece)?;
-            checker.update(&piece[..count]);
-            Ok::<_, std::io::Error>(count)
-        };
-        let link = &mut lane.link;
-        let written = ahead::reading_ahead(length, read, |next| {
-            let next = |piece: &mut [u8]| {
-                let count = next(piece)?;
-                self.steps.reach(|| Step::WriteFile(temporary.to_owned()));
-                Ok(count)
-            };
-            let flush = || self.flush_beside(temporary);
-            flushing::flushing_beside(length, flush, |on_disk| {
-                writer::write_long(link, file, self.timeout, length, next, on_disk)
-            })
-        });
-        let written = written.map_err(|unwritten| match unwritten {
-            Unwritten::Source(error) => unwrap_or(error, &self.name, &self.address, id),
-            Unwritten::Trouble(trouble) => self.fail(id, Failed::Trouble(trouble)),
-        })?;
-        if let Err(why) = checker.finish(id) {
-            let (server, object) = (self.name.clone(), id.to_string());
-            return Err(FileServerError::BadSource { server, object, why: why.to_string() });
-        }
-        let finished = self.finish(&mut lane, temporary);
-        let size = finished.map_err(|trouble| self.fail(id, Failed::Trouble(trouble)))?;
-        if size != Some(written) {
-            let (server, object) = (self.name.clone(), id.to_string());
-            let why = format!("{written} bytes were written and {} are there", size.unwrap_or_default());
-            return Err(FileServerError::Damaged { server, object, why });
-        }
-        self.publish(id, lane, temporary, moved)
-    }
-
-    /// Flushes what is written of a file on another session, where one is to spare. What comes of
-    /// it the last flush tells, on the session that writes: an error of the disk shows on both.
-    fn flush_beside(&self, temporary: &Path) -> bool {
-        let Some(mut lane) = self.data.borrow_spare() else { return false };
-        let flushed = lane.link.open(temporary).and_then(|mut file| {
-            let flushed = lane.link.flush(&mut file)?;
-            lane.link.close(file)?;
-            Ok(flushed == Flushed::Yes)
-        });
-        match flushed {
-            Err(trouble) if trouble.spoils_session() => false,
-            other => {
-                lane.give_back();
-                other.unwrap_or(false)
-            }
-        }
-    }
-
-    /// Flushes, closes and measures.
-    fn finish(&self, lane: &mut Lane, temporary: &Path) -> Result<Option<u64>, Trouble> {
-        let Lane { link, open, .. } = lane;
-        if let Some((_, file)) = open.as_mut() {
-            self.note(link.flush(file)?, || Step::FileSynced(temporary.to_owned()));
-        }
-        if let Some((_, file)) = open.take() {
-            link.close(file)?;
-        }
-        Ok(link.stat(temporary)?.size)
+        self.write_long(id, source, temporary, moved)
     }
 
     /// Gives the finished file its final name without overwriting, durably. What has that name

@@ -1,11 +1,11 @@
-//! A second channel on a session, on which requests are sent before earlier ones are answered:
-//! a folder costs a little of two round trips instead of four whole ones, a short object four
-//! instead of fourteen. Moves bytes; what they say is `message`'s, what is asked when is
-//! `enquiry`'s and `short`'s.
+//! A second or third channel on a session, on which requests are sent before earlier ones are
+//! answered: a folder costs a little of two round trips instead of four whole ones, a short object
+//! four instead of fourteen. Moves bytes; what they say is `message`'s, what is asked when is
+//! `enquiry`'s, `short`'s and `abreast`'s.
 //!
 //! The two sides do not wait for each other to read: what is asked of an enquiry and not answered
-//! fits into what the server takes unread (see [`LEAST_WINDOW`]), and the answers to a short object
-//! are a few bytes each, so the server gets to its answers, and libssh2 takes these in, 2 MiB of
+//! fits into what the server takes unread (see [`LEAST_WINDOW`]), and the answers to an object's
+//! pieces are a few bytes each, so the server gets to its answers, and libssh2 takes these in, 2 MiB of
 //! them, while it writes. Whoever waits all the same waits one time-out.
 
 use std::io::{Read, Write};
@@ -117,12 +117,28 @@ impl Pipeline {
     /// # Errors
     /// The connection's end. A refusal is an answer.
     pub(super) fn ask(&mut self, requests: &[Request<'_>]) -> Result<Vec<Answer>, Trouble> {
+        self.put(requests)?;
+        self.answers(requests.len())
+    }
+
+    /// The first half of [`Self::ask`].
+    ///
+    /// # Errors
+    /// The connection's end.
+    pub(super) fn put(&mut self, requests: &[Request<'_>]) -> Result<(), Trouble> {
         let mut bytes = Vec::new();
         for request in requests {
             request.write_to(&mut bytes);
         }
-        self.send(&bytes)?;
-        let mut answers: Vec<Option<Answer>> = requests.iter().map(|_| None).collect();
+        self.send(&bytes)
+    }
+
+    /// The second half of [`Self::ask`], for so many requests.
+    ///
+    /// # Errors
+    /// The connection's end.
+    pub(super) fn answers(&mut self, requests: usize) -> Result<Vec<Answer>, Trouble> {
+        let mut answers: Vec<Option<Answer>> = vec![None; requests];
         let mut open = answers.len();
         while open > 0 {
             let taken = self.answer(|reply| {
@@ -146,7 +162,16 @@ impl Pipeline {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    fn send(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
+    /// How many bytes the server takes now without making anybody wait, as far as is known.
+    pub(super) fn window(&self) -> usize {
+        usize::try_from(self.channel.write_window().remaining).unwrap_or(usize::MAX)
+    }
+
+    /// Sends whole messages. Where the server takes nothing for a whole time-out, it fails.
+    ///
+    /// # Errors
+    /// The connection's end.
+    pub(super) fn send(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
         let until = moment() + self.timeout;
         while !bytes.is_empty() {
             // libssh2 says 0 where the server took nothing more just now.
@@ -160,7 +185,10 @@ impl Pipeline {
     }
 
     /// Waits for more bytes, no longer than the time-out; false at the channel's end.
-    fn receive(&mut self) -> Result<bool, Trouble> {
+    ///
+    /// # Errors
+    /// The connection's end.
+    pub(super) fn receive(&mut self) -> Result<bool, Trouble> {
         self.come.drain(..self.taken);
         self.taken = 0;
         let before = self.come.len();
@@ -171,7 +199,13 @@ impl Pipeline {
     }
 
     /// Hands over the next whole message, if one has come.
-    fn answer<T>(&mut self, take: impl FnOnce(Reply<'_>) -> Result<T, Oddity>) -> Result<Option<T>, Trouble> {
+    ///
+    /// # Errors
+    /// It makes no sense.
+    pub(super) fn answer<T>(
+        &mut self,
+        take: impl FnOnce(Reply<'_>) -> Result<T, Oddity>,
+    ) -> Result<Option<T>, Trouble> {
         let odd = |oddity: Oddity| Trouble::new(Kind::Lost, format!("the server sent {oddity}"));
         let Some((reply, size)) = Reply::first(&self.come[self.taken..]).map_err(odd)? else {
             return Ok(None);

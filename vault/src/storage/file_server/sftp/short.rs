@@ -19,10 +19,10 @@ const SHORT: u64 = 256 << 10;
 /// Bytes of one request; every server takes so many.
 const PIECE: usize = 32 << 10;
 /// As the long way makes them.
-const FILE_MODE: u32 = 0o640;
+pub(super) const FILE_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o750;
 /// `SSH_FX_OK`, `SSH_FX_OP_UNSUPPORTED`
-const WELL: u32 = 0;
+pub(super) const WELL: u32 = 0;
 const UNSUPPORTED: u32 = 8;
 
 impl Sftp {
@@ -135,7 +135,12 @@ impl Sftp {
 
     /// Makes the folders, renames, and flushes the folders' names. `false`: something was not as it
     /// should be, and the long way is to be gone.
-    fn name_at_once(&self, lane: &mut Lane, temporary: &Path, path: &Path) -> Result<bool, Trouble> {
+    pub(super) fn name_at_once(
+        &self,
+        lane: &mut Lane,
+        temporary: &Path,
+        path: &Path,
+    ) -> Result<bool, Trouble> {
         let folders: Vec<_> = path.ancestors().skip(1).take(2).collect();
         let mut unsure: Vec<_> =
             folders.iter().copied().filter(|folder| !lock(&self.durable).contains(*folder)).collect();
@@ -205,15 +210,15 @@ fn give_back_if_sound(lane: Lane, refusal: &Trouble) {
 }
 
 /// The next request's.
-fn number(requests: &[Request<'_>]) -> u32 {
+pub(super) fn number(requests: &[Request<'_>]) -> u32 {
     u32::try_from(requests.len()).unwrap_or(u32::MAX)
 }
 
-fn name(path: &Path) -> &[u8] {
+pub(super) fn name(path: &Path) -> &[u8] {
     std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())
 }
 
-fn flushed_of(code: u32) -> Result<Flushed, Trouble> {
+pub(super) fn flushed_of(code: u32) -> Result<Flushed, Trouble> {
     match code {
         WELL => Ok(Flushed::Yes),
         UNSUPPORTED => Ok(Flushed::Unknown),
@@ -225,7 +230,7 @@ fn flushed_of(code: u32) -> Result<Flushed, Trouble> {
 }
 
 /// The first refusal, or that an answer was of the wrong kind.
-fn refusal(answers: &[Answer]) -> Trouble {
+pub(super) fn refusal(answers: &[Answer]) -> Trouble {
     let code = answers.iter().find_map(|answer| match answer {
         Answer::Status(code) if *code != WELL => Some(*code),
         _ => None,

@@ -10,6 +10,7 @@ use super::sshd::{Sshd, signal};
 use super::*;
 
 mod listing;
+mod long;
 
 /// Shorter than any operator's, longer than a busy machine needs for one request.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -42,7 +43,8 @@ fn noise(length: usize) -> Vec<u8> {
 
 /// `bytes` as an object, with `at` called once when half of it has been read.
 fn interrupted(bytes: Vec<u8>, at: impl FnOnce() + Send + 'static) -> Replica {
-    let half = bytes.len() as u64 / 2;
+    let length = bytes.len() as u64;
+    let half = length / 2;
     let mut at = Some(at);
     let mut whole = in_memory(bytes);
     let read = move |buffer: &mut [u8], position: u64| {
@@ -54,7 +56,7 @@ fn interrupted(bytes: Vec<u8>, at: impl FnOnce() + Send + 'static) -> Replica {
         whole.seek(SeekFrom::Start(position)).unwrap();
         Ok(whole.read(buffer).unwrap())
     };
-    Replica::new(half * 2, Box::new(read))
+    Replica::new(length, Box::new(read))
 }
 
 fn whole(server: &Sftp, id: &ObjectId) -> Vec<u8> {
