@@ -248,6 +248,9 @@ impl Sftp {
             if let Some(put) = self.write_short(id, &bytes, temporary)? {
                 return Ok(put);
             }
+            if self.whole(id)? {
+                return self.settle(id);
+            }
             short = Some(Replica::of_bytes(Arc::new(bytes)));
         }
         let source = short.as_mut().unwrap_or(source);
@@ -499,7 +502,8 @@ impl FileServer for Sftp {
     }
 
     fn put(&self, id: &ObjectId, source: &mut Replica) -> Result<Put, FileServerError> {
-        if self.whole(id)? {
+        // With a short one it is looked for on the way.
+        if !Self::is_short(source) && self.whole(id)? {
             return self.settle(id);
         }
         let name = format!("{}~{}", self.own, random_hex());
