@@ -24,8 +24,11 @@ use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
 use crate::sequence::{self, Events, Forward, Sequence};
 use crate::storage::{Storage, StorageError};
-use crate::worker::{self, HeardOf, Listener, Merge, SharedWith, Source, Worker};
+use crate::worker::{self, HeardOf, Listener, Merge, Merged, SharedWith, Source, Worker};
 
+/// How long a change of the catalog that nobody waits for waits for others: the other vault would
+/// otherwise tell back each upload by itself, and flush its catalog once more for it.
+const COMPANY: Duration = Duration::from_millis(20);
 /// The owner must have answered a forwarded wish within this time.
 const FORWARD_DEADLINE: Duration = Duration::from_secs(4);
 /// An operator waits no longer than this for the other vault's side.
@@ -82,7 +85,7 @@ impl Rooms {
         worker.tell(certificate_source(pki), shutdown.clone());
         tell_of_intents(&storage, &worker, merged.clone());
         let link = pair.up();
-        storage.set_peer_knowledge(Arc::new(move || link.borrow().then(|| *merged.borrow())));
+        storage.set_peer_knowledge(Arc::new(move || link.borrow().then(|| merged.upto())));
 
         let (acceptor, accepted) = mpsc::channel(2);
         let answerers = answerers(&sequence, &storage, pki);
@@ -162,6 +165,7 @@ fn catalog_source(storage: &Storage) -> Source {
         life: storage.life().to_owned(),
         shared,
         latest: storage.watch_changes(),
+        pause: COMPANY,
         changes_since: Arc::new(move |cursor, limit| {
             let room = room.clone();
             Box::pin(async move {
@@ -184,6 +188,8 @@ fn certificate_source(pki: &Pki) -> Source {
         life: pki.life().to_owned(),
         shared,
         latest: pki.changed(),
+        // A revocation waits for nothing.
+        pause: Duration::ZERO,
         changes_since: Arc::new(move |cursor, limit| {
             let room = room.clone();
             Box::pin(async move {
@@ -197,7 +203,7 @@ fn certificate_source(pki: &Pki) -> Source {
 
 /// An upload's intent is at the other vault before its replicas are written, so that a retry
 /// there finds it.
-fn tell_of_intents(storage: &Storage, worker: &Worker, merged: watch::Receiver<u64>) {
+fn tell_of_intents(storage: &Storage, worker: &Worker, merged: Merged) {
     let worker = worker.clone();
     storage.set_peer(Arc::new(move |change| {
         let (worker, merged) = (worker.clone(), merged.clone());

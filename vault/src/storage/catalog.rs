@@ -118,16 +118,26 @@ impl Catalog {
     /// As every write.
     pub(super) async fn intend(&self, entry: Entry) -> Result<Intended, CatalogError> {
         self.write(move |db| {
-            let key = &entry.metadata.key;
-            let taken = rows::by_key(db, &entry.metadata.owner, key)?;
-            if let Some(holder) = taken.into_iter().find(|held| held.state >= State::Stored) {
-                return Ok(Intended::Taken(Box::new(holder)));
+            intend(db, &entry, rows::by_key(db, &entry.metadata.owner, &entry.metadata.key)?)
+        })
+        .await
+    }
+
+    /// The same where nothing is known of the key's earlier attempts. If some of them may have come
+    /// to something, nothing is recorded and all that is known of the key is given back.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(super) async fn intend_first(
+        &self,
+        entry: Entry,
+    ) -> Result<Result<Intended, Vec<Entry>>, CatalogError> {
+        self.write(move |db| {
+            let holders = rows::by_key(db, &entry.metadata.owner, &entry.metadata.key)?;
+            if holders.iter().any(|held| held.state == State::Pending) {
+                return Ok(Err(holders));
             }
-            // Attempts that came to nothing have nothing to tell any more.
-            rows::forget_dropped(db, &entry.metadata.owner, key)?;
-            rows::insert(db, &entry)?;
-            rows::use_it(db)?;
-            rows::touch(db, &entry.id).map(Intended::Recorded)
+            intend(db, &entry, holders).map(Ok)
         })
         .await
     }
@@ -451,6 +461,23 @@ impl Catalog {
         });
         read.await.map_err(|_| CatalogError::Closed)?
     }
+}
+
+/// The object that a key answers: the smallest stored id, else a deleted one.
+pub(super) fn answering(holders: Vec<Entry>) -> Option<Entry> {
+    let settled = holders.into_iter().filter(|entry| entry.state >= State::Stored);
+    settled.min_by_key(|entry| (entry.state, entry.id))
+}
+
+fn intend(db: &Connection, entry: &Entry, holders: Vec<Entry>) -> rusqlite::Result<Intended> {
+    if let Some(holder) = answering(holders) {
+        return Ok(Intended::Taken(Box::new(holder)));
+    }
+    // Attempts that came to nothing have nothing to tell any more.
+    rows::forget_dropped(db, &entry.metadata.owner, &entry.metadata.key)?;
+    rows::insert(db, entry)?;
+    rows::use_it(db)?;
+    rows::touch(db, &entry.id).map(Intended::Recorded)
 }
 
 fn observe(

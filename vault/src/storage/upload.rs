@@ -11,7 +11,7 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 
-use super::catalog::Intended;
+use super::catalog::{Intended, answering};
 use super::envelope::Record;
 use super::file_server::{FileServer, FileServerError, Put, Replica};
 use super::object::{Entry, ObjectId, State};
@@ -171,11 +171,20 @@ impl Inner {
         body: impl Stream<Item = Result<Bytes, BodyError>> + Send,
     ) -> Result<Spooled, StorageError> {
         let (pieces, queue) = mpsc::channel(PIECES);
+        let mut body = std::pin::pin!(body);
+        // What is short is there as a whole before a thread begins with it, and the thread waits
+        // for nothing.
+        let mut size = 0;
+        let more = self.feed(&mut body, &pieces, &mut size, true).await?;
         let (spool, [active, escrow]) = (self.spool.clone(), ring.recipients());
         let created = OffsetDateTime::from(clock()).format(&Rfc3339).unwrap_or_default();
         let writing =
             tokio::task::spawn_blocking(move || spool.write(&upload, created, [&active, &escrow], queue));
-        let fed = self.feed(body, pieces).await;
+        let fed = match more {
+            true => self.feed(&mut body, &pieces, &mut size, false).await.map(drop),
+            false => Ok(()),
+        };
+        drop(pieces);
         let written = writing.await.map_err(|_| StorageError::Stopping)?;
         match (fed, written) {
             (Err(error), _) => Err(error),
@@ -184,24 +193,29 @@ impl Inner {
         }
     }
 
+    /// Hands the body over until its end; if `at_once`, until the queue would have to be waited for.
+    /// Is there more?
     async fn feed(
         &self,
-        body: impl Stream<Item = Result<Bytes, BodyError>> + Send,
-        pieces: mpsc::Sender<Piece>,
-    ) -> Result<(), StorageError> {
-        let mut body = std::pin::pin!(body);
-        let mut size = 0_u64;
-        while let Some(bytes) = body.next().await {
+        body: &mut (impl Stream<Item = Result<Bytes, BodyError>> + Send + Unpin),
+        pieces: &mpsc::Sender<Piece>,
+        size: &mut u64,
+        at_once: bool,
+    ) -> Result<bool, StorageError> {
+        while !at_once || pieces.capacity() > 0 {
+            let Some(bytes) = body.next().await else {
+                let _ = pieces.send(Piece::End).await;
+                return Ok(false);
+            };
             let bytes = bytes?;
-            size += bytes.len() as u64;
-            self.check_size(size)?;
+            *size += bytes.len() as u64;
+            self.check_size(*size)?;
             // A closed queue means that the spool failed; it says itself why.
             if pieces.send(Piece::Bytes(bytes)).await.is_err() {
-                return Ok(());
+                return Ok(false);
             }
         }
-        let _ = pieces.send(Piece::End).await;
-        Ok(())
+        Ok(true)
     }
 
     fn check_size(&self, size: u64) -> Result<(), StorageError> {
@@ -221,9 +235,6 @@ impl Inner {
     ) -> Result<Stored, StorageError> {
         self.steps.reach(|| Step::Spooled);
         let digest = record.metadata.digest.clone();
-        if let Some(settled) = self.settle_key(&record.metadata.owner, &record.metadata.key).await? {
-            return self.repeated(settled, &digest).await;
-        }
         let entry = Entry {
             id,
             metadata: record.metadata,
@@ -233,7 +244,14 @@ impl Inner {
             replicas: Vec::new(),
         };
         let live = Live::new(self, id);
-        let seq = match self.catalog.intend(entry.clone()).await? {
+        let intended = match self.catalog.intend_first(entry.clone()).await? {
+            Ok(intended) => intended,
+            Err(holders) => match self.settle(holders).await? {
+                Some(settled) => return self.repeated(settled, &digest).await,
+                None => self.catalog.intend(entry.clone()).await?,
+            },
+        };
+        let seq = match intended {
             Intended::Recorded(seq) => seq,
             Intended::Taken(holder) => return self.repeated(*holder, &digest).await,
         };
@@ -409,10 +427,9 @@ impl Inner {
         Err(StorageError::NotDurable { id, durable, needed, why: whys.join("; "), full: false })
     }
 
-    /// Intents of earlier attempts with this key, here or at the peer, may have come to
+    /// Intents of earlier attempts with one key, here or at the peer, may have come to
     /// something: what is whole on a file server answers the key.
-    async fn settle_key(&self, owner: &str, key: &str) -> Result<Option<Entry>, StorageError> {
-        let holders = self.catalog.by_key(owner.to_owned(), key.to_owned()).await?;
+    async fn settle(&self, holders: Vec<Entry>) -> Result<Option<Entry>, StorageError> {
         let mut settled = Vec::new();
         for holder in holders {
             if holder.state >= State::Stored {
@@ -456,13 +473,6 @@ impl Inner {
     fn keys(&self) -> std::sync::MutexGuard<'_, KeyLocks> {
         self.keys.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-}
-
-/// The object that a key answers: the smallest stored id, else a deleted one.
-fn answering(holders: Vec<Entry>) -> Option<Entry> {
-    let mut settled: Vec<_> = holders.into_iter().filter(|entry| entry.state >= State::Stored).collect();
-    settled.sort_by_key(|entry| (entry.state, entry.id));
-    settled.into_iter().next()
 }
 
 fn low_on_space(server: &str, id: &ObjectId) -> FileServerError {

@@ -61,7 +61,8 @@ impl Change {
 }
 
 pub(super) fn last_change(db: &Connection) -> rusqlite::Result<u64> {
-    let last: i64 = db.query_row("SELECT ifnull(max(seq), 0) FROM changes", [], |row| row.get(0))?;
+    let sql = "SELECT ifnull(max(seq), 0) FROM changes";
+    let last: i64 = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
     Ok(u64::try_from(last).unwrap_or_default())
 }
 
@@ -94,7 +95,11 @@ pub(super) fn merge_one(
     servers: &[String],
     now: i64,
 ) -> rusqlite::Result<bool> {
-    let mut new = insert(db, &entry_of(change))?;
+    let known = entry(db, &change.id)?;
+    if known.as_ref().is_some_and(|known| is_known(known, change, servers)) {
+        return Ok(false);
+    }
+    let mut new = known.is_none() && insert(db, &entry_of(change))?;
     match change.state {
         State::Purged => return Ok(purge(db, &change.id, servers, now, false)? || new),
         State::Stored | State::Deleted => {
@@ -115,6 +120,20 @@ pub(super) fn merge_one(
         new |= told && believe_stored(db, &change.id, server, now)?;
     }
     Ok(new)
+}
+
+/// Says it nothing new? Most of what comes has been told to the peer by this vault.
+fn is_known(known: &Entry, change: &Change, servers: &[String]) -> bool {
+    let holds = |server: &String| {
+        let state = known.replicas.iter().find(|(name, _)| name == server).map(|(_, state)| *state);
+        state.is_some() && (state == Some(ReplicaState::Stored) || !change.stored_on.contains(server))
+    };
+    match (change.state, known.state) {
+        (State::Pending, State::Pending) => true,
+        // What has been deleted once is counted.
+        (State::Pending | State::Stored, State::Stored) => change.revision == 0 && servers.iter().all(holds),
+        _ => false,
+    }
 }
 
 fn entry_of(change: &Change) -> Entry {

@@ -256,6 +256,9 @@ impl Sftp {
             if let Some(put) = self.write_short(id, &bytes, temporary, moved)? {
                 return Ok(put);
             }
+            if self.whole(id, moved)? {
+                return self.settle(id);
+            }
             short = Some(Replica::of_bytes(Arc::new(bytes)));
         }
         let source = short.as_mut().unwrap_or(source);
@@ -450,7 +453,8 @@ impl FileServer for Sftp {
         source: &mut Replica,
         moved: &dyn Fn(usize),
     ) -> Result<Put, FileServerError> {
-        if self.whole(id, moved)? {
+        // With a short one it is looked for on the way.
+        if !Self::is_short(source) && self.whole(id, moved)? {
             return self.settle(id);
         }
         let name = format!("{}~{}", self.own, random_hex());

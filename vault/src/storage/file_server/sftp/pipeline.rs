@@ -44,6 +44,8 @@ pub(super) struct Pipeline {
     /// What has come; the first `taken` bytes of it are done with.
     come: Vec<u8>,
     taken: usize,
+    /// Where the next bytes come to first.
+    piece: Box<[u8]>,
 }
 
 impl Pipeline {
@@ -63,7 +65,8 @@ impl Pipeline {
             Err(error) if is_refusal(&error) => return Ok(None),
             other => other.map_err(|error| Trouble::from(&error))?,
         }
-        let mut pipeline = Self { channel, timeout, come: Vec::new(), taken: 0 };
+        let mut pipeline =
+            Self { channel, timeout, come: Vec::new(), taken: 0, piece: vec![0; PIECE].into() };
         let mut hello = Vec::new();
         Request::Init.write_to(&mut hello);
         pipeline.send(&hello)?;
@@ -191,11 +194,9 @@ impl Pipeline {
     pub(super) fn receive(&mut self) -> Result<bool, Trouble> {
         self.come.drain(..self.taken);
         self.taken = 0;
-        let before = self.come.len();
-        self.come.resize(before + PIECE, 0);
-        let read = self.channel.read(&mut self.come[before..]);
-        self.come.truncate(before + read.as_ref().copied().unwrap_or_default());
-        Ok(read.map_err(|error| Trouble::from(&error))? > 0)
+        let read = self.channel.read(&mut self.piece).map_err(|error| Trouble::from(&error))?;
+        self.come.extend_from_slice(&self.piece[..read]);
+        Ok(read > 0)
     }
 
     /// Hands over the next whole message, if one has come.

@@ -1,5 +1,5 @@
 //! Storing a short object: the write protocol with requests in flight, in four round trips where
-//! one after the other takes fourteen. What is not as it should be is left to the long way, which
+//! one after the other takes fifteen. What is not as it should be is left to the long way, which
 //! tells why. Knows the order in which things must become durable; not the messages' bytes.
 
 use std::io::Read;
@@ -21,8 +21,9 @@ const PIECE: usize = 32 << 10;
 /// As the long way makes them.
 pub(super) const FILE_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o750;
-/// `SSH_FX_OK`, `SSH_FX_OP_UNSUPPORTED`
+/// `SSH_FX_OK`, `SSH_FX_NO_SUCH_FILE`, `SSH_FX_OP_UNSUPPORTED`
 pub(super) const WELL: u32 = 0;
+const MISSING: u32 = 2;
 const UNSUPPORTED: u32 = 8;
 
 impl Sftp {
@@ -46,7 +47,7 @@ impl Sftp {
     }
 
     /// Writes the temporary file and gives it its final name; `None`: this server takes one request
-    /// at a time only, and nothing was done.
+    /// at a time only, or has something under that name, and nothing was done.
     pub(super) fn write_short(
         &self,
         id: &ObjectId,
@@ -57,17 +58,31 @@ impl Sftp {
         let fail = |trouble| self.fail(id, Failed::Trouble(trouble));
         let path = layout::replica_path(&self.root, id);
         self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
-        let make = Request::Make { id: 0, path: name(temporary), mode: FILE_MODE };
-        let made = self.ask_in_place(|link| link.ask_at_once(&[make]));
+        let look = Request::Measure { id: 0, path: name(&path) };
+        let make = Request::Make { id: 1, path: name(temporary), mode: FILE_MODE };
+        let made = self.ask_in_place(|link| link.ask_at_once(&[look, make]));
         let (made, mut lane) = made.map_err(|failed| self.fail(id, failed))?;
         let handle = match made.as_deref() {
             None => {
                 lane.give_back();
                 return Ok(None);
             }
-            Some([Answer::Handle(handle)]) => handle.clone(),
+            Some([Answer::Status(MISSING), Answer::Handle(handle)]) => handle.clone(),
+            // It is there, though there may be no room for another.
+            Some([Answer::Size(_), Answer::Status(_)]) => {
+                lane.give_back();
+                return Ok(None);
+            }
+            // Whoever looks closer says what it is.
+            Some([_, Answer::Handle(handle)]) => {
+                let close = Request::Close { id: 0, handle };
+                let closed = lane.link.ask_at_once(&[close]).and_then(|_| lane.link.unlink(temporary));
+                closed.map_err(fail)?;
+                lane.give_back();
+                return Ok(None);
+            }
             Some(answers) => {
-                let refusal = refusal(answers);
+                let refusal = refusal(answers.get(1..).unwrap_or_default());
                 give_back_if_sound(lane, &refusal);
                 return Err(fail(refusal));
             }
