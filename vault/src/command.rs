@@ -470,6 +470,7 @@ fn next_step(code: &str) -> &'static str {
         "deleted" => "; vault file undelete takes it back within storage.undelete_within",
         "file_server_away" | "not_durable" => "; vault status names the file server and what ails it",
         "unreadable" => "; vault file owed and vault status name the file servers that lack it, and why",
+        "no_key" => "; vault keys list and vault status name what to mend about storage.key_file",
         "storage_full" => "; vault status names the file server that is full",
         "catalog" | "internal" => "; vault's log has the cause; check the disk under `state`",
         "stopping" => "; or start it again with `vault serve`",

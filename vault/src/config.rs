@@ -65,6 +65,24 @@ impl Config {
         read_file(file, Self::from_section)
     }
 
+    /// `storage.key_file` alone, also of a file that is not complete yet: the first key is made before
+    /// its recipients can be written down.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read; then every fault at once.
+    pub fn read_key_file(file: &Path) -> Result<PathBuf, Faults> {
+        let mut found = None;
+        let read = read_file(file, |root| {
+            found = root.section("storage").optional("key_file");
+            Some(())
+        });
+        drop(read);
+        match found {
+            Some(found) => Ok(found),
+            None => Self::read(file).map(|config| config.storage.key_file),
+        }
+    }
+
     fn from_section(root: &mut Section<'_>) -> Option<Self> {
         let name = name(root, "name");
         let state = root.or("state", PathBuf::from("/var/lib/vault"));

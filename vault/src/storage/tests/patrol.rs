@@ -110,6 +110,7 @@ async fn a_comparison_finds_what_is_missing_spoiled_unknown_and_risen_and_then_a
 
     let synced = storage.sync().await.unwrap();
     let expected = Synced {
+        sealed: 1,
         known: 8,
         listed: synced.listed,
         missing: 1,
@@ -485,6 +486,7 @@ async fn comparing_thousands_of_objects_takes_no_time_to_speak_of() {
             origin: "vault-b".to_owned(),
             identity: known.identity.clone(),
             stored_on: vec!["one".to_owned(), "two".to_owned()],
+            seals: std::collections::BTreeMap::new(),
         });
         storage.merge(changes.collect(), None).await.unwrap();
     }
