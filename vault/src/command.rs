@@ -451,6 +451,9 @@ async fn follow(socket: &Path, walk: Walk, output: &mut Output<'_>) -> Result<()
     if progress.finished && progress.failed == 0 {
         return Ok(());
     }
+    // Nothing but a key is missing, and the failure itself says so.
+    let keyless = progress.unopened > 0 && progress.unopened == progress.failed;
+    let next = if keyless { "say it again so, with --merge" } else { next };
     let last = progress.last_error.unwrap_or_else(|| "the vault was started again meanwhile".to_owned());
     Err(CommandError::Incomplete { what, failed: progress.failed, last, next })
 }

@@ -361,6 +361,17 @@ mod tests {
     }
 
     #[test]
+    fn the_first_key_goes_where_an_unfinished_configuration_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vault.toml");
+        std::fs::write(&file, "[storage]\nkey_file = \"/srv/keys/storage.key\"\n").unwrap();
+        assert_eq!(Config::read_key_file(&file).unwrap(), Path::new("/srv/keys/storage.key"));
+        std::fs::write(&file, "[storage]\nmin_replicas = 7\n").unwrap();
+        let told = Config::read_key_file(&file).unwrap_err().to_string();
+        assert!(told.contains("storage.key_file: missing"), "{told}");
+    }
+
+    #[test]
     fn what_an_sftp_server_needs_is_asked_for_by_name() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("vault.toml");

@@ -175,13 +175,16 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let config = || Config::read(&arguments.config);
-    if let Command::Check = arguments.command {
-        return check(&config()?, &arguments.config);
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| anyhow::anyhow!("the runtime cannot start: {error}; are threads limited here?"))?;
+    if let Command::Check = arguments.command {
+        let config = config()?;
+        // What only a running vault knows, that one is asked for.
+        let trouble = runtime.block_on(command::keys::trouble(&config.api.control_socket));
+        return check(&config, &arguments.config, trouble);
+    }
     let mut stdout = std::io::stdout();
     let mut output = Output { to: &mut stdout, json: arguments.json };
     runtime.block_on(async {
@@ -250,8 +253,9 @@ fn key_file(config: &Path) -> Result<PathBuf, Faults> {
     Config::read_key_file(config)
 }
 
-fn check(config: &Config, file: &Path) -> anyhow::Result<ExitCode> {
-    let faults = command::check::check(config);
+fn check(config: &Config, file: &Path, trouble: Option<String>) -> anyhow::Result<ExitCode> {
+    let mut faults = command::check::check(config);
+    faults.extend(trouble);
     faults.iter().for_each(|fault| complain(fault));
     if faults.is_empty() {
         writeln!(std::io::stdout(), "{}: fine, vault {} can start", file.display(), config.name)?;

@@ -97,6 +97,12 @@ pub async fn list(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandE
     output.show(&keys, &table(&keys))
 }
 
+/// What the running vault, if there is one, says is wrong with the two vaults' keys.
+pub async fn trouble(socket: &Path) -> Option<String> {
+    let keys: Keys = ask(socket, Method::GET, "/v1/keys", None::<&()>).await.ok()?;
+    keys.trouble
+}
+
 fn table(keys: &Keys) -> String {
     let mut text = format!("{:<62}  {:<7}  {:<20}  {:<5}  RECORDS\n", "RECIPIENT", "USE", "CREATED", "PEER");
     for key in &keys.keys {
@@ -150,4 +156,52 @@ pub async fn rewrap(socket: &Path, per_second: u32, output: &mut Output<'_>) -> 
         next: "vault's log names each; what is done stays done, and vault keys rewrap does the rest",
     };
     follow(socket, walk, output).await
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::storage::KeyStatus;
+
+    fn keys(uses: &[(Use, u64)]) -> Keys {
+        let key = |&(used, records): &(Use, u64)| {
+            let recipient = "age1key".to_owned();
+            KeyStatus { recipient, used, created: None, at_peer: used != Use::Next, records }
+        };
+        Keys {
+            keys: uses.iter().map(key).collect(),
+            escrow: "age1escrow".to_owned(),
+            escrow_at_peer: None,
+            trouble: None,
+            other_records: 0,
+            unseen_records: 4,
+            rewrap: Progress::default(),
+        }
+    }
+
+    #[test]
+    fn rewrapping_is_advised_for_records_known_to_be_old_and_once_the_new_key_is_active() {
+        let advice = |keys: &Keys| table(keys).contains("vault keys rewrap brings them");
+        assert!(!advice(&keys(&[(Use::Active, 9)])), "what nobody looked at is not old");
+        assert!(!advice(&keys(&[(Use::Next, 0), (Use::Active, 9)])));
+        assert!(
+            !advice(&keys(&[(Use::Next, 0), (Use::Active, 9), (Use::Earlier, 1)])),
+            "it would be refused"
+        );
+        assert!(advice(&keys(&[(Use::Active, 9), (Use::Earlier, 1)])));
+        assert!(advice(&Keys { other_records: 1, ..keys(&[(Use::Active, 9)]) }), "of a former escrow");
+    }
+
+    #[test]
+    fn another_escrow_at_the_peer_shows_in_its_row() {
+        let row = |has: Option<bool>| {
+            let trouble = has.is_some().then(|| "mend this".to_owned());
+            let text = table(&Keys { escrow_at_peer: has, trouble, ..keys(&[(Use::Active, 1)]) });
+            let row = text.lines().find(|line| line.starts_with("age1escrow")).map(str::to_owned);
+            (row.unwrap_or_default().split_whitespace().last().map(str::to_owned), text.contains("mend this"))
+        };
+        assert_eq!(row(None), (Some("escrow".to_owned()), false));
+        assert_eq!(row(Some(true)), (Some("has".to_owned()), true));
+        assert_eq!(row(Some(false)), (Some("-".to_owned()), true));
+    }
 }

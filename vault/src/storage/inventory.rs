@@ -226,7 +226,7 @@ pub enum Verdict {
 }
 
 /// Compares the marker with what the catalog remembers. `claimed` is the generation that a marker
-/// names which does not open: after a change of keys it is as new as it was left.
+/// names which does not open: after a change of keys, or spoiled, it is as new as it was left.
 #[must_use]
 pub fn judge(found: Option<&Marker>, remembered: Option<&Remembered>, claimed: Option<u64>) -> Verdict {
     let verdict = judge_opened(found, remembered);
@@ -298,7 +298,10 @@ mod tests {
         }
         for found in [None, marker(4)] {
             assert_eq!(judge(found.as_ref(), memory(5, true).as_ref(), Some(5)), Verdict::Sealed);
-            assert_eq!(judge(found.as_ref(), memory(6, true).as_ref(), Some(5)), judge(found.as_ref(), memory(6, true).as_ref(), None));
+            assert_eq!(
+                judge(found.as_ref(), memory(6, true).as_ref(), Some(5)),
+                judge(found.as_ref(), memory(6, true).as_ref(), None)
+            );
         }
     }
 

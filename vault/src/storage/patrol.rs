@@ -131,8 +131,8 @@ impl Storage {
                 tracing::info!(server = name, ?verdict, "a whole comparison is due");
             }
             Verdict::Sealed => tracing::warn!(
-                "file server {name}: what is noted there opens with no key of storage.key_file, which has changed; \
-                 written anew, and a whole comparison is due"
+                "file server {name}: what is noted there opens with no key of storage.key_file: has that changed, or \
+                 has the note rotted? Written anew, and a whole comparison is due"
             ),
             Verdict::Behind | Verdict::Gone => {
                 inner.metrics.restored.with_label_values(&[name]).inc();

@@ -109,7 +109,9 @@ impl Inner {
                 }
                 None if progress.failed > 0 => {
                     let failed = progress.failed;
-                    tracing::error!("storage: the catalog is rebuilt as far as it goes: {failed} files are not in it");
+                    tracing::error!(
+                        "storage: the catalog is rebuilt as far as it goes: {failed} files are not in it"
+                    );
                 }
                 None => {
                     inner.unopened.store(0, Ordering::Relaxed);

@@ -83,7 +83,9 @@ impl Storage {
         Ok(Keys {
             keys,
             escrow: ring.escrow().to_string(),
-            escrow_at_peer: heard.and_then(|peer| peer.escrow).map(|theirs| theirs == ring.escrow().to_string()),
+            escrow_at_peer: heard
+                .and_then(|peer| peer.escrow)
+                .map(|theirs| theirs == ring.escrow().to_string()),
             trouble: self.key_trouble(),
             other_records: all.saturating_sub(named + unseen_records),
             unseen_records,

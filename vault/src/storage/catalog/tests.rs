@@ -310,7 +310,17 @@ async fn what_was_seen_missing_stays_owed_until_it_is_seen_stored() {
     let id = ObjectId::new([1; 32]);
     let stored = catalog.stored(entry(1, "k", State::Pending), servers(), 7).await.unwrap();
     let Entry { metadata, state, origin, identity, .. } = stored;
-    let stale = Change { seq: 1, id, metadata, state, origin, revision: 0, identity, stored_on: servers(), seals: BTreeMap::new() };
+    let stale = Change {
+        seq: 1,
+        id,
+        metadata,
+        state,
+        origin,
+        revision: 0,
+        identity,
+        stored_on: servers(),
+        seals: BTreeMap::new(),
+    };
     catalog.observed(id, "two".to_owned(), ReplicaState::Damaged, 8).await.unwrap();
     catalog.merge(vec![stale], None, String::new(), 9).await.unwrap();
     assert_eq!(catalog.entry(id).await.unwrap().unwrap().owed_to(), ["two"]);

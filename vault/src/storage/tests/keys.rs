@@ -44,7 +44,7 @@ async fn a_lone_new_key_seals_nothing_and_is_told_until_the_other_vault_has_it_t
         assert_eq!(uses(&keys), expected);
         let trouble = keys.trouble.unwrap();
         assert!(trouble.contains(&format!("{} seals on", both[0])), "{trouble}");
-        assert_eq!(trouble.contains("storage.key_file differs"), heard, "{trouble}");
+        assert!(trouble.contains("storage.key_file differs"), "{trouble}");
         let refused = storage.rewrap(1000).await.unwrap_err().to_string();
         assert!(refused.contains("the newest key is not active yet: vault-b does not have it"), "{refused}");
     }
