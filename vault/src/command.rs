@@ -451,6 +451,9 @@ async fn follow(socket: &Path, walk: Walk, output: &mut Output<'_>) -> Result<()
     if progress.finished && progress.failed == 0 {
         return Ok(());
     }
+    // Nothing but a key is missing, and the failure itself says so.
+    let keyless = progress.unopened > 0 && progress.unopened == progress.failed;
+    let next = if keyless { "say it again so, with --merge" } else { next };
     let last = progress.last_error.unwrap_or_else(|| "the vault was started again meanwhile".to_owned());
     Err(CommandError::Incomplete { what, failed: progress.failed, last, next })
 }
@@ -470,6 +473,7 @@ fn next_step(code: &str) -> &'static str {
         "deleted" => "; vault file undelete takes it back within storage.undelete_within",
         "file_server_away" | "not_durable" => "; vault status names the file server and what ails it",
         "unreadable" => "; vault file owed and vault status name the file servers that lack it, and why",
+        "no_key" => "; vault keys list and vault status name what to mend about storage.key_file",
         "storage_full" => "; vault status names the file server that is full",
         "catalog" | "internal" => "; vault's log has the cause; check the disk under `state`",
         "stopping" => "; or start it again with `vault serve`",

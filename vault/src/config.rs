@@ -65,6 +65,24 @@ impl Config {
         read_file(file, Self::from_section)
     }
 
+    /// `storage.key_file` alone, also of a file that is not complete yet: the first key is made before
+    /// its recipients can be written down.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read; then every fault at once.
+    pub fn read_key_file(file: &Path) -> Result<PathBuf, Faults> {
+        let mut found = None;
+        let read = read_file(file, |root| {
+            found = root.section("storage").optional("key_file");
+            Some(())
+        });
+        drop(read);
+        match found {
+            Some(found) => Ok(found),
+            None => Self::read(file).map(|config| config.storage.key_file),
+        }
+    }
+
     fn from_section(root: &mut Section<'_>) -> Option<Self> {
         let name = name(root, "name");
         let state = root.or("state", PathBuf::from("/var/lib/vault"));
@@ -340,6 +358,17 @@ mod tests {
         std::fs::write(&file, "[storage]\nmax_uploads = 9223372036854775807\n").unwrap();
         let told = Config::read(&file).unwrap_err().to_string();
         assert!(told.contains("storage.max_uploads: write how many"), "{told}");
+    }
+
+    #[test]
+    fn the_first_key_goes_where_an_unfinished_configuration_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vault.toml");
+        std::fs::write(&file, "[storage]\nkey_file = \"/srv/keys/storage.key\"\n").unwrap();
+        assert_eq!(Config::read_key_file(&file).unwrap(), Path::new("/srv/keys/storage.key"));
+        std::fs::write(&file, "[storage]\nmin_replicas = 7\n").unwrap();
+        let told = Config::read_key_file(&file).unwrap_err().to_string();
+        assert!(told.contains("storage.key_file: missing"), "{told}");
     }
 
     #[test]

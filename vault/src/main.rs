@@ -16,11 +16,13 @@ use vault::config::Config;
 /// EX_CONFIG of sysexits.h.
 const BAD_CONFIGURATION: u8 = 78;
 
+const CONFIGURATION: &str = "/etc/vault/vault.toml";
+
 #[derive(Parser)]
 #[command(name = "vault", about = "Numbers and files of the green zone, always as a pair")]
 struct Arguments {
     /// The configuration
-    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/vault/vault.toml")]
+    #[arg(long, global = true, value_name = "FILE", default_value = CONFIGURATION)]
     config: PathBuf,
     /// Answer (and log) in JSON
     #[arg(long, global = true)]
@@ -122,9 +124,10 @@ enum Number {
 enum Keys {
     /// Make the storage key and the escrow key, once for both vaults; never overwrites
     Init {
-        /// Where the storage key goes: storage.key_file of both vaults
-        #[arg(long, value_name = "FILE", default_value = "/etc/vault/storage.key")]
-        file: PathBuf,
+        /// Where the storage key goes: storage.key_file of both vaults, and by default that of the
+        /// configuration, or /etc/vault/storage.key without one
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
         /// Where the escrow key goes, to be taken offline at once
         #[arg(long, value_name = "FILE", default_value = "escrow.key")]
         escrow: PathBuf,
@@ -172,13 +175,16 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let config = || Config::read(&arguments.config);
-    if let Command::Check = arguments.command {
-        return check(&config()?, &arguments.config);
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| anyhow::anyhow!("the runtime cannot start: {error}; are threads limited here?"))?;
+    if let Command::Check = arguments.command {
+        let config = config()?;
+        // What only a running vault knows, that one is asked for.
+        let trouble = runtime.block_on(command::keys::trouble(&config.api.control_socket));
+        return check(&config, &arguments.config, trouble);
+    }
     let mut stdout = std::io::stdout();
     let mut output = Output { to: &mut stdout, json: arguments.json };
     runtime.block_on(async {
@@ -216,7 +222,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 command::number_reseed(&config()?.api.control_socket, &mut output).await?;
             }
             Command::Keys(Keys::Init { file, escrow }) => {
-                command::keys::init(file, escrow, &mut output).await?;
+                let file = match file {
+                    Some(file) => file.clone(),
+                    None => key_file(&arguments.config)?,
+                };
+                command::keys::init(&file, escrow, &mut output).await?;
             }
             Command::Keys(Keys::List) => {
                 command::keys::list(&config()?.api.control_socket, &mut output).await?;
@@ -234,8 +244,18 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn check(config: &Config, file: &Path) -> anyhow::Result<ExitCode> {
-    let faults = command::check::check(config);
+/// Where the configuration says that the storage key lies. Before the first one is written, the usual
+/// place is meant.
+fn key_file(config: &Path) -> Result<PathBuf, Faults> {
+    if config == Path::new(CONFIGURATION) && !config.exists() {
+        return Ok(PathBuf::from("/etc/vault/storage.key"));
+    }
+    Config::read_key_file(config)
+}
+
+fn check(config: &Config, file: &Path, trouble: Option<String>) -> anyhow::Result<ExitCode> {
+    let mut faults = command::check::check(config);
+    faults.extend(trouble);
     faults.iter().for_each(|fault| complain(fault));
     if faults.is_empty() {
         writeln!(std::io::stdout(), "{}: fine, vault {} can start", file.display(), config.name)?;

@@ -23,7 +23,7 @@ use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
 use crate::sequence::{self, Events, Forward, Sequence};
-use crate::storage::{Storage, StorageError};
+use crate::storage::{AskPeerKeys, Storage, StorageError};
 use crate::worker::{self, HeardOf, Listener, Merge, Merged, SharedWith, Source, Worker};
 
 /// How long a change of the catalog that nobody waits for waits for others: the other vault would
@@ -91,6 +91,7 @@ impl Rooms {
         let answerers = answerers(&sequence, &storage, pki);
         tokio::spawn(pair.clone().run(config.tls.clone(), accepted, ordered, answerers, shutdown.clone()));
         tokio::spawn(cut_revoked(pair.clone(), pki.revocations(), shutdown.clone()));
+        storage.set_peer_keys(ask_for_keys(&pair));
         tokio::spawn(compare_keys(pair.clone(), storage.clone(), readiness.clone(), shutdown.clone()));
         storage.set_peer_up(pair.up());
         repair(&storage, shutdown);
@@ -216,6 +217,10 @@ fn answerers(sequence: &Sequence, storage: &Storage, pki: &Pki) -> HashMap<Topic
     let status: Answerer = Arc::new(move |_question| {
         let (sequence, files) = (asked.clone(), files.clone());
         Box::pin(async move {
+            // The asker may be about to use what the operator has just put into both files.
+            if let Err(error) = files.read_keys().await {
+                tracing::warn!("{error}; the keys read before stay in use");
+            }
             let about = json!({ "numbers": sequence.status(), "files": status_of_files(&files).await });
             Ok(Bytes::from(about.to_string()))
         })
@@ -304,26 +309,25 @@ async fn cut_revoked(
 /// key seals only once both have it.
 async fn compare_keys(pair: Pair, storage: Storage, readiness: Readiness, shutdown: Shutdown) {
     let mut up = pair.up();
-    let mut told = String::new();
+    let mut told = None;
     loop {
-        if *up.borrow_and_update() {
-            let own = recipients(&status_of_files(&storage).await);
-            let theirs = recipients(&status_of_peer(&pair).await["files"]);
-            // Asked again soon where one of them did not answer.
-            if let (Some(own), Some(theirs)) = (own, theirs) {
-                if let Err(error) = storage.agree_on_keys(&theirs).await {
-                    tracing::warn!("{error}; the key in use stays");
-                }
-                let what = difference(&own, &theirs, pair.peer());
-                let health = if what.is_some() { Health::Degraded } else { Health::Good };
-                let what = what.unwrap_or_else(|| "the same on both vaults".to_owned());
-                if told != what && health == Health::Degraded {
-                    tracing::error!("files: {what}");
-                }
-                readiness.report("storage key", health, what.clone());
-                told = what;
-            }
+        up.borrow_and_update();
+        // Asked again soon where the other one did not answer.
+        if let Err(error) = storage.compare_keys().await {
+            tracing::warn!("{error}; the key in use stays");
         }
+        let trouble = storage.key_trouble();
+        if let Some(what) = trouble.clone().filter(|_| trouble != told) {
+            tracing::error!("files: {what}");
+        }
+        match &trouble {
+            Some(what) => readiness.report("storage key", Health::Degraded, what.clone()),
+            None if storage.keys_compared() => {
+                readiness.report("storage key", Health::Good, "the same on both vaults");
+            }
+            None => {}
+        }
+        told = trouble;
         tokio::select! {
             () = shutdown.cancelled() => return,
             changed = up.changed() => if changed.is_err() { return },
@@ -332,22 +336,12 @@ async fn compare_keys(pair: Pair, storage: Storage, readiness: Readiness, shutdo
     }
 }
 
-fn recipients(status: &Value) -> Option<Vec<String>> {
-    serde_json::from_value(status["recipients"].clone()).ok()
-}
-
-/// What an operator has to do about two key files; nothing if they hold the same keys.
-fn difference(own: &[String], theirs: &[String], peer: &str) -> Option<String> {
-    let lacks = |left: &[String], right: &[String]| right.iter().find(|key| !left.contains(key)).cloned();
-    let what = match (lacks(own, theirs), lacks(theirs, own)) {
-        (None, None) => return None,
-        (Some(key), None) => format!("copy the file of {peer}, which also has {key}, to this vault"),
-        (None, Some(key)) => format!("copy this vault's file, which also has {key}, to {peer}"),
-        (Some(foreign), Some(key)) => {
-            format!("{key} is here alone and {foreign} at {peer} alone; put the keys of both files into both")
-        }
-    };
-    Some(format!("storage.key_file differs: {what}"))
+fn ask_for_keys(pair: &Pair) -> AskPeerKeys {
+    let pair = pair.clone();
+    Arc::new(move || {
+        let pair = pair.clone();
+        Box::pin(async move { serde_json::from_value(status_of_peer(&pair).await["files"].take()).ok() })
+    })
 }
 
 /// Probes, small repairs and copies go their own ways: a slow copy keeps the others from nothing.

@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::AtomicU32;
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,6 +29,7 @@ pub mod repair;
 pub mod round;
 
 mod adoption;
+mod agreement;
 mod catalog;
 mod debts;
 mod deletion;
@@ -60,6 +61,7 @@ mod witness;
 mod tests;
 
 pub use adoption::AdoptedServer;
+pub use agreement::{AskPeerKeys, PeerKeys};
 pub use catalog::{CatalogError, Change};
 pub use debts::Owed;
 pub use deletion::Undeleted;
@@ -81,6 +83,7 @@ pub use upload::{BodyError, Stored, Upload};
 pub use verify::Checked;
 
 use crate::marks::Mark;
+use agreement::Agreement;
 use catalog::Catalog;
 use debts::Reasons;
 use metrics::Metrics;
@@ -306,6 +309,18 @@ pub enum StorageError {
     /// A file server cannot be listed. The operator looks at it, then starts again.
     #[error("storage: both file servers must be listed: {0}; what was taken in is kept")]
     Listing(String),
+    /// No key may seal. The operator mends the key file; the caller tries again, also at the other vault.
+    #[error("storage: {why}")]
+    NoKey {
+        /// What the operator has to mend.
+        why: String,
+    },
+    /// The newest key does not seal yet. The operator says it again when it does.
+    #[error("storage: the newest key is not active yet: {why}; say it again then")]
+    NotActive {
+        /// What it waits for.
+        why: String,
+    },
     /// A task of ours ended early: the program is stopping.
     #[error("storage: stopping; try again")]
     Stopping,
@@ -330,6 +345,10 @@ struct Inner {
     spool: Spool,
     /// The storage keys; replaced as a whole.
     ring: RwLock<Arc<Ring>>,
+    /// What the other vault has of them.
+    agreement: Agreement,
+    /// Objects on the file servers that no key opens, when they were last looked for.
+    unopened: AtomicU64,
     rewrap: Arc<Task>,
     rebuild: Arc<Task>,
     /// The comparison with the file servers.
@@ -401,7 +420,7 @@ impl Storage {
         });
         let (catalog, spool) = opened.await.map_err(|_| StorageError::Stopping)??;
         let shared = catalog.shared_keys().await?;
-        let ring = Ring::new(keys, &shared, escrow).ok_or(KeyError::NoIdentity)?;
+        let ring = Ring::new(keys, &shared, None, escrow).ok_or(KeyError::NoIdentity)?;
         let mut servers = Vec::new();
         for server in &settings.file_servers {
             let server = file_server::open(server, own_name, settings.file_server_timeout, steps.clone());
@@ -415,6 +434,8 @@ impl Storage {
             servers,
             spool,
             ring: RwLock::new(Arc::new(ring)),
+            agreement: Agreement::default(),
+            unopened: AtomicU64::new(0),
             rewrap: Arc::default(),
             rebuild: Arc::default(),
             compare: Arc::default(),
@@ -482,7 +503,7 @@ impl Storage {
     /// # Errors
     /// The catalog's; then nothing of it is taken over.
     pub async fn merge(&self, changes: Vec<Change>, mark: Option<Mark>) -> Result<(), StorageError> {
-        Ok(self.0.catalog.merge(changes, mark, now()).await?)
+        Ok(self.0.catalog.merge(changes, mark, self.0.ring().seal().to_owned(), now()).await?)
     }
 
     /// How far everything that the peer told is taken over.

@@ -91,6 +91,10 @@ impl Running {
 fn configuration(folder: &Path) -> Config {
     let file = folder.join("vault.toml");
     let at = |name: &str| folder.join(name).display().to_string();
+    let made = |name: &str| {
+        vault::storage::key::create(&PathBuf::from(at(name)), std::time::SystemTime::UNIX_EPOCH).unwrap()
+    };
+    let (_, escrow) = (made("storage.key"), made("escrow.key"));
     let text = format!(
         r#"
 name = "vault-a"
@@ -106,7 +110,7 @@ address = "127.0.0.1:1"
 owner = "vault-a"
 [storage]
 key_file = "{key}"
-escrow_recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+escrow_recipient = "{escrow}"
 [[file_server]]
 name = "paris"
 path = "{paris}"
@@ -123,8 +127,6 @@ path = "{lyon}"
     for name in ["paris", "lyon"] {
         std::fs::create_dir(folder.join(name)).unwrap();
     }
-    vault::storage::key::create(&PathBuf::from(at("storage.key")), std::time::SystemTime::UNIX_EPOCH)
-        .unwrap();
     std::fs::write(&file, text).unwrap();
     Config::read(&file).unwrap_or_else(|faults| panic!("{faults}"))
 }

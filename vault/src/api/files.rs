@@ -420,6 +420,12 @@ pub(super) fn refuse(error: &StorageError) -> Refusal {
             tracing::error!("{error}");
             Refusal::later("catalog", "the catalog does not answer; repeat with the same key", LATER)
         }
+        StorageError::NoKey { .. } => {
+            tracing::error!("{error}");
+            let detail = "this vault has no storage key in use; try again, or ask the other vault";
+            Refusal::later("no_key", detail, LATER)
+        }
+        StorageError::NotActive { .. } => plain(StatusCode::CONFLICT, "key_not_active"),
         StorageError::NotEmpty => plain(StatusCode::CONFLICT, "not_empty"),
         StorageError::Listing(_) => Refusal::later("file_server_away", error.to_string(), LATER),
         StorageError::Key(KeyError::NoIdentity) => plain(StatusCode::BAD_REQUEST, "no_identity"),

@@ -49,6 +49,8 @@ pub fn routes(storage: Storage) -> Router {
 
 async fn keys(State(storage): State<Storage>, caller: Caller) -> Result<Json<Keys>, Refusal> {
     caller.must_be(&[Role::Admin])?;
+    // What the operator has just done is told at once.
+    storage.compare_keys().await.map_err(|error| refuse(&error))?;
     storage.keys().await.map(Json).map_err(|error| refuse(&error))
 }
 

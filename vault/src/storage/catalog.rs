@@ -66,6 +66,17 @@ pub enum CatalogError {
     Closed,
 }
 
+/// An object found on the file servers.
+#[derive(Debug)]
+pub(super) struct FoundObject {
+    /// What it is.
+    pub(super) entry: Entry,
+    /// Where it lies.
+    pub(super) on: Vec<String>,
+    /// To which keys the record there is sealed, where that was looked at.
+    pub(super) sealed: Option<(String, String)>,
+}
+
 /// What recording an intent came to.
 #[derive(Debug)]
 pub(super) enum Intended {
@@ -183,7 +194,7 @@ impl Catalog {
     /// As every write.
     pub(super) async fn take_in(
         &self,
-        found: Vec<(Entry, Vec<String>, String)>,
+        found: Vec<FoundObject>,
         walk: &'static str,
         after: Option<ObjectId>,
         now: i64,
@@ -191,8 +202,11 @@ impl Catalog {
         let servers = Arc::clone(&self.servers);
         self.write(move |db| {
             let mut deleted = 0;
-            for (entry, on, seal) in &found {
-                take_stored(db, &servers, entry, on, seal, now)?;
+            for FoundObject { entry, on, sealed } in &found {
+                take_stored(db, &servers, entry, on, "", now)?;
+                if let Some((server, seal)) = sealed {
+                    seals::note(db, &entry.id, server, seal)?;
+                }
                 let taken = rows::entry(db, &entry.id)?;
                 deleted += u64::from(taken.is_some_and(|entry| entry.state == State::Deleted));
             }
@@ -361,7 +375,7 @@ impl Catalog {
     }
 
     /// Takes over what the peer knows, and keeps with it how far that goes. Any order and any
-    /// repetition come to the same.
+    /// repetition come to the same. `seal` names the keys in use.
     ///
     /// # Errors
     /// As every write.
@@ -369,6 +383,7 @@ impl Catalog {
         &self,
         changes: Vec<Change>,
         mark: Option<Mark>,
+        seal: String,
         now: i64,
     ) -> Result<(), CatalogError> {
         let servers = Arc::clone(&self.servers);
@@ -377,6 +392,8 @@ impl Catalog {
                 if merge_one(db, &change, &servers, now)? {
                     rows::touch(db, &change.id)?;
                 }
+                // Nothing to tell on: the peer knows it.
+                change.take_over_seals(db, &seal)?;
             }
             mark.iter().try_for_each(|mark| marks::keep(db, mark))
         })

@@ -13,7 +13,7 @@
 //! misses, the whole comparison finds. That one takes its time and goes by itself, so that what was
 //! deleted meanwhile is noted all the same.
 
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -27,6 +27,8 @@ use super::{Inner, Storage, StorageError, Use, now};
 
 /// The round's name in the catalog.
 pub(super) const SYNC: &str = "sync";
+/// Under this name the catalog keeps whose notes were lost.
+const LOST_NOTES: &str = "lost notes";
 /// A comparison that could not list everything is tried again after this time, then after twice
 /// as long and so on,
 const AGAIN: Duration = Duration::from_secs(60);
@@ -100,6 +102,9 @@ impl Storage {
             if held || unseen.contains(&server.name()) || server.health().suspended.is_some() {
                 continue;
             }
+            if inner.patrol.foreign().get(server.name()) == Some(&true) {
+                inner.lose_notes(server.name()).await?;
+            }
             match inner.write_if_due(server, stale.contains(&server.name())).await {
                 Err(StorageError::FileServer(error)) => tracing::warn!("{error}; written at the next turn"),
                 other => {
@@ -120,9 +125,15 @@ impl Storage {
         let (verdict, parts) = inner.differing(server, &place).await?;
         match verdict {
             Verdict::Current => return Ok(true),
+            // Nothing is written while no key is in use.
+            Verdict::Sealed if inner.ring().active().is_none() => return Ok(true),
             Verdict::New | Verdict::Ahead | Verdict::Unfinished => {
                 tracing::info!(server = name, ?verdict, "a whole comparison is due");
             }
+            Verdict::Sealed => tracing::warn!(
+                "file server {name}: what is noted there opens with no key of storage.key_file: has that changed, or \
+                 has the note rotted? Written anew, and a whole comparison is due"
+            ),
             Verdict::Behind | Verdict::Gone => {
                 inner.metrics.restored.with_label_values(&[name]).inc();
                 server.note_restored();
@@ -138,6 +149,8 @@ impl Storage {
         }
         inner.request_comparison().await?;
         match verdict {
+            // This vault wrote it, so its catalog knows what it says.
+            Verdict::Sealed => {}
             // All that both vaults deleted since is known here.
             Verdict::Behind | Verdict::Unfinished => {
                 tracing::info!(server = name, prefixes = parts.len(), "prefixes differ");
@@ -222,8 +235,10 @@ impl Inner {
         let name = server.name().to_owned();
         let remembered = self.catalog.generation(name.clone()).await?;
         let keys = self.note_keys();
-        let found = self.read_marker(server, &self.title("generation", place), &keys).await?;
-        let verdict = judge(found.as_ref(), remembered.as_ref());
+        let title = self.title("generation", place);
+        let found = self.read_marker(server, &title, &keys).await?;
+        let claimed = if remembered.is_some() { self.claimed(server, title).await? } else { None };
+        let verdict = judge(found.as_ref(), remembered.as_ref(), claimed);
         let (Verdict::Behind | Verdict::Unfinished, Some(marker)) = (verdict, found) else {
             return Ok((verdict, Vec::new()));
         };
@@ -244,6 +259,10 @@ impl Inner {
 
     async fn write_if_due(&self, server: &Sessions, stale: bool) -> Result<(), StorageError> {
         let name = server.name().to_owned();
+        // What is sealed with a key that the other vault lacks could be opened by nobody one day.
+        if self.ring().active().is_none() {
+            return Ok(());
+        }
         let Some(place) = self.catalog.place(name.clone()).await?.0 else { return Ok(()) };
         let remembered = self.catalog.generation(name.clone()).await?;
         let every = i64::try_from(self.settings.inventory_every.as_secs()).unwrap_or(i64::MAX);
@@ -332,6 +351,35 @@ impl Inner {
             ring.keys().map(|(key, used)| (used != Use::Active, NoteKey::of(&key.identity))).collect();
         keys.sort_by_key(|(other, _)| *other);
         keys.into_iter().map(|(_, key)| key).collect()
+    }
+
+    /// The highest generation that a note claims, whichever key sealed it.
+    async fn claimed(&self, server: &Sessions, title: Title) -> Result<Option<u64>, StorageError> {
+        let looked = server.run(title.kind.clone(), move |server, progress| {
+            let mut highest = None;
+            for slot in SLOTS {
+                let bytes = read_slot(server, &title.name(slot))?;
+                progress.note();
+                highest = highest.max(bytes.as_deref().and_then(|bytes| title.claims(bytes)));
+            }
+            Ok(highest)
+        });
+        Ok(looked.await?)
+    }
+
+    /// File servers whose notes this catalog could not read before it had them written anew: what was
+    /// deleted before its time is not known.
+    pub(super) async fn lost_notes(&self) -> Result<BTreeSet<String>, StorageError> {
+        let kept = self.catalog.asked(LOST_NOTES).await?;
+        Ok(kept.and_then(|kept| serde_json::from_str(&kept).ok()).unwrap_or_default())
+    }
+
+    async fn lose_notes(&self, server: &str) -> Result<(), StorageError> {
+        let mut lost = self.lost_notes().await?;
+        if !lost.insert(server.to_owned()) {
+            return Ok(());
+        }
+        Ok(self.catalog.keep_asked(LOST_NOTES, serde_json::to_string(&lost).ok()).await?)
     }
 
     /// Is there anything under a note's name, whatever it says?

@@ -1,6 +1,8 @@
 //! How storage is, in figures: for the operator's status and for Prometheus. Tells; changes
 //! nothing.
 
+use std::sync::atomic::Ordering;
+
 use serde::Serialize;
 
 use super::patrol::SYNC;
@@ -12,10 +14,18 @@ use super::{Storage, StorageError, now};
 /// How storage is, for the operator.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
-    /// The age recipient that new records are sealed to; both vaults must say the same.
-    pub recipient: String,
+    /// The age recipient that new records are sealed to; both vaults must say the same. None: uploads
+    /// are refused.
+    pub recipient: Option<String>,
     /// Those of all storage keys here, the newest first.
     pub recipients: Vec<String>,
+    /// That of the escrow key; both vaults must say the same.
+    pub escrow_recipient: String,
+    /// What an operator has to mend about the two vaults' keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_trouble: Option<String>,
+    /// Objects on the file servers that no key opens, when they were last looked for.
+    pub unopened: u64,
     /// Objects that can be read.
     pub objects: u64,
     /// Intents that have not come to anything yet.
@@ -96,8 +106,11 @@ impl Storage {
             }
         });
         Ok(Status {
-            recipient: ring.recipients()[0].to_string(),
+            recipient: ring.active().map(|key| key.recipient().to_string()),
             recipients: ring.all(),
+            escrow_recipient: ring.escrow().to_string(),
+            key_trouble: self.key_trouble(),
+            unopened: self.0.unopened.load(Ordering::Relaxed),
             objects: counts.objects,
             pending: counts.pending,
             owed: counts.owed,

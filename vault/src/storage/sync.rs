@@ -2,10 +2,13 @@
 //! through the sessions, hands both to `comparison`, and notes its findings. What is missing is
 //! copied by the repair turns, as it is and without a key.
 
+use std::sync::atomic::Ordering;
+
 use futures_util::future::{join_all, ready};
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use serde::{Deserialize, Serialize};
 
+use super::catalog::FoundObject;
 use super::comparison::{Finding, compare};
 use super::lookup::Found;
 use super::mending::{Checkup, mend};
@@ -45,8 +48,11 @@ pub struct Synced {
     pub damaged: u64,
     /// Objects that the catalog did not know, taken into it.
     pub adopted: u64,
-    /// Unknown objects that stay so: their record does not open with the active key.
+    /// Unknown objects that stay so: their record cannot be read.
     pub foreign: u64,
+    /// Of those, objects whose record none of the keys opens.
+    #[serde(default)]
+    pub sealed: u64,
     /// Replicas of deleted objects that were there again; to be removed.
     pub risen: u64,
     /// File servers that could not be listed whole, each with why.
@@ -63,6 +69,7 @@ impl Synced {
         self.adopted += other.adopted;
         self.foreign += other.foreign;
         self.risen += other.risen;
+        self.sealed += other.sealed;
         for why in other.unlisted {
             // One reason for each file server will do.
             let known = |listed: &String| listed.split_once(": ").map(|(server, _)| server.to_owned());
@@ -128,6 +135,14 @@ impl Storage {
         let synced = synced?;
         if whole {
             self.0.clear_all_set_aside().await?;
+            self.0.unopened.store(synced.sealed, Ordering::Relaxed);
+        }
+        if synced.sealed > 0 {
+            tracing::error!(
+                "storage: no key of storage.key_file opens {} files on the file servers, and the catalog does not know \
+                 them: put the earlier key into that file, too, or vault file rebuild-catalog --identity FILE --merge",
+                synced.sealed
+            );
         }
         tracing::info!(?synced, whole, "compared the catalog with the file servers");
         Ok(synced)
@@ -213,8 +228,9 @@ impl Storage {
             // The rebuilding takes it in at a fraction of the reading.
             Finding::Unknown { .. } if self.0.rebuild.progress().running => {}
             Finding::Unknown { id } => match self.know(id, places).await {
-                Ok(true) => synced.adopted = 1,
-                Ok(false) => {}
+                Ok(Known::Adopted) => synced.adopted = 1,
+                Ok(Known::Sealed) => (synced.foreign, synced.sealed) = (1, 1),
+                Ok(Known::Not) => {}
                 Err(StorageError::Unsure { why, .. } | StorageError::Unreadable { why, .. }) => {
                     synced.foreign = 1;
                     tracing::warn!(object = %id, "lies on a file server and is not known: {why}; left alone");
@@ -228,27 +244,42 @@ impl Storage {
 }
 
 impl Storage {
-    /// Takes in what lies at `places` and is not known; true if it can be read now. Where the catalog
+    /// Takes in what lies at `places` and is not known. Where the catalog
     /// knows nothing at all of it, its record alone is read, as a rebuilding does: after the loss of
     /// a catalog that is everything there is. The body is verified by whoever reads or scrubs it.
-    async fn know(&self, id: ObjectId, places: Vec<usize>) -> Result<bool, StorageError> {
+    async fn know(&self, id: ObjectId, places: Vec<usize>) -> Result<Known, StorageError> {
         let inner = &self.0;
         if inner.catalog.entry(id).await?.is_none() {
             let ring = inner.ring();
             match inner.take_in((id, places), &ring.identities(), &ring).await? {
                 Taken::New(one) => {
-                    let (entry, on, seal) = *one;
-                    let taken = inner.catalog.stored_sealed(entry, on, seal, now()).await?;
-                    return Ok(taken.state == State::Stored);
+                    let FoundObject { entry, on, sealed } = *one;
+                    let taken = inner.catalog.stored(entry, on, now()).await?;
+                    if let Some((server, seal)) = sealed {
+                        inner.catalog.sealed(vec![(id, server)], seal).await?;
+                    }
+                    return Ok(if taken.state == State::Stored { Known::Adopted } else { Known::Not });
                 }
-                Taken::Known(_) => return Ok(false),
+                Taken::Known(_) => return Ok(Known::Not),
+                Taken::Sealed => return Ok(Known::Sealed),
                 // Is it an object at all?
                 Taken::Rotten(_) => {}
             }
         }
         // Found deleted or not at all: told since by the peer, deleted since, or just being uploaded.
-        Ok(matches!(self.find(&id).await?, Found::Stored(_)))
+        let found = self.find(&id).await?;
+        Ok(if matches!(found, Found::Stored(_)) { Known::Adopted } else { Known::Not })
     }
+}
+
+/// What became of an object that was not known.
+enum Known {
+    /// It can be read now.
+    Adopted,
+    /// None of the keys opens its record.
+    Sealed,
+    /// Nothing, for now.
+    Not,
 }
 
 /// Every id under `part`, page by page; more than `most` are none.

@@ -12,6 +12,7 @@ use super::step::Step;
 use super::*;
 
 mod crash;
+mod keys;
 mod mending;
 mod patrol;
 mod removal;
@@ -109,6 +110,11 @@ fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
         if path.is_dir() { found.extend(files_below(&path)) } else { found.push(path) }
     }
     found
+}
+
+/// What a vault with these keys answers.
+fn peer_with(recipients: &[String]) -> PeerKeys {
+    PeerKeys { recipients: recipients.to_vec(), escrow: None }
 }
 
 fn upload(key: &str) -> Upload {
@@ -482,7 +488,7 @@ async fn an_unmounted_directory_is_not_claimed_by_a_vault_that_knows_objects_the
     let place_b = place.settings("vault-b");
     let catalog =
         Catalog::open(&place_b.catalog, &["one".to_owned(), "two".to_owned()], Steps::default()).unwrap();
-    catalog.merge(changes, None, 0).await.unwrap();
+    catalog.merge(changes, None, String::new(), 0).await.unwrap();
     let peer = Storage::open(place_b, "vault-b").await.unwrap();
     assert!(!peer.status().await.unwrap().file_servers[0].up);
     assert_eq!(files_below(&place.path("one")).len(), 0);

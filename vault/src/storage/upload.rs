@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use age::x25519::Recipient;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use time::OffsetDateTime;
@@ -15,7 +16,6 @@ use super::catalog::{Intended, answering};
 use super::envelope::Record;
 use super::file_server::{FileServer, FileServerError, Put, Replica};
 use super::object::{Entry, ObjectId, State};
-use super::ring::Ring;
 use super::sessions::{Progress, Sessions};
 use super::spool::{Piece, SpoolFile, Spooled};
 use super::step::Step;
@@ -116,7 +116,8 @@ impl Inner {
         }
         self.check_places()?;
         let ring = self.ring();
-        let spooled = self.spool(upload, &ring, body).await?;
+        let recipients = ring.recipients().ok_or_else(|| self.no_key())?;
+        let spooled = self.spool(upload, recipients, body).await?;
         // From here on the caller's connection no longer matters.
         let (inner, held) = (Arc::clone(self), Held { _permit: permit, _key: key });
         let finished = tokio::spawn(async move {
@@ -167,7 +168,7 @@ impl Inner {
     async fn spool(
         &self,
         upload: Upload,
-        ring: &Ring,
+        [active, escrow]: [Recipient; 2],
         body: impl Stream<Item = Result<Bytes, BodyError>> + Send,
     ) -> Result<Spooled, StorageError> {
         let (pieces, queue) = mpsc::channel(PIECES);
@@ -176,7 +177,7 @@ impl Inner {
         // for nothing.
         let mut size = 0;
         let more = self.feed(&mut body, &pieces, &mut size, true).await?;
-        let (spool, [active, escrow]) = (self.spool.clone(), ring.recipients());
+        let spool = self.spool.clone();
         let created = OffsetDateTime::from(clock()).format(&Rfc3339).unwrap_or_default();
         let writing =
             tokio::task::spawn_blocking(move || spool.write(&upload, created, [&active, &escrow], queue));

@@ -1,6 +1,8 @@
 //! What one catalog tells the other, and how it is taken over: a merge that may come in any
 //! order and any number of times.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 use shared::api::{MAX_KEY, MAX_LABEL};
@@ -8,6 +10,7 @@ use shared::tls::is_name;
 
 use super::deletion::{purge, settle};
 use super::rows::{add_replica, advance, believe_stored, entry, from_row, insert, with_replicas};
+use super::seals::{believe, seals_of};
 use super::tombstones::apply;
 use crate::storage::object::{Entry, Metadata, ObjectId, OneOff, ReplicaState, State};
 
@@ -31,6 +34,9 @@ pub struct Change {
     pub identity: Option<OneOff>,
     /// File servers where the teller knows it stored.
     pub stored_on: Vec<String>,
+    /// By file server: to which keys its record is sealed, where the teller has seen it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub seals: BTreeMap<String, String>,
 }
 
 impl Change {
@@ -40,6 +46,16 @@ impl Change {
             self.state = State::Purged;
         }
         self
+    }
+
+    /// Takes over which keys the records are sealed to, where this vault has not looked itself. That
+    /// they follow the keys in use (`seal`) is believed: rewrapping on one vault is enough for both.
+    pub(super) fn take_over_seals(&self, db: &Connection, seal: &str) -> rusqlite::Result<()> {
+        let stored = |server: &String| self.state >= State::Stored && self.stored_on.contains(server);
+        for (server, told) in self.seals.iter().filter(|(server, _)| stored(server)) {
+            believe(db, &self.id, server, told, seal)?;
+        }
+        Ok(())
     }
 
     /// Within the limits that every change of ours keeps? Others are not merged.
@@ -54,6 +70,8 @@ impl Change {
             && known.created.len() <= 64
             && known.digest.len() <= 64
             && self.stored_on.len() <= 16
+            && self.seals.len() <= 16
+            && self.seals.values().all(|seal| seal.len() <= 256)
             && (self.state == State::Purged || self.identity.is_some())
             && self.revision % 2 == u32::from(self.state == State::Deleted)
             && (self.revision == 0 || matches!(self.state, State::Stored | State::Deleted))
@@ -82,8 +100,8 @@ pub(super) fn changes_since(db: &Connection, cursor: u64, limit: usize) -> rusql
             let entry = with_replicas(db, entry)?;
             let stored_on = entry.stored_on();
             let Entry { id, metadata, state, origin, identity, .. } = entry;
-            let seq = u64::try_from(seq).unwrap_or_default();
-            Ok(Change { seq, id, metadata, state, origin, revision, identity, stored_on })
+            let (seq, seals) = (u64::try_from(seq).unwrap_or_default(), seals_of(db, &id)?);
+            Ok(Change { seq, id, metadata, state, origin, revision, identity, stored_on, seals })
         })
         .collect()
 }

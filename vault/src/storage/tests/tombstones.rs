@@ -117,7 +117,7 @@ async fn after_a_rotation_the_new_key_alone_opens_what_is_noted_of_deletions() {
     storage.patrol_turn().await.unwrap();
     key::rotate(&place.key_file(), clock()).unwrap();
     storage.repair_turn().await.unwrap();
-    storage.agree_on_keys(&storage.status().await.unwrap().recipients).await.unwrap();
+    storage.hear_keys(peer_with(&storage.status().await.unwrap().recipients)).await.unwrap();
     assert!(storage.rewrap(1000).await.unwrap().running);
     ended(|| storage.rewrap_progress()).await;
     storage.patrol_turn().await.unwrap();
