@@ -199,8 +199,9 @@ impl Sftp {
         Ok(Some(Replica::new(length, Box::new(read))))
     }
 
-    /// Is a whole replica there? One that is damaged or cannot be read is set aside.
-    fn whole(&self, id: &ObjectId, moved: &dyn Fn(usize)) -> Result<bool, FileServerError> {
+    /// Is a whole replica there, of `length` bytes at most? One that is damaged or cannot be read is
+    /// set aside.
+    fn whole(&self, id: &ObjectId, length: u64, moved: &dyn Fn(usize)) -> Result<bool, FileServerError> {
         let damage = |error| match error {
             EnvelopeError::Beneath(error) => unwrap_or(error, &self.name, &self.address, id),
             damage => {
@@ -209,12 +210,14 @@ impl Sftp {
             }
         };
         let found = self.find(id).and_then(|replica| {
-            replica.map_or(Ok(false), |replica| verify(replica, id, moved).map(|()| true).map_err(damage))
+            replica.map_or(Ok(false), |replica| {
+                verify(replica, id, length, moved).map(|()| true).map_err(damage)
+            })
         });
         match found {
             Err(error) if error.shows().is_some() => {
                 tracing::error!("{error}; quarantined");
-                match self.set_aside(id, moved) {
+                match self.set_aside(id, length, moved) {
                     // The other vault was faster.
                     Err(FileServerError::Absent { .. }) | Ok(()) => Ok(false),
                     Err(error) => Err(error),
@@ -242,8 +245,11 @@ impl Sftp {
         }
         let source = short.as_mut().unwrap_or(source);
         self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
-        let created = self.ask_in_place(|link| link.create(temporary));
-        let (file, mut lane) = created.map_err(|failed| self.fail(id, failed))?;
+        let created = begin(&self.data, |link| {
+            self.place.see(link)?;
+            self.with_tmp(link, |link| link.create(temporary))
+        });
+        let (file, mut lane) = created.map_err(|failed| self.fail_to_write(id, failed))?;
         // On an error it goes with the session, and nobody waits for its end.
         let (_, file) = lane.open.insert((NOBODY, file));
         let (length, mut checker) = (source.length(), Checker::default());
@@ -266,20 +272,20 @@ impl Sftp {
         });
         let written = written.map_err(|unwritten| match unwritten {
             Unwritten::Source(error) => unwrap_or(error, &self.name, &self.address, id),
-            Unwritten::Trouble(trouble) => self.fail(id, Failed::Trouble(trouble)),
+            Unwritten::Trouble(trouble) => self.fail_to_write(id, Failed::Trouble(trouble)),
         })?;
         if let Err(why) = checker.finish(id) {
             let (server, object) = (self.name.clone(), id.to_string());
             return Err(FileServerError::BadSource { server, object, why: why.to_string() });
         }
         let finished = self.finish(&mut lane, temporary);
-        let size = finished.map_err(|trouble| self.fail(id, Failed::Trouble(trouble)))?;
+        let size = finished.map_err(|trouble| self.fail_to_write(id, Failed::Trouble(trouble)))?;
         if size != Some(written) {
             let (server, object) = (self.name.clone(), id.to_string());
             let why = format!("{written} bytes were written and {} are there", size.unwrap_or_default());
             return Err(FileServerError::Damaged { server, object, why });
         }
-        self.publish(id, lane, temporary, moved)
+        self.publish(id, length, lane, temporary, moved)
     }
 
     /// Flushes what is written of a file on another session, where one is to spare. What comes of
@@ -360,6 +366,16 @@ impl Sftp {
         }
     }
 
+    /// As [`Self::fail`], where a bare "failure" may be that of a disk which still can be read.
+    fn fail_to_write(&self, id: &ObjectId, failed: Failed) -> FileServerError {
+        match failed {
+            Failed::Trouble(trouble) if trouble.kind == Kind::Failure && !self.is_full() => {
+                self.blame().of_writing(id, Failed::Trouble(trouble))
+            }
+            other => self.fail(id, other),
+        }
+    }
+
     fn blame(&self) -> Blame {
         Blame {
             server: self.name.clone(),
@@ -406,7 +422,7 @@ impl FileServer for Sftp {
         source: &mut Replica,
         moved: &dyn Fn(usize),
     ) -> Result<Put, FileServerError> {
-        if self.whole(id, moved)? {
+        if self.whole(id, source.length(), moved)? {
             return self.settle(id);
         }
         let name = format!("{}~{}", self.own, random_hex());
@@ -453,7 +469,7 @@ impl FileServer for Sftp {
         });
         match removed {
             Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => self.check_place(),
-            other => other.map_err(|failed| self.fail_on_one(id, failed)),
+            other => other.map_err(|failed| self.fail_to_write(id, failed)),
         }
     }
 
@@ -468,8 +484,8 @@ impl FileServer for Sftp {
         self.ids(prefix, &after, limit, progress).map_err(|failed| self.blame().of_part("list", failed))
     }
 
-    fn quarantine(&self, id: &ObjectId, progress: &dyn Fn()) -> Result<(), FileServerError> {
-        self.set_aside(id, &|_| progress())
+    fn quarantine(&self, id: &ObjectId, longest: u64, progress: &dyn Fn()) -> Result<(), FileServerError> {
+        self.set_aside(id, longest, &|_| progress())
     }
 
     fn list_set_aside(&self, progress: &dyn Fn()) -> Result<Vec<SetAside>, FileServerError> {
@@ -485,7 +501,7 @@ impl FileServer for Sftp {
         let folder = self.root.join("tmp");
         let entries = self.ask(&self.control, |link| link.entries(&folder));
         let mut removed = 0;
-        for (name, facts) in entries.map_err(|failed| self.fail("tmp", failed))? {
+        for (name, facts) in entries.map_err(|failed| self.blame().of_part("list tmp", failed))? {
             let own = name.split_once('~').is_some_and(|(vault, _)| vault == self.own);
             let touched = facts.mtime.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
             let stale =

@@ -14,11 +14,29 @@ use crate::storage::step::Step;
 const TRIES: usize = 3;
 
 impl Sftp {
-    /// Gives the finished file its final name without overwriting, durably. What has that name
-    /// already counts if it is whole.
+    /// Puts a question that needs the folder of temporary files; once more where that is missing. A
+    /// backup may have left it out: then it is made again, in the right place only.
+    pub(super) fn with_tmp<T>(
+        &self,
+        link: &mut Link,
+        mut question: impl FnMut(&mut Link) -> Result<T, Trouble>,
+    ) -> Result<T, Failed> {
+        match question(link) {
+            Err(trouble) if trouble.kind == Kind::Missing => {
+                self.place.check(link)?;
+                link.make_folder(&layout::temporaries(&self.root))?;
+                Ok(question(link)?)
+            }
+            other => Ok(other?),
+        }
+    }
+
+    /// Gives the finished file of `length` bytes its final name without overwriting, durably. What has
+    /// that name already counts if it is whole.
     pub(super) fn publish(
         &self,
         id: &ObjectId,
+        length: u64,
         mut lane: Lane,
         temporary: &Path,
         moved: &dyn Fn(usize),
@@ -26,19 +44,19 @@ impl Sftp {
         let path = layout::replica_path(&self.root, id);
         for _ in 0..TRIES {
             let named = self.name_finally(&mut lane.link, temporary, &path);
-            match named.map_err(|trouble| self.fail(id, Failed::Trouble(trouble)))? {
+            match named.map_err(|trouble| self.fail_to_write(id, Failed::Trouble(trouble)))? {
                 true => {
                     lane.give_back();
                     return Ok(Put::Written);
                 }
                 false => lane.give_back(),
             }
-            if self.whole(id, moved)? {
+            if self.whole(id, length, moved)? {
                 self.discard(temporary);
                 return self.settle(id);
             }
             let next = self.ask_in_place(|_| Ok(()));
-            ((), lane) = next.map_err(|failed| self.fail(id, failed))?;
+            ((), lane) = next.map_err(|failed| self.fail_to_write(id, failed))?;
         }
         let why = "a damaged replica takes its name again and again".to_owned();
         Err(FileServerError::Damaged { server: self.name.clone(), object: id.to_string(), why })
@@ -119,7 +137,7 @@ impl Sftp {
             let made = self.make_folders(link, &path)?;
             self.flush_names(link, &path, made)
         });
-        let ((), lane) = settled.map_err(|failed| self.fail_on_one(id, failed))?;
+        let ((), lane) = settled.map_err(|failed| self.fail_to_write(id, failed))?;
         lane.give_back();
         Ok(Put::Verified)
     }

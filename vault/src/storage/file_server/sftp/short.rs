@@ -10,7 +10,7 @@ use super::message::Request;
 use super::pipeline::Answer;
 use super::pool::Lane;
 use super::trouble::{Failed, Kind, Trouble};
-use super::{FileServerError, Put, Replica, Sftp, Step, layout, lock, unwrap_or};
+use super::{FileServerError, Put, Replica, Sftp, Step, begin, layout, lock, unwrap_or};
 use crate::storage::envelope::Checker;
 use crate::storage::object::ObjectId;
 
@@ -54,12 +54,21 @@ impl Sftp {
         temporary: &Path,
         moved: &dyn Fn(usize),
     ) -> Result<Option<Put>, FileServerError> {
-        let fail = |trouble| self.fail(id, Failed::Trouble(trouble));
+        let fail = |trouble| self.fail_to_write(id, Failed::Trouble(trouble));
         let path = layout::replica_path(&self.root, id);
         self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
-        let make = Request::Make { id: 0, path: name(temporary), mode: FILE_MODE };
-        let made = self.ask_in_place(|link| link.ask_at_once(&[make]));
-        let (made, mut lane) = made.map_err(|failed| self.fail(id, failed))?;
+        let make = || Request::Make { id: 0, path: name(temporary), mode: FILE_MODE };
+        let made = begin(&self.data, |link| {
+            self.place.see(link)?;
+            self.with_tmp(link, |link| {
+                let answers = link.ask_at_once(&[make()])?;
+                match answers.as_deref().map(refusal) {
+                    Some(missing) if missing.kind == Kind::Missing => Err(missing),
+                    _ => Ok(answers),
+                }
+            })
+        });
+        let (made, mut lane) = made.map_err(|failed| self.fail_to_write(id, failed))?;
         let handle = match made.as_deref() {
             None => {
                 lane.give_back();
@@ -83,7 +92,7 @@ impl Sftp {
             lane.give_back();
             return Ok(Some(Put::Written));
         }
-        self.publish(id, lane, temporary, moved).map(Some)
+        self.publish(id, bytes.len() as u64, lane, temporary, moved).map(Some)
     }
 
     /// Writes, flushes, closes and measures; a refusal leaves the session sound.
