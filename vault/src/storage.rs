@@ -38,6 +38,7 @@ mod lookup;
 mod mending;
 mod metrics;
 mod patrol;
+mod paying;
 mod rebuild;
 mod removal;
 mod rewrap;
@@ -363,6 +364,8 @@ struct Inner {
     keys: Mutex<KeyLocks>,
     /// Objects with an upload under way: their intents are nobody's to settle.
     live: Mutex<HashSet<ObjectId>>,
+    /// Replicas that a reader found damaged and that are looked at as a whole, by file server.
+    suspects: Mutex<HashSet<(ObjectId, usize)>>,
     /// The peer's intents when they were last looked at.
     foreign: Mutex<HashSet<ObjectId>>,
     tell_peer: RwLock<Option<TellPeer>>,
@@ -445,6 +448,7 @@ impl Storage {
             downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
             keys: Mutex::default(),
             live: Mutex::default(),
+            suspects: Mutex::default(),
             foreign: Mutex::default(),
             tell_peer: RwLock::default(),
             peer_knows: RwLock::default(),
@@ -588,6 +592,10 @@ impl Inner {
 
     fn reseal(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
         self.reseal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn suspects(&self) -> std::sync::MutexGuard<'_, HashSet<(ObjectId, usize)>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn live(&self) -> std::sync::MutexGuard<'_, HashSet<ObjectId>> {

@@ -32,27 +32,31 @@ pub struct Owed {
     pub why: String,
 }
 
-/// Why paying last failed, by object; bounded, and forgotten at the end of the process.
+/// An object and the file server that it is owed to; none where the object was looked for everywhere.
+type About = (ObjectId, Option<String>);
+
+/// Why paying last failed; bounded, and forgotten at the end of the process.
 #[derive(Default)]
-pub(super) struct Reasons(Mutex<HashMap<ObjectId, String>>);
+pub(super) struct Reasons(Mutex<HashMap<About, String>>);
 
 impl Reasons {
     /// Paying failed.
-    pub(super) fn note(&self, id: ObjectId, why: String) {
+    pub(super) fn note(&self, about: About, why: String) {
         let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if reasons.len() >= REASONS && !reasons.contains_key(&id) {
+        if reasons.len() >= REASONS && !reasons.contains_key(&about) {
             reasons.clear();
         }
-        reasons.insert(id, why);
+        reasons.insert(about, why);
     }
 
     /// It was paid.
-    pub(super) fn settle(&self, id: &ObjectId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    pub(super) fn settle(&self, about: &About) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(about);
     }
 
-    fn of(&self, id: &ObjectId) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    fn of(&self, id: ObjectId, server: &str) -> Option<String> {
+        let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reasons.get(&(id, Some(server.to_owned()))).or_else(|| reasons.get(&(id, None))).cloned()
     }
 }
 
@@ -66,7 +70,7 @@ impl Storage {
         let health: HashMap<_, _> =
             self.0.servers.iter().map(|server| (server.name().to_owned(), server.health())).collect();
         for debt in &mut owed {
-            debt.why = why(debt, health.get(&debt.server), self.0.reasons.of(&debt.id));
+            debt.why = why(debt, health.get(&debt.server), self.0.reasons.of(debt.id, &debt.server));
         }
         Ok(owed)
     }
@@ -122,7 +126,7 @@ mod tests {
         for number in 0..=REASONS {
             let mut hash = [0; 32];
             hash[..8].copy_from_slice(&number.to_be_bytes());
-            reasons.note(ObjectId::new(hash), String::new());
+            reasons.note((ObjectId::new(hash), None), String::new());
         }
         assert!(reasons.0.lock().unwrap().len() <= REASONS);
     }

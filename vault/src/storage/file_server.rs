@@ -78,6 +78,22 @@ pub enum FileServerError {
         #[source]
         source: std::io::Error,
     },
+    /// It does not take what is to be written there, and not for lack of space or right, while it still
+    /// gives the place's marker: a disk that went read-only, a user's quota, a bad sector. The operator
+    /// looks at the disk; what lies there is read.
+    #[error(
+        "file server {server}: {object}: cannot be written: {source}; look whether that server's disk is \
+         read-only, broken or over a quota: it is read meanwhile, and writing is tried again"
+    )]
+    Unwritable {
+        /// The file server's name.
+        server: String,
+        /// Object or file.
+        object: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
     /// A folder or a note of ours there, which is no replica, is not given or taken, while the place's
     /// marker can be read. The operator looks at the disk; the rest of the server goes on.
     #[error(
@@ -149,10 +165,17 @@ impl FileServerError {
             _ => None,
         }
     }
+
+    /// Is it about the whole place, of which nothing is known then?
+    #[must_use]
+    pub const fn is_of_the_place(&self) -> bool {
+        matches!(self, Self::Away { .. } | Self::NotOurs { .. } | Self::NoEntry { .. })
+    }
 }
 
-/// Reads an object as a whole; calls `moved` with the bytes of every read.
-fn verify(replica: Replica, id: &ObjectId, moved: &dyn Fn(usize)) -> Result<(), EnvelopeError> {
+/// Reads an object as a whole, unless it claims to be longer than `longest`; calls `moved` with the
+/// bytes of every read.
+fn verify(replica: Replica, id: &ObjectId, longest: u64, moved: &dyn Fn(usize)) -> Result<(), EnvelopeError> {
     struct Watched<'a>(Replica, &'a dyn Fn(usize));
     impl Read for Watched<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
@@ -160,6 +183,9 @@ fn verify(replica: Replica, id: &ObjectId, moved: &dyn Fn(usize)) -> Result<(), 
             (self.1)(count);
             Ok(count)
         }
+    }
+    if replica.length() > longest {
+        return Err(EnvelopeError::Damaged("it is longer than the object"));
     }
     super::envelope::verify(Watched(replica, moved), id)
 }
@@ -235,6 +261,22 @@ pub trait FileServer: Send + Sync {
     /// Any.
     fn open(&self, id: &ObjectId) -> Result<Replica, FileServerError>;
 
+    /// As [`Self::open`], for whoever reads all of it. A replica that claims more than `longest`
+    /// bytes is damaged, unread: what a rotten inode or a hostile server claims may have no end.
+    ///
+    /// # Errors
+    /// [`FileServerError::Damaged`], or any other.
+    fn open_within(&self, id: &ObjectId, longest: u64) -> Result<Replica, FileServerError> {
+        let replica = self.open(id)?;
+        let length = replica.length();
+        if length > longest {
+            let why = format!("it is {length} bytes long, and the object is no longer than {longest}");
+            let (server, object) = (self.name().to_owned(), id.to_string());
+            return Err(FileServerError::Damaged { server, object, why });
+        }
+        Ok(replica)
+    }
+
     /// Overwrites one slot of a replica in place, and returns when that is durable. `bytes` is a
     /// whole slot; only a replica that is there and long enough to have both slots is touched,
     /// nothing else of it, and its length never changes. Several vaults may do this at once.
@@ -277,13 +319,13 @@ pub trait FileServer: Send + Sync {
         progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, FileServerError>;
 
-    /// Takes a bad replica out of reach and keeps it for the operator. What was set aside is read:
-    /// if it is whole, because another vault had healed it meanwhile, it is put back. Calls
-    /// `progress` as [`Self::list_watched`] does.
+    /// Takes a bad replica out of reach and keeps it for the operator. What was set aside is read,
+    /// unless it claims more than `longest` bytes: if it is whole, because another vault had healed it
+    /// meanwhile, it is put back. Calls `progress` as [`Self::list_watched`] does.
     ///
     /// # Errors
     /// Any.
-    fn quarantine(&self, id: &ObjectId, progress: &dyn Fn()) -> Result<(), FileServerError>;
+    fn quarantine(&self, id: &ObjectId, longest: u64, progress: &dyn Fn()) -> Result<(), FileServerError>;
 
     /// The replicas in quarantine, whoever set them aside, in no order. Calls `progress` as
     /// [`Self::list_watched`] does.

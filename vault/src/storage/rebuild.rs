@@ -23,6 +23,7 @@ use super::note::NoteKey;
 use super::object::{Entry, ObjectId, State};
 use super::rewrap::first_bytes;
 use super::ring::Ring;
+use super::sessions::Kind;
 use super::task::{Progress, Running};
 use super::tasks::{Asked, REBUILD};
 use super::{Inner, KeyError, Storage, StorageError, key, now};
@@ -189,6 +190,10 @@ impl Inner {
                         running.failed(&why);
                     }
                     Err(error @ (StorageError::Catalog(_) | StorageError::Stopping)) => return Err(error),
+                    // The rest of the page may lie there, too: the walk goes on from before it.
+                    Err(StorageError::FileServer(error)) => {
+                        return Err(StorageError::Listing(error.to_string()));
+                    }
                     Err(error) => {
                         tracing::warn!("{error}; not taken into the catalog");
                         running.failed(&error.to_string());
@@ -218,10 +223,11 @@ impl Inner {
         &self,
         after: Option<ObjectId>,
     ) -> Result<(Vec<Found>, Option<ObjectId>), StorageError> {
-        let listings = self
-            .servers
-            .iter()
-            .map(|server| server.run("list", move |server, _| server.list("", after.as_ref(), PAGE)));
+        let listings = self.servers.iter().map(|server| {
+            server.run_as(Kind::Background, "list", move |server, progress| {
+                server.list_watched("", after.as_ref(), PAGE, &|| progress.note())
+            })
+        });
         let mut found: BTreeMap<ObjectId, Vec<usize>> = BTreeMap::new();
         let mut bound: Option<ObjectId> = None;
         for (at, listed) in join_all(listings).await.into_iter().enumerate() {
@@ -238,6 +244,9 @@ impl Inner {
     }
 
     /// What the catalog should say of one object, by its record.
+    ///
+    /// # Errors
+    /// The catalog's; [`StorageError::FileServer`] where a file server that may tell more is away.
     pub(super) async fn take_in(
         &self,
         (id, places): Found,
@@ -258,7 +267,7 @@ impl Inner {
             // A purged one that turns up again has to go again.
             return Ok(Taken::New(Box::new(FoundObject { entry: known, on, sealed: None })));
         }
-        let (mut refusals, mut rotten, mut sealed) = (Vec::new(), true, true);
+        let (mut refusals, mut rotten, mut sealed, mut away) = (Vec::new(), true, true, None);
         for at in places {
             let (own, wanted) = (identities.to_vec(), ring.seal().to_owned());
             let examined = self.servers[at].run(id, move |server, _| {
@@ -290,11 +299,15 @@ impl Inner {
                 }
                 // Gone since it was listed.
                 Err(FileServerError::Absent { .. }) => {}
+                Err(error) if error.is_of_the_place() => away = Some(error),
                 Err(error) => {
                     (rotten, sealed) = (false, false);
                     refusals.push(error.to_string());
                 }
             }
+        }
+        if let Some(away) = away {
+            return Err(away.into());
         }
         if refusals.is_empty() {
             return Ok(Taken::Known(false));

@@ -13,7 +13,7 @@ use futures_util::stream::{StreamExt, iter};
 
 use super::file_server::{FileServer, FileServerError, SetAside};
 use super::object::ObjectId;
-use super::sessions::Sessions;
+use super::sessions::{Kind, Sessions};
 use super::{Inner, StorageError};
 
 /// Removals under way at once.
@@ -77,8 +77,9 @@ impl Inner {
         &self,
         server: &Sessions,
     ) -> Result<HashMap<ObjectId, String>, StorageError> {
-        let listed =
-            server.run_long("quarantine", |server, progress| server.list_set_aside(&|| progress.note()));
+        let listed = server.run_as(Kind::Background, "quarantine", |server, progress| {
+            server.list_set_aside(&|| progress.note())
+        });
         let mut set_aside = listed.await?;
         let mut purged = HashSet::new();
         let ids: HashSet<_> = set_aside.iter().map(SetAside::id).collect();
@@ -90,7 +91,7 @@ impl Inner {
             return Ok(HashMap::new());
         }
         let count = set_aside.len();
-        let removed = server.run_long("quarantine", move |server, progress| {
+        let removed = server.run_as(Kind::Background, "quarantine", move |server, progress| {
             remove_each(server, &set_aside, &|| progress.note())
         });
         let left = removed.await?;
@@ -113,7 +114,11 @@ fn remove_each(
     let mut left = HashMap::new();
     for aside in set_aside {
         match server.remove_set_aside(aside) {
-            Err(error @ (FileServerError::Unreadable { .. } | FileServerError::Denied { .. })) => {
+            Err(
+                error @ (FileServerError::Unreadable { .. }
+                | FileServerError::Unwritable { .. }
+                | FileServerError::Denied { .. }),
+            ) => {
                 left.insert(aside.id(), error.to_string());
             }
             other => other?,

@@ -10,11 +10,13 @@ use serde::{Deserialize, Serialize};
 
 use super::catalog::FoundObject;
 use super::comparison::{Finding, compare};
-use super::lookup::Found;
+use super::envelope::{inspect, longest};
+use super::file_server::FileServerError;
+use super::lookup::{Found, damage};
 use super::mending::{Checkup, mend};
 use super::object::{ObjectId, ReplicaState, State};
 use super::rebuild::Taken;
-use super::sessions::Sessions;
+use super::sessions::{Kind, Sessions};
 use super::task::Progress;
 use super::{Inner, Storage, StorageError, now};
 
@@ -235,6 +237,10 @@ impl Storage {
                     synced.foreign = 1;
                     tracing::warn!(object = %id, "lies on a file server and is not known: {why}; left alone");
                 }
+                Err(StorageError::FileServer(error)) => {
+                    synced.foreign = 1;
+                    tracing::warn!("{error}; looked at again by the next comparison");
+                }
                 Err(error) => return Err(error),
             },
             Finding::Present { .. } | Finding::Missing { .. } | Finding::Risen { .. } => {}
@@ -287,7 +293,7 @@ async fn list(server: &Sessions, part: &str, most: usize) -> Result<Vec<ObjectId
     let mut ids: Vec<ObjectId> = Vec::new();
     loop {
         let (prefix, after) = (part.to_owned(), ids.last().copied());
-        let listed = server.run_long("list", move |server, progress| {
+        let listed = server.run_as(Kind::Background, "list", move |server, progress| {
             server.list_watched(&prefix, after.as_ref(), PAGE, &|| progress.note())
         });
         let page = listed.await.map_err(|error| error.to_string())?;
@@ -315,26 +321,29 @@ impl Inner {
         server: &Sessions,
         pace: Option<super::scrub::Pace>,
     ) -> Result<Checkup, StorageError> {
-        let looked = server.run_long(id, move |server, progress| {
+        let known = self.catalog.entry(id).await?;
+        let longest = known.map_or(u64::MAX, |entry| longest(entry.metadata.size));
+        let looked = server.run_as(Kind::Background, id, move |server, progress| {
             let (progress, after) = (progress.clone(), progress.clone());
-            let replica = progress.watch(server.open(&id)?).watched(move |count| {
-                if let Some(pace) = &pace {
-                    pace.rest_after(count, &progress);
-                }
+            let opened = server.open_within(&id, longest).map(|replica| {
+                progress.watch(replica).watched(move |count| {
+                    if let Some(pace) = &pace {
+                        pace.rest_after(count, &progress);
+                    }
+                })
             });
-            match super::envelope::inspect(replica, &id) {
+            let fail = |error| damage(error, server.name(), &id);
+            match opened.and_then(|replica| inspect(replica, &id).map_err(fail)) {
                 Ok(rotten) => {
                     let slots = mend(server, &after, &id, rotten);
                     Ok(Checkup { state: ReplicaState::Stored, slots })
                 }
-                Err(super::envelope::EnvelopeError::Beneath(error)) => {
-                    Err(super::lookup::beneath(error, server.name(), &id))
-                }
-                Err(damage) => {
-                    tracing::error!(server = server.name(), object = %id, "replica is {damage}; quarantined");
-                    server.quarantine(&id, &|| after.note())?;
+                Err(damage @ FileServerError::Damaged { .. }) => {
+                    tracing::error!("{damage}");
+                    server.quarantine(&id, longest, &|| after.note())?;
                     Ok(ReplicaState::Damaged.into())
                 }
+                Err(error) => Err(error),
             }
         });
         let checkup = match looked.await {

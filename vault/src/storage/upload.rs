@@ -16,7 +16,7 @@ use super::catalog::{Intended, answering};
 use super::envelope::Record;
 use super::file_server::{FileServer, FileServerError, Put, Replica};
 use super::object::{Entry, ObjectId, State};
-use super::sessions::{Progress, Sessions};
+use super::sessions::{Kind, Progress, Sessions};
 use super::spool::{Piece, SpoolFile, Spooled};
 use super::step::Step;
 use super::{Inner, KeyLocks, Storage, StorageError, clock, now};
@@ -335,7 +335,7 @@ impl Inner {
                 Ok(source) => {
                     let inner = Arc::clone(self);
                     puts.spawn(async move {
-                        (condition.server, inner.put_from(id, &inner.servers[at], source).await)
+                        (condition.server, inner.put_from(id, &inner.servers[at], source, Kind::Long).await)
                     });
                 }
                 Err(error) => refusals.push(error),
@@ -365,15 +365,16 @@ impl Inner {
         });
     }
 
-    /// Writes one replica.
+    /// Writes one replica; a large one in a place of this `kind`.
     pub(super) async fn put_on(
         &self,
         id: ObjectId,
         server: &Sessions,
         file: &SpoolFile,
+        kind: Kind,
     ) -> Result<Put, FileServerError> {
         let source = file.replica(server.name(), &id)?;
-        self.put_from(id, server, source).await
+        self.put_from(id, server, source, kind).await
     }
 
     async fn put_from(
@@ -381,14 +382,20 @@ impl Inner {
         id: ObjectId,
         server: &Sessions,
         source: Replica,
+        kind: Kind,
     ) -> Result<Put, FileServerError> {
-        let large = source.length() > LARGE;
+        let length = source.length();
+        let kind = if length > LARGE { kind } else { Kind::Short };
         let put = move |server: &dyn FileServer, progress: &Progress| {
             server.put_watched(&id, &mut progress.watch(source), &|count| progress.moved(count))
         };
-        let put = if large { server.run_long(id, put).await? } else { server.run(id, put).await? };
-        server.set_full(false);
-        Ok(put)
+        let done = server.run_as(kind, id, put).await;
+        match &done {
+            Ok(_) => server.set_full(false),
+            Err(FileServerError::Full { .. }) => server.note_refused(length),
+            Err(_) => {}
+        }
+        done
     }
 
     /// Answers a repeat, by nothing that is less durable than a first upload's answer: replicas
@@ -411,7 +418,7 @@ impl Inner {
                 continue;
             }
             for from in &on {
-                match self.copy(id, self.server(id, from)?, to).await {
+                match self.copy(id, self.server(id, from)?, to, Kind::Long).await {
                     Ok(()) => break,
                     Err(error) => whys.push(error.to_string()),
                 }
@@ -441,10 +448,9 @@ impl Inner {
             if holder.state == State::Dropped {
                 continue;
             }
-            let looked = self.look(holder.id).await;
-            if looked.on.len() >= self.settings.min_replicas {
-                settled.extend(self.adopt(holder.id, Some(holder), &looked).await?);
-            }
+            // However few they are: beside a second object this one would answer the key, too.
+            let looked = self.look(holder.id, Some(&holder)).await;
+            settled.extend(self.adopt(holder.id, Some(holder), &looked).await?);
         }
         Ok(answering(settled))
     }

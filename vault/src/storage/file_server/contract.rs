@@ -99,7 +99,7 @@ fn absence_is_told_and_removal_repeats(server: &dyn FileServer) {
     server.remove(&id).unwrap();
     server.remove(&id).unwrap();
     assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })));
-    assert!(matches!(server.quarantine(&id, &|| ()), Err(FileServerError::Absent { .. })));
+    assert!(matches!(server.quarantine(&id, u64::MAX, &|| ()), Err(FileServerError::Absent { .. })));
 }
 
 fn refuses_what_is_not_the_object(server: &dyn FileServer) {
@@ -123,10 +123,10 @@ fn replaces_a_damaged_replica_and_keeps_it_aside(server: &dyn FileServer, damage
     assert_eq!(server.put(&id, &mut in_memory(bytes.clone())).unwrap(), Put::Written);
     assert_eq!(whole(server, &id), bytes);
     // Another vault found the old one damaged and is late: the new one stays.
-    server.quarantine(&id, &|| ()).unwrap();
+    server.quarantine(&id, u64::MAX, &|| ()).unwrap();
     assert_eq!(whole(server, &id), bytes);
     damage(&id);
-    server.quarantine(&id, &|| ()).unwrap();
+    server.quarantine(&id, u64::MAX, &|| ()).unwrap();
     assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })));
 }
 
@@ -139,7 +139,7 @@ fn removes_what_was_set_aside_of_one_object_and_no_other(
     for (id, bytes) in objects.iter().chain(&objects[..1]) {
         server.put(id, &mut in_memory(bytes.clone())).unwrap();
         damage(id);
-        server.quarantine(id, &|| ()).unwrap();
+        server.quarantine(id, u64::MAX, &|| ()).unwrap();
     }
     let [(purged, _), (kept, _)] = objects;
     // Another process finds them all the same.
@@ -167,6 +167,26 @@ fn tells_how_far_it_is_with_a_replica_that_is_there(server: &dyn FileServer) {
     assert_eq!((put(bytes.clone()), moved.get()), (Put::Written, 0));
     assert_eq!(put(bytes.clone()), Put::Verified);
     assert!(moved.get() >= bytes.len(), "{} of {}", moved.get(), bytes.len());
+}
+
+/// A backup leaves out empty folders, or those of temporary files: it is made again whenever it is needed.
+pub(super) fn makes_its_folder_of_temporary_files_again(server: &dyn FileServer, place: &std::path::Path) {
+    server.attach(None, true).unwrap();
+    let tmp = place.join("tmp");
+    let mut large = vec![0; 700_000];
+    blake3::Hasher::new().finalize_xof().fill(&mut large);
+    for text in [&b"short"[..], &large] {
+        std::fs::remove_dir_all(&tmp).unwrap();
+        let (id, bytes) = object(text);
+        assert_eq!(server.put(&id, &mut in_memory(bytes.clone())).unwrap(), Put::Written);
+        assert_eq!(whole(server, &id), bytes);
+    }
+    std::fs::remove_dir_all(&tmp).unwrap();
+    server.write_note("generation.vault-a.0", b"noted").unwrap();
+    let _ = std::fs::remove_dir_all(&tmp);
+    assert_eq!(server.collect_temporaries(SystemTime::UNIX_EPOCH, Duration::ZERO).unwrap(), 0);
+    server.attach(None, true).unwrap();
+    assert!(tmp.is_dir());
 }
 
 /// A note that cannot be read is its own trouble and is written anew. Apart from the rest, as below.
@@ -207,7 +227,7 @@ pub(super) fn replaces_what_cannot_be_read_and_blames_nothing_else(
     assert_eq!(server.put(&id, &mut in_memory(bytes.clone())).unwrap(), Put::Written);
     assert_eq!(whole(server, &id), bytes);
     block(&id);
-    server.quarantine(&id, &|| ()).unwrap();
+    server.quarantine(&id, u64::MAX, &|| ()).unwrap();
     assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })));
 }
 

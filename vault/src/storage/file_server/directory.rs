@@ -27,6 +27,8 @@ const FLUSH_EVERY: usize = 32 << 20;
 const PIECE: usize = 256 * 1024;
 /// Operations at once.
 const SESSIONS: usize = 6;
+/// How often a name that turns out taken by a damaged replica is cleared for the new one.
+const TRIES: usize = 3;
 
 /// See the module.
 pub(in crate::storage) struct Directory {
@@ -103,8 +105,9 @@ impl Directory {
         }
     }
 
-    /// Is a whole replica there? One that is damaged or cannot be read is set aside.
-    fn whole(&self, id: &ObjectId, moved: &dyn Fn(usize)) -> Result<bool, FileServerError> {
+    /// Is a whole replica there, of `length` bytes at most? One that is damaged or cannot be read is
+    /// set aside.
+    fn whole(&self, id: &ObjectId, length: u64, moved: &dyn Fn(usize)) -> Result<bool, FileServerError> {
         let damage = |error| match error {
             EnvelopeError::Beneath(error) => unwrap_or(error, &self.name, id),
             damage => {
@@ -112,13 +115,16 @@ impl Directory {
                 FileServerError::Damaged { server, object, why: damage.reason() }
             }
         };
-        match self.open(id).and_then(|replica| verify(replica, id, moved).map_err(damage)) {
+        match self.open(id).and_then(|replica| verify(replica, id, length, moved).map_err(damage)) {
             Ok(()) => Ok(true),
             Err(FileServerError::Absent { .. }) => Ok(false),
             Err(error) if error.shows().is_some() => {
                 tracing::error!("{error}; quarantined");
-                self.set_aside(id, moved)?;
-                Ok(false)
+                match self.set_aside(id, length, moved) {
+                    // The other vault was faster.
+                    Err(FileServerError::Absent { .. }) | Ok(()) => Ok(false),
+                    Err(error) => Err(error),
+                }
             }
             Err(error) => Err(error),
         }
@@ -147,10 +153,9 @@ impl Directory {
         source: &mut Replica,
         temporary: &Path,
     ) -> Result<(), FileServerError> {
-        let fail = wrap(&self.name, id);
+        let fail = |error| self.place.blame_write(id, error);
         self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o640).open(temporary).map_err(&fail)?;
+        let mut file = self.make_temporary(temporary).map_err(fail)?;
         let mut checker = Checker::default();
         let mut piece = vec![0; PIECE];
         let mut unflushed = 0;
@@ -162,21 +167,21 @@ impl Directory {
             }
             checker.update(&piece[..count]);
             self.steps.reach(|| Step::WriteFile(temporary.to_owned()));
-            file.write_all(&piece[..count]).map_err(&fail)?;
+            file.write_all(&piece[..count]).map_err(fail)?;
             written += count as u64;
             unflushed += count;
             if unflushed >= FLUSH_EVERY {
                 unflushed = 0;
-                flush_data(&file).map_err(&fail)?;
+                flush_data(&file).map_err(fail)?;
             }
         }
         if let Err(why) = checker.finish(id) {
             let (server, object) = (self.name.clone(), id.to_string());
             return Err(FileServerError::BadSource { server, object, why: why.to_string() });
         }
-        self.sync_file(&file, temporary).map_err(&fail)?;
+        self.sync_file(&file, temporary).map_err(fail)?;
         drop(file);
-        let size = std::fs::metadata(temporary).map_err(&fail)?.len();
+        let size = std::fs::metadata(temporary).map_err(fail)?.len();
         if size != written {
             let (server, object) = (self.name.clone(), id.to_string());
             let why = format!("{written} bytes were written and {size} are there");
@@ -185,9 +190,55 @@ impl Directory {
         Ok(())
     }
 
-    /// Gives the finished file its final name without overwriting, durably. A folder that was
-    /// there may have gone under us (restored, cleaned up): then it is made again.
-    fn publish(&self, temporary: &Path, path: &Path) -> std::io::Result<()> {
+    /// Makes a temporary file. A backup may have left its folder out: then it is made again, in the
+    /// right place only.
+    fn make_temporary(&self, path: &Path) -> std::io::Result<File> {
+        let open = || OpenOptions::new().write(true).create_new(true).mode(0o640).open(path);
+        match open() {
+            Err(error) if error.kind() == ErrorKind::NotFound && self.place.check().is_ok() => {
+                std::fs::create_dir(layout::temporaries(&self.root))?;
+                open()
+            }
+            other => other,
+        }
+    }
+
+    /// Gives the finished file of `length` bytes its final name without overwriting, durably. What has
+    /// that name already counts if it is whole.
+    fn publish(
+        &self,
+        id: &ObjectId,
+        length: u64,
+        temporary: &Path,
+        moved: &dyn Fn(usize),
+    ) -> Result<Put, FileServerError> {
+        let path = self.replica_path(id);
+        for _ in 0..TRIES {
+            if self.name_finally(temporary, &path).map_err(|error| self.place.blame_write(id, error))? {
+                return Ok(Put::Written);
+            }
+            if self.whole(id, length, moved)? {
+                return self.settle(id);
+            }
+        }
+        let why = "a damaged replica takes its name again and again".to_owned();
+        Err(FileServerError::Damaged { server: self.name.clone(), object: id.to_string(), why })
+    }
+
+    /// Makes a replica that is there already as durable as a new one: whoever wrote it may have died
+    /// before it was flushed.
+    fn settle(&self, id: &ObjectId) -> Result<Put, FileServerError> {
+        let path = self.replica_path(id);
+        let flushed = File::open(&path).and_then(|file| self.sync_file(&file, &path));
+        let named = flushed.and_then(|()| self.make_folders(&path));
+        let synced = named.and_then(|()| path.parent().map_or(Ok(()), |folder| self.sync_folder(folder)));
+        synced.map_err(|error| self.place.blame_write(id, error))?;
+        Ok(Put::Verified)
+    }
+
+    /// `false`: something else has the name. A folder that was there may have gone under us
+    /// (restored, cleaned up): then it is made again.
+    fn name_finally(&self, temporary: &Path, path: &Path) -> std::io::Result<bool> {
         match self.name_in_folders(temporary, path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.forget_folders(path);
@@ -197,12 +248,12 @@ impl Directory {
         }
     }
 
-    fn name_in_folders(&self, temporary: &Path, path: &Path) -> std::io::Result<()> {
+    fn name_in_folders(&self, temporary: &Path, path: &Path) -> std::io::Result<bool> {
         self.make_folders(path)?;
         self.steps.reach(|| Step::Link(temporary.to_owned(), path.to_owned()));
         match std::fs::hard_link(temporary, path) {
-            // The other vault was first, with the same bytes: the name is their hash.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            // The other vault was first, or somebody copies something there by hand.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
             // Some mounts know no hard links. The name is the content's hash, so what rename
             // might overwrite is the same object.
             Err(error) if knows_no_links(&error) => {
@@ -213,7 +264,7 @@ impl Directory {
         if let Some(folder) = path.parent() {
             self.sync_folder(folder)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Makes `ab` and `ab/cd` above `path` and flushes the folder that holds each name.
@@ -256,7 +307,7 @@ impl Directory {
             self.sync_folder(&self.root)?;
         }
         self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(temporary)?;
+        let mut file = self.make_temporary(temporary)?;
         self.steps.reach(|| Step::WriteFile(temporary.to_owned()));
         file.write_all(bytes)?;
         self.sync_file(&file, temporary)?;
@@ -312,6 +363,8 @@ impl FileServer for Directory {
             (None, _) => self.write_marker()?,
         };
         self.place.attached(&found);
+        // A backup may have left it out. Where it cannot be made, whoever writes is told why.
+        let _ = std::fs::create_dir(layout::temporaries(&self.root));
         Ok(found)
     }
 
@@ -322,23 +375,15 @@ impl FileServer for Directory {
         moved: &dyn Fn(usize),
     ) -> Result<Put, FileServerError> {
         self.place.check()?;
-        if self.whole(id, moved)? {
-            // Whoever wrote it may have died before it was flushed.
-            let path = self.replica_path(id);
-            let flushed = File::open(&path).and_then(|file| self.sync_file(&file, &path));
-            flushed.and_then(|()| self.make_folders(&path)).map_err(wrap(&self.name, id))?;
-            if let Some(folder) = path.parent() {
-                self.sync_folder(folder).map_err(wrap(&self.name, id))?;
-            }
-            return Ok(Put::Verified);
+        let length = source.length();
+        if self.whole(id, length, moved)? {
+            return self.settle(id);
         }
         let name = format!("{}~{}", self.own, random_hex());
         let temporary = self.root.join("tmp").join(&name);
         lock(&self.live).insert(name.clone());
-        let path = self.replica_path(id);
-        let done = self
-            .write_temporary(id, source, &temporary)
-            .and_then(|()| self.publish(&temporary, &path).map_err(wrap(&self.name, id)));
+        let written = self.write_temporary(id, source, &temporary);
+        let done = written.and_then(|()| self.publish(id, length, &temporary, moved));
         if done.is_err() {
             // A folder may have gone under us (restored, cleaned up): look again next time.
             self.forget_folders(&self.replica_path(id));
@@ -351,7 +396,7 @@ impl FileServer for Directory {
             _ => {}
         }
         lock(&self.live).remove(&name);
-        done.map(|()| Put::Written)
+        done
     }
 
     fn open(&self, id: &ObjectId) -> Result<Replica, FileServerError> {
@@ -385,9 +430,10 @@ impl FileServer for Directory {
         match std::fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => return self.place.check(),
-            Err(error) => return Err(self.place.blame(id, error)),
+            Err(error) => return Err(self.place.blame_write(id, error)),
         }
-        path.parent().map_or(Ok(()), |folder| self.sync_folder(folder)).map_err(wrap(&self.name, id))
+        let synced = path.parent().map_or(Ok(()), |folder| self.sync_folder(folder));
+        synced.map_err(|error| self.place.blame_write(id, error))
     }
 
     fn list_watched(
@@ -423,8 +469,8 @@ impl FileServer for Directory {
         Ok(found)
     }
 
-    fn quarantine(&self, id: &ObjectId, progress: &dyn Fn()) -> Result<(), FileServerError> {
-        self.set_aside(id, &|_| progress())
+    fn quarantine(&self, id: &ObjectId, longest: u64, progress: &dyn Fn()) -> Result<(), FileServerError> {
+        self.set_aside(id, longest, &|_| progress())
     }
 
     fn list_set_aside(&self, progress: &dyn Fn()) -> Result<Vec<SetAside>, FileServerError> {
@@ -437,9 +483,13 @@ impl FileServer for Directory {
 
     fn collect_temporaries(&self, now: SystemTime, age: Duration) -> Result<usize, FileServerError> {
         self.place.check()?;
-        let fail = |error| wrap(&self.name, "tmp")(error);
+        let fail = |error| self.place.fault("list tmp".to_owned(), error);
+        let entries = match std::fs::read_dir(layout::temporaries(&self.root)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            other => other.map_err(fail)?,
+        };
         let mut removed = 0;
-        for entry in std::fs::read_dir(self.root.join("tmp")).map_err(fail)? {
+        for entry in entries {
             let entry = entry.map_err(fail)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let own = name.split_once('~').is_some_and(|(vault, _)| vault == self.own);

@@ -73,6 +73,11 @@ impl Names {
     }
 }
 
+/// Where what is being written is.
+pub(super) fn temporaries(root: &Path) -> PathBuf {
+    root.join("tmp")
+}
+
 /// Where damaged replicas are.
 pub(super) fn quarantine(root: &Path) -> PathBuf {
     root.join("quarantine")

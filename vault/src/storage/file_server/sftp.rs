@@ -34,6 +34,7 @@ mod message;
 mod pipeline;
 mod place;
 mod pool;
+mod publish;
 mod reader;
 mod settings;
 mod short;
@@ -60,8 +61,6 @@ use trouble::{Failed, Kind, Trouble};
 
 /// A bare "failure" means a full disk where less than this is free.
 const NO_SPACE: u64 = 1 << 20;
-/// How often a name that turns out taken by a damaged replica is cleared for the new one.
-const TRIES: usize = 3;
 
 /// See the module.
 pub(super) struct Sftp {
@@ -201,8 +200,9 @@ impl Sftp {
         Ok(Some(Replica::new(length, Box::new(read))))
     }
 
-    /// Is a whole replica there? One that is damaged or cannot be read is set aside.
-    fn whole(&self, id: &ObjectId, moved: &dyn Fn(usize)) -> Result<bool, FileServerError> {
+    /// Is a whole replica there, of `length` bytes at most? One that is damaged or cannot be read is
+    /// set aside.
+    fn whole(&self, id: &ObjectId, length: u64, moved: &dyn Fn(usize)) -> Result<bool, FileServerError> {
         let damage = |error| match error {
             EnvelopeError::Beneath(error) => unwrap_or(error, &self.name, &self.address, id),
             damage => {
@@ -211,12 +211,14 @@ impl Sftp {
             }
         };
         let found = self.find(id).and_then(|replica| {
-            replica.map_or(Ok(false), |replica| verify(replica, id, moved).map(|()| true).map_err(damage))
+            replica.map_or(Ok(false), |replica| {
+                verify(replica, id, length, moved).map(|()| true).map_err(damage)
+            })
         });
         match found {
             Err(error) if error.shows().is_some() => {
                 tracing::error!("{error}; quarantined");
-                match self.set_aside(id, moved) {
+                match self.set_aside(id, length, moved) {
                     // The other vault was faster.
                     Err(FileServerError::Absent { .. }) | Ok(()) => Ok(false),
                     Err(error) => Err(error),
@@ -224,22 +226,6 @@ impl Sftp {
             }
             other => other,
         }
-    }
-
-    /// Makes a replica that is there already as durable as a new one: whoever wrote it may
-    /// have died before it was flushed.
-    fn settle(&self, id: &ObjectId) -> Result<Put, FileServerError> {
-        let path = layout::replica_path(&self.root, id);
-        let settled = self.ask_in_place(|link| {
-            let mut file = link.open(&path)?;
-            self.note(link.flush(&mut file)?, || Step::FileSynced(path.clone()));
-            link.close(file)?;
-            let made = self.make_folders(link, &path)?;
-            self.flush_names(link, &path, made)
-        });
-        let ((), lane) = settled.map_err(|failed| self.fail_on_one(id, failed))?;
-        lane.give_back();
-        Ok(Put::Verified)
     }
 
     /// Writes the temporary file, flushes and measures it, and gives it its final name.
@@ -256,107 +242,13 @@ impl Sftp {
             if let Some(put) = self.write_short(id, &bytes, temporary, moved)? {
                 return Ok(put);
             }
-            if self.whole(id, moved)? {
+            if self.whole(id, source.length(), moved)? {
                 return self.settle(id);
             }
             short = Some(Replica::of_bytes(Arc::new(bytes)));
         }
         let source = short.as_mut().unwrap_or(source);
         self.write_long(id, source, temporary, moved)
-    }
-
-    /// Gives the finished file its final name without overwriting, durably. What has that name
-    /// already counts if it is whole.
-    fn publish(
-        &self,
-        id: &ObjectId,
-        mut lane: Lane,
-        temporary: &Path,
-        moved: &dyn Fn(usize),
-    ) -> Result<Put, FileServerError> {
-        let path = layout::replica_path(&self.root, id);
-        for _ in 0..TRIES {
-            let named = self.name_finally(&mut lane.link, temporary, &path);
-            match named.map_err(|trouble| self.fail(id, Failed::Trouble(trouble)))? {
-                true => {
-                    lane.give_back();
-                    return Ok(Put::Written);
-                }
-                false => lane.give_back(),
-            }
-            if self.whole(id, moved)? {
-                self.discard(temporary);
-                return self.settle(id);
-            }
-            let next = self.ask_in_place(|_| Ok(()));
-            ((), lane) = next.map_err(|failed| self.fail(id, failed))?;
-        }
-        let why = "a damaged replica takes its name again and again".to_owned();
-        Err(FileServerError::Damaged { server: self.name.clone(), object: id.to_string(), why })
-    }
-
-    /// `false`: something else has the name. A folder that was there may have gone under us
-    /// (restored, cleaned up): then it is made again.
-    fn name_finally(&self, link: &mut Link, temporary: &Path, path: &Path) -> Result<bool, Trouble> {
-        match self.name_in_folders(link, temporary, path) {
-            Err(trouble) if trouble.kind == Kind::Missing => {
-                self.forget_folders(path);
-                self.name_in_folders(link, temporary, path)
-            }
-            other => other,
-        }
-    }
-
-    fn name_in_folders(&self, link: &mut Link, temporary: &Path, path: &Path) -> Result<bool, Trouble> {
-        let made = self.make_folders(link, path)?;
-        self.steps.reach(|| Step::Rename(temporary.to_owned(), path.to_owned()));
-        match link.rename(temporary, path) {
-            Err(trouble) if matches!(trouble.kind, Kind::Exists | Kind::Failure) => {
-                // An existing name and a full disk read the same.
-                return if link.stat(path).is_ok() { Ok(false) } else { Err(trouble) };
-            }
-            other => other?,
-        }
-        self.flush_names(link, path, made)?;
-        Ok(true)
-    }
-
-    /// Makes `ab` and `ab/cd` above `path` where that is not known to have been done durably, and
-    /// returns which.
-    fn make_folders(&self, link: &mut Link, path: &Path) -> Result<Vec<PathBuf>, Trouble> {
-        let folders = path.ancestors().skip(1).take(2).map(Path::to_owned);
-        let mut unsure: Vec<_> = folders.filter(|folder| !lock(&self.durable).contains(folder)).collect();
-        unsure.reverse();
-        for folder in &unsure {
-            self.steps.reach(|| Step::MakeFolder(folder.clone()));
-            link.make_folder(folder)?;
-        }
-        Ok(unsure)
-    }
-
-    /// Flushes the folders that hold the names of `path` and of the folders made above it: all of
-    /// them at the end, where one commit of the file system's journal does for all.
-    fn flush_names(&self, link: &mut Link, path: &Path, made: Vec<PathBuf>) -> Result<(), Trouble> {
-        self.flush_parent(link, path)?;
-        for folder in &made {
-            self.flush_parent(link, folder)?;
-        }
-        lock(&self.durable).extend(made);
-        Ok(())
-    }
-
-    fn forget_folders(&self, path: &Path) {
-        let mut durable = lock(&self.durable);
-        for folder in path.ancestors().skip(1).take(2) {
-            durable.remove(folder);
-        }
-    }
-
-    fn flush_parent(&self, link: &mut Link, path: &Path) -> Result<(), Trouble> {
-        let Some(folder) = path.parent() else { return Ok(()) };
-        let flushed = link.flush_folder(folder)?;
-        self.note(flushed, || Step::FolderSynced(folder.to_owned()));
-        Ok(())
     }
 
     fn note(&self, flushed: Flushed, step: impl FnOnce() -> Step) {
@@ -402,6 +294,16 @@ impl Sftp {
         match failed {
             Failed::Trouble(trouble) if trouble.kind == Kind::Failure && !self.is_full() => {
                 self.blame().of(id, Failed::Trouble(trouble))
+            }
+            other => self.fail(id, other),
+        }
+    }
+
+    /// As [`Self::fail`], where a bare "failure" may be that of a disk which still can be read.
+    fn fail_to_write(&self, id: &ObjectId, failed: Failed) -> FileServerError {
+        match failed {
+            Failed::Trouble(trouble) if trouble.kind == Kind::Failure && !self.is_full() => {
+                self.blame().of_writing(id, Failed::Trouble(trouble))
             }
             other => self.fail(id, other),
         }
@@ -454,7 +356,7 @@ impl FileServer for Sftp {
         moved: &dyn Fn(usize),
     ) -> Result<Put, FileServerError> {
         // With a short one it is looked for on the way.
-        if !Self::is_short(source) && self.whole(id, moved)? {
+        if !Self::is_short(source) && self.whole(id, source.length(), moved)? {
             return self.settle(id);
         }
         let name = format!("{}~{}", self.own, random_hex());
@@ -501,7 +403,7 @@ impl FileServer for Sftp {
         });
         match removed {
             Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => self.check_place(),
-            other => other.map_err(|failed| self.fail_on_one(id, failed)),
+            other => other.map_err(|failed| self.fail_to_write(id, failed)),
         }
     }
 
@@ -516,8 +418,8 @@ impl FileServer for Sftp {
         self.ids(prefix, &after, limit, progress).map_err(|failed| self.blame().of_part("list", failed))
     }
 
-    fn quarantine(&self, id: &ObjectId, progress: &dyn Fn()) -> Result<(), FileServerError> {
-        self.set_aside(id, &|_| progress())
+    fn quarantine(&self, id: &ObjectId, longest: u64, progress: &dyn Fn()) -> Result<(), FileServerError> {
+        self.set_aside(id, longest, &|_| progress())
     }
 
     fn list_set_aside(&self, progress: &dyn Fn()) -> Result<Vec<SetAside>, FileServerError> {
@@ -533,7 +435,7 @@ impl FileServer for Sftp {
         let folder = self.root.join("tmp");
         let entries = self.ask(&self.control, |link| link.entries(&folder));
         let mut removed = 0;
-        for (name, facts) in entries.map_err(|failed| self.fail("tmp", failed))? {
+        for (name, facts) in entries.map_err(|failed| self.blame().of_part("list tmp", failed))? {
             let own = name.split_once('~').is_some_and(|(vault, _)| vault == self.own);
             let touched = facts.mtime.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
             let stale =

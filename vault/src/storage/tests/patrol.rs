@@ -432,7 +432,7 @@ async fn a_scrub_keeps_to_its_rate() {
 async fn a_server_low_on_space_is_spared_while_the_other_has_room_and_paid_when_it_has_again() {
     let place = Place::new();
     let storage = place.open("vault-a").await;
-    storage.0.servers[0].set_low(true);
+    storage.0.servers[0].note_space(0, 1);
     let id = put(&storage, "k", b"content").await.unwrap().entry.id;
     assert_eq!(found(&storage, &id).await.stored_on(), ["two"]);
     let status = storage.status().await.unwrap();
@@ -443,8 +443,8 @@ async fn a_server_low_on_space_is_spared_while_the_other_has_room_and_paid_when_
     settle(&storage).await;
     assert_eq!(found(&storage, &id).await.stored_on(), ["one", "two"]);
     // With both low, what is acknowledged is still on both.
-    storage.0.servers[0].set_low(true);
-    storage.0.servers[1].set_low(true);
+    storage.0.servers[0].note_space(0, 1);
+    storage.0.servers[1].note_space(0, 1);
     let id = put(&storage, "k2", b"content").await.unwrap().entry.id;
     assert_eq!(found(&storage, &id).await.stored_on(), ["one", "two"]);
 }

@@ -15,7 +15,12 @@ const MOST: usize = 1 << 20;
 impl Directory {
     /// See [`FileServer::quarantine`](super::FileServer::quarantine); calls `moved` with the bytes
     /// that it reads.
-    pub(super) fn set_aside(&self, id: &ObjectId, moved: &dyn Fn(usize)) -> Result<(), FileServerError> {
+    pub(super) fn set_aside(
+        &self,
+        id: &ObjectId,
+        longest: u64,
+        moved: &dyn Fn(usize),
+    ) -> Result<(), FileServerError> {
         let path = self.replica_path(id);
         let folder = layout::quarantine(&self.root);
         let aside = layout::aside_path(&self.root, &id.to_string());
@@ -27,7 +32,7 @@ impl Directory {
             Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(id)),
             other => other.map_err(|error| self.place.blame(id, error))?,
         }
-        let whole = self.open_at(&aside, id).is_ok_and(|replica| verify(replica, id, moved).is_ok());
+        let whole = self.open_at(&aside, id).is_ok_and(|replica| verify(replica, id, longest, moved).is_ok());
         if whole && self.put_back(&aside, &path).is_ok() {
             tracing::warn!(server = %self.name, object = %id, "another vault had healed it; put back");
         }
@@ -82,6 +87,6 @@ impl Directory {
             Err(error) if error.kind() == ErrorKind::NotFound => return self.place.check(),
             other => other.and_then(|()| self.sync_folder(&folder)),
         };
-        removed.map_err(|error| self.place.blame(&aside.id, error))
+        removed.map_err(|error| self.place.blame_write(&aside.id, error))
     }
 }

@@ -70,6 +70,12 @@ impl Place {
         self.sort(&id.to_string(), error, |source| FileServerError::Unreadable { server, object, source })
     }
 
+    /// The same of one that was to be written or removed.
+    pub(super) fn blame_write(&self, id: &ObjectId, error: std::io::Error) -> FileServerError {
+        let (server, object) = (self.name.clone(), id.to_string());
+        self.sort(&id.to_string(), error, |source| FileServerError::Unwritable { server, object, source })
+    }
+
     /// The same of a folder or a note.
     pub(super) fn fault(&self, object: String, error: std::io::Error) -> FileServerError {
         let server = self.name.clone();

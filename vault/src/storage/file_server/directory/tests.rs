@@ -124,6 +124,36 @@ fn a_power_failure_after_put_returned_loses_nothing() {
 }
 
 #[test]
+fn a_directory_restored_without_its_folder_of_temporary_files_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    contract::makes_its_folder_of_temporary_files_again(&directory(folder.path()), folder.path());
+}
+
+/// An operator copies a replica out of a backup, and breaks off, while it is being healed.
+#[test]
+fn part_of_a_replica_that_appears_in_mid_write_is_set_aside_and_does_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = directory(folder.path());
+    server.attach(None, true).unwrap();
+    for (text, part) in [(&b"part of it"[..], 8200), (&b"all of it"[..], usize::MAX)] {
+        let (id, bytes) = object(text);
+        let path = server.replica_path(&id);
+        let squat = bytes[..part.min(bytes.len())].to_vec();
+        let mut source = in_memory(bytes.clone());
+        let read = move |buffer: &mut [u8], position: u64| {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &squat).unwrap();
+            source.read_at(buffer, position)
+        };
+        let put = server.put(&id, &mut Replica::new(bytes.len() as u64, Box::new(read))).unwrap();
+        assert_eq!(put, if part == usize::MAX { Put::Verified } else { Put::Written });
+        assert_eq!(std::fs::read(server.replica_path(&id)).unwrap(), bytes);
+    }
+    assert_eq!(server.list_set_aside(&|| ()).unwrap().len(), 1);
+    assert_eq!(std::fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
+}
+
+#[test]
 fn an_unmounted_directory_is_not_an_empty_file_server() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("place");

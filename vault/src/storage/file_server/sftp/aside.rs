@@ -13,7 +13,12 @@ use crate::storage::step::Step;
 impl Sftp {
     /// See [`FileServer::quarantine`](super::FileServer::quarantine); calls `moved` with the bytes
     /// that it reads.
-    pub(super) fn set_aside(&self, id: &ObjectId, moved: &dyn Fn(usize)) -> Result<(), FileServerError> {
+    pub(super) fn set_aside(
+        &self,
+        id: &ObjectId,
+        longest: u64,
+        moved: &dyn Fn(usize),
+    ) -> Result<(), FileServerError> {
         let path = layout::replica_path(&self.root, id);
         let aside = layout::aside_path(&self.root, &id.to_string());
         self.steps.reach(|| Step::Rename(path.clone(), aside.clone()));
@@ -28,7 +33,7 @@ impl Sftp {
         }
         let whole = self
             .find_at(aside.clone(), id)
-            .is_ok_and(|found| found.is_some_and(|replica| verify(replica, id, moved).is_ok()));
+            .is_ok_and(|found| found.is_some_and(|replica| verify(replica, id, longest, moved).is_ok()));
         if !whole {
             return Ok(());
         }
@@ -82,7 +87,7 @@ impl Sftp {
         });
         match removed {
             Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => self.check_place(),
-            other => other.map_err(|failed| self.fail_on_one(&aside.id, failed)),
+            other => other.map_err(|failed| self.fail_to_write(&aside.id, failed)),
         }
     }
 }

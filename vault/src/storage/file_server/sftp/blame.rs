@@ -1,5 +1,5 @@
-//! Whose fault is it that a replica, a folder or a note cannot be read, moved or overwritten: its own, or the whole
-//! place's? Over SFTP a bad sector, a broken directory and a disk that is gone all read "failure";
+//! Whose fault is it that a replica, a folder or a note cannot be read, moved or written: its own, or
+//! the whole place's? Over SFTP a bad sector, a broken directory and a disk that is gone all read "failure";
 //! the marker tells them apart. Knows no replica's form.
 
 use std::sync::Arc;
@@ -24,6 +24,12 @@ impl Blame {
     pub(super) fn of(&self, id: &ObjectId, failed: Failed) -> FileServerError {
         let (server, object) = (self.server.clone(), id.to_string());
         self.sort(&id.to_string(), failed, |source| FileServerError::Unreadable { server, object, source })
+    }
+
+    /// The same of one that was to be written or removed.
+    pub(super) fn of_writing(&self, id: &ObjectId, failed: Failed) -> FileServerError {
+        let (server, object) = (self.server.clone(), id.to_string());
+        self.sort(&id.to_string(), failed, |source| FileServerError::Unwritable { server, object, source })
     }
 
     /// The same of a folder or a note.

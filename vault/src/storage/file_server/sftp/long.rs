@@ -13,7 +13,7 @@ use super::pool::{Lane, NOBODY};
 use super::short::{FILE_MODE, WELL, flushed_of, name, number, refusal};
 use super::trouble::{Failed, Trouble};
 use super::writer::{self, Unwritten};
-use super::{FileServerError, Put, Replica, Sftp, Step, ahead, flushing, unwrap_or};
+use super::{FileServerError, Put, Replica, Sftp, Step, ahead, begin, flushing, unwrap_or};
 use crate::storage::envelope::Checker;
 use crate::storage::object::ObjectId;
 
@@ -38,8 +38,11 @@ impl Sftp {
         if let Some(put) = self.write_abreast(id, source, temporary, moved)? {
             return Ok(put);
         }
-        let created = self.ask_in_place(|link| link.create(temporary));
-        let (file, mut lane) = created.map_err(|failed| self.fail(id, failed))?;
+        let created = begin(&self.data, |link| {
+            self.place.see(link)?;
+            self.with_tmp(link, |link| link.create(temporary))
+        });
+        let (file, mut lane) = created.map_err(|failed| self.fail_to_write(id, failed))?;
         // On an error it goes with the session, and nobody waits for its end.
         let (_, file) = lane.open.insert((NOBODY, file));
         let (length, link) = (source.length(), &mut lane.link);
@@ -47,9 +50,9 @@ impl Sftp {
             writer::write_long(link, file, self.timeout, length, next, on_disk)
         })?;
         let finished = self.finish(&mut lane, temporary);
-        let size = finished.map_err(|trouble| self.fail(id, Failed::Trouble(trouble)))?;
+        let size = finished.map_err(|trouble| self.fail_to_write(id, Failed::Trouble(trouble)))?;
         self.check_size(id, written, size)?;
-        self.publish(id, lane, temporary, moved)
+        self.publish(id, source.length(), lane, temporary, moved)
     }
 
     /// The same with requests in flight, on one channel or two; `None`: the server grants a session
@@ -61,10 +64,13 @@ impl Sftp {
         temporary: &Path,
         moved: &dyn Fn(usize),
     ) -> Result<Option<Put>, FileServerError> {
-        let fail = |trouble| self.fail(id, Failed::Trouble(trouble));
+        let fail = |trouble| self.fail_to_write(id, Failed::Trouble(trouble));
         let most = if source.length() < WORTH_TWO { 1 } else { 2 };
-        let made = self.ask_in_place(|link| link.abreast(most, |channels| make(channels, temporary)));
-        let (handles, mut lane) = made.map_err(|failed| self.fail(id, failed))?;
+        let made = begin(&self.data, |link| {
+            self.place.see(link)?;
+            self.with_tmp(link, |link| link.abreast(most, |channels| make(channels, temporary)))
+        });
+        let (handles, mut lane) = made.map_err(|failed| self.fail_to_write(id, failed))?;
         let Some(handles) = handles else {
             lane.give_back();
             return Ok(None);
@@ -102,7 +108,7 @@ impl Sftp {
             lane.give_back();
             return Ok(Some(Put::Written));
         }
-        self.publish(id, lane, temporary, moved).map(Some)
+        self.publish(id, source.length(), lane, temporary, moved).map(Some)
     }
 
     /// Reads, hashes and flushes beside `write`; says how many bytes it wrote.
@@ -130,7 +136,7 @@ impl Sftp {
         });
         let written = written.map_err(|unwritten| match unwritten {
             Unwritten::Source(error) => unwrap_or(error, &self.name, &self.address, id),
-            Unwritten::Trouble(trouble) => self.fail(id, Failed::Trouble(trouble)),
+            Unwritten::Trouble(trouble) => self.fail_to_write(id, Failed::Trouble(trouble)),
         })?;
         let (server, object) = (self.name.clone(), id.to_string());
         checker.finish(id).map(|()| written).map_err(|why| FileServerError::BadSource {

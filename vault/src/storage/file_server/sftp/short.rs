@@ -10,7 +10,7 @@ use super::message::Request;
 use super::pipeline::Answer;
 use super::pool::Lane;
 use super::trouble::{Failed, Kind, Trouble};
-use super::{FileServerError, Put, Replica, Sftp, Step, layout, lock, unwrap_or};
+use super::{FileServerError, Put, Replica, Sftp, Step, begin, layout, lock, unwrap_or};
 use crate::storage::envelope::Checker;
 use crate::storage::object::ObjectId;
 
@@ -55,13 +55,22 @@ impl Sftp {
         temporary: &Path,
         moved: &dyn Fn(usize),
     ) -> Result<Option<Put>, FileServerError> {
-        let fail = |trouble| self.fail(id, Failed::Trouble(trouble));
+        let fail = |trouble| self.fail_to_write(id, Failed::Trouble(trouble));
         let path = layout::replica_path(&self.root, id);
         self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
-        let look = Request::Measure { id: 0, path: name(&path) };
-        let make = Request::Make { id: 1, path: name(temporary), mode: FILE_MODE };
-        let made = self.ask_in_place(|link| link.ask_at_once(&[look, make]));
-        let (made, mut lane) = made.map_err(|failed| self.fail(id, failed))?;
+        let look = || Request::Measure { id: 0, path: name(&path) };
+        let make = || Request::Make { id: 1, path: name(temporary), mode: FILE_MODE };
+        let made = begin(&self.data, |link| {
+            self.place.see(link)?;
+            self.with_tmp(link, |link| {
+                let answers = link.ask_at_once(&[look(), make()])?;
+                match answers.as_deref().map(|answers| refusal(answers.get(1..).unwrap_or_default())) {
+                    Some(missing) if missing.kind == Kind::Missing => Err(missing),
+                    _ => Ok(answers),
+                }
+            })
+        });
+        let (made, mut lane) = made.map_err(|failed| self.fail_to_write(id, failed))?;
         let handle = match made.as_deref() {
             None => {
                 lane.give_back();
@@ -98,7 +107,7 @@ impl Sftp {
             lane.give_back();
             return Ok(Some(Put::Written));
         }
-        self.publish(id, lane, temporary, moved).map(Some)
+        self.publish(id, bytes.len() as u64, lane, temporary, moved).map(Some)
     }
 
     /// Writes, flushes, closes and measures; a refusal leaves the session sound.

@@ -11,6 +11,7 @@ use super::*;
 
 mod listing;
 mod long;
+mod writing;
 
 /// Shorter than any operator's, longer than a busy machine needs for one request.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -132,7 +133,7 @@ fn what_is_put_back_out_of_quarantine_is_flushed() {
     server.attach(None, true).unwrap();
     let (id, bytes) = object(b"healed meanwhile");
     server.put(&id, &mut in_memory(bytes.clone())).unwrap();
-    server.quarantine(&id, &|| ()).unwrap();
+    server.quarantine(&id, u64::MAX, &|| ()).unwrap();
     assert_eq!(whole(&server, &id), bytes);
     let path = layout::replica_path(&sshd.place(), &id);
     let steps = lock(&seen).clone();
@@ -327,7 +328,7 @@ fn readers_that_rest_keep_nobody_waiting() {
         }
         let (other, small) = object(&[turn]);
         server.put(&other, &mut in_memory(small)).unwrap();
-        server.quarantine(&other, &|| ()).unwrap();
+        server.quarantine(&other, u64::MAX, &|| ()).unwrap();
     }
     assert!(readers.iter().all(|(_, read)| *read == bytes));
     assert_eq!(server.data.counts(), (1, 0));
@@ -470,7 +471,7 @@ fn an_exchanged_place_is_not_an_empty_file_server() {
         server.remove(&id).unwrap_err(),
         server.put(&id, &mut in_memory(bytes)).unwrap_err(),
         server.list("", None, 10).unwrap_err(),
-        server.quarantine(&id, &|| ()).unwrap_err(),
+        server.quarantine(&id, u64::MAX, &|| ()).unwrap_err(),
         server.free_space().unwrap_err(),
     ];
     for refused in refusals {
