@@ -468,6 +468,9 @@ fn counts(progress: &Progress) -> String {
 fn next_step(code: &str) -> &'static str {
     match code {
         "deleted" => "; vault file undelete takes it back within storage.undelete_within",
+        "purged" => {
+            "; a replica in a backup of a file server opens by hand: README, Recovering a file by hand"
+        }
         "file_server_away" | "not_durable" => "; vault status names the file server and what ails it",
         "unreadable" => "; vault file owed and vault status name the file servers that lack it, and why",
         "storage_full" => "; vault status names the file server that is full",
@@ -499,12 +502,12 @@ mod tests {
 
     #[test]
     fn what_is_told_says_what_to_do_next() {
-        let detail = "this file has been deleted by its owner";
+        let detail = "this file has been deleted";
         let problem = Problem::new(StatusCode::GONE, "deleted", detail);
         let refused = CommandError::Refused(problem).about("7f3a");
         assert_eq!(
             refused.to_string(),
-            "7f3a: the vault refuses: 410 deleted: this file has been deleted by its owner; vault file undelete \
+            "7f3a: the vault refuses: 410 deleted: this file has been deleted; vault file undelete \
              takes it back within storage.undelete_within; those after it are as they were"
         );
         let progress = Progress { done: 30, deleted: 2, ..Progress::default() };

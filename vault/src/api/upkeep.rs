@@ -74,7 +74,7 @@ async fn undelete(
     Path(id): Path<String>,
 ) -> Result<Json<Undeleted>, Refusal> {
     caller.must_be(&[Role::Admin])?;
-    let id = parse_id(&id)?;
+    let id = parse_id(&id, &caller)?;
     let undeleted = storage.undelete(&id).await.map_err(|error| refuse(&error))?;
     tracing::info!(object = %id, by = %caller.0.name, "undeleted");
     Ok(Json(undeleted))

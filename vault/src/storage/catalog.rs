@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::listing::Wanted;
 use super::object::{Entry, ObjectId, ReplicaState, State};
 use super::repair::{Condition, Debt};
 use super::step::Steps;
@@ -274,17 +275,18 @@ impl Catalog {
         self.read(move |db| rows::by_key(db, &owner, &key)).await
     }
 
-    /// Stored objects of `owner` (of everybody without one) after `after`, in order of id.
+    /// Those objects that are wanted after `after`, in order of id, and when this vault learnt of
+    /// their deletion.
     ///
     /// # Errors
     /// As every read.
     pub(super) async fn list(
         &self,
-        owner: Option<String>,
+        wanted: Wanted,
         after: Option<ObjectId>,
         limit: usize,
-    ) -> Result<Vec<Entry>, CatalogError> {
-        self.read(move |db| rows::list(db, owner.as_deref(), after.as_ref(), limit)).await
+    ) -> Result<Vec<(Entry, Option<i64>)>, CatalogError> {
+        self.read(move |db| rows::list(db, &wanted, after.as_ref(), limit)).await
     }
 
     /// What is owed and can be paid between these file servers in this turn: what failed least

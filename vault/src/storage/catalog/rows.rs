@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use crate::storage::listing::Wanted;
 use crate::storage::object::{Entry, Metadata, ObjectId, OneOff, ReplicaState, State};
 use crate::storage::repair::{Condition, Debt, DebtKind};
 
@@ -137,21 +138,28 @@ pub(super) fn by_key(db: &Connection, owner: &str, key: &str) -> rusqlite::Resul
     found.into_iter().map(|entry| with_replicas(db, entry)).collect()
 }
 
+/// With the Unix second at which this vault learnt of its deletion, where it is deleted.
 pub(super) fn list(
     db: &Connection,
-    owner: Option<&str>,
+    wanted: &Wanted,
     after: Option<&ObjectId>,
     limit: usize,
-) -> rusqlite::Result<Vec<Entry>> {
+) -> rusqlite::Result<Vec<(Entry, Option<i64>)>> {
     let after = after.map(ToString::to_string).unwrap_or_default();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let of = if owner.is_some() { "owner = ?3 AND" } else { "?3 IS NULL AND" };
-    let sql = format!("SELECT {COLUMNS} FROM objects WHERE {of} state = 2 AND id > ?1 ORDER BY id LIMIT ?2");
-    let found: Vec<_> = db
+    let of = if wanted.owner.is_some() { "owner = ?3" } else { "?3 IS NULL" };
+    let named = if wanted.label.is_some() { "instr(lower(label), lower(?4)) > 0" } else { "?4 IS NULL" };
+    let state = number(if wanted.deleted { State::Deleted } else { State::Stored });
+    let sql = format!(
+        "SELECT {COLUMNS}, deleted FROM objects
+        WHERE {of} AND state = {state} AND {named} AND id > ?1 ORDER BY id LIMIT ?2"
+    );
+    let read = |row: &Row<'_>| Ok((from_row(row)?, row.get(11)?));
+    let found: Vec<(Entry, Option<i64>)> = db
         .prepare_cached(&sql)?
-        .query_map(params![after, limit, owner], from_row)?
+        .query_map(params![after, limit, wanted.owner, wanted.label], read)?
         .collect::<Result<_, _>>()?;
-    found.into_iter().map(|entry| with_replicas(db, entry)).collect()
+    found.into_iter().map(|(entry, deleted)| Ok((with_replicas(db, entry)?, deleted))).collect()
 }
 
 pub(super) fn held(db: &Connection, after: Option<&ObjectId>, limit: usize) -> rusqlite::Result<Vec<Entry>> {
