@@ -156,7 +156,7 @@ pub struct OwedReplica {
     pub id: String,
     /// Whose debt.
     pub file_server: String,
-    /// `replica` or `removal`.
+    /// `replica`, `removal`, or `lost`: a replica of a file of which no whole one is left.
     pub what: String,
     /// RFC 3339, UTC.
     pub since: String,
@@ -173,6 +173,9 @@ pub struct VerifiedFile {
     pub id: String,
     /// Is every replica whole?
     pub whole: bool,
+    /// Is none whole, and all of them known not to be? Then nothing heals it by itself.
+    #[serde(default)]
+    pub lost: bool,
     /// One for each file server.
     pub replicas: Vec<VerifiedReplica>,
 }

@@ -55,6 +55,7 @@ mod tombstones;
 mod turn;
 mod upload;
 mod verify;
+mod visit;
 mod witness;
 
 #[cfg(test)]
@@ -74,13 +75,14 @@ pub use object::{Entry, Metadata, ObjectId, ReplicaState, State};
 pub use ring::Use;
 pub use round::Round;
 pub use sealing::{KeyStatus, Keys};
-pub use spool::SpoolError;
-pub use status::{ServerStatus, Status};
+pub use spool::{SpoolError, free_below};
+pub use status::{ServerStatus, SpoolStatus, Status};
 pub use sync::Synced;
 pub use task::Progress;
 pub use turn::Turn;
 pub use upload::{BodyError, Stored, Upload};
 pub use verify::Checked;
+pub use visit::{Visit, visit};
 
 use crate::marks::Mark;
 use catalog::Catalog;

@@ -21,7 +21,7 @@ use time::format_description::well_known::Rfc3339;
 use super::caller::Caller;
 use super::refusal::Refusal;
 use crate::storage::{
-    BodyError, Checked, Entry, FileServerError, Found, KeyError, Listed, ObjectId, Slots,
+    BodyError, Checked, Entry, FileServerError, Found, KeyError, Listed, ObjectId, Slots, SpoolError,
     State as ObjectState, Storage, StorageError, Stored, Upload, Wanted,
 };
 
@@ -234,12 +234,15 @@ async fn verify(
     caller.must_be(&[Role::Admin])?;
     let entry = look_up(&files, &caller, &id).await?;
     let found = files.storage.verify(&entry).await.map_err(|error| refuse(&error))?;
-    let replicas: Vec<_> = found.into_iter().map(verdict).collect();
+    // One that could not be read may be whole.
+    let lost = found.iter().all(|replica| replica.refused.as_ref().is_some_and(|why| why.shows().is_some()));
+    let replicas: Vec<_> = found.into_iter().map(|replica| verdict(replica, lost)).collect();
     let whole = replicas.iter().all(|replica| replica.state == Verdict::Whole);
-    Ok(axum::Json(VerifiedFile { id: entry.id.to_string(), whole, replicas }))
+    Ok(axum::Json(VerifiedFile { id: entry.id.to_string(), whole, lost, replicas }))
 }
 
-fn verdict(found: Checked) -> VerifiedReplica {
+/// `lost`: there is no other replica to heal this one from.
+fn verdict(found: Checked, lost: bool) -> VerifiedReplica {
     let (state, why) = match (&found.refused, found.slots) {
         (None, Slots::Whole) => (Verdict::Whole, None),
         (None, Slots::Mended) => {
@@ -259,7 +262,12 @@ fn verdict(found: Checked) -> VerifiedReplica {
                 FileServerError::Damaged { .. } | FileServerError::Unreadable { .. } => Verdict::Damaged,
                 _ => Verdict::Unknown,
             };
-            (state, Some(error.to_string()))
+            let why = match error {
+                FileServerError::Damaged { why, .. } if lost => format!("{why}; set aside in quarantine/"),
+                FileServerError::Unreadable { source, .. } if lost => format!("cannot be read: {source}"),
+                error => error.to_string(),
+            };
+            (state, Some(why))
         }
     };
     VerifiedReplica { file_server: found.server, state, why }
@@ -276,8 +284,13 @@ async fn owed(
     let debts = files.storage.owed(limit).await.map_err(|error| refuse(&error))?;
     let items = debts.into_iter().map(|debt| OwedReplica {
         id: debt.id.to_string(),
+        what: match (debt.removal, debt.is_lost()) {
+            (true, _) => "removal",
+            (false, true) => "lost",
+            (false, false) => "replica",
+        }
+        .to_owned(),
         file_server: debt.server,
-        what: if debt.removal { "removal" } else { "replica" }.to_owned(),
         since: rfc_3339(debt.since),
         failed: debt.tried,
         why: debt.why,
@@ -430,9 +443,12 @@ pub(super) fn refuse(error: &StorageError) -> Refusal {
             plain(StatusCode::UNPROCESSABLE_ENTITY, "digest_mismatch")
         }
         StorageError::Busy(_) => Refusal::later("busy", error.to_string(), SOON),
-        StorageError::Spool(crate::storage::SpoolError::Full { .. })
-        | StorageError::NotDurable { full: true, .. }
-        | StorageError::NoPlace { full: true, .. } => {
+        StorageError::Spool(SpoolError::Full { .. }) => {
+            tracing::error!("{error}");
+            let detail = "this vault's spool is full; the operator makes room, then repeat with the same key";
+            Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "spool_full", detail)
+        }
+        StorageError::NotDurable { full: true, .. } | StorageError::NoPlace { full: true, .. } => {
             tracing::error!("{error}");
             let detail = "no space is left; the operator makes room, then repeat with the same key";
             Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full", detail)

@@ -4,6 +4,9 @@
 
 mod listing;
 mod transfer;
+mod verify;
+
+pub use verify::Wanting;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -15,7 +18,7 @@ use indicatif::ProgressBar;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shared::api::{File, OwedReplica, Page, Verdict, VerifiedFile};
+use shared::api::{File, OwedReplica, Page};
 
 use super::control::{self, Progress, whole};
 use super::{CommandError, LOOK, Output, recover};
@@ -119,7 +122,7 @@ impl Verb {
             Self::List(list) => list.run(socket, output).await,
             Self::Remove { ids } => remove(socket, ids, output).await,
             Self::Owed { limit } => owed(socket, *limit, output).await,
-            Self::Verify { ids } => verify(socket, ids, output).await,
+            Self::Verify { ids } => verify::verify(socket, ids, output).await,
             Self::Undelete { id } => recover::undelete(socket, id, output).await,
             Self::Sync => {
                 let synced = sync(socket, output).await?;
@@ -201,50 +204,6 @@ async fn owed(socket: &Path, limit: usize, output: &mut Output<'_>) -> Result<()
     output.show(&page.items, &text)
 }
 
-async fn verify(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Result<(), CommandError> {
-    let places = ids.iter().map(|id| place(id)).collect::<Result<Vec<_>, _>>()?;
-    let bar = transfer::bar(output, Some(ids.len() as u64), transfer::COUNT);
-    let (mut all, mut text, mut stopped) = (Vec::new(), String::new(), None);
-    for (id, place) in ids.iter().zip(places) {
-        let asked = ask::<VerifiedFile>(socket, Method::POST, &format!("{place}/verify"), LATE).await;
-        let found = match asked {
-            Ok(found) => found,
-            Err(error) => {
-                stopped = Some(error.about(id));
-                break;
-            }
-        };
-        for replica in &found.replicas {
-            let state = match replica.state {
-                Verdict::Whole => "whole",
-                Verdict::Absent => "absent",
-                Verdict::Damaged => "damaged",
-                Verdict::Unknown => "unknown",
-            };
-            let why = replica.why.as_deref().map(|why| format!("  {}", shown(why))).unwrap_or_default();
-            text.push_str(&format!("{}  {:<12}  {state}{why}\n", found.id, replica.file_server));
-        }
-        all.push(found);
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    if stopped.is_none() || !all.is_empty() {
-        output.show(&all, &text)?;
-    }
-    if let Some(error) = stopped {
-        return Err(error);
-    }
-    let wanting = all.iter().filter(|file| !file.whole).count();
-    if wanting > 0 {
-        let replicas = || all.iter().flat_map(|file| &file.replicas);
-        let bad = replicas().filter(|replica| matches!(replica.state, Verdict::Absent | Verdict::Damaged));
-        let unread = replicas().filter(|replica| replica.state == Verdict::Unknown);
-        let (bad, unread) = (bad.count(), unread.count());
-        return Err(CommandError::NotWhole { wanting, looked: all.len(), bad, unread });
-    }
-    Ok(())
-}
-
 /// Compares, and shows how far that is where somebody watches.
 async fn sync(socket: &Path, output: &Output<'_>) -> Result<Synced, CommandError> {
     const PATH: &str = "/v1/file-servers/sync";
@@ -275,7 +234,8 @@ async fn scrub(socket: &Path, follow: bool, output: &mut Output<'_>) -> Result<(
     if !follow {
         return output.show(
             &serde_json::json!({ "begun": true }),
-            "the scrub has begun; vault status tells how far it is, --follow stays until its end",
+            "the scrub of this vault's half has begun; vault status tells how far it is, --follow stays until its \
+             end; the other half is the other vault's: say the same there",
         );
     }
     let bar = share_bar(output);
@@ -290,7 +250,12 @@ async fn scrub(socket: &Path, follow: bool, output: &mut Output<'_>) -> Result<(
         tokio::time::sleep(LOOK).await;
     };
     bar.finish_and_clear();
-    output.show(&round, &scrubbed(&round))?;
+    let text = format!(
+        "{}\nthis was this vault's half, or all while the other vault was away; the other half is the other vault's: \
+         say the same there",
+        scrubbed(&round)
+    );
+    output.show(&round, &text)?;
     let Round { damaged, checked, skipped, .. } = round;
     let servers = round.left_out.join(", ");
     match (damaged, skipped) {

@@ -455,6 +455,13 @@ impl Catalog {
     }
 }
 
+/// The place that a file server's name stands for, and whether objects are known there, out of a
+/// catalog that may be in use; nothing where there is no catalog yet.
+pub(super) fn known_place(file: &Path, server: &str) -> Option<(Option<String>, bool)> {
+    let db = file.exists().then(|| sqlite::open_to_read(file).ok()).flatten()?;
+    Some((rows::place(&db, server).ok()?, rows::knows_objects(&db, server).ok()?))
+}
+
 fn observe(
     db: &Connection,
     id: &ObjectId,

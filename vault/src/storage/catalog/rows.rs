@@ -19,6 +19,8 @@ pub(in crate::storage) struct Counts {
     pub(in crate::storage) owed: u64,
     /// See `owed`.
     pub(in crate::storage) owed_since: Option<i64>,
+    /// Objects of which no file server is known to hold a whole replica.
+    pub(in crate::storage) without_replica: u64,
     /// Removals owed.
     pub(in crate::storage) removals_owed: u64,
     /// Deleted objects that wait for their purge, and since when the oldest does.
@@ -237,6 +239,7 @@ pub(super) fn counts(db: &Connection) -> rusqlite::Result<Counts> {
         pending: count("SELECT count(*) FROM objects WHERE state = 0")?,
         owed: count(&format!("SELECT count(*) {owed}"))?,
         owed_since: db.query_row(&format!("SELECT min(since) {owed}"), [], |row| row.get(0))?,
+        without_replica: without_replica(db)?,
         removals_owed: count(
             "SELECT count(*) FROM replicas WHERE state <> 'stored' AND state = 'removal_owed'",
         )?,
@@ -244,6 +247,20 @@ pub(super) fn counts(db: &Connection) -> rusqlite::Result<Counts> {
         deleted_since: db
             .query_row("SELECT min(deleted) FROM objects WHERE state = 3", [], |row| row.get(0))?,
     })
+}
+
+/// What is owed to every file server. Asked of the one that is owed least: all that a wiped one is
+/// owed may be millions.
+fn without_replica(db: &Connection) -> rusqlite::Result<u64> {
+    let sql = "SELECT server, count(*) FROM replicas WHERE state IN ('owed', 'damaged')
+        GROUP BY server ORDER BY 2 LIMIT 2";
+    let read = |row: &Row<'_>| row.get::<_, String>(0);
+    let indebted: Vec<_> = db.prepare_cached(sql)?.query_map([], read)?.collect::<Result<_, _>>()?;
+    let [least, _] = indebted.as_slice() else { return Ok(0) };
+    let sql = "SELECT count(*) FROM replicas r WHERE r.server = ?1 AND r.state IN ('owed', 'damaged')
+        AND NOT EXISTS (SELECT 1 FROM replicas s WHERE s.id = r.id AND s.state = 'stored')";
+    let found: i64 = db.prepare_cached(sql)?.query_row([least], |row| row.get(0))?;
+    Ok(u64::try_from(found).unwrap_or_default())
 }
 
 pub(super) fn place(db: &Connection, server: &str) -> rusqlite::Result<Option<String>> {

@@ -23,7 +23,7 @@ impl Place {
         std::fs::create_dir(self.path(server)).unwrap();
     }
 
-    fn replica(&self, server: &str, id: &ObjectId) -> std::path::PathBuf {
+    pub(super) fn replica(&self, server: &str, id: &ObjectId) -> std::path::PathBuf {
         let text = id.to_string();
         self.path(server).join(&text[..2]).join(&text[2..4]).join(&text)
     }
