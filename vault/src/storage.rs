@@ -61,7 +61,7 @@ mod witness;
 #[cfg(test)]
 mod tests;
 
-pub use adoption::AdoptedServer;
+pub use adoption::{AdoptedServer, PeerAdoption};
 pub use catalog::{CatalogError, Change};
 pub use debts::Owed;
 pub use deletion::Undeleted;

@@ -22,7 +22,7 @@ use shared::api::{File, OwedReplica, Page};
 
 use super::control::{self, Progress, whole};
 use super::{CommandError, LOOK, Output, recover};
-use crate::storage::{AdoptedServer, ObjectId, Progress as Walked, Round, Synced};
+use crate::storage::{AdoptedServer, ObjectId, PeerAdoption, Progress as Walked, Round, Synced};
 
 /// A list's page, or one file's deletion on both file servers, is answered within this time.
 const SOON: Duration = Duration::from_secs(60);
@@ -137,10 +137,16 @@ impl Verb {
             Self::AdoptServer { name } => {
                 let path = format!("/v1/file-servers/{}/adopt", encoded(name));
                 let adopted: AdoptedServer = ask(socket, Method::POST, &path, SOON).await?;
+                let AdoptedServer { server, owed, peer } = &adopted;
+                let there = match peer {
+                    PeerAdoption::Adopted => "so it is for the other vault".to_owned(),
+                    PeerAdoption::NotAsked => "say the same on the other vault".to_owned(),
+                    PeerAdoption::Not(why) => {
+                        format!("NOT so for the other vault, so say the same there: {why}")
+                    }
+                };
                 let text = format!(
-                    "{} is a new place now; {} replicas are owed there and copied by themselves; \
-                     say the same on the other vault",
-                    adopted.server, adopted.owed
+                    "{server} is a new place now; {owed} replicas are owed there and copied by themselves; {there}"
                 );
                 output.show(&adopted, &text)
             }

@@ -232,7 +232,7 @@ mod tests {
             "sync": {"running": false, "finished": NOW - 300, "damaged": 0},
             "scrub": {"running": true, "finished": null, "damaged": 0, "skipped": 0},
             "rewrap": {"running": false, "last_error": null}, "rebuild": {"running": false, "last_error": null},
-            "spool": {"folder": "/var/lib/vault/spool", "free_bytes": 13_207_024_435_u64, "low": false},
+            "spool": {"folder": "/var/lib/vault/spool", "free_bytes": 13_300_000_000_u64, "low": false},
             "file_servers": [
                 {"name": "lyon", "up": true, "full": false, "low": false, "owed": 0, "first_byte_ms": 3.217_348},
                 {"name": "paris", "up": true, "full": false, "low": false, "owed": 1,

@@ -180,7 +180,7 @@ async fn a_file_whose_replicas_are_both_damaged_is_told_as_lost_until_one_is_put
     let lost = gauges.iter().find(|gauge| gauge.name() == "vault_storage_files_without_replica").unwrap();
     assert!((lost.get_metric()[0].get_gauge().get_value() - 1.0).abs() < f64::EPSILON);
     std::fs::write(place.replica("one", &id), &kept).unwrap();
-    storage.verify(&entry).await.unwrap();
+    storage.verify(&found(&storage, &id).await).await.unwrap();
     let status = storage.status().await.unwrap();
     assert_eq!((status.without_replica, status.owed), (0, 1));
     storage.repair_turn().await.unwrap();
