@@ -201,7 +201,7 @@ pub(super) fn bytes(count: u64) -> String {
     match count {
         0..1_048_576 => format!("{} KiB", count >> 10),
         1_048_576..1_073_741_824 => format!("{} MiB", count >> 20),
-        _ => format!("{}.{} GiB", count >> 30, (count % (1 << 30)) * 10 >> 30),
+        _ => format!("{}.{} GiB", count >> 30, ((count % (1 << 30)) * 10) >> 30),
     }
 }
 
