@@ -134,10 +134,10 @@ fn a_wiped_server_is_believed_by_nobody_until_it_is_adopted_and_then_filled_agai
     }
     house.read_back(&receipts).unwrap();
     assert_eq!(std::fs::read_dir(&house.servers[1].place).unwrap().count(), 0, "it is not claimed");
-    for vault in &house.pair.vaults {
-        let told = vault.command(&["file", "adopt-server", FILE_SERVERS[1]]).unwrap();
-        assert!(told.contains("is a new place now"), "{told}");
-    }
+    let told = house.pair.vaults[0].command(&["file", "adopt-server", FILE_SERVERS[1]]).unwrap();
+    assert!(told.contains("is a new place now") && told.contains("so it is for the other vault"), "{told}");
+    let again = house.pair.vaults[1].command(&["file", "adopt-server", FILE_SERVERS[1]]).unwrap_err();
+    assert!(format!("{again:#}").contains("is the place it always was"), "{again:#}");
     house.settled(&receipts).unwrap();
     assert!(replicas(&house.servers[1]).unwrap().is_superset(&ids(&receipts)));
     house.read_back(&receipts).unwrap();

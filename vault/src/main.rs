@@ -10,7 +10,7 @@ use shared::api::TokenRequest;
 use shared::config::Faults;
 use shared::telemetry::{self, Format};
 use shared::tls::Role;
-use vault::command::{self, Holder, Output};
+use vault::command::{self, CommandError, Holder, Output};
 use vault::config::Config;
 
 /// EX_CONFIG of sysexits.h.
@@ -19,7 +19,7 @@ const BAD_CONFIGURATION: u8 = 78;
 const CONFIGURATION: &str = "/etc/vault/vault.toml";
 
 #[derive(Parser)]
-#[command(name = "vault", about = "Numbers and files of the green zone, always as a pair")]
+#[command(name = "vault", version, about = "Numbers and files of the green zone, always as a pair")]
 struct Arguments {
     /// The configuration
     #[arg(long, global = true, value_name = "FILE", default_value = CONFIGURATION)]
@@ -40,7 +40,10 @@ enum Command {
     Serve,
     /// Report everything that would keep vault from starting
     Check,
-    /// Ask the running vault how it is
+    /// Ask the running vault how it is; exit code 1 where it is not well
+    ///
+    /// The first line is the verdict. With --json the whole of it, `well` and `wanting` among it, and
+    /// exit code 0 whatever it says.
     Status,
     /// Certificates: the authority, enrolment, revocation
     #[command(subcommand)]
@@ -162,11 +165,23 @@ fn main() -> ExitCode {
                 faults.0.iter().for_each(|fault| complain(&fault.to_string()));
                 return ExitCode::from(BAD_CONFIGURATION);
             }
+            if is_closed_pipe(&error) {
+                // Whoever reads our output has seen enough.
+                return ExitCode::SUCCESS;
+            }
             // Our errors name their cause in their own text.
             complain(&error.to_string());
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let printing = match error.downcast_ref() {
+        Some(CommandError::Print(error)) => Some(error),
+        _ => error.downcast_ref(),
+    };
+    printing.is_some_and(|error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -195,7 +210,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 telemetry::start(&arguments.log, format);
                 vault::serve(config).await?;
             }
-            Command::Status => command::status(&config()?.api.control_socket, &mut output).await?,
+            Command::Status => {
+                let well = command::status(&config()?.api.control_socket, &mut output).await?;
+                // A program reads `well` in the document.
+                if !well && !arguments.json {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
             Command::Pki(Pki::Init { authority, dns }) => {
                 command::pki_init(&config()?, authority, dns, &mut output).await?;
             }
@@ -254,10 +275,13 @@ fn key_file(config: &Path) -> Result<PathBuf, Faults> {
 }
 
 fn check(config: &Config, file: &Path, trouble: Option<String>) -> anyhow::Result<ExitCode> {
-    let mut faults = command::check::check(config);
-    faults.extend(trouble);
-    faults.iter().for_each(|fault| complain(fault));
-    if faults.is_empty() {
+    let mut report = command::check::check(config);
+    report.faults.extend(trouble);
+    for found in &report.found {
+        writeln!(std::io::stdout(), "{found}")?;
+    }
+    report.faults.iter().for_each(|fault| complain(fault));
+    if report.faults.is_empty() {
         writeln!(std::io::stdout(), "{}: fine, vault {} can start", file.display(), config.name)?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -18,12 +18,13 @@ use tokio::sync::{mpsc, watch};
 use crate::api::admin::{Health, Readiness};
 use crate::api::server::PairDoor;
 use crate::api::status::Sources;
+use crate::api::upkeep::TellOfAdoption;
 use crate::api::{files, numbers, upkeep};
 use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
 use crate::sequence::{self, Events, Forward, Sequence};
-use crate::storage::{AskPeerKeys, Storage, StorageError};
+use crate::storage::{AskPeerKeys, PeerAdoption, Storage, StorageError};
 use crate::worker::{self, HeardOf, Listener, Merge, Merged, SharedWith, Source, Worker};
 
 /// How long a change of the catalog that nobody waits for waits for others: the other vault would
@@ -33,6 +34,8 @@ const COMPANY: Duration = Duration::from_millis(20);
 const FORWARD_DEADLINE: Duration = Duration::from_secs(4);
 /// An operator waits no longer than this for the other vault's side.
 const STATUS_DEADLINE: Duration = Duration::from_millis(1500);
+/// The other vault must have adopted a file server within this time.
+const ADOPT_DEADLINE: Duration = Duration::from_secs(20);
 /// How often the two vaults' key files are compared.
 const COMPARE_KEYS: Duration = Duration::from_secs(5);
 /// How often readiness and gauges hear how the rooms are.
@@ -102,7 +105,7 @@ impl Rooms {
         Ok(Self {
             routes: numbers::routes(sequence.clone())
                 .merge(files::routes(storage.clone(), config.api.idle_timeout))
-                .merge(upkeep::routes(storage.clone())),
+                .merge(upkeep::routes(storage.clone(), tell_of_adoption(&pair))),
             status: status(&pair, &sequence, &storage),
             door: PairDoor { peer: config.pair.peer.clone(), acceptor },
             registries,
@@ -212,6 +215,20 @@ fn tell_of_intents(storage: &Storage, worker: &Worker, merged: Merged) {
     }));
 }
 
+/// An operator says it once: the other vault looks at the place itself, and refuses one that it knows.
+fn tell_of_adoption(pair: &Pair) -> TellOfAdoption {
+    let pair = pair.clone();
+    Arc::new(move |name| {
+        let pair = pair.clone();
+        Box::pin(async move {
+            match pair.ask(Topic::Adopt, Bytes::from(name), ADOPT_DEADLINE).await {
+                Ok(_) => PeerAdoption::Adopted,
+                Err(error) => PeerAdoption::Not(error.to_string()),
+            }
+        })
+    })
+}
+
 fn answerers(sequence: &Sequence, storage: &Storage, pki: &Pki) -> HashMap<Topic, Answerer> {
     let (asked, files) = (sequence.clone(), storage.clone());
     let status: Answerer = Arc::new(move |_question| {
@@ -230,9 +247,22 @@ fn answerers(sequence: &Sequence, storage: &Storage, pki: &Pki) -> HashMap<Topic
         let sequence = sequence.clone();
         Box::pin(async move { sequence.forwarded(body).await })
     });
+    let room = storage.clone();
+    let adopt: Answerer = Arc::new(move |name: Bytes| {
+        let room = room.clone();
+        Box::pin(async move {
+            let name = std::str::from_utf8(&name).map_err(|error| error.to_string())?;
+            match room.adopt_server(name).await {
+                // It was told before, or has adopted nothing that is not there.
+                Ok(_) | Err(StorageError::SamePlace { .. }) => Ok(Bytes::new()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    });
     HashMap::from([
         (Topic::Number, numbers),
         (Topic::Status, status),
+        (Topic::Adopt, adopt),
         (Topic::Catalog, worker::hear(catalog_listener(storage))),
         (Topic::Certificates, worker::hear(certificate_listener(pki))),
     ])

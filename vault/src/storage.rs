@@ -34,6 +34,7 @@ mod catalog;
 mod debts;
 mod deletion;
 mod download;
+mod listing;
 mod lookup;
 mod mending;
 mod metrics;
@@ -56,12 +57,13 @@ mod tombstones;
 mod turn;
 mod upload;
 mod verify;
+mod visit;
 mod witness;
 
 #[cfg(test)]
 mod tests;
 
-pub use adoption::AdoptedServer;
+pub use adoption::{AdoptedServer, PeerAdoption};
 pub use agreement::{AskPeerKeys, PeerKeys};
 pub use catalog::{CatalogError, Change};
 pub use debts::Owed;
@@ -69,19 +71,21 @@ pub use deletion::Undeleted;
 pub use download::Plaintext;
 pub use file_server::{FileServerError, Login, SftpSettings};
 pub use key::KeyError;
+pub use listing::{Listed, Wanted};
 pub use lookup::Found;
 pub use mending::Slots;
 pub use object::{Entry, Metadata, ObjectId, ReplicaState, State};
 pub use ring::Use;
 pub use round::Round;
 pub use sealing::{KeyStatus, Keys};
-pub use spool::SpoolError;
-pub use status::{ServerStatus, Status};
+pub use spool::{SpoolError, free_below};
+pub use status::{ServerStatus, SpoolStatus, Status};
 pub use sync::Synced;
 pub use task::Progress;
 pub use turn::Turn;
 pub use upload::{BodyError, Stored, Upload};
 pub use verify::Checked;
+pub use visit::{Visit, visit};
 
 use crate::marks::Mark;
 use agreement::Agreement;
@@ -289,10 +293,19 @@ pub enum StorageError {
     },
     /// The deletion can no longer be taken back.
     #[error(
-        "storage: object {id}: deleted longer ago than storage.undelete_within and purged; \
-         a replica in a backup of a file server opens by hand, with the storage key or the escrow key"
+        "storage: object {id}: deleted longer ago than storage.undelete_within, and about to be purged; \
+         until then its replicas lie on the file servers and open by hand, with the escrow key"
     )]
     TooLate {
+        /// The object.
+        id: ObjectId,
+    },
+    /// It is gone for good.
+    #[error(
+        "storage: object {id}: purged: it was deleted longer ago than storage.undelete_within; \
+         a replica in a backup of a file server opens by hand, with the storage key or the escrow key"
+    )]
+    Purged {
         /// The object.
         id: ObjectId,
     },
@@ -478,19 +491,6 @@ impl Storage {
     /// Who tells whether the peer is there; without one, it is not.
     pub fn set_peer_up(&self, up: watch::Receiver<bool>) {
         *self.0.peer_up.write().unwrap_or_else(PoisonError::into_inner) = Some(up);
-    }
-
-    /// Stored objects of `owner`, of everybody without one, in order of id.
-    ///
-    /// # Errors
-    /// The catalog's.
-    pub async fn list(
-        &self,
-        owner: Option<&str>,
-        after: Option<ObjectId>,
-        limit: usize,
-    ) -> Result<Vec<Entry>, StorageError> {
-        Ok(self.0.catalog.list(owner.map(str::to_owned), after, limit).await?)
     }
 
     /// What changed here after `cursor`, for the peer.

@@ -355,18 +355,34 @@ async fn health_and_metrics_answer_in_clear() {
 #[tokio::test(flavor = "multi_thread")]
 async fn check_tells_everything_that_is_wrong_at_once() {
     let vault = Running::start().await;
-    assert_eq!(command::check::check(&vault.config), Vec::<String>::new());
+    let report = command::check::check(&vault.config);
+    assert_eq!(report.faults, Vec::<String>::new());
+    for (found, what) in
+        report.found.iter().zip(["file_server paris", "file_server lyon", "storage.spool_folder"])
+    {
+        assert!(found.starts_with(what) && found.contains(" free"), "{found}");
+    }
+    assert!(report.found[0].contains("it is place "), "{:?}", report.found);
     let mut config = vault.config.clone();
     config.name = "vault-z".to_owned();
     config.storage.file_servers[0].path = vault.folder.path().join("nowhere");
     config.storage.key_file = vault.folder.path().join("no.key");
     config.api.control_socket = vault.folder.path().join("other.sock");
     config.api.listen = vault.address;
-    let faults = command::check::check(&config);
-    assert_eq!(faults.len(), 4, "{faults:#?}");
-    for (fault, what) in
-        faults.iter().zip(["this vault is \"vault-z\"", "no.key", "file_server paris", "api.listen"])
-    {
+    // As where a mount is missing.
+    config.storage.file_servers[1].path = vault.folder.path().join("empty");
+    std::fs::create_dir(&config.storage.file_servers[1].path).unwrap();
+    config.storage.max_file = shared::config::ByteSize(u64::MAX);
+    let command::check::Report { faults, found } = command::check::check(&config);
+    let expected =
+        ["this vault is \"vault-z\"", "no.key", "file_server paris", "file server lyon", "api.listen"];
+    assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+    assert!(
+        faults[3].contains("marker is missing") && faults[3].contains("adopt-server lyon"),
+        "{faults:#?}"
+    );
+    assert!(found.len() == 1 && found[0].contains("WARNING"), "{found:?}");
+    for (fault, what) in faults.iter().zip(expected) {
         assert!(fault.contains(what), "{fault}");
     }
     let socket = vault.config.api.control_socket.clone();

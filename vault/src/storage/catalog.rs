@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::listing::Wanted;
 use super::object::{Entry, ObjectId, ReplicaState, State};
 use super::repair::{Condition, Debt};
 use super::step::Steps;
@@ -298,17 +299,18 @@ impl Catalog {
         self.read(move |db| rows::by_key(db, &owner, &key)).await
     }
 
-    /// Stored objects of `owner` (of everybody without one) after `after`, in order of id.
+    /// Those objects that are wanted after `after`, in order of id, and when this vault learnt of
+    /// their deletion.
     ///
     /// # Errors
     /// As every read.
     pub(super) async fn list(
         &self,
-        owner: Option<String>,
+        wanted: Wanted,
         after: Option<ObjectId>,
         limit: usize,
-    ) -> Result<Vec<Entry>, CatalogError> {
-        self.read(move |db| rows::list(db, owner.as_deref(), after.as_ref(), limit)).await
+    ) -> Result<Vec<(Entry, Option<i64>)>, CatalogError> {
+        self.read(move |db| rows::list(db, &wanted, after.as_ref(), limit)).await
     }
 
     /// What is owed and can be paid between these file servers in this turn: what failed least
@@ -495,6 +497,13 @@ fn intend(db: &Connection, entry: &Entry, holders: Vec<Entry>) -> rusqlite::Resu
     rows::insert(db, entry)?;
     rows::use_it(db)?;
     rows::touch(db, &entry.id).map(Intended::Recorded)
+}
+
+/// The place that a file server's name stands for, and whether objects are known there, out of a
+/// catalog that may be in use; nothing where there is no catalog yet.
+pub(super) fn known_place(file: &Path, server: &str) -> Option<(Option<String>, bool)> {
+    let db = file.exists().then(|| sqlite::open_to_read(file).ok()).flatten()?;
+    Some((rows::place(&db, server).ok()?, rows::knows_objects(&db, server).ok()?))
 }
 
 fn observe(

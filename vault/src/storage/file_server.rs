@@ -156,6 +156,16 @@ pub enum FileServerError {
 }
 
 impl FileServerError {
+    /// Why it is away, without the object that was asked for and without what happens next.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Away { source, .. } => source.to_string(),
+            Self::NoEntry { why, .. } => why.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// What this tells of the replica that was to be read, if anything.
     #[must_use]
     pub const fn shows(&self) -> Option<ReplicaState> {

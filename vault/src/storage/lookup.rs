@@ -15,7 +15,7 @@ use super::{Inner, Storage, StorageError, now};
 pub enum Found {
     /// It can be read.
     Stored(Box<Entry>),
-    /// Deleted by its owner.
+    /// Deleted, or purged: its state tells.
     Deleted(Box<Entry>),
     /// Neither catalog nor any file server has it.
     Absent,

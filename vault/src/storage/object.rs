@@ -126,7 +126,7 @@ pub enum State {
     Dropped,
     /// Durable, acknowledged or about to be.
     Stored,
-    /// Deleted by its owner; may be undeleted until it is purged.
+    /// Deleted; may be undeleted until it is purged.
     Deleted,
     /// Gone for ever: no vault can decrypt it any more.
     Purged,

@@ -251,9 +251,7 @@ impl Inner {
         if self.adopt(id, entry, &looked).await?.is_some() {
             return Ok(());
         }
-        let why = looked.unsure.unwrap_or_else(|| {
-            "no file server has a whole replica: restore one from backup or quarantine".to_owned()
-        });
+        let why = looked.unsure.unwrap_or_else(|| super::debts::LOST.to_owned());
         tracing::error!(object = %id, "no replica: {why}");
         Err(StorageError::Unreadable { id, why })
     }

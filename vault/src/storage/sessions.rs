@@ -52,6 +52,10 @@ type Place = (OwnedSemaphorePermit, [Option<OwnedSemaphorePermit>; 2]);
 pub(super) struct Health {
     /// Why nothing is sent there at present.
     pub(super) suspended: Option<String>,
+    /// The same in as few words as it takes, and since when, in Unix seconds.
+    pub(super) cause: String,
+    /// See `cause`.
+    pub(super) since: i64,
     /// It has refused a write for lack of space.
     pub(super) full: bool,
     /// Bytes of the smallest object that it refused so.
@@ -166,6 +170,7 @@ impl Sessions {
         if health.suspended.is_none() {
             tracing::error!("{error}; suspended until it answers a probe");
             health.suspended = Some(error.to_string());
+            (health.cause, health.since) = (error.cause(), super::now());
         }
     }
 
@@ -222,8 +227,10 @@ impl Sessions {
     }
 
     fn check_suspended(&self, object: &str, kind: Kind) -> Result<(), FileServerError> {
-        match self.health().suspended {
-            Some(why) if kind != Kind::Probe => Err(self.away(object, format!("suspended: {why}"))),
+        match self.health() {
+            Health { suspended: Some(_), cause, .. } if kind != Kind::Probe => {
+                Err(self.away(object, format!("suspended: {cause}")))
+            }
             _ => Ok(()),
         }
     }
@@ -354,7 +361,10 @@ mod tests {
         });
         assert!(matches!(hung.await, Err(FileServerError::Away { .. })));
         let refused = sessions.run("y", |_, _| -> Result<(), _> { unreachable!("not sent there") }).await;
-        assert!(refused.unwrap_err().to_string().contains("suspended"));
+        let told = refused.unwrap_err().to_string();
+        assert!(told.starts_with("file server one: y: away: suspended: "), "{told}");
+        assert_eq!(told.matches("tried again").count(), 1, "{told}");
+        assert!(!told.contains("x:"), "another object's name is no cause: {told}");
         drop(release);
         sessions.probe(|server, _| server.free_space()).await.unwrap();
         assert!(sessions.run("z", |_, _| Ok(())).await.is_ok());

@@ -381,7 +381,7 @@ async fn a_key_never_answers_two_objects_although_the_first_lies_on_too_few() {
     assert_eq!((again.entry.id, again.new), (id, false));
     assert_eq!(again.entry.stored_on(), ["one", "two"]);
     storage.repair_turn().await.unwrap();
-    assert_eq!(storage.list(None, None, 10).await.unwrap().len(), 1);
+    assert_eq!(storage.list(Wanted::default(), None, 10).await.unwrap().len(), 1);
 }
 
 #[tokio::test]

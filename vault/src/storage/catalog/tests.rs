@@ -7,6 +7,7 @@ use proptest::{prop_assert_eq, proptest};
 
 use super::*;
 use crate::storage::object::{Metadata, OneOff};
+use crate::storage::witness::Witness;
 
 fn entry(number: u8, key: &str, state: State) -> Entry {
     Entry {
@@ -136,7 +137,7 @@ proptest! {
                         own.delete(ObjectId::new([number; 32]), 5).await.unwrap();
                     }
                     Act::Undelete(number) => {
-                        own.undelete(ObjectId::new([number; 32]), 6, 100).await.unwrap();
+                        own.undelete(ObjectId::new([number; 32]), Witness::default(), 6, 100).await.unwrap();
                     }
                     Act::Purge(number) => {
                         let id = ObjectId::new([number; 32]);
@@ -213,9 +214,18 @@ async fn a_deleted_object_keeps_its_key_and_replicas_until_it_is_purged() {
     assert_eq!((counts.objects, counts.deleted, counts.deleted_since), (0, 1, Some(8)));
     assert_eq!((counts.owed, counts.removals_owed), (0, 0));
 
-    assert_eq!(catalog.undelete(id, 18, 10).await.unwrap(), deletion::Undeletion::TooLate);
-    assert!(matches!(catalog.undelete(id, 17, 10).await.unwrap(), deletion::Undeletion::Done(_)));
-    assert_eq!(catalog.undelete(id, 17, 10).await.unwrap(), deletion::Undeletion::NotDeleted);
+    assert_eq!(
+        catalog.undelete(id, Witness::default(), 18, 10).await.unwrap(),
+        deletion::Undeletion::TooLate
+    );
+    assert!(matches!(
+        catalog.undelete(id, Witness::default(), 17, 10).await.unwrap(),
+        deletion::Undeletion::Done(_)
+    ));
+    assert_eq!(
+        catalog.undelete(id, Witness::default(), 17, 10).await.unwrap(),
+        deletion::Undeletion::NotDeleted
+    );
     assert_eq!(catalog.purge(vec![id], 19).await.unwrap(), 0, "what was taken back is not purged");
     let back = catalog.entry(id).await.unwrap().unwrap();
     assert_eq!((back.state, back.stored_on()), (State::Stored, servers()));
@@ -227,7 +237,10 @@ async fn a_deleted_object_keeps_its_key_and_replicas_until_it_is_purged() {
     let purged = catalog.entry(id).await.unwrap().unwrap();
     assert_eq!((purged.state, purged.identity, purged.metadata.label.as_str()), (State::Purged, None, ""));
     assert_eq!(catalog.counts().await.unwrap().removals_owed, 2);
-    assert_eq!(catalog.undelete(id, 30, 1000).await.unwrap(), deletion::Undeletion::TooLate);
+    assert_eq!(
+        catalog.undelete(id, Witness::default(), 30, 1000).await.unwrap(),
+        deletion::Undeletion::Purged
+    );
     catalog.removed(id, "one".to_owned()).await.unwrap();
     assert_eq!(catalog.counts().await.unwrap().removals_owed, 1);
 }

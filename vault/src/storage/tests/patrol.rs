@@ -23,7 +23,7 @@ impl Place {
         std::fs::create_dir(self.path(server)).unwrap();
     }
 
-    fn replica(&self, server: &str, id: &ObjectId) -> std::path::PathBuf {
+    pub(super) fn replica(&self, server: &str, id: &ObjectId) -> std::path::PathBuf {
         let text = id.to_string();
         self.path(server).join(&text[..2]).join(&text[2..4]).join(&text)
     }
@@ -251,7 +251,7 @@ async fn a_catalog_that_is_lost_learns_from_the_file_servers_what_was_deleted() 
         let anew = place.open(vault).await;
         anew.patrol_turn().await.unwrap();
         assert!(matches!(anew.find(&ids[0]).await.unwrap(), Found::Deleted(_)), "{vault}");
-        assert_eq!(anew.list(None, None, 10).await.unwrap().len(), 3, "{vault}");
+        assert_eq!(anew.list(Wanted::default(), None, 10).await.unwrap().len(), 3, "{vault}");
         assert!(read(&anew, &ids[1], None).await.is_ok(), "{vault}");
     }
     let again = place.open("vault-a").await;

@@ -148,5 +148,5 @@ async fn a_rebuilding_that_loses_a_file_server_in_mid_page_goes_on_from_before_t
     storage.rebuild(None, true).await.unwrap();
     assert!(ended(|| storage.rebuild_progress()).await.finished);
     assert_eq!(found(&storage, first).await.stored_on(), ["two"]);
-    assert_eq!(storage.list(None, None, 100).await.unwrap().len(), 10);
+    assert_eq!(storage.list(Wanted::default(), None, 100).await.unwrap().len(), 10);
 }

@@ -1,8 +1,10 @@
 //! Promises of what operators do: a deletion can be taken back until it is purged, records follow
 //! the keys through crashes and beside another vault, and a lost catalog comes back.
 
+use super::super::witness::Witness;
 use super::crash::dying_at;
 use super::envelope::{BODY, read_slots, verify};
+use super::tombstones::put_all;
 use super::*;
 
 /// Waits for the end of a walk.
@@ -60,6 +62,38 @@ impl Place {
 }
 
 #[tokio::test]
+async fn time_in_which_the_vault_did_not_run_takes_no_undeletion_away_and_a_deleted_file_can_be_found() {
+    const DAY: i64 = 86_400;
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let [lost, over, kept] = put_all(&storage, ["lost", "over", "kept"]).await;
+    // Both eight days ago, of which the vault saw ten minutes of the one and all of the other.
+    let began = now() - 8 * DAY;
+    storage.0.catalog.delete(lost, began).await.unwrap();
+    storage.0.catalog.delete(over, began - 8 * DAY).await.unwrap();
+    let witness = Witness { watched: Some(began + 600), ..Witness::default() };
+    storage.0.catalog.keep_witness(witness).await.unwrap();
+    drop(storage);
+    let storage = place.open("vault-a").await;
+    let wanted = |label: Option<&str>| Wanted { deleted: true, label: label.map(str::to_owned), owner: None };
+    let mut listed = storage.list(wanted(None), None, 10).await.unwrap();
+    listed.sort_by_key(|listed| listed.deletion.unwrap().since);
+    assert_eq!(listed.iter().map(|listed| listed.entry.id).collect::<Vec<_>>(), [over, lost]);
+    let purges = listed[1].deletion.unwrap().purged_after - now();
+    assert!((7 * DAY - 700..7 * DAY + 3600).contains(&purges), "{purges}");
+    assert_eq!(storage.list(wanted(Some("no such label")), None, 10).await.unwrap(), []);
+    let named = storage.list(Wanted::default(), None, 10).await.unwrap();
+    assert_eq!(
+        named.iter().map(|listed| (listed.entry.id, listed.deletion)).collect::<Vec<_>>(),
+        [(kept, None)]
+    );
+    storage.undelete(&lost).await.unwrap();
+    assert_eq!(read(&storage, &lost, None).await.unwrap(), b"lost");
+    let late = storage.undelete(&over).await.unwrap_err();
+    assert!(late.to_string().contains("about to be purged"), "{late}");
+}
+
+#[tokio::test]
 async fn a_deleted_file_comes_back_until_it_is_purged_from_both_file_servers_for_ever() {
     let place = Place::new();
     let mut settings = place.settings("vault-a");
@@ -74,7 +108,7 @@ async fn a_deleted_file_comes_back_until_it_is_purged_from_both_file_servers_for
     tell().await;
     for vault in [&storage, &peer] {
         assert!(matches!(vault.find(&id).await.unwrap(), Found::Deleted(_)));
-        assert!(vault.list(None, None, 10).await.unwrap().is_empty());
+        assert!(vault.list(Wanted::default(), None, 10).await.unwrap().is_empty());
     }
     // Taken back at the other vault, which has to tell: nobody else can know.
     assert_eq!(peer.undelete(&id).await.unwrap(), Undeleted { peer_knows: false });
@@ -102,7 +136,7 @@ async fn a_deleted_file_comes_back_until_it_is_purged_from_both_file_servers_for
     tell().await;
     for vault in [&storage, &peer] {
         assert!(matches!(vault.find(&id).await.unwrap(), Found::Deleted(_)));
-        assert!(matches!(vault.undelete(&id).await, Err(StorageError::TooLate { .. })));
+        assert!(matches!(vault.undelete(&id).await, Err(StorageError::Purged { .. })));
         assert!(vault.0.catalog.entry(id).await.unwrap().unwrap().identity.is_none());
     }
     let unknown = ObjectId::new([9; 32]);
@@ -278,7 +312,8 @@ async fn a_catalog_comes_back_from_the_file_servers_alone() {
     assert_eq!((told.finished, told.done, told.passed, told.failed), (true, 30, 0, 0), "{told:?}");
     assert_eq!(storage.status().await.unwrap().owed, 1);
     assert_eq!(storage.repair_turn().await.unwrap().copied, 1);
-    assert_eq!(storage.list(None, None, 100).await.unwrap(), expected);
+    let listed = storage.list(Wanted::default(), None, 100).await.unwrap();
+    assert_eq!(listed.into_iter().map(|listed| listed.entry).collect::<Vec<_>>(), expected);
     assert_eq!(read(&storage, &expected[7].id, None).await.unwrap(), expected[7].metadata.key.as_bytes());
     assert_eq!(storage.keys().await.unwrap().unseen_records, 30, "one replica of each was looked at");
     assert!(matches!(storage.rebuild(None, false).await, Err(StorageError::NotEmpty)));
