@@ -14,6 +14,8 @@ pub const PROBLEM_JSON: &str = "application/problem+json";
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
 /// Request header with a file's human-readable label, percent-encoded UTF-8.
 pub const FILE_LABEL: &str = "file-label";
+/// Answer header of a deletion: what the file was before, `stored`, `deleted` or `purged`.
+pub const FILE_WAS: &str = "file-was";
 /// Request header with the body's digest, RFC 9530.
 pub const CONTENT_DIGEST: &str = "content-digest";
 /// Longest idempotency key, in bytes of visible ASCII.
@@ -142,6 +144,12 @@ pub struct File {
     pub replicas: Vec<String>,
     /// File servers that are still owed one.
     pub owed: Vec<String>,
+    /// RFC 3339, UTC: since when it is deleted, in a list of deleted files alone.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub deleted: Option<String>,
+    /// RFC 3339, UTC: a deleted file is purged no earlier.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub purged_after: Option<String>,
 }
 
 /// A debt of one file server: a replica that it still has to get, or to lose.
@@ -151,7 +159,7 @@ pub struct OwedReplica {
     pub id: String,
     /// Whose debt.
     pub file_server: String,
-    /// `replica` or `removal`.
+    /// `replica`, `removal`, or `lost`: a replica of a file of which no whole one is left.
     pub what: String,
     /// RFC 3339, UTC.
     pub since: String,
@@ -168,6 +176,9 @@ pub struct VerifiedFile {
     pub id: String,
     /// Is every replica whole?
     pub whole: bool,
+    /// Is none whole, and all of them known not to be? Then nothing heals it by itself.
+    #[serde(default)]
+    pub lost: bool,
     /// One for each file server.
     pub replicas: Vec<VerifiedReplica>,
 }

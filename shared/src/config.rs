@@ -94,6 +94,7 @@ pub fn read_text<T>(
             at: 0,
             path: String::new(),
             asked: BTreeSet::new(),
+            rest_is_left: false,
         };
         build(&mut root)
     };
@@ -160,6 +161,7 @@ pub struct Section<'d> {
     at: usize,
     path: String,
     asked: BTreeSet<&'static str>,
+    rest_is_left: bool,
 }
 
 impl<'d> Section<'d> {
@@ -266,6 +268,11 @@ impl<'d> Section<'d> {
         self.source.faults.borrow_mut().extend(faults);
     }
 
+    /// Reports no key as unknown here: which ones are known depends on a value that is itself at fault.
+    pub fn leave_rest(&mut self) {
+        self.rest_is_left = true;
+    }
+
     /// Is the key written in the file?
     pub fn has(&mut self, key: &'static str) -> bool {
         self.lookup(key).is_some()
@@ -278,7 +285,7 @@ impl<'d> Section<'d> {
 
     fn child(&self, key: &str, table: Option<&'d DeTable<'d>>, at: usize) -> Section<'d> {
         let path = self.name(key);
-        Section { source: self.source, table, at, path, asked: BTreeSet::new() }
+        Section { source: self.source, table, at, path, asked: BTreeSet::new(), rest_is_left: false }
     }
 
     fn lookup(&mut self, key: &'static str) -> Option<&'d Spanned<DeValue<'d>>> {
@@ -313,7 +320,7 @@ impl<'d> Section<'d> {
 
 impl Drop for Section<'_> {
     fn drop(&mut self) {
-        let Some(table) = self.table else { return };
+        let Some(table) = self.table.filter(|_| !self.rest_is_left) else { return };
         for key in table.keys() {
             let name = key.get_ref().as_ref();
             if self.asked.contains(name) {

@@ -128,6 +128,68 @@ fn after_a_rotation_age_zstd_and_the_escrow_key_alone_recover_every_file() {
 }
 
 #[test]
+fn keys_and_escrows_that_differ_are_told_on_both_vaults_and_a_lone_key_seals_nothing() {
+    let mut house = House::new();
+    let file = house.upload("before", b"content");
+    house.wait_for_uses(&["active"]);
+    let trouble = |house: &House, vault: usize, words: &str| {
+        wait::until("the difference is told", SOON, || {
+            let keys = house.json(vault, &["keys", "list"])?;
+            let status = house.json(vault, &["status"])?;
+            for told in [&keys["trouble"], &status["files"]["key_trouble"]] {
+                anyhow::ensure!(told.as_str().is_some_and(|told| told.contains(words)), "{told}");
+            }
+            Ok(keys)
+        })
+        .unwrap()
+    };
+    // A second `keys init`, where the configuration says that the key lies.
+    let key = house.pair.vaults[1].folder.join("storage.key");
+    let former = std::fs::read(&key).unwrap();
+    std::fs::remove_file(&key).unwrap();
+    let unused = house.folder.path().join("unused.key");
+    let told = house.json(1, &["keys", "init", "--escrow", unused.to_str().unwrap()]).unwrap();
+    assert_eq!(told["key_file"], key.to_str().unwrap(), "{told}");
+    let keys = trouble(&house, 1, "storage.key_file differs");
+    let [lone, common] = [0, 1].map(|at| keys["keys"][at].clone());
+    assert_eq!((&lone["use"], &lone["at_peer"]), (&"next".into(), &false.into()), "{keys}");
+    assert_eq!((&common["use"], &common["at_peer"]), (&"active".into(), &true.into()), "{keys}");
+    let refused = house.pair.vaults[1].command(&["keys", "rewrap"]).unwrap_err();
+    assert!(format!("{refused:#}").contains("vault-a does not have it"), "{refused:#}");
+    let refused = house.pair.vaults[1].command(&["check"]).unwrap_err();
+    assert!(format!("{refused:#}").contains("storage.key_file differs"), "{refused:#}");
+    let keys = trouble(&house, 0, "storage.key_file differs");
+    assert_eq!(keys["keys"][0]["at_peer"], false, "{keys}");
+
+    house.pair.vaults[1].program().unwrap().kill().unwrap();
+    house.pair.vaults[1].program().unwrap().restart().unwrap();
+    trouble(&house, 1, "uploads are refused");
+    let put = |vault: usize, key: &str| {
+        let call = house.pair.vaults[vault].call(&house.erp, "/v1/files").key(key).body(b"x");
+        call.send().unwrap()
+    };
+    let refused = put(1, "lone");
+    assert!(refused.status == 503 && refused.text().contains("no_key"), "{}", refused.text());
+    assert_eq!((put(0, "still").status, house.status_of(1, &file.id).unwrap()), (201, 200));
+
+    // The right key again, and another escrow's recipient.
+    std::fs::write(&key, former).unwrap();
+    house.wait_for_uses(&["active"]);
+    assert_eq!(put(1, "again").status, 201);
+    let config = &house.pair.vaults[1].config;
+    let text = std::fs::read_to_string(config).unwrap();
+    let own = text.split("escrow_recipient = \"").nth(1).unwrap().split('"').next().unwrap();
+    let other = told["escrow_recipient"].as_str().unwrap();
+    std::fs::write(config, text.replace(own, other)).unwrap();
+    house.pair.vaults[1].program().unwrap().kill().unwrap();
+    house.pair.vaults[1].program().unwrap().restart().unwrap();
+    for vault in [0, 1] {
+        let keys = trouble(&house, vault, "storage.escrow_recipient differs");
+        assert_eq!(keys["escrow_at_peer"], false, "{keys}");
+    }
+}
+
+#[test]
 fn a_file_deleted_by_mistake_comes_back_at_both_vaults() {
     let house = House::new();
     let file = house.upload("contract", b"between you and me");

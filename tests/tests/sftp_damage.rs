@@ -45,6 +45,35 @@ fn noted(house: &SftpPair) {
 }
 
 #[test]
+fn a_scrub_that_is_followed_fails_where_something_was_damaged_or_left_out() {
+    let mut house = SftpPair::start().unwrap();
+    let receipts = upload_some(&house, 1..9);
+    house.settled(&receipts).unwrap();
+    // The vaults share the objects: what the one finds the other does not look at.
+    let follow = |house: &SftpPair| {
+        let refusals = house.pair.vaults.each_ref().map(|vault| {
+            vault.command(&["file", "scrub", "--follow"]).err().map(|error| format!("{error:#}"))
+        });
+        refusals.into_iter().flatten().collect::<Vec<_>>()
+    };
+    assert_eq!(follow(&house), Vec::<String>::new());
+    let spoilt = house.servers[0].replica(&receipts[0].id);
+    let mut bytes = std::fs::read(&spoilt).unwrap();
+    *bytes.last_mut().unwrap() ^= 1;
+    std::fs::write(&spoilt, bytes).unwrap();
+    let told = follow(&house);
+    assert_eq!(told.len(), 1, "{told:?}");
+    assert!(told[0].contains("1 of ") && told[0].contains("damaged or missing"), "{told:?}");
+    house.settled(&receipts).unwrap();
+    assert_eq!(follow(&house), Vec::<String>::new());
+    house.servers[1].kill().unwrap();
+    let told = follow(&house);
+    assert_eq!(told.len(), 2, "{told:?}");
+    let left_out = format!("could not be looked at on {}", FILE_SERVERS[1]);
+    assert!(told.iter().all(|told| told.contains(&left_out)), "{told:?}");
+}
+
+#[test]
 fn a_server_rolled_back_to_an_old_copy_is_noticed_by_both_vaults_and_catches_up() {
     let mut house = SftpPair::start().unwrap();
     let mut receipts = upload_some(&house, 1..16);
@@ -105,10 +134,10 @@ fn a_wiped_server_is_believed_by_nobody_until_it_is_adopted_and_then_filled_agai
     }
     house.read_back(&receipts).unwrap();
     assert_eq!(std::fs::read_dir(&house.servers[1].place).unwrap().count(), 0, "it is not claimed");
-    for vault in &house.pair.vaults {
-        let told = vault.command(&["file", "adopt-server", FILE_SERVERS[1]]).unwrap();
-        assert!(told.contains("is a new place now"), "{told}");
-    }
+    let told = house.pair.vaults[0].command(&["file", "adopt-server", FILE_SERVERS[1]]).unwrap();
+    assert!(told.contains("is a new place now") && told.contains("so it is for the other vault"), "{told}");
+    let again = house.pair.vaults[1].command(&["file", "adopt-server", FILE_SERVERS[1]]).unwrap_err();
+    assert!(format!("{again:#}").contains("is the place it always was"), "{again:#}");
     house.settled(&receipts).unwrap();
     assert!(replicas(&house.servers[1]).unwrap().is_superset(&ids(&receipts)));
     house.read_back(&receipts).unwrap();

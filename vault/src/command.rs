@@ -7,6 +7,7 @@ mod control;
 pub mod file;
 pub mod keys;
 pub mod recover;
+pub mod status;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;
@@ -23,6 +24,7 @@ use crate::config::Config;
 use crate::pki::{self, PkiError};
 use crate::storage::{KeyError, Progress};
 use control::ask;
+use file::Wanting;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -66,6 +68,15 @@ pub enum CommandError {
     /// It says no.
     #[error("the vault refuses: {0}{next}", next = next_step(&.0.code))]
     Refused(Problem),
+    /// An upload that may be repeated, and its idempotency key.
+    #[error("{source}; to repeat this upload safely, add --key {key}")]
+    Repeatable {
+        /// What is wrong.
+        #[source]
+        source: Box<CommandError>,
+        /// Its key.
+        key: String,
+    },
     /// One of several asked for.
     #[error("{id}: {source}; those after it are as they were")]
     About {
@@ -119,14 +130,22 @@ pub enum CommandError {
         next: &'static str,
     },
     /// Looked at, and found wanting. The answer says what.
+    #[error("{0}")]
+    NotWhole(Wanting),
+    /// A scrub found damage.
     #[error(
-        "{wanting} of {looked} files are not whole on every file server; what is bad is owed and healed by itself"
+        "{damaged} of {checked} replicas are damaged or missing; they are owed and healed by themselves, as \
+         vault file owed tells{}", left_out(*skipped, servers)
     )]
-    NotWhole {
+    Damage {
         /// How many.
-        wanting: usize,
+        damaged: u64,
         /// Of how many.
-        looked: usize,
+        checked: u64,
+        /// How many could not be looked at.
+        skipped: u64,
+        /// Where.
+        servers: String,
     },
     /// A scrub could not look at everything.
     #[error("{skipped} replicas could not be looked at on {servers}; the scrub goes on there by itself")]
@@ -145,6 +164,15 @@ pub enum CommandError {
     /// Standard output is closed.
     #[error("the answer cannot be printed: {0}")]
     Print(#[from] io::Error),
+}
+
+fn left_out(skipped: u64, servers: &str) -> String {
+    match skipped {
+        0 => String::new(),
+        _ => format!(
+            "; {skipped} replicas could not be looked at on {servers}; the scrub goes on there by itself"
+        ),
+    }
 }
 
 impl CommandError {
@@ -346,36 +374,21 @@ fn files_in(folder: &Path) -> Files {
     }
 }
 
-/// `vault status`
+/// `vault status`. True if the vault is well; the answer says what is wanting otherwise.
 ///
 /// # Errors
 /// The vault does not run.
-pub async fn status(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
-    let status: Value = ask(socket, Method::GET, "/v1/status", None::<&()>).await?;
-    let mut text = String::new();
-    lines(&mut text, &status, 0);
-    output.show(&status, &text)
-}
-
-/// JSON as people read it: one `key: value` a line, indented.
-fn lines(text: &mut String, value: &Value, depth: usize) {
-    let entries: Vec<(String, &Value)> = match value {
-        Value::Object(map) => map.iter().map(|(key, value)| (format!("{key}:"), value)).collect(),
-        Value::Array(items) => items.iter().map(|item| ("-".to_owned(), item)).collect(),
-        _ => return,
-    };
-    for (key, value) in entries {
-        text.push_str(&"  ".repeat(depth));
-        text.push_str(&key);
-        match value {
-            Value::Object(_) | Value::Array(_) => {
-                text.push('\n');
-                lines(text, value, depth + 1);
-            }
-            Value::String(word) => text.push_str(&format!(" {word}\n")),
-            other => text.push_str(&format!(" {other}\n")),
-        }
+pub async fn status(socket: &Path, output: &mut Output<'_>) -> Result<bool, CommandError> {
+    let mut status: Value = ask(socket, Method::GET, "/v1/status", None::<&()>).await?;
+    let wanting = status::wanting(&status);
+    let now = time::OffsetDateTime::from(wall_clock()).unix_timestamp();
+    let text = status::told(&status, &wanting, now);
+    if let Some(document) = status.as_object_mut() {
+        document.insert("well".to_owned(), wanting.is_empty().into());
+        document.insert("wanting".to_owned(), wanting.clone().into());
     }
+    output.show(&status, &text)?;
+    Ok(wanting.is_empty())
 }
 
 /// How often a walk is looked at while it runs.
@@ -410,6 +423,9 @@ async fn follow(socket: &Path, walk: Walk, output: &mut Output<'_>) -> Result<()
     if progress.finished && progress.failed == 0 {
         return Ok(());
     }
+    // Nothing but a key is missing, and the failure itself says so.
+    let keyless = progress.unopened > 0 && progress.unopened == progress.failed;
+    let next = if keyless { "say it again so, with --merge" } else { next };
     let last = progress.last_error.unwrap_or_else(|| "the vault was started again meanwhile".to_owned());
     Err(CommandError::Incomplete { what, failed: progress.failed, last, next })
 }
@@ -427,9 +443,16 @@ fn counts(progress: &Progress) -> String {
 fn next_step(code: &str) -> &'static str {
     match code {
         "deleted" => "; vault file undelete takes it back within storage.undelete_within",
+        "purged" => {
+            "; a replica in a backup of a file server opens by hand: README, Recovering a file by hand"
+        }
         "file_server_away" | "not_durable" => "; vault status names the file server and what ails it",
         "unreadable" => "; vault file owed and vault status name the file servers that lack it, and why",
+        "no_key" => "; vault keys list and vault status name what to mend about storage.key_file",
         "storage_full" => "; vault status names the file server that is full",
+        "spool_full" => {
+            "; vault status names the spool's folder (storage.spool_folder) and what is free there"
+        }
         "catalog" | "internal" => "; vault's log has the cause; check the disk under `state`",
         "stopping" => "; or start it again with `vault serve`",
         _ => "",
@@ -458,12 +481,12 @@ mod tests {
 
     #[test]
     fn what_is_told_says_what_to_do_next() {
-        let detail = "this file has been deleted by its owner";
+        let detail = "this file has been deleted";
         let problem = Problem::new(StatusCode::GONE, "deleted", detail);
         let refused = CommandError::Refused(problem).about("7f3a");
         assert_eq!(
             refused.to_string(),
-            "7f3a: the vault refuses: 410 deleted: this file has been deleted by its owner; vault file undelete \
+            "7f3a: the vault refuses: 410 deleted: this file has been deleted; vault file undelete \
              takes it back within storage.undelete_within; those after it are as they were"
         );
         let progress = Progress { done: 30, deleted: 2, ..Progress::default() };
@@ -474,9 +497,11 @@ mod tests {
     }
 
     #[test]
-    fn status_reads_as_indented_lines() {
-        let mut text = String::new();
-        lines(&mut text, &serde_json::json!({"pair": {"peer": "vault-b", "up": true}, "owed": [1, 2]}), 0);
-        assert_eq!(text, "owed:\n  - 1\n  - 2\npair:\n  peer: vault-b\n  up: true\n");
+    fn a_scrub_tells_what_it_left_out() {
+        let damage =
+            |skipped| CommandError::Damage { damaged: 1, checked: 9, skipped, servers: "lyon".into() };
+        assert!(
+            !damage(0).to_string().contains("lyon") && damage(2).to_string().contains("2 replicas could not")
+        );
     }
 }

@@ -65,6 +65,24 @@ impl Config {
         read_file(file, Self::from_section)
     }
 
+    /// `storage.key_file` alone, also of a file that is not complete yet: the first key is made before
+    /// its recipients can be written down.
+    ///
+    /// # Errors
+    /// It is not there, or cannot be read; then every fault at once.
+    pub fn read_key_file(file: &Path) -> Result<PathBuf, Faults> {
+        let mut found = None;
+        let read = read_file(file, |root| {
+            found = root.section("storage").optional("key_file");
+            Some(())
+        });
+        drop(read);
+        match found {
+            Some(found) => Ok(found),
+            None => Self::read(file).map(|config| config.storage.key_file),
+        }
+    }
+
     fn from_section(root: &mut Section<'_>) -> Option<Self> {
         let name = name(root, "name");
         let state = root.or("state", PathBuf::from("/var/lib/vault"));
@@ -150,20 +168,15 @@ fn pair_settings(mut section: Section<'_>, own: Option<&str>) -> Option<pair::Se
         section.fault("peer", "is this vault's own name; write the other vault's");
     }
     let address = section.required("address");
-    let settings = pair::Settings {
-        own: own?.to_owned(),
-        peer: peer?,
-        address: address?,
-        beat: section.or("beat", Duration::from_millis(500)),
-        silence: section.or("silence", Duration::from_secs(2)),
-    };
-    if settings.beat < Duration::from_millis(10) {
+    let beat = section.or("beat", Duration::from_millis(500));
+    let silence = section.or("silence", Duration::from_secs(2));
+    if beat < Duration::from_millis(10) {
         section.fault("beat", "must be at least \"10ms\", or the link carries nothing but beats");
     }
-    if settings.silence < settings.beat.saturating_mul(2) {
+    if silence < beat.saturating_mul(2) {
         section.fault("silence", "must be at least twice beat, or a healthy peer counts as away");
     }
-    Some(settings)
+    Some(pair::Settings { own: own?.to_owned(), peer: peer?, address: address?, beat, silence })
 }
 
 fn storage_settings(
@@ -177,13 +190,19 @@ fn storage_settings(
         .map(|mut section| {
             let server_name = name(&mut section, "name");
             let path = section.required("path");
-            let kind: String = section.or("kind", "directory".to_owned());
-            let kind = match kind.as_str() {
-                "directory" => Some(storage::Kind::Directory),
-                "sftp" => sftp_settings(&mut section).map(storage::Kind::Sftp),
+            let kind =
+                if section.has("kind") { section.optional("kind") } else { Some("directory".to_owned()) };
+            let kind = match kind.as_deref() {
+                Some("directory") => Some(storage::Kind::Directory),
+                Some("sftp") => sftp_settings(&mut section).map(storage::Kind::Sftp),
                 other => {
-                    let why = format!("{other:?} is no kind of file server; write \"sftp\" or \"directory\"");
-                    section.fault("kind", why);
+                    if let Some(other) = other {
+                        let why =
+                            format!("{other:?} is no kind of file server; write \"sftp\" or \"directory\"");
+                        section.fault("kind", why);
+                    }
+                    // Which other keys belong here depends on it.
+                    section.leave_rest();
                     None
                 }
             };
@@ -230,15 +249,21 @@ fn storage_settings(
             "must be at least \"64KiB\" a second; to switch it off, write scrub_every = \"0s\"",
         );
     }
+    let sync_every = section.or("sync_every", Duration::from_secs(DAY));
+    let scrub_every = section.or("scrub_every", Duration::from_secs(30 * DAY));
+    let inventory_every = section.or("inventory_every", Duration::from_secs(600));
+    let keep_free = section.or("keep_free", ByteSize::gib(1));
+    let spool = section.or("spool_folder", state.join("spool"));
+    // Every key has been read by now: one that nobody asked for would count as unknown.
     Some(storage::Settings {
         peer: pair?.peer.clone(),
-        sync_every: section.or("sync_every", Duration::from_secs(DAY)),
-        scrub_every: section.or("scrub_every", Duration::from_secs(30 * DAY)),
+        sync_every,
+        scrub_every,
         scrub_rate,
-        inventory_every: section.or("inventory_every", Duration::from_secs(600)),
-        keep_free: section.or("keep_free", ByteSize::gib(1)),
+        inventory_every,
+        keep_free,
         catalog: state.join("catalog.db"),
-        spool: section.or("spool_folder", state.join("spool")),
+        spool,
         key_file: key_file?,
         escrow_recipient: escrow?,
         min_replicas,
@@ -340,6 +365,46 @@ mod tests {
         std::fs::write(&file, "[storage]\nmax_uploads = 9223372036854775807\n").unwrap();
         let told = Config::read(&file).unwrap_err().to_string();
         assert!(told.contains("storage.max_uploads: write how many"), "{told}");
+    }
+
+    #[test]
+    fn the_first_key_goes_where_an_unfinished_configuration_says() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vault.toml");
+        std::fs::write(&file, "[storage]\nkey_file = \"/srv/keys/storage.key\"\n").unwrap();
+        assert_eq!(Config::read_key_file(&file).unwrap(), Path::new("/srv/keys/storage.key"));
+        std::fs::write(&file, "[storage]\nmin_replicas = 7\n").unwrap();
+        let told = Config::read_key_file(&file).unwrap_err().to_string();
+        assert!(told.contains("storage.key_file: missing"), "{told}");
+    }
+
+    #[test]
+    fn a_bad_value_is_one_fault_and_makes_no_other_key_unknown() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vault.toml");
+        let sample = include_str!("../../conf/vault.toml");
+        let sample: Vec<_> = sample.lines().filter(|line| !line.contains("escrow_recipient =")).collect();
+        let sample = sample.join("\n").replace("\n[storage]", "\n[storage]\nescrow_recipient = \"age1\"");
+        let read = |text: &str| {
+            std::fs::write(&file, text).unwrap();
+            Config::read(&file).map_or_else(|faults| faults.0, |_| Vec::new())
+        };
+        assert_eq!(read(&sample), []);
+        let whole = format!("{sample}\n");
+        for (key, bad) in [
+            ("retry_every", "10"),
+            ("keep_free", "\"much\""),
+            ("peer", "\"no name!\""),
+            ("kind", "\"sfpt\""),
+            ("kind", "7"),
+            ("beat", "true"),
+        ] {
+            let line =
+                whole.lines().find(|line| line.trim_start_matches("# ").starts_with(&format!("{key} = ")));
+            let text = whole.replacen(line.unwrap(), &format!("{key} = {bad}"), 1);
+            let told = read(&text);
+            assert!(told.len() == 1 && told[0].what.contains(&format!("{key}: ")), "{key} = {bad}: {told:?}");
+        }
     }
 
     #[test]

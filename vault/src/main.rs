@@ -10,17 +10,19 @@ use shared::api::TokenRequest;
 use shared::config::Faults;
 use shared::telemetry::{self, Format};
 use shared::tls::Role;
-use vault::command::{self, Holder, Output};
+use vault::command::{self, CommandError, Holder, Output};
 use vault::config::Config;
 
 /// EX_CONFIG of sysexits.h.
 const BAD_CONFIGURATION: u8 = 78;
 
+const CONFIGURATION: &str = "/etc/vault/vault.toml";
+
 #[derive(Parser)]
-#[command(name = "vault", about = "Numbers and files of the green zone, always as a pair")]
+#[command(name = "vault", version, about = "Numbers and files of the green zone, always as a pair")]
 struct Arguments {
     /// The configuration
-    #[arg(long, global = true, value_name = "FILE", default_value = "/etc/vault/vault.toml")]
+    #[arg(long, global = true, value_name = "FILE", default_value = CONFIGURATION)]
     config: PathBuf,
     /// Answer (and log) in JSON
     #[arg(long, global = true)]
@@ -38,7 +40,10 @@ enum Command {
     Serve,
     /// Report everything that would keep vault from starting
     Check,
-    /// Ask the running vault how it is
+    /// Ask the running vault how it is; exit code 1 where it is not well
+    ///
+    /// The first line is the verdict. With --json the whole of it, `well` and `wanting` among it, and
+    /// exit code 0 whatever it says.
     Status,
     /// Certificates: the authority, enrolment, revocation
     #[command(subcommand)]
@@ -122,9 +127,10 @@ enum Number {
 enum Keys {
     /// Make the storage key and the escrow key, once for both vaults; never overwrites
     Init {
-        /// Where the storage key goes: storage.key_file of both vaults
-        #[arg(long, value_name = "FILE", default_value = "/etc/vault/storage.key")]
-        file: PathBuf,
+        /// Where the storage key goes: storage.key_file of both vaults, and by default that of the
+        /// configuration, or /etc/vault/storage.key without one
+        #[arg(long, value_name = "FILE")]
+        file: Option<PathBuf>,
         /// Where the escrow key goes, to be taken offline at once
         #[arg(long, value_name = "FILE", default_value = "escrow.key")]
         escrow: PathBuf,
@@ -159,11 +165,23 @@ fn main() -> ExitCode {
                 faults.0.iter().for_each(|fault| complain(&fault.to_string()));
                 return ExitCode::from(BAD_CONFIGURATION);
             }
+            if is_closed_pipe(&error) {
+                // Whoever reads our output has seen enough.
+                return ExitCode::SUCCESS;
+            }
             // Our errors name their cause in their own text.
             complain(&error.to_string());
             ExitCode::FAILURE
         }
     }
+}
+
+fn is_closed_pipe(error: &anyhow::Error) -> bool {
+    let printing = match error.downcast_ref() {
+        Some(CommandError::Print(error)) => Some(error),
+        _ => error.downcast_ref(),
+    };
+    printing.is_some_and(|error: &std::io::Error| error.kind() == std::io::ErrorKind::BrokenPipe)
 }
 
 fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
@@ -172,13 +190,16 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         return Ok(ExitCode::SUCCESS);
     }
     let config = || Config::read(&arguments.config);
-    if let Command::Check = arguments.command {
-        return check(&config()?, &arguments.config);
-    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .enable_all()
         .build()
         .map_err(|error| anyhow::anyhow!("the runtime cannot start: {error}; are threads limited here?"))?;
+    if let Command::Check = arguments.command {
+        let config = config()?;
+        // What only a running vault knows, that one is asked for.
+        let trouble = runtime.block_on(command::keys::trouble(&config.api.control_socket));
+        return check(&config, &arguments.config, trouble);
+    }
     let mut stdout = std::io::stdout();
     let mut output = Output { to: &mut stdout, json: arguments.json };
     runtime.block_on(async {
@@ -189,7 +210,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 telemetry::start(&arguments.log, format);
                 vault::serve(config).await?;
             }
-            Command::Status => command::status(&config()?.api.control_socket, &mut output).await?,
+            Command::Status => {
+                let well = command::status(&config()?.api.control_socket, &mut output).await?;
+                // A program reads `well` in the document.
+                if !well && !arguments.json {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
             Command::Pki(Pki::Init { authority, dns }) => {
                 command::pki_init(&config()?, authority, dns, &mut output).await?;
             }
@@ -216,7 +243,11 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 command::number_reseed(&config()?.api.control_socket, &mut output).await?;
             }
             Command::Keys(Keys::Init { file, escrow }) => {
-                command::keys::init(file, escrow, &mut output).await?;
+                let file = match file {
+                    Some(file) => file.clone(),
+                    None => key_file(&arguments.config)?,
+                };
+                command::keys::init(&file, escrow, &mut output).await?;
             }
             Command::Keys(Keys::List) => {
                 command::keys::list(&config()?.api.control_socket, &mut output).await?;
@@ -234,10 +265,23 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     })
 }
 
-fn check(config: &Config, file: &Path) -> anyhow::Result<ExitCode> {
-    let faults = command::check::check(config);
-    faults.iter().for_each(|fault| complain(fault));
-    if faults.is_empty() {
+/// Where the configuration says that the storage key lies. Before the first one is written, the usual
+/// place is meant.
+fn key_file(config: &Path) -> Result<PathBuf, Faults> {
+    if config == Path::new(CONFIGURATION) && !config.exists() {
+        return Ok(PathBuf::from("/etc/vault/storage.key"));
+    }
+    Config::read_key_file(config)
+}
+
+fn check(config: &Config, file: &Path, trouble: Option<String>) -> anyhow::Result<ExitCode> {
+    let mut report = command::check::check(config);
+    report.faults.extend(trouble);
+    for found in &report.found {
+        writeln!(std::io::stdout(), "{found}")?;
+    }
+    report.faults.iter().for_each(|fault| complain(fault));
+    if report.faults.is_empty() {
         writeln!(std::io::stdout(), "{}: fine, vault {} can start", file.display(), config.name)?;
         return Ok(ExitCode::SUCCESS);
     }

@@ -18,18 +18,24 @@ use tokio::sync::{mpsc, watch};
 use crate::api::admin::{Health, Readiness};
 use crate::api::server::PairDoor;
 use crate::api::status::Sources;
+use crate::api::upkeep::TellOfAdoption;
 use crate::api::{files, numbers, upkeep};
 use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
 use crate::sequence::{self, Events, Forward, Sequence};
-use crate::storage::{Storage, StorageError};
-use crate::worker::{self, HeardOf, Listener, Merge, SharedWith, Source, Worker};
+use crate::storage::{AskPeerKeys, PeerAdoption, Storage, StorageError};
+use crate::worker::{self, HeardOf, Listener, Merge, Merged, SharedWith, Source, Worker};
 
+/// How long a change of the catalog that nobody waits for waits for others: the other vault would
+/// otherwise tell back each upload by itself, and flush its catalog once more for it.
+const COMPANY: Duration = Duration::from_millis(20);
 /// The owner must have answered a forwarded wish within this time.
 const FORWARD_DEADLINE: Duration = Duration::from_secs(4);
 /// An operator waits no longer than this for the other vault's side.
 const STATUS_DEADLINE: Duration = Duration::from_millis(1500);
+/// The other vault must have adopted a file server within this time.
+const ADOPT_DEADLINE: Duration = Duration::from_secs(20);
 /// How often the two vaults' key files are compared.
 const COMPARE_KEYS: Duration = Duration::from_secs(5);
 /// How often readiness and gauges hear how the rooms are.
@@ -82,12 +88,13 @@ impl Rooms {
         worker.tell(certificate_source(pki), shutdown.clone());
         tell_of_intents(&storage, &worker, merged.clone());
         let link = pair.up();
-        storage.set_peer_knowledge(Arc::new(move || link.borrow().then(|| *merged.borrow())));
+        storage.set_peer_knowledge(Arc::new(move || link.borrow().then(|| merged.upto())));
 
         let (acceptor, accepted) = mpsc::channel(2);
         let answerers = answerers(&sequence, &storage, pki);
         tokio::spawn(pair.clone().run(config.tls.clone(), accepted, ordered, answerers, shutdown.clone()));
         tokio::spawn(cut_revoked(pair.clone(), pki.revocations(), shutdown.clone()));
+        storage.set_peer_keys(ask_for_keys(&pair));
         tokio::spawn(compare_keys(pair.clone(), storage.clone(), readiness.clone(), shutdown.clone()));
         storage.set_peer_up(pair.up());
         repair(&storage, shutdown);
@@ -98,7 +105,7 @@ impl Rooms {
         Ok(Self {
             routes: numbers::routes(sequence.clone())
                 .merge(files::routes(storage.clone(), config.api.idle_timeout))
-                .merge(upkeep::routes(storage.clone())),
+                .merge(upkeep::routes(storage.clone(), tell_of_adoption(&pair))),
             status: status(&pair, &sequence, &storage),
             door: PairDoor { peer: config.pair.peer.clone(), acceptor },
             registries,
@@ -165,6 +172,7 @@ fn catalog_source(storage: &Storage) -> Source {
         life: storage.life().to_owned(),
         shared,
         latest: storage.watch_changes(),
+        pause: COMPANY,
         changes_since: Arc::new(move |cursor, limit| {
             let room = room.clone();
             Box::pin(async move {
@@ -187,6 +195,8 @@ fn certificate_source(pki: &Pki) -> Source {
         life: pki.life().to_owned(),
         shared,
         latest: pki.changed(),
+        // A revocation waits for nothing.
+        pause: Duration::ZERO,
         changes_since: Arc::new(move |cursor, limit| {
             let room = room.clone();
             Box::pin(async move {
@@ -200,7 +210,7 @@ fn certificate_source(pki: &Pki) -> Source {
 
 /// An upload's intent is at the other vault before its replicas are written, so that a retry
 /// there finds it.
-fn tell_of_intents(storage: &Storage, worker: &Worker, merged: watch::Receiver<u64>) {
+fn tell_of_intents(storage: &Storage, worker: &Worker, merged: Merged) {
     let worker = worker.clone();
     storage.set_peer(Arc::new(move |change| {
         let (worker, merged) = (worker.clone(), merged.clone());
@@ -208,11 +218,29 @@ fn tell_of_intents(storage: &Storage, worker: &Worker, merged: watch::Receiver<u
     }));
 }
 
+/// An operator says it once: the other vault looks at the place itself, and refuses one that it knows.
+fn tell_of_adoption(pair: &Pair) -> TellOfAdoption {
+    let pair = pair.clone();
+    Arc::new(move |name| {
+        let pair = pair.clone();
+        Box::pin(async move {
+            match pair.ask(Topic::Adopt, Bytes::from(name), ADOPT_DEADLINE).await {
+                Ok(_) => PeerAdoption::Adopted,
+                Err(error) => PeerAdoption::Not(error.to_string()),
+            }
+        })
+    })
+}
+
 fn answerers(sequence: &Sequence, storage: &Storage, pki: &Pki) -> HashMap<Topic, Answerer> {
     let (asked, files) = (sequence.clone(), storage.clone());
     let status: Answerer = Arc::new(move |_question| {
         let (sequence, files) = (asked.clone(), files.clone());
         Box::pin(async move {
+            // The asker may be about to use what the operator has just put into both files.
+            if let Err(error) = files.read_keys().await {
+                tracing::warn!("{error}; the keys read before stay in use");
+            }
             let about = json!({ "numbers": sequence.status(), "files": status_of_files(&files).await });
             Ok(Bytes::from(about.to_string()))
         })
@@ -222,9 +250,22 @@ fn answerers(sequence: &Sequence, storage: &Storage, pki: &Pki) -> HashMap<Topic
         let sequence = sequence.clone();
         Box::pin(async move { sequence.forwarded(body).await })
     });
+    let room = storage.clone();
+    let adopt: Answerer = Arc::new(move |name: Bytes| {
+        let room = room.clone();
+        Box::pin(async move {
+            let name = std::str::from_utf8(&name).map_err(|error| error.to_string())?;
+            match room.adopt_server(name).await {
+                // It was told before, or has adopted nothing that is not there.
+                Ok(_) | Err(StorageError::SamePlace { .. }) => Ok(Bytes::new()),
+                Err(error) => Err(error.to_string()),
+            }
+        })
+    });
     HashMap::from([
         (Topic::Number, numbers),
         (Topic::Status, status),
+        (Topic::Adopt, adopt),
         (Topic::Catalog, worker::hear(catalog_listener(storage))),
         (Topic::Certificates, worker::hear(certificate_listener(pki))),
     ])
@@ -301,26 +342,25 @@ async fn cut_revoked(
 /// key seals only once both have it.
 async fn compare_keys(pair: Pair, storage: Storage, readiness: Readiness, shutdown: Shutdown) {
     let mut up = pair.up();
-    let mut told = String::new();
+    let mut told = None;
     loop {
-        if *up.borrow_and_update() {
-            let own = recipients(&status_of_files(&storage).await);
-            let theirs = recipients(&status_of_peer(&pair).await["files"]);
-            // Asked again soon where one of them did not answer.
-            if let (Some(own), Some(theirs)) = (own, theirs) {
-                if let Err(error) = storage.agree_on_keys(&theirs).await {
-                    tracing::warn!("{error}; the key in use stays");
-                }
-                let what = difference(&own, &theirs, pair.peer());
-                let health = if what.is_some() { Health::Degraded } else { Health::Good };
-                let what = what.unwrap_or_else(|| "the same on both vaults".to_owned());
-                if told != what && health == Health::Degraded {
-                    tracing::error!("files: {what}");
-                }
-                readiness.report("storage key", health, what.clone());
-                told = what;
-            }
+        up.borrow_and_update();
+        // Asked again soon where the other one did not answer.
+        if let Err(error) = storage.compare_keys().await {
+            tracing::warn!("{error}; the key in use stays");
         }
+        let trouble = storage.key_trouble();
+        if let Some(what) = trouble.clone().filter(|_| trouble != told) {
+            tracing::error!("files: {what}");
+        }
+        match &trouble {
+            Some(what) => readiness.report("storage key", Health::Degraded, what.clone()),
+            None if storage.keys_compared() => {
+                readiness.report("storage key", Health::Good, "the same on both vaults");
+            }
+            None => {}
+        }
+        told = trouble;
         tokio::select! {
             () = shutdown.cancelled() => return,
             changed = up.changed() => if changed.is_err() { return },
@@ -329,22 +369,12 @@ async fn compare_keys(pair: Pair, storage: Storage, readiness: Readiness, shutdo
     }
 }
 
-fn recipients(status: &Value) -> Option<Vec<String>> {
-    serde_json::from_value(status["recipients"].clone()).ok()
-}
-
-/// What an operator has to do about two key files; nothing if they hold the same keys.
-fn difference(own: &[String], theirs: &[String], peer: &str) -> Option<String> {
-    let lacks = |left: &[String], right: &[String]| right.iter().find(|key| !left.contains(key)).cloned();
-    let what = match (lacks(own, theirs), lacks(theirs, own)) {
-        (None, None) => return None,
-        (Some(key), None) => format!("copy the file of {peer}, which also has {key}, to this vault"),
-        (None, Some(key)) => format!("copy this vault's file, which also has {key}, to {peer}"),
-        (Some(foreign), Some(key)) => {
-            format!("{key} is here alone and {foreign} at {peer} alone; put the keys of both files into both")
-        }
-    };
-    Some(format!("storage.key_file differs: {what}"))
+fn ask_for_keys(pair: &Pair) -> AskPeerKeys {
+    let pair = pair.clone();
+    Arc::new(move || {
+        let pair = pair.clone();
+        Box::pin(async move { serde_json::from_value(status_of_peer(&pair).await["files"].take()).ok() })
+    })
 }
 
 /// Probes, small repairs and copies go their own ways: a slow copy keeps the others from nothing.
@@ -386,18 +416,28 @@ fn pay(storage: &Storage, shutdown: &Shutdown) {
     worker::every(storage.retry_every(), turn, shutdown.clone());
 }
 
-/// A comparison takes its time, and repairs do not wait for it.
+/// A comparison takes its time; neither repairs nor the watch over the file servers wait for it.
 fn patrol(storage: &Storage, shutdown: &Shutdown) {
     let room = storage.clone();
-    let turn = move || -> BoxFuture<'static, ()> {
+    let watch = move || -> BoxFuture<'static, ()> {
         let room = room.clone();
         Box::pin(async move {
-            if let Err(error) = room.patrol_turn().await {
+            if let Err(error) = room.watch_turn().await {
                 tracing::warn!("{error}; the next patrol tries again");
             }
         })
     };
-    worker::every(storage.retry_every(), turn, shutdown.clone());
+    worker::every(storage.retry_every(), watch, shutdown.clone());
+    let room = storage.clone();
+    let compare = move || -> BoxFuture<'static, ()> {
+        let room = room.clone();
+        Box::pin(async move {
+            if let Err(error) = room.compare_turn().await {
+                tracing::warn!("{error}; compared again at a later turn");
+            }
+        })
+    };
+    worker::every(storage.retry_every(), compare, shutdown.clone());
 }
 
 fn scrub(storage: &Storage, shutdown: &Shutdown) {

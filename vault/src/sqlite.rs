@@ -9,7 +9,12 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OpenFlags};
+
+/// Statements that a connection keeps ready; a room has fewer. rusqlite's own 16 are fewer than one
+/// upload takes.
+const READY: usize = 128;
 
 /// Why a database file cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -78,12 +83,12 @@ pub fn open_to_read(file: &Path) -> Result<Connection, SqliteError> {
     let wrap = |source| SqliteError::Open { file: file.to_owned(), source };
     let flags = OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX;
     let connection = Connection::open_with_flags(file, flags).map_err(wrap)?;
-    connection.busy_timeout(Duration::from_secs(5)).map_err(wrap)?;
+    keep_ready(&connection).map_err(wrap)?;
     Ok(connection)
 }
 
 fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
-    connection.busy_timeout(Duration::from_secs(5))?;
+    keep_ready(connection)?;
     let _mode: String = connection.pragma_update_and_check(None, "journal_mode", "wal", |row| row.get(0))?;
     connection.pragma_update(
         None,
@@ -92,6 +97,15 @@ fn prepare(connection: &Connection) -> Result<(), rusqlite::Error> {
     )?;
     connection.pragma_update(None, "foreign_keys", "on")?;
     Ok(())
+}
+
+/// What every connection waits for and keeps.
+fn keep_ready(connection: &Connection) -> Result<(), rusqlite::Error> {
+    connection.busy_timeout(Duration::from_secs(5))?;
+    connection.set_prepared_statement_cache_capacity(READY);
+    // Otherwise a plan may hang on the values it was made with, and many a ready statement is
+    // made anew at every use.
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_ENABLE_QPSG, true).map(drop)
 }
 
 #[cfg(test)]
@@ -107,6 +121,32 @@ mod tests {
             let file = file.unwrap();
             let mode = file.metadata().unwrap().permissions().mode() & 0o777;
             assert_eq!(mode, 0o600, "{}", file.path().display());
+        }
+    }
+
+    #[test]
+    fn a_ready_statement_is_not_made_anew_for_other_values() {
+        use rusqlite::StatementStatus::RePrepare;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("x.db");
+        let schema = "CREATE TABLE a (x TEXT PRIMARY KEY, y TEXT, z INT) WITHOUT ROWID;
+            CREATE INDEX some ON a (y) WHERE z = 1";
+        let writer = open(&file, &[schema]).unwrap();
+        for connection in [&writer, &open_to_read(&file).unwrap()] {
+            for sql in [
+                "SELECT z FROM a WHERE x = ?1 AND y = ?2 ORDER BY x",
+                "SELECT z FROM a WHERE x > ?1 LIMIT ?2",
+            ] {
+                for turn in 0..5 {
+                    let mut ready = connection.prepare_cached(sql).unwrap();
+                    let found: Vec<i64> = ready
+                        .query_map([turn, turn], |row| row.get(0))
+                        .unwrap()
+                        .map(Result::unwrap)
+                        .collect();
+                    assert_eq!((found.len(), ready.get_status(RePrepare)), (0, 0), "{sql}");
+                }
+            }
         }
     }
 

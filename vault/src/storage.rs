@@ -9,7 +9,7 @@
 
 use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
-use std::sync::atomic::{AtomicI64, AtomicU32};
+use std::sync::atomic::{AtomicU32, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -29,15 +29,19 @@ pub mod repair;
 pub mod round;
 
 mod adoption;
+mod agreement;
 mod catalog;
 mod debts;
 mod deletion;
 mod download;
+mod listing;
 mod lookup;
 mod mending;
 mod metrics;
 mod patrol;
+mod paying;
 mod rebuild;
+mod removal;
 mod rewrap;
 mod ring;
 mod scrub;
@@ -53,36 +57,42 @@ mod tombstones;
 mod turn;
 mod upload;
 mod verify;
+mod visit;
 mod witness;
 
 #[cfg(test)]
 mod tests;
 
-pub use adoption::AdoptedServer;
+pub use adoption::{AdoptedServer, PeerAdoption};
+pub use agreement::{AskPeerKeys, PeerKeys};
 pub use catalog::{CatalogError, Change};
 pub use debts::Owed;
 pub use deletion::Undeleted;
 pub use download::Plaintext;
 pub use file_server::{FileServerError, Login, SftpSettings};
 pub use key::KeyError;
+pub use listing::{Listed, Wanted};
 pub use lookup::Found;
 pub use mending::Slots;
 pub use object::{Entry, Metadata, ObjectId, ReplicaState, State};
 pub use ring::Use;
 pub use round::Round;
 pub use sealing::{KeyStatus, Keys};
-pub use spool::SpoolError;
-pub use status::{ServerStatus, Status};
+pub use spool::{SpoolError, free_below};
+pub use status::{ServerStatus, SpoolStatus, Status};
 pub use sync::Synced;
 pub use task::Progress;
 pub use turn::Turn;
 pub use upload::{BodyError, Stored, Upload};
 pub use verify::Checked;
+pub use visit::{Visit, visit};
 
 use crate::marks::Mark;
+use agreement::Agreement;
 use catalog::Catalog;
 use debts::Reasons;
 use metrics::Metrics;
+use patrol::Patrol;
 use preference::Preference;
 use ring::Ring;
 use sessions::Sessions;
@@ -242,6 +252,14 @@ pub enum StorageError {
         /// What the file servers said.
         why: String,
     },
+    /// A purged object, or what was set aside of it, cannot be removed. It is tried again by itself.
+    #[error("storage: object {id}: purged, and cannot be removed: {why}")]
+    NotRemoved {
+        /// The object.
+        id: ObjectId,
+        /// What the file server said.
+        why: String,
+    },
     /// The range starts behind the end.
     #[error("storage: the range starts behind the end of {size} bytes")]
     Range {
@@ -275,10 +293,19 @@ pub enum StorageError {
     },
     /// The deletion can no longer be taken back.
     #[error(
-        "storage: object {id}: deleted longer ago than storage.undelete_within and purged; \
-         a replica in a backup of a file server opens by hand, with the storage key or the escrow key"
+        "storage: object {id}: deleted longer ago than storage.undelete_within, and about to be purged; \
+         until then its replicas lie on the file servers and open by hand, with the escrow key"
     )]
     TooLate {
+        /// The object.
+        id: ObjectId,
+    },
+    /// It is gone for good.
+    #[error(
+        "storage: object {id}: purged: it was deleted longer ago than storage.undelete_within; \
+         a replica in a backup of a file server opens by hand, with the storage key or the escrow key"
+    )]
+    Purged {
         /// The object.
         id: ObjectId,
     },
@@ -296,6 +323,18 @@ pub enum StorageError {
     /// A file server cannot be listed. The operator looks at it, then starts again.
     #[error("storage: both file servers must be listed: {0}; what was taken in is kept")]
     Listing(String),
+    /// No key may seal. The operator mends the key file; the caller tries again, also at the other vault.
+    #[error("storage: {why}")]
+    NoKey {
+        /// What the operator has to mend.
+        why: String,
+    },
+    /// The newest key does not seal yet. The operator says it again when it does.
+    #[error("storage: the newest key is not active yet: {why}; say it again then")]
+    NotActive {
+        /// What it waits for.
+        why: String,
+    },
     /// A task of ours ended early: the program is stopping.
     #[error("storage: stopping; try again")]
     Stopping,
@@ -320,6 +359,10 @@ struct Inner {
     spool: Spool,
     /// The storage keys; replaced as a whole.
     ring: RwLock<Arc<Ring>>,
+    /// What the other vault has of them.
+    agreement: Agreement,
+    /// Objects on the file servers that no key opens, when they were last looked for.
+    unopened: AtomicU64,
     rewrap: Arc<Task>,
     rebuild: Arc<Task>,
     /// The comparison with the file servers.
@@ -334,12 +377,16 @@ struct Inner {
     keys: Mutex<KeyLocks>,
     /// Objects with an upload under way: their intents are nobody's to settle.
     live: Mutex<HashSet<ObjectId>>,
+    /// Replicas that a reader found damaged and that are looked at as a whole, by file server.
+    suspects: Mutex<HashSet<(ObjectId, usize)>>,
     /// The peer's intents when they were last looked at.
     foreign: Mutex<HashSet<ObjectId>>,
     tell_peer: RwLock<Option<TellPeer>>,
     peer_knows: RwLock<Option<PeerKnows>>,
     /// When this process last noted in the catalog how much time it has seen.
     watched: Mutex<Option<Instant>>,
+    /// When temporary files were last looked for beside the attaching of a file server.
+    collected: Mutex<Option<Instant>>,
     /// Repair turns in a row that found the peer there.
     peer_turns: AtomicU32,
     /// Rounds of paying since start.
@@ -348,8 +395,7 @@ struct Inner {
     tended: AtomicU32,
     /// Is the other vault there, so that it scrubs its half?
     peer_up: RwLock<Option<watch::Receiver<bool>>>,
-    /// The Unix second of the last one that could not list everything.
-    compared: AtomicI64,
+    patrol: Patrol,
     /// File servers whose notes are sealed with a key that is no longer the active one.
     reseal: Mutex<HashSet<String>>,
     /// Why debts could not be paid.
@@ -390,7 +436,7 @@ impl Storage {
         });
         let (catalog, spool) = opened.await.map_err(|_| StorageError::Stopping)??;
         let shared = catalog.shared_keys().await?;
-        let ring = Ring::new(keys, &shared, escrow).ok_or(KeyError::NoIdentity)?;
+        let ring = Ring::new(keys, &shared, None, escrow).ok_or(KeyError::NoIdentity)?;
         let mut servers = Vec::new();
         for server in &settings.file_servers {
             let server = file_server::open(server, own_name, settings.file_server_timeout, steps.clone());
@@ -404,6 +450,8 @@ impl Storage {
             servers,
             spool,
             ring: RwLock::new(Arc::new(ring)),
+            agreement: Agreement::default(),
+            unopened: AtomicU64::new(0),
             rewrap: Arc::default(),
             rebuild: Arc::default(),
             compare: Arc::default(),
@@ -413,15 +461,17 @@ impl Storage {
             downloads: Arc::new(Semaphore::new(MAX_DOWNLOADS)),
             keys: Mutex::default(),
             live: Mutex::default(),
+            suspects: Mutex::default(),
             foreign: Mutex::default(),
             tell_peer: RwLock::default(),
             peer_knows: RwLock::default(),
             watched: Mutex::default(),
+            collected: Mutex::default(),
             peer_turns: AtomicU32::new(0),
             turns: AtomicU32::new(0),
             tended: AtomicU32::new(0),
             peer_up: RwLock::default(),
-            compared: AtomicI64::new(0),
+            patrol: Patrol::default(),
             reseal: Mutex::default(),
             reasons: Reasons::default(),
             metrics: Metrics::new().map_err(|error| StorageError::Start(error.to_string()))?,
@@ -443,19 +493,6 @@ impl Storage {
         *self.0.peer_up.write().unwrap_or_else(PoisonError::into_inner) = Some(up);
     }
 
-    /// Stored objects of `owner`, of everybody without one, in order of id.
-    ///
-    /// # Errors
-    /// The catalog's.
-    pub async fn list(
-        &self,
-        owner: Option<&str>,
-        after: Option<ObjectId>,
-        limit: usize,
-    ) -> Result<Vec<Entry>, StorageError> {
-        Ok(self.0.catalog.list(owner.map(str::to_owned), after, limit).await?)
-    }
-
     /// What changed here after `cursor`, for the peer.
     ///
     /// # Errors
@@ -470,7 +507,7 @@ impl Storage {
     /// # Errors
     /// The catalog's; then nothing of it is taken over.
     pub async fn merge(&self, changes: Vec<Change>, mark: Option<Mark>) -> Result<(), StorageError> {
-        Ok(self.0.catalog.merge(changes, mark, now()).await?)
+        Ok(self.0.catalog.merge(changes, mark, self.0.ring().seal().to_owned(), now()).await?)
     }
 
     /// How far everything that the peer told is taken over.
@@ -544,13 +581,6 @@ impl Inner {
         self.collect_temporaries(server).await;
     }
 
-    /// Removes a purged object's replica and the debt.
-    async fn remove(&self, id: ObjectId, server: &Sessions) -> Result<(), StorageError> {
-        let removed = server.run(id, move |server, _| server.remove(&id)).await;
-        removed.map_err(|error| StorageError::Unreadable { id, why: error.to_string() })?;
-        Ok(self.catalog.removed(id, server.name().to_owned()).await?)
-    }
-
     fn preference(&self) -> std::sync::MutexGuard<'_, Preference> {
         self.preference.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -562,6 +592,10 @@ impl Inner {
 
     fn reseal(&self) -> std::sync::MutexGuard<'_, HashSet<String>> {
         self.reseal.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn suspects(&self) -> std::sync::MutexGuard<'_, HashSet<(ObjectId, usize)>> {
+        self.suspects.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     fn live(&self) -> std::sync::MutexGuard<'_, HashSet<ObjectId>> {

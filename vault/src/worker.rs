@@ -43,6 +43,23 @@ pub struct Source {
     pub changes_since: ChangesSince,
     /// The cursor of the latest change.
     pub latest: watch::Receiver<u64>,
+    /// How long a change that nobody waits for may wait for others to be told with it.
+    pub pause: Duration,
+}
+
+/// How far the peer has taken over one room's changes, and how far somebody waits for it.
+#[derive(Clone)]
+pub struct Merged {
+    upto: watch::Receiver<u64>,
+    wanted: watch::Sender<u64>,
+}
+
+impl Merged {
+    /// The cursor behind what the peer has.
+    #[must_use]
+    pub fn upto(&self) -> u64 {
+        *self.upto.borrow()
+    }
 }
 
 /// Takes over changes and the mark behind them, durably and together; any order, any number
@@ -95,38 +112,44 @@ impl Worker {
         Self { pair }
     }
 
-    /// Tells the peer every change of `source` until `shutdown`. The receiver given back follows
-    /// how far the peer has merged.
-    pub fn tell(&self, source: Source, shutdown: Shutdown) -> watch::Receiver<u64> {
-        let merged = watch::Sender::new(0);
-        let follow = merged.subscribe();
+    /// Tells the peer every change of `source` until `shutdown`. What is given back follows how far
+    /// the peer has merged.
+    pub fn tell(&self, source: Source, shutdown: Shutdown) -> Merged {
+        let (merged, wanted) = (watch::Sender::new(0), watch::Sender::new(0));
+        let follow = Merged { upto: merged.subscribe(), wanted: wanted.clone() };
         let worker = self.clone();
         tokio::spawn(async move {
             tokio::select! {
                 () = shutdown.cancelled() => {}
-                () = worker.keep_telling(source, merged) => {}
+                () = worker.keep_telling(source, merged, wanted.subscribe()) => {}
             }
         });
         follow
     }
 
     /// Waits until the peer has merged up to `change`, is away, or a second has passed.
-    pub async fn told(&self, mut merged: watch::Receiver<u64>, change: u64) {
+    pub async fn told(&self, mut merged: Merged, change: u64) {
         let mut up = self.pair.up();
+        merged.wanted.send_if_modified(|wanted| change > std::mem::replace(wanted, change.max(*wanted)));
         tokio::select! {
-            _merged = timeout(TOLD_DEADLINE, merged.wait_for(|upto| *upto >= change)) => {}
+            _merged = timeout(TOLD_DEADLINE, merged.upto.wait_for(|upto| *upto >= change)) => {}
             _away = up.wait_for(|up| !*up) => {}
         }
     }
 
-    async fn keep_telling(&self, mut source: Source, merged: watch::Sender<u64>) {
+    async fn keep_telling(
+        &self,
+        mut source: Source,
+        merged: watch::Sender<u64>,
+        mut wanted: watch::Receiver<u64>,
+    ) {
         let mut up = self.pair.up();
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(5));
         loop {
             if up.wait_for(|up| *up).await.is_err() {
                 return;
             }
-            match self.tell_all(&mut source, &merged, &mut backoff).await {
+            match self.tell_all(&mut source, &merged, &mut wanted, &mut backoff).await {
                 // The connection's own log line says it.
                 Err(TellError::Pair(PairError::Away(_) | PairError::Broken(_))) => {}
                 Err(error) => tracing::warn!("worker: telling {:?}: {error}; trying again", source.topic),
@@ -141,6 +164,7 @@ impl Worker {
         &self,
         source: &mut Source,
         merged: &watch::Sender<u64>,
+        wanted: &mut watch::Receiver<u64>,
         backoff: &mut Backoff,
     ) -> Result<(), TellError> {
         let heard = self.say(source, 0, Vec::new()).await?;
@@ -148,6 +172,8 @@ impl Worker {
         let mut up = self.pair.up();
         loop {
             merged.send_replace(cursor);
+            let latest = *source.latest.borrow();
+            await_company(cursor, latest, wanted, source.pause).await;
             let (changes, upto) = (source.changes_since)(cursor, CHANGES).await.map_err(TellError::Source)?;
             if changes.is_empty() {
                 tokio::select! {
@@ -172,6 +198,16 @@ impl Worker {
         let body = Bytes::from(serde_json::to_vec(&telling)?);
         let answer = self.pair.ask(source.topic, body, DEADLINE).await?;
         Ok(serde_json::from_slice(&answer)?)
+    }
+}
+
+/// Waits until somebody waits for one of the changes between `cursor` and `latest`, or `pause` has
+/// passed. Where there are none, or many already, it waits for nothing.
+async fn await_company(cursor: u64, latest: u64, wanted: &mut watch::Receiver<u64>, pause: Duration) {
+    let few = 1..CHANGES as u64;
+    if !pause.is_zero() && few.contains(&latest.saturating_sub(cursor)) {
+        // Late, wanted, or the room has ended: then they are told.
+        let _ = timeout(pause, wanted.wait_for(|wanted| *wanted > cursor)).await;
     }
 }
 
@@ -212,4 +248,37 @@ pub fn every(
             }
         }
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const LONG: Duration = Duration::from_secs(60);
+
+    async fn waits(cursor: u64, latest: u64, wanted: u64, pause: Duration) -> bool {
+        let wanted = watch::Sender::new(wanted);
+        let mut wanted = wanted.subscribe();
+        timeout(Duration::from_millis(20), await_company(cursor, latest, &mut wanted, pause)).await.is_err()
+    }
+
+    #[tokio::test]
+    async fn a_change_waits_for_company_unless_somebody_waits_for_it_or_there_are_many() {
+        assert!(waits(7, 8, 7, LONG).await);
+        assert!(!waits(7, 8, 8, LONG).await, "somebody waits");
+        assert!(!waits(7, 7, 7, LONG).await, "nothing is to be told");
+        assert!(!waits(7, 7 + CHANGES as u64, 7, LONG).await, "a telling is full");
+        assert!(!waits(7, 8, 7, Duration::ZERO).await);
+        assert!(!waits(7, 8, 7, Duration::from_millis(1)).await, "a pause ends");
+    }
+
+    #[tokio::test]
+    async fn whoever_begins_to_wait_ends_the_pause() {
+        let sender = watch::Sender::new(0);
+        let mut wanted = sender.subscribe();
+        let pausing = tokio::spawn(async move { await_company(7, 8, &mut wanted, LONG).await });
+        tokio::task::yield_now().await;
+        sender.send_replace(8);
+        timeout(Duration::from_secs(5), pausing).await.unwrap().unwrap();
+    }
 }

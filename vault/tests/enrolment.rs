@@ -91,6 +91,10 @@ impl Running {
 fn configuration(folder: &Path) -> Config {
     let file = folder.join("vault.toml");
     let at = |name: &str| folder.join(name).display().to_string();
+    let made = |name: &str| {
+        vault::storage::key::create(&PathBuf::from(at(name)), std::time::SystemTime::UNIX_EPOCH).unwrap()
+    };
+    let (_, escrow) = (made("storage.key"), made("escrow.key"));
     let text = format!(
         r#"
 name = "vault-a"
@@ -106,7 +110,7 @@ address = "127.0.0.1:1"
 owner = "vault-a"
 [storage]
 key_file = "{key}"
-escrow_recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+escrow_recipient = "{escrow}"
 [[file_server]]
 name = "paris"
 path = "{paris}"
@@ -123,8 +127,6 @@ path = "{lyon}"
     for name in ["paris", "lyon"] {
         std::fs::create_dir(folder.join(name)).unwrap();
     }
-    vault::storage::key::create(&PathBuf::from(at("storage.key")), std::time::SystemTime::UNIX_EPOCH)
-        .unwrap();
     std::fs::write(&file, text).unwrap();
     Config::read(&file).unwrap_or_else(|faults| panic!("{faults}"))
 }
@@ -353,18 +355,34 @@ async fn health_and_metrics_answer_in_clear() {
 #[tokio::test(flavor = "multi_thread")]
 async fn check_tells_everything_that_is_wrong_at_once() {
     let vault = Running::start().await;
-    assert_eq!(command::check::check(&vault.config), Vec::<String>::new());
+    let report = command::check::check(&vault.config);
+    assert_eq!(report.faults, Vec::<String>::new());
+    for (found, what) in
+        report.found.iter().zip(["file_server paris", "file_server lyon", "storage.spool_folder"])
+    {
+        assert!(found.starts_with(what) && found.contains(" free"), "{found}");
+    }
+    assert!(report.found[0].contains("it is place "), "{:?}", report.found);
     let mut config = vault.config.clone();
     config.name = "vault-z".to_owned();
     config.storage.file_servers[0].path = vault.folder.path().join("nowhere");
     config.storage.key_file = vault.folder.path().join("no.key");
     config.api.control_socket = vault.folder.path().join("other.sock");
     config.api.listen = vault.address;
-    let faults = command::check::check(&config);
-    assert_eq!(faults.len(), 4, "{faults:#?}");
-    for (fault, what) in
-        faults.iter().zip(["this vault is \"vault-z\"", "no.key", "file_server paris", "api.listen"])
-    {
+    // As where a mount is missing.
+    config.storage.file_servers[1].path = vault.folder.path().join("empty");
+    std::fs::create_dir(&config.storage.file_servers[1].path).unwrap();
+    config.storage.max_file = shared::config::ByteSize(u64::MAX);
+    let command::check::Report { faults, found } = command::check::check(&config);
+    let expected =
+        ["this vault is \"vault-z\"", "no.key", "file_server paris", "file server lyon", "api.listen"];
+    assert_eq!(faults.len(), expected.len(), "{faults:#?}");
+    assert!(
+        faults[3].contains("marker is missing") && faults[3].contains("adopt-server lyon"),
+        "{faults:#?}"
+    );
+    assert!(found.len() == 1 && found[0].contains("WARNING"), "{found:?}");
+    for (fault, what) in faults.iter().zip(expected) {
         assert!(fault.contains(what), "{fault}");
     }
     let socket = vault.config.api.control_socket.clone();

@@ -13,7 +13,7 @@ address = "10.0.0.6:7443"
 owner = "vault-a"
 [storage]
 key_file = "/etc/vault/storage.key"
-escrow_recipient = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p"
+escrow_recipient = ""
 [[file_server]]
 name = "paris"
 path = "/srv/paris"

@@ -286,6 +286,8 @@ impl Inner {
                 created: "2026-01-01T00:00:00Z".to_owned(),
                 replicas: vec!["one".to_owned(), "two".to_owned()],
                 owed: Vec::new(),
+                deleted: None,
+                purged_after: None,
             };
             return json(StatusCode::CREATED, &file);
         }

@@ -4,11 +4,8 @@ use std::time::Duration;
 
 use axum::body::Body;
 use axum::extract::{FromRequest, Request};
-use bytes::Bytes;
-use futures_util::{Stream, StreamExt};
 use http::{StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
-use hyper::body::Body as _;
 use serde::de::DeserializeOwned;
 
 use super::refusal::Refusal;
@@ -17,10 +14,6 @@ use super::refusal::Refusal;
 pub const MAX_JSON: usize = 64 << 10;
 /// A JSON body is there whole within this time; it is small.
 const DEADLINE: Duration = Duration::from_secs(30);
-
-/// So much of a refused body is read, and for so long.
-pub(super) const MOST_DISCARDED: usize = 8 << 20;
-const DISCARDING: Duration = Duration::from_secs(1);
 
 /// A request's JSON body.
 #[derive(Debug, Clone)]
@@ -35,12 +28,10 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
             let detail = "this call takes application/json";
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_request", detail));
         }
-        let mut body = request.into_body();
-        let whole = Limited::new(&mut body, MAX_JSON).collect();
+        let whole = Limited::new(request.into_body(), MAX_JSON).collect();
         let body = match tokio::time::timeout(DEADLINE, whole).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                discard(body).await;
                 let detail = format!("the body is longer than {MAX_JSON} bytes");
                 return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail));
             }
@@ -57,31 +48,6 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
             Refusal::new(StatusCode::BAD_REQUEST, "bad_request", detail)
         })
     }
-}
-
-/// Takes a body that is refused off the line, so that the connection serves the next call. One
-/// that says itself that it is too long for that is not even asked for, where the caller waits to
-/// be asked (`Expect: 100-continue`, RFC 9110, 10.1.1); its connection is closed.
-pub(super) async fn discard(body: Body) {
-    if body.size_hint().lower() > MOST_DISCARDED as u64 {
-        return;
-    }
-    discard_pieces(body.into_data_stream()).await;
-}
-
-/// The same of a body that has been read in part.
-pub(super) async fn discard_pieces<E>(mut pieces: impl Stream<Item = Result<Bytes, E>> + Unpin) {
-    let mut left = MOST_DISCARDED;
-    let taken = async {
-        while let Some(Ok(bytes)) = pieces.next().await {
-            left = left.saturating_sub(bytes.len());
-            if left == 0 {
-                break;
-            }
-        }
-    };
-    // Whoever sends slower than that does not see the answer.
-    let _ = tokio::time::timeout(DISCARDING, taken).await;
 }
 
 fn is_json(kind: &[u8]) -> bool {

@@ -18,12 +18,11 @@ use shared::tls::{Role, is_name};
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
 
-use super::body::{discard, discard_pieces};
 use super::caller::Caller;
 use super::refusal::Refusal;
 use crate::storage::{
-    BodyError, Checked, Entry, FileServerError, Found, KeyError, ObjectId, Slots, Storage, StorageError,
-    Stored, Upload,
+    BodyError, Checked, Entry, FileServerError, Found, KeyError, Listed, ObjectId, Slots, SpoolError,
+    State as ObjectState, Storage, StorageError, Stored, Upload, Wanted,
 };
 
 mod conditions;
@@ -35,6 +34,7 @@ pub use digest::{Digests, digests_of, fuzz_digests};
 pub use headers::{idempotency_key, label_of, media_type_of};
 
 const FILE_LABEL: HeaderName = HeaderName::from_static(shared::api::FILE_LABEL);
+const FILE_WAS: HeaderName = HeaderName::from_static(shared::api::FILE_WAS);
 /// When trying again may help.
 const SOON: Duration = Duration::from_secs(1);
 const LATER: Duration = Duration::from_secs(5);
@@ -69,12 +69,15 @@ struct Limit {
     limit: Option<usize>,
 }
 
-/// `?after=&limit=&owner=`
+/// `?after=&limit=&owner=&label=&deleted=`
 #[derive(Debug, Deserialize)]
 struct Window {
     after: Option<String>,
     limit: Option<usize>,
     owner: Option<String>,
+    label: Option<String>,
+    #[serde(default)]
+    deleted: bool,
 }
 
 async fn upload(
@@ -84,18 +87,9 @@ async fn upload(
     headers: HeaderMap,
     body: Body,
 ) -> Result<Response, Refusal> {
-    let (upload, digests) = match announced(&files, &caller, whose, &headers) {
-        Ok(announced) => announced,
-        Err(refusal) => {
-            discard(body).await;
-            return Err(refusal);
-        }
-    };
-    let mut pieces = Box::pin(digests.check(body_of(body, files.idle)));
-    let stored = files.storage.put(upload, &mut pieces).await;
-    if let Err(StorageError::TooLarge(_)) = &stored {
-        discard_pieces(pieces).await;
-    }
+    // What is left unread of a refused body is the connection's to deal with.
+    let (upload, digests) = announced(&files, &caller, whose, &headers)?;
+    let stored = files.storage.put(upload, digests.check(body_of(body, files.idle))).await;
     let Stored { entry, new } = stored.map_err(|error| refuse(&error))?;
     let status = if new { StatusCode::CREATED } else { StatusCode::OK };
     let place = [(header::LOCATION, format!("/v1/files/{}", entry.id)), (header::ETAG, etag(&entry.id))];
@@ -178,17 +172,21 @@ async fn delete(
     State(files): State<Files>,
     caller: Caller,
     Path(id): Path<String>,
-) -> Result<StatusCode, Refusal> {
-    let id = parse_id(&id)?;
-    match files.storage.find(&id).await.map_err(|error| refuse(&error))? {
+) -> Result<(StatusCode, [(HeaderName, &'static str); 1]), Refusal> {
+    let id = parse_id(&id, &caller)?;
+    let was = match files.storage.find(&id).await.map_err(|error| refuse(&error))? {
         Found::Stored(entry) if caller.may_touch(&entry.metadata.owner) => {
             files.storage.delete(&id).await.map_err(|error| refuse(&error))?;
             tracing::info!(object = %id, by = %caller.0.name, "deleted");
-            Ok(StatusCode::NO_CONTENT)
+            "stored"
         }
-        Found::Deleted(entry) if caller.may_touch(&entry.metadata.owner) => Ok(StatusCode::NO_CONTENT),
-        _ => Err(no_such_file()),
-    }
+        Found::Deleted(entry) if caller.may_touch(&entry.metadata.owner) => match entry.state {
+            ObjectState::Purged => "purged",
+            _ => "deleted",
+        },
+        _ => return Err(no_such_file(&caller)),
+    };
+    Ok((StatusCode::NO_CONTENT, [(FILE_WAS, was)]))
 }
 
 async fn list(
@@ -201,12 +199,17 @@ async fn list(
         (Role::Admin, owner) => owner,
         (_, owner) => Some(owner_of(&caller, owner)?),
     };
+    if window.deleted || window.label.is_some() {
+        // The one is not for its owner any more, the other reads every file's label.
+        caller.must_be(&[Role::Admin])?;
+    }
+    let wanted = Wanted { owner, label: window.label, deleted: window.deleted };
     let after = window.after.filter(|after| !after.is_empty()).map(|after| {
         after.parse::<ObjectId>().map_err(|why| Refusal::new(StatusCode::BAD_REQUEST, "bad_after", why))
     });
     let limit = window.limit.unwrap_or(100).clamp(1, MAX_PAGE);
-    let listed = files.storage.list(owner.as_deref(), after.transpose()?, limit + 1).await;
-    let mut items: Vec<_> = listed.map_err(|error| refuse(&error))?.iter().map(file_of).collect();
+    let listed = files.storage.list(wanted, after.transpose()?, limit + 1).await;
+    let mut items: Vec<_> = listed.map_err(|error| refuse(&error))?.iter().map(file_listed).collect();
     let more = items.len() > limit;
     items.truncate(limit);
     let next = items.last().filter(|_| more).map(|last| last.id.clone());
@@ -231,12 +234,15 @@ async fn verify(
     caller.must_be(&[Role::Admin])?;
     let entry = look_up(&files, &caller, &id).await?;
     let found = files.storage.verify(&entry).await.map_err(|error| refuse(&error))?;
-    let replicas: Vec<_> = found.into_iter().map(verdict).collect();
+    // One that could not be read may be whole.
+    let lost = found.iter().all(|replica| replica.refused.as_ref().is_some_and(|why| why.shows().is_some()));
+    let replicas: Vec<_> = found.into_iter().map(|replica| verdict(replica, lost)).collect();
     let whole = replicas.iter().all(|replica| replica.state == Verdict::Whole);
-    Ok(axum::Json(VerifiedFile { id: entry.id.to_string(), whole, replicas }))
+    Ok(axum::Json(VerifiedFile { id: entry.id.to_string(), whole, lost, replicas }))
 }
 
-fn verdict(found: Checked) -> VerifiedReplica {
+/// `lost`: there is no other replica to heal this one from.
+fn verdict(found: Checked, lost: bool) -> VerifiedReplica {
     let (state, why) = match (&found.refused, found.slots) {
         (None, Slots::Whole) => (Verdict::Whole, None),
         (None, Slots::Mended) => {
@@ -256,7 +262,12 @@ fn verdict(found: Checked) -> VerifiedReplica {
                 FileServerError::Damaged { .. } | FileServerError::Unreadable { .. } => Verdict::Damaged,
                 _ => Verdict::Unknown,
             };
-            (state, Some(error.to_string()))
+            let why = match error {
+                FileServerError::Damaged { why, .. } if lost => format!("{why}; set aside in quarantine/"),
+                FileServerError::Unreadable { source, .. } if lost => format!("cannot be read: {source}"),
+                error => error.to_string(),
+            };
+            (state, Some(why))
         }
     };
     VerifiedReplica { file_server: found.server, state, why }
@@ -273,12 +284,14 @@ async fn owed(
     let debts = files.storage.owed(limit).await.map_err(|error| refuse(&error))?;
     let items = debts.into_iter().map(|debt| OwedReplica {
         id: debt.id.to_string(),
+        what: match (debt.removal, debt.is_lost()) {
+            (true, _) => "removal",
+            (false, true) => "lost",
+            (false, false) => "replica",
+        }
+        .to_owned(),
         file_server: debt.server,
-        what: if debt.removal { "removal" } else { "replica" }.to_owned(),
-        since: OffsetDateTime::from_unix_timestamp(debt.since)
-            .ok()
-            .and_then(|since| since.format(&Rfc3339).ok())
-            .unwrap_or_default(),
+        since: rfc_3339(debt.since),
         failed: debt.tried,
         why: debt.why,
     });
@@ -304,23 +317,31 @@ fn owner_of(caller: &Caller, asked: Option<String>) -> Result<String, Refusal> {
 }
 
 async fn look_up(files: &Files, caller: &Caller, id: &str) -> Result<Entry, Refusal> {
-    let id = parse_id(id)?;
+    let id = parse_id(id, caller)?;
     match files.storage.find(&id).await.map_err(|error| refuse(&error))? {
         Found::Stored(entry) if caller.may_touch(&entry.metadata.owner) => Ok(*entry),
-        Found::Deleted(entry) if caller.may_touch(&entry.metadata.owner) => {
-            Err(Refusal::new(StatusCode::GONE, "deleted", "this file has been deleted by its owner"))
-        }
-        _ => Err(no_such_file()),
+        Found::Deleted(entry) if caller.may_touch(&entry.metadata.owner) => Err(match entry.state {
+            ObjectState::Purged => {
+                let detail = "this file was deleted, and is purged: it is gone for good";
+                Refusal::new(StatusCode::GONE, "purged", detail)
+            }
+            _ => Refusal::new(StatusCode::GONE, "deleted", "this file has been deleted"),
+        }),
+        _ => Err(no_such_file(caller)),
     }
 }
 
 /// What is no id names no file.
-pub(super) fn parse_id(text: &str) -> Result<ObjectId, Refusal> {
-    text.parse().map_err(|_| no_such_file())
+pub(super) fn parse_id(text: &str, caller: &Caller) -> Result<ObjectId, Refusal> {
+    text.parse().map_err(|_| no_such_file(caller))
 }
 
-fn no_such_file() -> Refusal {
-    Refusal::not_found("there is no such file, or it belongs to another owner")
+/// An operator's files are everybody's.
+fn no_such_file(caller: &Caller) -> Refusal {
+    Refusal::not_found(match caller.0.role {
+        Role::Admin => "there is no such file",
+        _ => "there is no such file, or it belongs to another owner",
+    })
 }
 
 fn not_satisfiable(size: u64) -> Response {
@@ -358,7 +379,23 @@ fn file_of(entry: &Entry) -> File {
         created: known.created.clone(),
         replicas: entry.stored_on(),
         owed: entry.owed_to(),
+        deleted: None,
+        purged_after: None,
     }
+}
+
+fn file_listed(listed: &Listed) -> File {
+    File {
+        deleted: listed.deletion.map(|deletion| rfc_3339(deletion.since)),
+        purged_after: listed.deletion.map(|deletion| rfc_3339(deletion.purged_after)),
+        ..file_of(&listed.entry)
+    }
+}
+
+/// Unix seconds in words; empty for what no calendar has.
+fn rfc_3339(seconds: i64) -> String {
+    let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
+    time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
 /// The body's bytes; no byte for `idle` ends it.
@@ -396,7 +433,9 @@ pub(super) fn refuse(error: &StorageError) -> Refusal {
         StorageError::KeyReused { .. } => plain(StatusCode::CONFLICT, "key_reused"),
         StorageError::KeyDeleted { .. } => plain(StatusCode::GONE, "deleted"),
         StorageError::TooLate { .. } => plain(StatusCode::GONE, "too_late"),
-        StorageError::Unknown { .. } => no_such_file(),
+        StorageError::Purged { .. } => plain(StatusCode::GONE, "purged"),
+        // Only operators ask for what is not looked for on the file servers.
+        StorageError::Unknown { .. } => Refusal::not_found("there is no such file"),
         StorageError::Range { .. } => plain(StatusCode::RANGE_NOT_SATISFIABLE, "bad_range"),
         StorageError::Body(BodyError::Idle(_)) => plain(StatusCode::REQUEST_TIMEOUT, "body_idle"),
         StorageError::Body(BodyError::Broken(_)) => plain(StatusCode::BAD_REQUEST, "body_broken"),
@@ -404,9 +443,12 @@ pub(super) fn refuse(error: &StorageError) -> Refusal {
             plain(StatusCode::UNPROCESSABLE_ENTITY, "digest_mismatch")
         }
         StorageError::Busy(_) => Refusal::later("busy", error.to_string(), SOON),
-        StorageError::Spool(crate::storage::SpoolError::Full { .. })
-        | StorageError::NotDurable { full: true, .. }
-        | StorageError::NoPlace { full: true, .. } => {
+        StorageError::Spool(SpoolError::Full { .. }) => {
+            tracing::error!("{error}");
+            let detail = "this vault's spool is full; the operator makes room, then repeat with the same key";
+            Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "spool_full", detail)
+        }
+        StorageError::NotDurable { full: true, .. } | StorageError::NoPlace { full: true, .. } => {
             tracing::error!("{error}");
             let detail = "no space is left; the operator makes room, then repeat with the same key";
             Refusal::new(StatusCode::INSUFFICIENT_STORAGE, "storage_full", detail)
@@ -430,10 +472,18 @@ pub(super) fn refuse(error: &StorageError) -> Refusal {
             tracing::error!("{error}");
             Refusal::later("catalog", "the catalog does not answer; repeat with the same key", LATER)
         }
+        StorageError::NoKey { .. } => {
+            tracing::error!("{error}");
+            let detail = "this vault has no storage key in use; try again, or ask the other vault";
+            Refusal::later("no_key", detail, LATER)
+        }
+        StorageError::NotActive { .. } => plain(StatusCode::CONFLICT, "key_not_active"),
         StorageError::NotEmpty => plain(StatusCode::CONFLICT, "not_empty"),
         StorageError::Listing(_) => Refusal::later("file_server_away", error.to_string(), LATER),
         StorageError::Key(KeyError::NoIdentity) => plain(StatusCode::BAD_REQUEST, "no_identity"),
-        StorageError::FileServer(_) => Refusal::later("file_server_away", error.to_string(), LATER),
+        StorageError::FileServer(_) | StorageError::NotRemoved { .. } => {
+            Refusal::later("file_server_away", error.to_string(), LATER)
+        }
         StorageError::NoSuchServer { .. } => plain(StatusCode::NOT_FOUND, "no_such_file_server"),
         StorageError::SamePlace { .. } => plain(StatusCode::CONFLICT, "same_place"),
         StorageError::NotAdopted { .. } => plain(StatusCode::CONFLICT, "not_adopted"),

@@ -1,10 +1,13 @@
 //! What operators do to files, file servers and keys as a whole: compare, scrub, adopt, rewrap
 //! records, take a deletion back, rebuild the catalog. Knows paths, bodies and who may; `storage` does it.
 
+use std::sync::Arc;
+
 use axum::extract::{Path, State};
 use axum::http::StatusCode;
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures_util::future::BoxFuture;
 use serde::{Deserialize, Serialize};
 use shared::tls::Role;
 
@@ -12,7 +15,7 @@ use super::body::JsonBody;
 use super::caller::Caller;
 use super::files::{parse_id, refuse};
 use super::refusal::Refusal;
-use crate::storage::{AdoptedServer, Keys, Progress, Round, Storage, Synced, Undeleted};
+use crate::storage::{AdoptedServer, Keys, PeerAdoption, Progress, Round, Storage, Synced, Undeleted};
 
 /// Body of `POST /v1/keys/rewrap`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -34,8 +37,11 @@ pub struct Rebuild {
     pub merge: bool,
 }
 
+/// Tells the other vault of an adoption here.
+pub type TellOfAdoption = Arc<dyn Fn(String) -> BoxFuture<'static, PeerAdoption> + Send + Sync>;
+
 /// The operators' routes. Every one of them is for role admin alone.
-pub fn routes(storage: Storage) -> Router {
+pub fn routes(storage: Storage, tell: TellOfAdoption) -> Router {
     Router::new()
         .route("/v1/keys", get(keys))
         .route("/v1/keys/rewrap", post(rewrap).get(rewrap_progress))
@@ -43,12 +49,15 @@ pub fn routes(storage: Storage) -> Router {
         .route("/v1/catalog/rebuild", post(rebuild).get(rebuild_progress))
         .route("/v1/file-servers/sync", post(sync).get(sync_progress))
         .route("/v1/file-servers/scrub", post(scrub).get(scrub_round))
+        .with_state(storage.clone())
         .route("/v1/file-servers/{name}/adopt", post(adopt))
-        .with_state(storage)
+        .with_state((storage, tell))
 }
 
 async fn keys(State(storage): State<Storage>, caller: Caller) -> Result<Json<Keys>, Refusal> {
     caller.must_be(&[Role::Admin])?;
+    // What the operator has just done is told at once.
+    storage.compare_keys().await.map_err(|error| refuse(&error))?;
     storage.keys().await.map(Json).map_err(|error| refuse(&error))
 }
 
@@ -74,7 +83,7 @@ async fn undelete(
     Path(id): Path<String>,
 ) -> Result<Json<Undeleted>, Refusal> {
     caller.must_be(&[Role::Admin])?;
-    let id = parse_id(&id)?;
+    let id = parse_id(&id, &caller)?;
     let undeleted = storage.undelete(&id).await.map_err(|error| refuse(&error))?;
     tracing::info!(object = %id, by = %caller.0.name, "undeleted");
     Ok(Json(undeleted))
@@ -122,13 +131,15 @@ async fn scrub_round(State(storage): State<Storage>, caller: Caller) -> Result<J
     storage.scrub_round().await.map(Json).map_err(|error| refuse(&error))
 }
 
+/// The same place is new to both vaults. The other one makes sure of that itself, before it believes it.
 async fn adopt(
-    State(storage): State<Storage>,
+    State((storage, tell)): State<(Storage, TellOfAdoption)>,
     caller: Caller,
     Path(name): Path<String>,
 ) -> Result<Json<AdoptedServer>, Refusal> {
     caller.must_be(&[Role::Admin])?;
-    let adopted = storage.adopt_server(&name).await.map_err(|error| refuse(&error))?;
+    let mut adopted = storage.adopt_server(&name).await.map_err(|error| refuse(&error))?;
     tracing::warn!(by = %caller.0.name, server = %adopted.server, "a file server was adopted");
+    adopted.peer = tell(name).await;
     Ok(Json(adopted))
 }

@@ -8,15 +8,25 @@ use std::path::Path;
 
 use shared::tls::{Identity, Role};
 
+use super::status::bytes;
 use crate::config::Config;
 use crate::storage::file_server::try_out;
-use crate::storage::{Kind, key};
+use crate::storage::{FileServerError, FileServerSettings, Kind, Visit, free_below, key, visit};
 
-/// One line a fault, each with what to do; empty when vault can start. Blocks on disk and network.
+/// What was looked at.
+#[derive(Debug, Default)]
+pub struct Report {
+    /// What keeps vault from starting, each with what to do; empty when it can start.
+    pub faults: Vec<String>,
+    /// What was found of the file servers and the spool, a line each.
+    pub found: Vec<String>,
+}
+
+/// Looks at everything. Blocks on disk and network.
 #[must_use]
-pub fn check(config: &Config) -> Vec<String> {
-    let mut faults = Vec::new();
-    let mut note = |fault: Option<String>| faults.extend(fault);
+pub fn check(config: &Config) -> Report {
+    let mut report = Report::default();
+    let mut note = |fault: Option<String>| report.faults.extend(fault);
     note(certificate(config));
     note(private(&config.tls.key));
     if config.pki.authority_key.exists() {
@@ -27,12 +37,10 @@ pub fn check(config: &Config) -> Vec<String> {
     note(folder("state", &config.state));
     note(folder_or_parent("storage.spool_folder", &config.storage.spool));
     for server in &config.storage.file_servers {
-        note(match &server.kind {
-            Kind::Directory => folder(&format!("file_server {}", server.name), &server.path),
-            Kind::Sftp(_) => {
-                try_out(server, config.storage.file_server_timeout).err().map(|error| error.to_string())
-            }
-        });
+        match file_server(config, server) {
+            Ok(found) => report.found.push(found),
+            Err(fault) => note(Some(fault)),
+        }
     }
     if let Some(parent) = config.api.control_socket.parent() {
         note(folder("api.control_socket", parent));
@@ -42,7 +50,51 @@ pub fn check(config: &Config) -> Vec<String> {
         note(port("api.listen", config.api.listen));
         note(port("api.admin", config.api.admin));
     }
-    faults
+    report.found.extend(spool(config));
+    report
+}
+
+fn file_server(config: &Config, server: &FileServerSettings) -> Result<String, String> {
+    let name = format!("file_server {}", server.name);
+    match &server.kind {
+        Kind::Directory => folder(&name, &server.path).map_or(Ok(()), Err),
+        Kind::Sftp(_) => try_out(server, config.storage.file_server_timeout).map_err(|error| once(&error)),
+    }?;
+    let Visit { place, free } = visit(&config.storage, server).map_err(|error| once(&error))?;
+    let place = match place {
+        Some(place) => format!("it is place {place}"),
+        None => "no marker of ours: a new place, which vault makes its own at its start".to_owned(),
+    };
+    let least = config.storage.keep_free;
+    let room = match free {
+        None => String::new(),
+        Some(free) if free < least.0 => format!(
+            "; WARNING: {} free, less than storage.keep_free = {least}: not written to while the other has room",
+            bytes(free)
+        ),
+        Some(free) => format!(", {} free", bytes(free)),
+    };
+    Ok(format!("{name}: {}: {place}{room}", server.path.display()))
+}
+
+/// Nothing is tried again here.
+fn once(error: &FileServerError) -> String {
+    error.to_string().trim_end_matches("; tried again by itself").to_owned()
+}
+
+fn spool(config: &Config) -> Option<String> {
+    let folder = &config.storage.spool;
+    let there = if folder.exists() { folder.as_path() } else { folder.parent()? };
+    let (free, most) = (free_below(there)?, config.storage.max_file);
+    let name = format!("storage.spool_folder: {}", folder.display());
+    Some(if free < most.0 {
+        format!(
+            "{name}: WARNING: {} free, less than one upload of storage.max_file = {most} takes",
+            bytes(free)
+        )
+    } else {
+        format!("{name}: {} free", bytes(free))
+    })
 }
 
 fn certificate(config: &Config) -> Option<String> {

@@ -2,7 +2,11 @@
 //! vault. Knows how to send, receive and show; the vault knows what a file is. Progress is
 //! shown on a terminal alone, never in JSON.
 
+mod listing;
 mod transfer;
+mod verify;
+
+pub use verify::Wanting;
 
 use std::convert::Infallible;
 use std::path::{Path, PathBuf};
@@ -14,11 +18,11 @@ use indicatif::ProgressBar;
 use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
-use shared::api::{File, OwedReplica, Page, Verdict, VerifiedFile};
+use shared::api::{File, OwedReplica, Page};
 
 use super::control::{self, Progress, whole};
 use super::{CommandError, LOOK, Output, recover};
-use crate::storage::{AdoptedServer, ObjectId, Progress as Walked, Round, Synced};
+use crate::storage::{AdoptedServer, ObjectId, PeerAdoption, Progress as Walked, Round, Synced};
 
 /// A list's page, or one file's deletion on both file servers, is answered within this time.
 const SOON: Duration = Duration::from_secs(60);
@@ -38,14 +42,7 @@ pub enum Verb {
         id: String,
     },
     /// List files, in the order of their ids
-    List {
-        /// Only this owner's
-        #[arg(long, value_name = "NAME")]
-        owner: Option<String>,
-        /// At most so many
-        #[arg(long, value_name = "COUNT")]
-        limit: Option<usize>,
-    },
+    List(listing::List),
     /// Delete files
     Remove {
         /// As `vault file list` shows them
@@ -83,7 +80,8 @@ pub enum Verb {
     /// in front of a file that has rotted is written anew. The two vaults share the work: each
     /// needs to be told.
     Scrub {
-        /// Stay until this vault's share is done. Broken off, the scrub itself goes on
+        /// Stay until this vault's share is done; exit code 1 where something was damaged, missing or
+        /// left out. Broken off, the scrub itself goes on
         #[arg(long)]
         follow: bool,
     },
@@ -121,10 +119,10 @@ impl Verb {
                 let file: File = ask(socket, Method::GET, &path, SOON).await?;
                 output.show(&file, &described(&file))
             }
-            Self::List { owner, limit } => list(socket, owner.as_deref(), *limit, output).await,
+            Self::List(list) => list.run(socket, output).await,
             Self::Remove { ids } => remove(socket, ids, output).await,
             Self::Owed { limit } => owed(socket, *limit, output).await,
-            Self::Verify { ids } => verify(socket, ids, output).await,
+            Self::Verify { ids } => verify::verify(socket, ids, output).await,
             Self::Undelete { id } => recover::undelete(socket, id, output).await,
             Self::Sync => {
                 let synced = sync(socket, output).await?;
@@ -139,10 +137,16 @@ impl Verb {
             Self::AdoptServer { name } => {
                 let path = format!("/v1/file-servers/{}/adopt", encoded(name));
                 let adopted: AdoptedServer = ask(socket, Method::POST, &path, SOON).await?;
+                let AdoptedServer { server, owed, peer } = &adopted;
+                let there = match peer {
+                    PeerAdoption::Adopted => "so it is for the other vault".to_owned(),
+                    PeerAdoption::NotAsked => "say the same on the other vault".to_owned(),
+                    PeerAdoption::Not(why) => {
+                        format!("NOT so for the other vault, so say the same there: {why}")
+                    }
+                };
                 let text = format!(
-                    "{} is a new place now; {} replicas are owed there and copied by themselves; \
-                     say the same on the other vault",
-                    adopted.server, adopted.owed
+                    "{server} is a new place now; {owed} replicas are owed there and copied by themselves; {there}"
                 );
                 output.show(&adopted, &text)
             }
@@ -153,96 +157,37 @@ impl Verb {
     }
 }
 
-async fn list(
-    socket: &Path,
-    owner: Option<&str>,
-    limit: Option<usize>,
-    output: &mut Output<'_>,
-) -> Result<(), CommandError> {
-    let owner = owner.map(|owner| format!("&owner={}", encoded(owner))).unwrap_or_default();
-    let mut left = limit.unwrap_or(usize::MAX);
-    let mut after = String::new();
-    let mut listed = Listing::begin(output)?;
-    while left > 0 {
-        let count = left.min(shared::api::MAX_PAGE);
-        let path = format!("/v1/files?limit={count}{owner}{after}");
-        let page: Page<File> = ask(socket, Method::GET, &path, SOON).await?;
-        left -= page.items.len().min(left);
-        for file in &page.items {
-            listed.add(output, file)?;
-        }
-        match page.next {
-            Some(next) => after = format!("&after={}", encoded(&next)),
-            None => break,
-        }
-    }
-    listed.end(output)
-}
-
-/// A list that is printed as it comes, so that its length costs no memory.
-struct Listing {
-    count: usize,
-}
-
-impl Listing {
-    fn begin(output: &mut Output<'_>) -> Result<Self, CommandError> {
-        if output.json {
-            write!(output.to, "[")?;
-        } else {
-            writeln!(output.to, "{:<64}  {:>12}  {:<20}  {:<12}  LABEL", "ID", "SIZE", "CREATED", "OWNER")?;
-        }
-        Ok(Self { count: 0 })
-    }
-
-    fn add(&mut self, output: &mut Output<'_>, file: &File) -> Result<(), CommandError> {
-        if output.json {
-            let json = serde_json::to_string(file).map_err(std::io::Error::from)?;
-            write!(output.to, "{}\n  {json}", if self.count == 0 { "" } else { "," })?;
-        } else {
-            let debt = if file.owed.is_empty() {
-                String::new()
-            } else {
-                format!("  (owed to {})", file.owed.join(", "))
-            };
-            let (created, label) = (seconds(&file.created), shown(&file.label));
-            writeln!(
-                output.to,
-                "{}  {:>12}  {created:<20}  {:<12}  {label}{debt}",
-                file.id, file.size, file.owner
-            )?;
-        }
-        self.count += 1;
-        Ok(())
-    }
-
-    fn end(self, output: &mut Output<'_>) -> Result<(), CommandError> {
-        if output.json {
-            writeln!(output.to, "{}]", if self.count == 0 { "" } else { "\n" })?;
-        }
-        Ok(output.to.flush()?)
-    }
-}
-
 async fn remove(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Result<(), CommandError> {
     let places = ids.iter().map(|id| place(id)).collect::<Result<Vec<_>, _>>()?;
-    let mut removed = Vec::with_capacity(ids.len());
-    let mut stopped = None;
+    let (mut removed, mut before, mut text) = (Vec::with_capacity(ids.len()), Vec::new(), String::new());
+    let (mut stopped, mut can_come_back) = (None, false);
     for (id, place) in ids.iter().zip(places) {
         let remove = async {
             let request = bare(Method::DELETE, &place)?;
             let answer = control::call(socket, request, SOON, &Progress::default()).await?;
             control::accepted(socket, answer).await
         };
-        if let Err(error) = remove.await {
-            stopped = Some(error.about(id));
-            break;
+        let answer = match remove.await {
+            Ok(answer) => answer,
+            Err(error) => {
+                stopped = Some(error.about(id));
+                break;
+            }
+        };
+        let was = answer.headers().get(shared::api::FILE_WAS).and_then(|was| was.to_str().ok());
+        can_come_back |= was != Some("purged");
+        match was {
+            Some("deleted") => text.push_str(&format!("{id} was already deleted\n")),
+            Some("purged") => text.push_str(&format!("{id} was already deleted, and is purged\n")),
+            _ => text.push_str(&format!("removed {id}\n")),
         }
-        removed.push(id);
+        if matches!(was, Some("deleted" | "purged")) { &mut before } else { &mut removed }.push(id);
     }
-    if stopped.is_none() || !removed.is_empty() {
-        let mut text: String = removed.iter().map(|id| format!("removed {id}\n")).collect();
-        text.push_str("vault file undelete ID takes one back, within storage.undelete_within");
-        output.show(&serde_json::json!({ "removed": removed }), &text)?;
+    if stopped.is_none() || !text.is_empty() {
+        if can_come_back {
+            text.push_str("vault file undelete ID takes one back, within storage.undelete_within");
+        }
+        output.show(&serde_json::json!({ "removed": removed, "already_deleted": before }), &text)?;
     }
     stopped.map_or(Ok(()), Err)
 }
@@ -263,46 +208,6 @@ async fn owed(socket: &Path, limit: usize, output: &mut Output<'_>) -> Result<()
         ));
     }
     output.show(&page.items, &text)
-}
-
-async fn verify(socket: &Path, ids: &[String], output: &mut Output<'_>) -> Result<(), CommandError> {
-    let places = ids.iter().map(|id| place(id)).collect::<Result<Vec<_>, _>>()?;
-    let bar = transfer::bar(output, Some(ids.len() as u64), transfer::COUNT);
-    let (mut all, mut text, mut stopped) = (Vec::new(), String::new(), None);
-    for (id, place) in ids.iter().zip(places) {
-        let asked = ask::<VerifiedFile>(socket, Method::POST, &format!("{place}/verify"), LATE).await;
-        let found = match asked {
-            Ok(found) => found,
-            Err(error) => {
-                stopped = Some(error.about(id));
-                break;
-            }
-        };
-        for replica in &found.replicas {
-            let state = match replica.state {
-                Verdict::Whole => "whole",
-                Verdict::Absent => "absent",
-                Verdict::Damaged => "damaged",
-                Verdict::Unknown => "unknown",
-            };
-            let why = replica.why.as_deref().map(|why| format!("  {}", shown(why))).unwrap_or_default();
-            text.push_str(&format!("{}  {:<12}  {state}{why}\n", found.id, replica.file_server));
-        }
-        all.push(found);
-        bar.inc(1);
-    }
-    bar.finish_and_clear();
-    if stopped.is_none() || !all.is_empty() {
-        output.show(&all, &text)?;
-    }
-    if let Some(error) = stopped {
-        return Err(error);
-    }
-    let wanting = all.iter().filter(|file| !file.whole).count();
-    if wanting > 0 {
-        return Err(CommandError::NotWhole { wanting, looked: all.len() });
-    }
-    Ok(())
 }
 
 /// Compares, and shows how far that is where somebody watches.
@@ -335,7 +240,8 @@ async fn scrub(socket: &Path, follow: bool, output: &mut Output<'_>) -> Result<(
     if !follow {
         return output.show(
             &serde_json::json!({ "begun": true }),
-            "the scrub has begun; vault status tells how far it is, --follow stays until its end",
+            "the scrub of this vault's half has begun; vault status tells how far it is, --follow stays until its \
+             end; the other half is the other vault's: say the same there",
         );
     }
     let bar = share_bar(output);
@@ -350,11 +256,19 @@ async fn scrub(socket: &Path, follow: bool, output: &mut Output<'_>) -> Result<(
         tokio::time::sleep(LOOK).await;
     };
     bar.finish_and_clear();
-    output.show(&round, &scrubbed(&round))?;
-    if round.skipped > 0 {
-        return Err(CommandError::NotScrubbed { skipped: round.skipped, servers: round.left_out.join(", ") });
+    let text = format!(
+        "{}\nthis was this vault's half, or all while the other vault was away; the other half is the other vault's: \
+         say the same there",
+        scrubbed(&round)
+    );
+    output.show(&round, &text)?;
+    let Round { damaged, checked, skipped, .. } = round;
+    let servers = round.left_out.join(", ");
+    match (damaged, skipped) {
+        (0, 0) => Ok(()),
+        (0, _) => Err(CommandError::NotScrubbed { skipped, servers }),
+        _ => Err(CommandError::Damage { damaged, checked, skipped, servers }),
     }
-    Ok(())
 }
 
 fn scrubbed(round: &Round) -> String {
@@ -464,33 +378,5 @@ mod tests {
         for bad in ["", "x", "../../etc/passwd", &"A".repeat(64), &"a".repeat(65)] {
             assert!(place(bad).is_err(), "{bad}");
         }
-    }
-
-    #[test]
-    fn a_list_is_one_json_document_whatever_its_length() {
-        let file = File {
-            id: "a".repeat(64),
-            owner: "erp".to_owned(),
-            label: "\n".to_owned(),
-            media_type: "text/plain".to_owned(),
-            size: 5,
-            created: "2026-01-01T00:00:00.5Z".to_owned(),
-            replicas: vec!["paris".to_owned()],
-            owed: vec!["lyon".to_owned()],
-        };
-        for count in 0..3 {
-            let mut told = Vec::new();
-            let mut output = Output { to: &mut told, json: true };
-            let mut listing = Listing::begin(&mut output).unwrap();
-            (0..count).for_each(|_| listing.add(&mut output, &file).unwrap());
-            listing.end(&mut output).unwrap();
-            let read: Vec<File> = serde_json::from_slice(&told).unwrap();
-            assert_eq!(read.len(), count);
-        }
-        let mut told = Vec::new();
-        let mut output = Output { to: &mut told, json: false };
-        let mut listing = Listing::begin(&mut output).unwrap();
-        listing.add(&mut output, &file).unwrap();
-        assert_eq!(String::from_utf8(told).unwrap().lines().count(), 2, "a label breaks no line");
     }
 }

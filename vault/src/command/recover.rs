@@ -1,6 +1,7 @@
 //! `vault file undelete` and `vault file rebuild-catalog`: bringing back what an operator, or a
 //! fire, took away. Knows the words; the running vault does it.
 
+use std::io::Write;
 use std::path::Path;
 
 use http::Method;
@@ -8,6 +9,7 @@ use http::Method;
 use super::control::ask;
 use super::{CommandError, Output, Walk, follow};
 use crate::api::upkeep::Rebuild;
+use crate::storage::key;
 use crate::storage::{ObjectId, Progress, Undeleted};
 
 /// `vault file undelete`
@@ -41,12 +43,16 @@ pub async fn rebuild_catalog(
     let read = |file: &Path| {
         std::fs::read_to_string(file).map_err(|source| CommandError::Unread { file: file.to_owned(), source })
     };
+    if let Some(warning) = identity.and_then(key::told_others) {
+        // If standard error is closed there is nobody to tell.
+        let _ = writeln!(std::io::stderr(), "vault: {warning}");
+    }
     let asked = Rebuild { identity: identity.map(read).transpose()?, merge };
     let _started: Progress = ask(socket, Method::POST, "/v1/catalog/rebuild", Some(&asked)).await?;
     let walk = Walk {
         path: "/v1/catalog/rebuild",
         what: "rebuilding the catalog",
-        next: "vault's log names each; mend that, and vault file rebuild-catalog --merge tries again",
+        next: "mend that (vault's log may tell more), and vault file rebuild-catalog --merge tries again",
     };
     follow(socket, walk, output).await
 }

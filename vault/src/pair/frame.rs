@@ -22,13 +22,15 @@ pub enum Topic {
     Certificates = 4,
     /// How the other vault is, for an operator who asks this one.
     Status = 5,
+    /// An operator has had a file server adopted here: its name.
+    Adopt = 6,
 }
 
 impl Topic {
     fn from_byte(byte: u8) -> Option<Self> {
-        [Topic::Sequence, Topic::Number, Topic::Catalog, Topic::Certificates, Topic::Status]
-            .into_iter()
-            .find(|topic| *topic as u8 == byte)
+        let sequence = [Topic::Sequence, Topic::Number];
+        let rest = [Topic::Catalog, Topic::Certificates, Topic::Status, Topic::Adopt];
+        sequence.into_iter().chain(rest).find(|topic| *topic as u8 == byte)
     }
 }
 

@@ -13,6 +13,22 @@ pub struct AdoptedServer {
     pub server: String,
     /// Replicas owed there from now on.
     pub owed: u64,
+    /// What the other vault did when it was told.
+    #[serde(default)]
+    pub peer: PeerAdoption,
+}
+
+/// What the other vault said to an adoption.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum PeerAdoption {
+    /// It was not asked.
+    #[default]
+    NotAsked,
+    /// It took the place for a new one, too, or had done so.
+    Adopted,
+    /// It has not, for this reason; the operator says it there.
+    Not(String),
 }
 
 impl Storage {
@@ -42,6 +58,6 @@ impl Storage {
             return Err(StorageError::NotAdopted { name: name.to_owned(), why });
         }
         tracing::warn!(server = name, owed, "adopted as a new place; everything is owed there");
-        Ok(AdoptedServer { server: name.to_owned(), owed })
+        Ok(AdoptedServer { server: name.to_owned(), owed, peer: PeerAdoption::NotAsked })
     }
 }

@@ -9,6 +9,7 @@ use std::time::Duration;
 use rusqlite::Connection;
 use tokio::sync::{Semaphore, mpsc, oneshot, watch};
 
+use super::listing::Wanted;
 use super::object::{Entry, ObjectId, ReplicaState, State};
 use super::repair::{Condition, Debt};
 use super::step::Steps;
@@ -66,6 +67,17 @@ pub enum CatalogError {
     Closed,
 }
 
+/// An object found on the file servers.
+#[derive(Debug)]
+pub(super) struct FoundObject {
+    /// What it is.
+    pub(super) entry: Entry,
+    /// Where it lies.
+    pub(super) on: Vec<String>,
+    /// To which keys the record there is sealed, where that was looked at.
+    pub(super) sealed: Option<(String, String)>,
+}
+
 /// What recording an intent came to.
 #[derive(Debug)]
 pub(super) enum Intended {
@@ -118,16 +130,26 @@ impl Catalog {
     /// As every write.
     pub(super) async fn intend(&self, entry: Entry) -> Result<Intended, CatalogError> {
         self.write(move |db| {
-            let key = &entry.metadata.key;
-            let taken = rows::by_key(db, &entry.metadata.owner, key)?;
-            if let Some(holder) = taken.into_iter().find(|held| held.state >= State::Stored) {
-                return Ok(Intended::Taken(Box::new(holder)));
+            intend(db, &entry, rows::by_key(db, &entry.metadata.owner, &entry.metadata.key)?)
+        })
+        .await
+    }
+
+    /// The same where nothing is known of the key's earlier attempts. If some of them may have come
+    /// to something, nothing is recorded and all that is known of the key is given back.
+    ///
+    /// # Errors
+    /// As every write.
+    pub(super) async fn intend_first(
+        &self,
+        entry: Entry,
+    ) -> Result<Result<Intended, Vec<Entry>>, CatalogError> {
+        self.write(move |db| {
+            let holders = rows::by_key(db, &entry.metadata.owner, &entry.metadata.key)?;
+            if holders.iter().any(|held| held.state == State::Pending) {
+                return Ok(Err(holders));
             }
-            // Attempts that came to nothing have nothing to tell any more.
-            rows::forget_dropped(db, &entry.metadata.owner, key)?;
-            rows::insert(db, &entry)?;
-            rows::use_it(db)?;
-            rows::touch(db, &entry.id).map(Intended::Recorded)
+            intend(db, &entry, holders).map(Ok)
         })
         .await
     }
@@ -173,7 +195,7 @@ impl Catalog {
     /// As every write.
     pub(super) async fn take_in(
         &self,
-        found: Vec<(Entry, Vec<String>, String)>,
+        found: Vec<FoundObject>,
         walk: &'static str,
         after: Option<ObjectId>,
         now: i64,
@@ -181,8 +203,11 @@ impl Catalog {
         let servers = Arc::clone(&self.servers);
         self.write(move |db| {
             let mut deleted = 0;
-            for (entry, on, seal) in &found {
-                take_stored(db, &servers, entry, on, seal, now)?;
+            for FoundObject { entry, on, sealed } in &found {
+                take_stored(db, &servers, entry, on, "", now)?;
+                if let Some((server, seal)) = sealed {
+                    seals::note(db, &entry.id, server, seal)?;
+                }
                 let taken = rows::entry(db, &entry.id)?;
                 deleted += u64::from(taken.is_some_and(|entry| entry.state == State::Deleted));
             }
@@ -274,17 +299,18 @@ impl Catalog {
         self.read(move |db| rows::by_key(db, &owner, &key)).await
     }
 
-    /// Stored objects of `owner` (of everybody without one) after `after`, in order of id.
+    /// Those objects that are wanted after `after`, in order of id, and when this vault learnt of
+    /// their deletion.
     ///
     /// # Errors
     /// As every read.
     pub(super) async fn list(
         &self,
-        owner: Option<String>,
+        wanted: Wanted,
         after: Option<ObjectId>,
         limit: usize,
-    ) -> Result<Vec<Entry>, CatalogError> {
-        self.read(move |db| rows::list(db, owner.as_deref(), after.as_ref(), limit)).await
+    ) -> Result<Vec<(Entry, Option<i64>)>, CatalogError> {
+        self.read(move |db| rows::list(db, &wanted, after.as_ref(), limit)).await
     }
 
     /// What is owed and can be paid between these file servers in this turn: what failed least
@@ -351,7 +377,7 @@ impl Catalog {
     }
 
     /// Takes over what the peer knows, and keeps with it how far that goes. Any order and any
-    /// repetition come to the same.
+    /// repetition come to the same. `seal` names the keys in use.
     ///
     /// # Errors
     /// As every write.
@@ -359,6 +385,7 @@ impl Catalog {
         &self,
         changes: Vec<Change>,
         mark: Option<Mark>,
+        seal: String,
         now: i64,
     ) -> Result<(), CatalogError> {
         let servers = Arc::clone(&self.servers);
@@ -367,6 +394,8 @@ impl Catalog {
                 if merge_one(db, &change, &servers, now)? {
                     rows::touch(db, &change.id)?;
                 }
+                // Nothing to tell on: the peer knows it.
+                change.take_over_seals(db, &seal)?;
             }
             mark.iter().try_for_each(|mark| marks::keep(db, mark))
         })
@@ -451,6 +480,30 @@ impl Catalog {
         });
         read.await.map_err(|_| CatalogError::Closed)?
     }
+}
+
+/// The object that a key answers: the smallest stored id, else a deleted one.
+pub(super) fn answering(holders: Vec<Entry>) -> Option<Entry> {
+    let settled = holders.into_iter().filter(|entry| entry.state >= State::Stored);
+    settled.min_by_key(|entry| (entry.state, entry.id))
+}
+
+fn intend(db: &Connection, entry: &Entry, holders: Vec<Entry>) -> rusqlite::Result<Intended> {
+    if let Some(holder) = answering(holders) {
+        return Ok(Intended::Taken(Box::new(holder)));
+    }
+    // Attempts that came to nothing have nothing to tell any more.
+    rows::forget_dropped(db, &entry.metadata.owner, &entry.metadata.key)?;
+    rows::insert(db, entry)?;
+    rows::use_it(db)?;
+    rows::touch(db, &entry.id).map(Intended::Recorded)
+}
+
+/// The place that a file server's name stands for, and whether objects are known there, out of a
+/// catalog that may be in use; nothing where there is no catalog yet.
+pub(super) fn known_place(file: &Path, server: &str) -> Option<(Option<String>, bool)> {
+    let db = file.exists().then(|| sqlite::open_to_read(file).ok()).flatten()?;
+    Some((rows::place(&db, server).ok()?, rows::knows_objects(&db, server).ok()?))
 }
 
 fn observe(

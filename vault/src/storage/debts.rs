@@ -32,27 +32,39 @@ pub struct Owed {
     pub why: String,
 }
 
-/// Why paying last failed, by object; bounded, and forgotten at the end of the process.
+/// An object and the file server that it is owed to; none where the object was looked for everywhere.
+type About = (ObjectId, Option<String>);
+
+impl Owed {
+    /// Is no whole replica left to copy from? Then nothing pays it but an operator.
+    #[must_use]
+    pub const fn is_lost(&self) -> bool {
+        !self.removal && !self.somewhere
+    }
+}
+
+/// Why paying last failed; bounded, and forgotten at the end of the process.
 #[derive(Default)]
-pub(super) struct Reasons(Mutex<HashMap<ObjectId, String>>);
+pub(super) struct Reasons(Mutex<HashMap<About, String>>);
 
 impl Reasons {
     /// Paying failed.
-    pub(super) fn note(&self, id: ObjectId, why: String) {
+    pub(super) fn note(&self, about: About, why: String) {
         let mut reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if reasons.len() >= REASONS && !reasons.contains_key(&id) {
+        if reasons.len() >= REASONS && !reasons.contains_key(&about) {
             reasons.clear();
         }
-        reasons.insert(id, why);
+        reasons.insert(about, why);
     }
 
     /// It was paid.
-    pub(super) fn settle(&self, id: &ObjectId) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(id);
+    pub(super) fn settle(&self, about: &About) {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(about);
     }
 
-    fn of(&self, id: &ObjectId) -> Option<String> {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(id).cloned()
+    fn of(&self, id: ObjectId, server: &str) -> Option<String> {
+        let reasons = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        reasons.get(&(id, Some(server.to_owned()))).or_else(|| reasons.get(&(id, None))).cloned()
     }
 }
 
@@ -66,25 +78,29 @@ impl Storage {
         let health: HashMap<_, _> =
             self.0.servers.iter().map(|server| (server.name().to_owned(), server.health())).collect();
         for debt in &mut owed {
-            debt.why = why(debt, health.get(&debt.server), self.0.reasons.of(&debt.id));
+            debt.why = why(debt, health.get(&debt.server), self.0.reasons.of(debt.id, &debt.server));
         }
         Ok(owed)
     }
 }
 
+/// What an operator does about a file of which no whole replica is left.
+pub(super) const LOST: &str = "no whole replica is left: restore one from quarantine/ on a file server or from \
+                               a backup: README, When both replicas are damaged";
+
 fn why(debt: &Owed, server: Option<&Health>, failure: Option<String>) -> String {
     let Some(server) = server else { return "its file server is no longer configured".to_owned() };
-    if let Some(away) = &server.suspended {
-        return away.clone();
+    if debt.is_lost() {
+        return LOST.to_owned();
+    }
+    if server.suspended.is_some() {
+        return format!("its file server is away: {}", server.cause);
     }
     if !debt.removal && (server.full || server.low) {
         return "its file server has too little space left; make room".to_owned();
     }
     if let Some(failure) = failure.filter(|_| debt.tried > 0) {
         return failure;
-    }
-    if !debt.removal && !debt.somewhere {
-        return "no file server is known to hold it; all are looked at".to_owned();
     }
     "its turn comes".to_owned()
 }
@@ -105,14 +121,18 @@ mod tests {
             why: String::new(),
         };
         let well = Health::default();
-        let away = Health { suspended: Some("no answer".to_owned()), ..Health::default() };
+        let away = Health {
+            suspended: Some("file server one: x: away: no answer".to_owned()),
+            cause: "no answer".to_owned(),
+            ..Health::default()
+        };
         let low = Health { low: true, ..Health::default() };
         assert_eq!(why(&debt(false, 0, true), Some(&well), None), "its turn comes");
-        assert_eq!(why(&debt(false, 0, true), Some(&away), None), "no answer");
+        assert_eq!(why(&debt(false, 0, true), Some(&away), None), "its file server is away: no answer");
         assert!(why(&debt(false, 0, true), Some(&low), None).contains("make room"));
         assert_eq!(why(&debt(true, 0, true), Some(&low), None), "its turn comes");
         assert_eq!(why(&debt(false, 2, true), Some(&well), Some("denied".to_owned())), "denied");
-        assert!(why(&debt(false, 0, false), Some(&well), None).contains("no file server"));
+        assert!(why(&debt(false, 2, false), Some(&away), Some("denied".to_owned())).contains("quarantine/"));
         assert!(why(&debt(false, 0, true), None, None).contains("no longer configured"));
     }
 
@@ -122,7 +142,7 @@ mod tests {
         for number in 0..=REASONS {
             let mut hash = [0; 32];
             hash[..8].copy_from_slice(&number.to_be_bytes());
-            reasons.note(ObjectId::new(hash), String::new());
+            reasons.note((ObjectId::new(hash), None), String::new());
         }
         assert!(reasons.0.lock().unwrap().len() <= REASONS);
     }

@@ -24,9 +24,14 @@ const LONGEST_MARGIN: Duration = Duration::from_secs(3600);
 /// Turns in a row that must have found the peer there: news that waited has arrived since.
 const PEER_TURNS: u32 = 3;
 
+/// Where the peer does not hear of it in time.
+const DELETED_HERE: &str = "the file is deleted here, and there as soon as it hears of it";
+const BACK_HERE: &str =
+    "the file is back here, and there as soon as it hears of it; till then it may purge it";
+
 /// When what may be purged.
 #[derive(Debug, Clone, Copy)]
-struct Terms {
+pub(super) struct Terms {
     /// Undeletion until then, seconds.
     within: i64,
     /// Purged if the peer knows, seconds.
@@ -40,6 +45,13 @@ impl Terms {
         let seconds = |time: Duration| i64::try_from(time.as_secs()).unwrap_or(i64::MAX);
         let known = within.saturating_add((within / 16).min(LONGEST_MARGIN));
         Self { within: seconds(within), known: seconds(known), anyway: seconds(within.saturating_add(known)) }
+    }
+
+    /// Seconds that a deletion of this age has at least until its purge.
+    pub(super) const fn left(self, age: i64) -> i64 {
+        // Behind the first of them it waits for the peer.
+        let until = if age <= self.known { self.known } else { self.anyway };
+        if age < until { until - age } else { 0 }
     }
 
     /// May it be purged at this age? `peer` is the change up to which the peer, being there, has
@@ -69,30 +81,34 @@ impl Storage {
     /// The catalog's.
     pub async fn delete(&self, id: &ObjectId) -> Result<(), StorageError> {
         if let Some(change) = self.0.catalog.delete(*id, now()).await? {
-            self.0.tell_peer(change).await;
+            self.0.tell_peer(change, DELETED_HERE).await;
         }
         Ok(())
     }
 
-    /// Takes a deletion back. What is not deleted stays as it is.
+    /// Takes a deletion back, unless more than its grace has been seen to pass. What is not deleted
+    /// stays as it is.
     ///
     /// # Errors
-    /// The catalog's, [`StorageError::TooLate`], [`StorageError::Unknown`].
+    /// The catalog's, [`StorageError::TooLate`], [`StorageError::Purged`], [`StorageError::Unknown`].
     pub async fn undelete(&self, id: &ObjectId) -> Result<Undeleted, StorageError> {
-        let terms = self.0.terms();
-        let change = match self.0.catalog.undelete(*id, now(), terms.within).await? {
+        let (terms, now) = (self.0.terms(), now());
+        let witness = self.0.witnessed_grace(now).await?;
+        let change = match self.0.catalog.undelete(*id, witness, now, terms.within).await? {
             Undeletion::Done(change) => change,
             Undeletion::NotDeleted => return Ok(Undeleted { peer_knows: true }),
             Undeletion::TooLate => return Err(StorageError::TooLate { id: *id }),
+            Undeletion::Purged => return Err(StorageError::Purged { id: *id }),
             Undeletion::Unknown => return Err(StorageError::Unknown { id: *id }),
         };
-        self.0.tell_peer(change).await;
+        self.0.tell_peer(change, BACK_HERE).await;
         Ok(Undeleted { peer_knows: self.0.peer_knows().is_some_and(|upto| upto >= change) })
     }
 }
 
 impl Inner {
-    fn terms(&self) -> Terms {
+    /// When what may be purged here.
+    pub(super) fn terms(&self) -> Terms {
         Terms::new(self.settings.undelete_within)
     }
 
@@ -119,6 +135,11 @@ impl Inner {
         Ok(witness)
     }
 
+    /// What of the time until `now` was seen, as far as it matters to what is deleted.
+    pub(super) async fn witnessed_grace(&self, now: i64) -> Result<Witness, StorageError> {
+        self.witnessed(self.terms().anyway, now).await
+    }
+
     /// Purges what is due; the removal of the bytes is owed from then on.
     pub(super) async fn purge_due(&self) -> Result<usize, StorageError> {
         let peer = self.peer_knows();
@@ -131,7 +152,7 @@ impl Inner {
         };
         let peer = peer.filter(|_| seen >= PEER_TURNS);
         let (terms, now) = (self.terms(), now());
-        let witness = self.witnessed(terms.anyway, now).await?;
+        let witness = self.witnessed_grace(now).await?;
         let mut due = self.catalog.due(now.saturating_sub(terms.known), PURGES).await?;
         due.retain(|due| terms.allow(*due, peer, witness.age(due.since, now)));
         if due.is_empty() {

@@ -9,15 +9,19 @@ use bytes::Bytes;
 use futures_util::stream::{BoxStream, StreamExt, try_unfold};
 use tokio::sync::OwnedSemaphorePermit;
 
-use super::envelope::{EnvelopeError, FRAME, Opened};
+use super::envelope::{FRAME, Opened, longest, verify};
 use super::file_server::{FileServerError, Replica};
-use super::lookup::beneath;
-use super::object::{Entry, ObjectId};
-use super::sessions::Sessions;
+use super::lookup::damage;
+use super::object::{Entry, ObjectId, ReplicaState};
+use super::sessions::{Kind, Sessions};
 use super::{Inner, Storage, StorageError, now};
 
 /// Verified plaintext.
 pub type Plaintext = BoxStream<'static, Result<Bytes, StorageError>>;
+
+/// Replicas looked at as a whole at once because a reader found them damaged; of any more, the next
+/// reader or the scrub tells.
+const SUSPECTS: usize = 8;
 
 /// A download under way.
 struct Download {
@@ -134,7 +138,7 @@ impl Download {
                 Err(error) => {
                     tracing::warn!("{error}; the other replica is read");
                     self.refusals.push(error.to_string());
-                    self.inner.note_bad(self.entry.id, at, &error).await;
+                    self.inner.note_bad(&self.entry, at, &error).await;
                 }
             }
         }
@@ -171,7 +175,7 @@ impl Inner {
             let mut opened = match (opened, &identity) {
                 (Some(opened), _) => opened,
                 (None, Some(identity)) => {
-                    let replica = progress.watch(server.open(&id)?);
+                    let replica = progress.watch(server.open_within(&id, longest(size))?);
                     Opened::new(replica, identity, size).map_err(fail)?
                 }
                 (None, None) => {
@@ -189,32 +193,48 @@ impl Inner {
         Ok(read)
     }
 
-    /// A reader found a replica bad or missing: set it aside and owe a new one.
-    async fn note_bad(&self, id: ObjectId, at: usize, error: &FileServerError) {
-        let server: &Sessions = &self.servers[at];
+    /// A reader found a replica bad or missing: a new one is owed. One that is damaged is looked at as
+    /// a whole before; that takes a while, and the reader has the other replica to read.
+    async fn note_bad(self: &Arc<Self>, entry: &Entry, at: usize, error: &FileServerError) {
+        let (id, server) = (entry.id, &self.servers[at]);
         let Some(state) = error.shows() else { return };
         self.metrics.damaged.with_label_values(&[server.name()]).inc();
         // What cannot be read now is set aside when there is a copy to put in its place.
-        if matches!(error, FileServerError::Damaged { .. }) {
-            // Only what is damaged as a whole is set aside: the catalog's identity may be wrong.
-            let checked = server.run_long(id, move |server, progress| {
-                let replica = progress.watch(server.open(&id)?);
-                match super::envelope::verify(replica, &id) {
-                    Ok(()) => Ok(false),
-                    Err(EnvelopeError::Beneath(error)) => Err(beneath(error, server.name(), &id)),
-                    Err(_) => server.quarantine(&id, &|| progress.note()).map(|()| true),
-                }
-            });
-            match checked.await {
-                Ok(true) => {
-                    tracing::error!(server = server.name(), object = %id, "quarantined; owed from now on")
-                }
-                Ok(false) => {
-                    return tracing::error!(object = %id, "whole, but not readable as the catalog knows it");
-                }
-                Err(error) => tracing::error!("{error}"),
-            }
+        if !matches!(error, FileServerError::Damaged { .. }) {
+            return self.note_seen(id, server, state).await;
         }
+        let Some(suspect) = Suspect::new(self, id, at) else { return };
+        let longest = longest(entry.metadata.size);
+        tokio::spawn(async move { suspect.inner.look_at_suspect(id, at, longest).await });
+    }
+
+    /// Only what is damaged as a whole is set aside: the catalog's identity may be wrong.
+    async fn look_at_suspect(&self, id: ObjectId, at: usize, longest: u64) {
+        let server = &self.servers[at];
+        let checked = server.run_as(Kind::Background, id, move |server, progress| {
+            let opened = server.open_within(&id, longest).map(|replica| progress.watch(replica));
+            let fail = |error| damage(error, server.name(), &id);
+            match opened.and_then(|replica| verify(replica, &id).map_err(fail)) {
+                Ok(()) => Ok(false),
+                Err(FileServerError::Damaged { .. }) => {
+                    server.quarantine(&id, longest, &|| progress.note()).map(|()| true)
+                }
+                Err(error) => Err(error),
+            }
+        });
+        match checked.await {
+            Ok(true) => {
+                tracing::error!(server = server.name(), object = %id, "quarantined; owed from now on")
+            }
+            Ok(false) => {
+                return tracing::error!(object = %id, "whole, but not readable as the catalog knows it");
+            }
+            Err(error) => tracing::error!("{error}"),
+        }
+        self.note_seen(id, server, ReplicaState::Damaged).await;
+    }
+
+    async fn note_seen(&self, id: ObjectId, server: &Sessions, state: ReplicaState) {
         let noted = self.catalog.observed(id, server.name().to_owned(), state, now()).await;
         if let Err(error) = noted {
             tracing::error!("storage: {error}");
@@ -222,13 +242,24 @@ impl Inner {
     }
 }
 
-fn damage(error: EnvelopeError, server: &str, id: &ObjectId) -> FileServerError {
-    match error {
-        EnvelopeError::Beneath(error) => beneath(error, server, id),
-        damage => FileServerError::Damaged {
-            server: server.to_owned(),
-            object: id.to_string(),
-            why: damage.reason(),
-        },
+/// A replica that is looked at as a whole, by nobody else at the same time.
+struct Suspect {
+    inner: Arc<Inner>,
+    what: (ObjectId, usize),
+}
+
+impl Suspect {
+    /// `None`: it is looked at already, or too many are.
+    fn new(inner: &Arc<Inner>, id: ObjectId, at: usize) -> Option<Self> {
+        let mut suspects = inner.suspects();
+        let taken = suspects.len() < SUSPECTS && suspects.insert((id, at));
+        drop(suspects);
+        taken.then(|| Self { inner: Arc::clone(inner), what: (id, at) })
+    }
+}
+
+impl Drop for Suspect {
+    fn drop(&mut self) {
+        self.inner.suspects().remove(&self.what);
     }
 }

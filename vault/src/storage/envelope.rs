@@ -38,6 +38,13 @@ pub const BODY: u64 = 2 * SLOT as u64;
 /// Plaintext bytes in a frame; only an object's last frame is shorter.
 pub const FRAME: usize = 1 << 20;
 
+/// No object of so many plaintext bytes is longer. What is not compressible grows by a 256th in zstd
+/// and by a 4096th in age; headers, a long label and the seek table add a little.
+#[must_use]
+pub const fn longest(size: u64) -> u64 {
+    size.saturating_add(size / 64).saturating_add(64 << 10)
+}
+
 /// Why an envelope cannot be made or opened.
 #[derive(Debug, thiserror::Error)]
 pub enum EnvelopeError {

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use super::envelope::Side;
+use super::envelope::{EnvelopeError, Side};
 use super::object::{ObjectId, ReplicaState};
 
 pub(super) mod directory;
@@ -78,6 +78,36 @@ pub enum FileServerError {
         #[source]
         source: std::io::Error,
     },
+    /// It does not take what is to be written there, and not for lack of space or right, while it still
+    /// gives the place's marker: a disk that went read-only, a user's quota, a bad sector. The operator
+    /// looks at the disk; what lies there is read.
+    #[error(
+        "file server {server}: {object}: cannot be written: {source}; look whether that server's disk is \
+         read-only, broken or over a quota: it is read meanwhile, and writing is tried again"
+    )]
+    Unwritable {
+        /// The file server's name.
+        server: String,
+        /// Object or file.
+        object: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A folder or a note of ours there, which is no replica, is not given or taken, while the place's
+    /// marker can be read. The operator looks at the disk; the rest of the server goes on.
+    #[error(
+        "file server {server}: {object}: fails: {source}; look at that server's disk, the rest of it goes on"
+    )]
+    Faulty {
+        /// The file server's name.
+        server: String,
+        /// What was read or written.
+        object: String,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
     /// What was to be stored there is not what it says; nothing was stored.
     #[error("file server {server}: {object}: the copy given to store is bad: {why}; nothing was stored")]
     BadSource {
@@ -126,6 +156,16 @@ pub enum FileServerError {
 }
 
 impl FileServerError {
+    /// Why it is away, without the object that was asked for and without what happens next.
+    #[must_use]
+    pub fn cause(&self) -> String {
+        match self {
+            Self::Away { source, .. } => source.to_string(),
+            Self::NoEntry { why, .. } => why.clone(),
+            other => other.to_string(),
+        }
+    }
+
     /// What this tells of the replica that was to be read, if anything.
     #[must_use]
     pub const fn shows(&self) -> Option<ReplicaState> {
@@ -135,19 +175,45 @@ impl FileServerError {
             _ => None,
         }
     }
+
+    /// Is it about the whole place, of which nothing is known then?
+    #[must_use]
+    pub const fn is_of_the_place(&self) -> bool {
+        matches!(self, Self::Away { .. } | Self::NotOurs { .. } | Self::NoEntry { .. })
+    }
 }
 
-/// Is this a whole object of that id? Calls `progress` at every read.
-fn is_whole(replica: Replica, id: &ObjectId, progress: &dyn Fn()) -> bool {
-    struct Watched<'a>(Replica, &'a dyn Fn());
+/// Reads an object as a whole, unless it claims to be longer than `longest`; calls `moved` with the
+/// bytes of every read.
+fn verify(replica: Replica, id: &ObjectId, longest: u64, moved: &dyn Fn(usize)) -> Result<(), EnvelopeError> {
+    struct Watched<'a>(Replica, &'a dyn Fn(usize));
     impl Read for Watched<'_> {
         fn read(&mut self, buffer: &mut [u8]) -> std::io::Result<usize> {
             let count = self.0.read(buffer)?;
-            (self.1)();
+            (self.1)(count);
             Ok(count)
         }
     }
-    super::envelope::verify(Watched(replica, progress), id).is_ok()
+    if replica.length() > longest {
+        return Err(EnvelopeError::Damaged("it is longer than the object"));
+    }
+    super::envelope::verify(Watched(replica, moved), id)
+}
+
+/// A damaged replica in quarantine.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct SetAside {
+    id: ObjectId,
+    /// In its folder.
+    name: String,
+}
+
+impl SetAside {
+    /// Whose replica it was.
+    #[must_use]
+    pub const fn id(&self) -> ObjectId {
+        self.id
+    }
 }
 
 /// What became of a replica that was to be stored.
@@ -183,13 +249,43 @@ pub trait FileServer: Send + Sync {
     ///
     /// # Errors
     /// Any; nothing half-written is ever readable under the id.
-    fn put(&self, id: &ObjectId, source: &mut Replica) -> Result<Put, FileServerError>;
+    fn put(&self, id: &ObjectId, source: &mut Replica) -> Result<Put, FileServerError> {
+        self.put_watched(id, source, &|_| ())
+    }
+
+    /// As [`Self::put`]; calls `moved` with the bytes that it reads of a replica which is there
+    /// already, so that a caller can tell slow from stuck. What it reads of `source` is told there.
+    ///
+    /// # Errors
+    /// As [`Self::put`].
+    fn put_watched(
+        &self,
+        id: &ObjectId,
+        source: &mut Replica,
+        moved: &dyn Fn(usize),
+    ) -> Result<Put, FileServerError>;
 
     /// Opens a replica for reading at any position.
     ///
     /// # Errors
     /// Any.
     fn open(&self, id: &ObjectId) -> Result<Replica, FileServerError>;
+
+    /// As [`Self::open`], for whoever reads all of it. A replica that claims more than `longest`
+    /// bytes is damaged, unread: what a rotten inode or a hostile server claims may have no end.
+    ///
+    /// # Errors
+    /// [`FileServerError::Damaged`], or any other.
+    fn open_within(&self, id: &ObjectId, longest: u64) -> Result<Replica, FileServerError> {
+        let replica = self.open(id)?;
+        let length = replica.length();
+        if length > longest {
+            let why = format!("it is {length} bytes long, and the object is no longer than {longest}");
+            let (server, object) = (self.name().to_owned(), id.to_string());
+            return Err(FileServerError::Damaged { server, object, why });
+        }
+        Ok(replica)
+    }
 
     /// Overwrites one slot of a replica in place, and returns when that is durable. `bytes` is a
     /// whole slot; only a replica that is there and long enough to have both slots is touched,
@@ -233,13 +329,26 @@ pub trait FileServer: Send + Sync {
         progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, FileServerError>;
 
-    /// Takes a bad replica out of reach and keeps it for the operator. What was set aside is read:
-    /// if it is whole, because another vault had healed it meanwhile, it is put back. Calls
-    /// `progress` as [`Self::list_watched`] does.
+    /// Takes a bad replica out of reach and keeps it for the operator. What was set aside is read,
+    /// unless it claims more than `longest` bytes: if it is whole, because another vault had healed it
+    /// meanwhile, it is put back. Calls `progress` as [`Self::list_watched`] does.
     ///
     /// # Errors
     /// Any.
-    fn quarantine(&self, id: &ObjectId, progress: &dyn Fn()) -> Result<(), FileServerError>;
+    fn quarantine(&self, id: &ObjectId, longest: u64, progress: &dyn Fn()) -> Result<(), FileServerError>;
+
+    /// The replicas in quarantine, whoever set them aside, in no order. Calls `progress` as
+    /// [`Self::list_watched`] does.
+    ///
+    /// # Errors
+    /// Any.
+    fn list_set_aside(&self, progress: &dyn Fn()) -> Result<Vec<SetAside>, FileServerError>;
+
+    /// Removes what was set aside, durably. What is not there is removed already.
+    ///
+    /// # Errors
+    /// Any but absence.
+    fn remove_set_aside(&self, aside: &SetAside) -> Result<(), FileServerError>;
 
     /// Removes temporary files that nobody writes any more: this vault's own of a previous
     /// life, and anybody's that have not been touched for `age`. Returns how many.
@@ -262,7 +371,7 @@ pub trait FileServer: Send + Sync {
     fn read_note(&self, name: &str) -> Result<Option<Vec<u8>>, FileServerError>;
 
     /// Writes a note of at most `MAX_NOTE` bytes in place of what it held, and returns when it
-    /// is durable. A write that fails or is broken off may leave the old bytes, the new ones,
+    /// is durable. What has its name and cannot be replaced is set aside. A write that fails or is broken off may leave the old bytes, the new ones,
     /// torn ones or none: not every kind can replace a file in one step. Callers seal what they
     /// write and alternate between two names.
     ///

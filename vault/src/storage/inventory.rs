@@ -219,13 +219,25 @@ pub enum Verdict {
     Behind,
     /// Restored from a backup taken before the first one, or somebody removed it.
     Gone,
+    /// As new as it was left, by its own words, and no key of ours opens it.
+    Sealed,
     /// The catalog is the older one: new, or restored from a backup itself.
     Ahead,
 }
 
-/// Compares the marker with what the catalog remembers.
+/// Compares the marker with what the catalog remembers. `claimed` is the generation that a marker
+/// names which does not open: after a change of keys, or spoiled, it is as new as it was left.
 #[must_use]
-pub fn judge(found: Option<&Marker>, remembered: Option<&Remembered>) -> Verdict {
+pub fn judge(found: Option<&Marker>, remembered: Option<&Remembered>, claimed: Option<u64>) -> Verdict {
+    let verdict = judge_opened(found, remembered);
+    let is_left = remembered.zip(claimed).is_some_and(|(memory, claimed)| claimed >= memory.generation);
+    match verdict {
+        Verdict::Behind | Verdict::Gone if is_left => Verdict::Sealed,
+        other => other,
+    }
+}
+
+fn judge_opened(found: Option<&Marker>, remembered: Option<&Remembered>) -> Verdict {
     match (found.map(|marker| marker.generation), remembered) {
         (None, None) => Verdict::New,
         (None, Some(memory)) if memory.generation == 1 && !memory.confirmed => Verdict::Unfinished,
@@ -280,7 +292,16 @@ mod tests {
             (marker(3), memory(5, false), Verdict::Behind),
             (marker(6), memory(5, true), Verdict::Ahead),
         ] {
-            assert_eq!(judge(found.as_ref(), remembered.as_ref()), verdict, "{found:?} {remembered:?}");
+            assert_eq!(judge(found.as_ref(), remembered.as_ref(), None), verdict, "{found:?} {remembered:?}");
+            // One that does not open, and is older itself, changes nothing.
+            assert_eq!(judge(found.as_ref(), remembered.as_ref(), Some(0)), verdict);
+        }
+        for found in [None, marker(4)] {
+            assert_eq!(judge(found.as_ref(), memory(5, true).as_ref(), Some(5)), Verdict::Sealed);
+            assert_eq!(
+                judge(found.as_ref(), memory(6, true).as_ref(), Some(5)),
+                judge(found.as_ref(), memory(6, true).as_ref(), None)
+            );
         }
     }
 

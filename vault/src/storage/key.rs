@@ -2,6 +2,7 @@
 //! form (that of `age-keygen`, the newest key first, so stock `age -i` reads it too) and its
 //! permissions; not what is encrypted with it.
 
+use std::collections::HashSet;
 use std::io::{ErrorKind, Read, Write};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt, PermissionsExt};
 use std::path::{Path, PathBuf};
@@ -16,6 +17,9 @@ use time::format_description::well_known::Rfc3339;
 const MAX_FILE: u64 = 64 * 1024;
 /// Most keys in a file: each is tried on every record that is read.
 const MAX_KEYS: usize = 32;
+
+/// The recipient that `conf/vault.toml` once showed: nobody who copies it has its identity.
+const SAMPLE: &str = "age1ql3z7hjy54pw3hyww5ayyfg7zqgvc7w3j2elw8zmrj2kg5sfn9aqmcac8p";
 
 /// What can be wrong with a key.
 #[derive(Debug, thiserror::Error)]
@@ -77,6 +81,23 @@ pub enum KeyError {
         #[source]
         source: std::io::Error,
     },
+    /// No escrow recipient is written down.
+    #[error(
+        "storage.escrow_recipient is empty; write the age1… line that `vault keys init` or `vault keys escrow` printed"
+    )]
+    NoRecipient,
+    /// The secret key stands where its recipient belongs. It is told to nobody.
+    #[error(
+        "storage.escrow_recipient: this is the secret key; write the age1… line (`age-keygen -y FILE` prints it), \
+         and make another escrow key with `vault keys escrow` if others may have read this file"
+    )]
+    Secret,
+    /// The sample's recipient, whose identity the operator cannot have.
+    #[error(
+        "storage.escrow_recipient: this is the documentation's sample, and its secret key is not yours; write the \
+         age1… line that `vault keys init` or `vault keys escrow` printed"
+    )]
+    Sample,
     /// The escrow recipient is none.
     #[error(
         "storage.escrow_recipient: {text:?} is no age recipient: {why}; write the age1… line of the escrow key"
@@ -229,17 +250,27 @@ pub fn load(file: &Path) -> Result<Vec<Key>, KeyError> {
     Ok(keys)
 }
 
-/// Reads identities as their file holds them: at least one, and nothing else but comments.
+/// A warning where others on this host may read a key that was named on the command line.
+#[must_use]
+pub fn told_others(file: &Path) -> Option<String> {
+    let mode = std::fs::metadata(file).ok()?.permissions().mode() & 0o7777;
+    let warning = || format!("{0}: mode {mode:04o} lets others read the key; chmod 600 {0}", file.display());
+    (mode & 0o077 != 0).then(warning)
+}
+
+/// Reads identities as their file holds them: at least one, and nothing else but comments. One that
+/// stands there twice counts once, where it stands first.
 #[must_use]
 pub fn parse(text: &str) -> Option<Vec<Key>> {
-    let (mut keys, mut created) = (Vec::new(), None);
+    let (mut keys, mut seen, mut created) = (Vec::new(), HashSet::new(), None);
     for line in text.lines().map(str::trim).filter(|line| !line.is_empty()) {
         if let Some(comment) = line.strip_prefix('#') {
             let told = comment.trim().strip_prefix("created:").map(|told| told.trim().to_owned());
             created = told.or(created);
             continue;
         }
-        keys.push(Key { identity: line.parse().ok()?, created: created.take() });
+        let key = Key { identity: line.parse().ok()?, created: created.take() };
+        keys.extend(seen.insert(key.recipient().to_string()).then_some(key));
     }
     (!keys.is_empty()).then_some(keys)
 }
@@ -247,8 +278,17 @@ pub fn parse(text: &str) -> Option<Vec<Key>> {
 /// Reads a recipient as the configuration gives it.
 ///
 /// # Errors
-/// Not an age X25519 recipient.
+/// Not an age X25519 recipient, or one that nobody here has the identity of.
 pub fn parse_recipient(text: &str) -> Result<Recipient, KeyError> {
+    // Before anything that echoes it.
+    if text.to_ascii_uppercase().contains("SECRET-KEY") {
+        return Err(KeyError::Secret);
+    }
+    match text.trim() {
+        "" => return Err(KeyError::NoRecipient),
+        SAMPLE => return Err(KeyError::Sample),
+        _ => {}
+    }
     text.parse().map_err(|why| KeyError::Recipient { text: text.to_owned(), why })
 }
 
@@ -332,5 +372,29 @@ mod tests {
             assert!(matches!(load(&file), Err(KeyError::Contents { .. })), "{text:?}");
         }
         assert!(matches!(parse_recipient("age1nonsense"), Err(KeyError::Recipient { .. })));
+    }
+
+    #[test]
+    fn a_key_that_stands_twice_counts_once() {
+        let (_, newer) = generate(SystemTime::UNIX_EPOCH);
+        let (_, earlier) = generate(SystemTime::UNIX_EPOCH);
+        let keys = parse(&[&*newer, &earlier, &newer].concat()).unwrap();
+        let both = parse(&[&*newer, &earlier].concat()).unwrap();
+        let told = |keys: &[Key]| -> Vec<_> { keys.iter().map(|key| key.recipient().to_string()).collect() };
+        assert_eq!(told(&keys), told(&both));
+    }
+
+    #[test]
+    fn a_secret_key_and_the_sample_are_no_escrow_recipient_and_the_secret_is_not_echoed() {
+        let (recipient, text) = generate(SystemTime::UNIX_EPOCH);
+        let secret = text.lines().last().unwrap();
+        for pasted in [secret, &secret.to_lowercase(), &text] {
+            let told = parse_recipient(pasted).err().unwrap().to_string();
+            assert!(told.contains("this is the secret key; write the age1"), "{told}");
+            assert!(!told.to_uppercase().contains(&secret[..24]), "{told}");
+        }
+        assert!(matches!(parse_recipient(SAMPLE), Err(KeyError::Sample)));
+        assert!(matches!(parse_recipient(" "), Err(KeyError::NoRecipient)));
+        assert!(parse_recipient(&recipient).is_ok());
     }
 }

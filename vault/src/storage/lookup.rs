@@ -3,7 +3,7 @@
 
 use futures_util::future::join_all;
 
-use super::envelope::{EnvelopeError, Opened, RECORD_LABEL, Record, SLOT, inspect, read_slots};
+use super::envelope::{EnvelopeError, Opened, RECORD_LABEL, Record, SLOT, inspect, longest, read_slots};
 use super::file_server::{FileServer, FileServerError, Replica};
 use super::mending::{Slots, mend};
 use super::object::{Entry, ObjectId, State};
@@ -15,7 +15,7 @@ use super::{Inner, Storage, StorageError, now};
 pub enum Found {
     /// It can be read.
     Stored(Box<Entry>),
-    /// Deleted by its owner.
+    /// Deleted, or purged: its state tells.
     Deleted(Box<Entry>),
     /// Neither catalog nor any file server has it.
     Absent,
@@ -52,7 +52,7 @@ impl Storage {
 
 impl Inner {
     async fn find_on_servers(&self, id: ObjectId, known: Option<Entry>) -> Result<Found, StorageError> {
-        let looked = self.look(id).await;
+        let looked = self.look(id, known.as_ref()).await;
         if let Some(entry) = self.adopt(id, known, &looked).await? {
             return Ok(match entry.state {
                 State::Deleted | State::Purged => Found::Deleted(Box::new(entry)),
@@ -88,9 +88,9 @@ impl Inner {
         Ok(Some(self.catalog.stored(entry, looked.on.clone(), now()).await?))
     }
 
-    /// Looks for a whole replica on every file server.
-    pub(super) async fn look(&self, id: ObjectId) -> Looked {
-        let answers = self.servers.iter().map(|server| self.look_on(id, server));
+    /// Looks for a whole replica on every file server; `known` is what the catalog has of it.
+    pub(super) async fn look(&self, id: ObjectId, known: Option<&Entry>) -> Looked {
+        let answers = self.servers.iter().map(|server| self.look_on(id, known, server));
         let mut looked = Looked::default();
         for (server, answer) in self.servers.iter().zip(join_all(answers).await) {
             match answer {
@@ -113,10 +113,22 @@ impl Inner {
     }
 
     /// Reads a replica from end to end; a damaged one is set aside, a rotten record written anew.
-    pub(super) async fn look_on(&self, id: ObjectId, server: &Sessions) -> Result<Seen, FileServerError> {
+    pub(super) async fn look_on(
+        &self,
+        id: ObjectId,
+        known: Option<&Entry>,
+        server: &Sessions,
+    ) -> Result<Seen, FileServerError> {
+        // Whoever asks for what is not there waits for no whole object's place.
+        server.run(id, move |server, _| server.open(&id).map(drop)).await?;
         let identities = self.ring().identities();
-        let seen =
-            server.run_long(id, move |server, progress| look_at(server, progress, &id, &identities)).await?;
+        let longest = known.map_or(Longest::Accepted(self.settings.max_file.0), |entry| {
+            Longest::Known(longest(entry.metadata.size))
+        });
+        let look = move |server: &dyn FileServer, progress: &Progress| {
+            look_at(server, progress, &id, longest, &identities)
+        };
+        let seen = server.run_long(id, look).await?;
         self.count_slots(server.name(), &seen.slots);
         Ok(seen)
     }
@@ -130,15 +142,46 @@ pub(super) struct Seen {
     pub(super) slots: Slots,
 }
 
+/// How long a replica can be, in bytes.
+#[derive(Clone, Copy)]
+enum Longest {
+    /// The catalog knows the object.
+    Known(u64),
+    /// It does not. A longer one may be of a time when more plaintext than this was accepted.
+    Accepted(u64),
+}
+
+impl Longest {
+    const fn bytes(self) -> u64 {
+        match self {
+            Self::Known(bytes) => bytes,
+            Self::Accepted(plaintext) => longest(plaintext),
+        }
+    }
+}
+
 /// Verifies one replica as a whole and opens its record; quarantines a damaged one.
 fn look_at(
     server: &dyn FileServer,
     progress: &Progress,
     id: &ObjectId,
+    most: Longest,
     identities: &[age::x25519::Identity],
 ) -> Result<Seen, FileServerError> {
     use std::io::{Read, Seek};
-    let mut replica = progress.watch(server.open(id)?);
+    let set_aside = |damage: FileServerError| {
+        server.quarantine(id, most.bytes(), &|| progress.note())?;
+        tracing::error!("{damage}");
+        Err(damage)
+    };
+    let mut replica = match (server.open_within(id, most.bytes()), most) {
+        (Err(damage @ FileServerError::Damaged { .. }), Longest::Known(_)) => return set_aside(damage),
+        (Err(FileServerError::Damaged { server, object, why }), Longest::Accepted(_)) => {
+            let source = std::io::Error::other(format!("{why}, by storage.max_file"));
+            return Err(FileServerError::Unreadable { server, object, source });
+        }
+        (opened, _) => progress.watch(opened?),
+    };
     let mut slots = Vec::with_capacity(2 * SLOT);
     let read = replica.by_ref().take(2 * SLOT as u64).read_to_end(&mut slots);
     let checked = read.and_then(|_| replica.rewind()).map_err(EnvelopeError::Beneath);
@@ -153,14 +196,22 @@ fn look_at(
             };
             Ok(Seen { record, slots: mend(server, progress, id, rotten) })
         }
-        Err(EnvelopeError::Beneath(error)) => Err(beneath(error, server.name(), id)),
-        Err(damage) => {
-            server.quarantine(id, &|| progress.note())?;
-            let (server, object) = (server.name().to_owned(), id.to_string());
-            let error = FileServerError::Damaged { server, object, why: damage.reason() };
-            tracing::error!("{error}");
-            Err(error)
-        }
+        Err(error) => match damage(error, server.name(), id) {
+            damage @ FileServerError::Damaged { .. } => set_aside(damage),
+            beneath => Err(beneath),
+        },
+    }
+}
+
+/// What an envelope's error tells of the replica that it is about.
+pub(super) fn damage(error: EnvelopeError, server: &str, id: &ObjectId) -> FileServerError {
+    match error {
+        EnvelopeError::Beneath(error) => beneath(error, server, id),
+        damage => FileServerError::Damaged {
+            server: server.to_owned(),
+            object: id.to_string(),
+            why: damage.reason(),
+        },
     }
 }
 

@@ -14,6 +14,7 @@ pub(super) struct Metrics {
     pub(super) pending: IntGauge,
     pub(super) owed: IntGauge,
     pub(super) owed_oldest: IntGauge,
+    pub(super) without_replica: IntGauge,
     pub(super) removals_owed: IntGauge,
     pub(super) deleted: IntGauge,
     pub(super) up: IntGaugeVec,
@@ -55,6 +56,10 @@ impl Metrics {
             owed_oldest: IntGauge::new(
                 "vault_storage_owed_oldest_seconds",
                 "Age of the oldest owed replica",
+            )?,
+            without_replica: IntGauge::new(
+                "vault_storage_files_without_replica",
+                "Files of which no whole replica is left",
             )?,
             removals_owed: IntGauge::new("vault_storage_owed_removals", "Removals owed to a file server")?,
             deleted: IntGauge::new("vault_storage_deleted", "Deleted objects that wait for their purge")?,
@@ -102,7 +107,7 @@ impl Metrics {
         for counter in [&made.uploaded_bytes, &made.downloaded_bytes, &made.healed, &made.scrubbed] {
             registry.register(Box::new(counter.clone()))?;
         }
-        let owed = [&made.owed, &made.owed_oldest, &made.removals_owed];
+        let owed = [&made.owed, &made.owed_oldest, &made.without_replica, &made.removals_owed];
         for gauge in [&made.objects, &made.pending, &made.deleted].into_iter().chain(owed) {
             registry.register(Box::new(gauge.clone()))?;
         }

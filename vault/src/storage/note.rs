@@ -77,6 +77,19 @@ impl Title {
         [line.as_bytes(), &mac, payload].concat()
     }
 
+    /// The generation that a note's first line claims, whether or not a key of ours opens it.
+    #[must_use]
+    pub fn claims(&self, bytes: &[u8]) -> Option<u64> {
+        let end = bytes.iter().take(MAX_LINE).position(|byte| *byte == b'\n')?;
+        self.generation(&bytes[..end])
+    }
+
+    fn generation(&self, line: &[u8]) -> Option<u64> {
+        let words = std::str::from_utf8(line).ok()?.trim_end();
+        let start = format!("{START} {} {} {} ", self.kind, self.place, self.vault);
+        words.strip_prefix(&start)?.parse().ok()
+    }
+
     /// The generation and payload of a note's bytes; `None` if this is not that note, whole and
     /// by a vault with this key.
     #[must_use]
@@ -89,9 +102,7 @@ impl Title {
         if found != blake3::Hash::from_bytes(mac(key, line, payload)) {
             return None;
         }
-        let words = std::str::from_utf8(line).ok()?.trim_end();
-        let start = format!("{START} {} {} {} ", self.kind, self.place, self.vault);
-        Some((words.strip_prefix(&start)?.parse().ok()?, payload))
+        Some((self.generation(line)?, payload))
     }
 }
 
@@ -122,6 +133,7 @@ mod tests {
         let note = title().seal(&key(1), 7, b"payload");
         assert_eq!(title().open(&key(1), &note), Some((7, &b"payload"[..])));
         assert_eq!(title().open(&key(2), &note), None);
+        assert_eq!((title().claims(&note), title().claims(b"x\n")), (Some(7), None));
         assert_eq!(Title { place: "4567".to_owned(), ..title() }.open(&key(1), &note), None);
         assert_eq!(Title { vault: "vault-b".to_owned(), ..title() }.open(&key(1), &note), None);
         assert_eq!(Title { kind: "inventory".to_owned(), ..title() }.open(&key(1), &note), None);

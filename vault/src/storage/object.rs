@@ -33,7 +33,7 @@ impl ObjectId {
 
 impl fmt::Display for ObjectId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.iter().try_for_each(|byte| write!(f, "{byte:02x}"))
+        f.write_str(&blake3::Hash::from_bytes(self.0).to_hex())
     }
 }
 
@@ -126,7 +126,7 @@ pub enum State {
     Dropped,
     /// Durable, acknowledged or about to be.
     Stored,
-    /// Deleted by its owner; may be undeleted until it is purged.
+    /// Deleted; may be undeleted until it is purged.
     Deleted,
     /// Gone for ever: no vault can decrypt it any more.
     Purged,

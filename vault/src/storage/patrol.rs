@@ -10,11 +10,15 @@
 //!
 //! Written in the order tombstones, inventory, generation; the catalog has the generation on
 //! record before and confirms it after. All of it is for finding differences early: what it
-//! misses, the whole comparison finds.
+//! misses, the whole comparison finds. That one takes its time and goes by itself, so that what was
+//! deleted meanwhile is noted all the same.
 
-use std::sync::atomic::Ordering;
+use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::{AtomicBool, AtomicI64, AtomicU32, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use super::file_server::{FileServer, FileServerError};
 use super::inventory::{Inventory, Marker, Remembered, Verdict, judge};
 use super::note::{NoteKey, SLOTS, Title};
 use super::round::Round;
@@ -23,40 +27,90 @@ use super::{Inner, Storage, StorageError, Use, now};
 
 /// The round's name in the catalog.
 pub(super) const SYNC: &str = "sync";
-/// A comparison that could not list everything is tried again after this time,
+/// Under this name the catalog keeps whose notes were lost.
+const LOST_NOTES: &str = "lost notes";
+/// A comparison that could not list everything is tried again after this time, then after twice
+/// as long and so on,
 const AGAIN: Duration = Duration::from_secs(60);
-/// and with a file server away only now and then: it begins anew when that one is back.
+/// up to this; with a file server away only now and then: it begins anew when that one is back.
 const AGAIN_ALONE: Duration = Duration::from_secs(3600);
 
+/// What the watch and the comparison tell each other.
+#[derive(Default)]
+pub(super) struct Patrol {
+    /// Have the file servers been looked at since start? What is deleted is known only then.
+    watched: AtomicBool,
+    /// How often a whole comparison was asked for.
+    asked: AtomicU64,
+    /// The Unix second of the last one that could not list everything, and how many of these there
+    /// were in a row.
+    failed_at: AtomicI64,
+    failures: AtomicU32,
+    /// File servers whose notes no key opens, and whether everything was compared since. Before that
+    /// they are not written over, so that the operator can still put the right key into the file.
+    foreign: Mutex<HashMap<String, bool>>,
+}
+
+impl Patrol {
+    fn foreign(&self) -> MutexGuard<'_, HashMap<String, bool>> {
+        self.foreign.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
 impl Storage {
-    /// Looks whether the file servers are as they were left, compares if that is due, and brings
-    /// what is noted there up to date. Call it every [`Storage::retry_every`], one at a time;
-    /// a comparison of everything may take minutes.
+    /// A watch and a comparison, and a watch after it.
     ///
     /// # Errors
     /// The catalog's; what ails a file server is logged.
     pub async fn patrol_turn(&self) -> Result<(), StorageError> {
+        self.watch_turn().await?;
+        self.compare_turn().await?;
+        self.watch_turn().await
+    }
+
+    /// Looks whether the file servers are as they were left, and brings what is noted there up to
+    /// date. Call it every [`Storage::retry_every`], one at a time.
+    ///
+    /// # Errors
+    /// The catalog's; what ails a file server is logged.
+    pub async fn watch_turn(&self) -> Result<(), StorageError> {
         let inner = &self.0;
-        let mut stale = Vec::new();
+        let (mut stale, mut unseen) = (Vec::new(), Vec::new());
         for server in &inner.servers {
             if server.health().suspended.is_some() {
+                continue;
+            }
+            let foreign = inner.patrol.foreign().get(server.name()).copied();
+            if let Some(compared) = foreign {
+                if compared { &mut stale } else { &mut unseen }.push(server.name());
                 continue;
             }
             match self.inspect(server).await {
                 Ok(true) => {}
                 Ok(false) => stale.push(server.name()),
-                Err(StorageError::FileServer(error)) => tracing::warn!("{error}"),
+                Err(StorageError::FileServer(error)) => {
+                    tracing::warn!("{error}; looked at again at the next turn");
+                    unseen.push(server.name());
+                }
                 Err(error) => return Err(error),
             }
         }
-        self.compare_if_due().await?;
+        inner.patrol.watched.store(true, Ordering::Relaxed);
         for server in &inner.servers {
-            if server.health().suspended.is_some() {
+            // What was not read is not written over.
+            let held = inner.patrol.foreign().get(server.name()) == Some(&false);
+            if held || unseen.contains(&server.name()) || server.health().suspended.is_some() {
                 continue;
+            }
+            if inner.patrol.foreign().get(server.name()) == Some(&true) {
+                inner.lose_notes(server.name()).await?;
             }
             match inner.write_if_due(server, stale.contains(&server.name())).await {
                 Err(StorageError::FileServer(error)) => tracing::warn!("{error}; written at the next turn"),
-                other => other?,
+                other => {
+                    other?;
+                    inner.patrol.foreign().remove(server.name());
+                }
             }
         }
         Ok(())
@@ -71,9 +125,15 @@ impl Storage {
         let (verdict, parts) = inner.differing(server, &place).await?;
         match verdict {
             Verdict::Current => return Ok(true),
+            // Nothing is written while no key is in use.
+            Verdict::Sealed if inner.ring().active().is_none() => return Ok(true),
             Verdict::New | Verdict::Ahead | Verdict::Unfinished => {
                 tracing::info!(server = name, ?verdict, "a whole comparison is due");
             }
+            Verdict::Sealed => tracing::warn!(
+                "file server {name}: what is noted there opens with no key of storage.key_file: has that changed, or \
+                 has the note rotted? Written anew, and a whole comparison is due"
+            ),
             Verdict::Behind | Verdict::Gone => {
                 inner.metrics.restored.with_label_values(&[name]).inc();
                 server.note_restored();
@@ -89,6 +149,8 @@ impl Storage {
         }
         inner.request_comparison().await?;
         match verdict {
+            // This vault wrote it, so its catalog knows what it says.
+            Verdict::Sealed => {}
             // All that both vaults deleted since is known here.
             Verdict::Behind | Verdict::Unfinished => {
                 tracing::info!(server = name, prefixes = parts.len(), "prefixes differ");
@@ -102,6 +164,7 @@ impl Storage {
                      storage.key_file: if this catalog is new, deleted files may come back; put the earlier key \
                      into that file, too"
                 );
+                inner.patrol.foreign().insert(name.to_owned(), false);
             }
             _ => {}
         }
@@ -117,29 +180,48 @@ impl Storage {
         }
     }
 
-    async fn compare_if_due(&self) -> Result<(), StorageError> {
-        let inner = &self.0;
+    /// Compares everything, if that is due. Call it every [`Storage::retry_every`], one at a time;
+    /// it may take minutes, and the watch does not wait for it.
+    ///
+    /// # Errors
+    /// The catalog's; what ails a file server is logged.
+    pub async fn compare_turn(&self) -> Result<(), StorageError> {
+        let (inner, patrol) = (&self.0, &self.0.patrol);
         let round = inner.catalog.round(SYNC).await?;
         let every = inner.settings.sync_every;
-        if (every.is_zero() && !round.running) || !round.is_due(every, now()) {
+        let due = round.is_due(every, now()) && (round.running || !every.is_zero());
+        if !due || !patrol.watched.load(Ordering::Relaxed) {
             return Ok(());
         }
         let alone = inner.servers.iter().any(|server| server.health().suspended.is_some());
-        let pause = if alone { AGAIN_ALONE } else { AGAIN };
-        let last = inner.compared.load(Ordering::Relaxed);
+        let failures = patrol.failures.load(Ordering::Relaxed);
+        let pause = if alone { AGAIN_ALONE } else { pause_after(failures) };
         let waits = 0..i64::try_from(pause.as_secs()).unwrap_or(i64::MAX);
-        if waits.contains(&now().saturating_sub(last)) {
+        if failures > 0 && waits.contains(&now().saturating_sub(patrol.failed_at.load(Ordering::Relaxed))) {
             return Ok(());
         }
+        let asked = patrol.asked.load(Ordering::Relaxed);
         let round = round.at_work(now());
         inner.catalog.keep_round(SYNC, round.clone()).await?;
-        inner.compared.store(now(), Ordering::Relaxed);
-        if self.compare_now(Vec::new()).await? {
+        let all = self.compare_now(Vec::new()).await;
+        patrol.foreign().values_mut().for_each(|compared| *compared = true);
+        if !matches!(all, Ok(true)) {
+            patrol.failed_at.store(now(), Ordering::Relaxed);
+            patrol.failures.store(failures.saturating_add(1), Ordering::Relaxed);
+            return all.map(drop);
+        }
+        patrol.failures.store(0, Ordering::Relaxed);
+        // What another one was asked for since may lie in what was listed before.
+        if patrol.asked.load(Ordering::Relaxed) == asked {
             inner.catalog.keep_round(SYNC, round.ended(now())).await?;
-            inner.compared.store(0, Ordering::Relaxed);
         }
         Ok(())
     }
+}
+
+/// How long to wait after so many comparisons in a row that could not list everything.
+fn pause_after(failures: u32) -> Duration {
+    AGAIN.saturating_mul(1 << failures.saturating_sub(1).min(6)).min(AGAIN_ALONE)
 }
 
 impl Inner {
@@ -153,8 +235,10 @@ impl Inner {
         let name = server.name().to_owned();
         let remembered = self.catalog.generation(name.clone()).await?;
         let keys = self.note_keys();
-        let found = self.read_marker(server, &self.title("generation", place), &keys).await?;
-        let verdict = judge(found.as_ref(), remembered.as_ref());
+        let title = self.title("generation", place);
+        let found = self.read_marker(server, &title, &keys).await?;
+        let claimed = if remembered.is_some() { self.claimed(server, title).await? } else { None };
+        let verdict = judge(found.as_ref(), remembered.as_ref(), claimed);
         let (Verdict::Behind | Verdict::Unfinished, Some(marker)) = (verdict, found) else {
             return Ok((verdict, Vec::new()));
         };
@@ -165,6 +249,7 @@ impl Inner {
 
     /// A whole comparison is due, also after a restart.
     pub(super) async fn request_comparison(&self) -> Result<(), StorageError> {
+        self.patrol.asked.fetch_add(1, Ordering::Relaxed);
         let round = self.catalog.round(SYNC).await?;
         if round.running {
             return Ok(());
@@ -174,6 +259,10 @@ impl Inner {
 
     async fn write_if_due(&self, server: &Sessions, stale: bool) -> Result<(), StorageError> {
         let name = server.name().to_owned();
+        // What is sealed with a key that the other vault lacks could be opened by nobody one day.
+        if self.ring().active().is_none() {
+            return Ok(());
+        }
         let Some(place) = self.catalog.place(name.clone()).await?.0 else { return Ok(()) };
         let remembered = self.catalog.generation(name.clone()).await?;
         let every = i64::try_from(self.settings.inventory_every.as_secs()).unwrap_or(i64::MAX);
@@ -264,14 +353,44 @@ impl Inner {
         keys.into_iter().map(|(_, key)| key).collect()
     }
 
+    /// The highest generation that a note claims, whichever key sealed it.
+    async fn claimed(&self, server: &Sessions, title: Title) -> Result<Option<u64>, StorageError> {
+        let looked = server.run(title.kind.clone(), move |server, progress| {
+            let mut highest = None;
+            for slot in SLOTS {
+                let bytes = read_slot(server, &title.name(slot))?;
+                progress.note();
+                highest = highest.max(bytes.as_deref().and_then(|bytes| title.claims(bytes)));
+            }
+            Ok(highest)
+        });
+        Ok(looked.await?)
+    }
+
+    /// File servers whose notes this catalog could not read before it had them written anew: what was
+    /// deleted before its time is not known.
+    pub(super) async fn lost_notes(&self) -> Result<BTreeSet<String>, StorageError> {
+        let kept = self.catalog.asked(LOST_NOTES).await?;
+        Ok(kept.and_then(|kept| serde_json::from_str(&kept).ok()).unwrap_or_default())
+    }
+
+    async fn lose_notes(&self, server: &str) -> Result<(), StorageError> {
+        let mut lost = self.lost_notes().await?;
+        if !lost.insert(server.to_owned()) {
+            return Ok(());
+        }
+        Ok(self.catalog.keep_asked(LOST_NOTES, serde_json::to_string(&lost).ok()).await?)
+    }
+
     /// Is there anything under a note's name, whatever it says?
     pub(super) async fn has_note(&self, server: &Sessions, title: Title) -> Result<bool, StorageError> {
         let looked = server.run(title.kind.clone(), move |server, progress| {
             for slot in SLOTS {
-                if server.read_note(&title.name(slot))?.is_some() {
-                    return Ok(true);
+                match server.read_note(&title.name(slot)) {
+                    Ok(None) => progress.note(),
+                    Ok(Some(_)) | Err(FileServerError::Faulty { .. }) => return Ok(true),
+                    Err(error) => return Err(error),
                 }
-                progress.note();
             }
             Ok(false)
         });
@@ -289,7 +408,7 @@ impl Inner {
         let read = server.run(&title.kind, move |server, progress| {
             let mut notes = Vec::new();
             for slot in SLOTS {
-                let bytes = server.read_note(&asked.name(slot))?;
+                let bytes = read_slot(server, &asked.name(slot))?;
                 progress.note();
                 let opened =
                     bytes.as_deref().and_then(|bytes| keys.iter().find_map(|key| asked.open(key, bytes)));
@@ -314,7 +433,7 @@ impl Inner {
         let written = server.run(title.kind.clone(), move |server, progress| {
             let mut valid = Vec::new();
             for slot in SLOTS {
-                let bytes = server.read_note(&title.name(slot))?;
+                let bytes = read_slot(server, &title.name(slot))?;
                 progress.note();
                 let opened =
                     bytes.as_deref().and_then(|bytes| keys.iter().find_map(|key| title.open(key, bytes)));
@@ -327,5 +446,16 @@ impl Inner {
             server.write_note(&title.name(slot), &title.seal(key, generation, &payload))
         });
         Ok(written.await?)
+    }
+}
+
+/// One slot of a note; one that cannot be read holds nothing, and is written over in its turn.
+fn read_slot(server: &dyn FileServer, name: &str) -> Result<Option<Vec<u8>>, FileServerError> {
+    match server.read_note(name) {
+        Err(error @ FileServerError::Faulty { .. }) => {
+            tracing::error!("{error}; written anew at its turn");
+            Ok(None)
+        }
+        other => other,
     }
 }

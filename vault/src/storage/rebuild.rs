@@ -9,18 +9,21 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
+use std::sync::atomic::Ordering;
 
 use age::x25519::Identity;
 use futures_util::future::join_all;
 use futures_util::stream::{self, StreamExt};
 
-use super::envelope::{EnvelopeError, Next, Record, examine};
+use super::catalog::FoundObject;
+use super::envelope::{EnvelopeError, Next, Record, Side, examine, parse_slot};
 use super::file_server::{FileServerError, Replica};
 use super::lookup::{beneath, with_label};
 use super::note::NoteKey;
 use super::object::{Entry, ObjectId, State};
 use super::rewrap::first_bytes;
 use super::ring::Ring;
+use super::sessions::Kind;
 use super::task::{Progress, Running};
 use super::tasks::{Asked, REBUILD};
 use super::{Inner, KeyError, Storage, StorageError, key, now};
@@ -36,11 +39,15 @@ const WALK: &str = "rebuild";
 type Found = (ObjectId, Vec<usize>);
 
 /// What an object found is to the catalog.
-enum Taken {
-    /// To be noted: what it is, where it lies, to which keys its record is sealed.
-    New(Box<(Entry, Vec<String>, String)>),
+pub(super) enum Taken {
+    /// To be noted.
+    New(Box<FoundObject>),
     /// Known as it was found; is it deleted?
     Known(bool),
+    /// It has a record, and none of the keys opens it.
+    Sealed,
+    /// None of its records is whole, for this reason.
+    Rotten(String),
 }
 
 impl Storage {
@@ -93,8 +100,24 @@ impl Inner {
         let (inner, started) = (Arc::clone(self), self.rebuild.progress());
         tokio::spawn(async move {
             let stopped = inner.rebuild_all(&running, &identities, after).await.err();
+            let progress = inner.rebuild.progress();
             match &stopped {
-                None => tracing::info!("storage: the catalog is rebuilt"),
+                None if progress.unopened > 0 => {
+                    let why = unopened(progress.unopened);
+                    tracing::error!("storage: the catalog is rebuilt as far as it goes: {why}");
+                    inner.unopened.store(progress.unopened, Ordering::Relaxed);
+                    running.note(|progress| progress.last_error = Some(why));
+                }
+                None if progress.failed > 0 => {
+                    let failed = progress.failed;
+                    tracing::error!(
+                        "storage: the catalog is rebuilt as far as it goes: {failed} files are not in it"
+                    );
+                }
+                None => {
+                    inner.unopened.store(0, Ordering::Relaxed);
+                    tracing::info!("storage: the catalog is rebuilt");
+                }
                 Some(error) => {
                     tracing::error!("{error}; rebuilding stopped: vault file rebuild-catalog goes on with it")
                 }
@@ -113,6 +136,7 @@ impl Inner {
     ) -> Result<(), StorageError> {
         let mut keys = self.note_keys();
         keys.extend(identities.iter().map(NoteKey::of));
+        let mut unread = self.lost_notes().await?;
         for server in &self.servers {
             let name = server.name();
             let Some(place) = self.catalog.place(name.to_owned()).await?.0 else { continue };
@@ -122,13 +146,17 @@ impl Inner {
                 other => other,
             })?;
             if !opened {
-                let why = format!(
-                    "file server {name}: what is noted there of deletions opens with none of these keys: files \
-                     that were deleted may be back; delete them again, or begin anew with the former storage key"
-                );
-                tracing::warn!("{why}");
-                running.note(|progress| progress.warning = Some(why));
+                unread.insert(name.to_owned());
             }
+        }
+        if !unread.is_empty() {
+            let names = unread.into_iter().collect::<Vec<_>>().join(", ");
+            let why = format!(
+                "file servers {names}: what is noted there of deletions opens with none of these keys: files \
+                 that were deleted may be back; delete them again, or begin anew with the former storage key"
+            );
+            tracing::warn!("{why}");
+            running.note(|progress| progress.warning = Some(why));
         }
         Ok(())
     }
@@ -153,7 +181,19 @@ impl Inner {
                         progress.passed += 1;
                         progress.deleted += u64::from(deleted);
                     }),
+                    Ok(Taken::Sealed) => running.note(|progress| {
+                        progress.failed += 1;
+                        progress.unopened += 1;
+                    }),
+                    Ok(Taken::Rotten(why)) => {
+                        tracing::warn!("{why}; not taken into the catalog");
+                        running.failed(&why);
+                    }
                     Err(error @ (StorageError::Catalog(_) | StorageError::Stopping)) => return Err(error),
+                    // The rest of the page may lie there, too: the walk goes on from before it.
+                    Err(StorageError::FileServer(error)) => {
+                        return Err(StorageError::Listing(error.to_string()));
+                    }
                     Err(error) => {
                         tracing::warn!("{error}; not taken into the catalog");
                         running.failed(&error.to_string());
@@ -183,10 +223,11 @@ impl Inner {
         &self,
         after: Option<ObjectId>,
     ) -> Result<(Vec<Found>, Option<ObjectId>), StorageError> {
-        let listings = self
-            .servers
-            .iter()
-            .map(|server| server.run("list", move |server, _| server.list("", after.as_ref(), PAGE)));
+        let listings = self.servers.iter().map(|server| {
+            server.run_as(Kind::Background, "list", move |server, progress| {
+                server.list_watched("", after.as_ref(), PAGE, &|| progress.note())
+            })
+        });
         let mut found: BTreeMap<ObjectId, Vec<usize>> = BTreeMap::new();
         let mut bound: Option<ObjectId> = None;
         for (at, listed) in join_all(listings).await.into_iter().enumerate() {
@@ -202,8 +243,11 @@ impl Inner {
         Ok((found.into_iter().collect(), bound))
     }
 
-    /// What the catalog should say of one object.
-    async fn take_in(
+    /// What the catalog should say of one object, by its record.
+    ///
+    /// # Errors
+    /// The catalog's; [`StorageError::FileServer`] where a file server that may tell more is away.
+    pub(super) async fn take_in(
         &self,
         (id, places): Found,
         identities: &[Identity],
@@ -221,35 +265,63 @@ impl Inner {
                 return Ok(Taken::Known(known.state == State::Deleted));
             }
             // A purged one that turns up again has to go again.
-            return Ok(Taken::New(Box::new((known, on, String::new()))));
+            return Ok(Taken::New(Box::new(FoundObject { entry: known, on, sealed: None })));
         }
-        let mut refusals = Vec::new();
+        let (mut refusals, mut rotten, mut sealed, mut away) = (Vec::new(), true, true, None);
         for at in places {
             let (own, wanted) = (identities.to_vec(), ring.seal().to_owned());
             let examined = self.servers[at].run(id, move |server, _| {
-                let mut examined = examine(&first_bytes(server, &id)?, &own, &wanted);
+                let slots = first_bytes(server, &id)?;
+                let mut examined = examine(&slots, &own, &wanted);
+                if examined.record.is_none() {
+                    let any = Side::BOTH.iter().any(|side| parse_slot(side.of(&slots)).is_ok());
+                    return Ok((examined, any));
+                }
                 if let Some(record) = examined.record.take() {
                     examined.record = Some(labelled(record, server.open(&id)?, server.name(), &id)?);
                 }
-                Ok(examined)
+                Ok((examined, true))
             });
             match examined.await {
-                Ok(examined) => {
+                Ok((examined, any)) => {
+                    (rotten, sealed) = (rotten && !any, sealed && any);
                     let Some(Record { metadata, identity }) = examined.record else {
                         let why = "its record is damaged, or sealed to none of these keys";
                         refusals.push(format!("{}: {why}", self.servers[at].name()));
                         continue;
                     };
-                    let seal = if examined.next == Next::Nothing { ring.seal() } else { "" };
+                    // The other replica may be sealed to other keys.
+                    let there = || (self.servers[at].name().to_owned(), ring.seal().to_owned());
+                    let sealed = (examined.next == Next::Nothing).then(there);
                     let (state, origin, identity) = (State::Pending, self.own.clone(), Some(identity));
                     let entry = Entry { id, metadata, state, origin, identity, replicas: Vec::new() };
-                    return Ok(Taken::New(Box::new((entry, on, seal.to_owned()))));
+                    return Ok(Taken::New(Box::new(FoundObject { entry, on, sealed })));
                 }
-                Err(error) => refusals.push(error.to_string()),
+                // Gone since it was listed.
+                Err(FileServerError::Absent { .. }) => {}
+                Err(error) if error.is_of_the_place() => away = Some(error),
+                Err(error) => {
+                    (rotten, sealed) = (false, false);
+                    refusals.push(error.to_string());
+                }
             }
         }
-        Err(StorageError::Unreadable { id, why: refusals.join("; ") })
+        if let Some(away) = away {
+            return Err(away.into());
+        }
+        if refusals.is_empty() {
+            return Ok(Taken::Known(false));
+        }
+        if sealed {
+            return Ok(Taken::Sealed);
+        }
+        let error = StorageError::Unreadable { id, why: refusals.join("; ") };
+        if rotten { Ok(Taken::Rotten(error.to_string())) } else { Err(error) }
     }
+}
+
+fn unopened(count: u64) -> String {
+    format!("none of these keys opens {count} files: name the right one with --identity")
 }
 
 /// A record with its whole label, from the replica that it stands in. That of a body which does not

@@ -33,8 +33,12 @@ impl Storage {
     /// by itself after a restart; [`Storage::keys`] tells how far it is.
     ///
     /// # Errors
-    /// [`StorageError::Busy`] while it runs, or the catalog's.
+    /// [`StorageError::Busy`] while it runs, [`StorageError::NotActive`] where it would bring nothing to the
+    /// newest key, or the catalog's.
     pub async fn rewrap(&self, per_second: u32) -> Result<Progress, StorageError> {
+        // What the operator has just done counts at once.
+        self.compare_keys().await?;
+        self.0.check_newest()?;
         let running = self.0.rewrap.begin().ok_or(StorageError::Busy("rewrapping is under way"))?;
         self.0.begin_asked(Asked::Rewrap { per_second }).await?;
         Ok(self.0.rewrap_with(running, per_second))
@@ -48,6 +52,19 @@ impl Storage {
 }
 
 impl Inner {
+    /// Is the newest key the one that records are brought to?
+    fn check_newest(&self) -> Result<(), StorageError> {
+        let ring = self.ring();
+        let Some(newest) = ring.filed().first().filter(|_| !ring.newest_is_active()) else { return Ok(()) };
+        let (newest, peer) = (newest.recipient().to_string(), &self.settings.peer);
+        let lacks = self.agreement.heard().is_some_and(|heard| !heard.recipients.contains(&newest));
+        let why = match lacks {
+            true => format!("{peer} does not have it (copy storage.key_file there)"),
+            false => format!("{peer} has not shown yet that it has it"),
+        };
+        Err(StorageError::NotActive { why })
+    }
+
     /// Goes on with the walk of a former life.
     pub(super) fn rewrap_on(self: &Arc<Self>, per_second: u32) {
         if let Some(running) = self.rewrap.begin() {
@@ -73,6 +90,7 @@ impl Inner {
 
     async fn rewrap_all(&self, running: &Running, per_second: u32) -> Result<(), StorageError> {
         let ring = self.ring();
+        ring.recipients().ok_or_else(|| self.no_key())?;
         let seals = self.catalog.seals().await?;
         let all: u64 = seals.iter().filter(|(seal, _)| seal != ring.seal()).map(|(_, count)| count).sum();
         let start = ObjectId::new(*blake3::hash(self.own.as_bytes()).as_bytes());
@@ -133,7 +151,8 @@ impl Inner {
         let id = entry.id;
         let Some(identity) = entry.identity.clone() else { return Ok(false) };
         let known = Record { metadata: entry.metadata.clone(), identity };
-        let (identities, [active, escrow]) = (ring.identities(), ring.recipients());
+        let [active, escrow] = ring.recipients().ok_or_else(|| self.no_key())?;
+        let identities = ring.identities();
         let wanted = ring.seal().to_owned();
         let rewrapped = self.server(id, server)?.run(id, move |server, passing| {
             let seal = |record: &Record, generation| seal_slot(record, [&active, &escrow], generation);

@@ -2,7 +2,8 @@
 //!
 //! A key seals only once both vaults have it: what is sealed to a key that one disk alone holds
 //! would be for the escrow key, should that disk die. So the newest key of those that both had
-//! when they last met is the active one, and before they ever met the oldest.
+//! when they last met is the active one, and before they ever met the oldest. A file that lost all
+//! of those changes nothing: what sealed before goes on, and after a restart nothing is sealed.
 
 use age::x25519::{Identity, Recipient};
 use serde::{Deserialize, Serialize};
@@ -24,31 +25,70 @@ pub enum Use {
 
 /// The keys of one moment.
 pub(super) struct Ring {
-    /// The newest first; never empty.
+    /// Those of the file, the newest first; never none. Behind them the one that is kept.
     keys: Vec<Key>,
-    active: usize,
+    /// How many of them the file holds.
+    filed: usize,
+    /// None where no key is known to be at both vaults although there was one.
+    active: Option<usize>,
     identities: Vec<Identity>,
     escrow: Recipient,
     seal: String,
 }
 
 impl Ring {
-    /// The ring of these keys (the newest first) and of the recipients that both vaults have;
+    /// The ring of the file's keys (the newest first) and of the recipients that both vaults had
+    /// when they last met. `kept` sealed until now: where the file has none of those, it goes on.
     /// `None` without a key.
-    pub(super) fn new(keys: Vec<Key>, shared: &[String], escrow: Recipient) -> Option<Self> {
-        let common = keys.iter().position(|key| shared.contains(&key.recipient().to_string()));
-        let active = common.unwrap_or(keys.len().checked_sub(1)?);
-        let seal = seal_name([&keys.get(active)?.recipient(), &escrow]);
+    pub(super) fn new(
+        mut keys: Vec<Key>,
+        shared: &[String],
+        kept: Option<Key>,
+        escrow: Recipient,
+    ) -> Option<Self> {
+        let filed = keys.len();
+        let oldest = filed.checked_sub(1)?;
+        let at_both = |key: &Key| shared.contains(&key.recipient().to_string());
+        let mut active = keys.iter().position(at_both);
+        if shared.is_empty() {
+            active = Some(oldest);
+        } else if active.is_none()
+            && let Some(key) = kept.filter(at_both)
+        {
+            keys.push(key);
+            active = Some(filed);
+        }
+        let seal = seal_name([&keys.get(active.unwrap_or(0))?.recipient(), &escrow]);
         let identities = keys.iter().map(|key| key.identity.clone()).collect();
-        Some(Self { keys, active, identities, escrow, seal })
+        Some(Self { keys, filed, active, identities, escrow, seal })
     }
 
-    /// What new records are sealed to: the active key and the escrow.
-    pub(super) fn recipients(&self) -> [Recipient; 2] {
-        [self.keys[self.active].recipient(), self.escrow.clone()]
+    /// The same keys, none of which seals: the other vault has shown that it has none of them.
+    pub(super) fn resting(self) -> Self {
+        Self { active: None, ..self }
     }
 
-    /// The name of these two.
+    /// What new records are sealed to, the active key and the escrow; `None` where none may be.
+    pub(super) fn recipients(&self) -> Option<[Recipient; 2]> {
+        Some([self.active()?.recipient(), self.escrow.clone()])
+    }
+
+    /// The key that seals.
+    pub(super) fn active(&self) -> Option<&Key> {
+        self.keys.get(self.active?)
+    }
+
+    /// Does the newest key of the file seal?
+    pub(super) fn newest_is_active(&self) -> bool {
+        self.active == Some(0)
+    }
+
+    /// Has the key that seals left the file?
+    pub(super) fn is_kept(&self) -> bool {
+        self.active.is_some_and(|at| at >= self.filed)
+    }
+
+    /// The name of these two; where none may be sealed to, that of the newest key and the escrow.
     pub(super) fn seal(&self) -> &str {
         &self.seal
     }
@@ -61,18 +101,23 @@ impl Ring {
     /// Each key with its use, the newest first.
     pub(super) fn keys(&self) -> impl Iterator<Item = (&Key, Use)> {
         self.keys.iter().enumerate().map(|(at, key)| {
-            let used = match at.cmp(&self.active) {
-                std::cmp::Ordering::Less => Use::Next,
-                std::cmp::Ordering::Equal => Use::Active,
-                std::cmp::Ordering::Greater => Use::Earlier,
+            let used = match self.active {
+                Some(active) if at == active => Use::Active,
+                Some(active) if at > active => Use::Earlier,
+                _ => Use::Next,
             };
             (key, used)
         })
     }
 
-    /// Every recipient, the newest first.
+    /// The keys of the file, the newest first.
+    pub(super) fn filed(&self) -> &[Key] {
+        &self.keys[..self.filed]
+    }
+
+    /// Their recipients.
     pub(super) fn all(&self) -> Vec<String> {
-        self.keys.iter().map(|key| key.recipient().to_string()).collect()
+        self.filed().iter().map(|key| key.recipient().to_string()).collect()
     }
 
     /// The escrow's recipient.
@@ -96,20 +141,31 @@ mod tests {
         let keys = vec![key(), key(), key()];
         let escrow = Identity::generate().to_public();
         let name = |at: usize| keys[at].recipient().to_string();
+        let ring = |shared: &[String], kept: Option<Key>| {
+            Ring::new(keys.clone(), shared, kept, escrow.clone()).unwrap()
+        };
         let active = |shared: &[String]| {
-            let ring = Ring::new(keys.clone(), shared, escrow.clone()).unwrap();
+            let ring = ring(shared, None);
             assert_eq!(ring.identities().len(), 3, "all of them open");
             let uses: Vec<_> = ring.keys().map(|(_, used)| used).collect();
-            let at = uses.iter().position(|used| *used == Use::Active).unwrap();
+            let at = uses.iter().position(|used| *used == Use::Active)?;
             assert!(uses[..at].iter().all(|used| *used == Use::Next));
-            assert_eq!(ring.recipients()[0].to_string(), name(at));
-            at
+            assert_eq!(ring.recipients().unwrap()[0].to_string(), name(at));
+            Some(at)
         };
-        assert_eq!(active(&[]), 2, "the oldest before they ever met");
-        assert_eq!(active(&[name(2)]), 2);
-        assert_eq!(active(&[name(1), name(2)]), 1);
-        assert_eq!(active(&[name(2), name(0), name(1)]), 0);
-        assert_eq!(active(&["age1stranger".to_owned()]), 2);
-        assert!(Ring::new(Vec::new(), &[], escrow).is_none());
+        assert_eq!(active(&[]), Some(2), "the oldest before they ever met");
+        assert_eq!(active(&[name(2)]), Some(2));
+        assert_eq!(active(&[name(1), name(2)]), Some(1));
+        assert_eq!(active(&[name(2), name(0), name(1)]), Some(0));
+        assert_eq!(active(&["age1stranger".to_owned()]), None, "none of them is known to be at both");
+        assert!(Ring::new(Vec::new(), &[], None, escrow.clone()).is_none());
+
+        let lost = key();
+        let before = lost.recipient().to_string();
+        let kept = ring(std::slice::from_ref(&before), Some(lost.clone()));
+        assert_eq!(kept.recipients().unwrap()[0].to_string(), before, "what sealed before goes on");
+        assert!(kept.is_kept() && !kept.newest_is_active() && kept.all().len() == 3);
+        assert_eq!(ring(&[name(1)], Some(lost.clone())).identities().len(), 3, "until one is at both");
+        assert!(ring(&["age1stranger".to_owned()], Some(lost)).recipients().is_none());
     }
 }

@@ -1,5 +1,5 @@
-//! Which storage keys are in use: reads their file again when an operator changed it, agrees
-//! with the other vault on the one that seals, and tells how many records are sealed to which.
+//! Which storage keys are in use: reads their file again when an operator changed it, and tells how
+//! many records are sealed to which. What the other vault has is `agreement`'s.
 
 use std::sync::{Arc, PoisonError};
 
@@ -16,6 +16,12 @@ pub struct Keys {
     pub keys: Vec<KeyStatus>,
     /// The escrow's recipient.
     pub escrow: String,
+    /// Has the other vault the same? Unknown before it was asked.
+    #[serde(default)]
+    pub escrow_at_peer: Option<bool>,
+    /// What an operator has to mend about the two vaults' keys.
+    #[serde(default)]
+    pub trouble: Option<String>,
     /// Replicas whose record is sealed to other keys: removed ones, or a former escrow's.
     pub other_records: u64,
     /// Replicas whose record this vault has not looked at.
@@ -41,22 +47,12 @@ pub struct KeyStatus {
 }
 
 impl Storage {
-    /// The other vault has these keys' identities: the newest that both have seals from now on.
+    /// Reads the key file again; a bad one changes nothing.
     ///
     /// # Errors
     /// The catalog's.
-    pub async fn agree_on_keys(&self, peers: &[String]) -> Result<(), StorageError> {
-        let inner = &self.0;
-        let mut shared = inner.ring().all();
-        shared.retain(|own| peers.contains(own));
-        shared.sort_unstable();
-        // Without one in common nothing is better than what stands.
-        if shared.is_empty() || shared == inner.catalog.shared_keys().await? {
-            return Ok(());
-        }
-        inner.catalog.share_keys(shared.clone()).await?;
-        inner.turn_ring(inner.ring().keys().map(|(key, _)| key.clone()).collect(), &shared);
-        Ok(())
+    pub async fn read_keys(&self) -> Result<(), StorageError> {
+        self.0.reload_keys().await
     }
 
     /// The keys and what is sealed to them.
@@ -65,14 +61,18 @@ impl Storage {
     /// The catalog's.
     pub async fn keys(&self) -> Result<Keys, StorageError> {
         let ring = self.0.ring();
-        let shared = self.0.catalog.shared_keys().await?;
+        let heard = self.0.agreement.heard();
+        let at_peer = match &heard {
+            Some(peer) => peer.recipients.clone(),
+            None => self.0.catalog.shared_keys().await?,
+        };
         let seals = self.0.catalog.seals().await?;
         let count = |wanted: &str| seals.iter().filter(|(seal, _)| seal == wanted).map(|(_, n)| n).sum();
         let keys: Vec<_> = ring
             .keys()
             .map(|(key, used)| {
                 let recipient = key.recipient().to_string();
-                let at_peer = shared.contains(&recipient);
+                let at_peer = at_peer.contains(&recipient);
                 let (created, records) = (key.created.clone(), count(&ring.seal_of(key)));
                 KeyStatus { recipient, used, created, at_peer, records }
             })
@@ -83,7 +83,11 @@ impl Storage {
         Ok(Keys {
             keys,
             escrow: ring.escrow().to_string(),
-            other_records: all - named - unseen_records,
+            escrow_at_peer: heard
+                .and_then(|peer| peer.escrow)
+                .map(|theirs| theirs == ring.escrow().to_string()),
+            trouble: self.key_trouble(),
+            other_records: all.saturating_sub(named + unseen_records),
             unseen_records,
             rewrap: self.0.rewrap.progress(),
         })
@@ -96,8 +100,14 @@ impl Inner {
         Arc::clone(&self.ring.read().unwrap_or_else(PoisonError::into_inner))
     }
 
+    /// Why nothing can be sealed.
+    pub(super) fn no_key(&self) -> StorageError {
+        StorageError::NoKey { why: self.key_trouble().unwrap_or_else(|| "no key is in use".to_owned()) }
+    }
+
     /// Reads the key file again; a bad one changes nothing.
     pub(super) async fn reload_keys(&self) -> Result<(), StorageError> {
+        let _turning = self.agreement.turning.lock().await;
         let file = self.settings.key_file.clone();
         let read = tokio::task::spawn_blocking(move || key::load(&file)).await;
         let keys = match read.map_err(|_| StorageError::Stopping)? {
@@ -115,12 +125,20 @@ impl Inner {
         Ok(())
     }
 
-    fn turn_ring(&self, keys: Vec<key::Key>, shared: &[String]) {
+    /// Puts these keys of the file into use. Call it with `agreement.turning` held.
+    pub(super) fn turn_ring(&self, keys: Vec<key::Key>, shared: &[String]) {
         let before = self.ring();
-        let Some(ring) = Ring::new(keys, shared, before.escrow().clone()) else { return };
-        if ring.seal() != before.seal() {
-            let active = &ring.recipients()[0];
-            tracing::info!("storage: records are sealed to {active} from now on; both vaults have it");
+        let (kept, escrow) = (before.active().cloned(), before.escrow().clone());
+        let Some(mut ring) = Ring::new(keys, shared, kept, escrow) else { return };
+        if self.is_apart(&ring.all(), shared) {
+            ring = ring.resting();
+        }
+        let sealed_to = |ring: &Ring| ring.active().map(|key| key.recipient().to_string());
+        let (was, is) = (sealed_to(&before), sealed_to(&ring));
+        // What is wrong with it is told by whoever compares the two vaults' keys.
+        if let Some(active) = is.filter(|is| was.as_ref() != Some(is)) {
+            let known = if shared.contains(&active) { "; both vaults have it" } else { "" };
+            tracing::info!("storage: records are sealed to {active} from now on{known}");
             // An earlier key may leave the file one day, and what only it opens is lost then.
             self.reseal().extend(self.servers.iter().map(|server| server.name().to_owned()));
         }

@@ -11,6 +11,7 @@ use std::time::Duration;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::file_server::{FileServer, FileServerError};
+use super::note::MAX_NOTE;
 
 mod progress;
 
@@ -21,30 +22,44 @@ type Job = Box<dyn FnOnce(&dyn FileServer) + Send>;
 
 /// Operations that wait for a session at most.
 const MOST_WAITING: usize = 8192;
+/// A full file server is tried again once it has this much space, whatever it refused.
+const SPACE: u64 = 64 << 20;
+/// What is refused and is no object is a note, at most.
+const NOTE: u64 = MAX_NOTE as u64;
+/// Beside what was refused: a file system wants some for names, and the last of it may be root's.
+const MARGIN: u64 = 2 << 20;
 /// Nobody waits for a session longer than so many deadlines, however well the others get on.
 const PATIENCE: u32 = 20;
 
 /// How an operation is asked for.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Kind {
+pub(super) enum Kind {
     /// A frame, a note, a few names: any session will do.
     Short,
-    /// A whole object: leaves the last sessions to short ones.
+    /// A whole object that a caller waits for: leaves the last sessions to short ones.
     Long,
+    /// As long, and nobody waits for it: also leaves a session to long ones.
+    Background,
     /// Short, and asked of a suspended server too.
     Probe,
 }
 
-/// A session's place, and for a long operation its place among these.
-type Place = (OwnedSemaphorePermit, Option<OwnedSemaphorePermit>);
+/// A session's place, and that among the long operations or those in the background.
+type Place = (OwnedSemaphorePermit, [Option<OwnedSemaphorePermit>; 2]);
 
 /// What is known of a file server's health.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Health {
     /// Why nothing is sent there at present.
     pub(super) suspended: Option<String>,
+    /// The same in as few words as it takes, and since when, in Unix seconds.
+    pub(super) cause: String,
+    /// See `cause`.
+    pub(super) since: i64,
     /// It has refused a write for lack of space.
     pub(super) full: bool,
+    /// Bytes of the smallest object that it refused so.
+    pub(super) refused: Option<u64>,
     /// It has less space left than the operator wants kept free.
     pub(super) low: bool,
     /// How often it came back from a backup.
@@ -62,6 +77,8 @@ pub(super) struct Sessions {
     permits: Arc<Semaphore>,
     /// Fewer than there are sessions.
     long: Arc<Semaphore>,
+    /// Fewer still, but at least one.
+    background: Arc<Semaphore>,
     waiting: Semaphore,
     gauge: Gauge,
     sessions: usize,
@@ -74,6 +91,7 @@ impl Sessions {
     pub(super) fn start(server: Box<dyn FileServer>, deadline: Duration) -> std::io::Result<Self> {
         let server: Arc<dyn FileServer> = Arc::from(server);
         let sessions = server.sessions().max(1);
+        let long = sessions - kept_for_short(sessions);
         let (jobs, queue) = mpsc::channel::<Job>(sessions);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..sessions {
@@ -95,7 +113,8 @@ impl Sessions {
             name: server.name().to_owned(),
             jobs,
             permits: Arc::new(Semaphore::new(sessions)),
-            long: Arc::new(Semaphore::new(sessions - kept_for_short(sessions))),
+            long: Arc::new(Semaphore::new(long)),
+            background: Arc::new(Semaphore::new(long.saturating_sub(1).max(1))),
             waiting: Semaphore::new(MOST_WAITING),
             gauge: Gauge::default(),
             sessions,
@@ -120,17 +139,17 @@ impl Sessions {
         object: impl ToString,
         job: impl FnOnce(&dyn FileServer, &Progress) -> Result<T, FileServerError> + Send + 'static,
     ) -> Result<T, FileServerError> {
-        self.attempt(object, Kind::Short, job).await
+        self.run_as(Kind::Short, object, job).await
     }
 
-    /// Runs one operation that moves a whole object or may take as long, unless the server is
-    /// suspended.
+    /// Runs one operation that moves a whole object or may take as long and that a caller waits for,
+    /// unless the server is suspended.
     pub(super) async fn run_long<T: Send + 'static>(
         &self,
         object: impl ToString,
         job: impl FnOnce(&dyn FileServer, &Progress) -> Result<T, FileServerError> + Send + 'static,
     ) -> Result<T, FileServerError> {
-        self.attempt(object, Kind::Long, job).await
+        self.run_as(Kind::Long, object, job).await
     }
 
     /// Runs one operation even on a suspended server; success ends the suspension.
@@ -138,7 +157,7 @@ impl Sessions {
         &self,
         job: impl FnOnce(&dyn FileServer, &Progress) -> Result<T, FileServerError> + Send + 'static,
     ) -> Result<T, FileServerError> {
-        let answer = self.attempt("probe", Kind::Probe, job).await?;
+        let answer = self.run_as(Kind::Probe, "probe", job).await?;
         if self.lock().suspended.take().is_some() {
             tracing::info!(server = %self.name, "file server answers again");
         }
@@ -151,17 +170,34 @@ impl Sessions {
         if health.suspended.is_none() {
             tracing::error!("{error}; suspended until it answers a probe");
             health.suspended = Some(error.to_string());
+            (health.cause, health.since) = (error.cause(), super::now());
         }
     }
 
     /// Space has been found or found wanting.
     pub(super) fn set_full(&self, full: bool) {
-        self.lock().full = full;
+        let mut health = self.lock();
+        (health.full, health.refused) = (full, None);
     }
 
-    /// It has little space left, or enough again.
-    pub(super) fn set_low(&self, low: bool) {
-        let before = std::mem::replace(&mut self.lock().low, low);
+    /// An object of so many bytes was refused for lack of space.
+    pub(super) fn note_refused(&self, length: u64) {
+        let mut health = self.lock();
+        health.refused = Some(health.refused.map_or(length, |least| least.min(length)));
+    }
+
+    /// So many bytes are left; `keep` are to be kept free. A full one is tried again once what it
+    /// refused fits.
+    pub(super) fn note_space(&self, free: u64, keep: u64) {
+        let mut health = self.lock();
+        // A little more before it counts as roomy again, so that it does not change with every file.
+        let low = free < if health.low { keep.saturating_add(keep / 10) } else { keep };
+        let before = std::mem::replace(&mut health.low, low);
+        let fits = health.refused.unwrap_or(NOTE).saturating_add(MARGIN);
+        if health.full && free >= fits.min(SPACE.max(keep)) {
+            (health.full, health.refused) = (false, None);
+        }
+        drop(health);
         if before != low {
             tracing::warn!(server = %self.name, low, "space is low: less than storage.keep_free is left");
         }
@@ -172,10 +208,11 @@ impl Sessions {
         self.lock().restored += 1;
     }
 
-    async fn attempt<T: Send + 'static>(
+    /// Runs one operation of this kind.
+    pub(super) async fn run_as<T: Send + 'static>(
         &self,
-        object: impl ToString,
         kind: Kind,
+        object: impl ToString,
         job: impl FnOnce(&dyn FileServer, &Progress) -> Result<T, FileServerError> + Send + 'static,
     ) -> Result<T, FileServerError> {
         let object = object.to_string();
@@ -190,8 +227,10 @@ impl Sessions {
     }
 
     fn check_suspended(&self, object: &str, kind: Kind) -> Result<(), FileServerError> {
-        match self.health().suspended {
-            Some(why) if kind != Kind::Probe => Err(self.away(object, format!("suspended: {why}"))),
+        match self.health() {
+            Health { suspended: Some(_), cause, .. } if kind != Kind::Probe => {
+                Err(self.away(object, format!("suspended: {cause}")))
+            }
             _ => Ok(()),
         }
     }
@@ -216,11 +255,15 @@ impl Sessions {
     }
 
     async fn acquire(&self, kind: Kind) -> Option<Place> {
-        let long = match kind {
-            Kind::Long => Some(Arc::clone(&self.long).acquire_owned().await.ok()?),
-            Kind::Short | Kind::Probe => None,
-        };
-        Some((Arc::clone(&self.permits).acquire_owned().await.ok()?, long))
+        let mut narrow = [None, None];
+        // From the narrowest on: who waits for it holds nothing that others wait for.
+        if kind == Kind::Background {
+            narrow[0] = Some(Arc::clone(&self.background).acquire_owned().await.ok()?);
+        }
+        if matches!(kind, Kind::Long | Kind::Background) {
+            narrow[1] = Some(Arc::clone(&self.long).acquire_owned().await.ok()?);
+        }
+        Some((Arc::clone(&self.permits).acquire_owned().await.ok()?, narrow))
     }
 
     async fn wait<T: Send + 'static>(
@@ -268,10 +311,7 @@ impl Sessions {
         health.last_error = Some(error.to_string());
         health.full |= matches!(error, FileServerError::Full { .. });
         drop(health);
-        if matches!(
-            error,
-            FileServerError::Away { .. } | FileServerError::NotOurs { .. } | FileServerError::NoEntry { .. }
-        ) {
+        if error.is_of_the_place() {
             self.suspend(error);
         }
     }
@@ -321,7 +361,10 @@ mod tests {
         });
         assert!(matches!(hung.await, Err(FileServerError::Away { .. })));
         let refused = sessions.run("y", |_, _| -> Result<(), _> { unreachable!("not sent there") }).await;
-        assert!(refused.unwrap_err().to_string().contains("suspended"));
+        let told = refused.unwrap_err().to_string();
+        assert!(told.starts_with("file server one: y: away: suspended: "), "{told}");
+        assert_eq!(told.matches("tried again").count(), 1, "{told}");
+        assert!(!told.contains("x:"), "another object's name is no cause: {told}");
         drop(release);
         sessions.probe(|server, _| server.free_space()).await.unwrap();
         assert!(sessions.run("z", |_, _| Ok(())).await.is_ok());
@@ -373,6 +416,52 @@ mod tests {
         for long in long {
             long.await.unwrap().unwrap();
         }
+    }
+
+    #[tokio::test]
+    async fn work_in_the_background_leaves_a_place_to_a_whole_object_that_somebody_waits_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = Arc::new(sessions(&folder, Duration::from_secs(5)));
+        let background = (0..sessions.sessions).map(|number| {
+            let sessions = Arc::clone(&sessions);
+            tokio::spawn(async move {
+                sessions
+                    .run_as(Kind::Background, number, |_, progress| {
+                        busy(progress, 50);
+                        Ok(())
+                    })
+                    .await
+            })
+        });
+        let background: Vec<_> = background.collect();
+        tokio::time::sleep(Duration::from_millis(50)).await;
+        let begun = tokio::time::Instant::now();
+        sessions.run_long("awaited", |_, _| Ok(())).await.unwrap();
+        assert!(begun.elapsed() < Duration::from_millis(300), "{:?}", begun.elapsed());
+        for one in background {
+            one.await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn a_full_server_is_tried_again_as_soon_as_what_it_refused_fits() {
+        const MIB: u64 = 1 << 20;
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = sessions(&folder, Duration::from_secs(5));
+        let refuse = |length| {
+            sessions.set_full(true);
+            sessions.note_refused(length);
+        };
+        refuse(10 * MIB);
+        refuse(20 * MIB);
+        for (free, keep, full) in [(11 * MIB, 0, true), (21 * MIB, 0, true), (22 * MIB, 1 << 30, false)] {
+            sessions.note_space(free, keep);
+            assert_eq!(sessions.health().full, full, "{free}");
+        }
+        assert!(sessions.health().low, "it is spared while the other has room");
+        refuse(4 << 30);
+        sessions.note_space(64 * MIB, 0);
+        assert!(!sessions.health().full, "smaller objects fit");
     }
 
     #[tokio::test]

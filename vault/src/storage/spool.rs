@@ -50,6 +50,13 @@ pub enum SpoolError {
     },
 }
 
+/// Bytes that this user may still write on the disk of `folder`; nothing where that does not tell.
+#[must_use]
+pub fn free_below(folder: &Path) -> Option<u64> {
+    let space = rustix::fs::statvfs(folder).ok()?;
+    Some(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
 /// The spool's folder.
 #[derive(Debug, Clone)]
 pub(super) struct Spool {
@@ -101,6 +108,11 @@ impl Spool {
         let spool = Self { folder: folder.to_owned() };
         spool.clean().map_err(|error| spool.fail(error))?;
         Ok(spool)
+    }
+
+    /// Bytes free on its disk.
+    pub(super) fn free(&self) -> Option<u64> {
+        free_below(&self.folder)
     }
 
     fn clean(&self) -> std::io::Result<()> {

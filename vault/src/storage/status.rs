@@ -1,6 +1,9 @@
 //! How storage is, in figures: for the operator's status and for Prometheus. Tells; changes
 //! nothing.
 
+use std::path::PathBuf;
+use std::sync::atomic::Ordering;
+
 use serde::Serialize;
 
 use super::patrol::SYNC;
@@ -12,10 +15,18 @@ use super::{Storage, StorageError, now};
 /// How storage is, for the operator.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
-    /// The age recipient that new records are sealed to; both vaults must say the same.
-    pub recipient: String,
+    /// The age recipient that new records are sealed to; both vaults must say the same. None: uploads
+    /// are refused.
+    pub recipient: Option<String>,
     /// Those of all storage keys here, the newest first.
     pub recipients: Vec<String>,
+    /// That of the escrow key; both vaults must say the same.
+    pub escrow_recipient: String,
+    /// What an operator has to mend about the two vaults' keys.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub key_trouble: Option<String>,
+    /// Objects on the file servers that no key opens, when they were last looked for.
+    pub unopened: u64,
     /// Objects that can be read.
     pub objects: u64,
     /// Intents that have not come to anything yet.
@@ -24,6 +35,9 @@ pub struct Status {
     pub owed: u64,
     /// Age in seconds of the oldest of them.
     pub owed_oldest_seconds: Option<u64>,
+    /// Files of which no whole replica is left, as far as the catalog knows: nothing heals them by
+    /// itself.
+    pub without_replica: u64,
     /// Removals owed.
     pub removals_owed: u64,
     /// Deleted objects that can still be taken back, or wait for their purge.
@@ -40,8 +54,21 @@ pub struct Status {
     pub rewrap: Progress,
     /// The last rebuilding of the catalog since start, or one that a restart broke off.
     pub rebuild: Progress,
+    /// Where uploads pass on their way to the file servers.
+    pub spool: SpoolStatus,
     /// Each file server.
     pub file_servers: Vec<ServerStatus>,
+}
+
+/// How the spool is.
+#[derive(Debug, Clone, Serialize)]
+pub struct SpoolStatus {
+    /// Its folder.
+    pub folder: PathBuf,
+    /// Bytes free on its disk, where the disk tells.
+    pub free_bytes: Option<u64>,
+    /// Has its disk less room than one upload of `max_file` takes?
+    pub low: bool,
 }
 
 /// How one file server is.
@@ -51,6 +78,10 @@ pub struct ServerStatus {
     pub name: String,
     /// Does it answer?
     pub up: bool,
+    /// Why not.
+    pub away: Option<String>,
+    /// Since when not, in Unix seconds.
+    pub away_since: Option<i64>,
     /// Has it refused a write for lack of space?
     pub full: bool,
     /// Has it less space left than `keep_free`?
@@ -85,6 +116,8 @@ impl Storage {
             ServerStatus {
                 name: server.name().to_owned(),
                 up: health.suspended.is_none(),
+                away: health.suspended.as_ref().map(|_| health.cause),
+                away_since: health.suspended.map(|_| health.since),
                 full: health.full,
                 low: health.low,
                 owed: debts.map_or(0, |debts| debts.owed),
@@ -96,12 +129,16 @@ impl Storage {
             }
         });
         Ok(Status {
-            recipient: ring.recipients()[0].to_string(),
+            recipient: ring.active().map(|key| key.recipient().to_string()),
             recipients: ring.all(),
+            escrow_recipient: ring.escrow().to_string(),
+            key_trouble: self.key_trouble(),
+            unopened: self.0.unopened.load(Ordering::Relaxed),
             objects: counts.objects,
             pending: counts.pending,
             owed: counts.owed,
             owed_oldest_seconds: counts.owed_since.map(age),
+            without_replica: counts.without_replica,
             removals_owed: counts.removals_owed,
             deleted: counts.deleted,
             deleted_oldest_seconds: counts.deleted_since.map(age),
@@ -110,8 +147,18 @@ impl Storage {
             scrub: self.0.catalog.round(SCRUB).await?,
             rewrap: self.rewrap_progress(),
             rebuild: self.rebuild_progress(),
+            spool: self.spool_status(),
             file_servers: file_servers.collect(),
         })
+    }
+
+    fn spool_status(&self) -> SpoolStatus {
+        let free = self.0.spool.free();
+        SpoolStatus {
+            folder: self.0.settings.spool.clone(),
+            free_bytes: free,
+            low: free.is_some_and(|free| free < self.0.settings.max_file.0),
+        }
     }
 
     /// The registry of `vault_storage_*`, its gauges brought up to date.
@@ -126,6 +173,7 @@ impl Storage {
         metrics.pending.set(whole(status.pending));
         metrics.owed.set(whole(status.owed));
         metrics.owed_oldest.set(whole(status.owed_oldest_seconds.unwrap_or_default()));
+        metrics.without_replica.set(whole(status.without_replica));
         metrics.removals_owed.set(whole(status.removals_owed));
         metrics.deleted.set(whole(status.deleted));
         for server in &status.file_servers {

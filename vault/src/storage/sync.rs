@@ -2,15 +2,21 @@
 //! through the sessions, hands both to `comparison`, and notes its findings. What is missing is
 //! copied by the repair turns, as it is and without a key.
 
+use std::sync::atomic::Ordering;
+
 use futures_util::future::{join_all, ready};
 use futures_util::stream::{StreamExt, TryStreamExt, iter};
 use serde::{Deserialize, Serialize};
 
+use super::catalog::FoundObject;
 use super::comparison::{Finding, compare};
-use super::lookup::Found;
+use super::envelope::{inspect, longest};
+use super::file_server::FileServerError;
+use super::lookup::{Found, damage};
 use super::mending::{Checkup, mend};
-use super::object::{ObjectId, ReplicaState};
-use super::sessions::Sessions;
+use super::object::{ObjectId, ReplicaState, State};
+use super::rebuild::Taken;
+use super::sessions::{Kind, Sessions};
 use super::task::Progress;
 use super::{Inner, Storage, StorageError, now};
 
@@ -44,8 +50,11 @@ pub struct Synced {
     pub damaged: u64,
     /// Objects that the catalog did not know, taken into it.
     pub adopted: u64,
-    /// Unknown objects that stay so: their record does not open with the active key.
+    /// Unknown objects that stay so: their record cannot be read.
     pub foreign: u64,
+    /// Of those, objects whose record none of the keys opens.
+    #[serde(default)]
+    pub sealed: u64,
     /// Replicas of deleted objects that were there again; to be removed.
     pub risen: u64,
     /// File servers that could not be listed whole, each with why.
@@ -62,6 +71,7 @@ impl Synced {
         self.adopted += other.adopted;
         self.foreign += other.foreign;
         self.risen += other.risen;
+        self.sealed += other.sealed;
         for why in other.unlisted {
             // One reason for each file server will do.
             let known = |listed: &String| listed.split_once(": ").map(|(server, _)| server.to_owned());
@@ -125,6 +135,17 @@ impl Storage {
         let synced = compared.try_fold(Synced::default(), add).await;
         running.end(synced.as_ref().err().map(ToString::to_string));
         let synced = synced?;
+        if whole {
+            self.0.clear_all_set_aside().await?;
+            self.0.unopened.store(synced.sealed, Ordering::Relaxed);
+        }
+        if synced.sealed > 0 {
+            tracing::error!(
+                "storage: no key of storage.key_file opens {} files on the file servers, and the catalog does not know \
+                 them: put the earlier key into that file, too, or vault file rebuild-catalog --identity FILE --merge",
+                synced.sealed
+            );
+        }
         tracing::info!(?synced, whole, "compared the catalog with the file servers");
         Ok(synced)
     }
@@ -153,7 +174,16 @@ impl Storage {
             .into_iter()
             .partition(|finding| matches!(finding, Finding::Missing { .. } | Finding::Risen { .. }));
         self.note(&noted, &mut synced).await?;
-        let looks = iter(looked_at).map(|finding| self.look_into(finding)).buffer_unordered(LOOKS);
+        let places = |finding: &Finding| {
+            let Finding::Unknown { id } = finding else { return Vec::new() };
+            let lies_at =
+                |at: &usize| listings[*at].as_ref().is_some_and(|ids| ids.binary_search(id).is_ok());
+            (0..listings.len()).filter(lies_at).collect()
+        };
+        let looked_at: Vec<_> = looked_at.into_iter().map(|finding| (places(&finding), finding)).collect();
+        drop(listings);
+        let looks =
+            iter(looked_at).map(|(places, finding)| self.look_into(finding, places)).buffer_unordered(LOOKS);
         let add = |sum: Synced, one: Synced| async { Ok(sum.add(one)) };
         looks.try_fold(synced, add).await
     }
@@ -187,7 +217,7 @@ impl Storage {
         Ok(())
     }
 
-    async fn look_into(&self, finding: Finding) -> Result<Synced, StorageError> {
+    async fn look_into(&self, finding: Finding, places: Vec<usize>) -> Result<Synced, StorageError> {
         let mut synced = Synced::default();
         match finding {
             Finding::Present { id, server } if !self.0.live().contains(&id) => {
@@ -199,13 +229,17 @@ impl Storage {
             }
             // The rebuilding takes it in at a fraction of the reading.
             Finding::Unknown { .. } if self.0.rebuild.progress().running => {}
-            Finding::Unknown { id } => match self.find(&id).await {
-                Ok(Found::Stored(_)) => synced.adopted = 1,
-                // Told since by the peer, deleted since, or just being uploaded.
-                Ok(Found::Deleted(_) | Found::Absent) => {}
-                Err(StorageError::Unsure { why, .. }) => {
+            Finding::Unknown { id } => match self.know(id, places).await {
+                Ok(Known::Adopted) => synced.adopted = 1,
+                Ok(Known::Sealed) => (synced.foreign, synced.sealed) = (1, 1),
+                Ok(Known::Not) => {}
+                Err(StorageError::Unsure { why, .. } | StorageError::Unreadable { why, .. }) => {
                     synced.foreign = 1;
                     tracing::warn!(object = %id, "lies on a file server and is not known: {why}; left alone");
+                }
+                Err(StorageError::FileServer(error)) => {
+                    synced.foreign = 1;
+                    tracing::warn!("{error}; looked at again by the next comparison");
                 }
                 Err(error) => return Err(error),
             },
@@ -215,12 +249,51 @@ impl Storage {
     }
 }
 
+impl Storage {
+    /// Takes in what lies at `places` and is not known. Where the catalog
+    /// knows nothing at all of it, its record alone is read, as a rebuilding does: after the loss of
+    /// a catalog that is everything there is. The body is verified by whoever reads or scrubs it.
+    async fn know(&self, id: ObjectId, places: Vec<usize>) -> Result<Known, StorageError> {
+        let inner = &self.0;
+        if inner.catalog.entry(id).await?.is_none() {
+            let ring = inner.ring();
+            match inner.take_in((id, places), &ring.identities(), &ring).await? {
+                Taken::New(one) => {
+                    let FoundObject { entry, on, sealed } = *one;
+                    let taken = inner.catalog.stored(entry, on, now()).await?;
+                    if let Some((server, seal)) = sealed {
+                        inner.catalog.sealed(vec![(id, server)], seal).await?;
+                    }
+                    return Ok(if taken.state == State::Stored { Known::Adopted } else { Known::Not });
+                }
+                Taken::Known(_) => return Ok(Known::Not),
+                Taken::Sealed => return Ok(Known::Sealed),
+                // Is it an object at all?
+                Taken::Rotten(_) => {}
+            }
+        }
+        // Found deleted or not at all: told since by the peer, deleted since, or just being uploaded.
+        let found = self.find(&id).await?;
+        Ok(if matches!(found, Found::Stored(_)) { Known::Adopted } else { Known::Not })
+    }
+}
+
+/// What became of an object that was not known.
+enum Known {
+    /// It can be read now.
+    Adopted,
+    /// None of the keys opens its record.
+    Sealed,
+    /// Nothing, for now.
+    Not,
+}
+
 /// Every id under `part`, page by page; more than `most` are none.
 async fn list(server: &Sessions, part: &str, most: usize) -> Result<Vec<ObjectId>, String> {
     let mut ids: Vec<ObjectId> = Vec::new();
     loop {
         let (prefix, after) = (part.to_owned(), ids.last().copied());
-        let listed = server.run_long("list", move |server, progress| {
+        let listed = server.run_as(Kind::Background, "list", move |server, progress| {
             server.list_watched(&prefix, after.as_ref(), PAGE, &|| progress.note())
         });
         let page = listed.await.map_err(|error| error.to_string())?;
@@ -248,26 +321,29 @@ impl Inner {
         server: &Sessions,
         pace: Option<super::scrub::Pace>,
     ) -> Result<Checkup, StorageError> {
-        let looked = server.run_long(id, move |server, progress| {
+        let known = self.catalog.entry(id).await?;
+        let longest = known.map_or(u64::MAX, |entry| longest(entry.metadata.size));
+        let looked = server.run_as(Kind::Background, id, move |server, progress| {
             let (progress, after) = (progress.clone(), progress.clone());
-            let replica = progress.watch(server.open(&id)?).watched(move |count| {
-                if let Some(pace) = &pace {
-                    pace.rest_after(count, &progress);
-                }
+            let opened = server.open_within(&id, longest).map(|replica| {
+                progress.watch(replica).watched(move |count| {
+                    if let Some(pace) = &pace {
+                        pace.rest_after(count, &progress);
+                    }
+                })
             });
-            match super::envelope::inspect(replica, &id) {
+            let fail = |error| damage(error, server.name(), &id);
+            match opened.and_then(|replica| inspect(replica, &id).map_err(fail)) {
                 Ok(rotten) => {
                     let slots = mend(server, &after, &id, rotten);
                     Ok(Checkup { state: ReplicaState::Stored, slots })
                 }
-                Err(super::envelope::EnvelopeError::Beneath(error)) => {
-                    Err(super::lookup::beneath(error, server.name(), &id))
-                }
-                Err(damage) => {
-                    tracing::error!(server = server.name(), object = %id, "replica is {damage}; quarantined");
-                    server.quarantine(&id, &|| after.note())?;
+                Err(damage @ FileServerError::Damaged { .. }) => {
+                    tracing::error!("{damage}");
+                    server.quarantine(&id, longest, &|| after.note())?;
                     Ok(ReplicaState::Damaged.into())
                 }
+                Err(error) => Err(error),
             }
         });
         let checkup = match looked.await {

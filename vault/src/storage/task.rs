@@ -23,6 +23,9 @@ pub struct Progress {
     pub deleted: u64,
     /// What could not be done; the log names each.
     pub failed: u64,
+    /// Of these, objects whose record none of the keys opens: rebuilding only.
+    #[serde(default)]
+    pub unopened: u64,
     /// The last failure, or why the walk stopped before its end.
     pub last_error: Option<String>,
     /// What an operator should know of the result although nothing failed.

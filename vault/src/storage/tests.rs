@@ -12,8 +12,11 @@ use super::step::Step;
 use super::*;
 
 mod crash;
+mod keys;
 mod mending;
 mod patrol;
+mod refusals;
+mod removal;
 mod scrub;
 mod slow;
 mod tasks;
@@ -110,6 +113,11 @@ fn files_below(folder: &Path) -> Vec<std::path::PathBuf> {
     found
 }
 
+/// What a vault with these keys answers.
+fn peer_with(recipients: &[String]) -> PeerKeys {
+    PeerKeys { recipients: recipients.to_vec(), escrow: None }
+}
+
 fn upload(key: &str) -> Upload {
     Upload {
         owner: "erp".to_owned(),
@@ -133,6 +141,13 @@ async fn erase(storage: &Storage, id: &ObjectId) {
     storage.delete(id).await.unwrap();
     assert_eq!(storage.0.catalog.purge(vec![*id], now()).await.unwrap(), 1);
     storage.repair_turn().await.unwrap();
+}
+
+/// Waits until what readers found damaged has been looked at.
+async fn suspects_seen(storage: &Storage) {
+    while !storage.0.suspects().is_empty() {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+    }
 }
 
 async fn found(storage: &Storage, id: &ObjectId) -> Entry {
@@ -350,6 +365,26 @@ async fn a_repeat_too_is_answered_only_when_enough_replicas_are_durable() {
 }
 
 #[tokio::test]
+async fn a_key_never_answers_two_objects_although_the_first_lies_on_too_few() {
+    let place = Place::new();
+    let mut settings = place.settings("vault-a");
+    settings.min_replicas = 2;
+    let storage = Storage::open(settings, "vault-a").await.unwrap();
+    std::fs::rename(place.path("two"), place.path("away")).unwrap();
+    let Err(StorageError::NotDurable { id, durable: 1, .. }) = put(&storage, "k", b"content").await else {
+        panic!("one replica is not two")
+    };
+    std::fs::rename(place.path("away"), place.path("two")).unwrap();
+    // Before anybody has settled the intent.
+    storage.probe_turn().await;
+    let again = put(&storage, "k", b"content").await.unwrap();
+    assert_eq!((again.entry.id, again.new), (id, false));
+    assert_eq!(again.entry.stored_on(), ["one", "two"]);
+    storage.repair_turn().await.unwrap();
+    assert_eq!(storage.list(Wanted::default(), None, 10).await.unwrap().len(), 1);
+}
+
+#[tokio::test]
 async fn damage_is_never_released_and_is_healed_from_the_other_replica() {
     let place = Place::new();
     let storage = place.open("vault-a").await;
@@ -362,6 +397,7 @@ async fn damage_is_never_released_and_is_healed_from_the_other_replica() {
         bytes[at] ^= 4;
         std::fs::write(&replica, bytes).unwrap();
         assert!(read(&storage, &id, None).await.unwrap() == text, "the other replica is read");
+        suspects_seen(&storage).await;
         let bad = found(&storage, &id).await;
         assert_eq!((bad.stored_on(), bad.owed_to()), (vec!["two".to_owned()], vec!["one".to_owned()]));
         assert!(!replica.exists(), "set aside");
@@ -481,7 +517,7 @@ async fn an_unmounted_directory_is_not_claimed_by_a_vault_that_knows_objects_the
     let place_b = place.settings("vault-b");
     let catalog =
         Catalog::open(&place_b.catalog, &["one".to_owned(), "two".to_owned()], Steps::default()).unwrap();
-    catalog.merge(changes, None, 0).await.unwrap();
+    catalog.merge(changes, None, String::new(), 0).await.unwrap();
     let peer = Storage::open(place_b, "vault-b").await.unwrap();
     assert!(!peer.status().await.unwrap().file_servers[0].up);
     assert_eq!(files_below(&place.path("one")).len(), 0);

@@ -4,6 +4,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use age::x25519::Recipient;
 use bytes::Bytes;
 use futures_util::{Stream, StreamExt};
 use time::OffsetDateTime;
@@ -11,12 +12,11 @@ use time::format_description::well_known::Rfc3339;
 use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
 
-use super::catalog::Intended;
+use super::catalog::{Intended, answering};
 use super::envelope::Record;
 use super::file_server::{FileServer, FileServerError, Put, Replica};
 use super::object::{Entry, ObjectId, State};
-use super::ring::Ring;
-use super::sessions::{Progress, Sessions};
+use super::sessions::{Kind, Progress, Sessions};
 use super::spool::{Piece, SpoolFile, Spooled};
 use super::step::Step;
 use super::{Inner, KeyLocks, Storage, StorageError, clock, now};
@@ -116,7 +116,8 @@ impl Inner {
         }
         self.check_places()?;
         let ring = self.ring();
-        let spooled = self.spool(upload, &ring, body).await?;
+        let recipients = ring.recipients().ok_or_else(|| self.no_key())?;
+        let spooled = self.spool(upload, recipients, body).await?;
         // From here on the caller's connection no longer matters.
         let (inner, held) = (Arc::clone(self), Held { _permit: permit, _key: key });
         let finished = tokio::spawn(async move {
@@ -167,15 +168,24 @@ impl Inner {
     async fn spool(
         &self,
         upload: Upload,
-        ring: &Ring,
+        [active, escrow]: [Recipient; 2],
         body: impl Stream<Item = Result<Bytes, BodyError>> + Send,
     ) -> Result<Spooled, StorageError> {
         let (pieces, queue) = mpsc::channel(PIECES);
-        let (spool, [active, escrow]) = (self.spool.clone(), ring.recipients());
+        let mut body = std::pin::pin!(body);
+        // What is short is there as a whole before a thread begins with it, and the thread waits
+        // for nothing.
+        let mut size = 0;
+        let more = self.feed(&mut body, &pieces, &mut size, true).await?;
+        let spool = self.spool.clone();
         let created = OffsetDateTime::from(clock()).format(&Rfc3339).unwrap_or_default();
         let writing =
             tokio::task::spawn_blocking(move || spool.write(&upload, created, [&active, &escrow], queue));
-        let fed = self.feed(body, pieces).await;
+        let fed = match more {
+            true => self.feed(&mut body, &pieces, &mut size, false).await.map(drop),
+            false => Ok(()),
+        };
+        drop(pieces);
         let written = writing.await.map_err(|_| StorageError::Stopping)?;
         match (fed, written) {
             (Err(error), _) => Err(error),
@@ -184,24 +194,29 @@ impl Inner {
         }
     }
 
+    /// Hands the body over until its end; if `at_once`, until the queue would have to be waited for.
+    /// Is there more?
     async fn feed(
         &self,
-        body: impl Stream<Item = Result<Bytes, BodyError>> + Send,
-        pieces: mpsc::Sender<Piece>,
-    ) -> Result<(), StorageError> {
-        let mut body = std::pin::pin!(body);
-        let mut size = 0_u64;
-        while let Some(bytes) = body.next().await {
+        body: &mut (impl Stream<Item = Result<Bytes, BodyError>> + Send + Unpin),
+        pieces: &mpsc::Sender<Piece>,
+        size: &mut u64,
+        at_once: bool,
+    ) -> Result<bool, StorageError> {
+        while !at_once || pieces.capacity() > 0 {
+            let Some(bytes) = body.next().await else {
+                let _ = pieces.send(Piece::End).await;
+                return Ok(false);
+            };
             let bytes = bytes?;
-            size += bytes.len() as u64;
-            self.check_size(size)?;
+            *size += bytes.len() as u64;
+            self.check_size(*size)?;
             // A closed queue means that the spool failed; it says itself why.
             if pieces.send(Piece::Bytes(bytes)).await.is_err() {
-                return Ok(());
+                return Ok(false);
             }
         }
-        let _ = pieces.send(Piece::End).await;
-        Ok(())
+        Ok(true)
     }
 
     fn check_size(&self, size: u64) -> Result<(), StorageError> {
@@ -221,9 +236,6 @@ impl Inner {
     ) -> Result<Stored, StorageError> {
         self.steps.reach(|| Step::Spooled);
         let digest = record.metadata.digest.clone();
-        if let Some(settled) = self.settle_key(&record.metadata.owner, &record.metadata.key).await? {
-            return self.repeated(settled, &digest).await;
-        }
         let entry = Entry {
             id,
             metadata: record.metadata,
@@ -233,12 +245,19 @@ impl Inner {
             replicas: Vec::new(),
         };
         let live = Live::new(self, id);
-        let seq = match self.catalog.intend(entry.clone()).await? {
+        let intended = match self.catalog.intend_first(entry.clone()).await? {
+            Ok(intended) => intended,
+            Err(holders) => match self.settle(holders).await? {
+                Some(settled) => return self.repeated(settled, &digest).await,
+                None => self.catalog.intend(entry.clone()).await?,
+            },
+        };
+        let seq = match intended {
             Intended::Recorded(seq) => seq,
             Intended::Taken(holder) => return self.repeated(*holder, &digest).await,
         };
         self.steps.reach(|| Step::Intended);
-        self.tell_peer(seq).await;
+        self.tell_peer(seq, "the upload goes on").await;
         self.steps.reach(|| Step::Replicate);
         let stored = self.replicate(entry, live, seal, file).await?;
         self.steps.reach(|| Step::Acknowledge);
@@ -316,7 +335,7 @@ impl Inner {
                 Ok(source) => {
                     let inner = Arc::clone(self);
                     puts.spawn(async move {
-                        (condition.server, inner.put_from(id, &inner.servers[at], source).await)
+                        (condition.server, inner.put_from(id, &inner.servers[at], source, Kind::Long).await)
                     });
                 }
                 Err(error) => refusals.push(error),
@@ -346,15 +365,16 @@ impl Inner {
         });
     }
 
-    /// Writes one replica.
+    /// Writes one replica; a large one in a place of this `kind`.
     pub(super) async fn put_on(
         &self,
         id: ObjectId,
         server: &Sessions,
         file: &SpoolFile,
+        kind: Kind,
     ) -> Result<Put, FileServerError> {
         let source = file.replica(server.name(), &id)?;
-        self.put_from(id, server, source).await
+        self.put_from(id, server, source, kind).await
     }
 
     async fn put_from(
@@ -362,13 +382,20 @@ impl Inner {
         id: ObjectId,
         server: &Sessions,
         source: Replica,
+        kind: Kind,
     ) -> Result<Put, FileServerError> {
-        let large = source.length() > LARGE;
-        let put =
-            move |server: &dyn FileServer, progress: &Progress| server.put(&id, &mut progress.watch(source));
-        let put = if large { server.run_long(id, put).await? } else { server.run(id, put).await? };
-        server.set_full(false);
-        Ok(put)
+        let length = source.length();
+        let kind = if length > LARGE { kind } else { Kind::Short };
+        let put = move |server: &dyn FileServer, progress: &Progress| {
+            server.put_watched(&id, &mut progress.watch(source), &|count| progress.moved(count))
+        };
+        let done = server.run_as(kind, id, put).await;
+        match &done {
+            Ok(_) => server.set_full(false),
+            Err(FileServerError::Full { .. }) => server.note_refused(length),
+            Err(_) => {}
+        }
+        done
     }
 
     /// Answers a repeat, by nothing that is less durable than a first upload's answer: replicas
@@ -391,7 +418,7 @@ impl Inner {
                 continue;
             }
             for from in &on {
-                match self.copy(id, self.server(id, from)?, to).await {
+                match self.copy(id, self.server(id, from)?, to, Kind::Long).await {
                     Ok(()) => break,
                     Err(error) => whys.push(error.to_string()),
                 }
@@ -408,10 +435,9 @@ impl Inner {
         Err(StorageError::NotDurable { id, durable, needed, why: whys.join("; "), full: false })
     }
 
-    /// Intents of earlier attempts with this key, here or at the peer, may have come to
+    /// Intents of earlier attempts with one key, here or at the peer, may have come to
     /// something: what is whole on a file server answers the key.
-    async fn settle_key(&self, owner: &str, key: &str) -> Result<Option<Entry>, StorageError> {
-        let holders = self.catalog.by_key(owner.to_owned(), key.to_owned()).await?;
+    async fn settle(&self, holders: Vec<Entry>) -> Result<Option<Entry>, StorageError> {
         let mut settled = Vec::new();
         for holder in holders {
             if holder.state >= State::Stored {
@@ -422,20 +448,21 @@ impl Inner {
             if holder.state == State::Dropped {
                 continue;
             }
-            let looked = self.look(holder.id).await;
-            if looked.on.len() >= self.settings.min_replicas {
-                settled.extend(self.adopt(holder.id, Some(holder), &looked).await?);
-            }
+            // However few they are: beside a second object this one would answer the key, too.
+            let looked = self.look(holder.id, Some(&holder)).await;
+            settled.extend(self.adopt(holder.id, Some(holder), &looked).await?);
         }
         Ok(answering(settled))
     }
 
-    pub(super) async fn tell_peer(&self, seq: u64) {
+    /// Waits for the peer to hear of a change, within reason; `meanwhile` says what becomes of it
+    /// where that takes too long.
+    pub(super) async fn tell_peer(&self, seq: u64, meanwhile: &str) {
         let tell = self.tell_peer.read().unwrap_or_else(std::sync::PoisonError::into_inner).clone();
         if let Some(tell) = tell
             && tokio::time::timeout(PEER_PATIENCE, tell(seq)).await.is_err()
         {
-            tracing::warn!("storage: telling the peer took too long; the upload goes on");
+            tracing::warn!("storage: telling the peer took too long; {meanwhile}");
         }
     }
 
@@ -453,13 +480,6 @@ impl Inner {
     fn keys(&self) -> std::sync::MutexGuard<'_, KeyLocks> {
         self.keys.lock().unwrap_or_else(std::sync::PoisonError::into_inner)
     }
-}
-
-/// The object that a key answers: the smallest stored id, else a deleted one.
-fn answering(holders: Vec<Entry>) -> Option<Entry> {
-    let mut settled: Vec<_> = holders.into_iter().filter(|entry| entry.state >= State::Stored).collect();
-    settled.sort_by_key(|entry| (entry.state, entry.id));
-    settled.into_iter().next()
 }
 
 fn low_on_space(server: &str, id: &ObjectId) -> FileServerError {

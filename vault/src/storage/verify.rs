@@ -27,7 +27,7 @@ impl Storage {
     /// The catalog's, after looking.
     pub async fn verify(&self, entry: &Entry) -> Result<Vec<Checked>, StorageError> {
         let inner = &self.0;
-        let looks = inner.servers.iter().map(|server| inner.look_on(entry.id, server));
+        let looks = inner.servers.iter().map(|server| inner.look_on(entry.id, Some(entry), server));
         let mut found = Vec::new();
         let known = entry.stored_on();
         for (server, answer) in inner.servers.iter().zip(join_all(looks).await) {

@@ -78,8 +78,14 @@ pub(super) fn encode_label(label: &str) -> String {
 pub fn media_type_of(headers: &HeaderMap) -> Result<String, Refusal> {
     let mut types = headers.get_all(header::CONTENT_TYPE).iter();
     let Some(media_type) = types.next() else { return Ok("application/octet-stream".to_owned()) };
-    let refused =
-        || bad("bad_content_type", format!("send one Content-Type of at most {MAX_MEDIA_TYPE} bytes"));
+    let refused = || {
+        bad(
+            "bad_content_type",
+            format!(
+                "send one Content-Type: type/subtype, such as text/plain, at most {MAX_MEDIA_TYPE} bytes"
+            ),
+        )
+    };
     let text = media_type.to_str().map_err(|_| refused())?;
     let essence = text.split(';').next().unwrap_or_default().trim();
     let token = |part: &str| {

@@ -358,9 +358,8 @@ async fn an_upload_beyond_the_limit_is_cut_off_at_the_limit() {
     let body = Body::from_stream(futures_util::stream::iter(pieces));
     let refused = api.call(ERP, "POST", "/v1/files", &[("idempotency-key", "k")], body).await;
     assert_eq!((refused.status.as_u16(), refused.code().as_str()), (413, "too_large"));
-    // 256 KiB are allowed; of the rest so much is taken off the line that the sender sees why.
-    let most = (256 << 10) + super::super::body::MOST_DISCARDED;
-    assert!(sent.load(std::sync::atomic::Ordering::Relaxed) <= 1 + most.div_ceil(64 << 10) as u64);
+    // 256 KiB are allowed, and the piece beyond them tells that it is too much.
+    assert_eq!(sent.load(std::sync::atomic::Ordering::Relaxed), 5);
     api.must_hold_nothing();
 }
 
@@ -396,7 +395,12 @@ async fn verifying_tells_what_is_whole_where_and_what_is_bad_is_owed() {
     assert_eq!((found.whole, states), (false, vec![("one", Verdict::Absent), ("two", Verdict::Damaged)]));
     let debts = owed().await;
     assert_eq!(debts.len(), 2);
-    assert!(debts.iter().all(|debt| debt.id == file.id && debt.what == "replica" && !debt.why.is_empty()));
+    assert!(
+        debts
+            .iter()
+            .all(|debt| debt.id == file.id && debt.what == "lost" && debt.why.contains("quarantine/"))
+    );
+    assert!(found.lost && !found.replicas[1].why.as_ref().unwrap().contains("healed"), "{found:?}");
     for (who, status) in [(ERP, StatusCode::FORBIDDEN), (SHOP, StatusCode::FORBIDDEN)] {
         assert_eq!(api.call(who, "POST", &path, &[], Body::empty()).await.status, status);
         assert_eq!(api.get(who, "/v1/files/owed", &[]).await.status, status);
@@ -436,4 +440,34 @@ async fn nothing_durable_is_503_and_tells_when_to_come_back() {
     }
     let unsure = api.get(ERP, &format!("/v1/files/{}", "0".repeat(64)), &[]).await;
     assert_eq!(unsure.code(), "file_server_away");
+}
+
+#[tokio::test]
+async fn operators_find_deleted_files_and_are_told_what_a_deletion_met() {
+    let api = Api::new().await;
+    let [first, second] = [api.upload("a", "text").await.file(), api.upload("b", "other").await.file()];
+    let path = format!("/v1/files/{}", first.id);
+    for was in ["stored", "deleted"] {
+        let answer = api.call(ADMIN, "DELETE", &path, &[], Body::empty()).await;
+        assert_eq!(
+            (answer.status, answer.headers["file-was"].to_str().unwrap()),
+            (StatusCode::NO_CONTENT, was)
+        );
+    }
+    let list = async |query: &str| {
+        let answer = api.get(ADMIN, &format!("/v1/files?{query}"), &[]).await;
+        serde_json::from_slice::<Page<File>>(&answer.body).unwrap().items
+    };
+    let deleted = list("deleted=true").await;
+    assert_eq!(deleted.iter().map(|file| &file.id).collect::<Vec<_>>(), [&first.id]);
+    let times = (deleted[0].deleted.as_ref().unwrap(), deleted[0].purged_after.as_ref().unwrap());
+    assert!(times.0 < times.1 && times.1.ends_with('Z'), "{times:?}");
+    assert_eq!(list("").await.iter().map(|file| &file.id).collect::<Vec<_>>(), [&second.id]);
+    assert!(list("label=no%20such%20label").await.is_empty());
+    for query in ["deleted=true", "label=a"] {
+        let refused = api.get(ERP, &format!("/v1/files?{query}"), &[]).await;
+        assert_eq!(refused.status, StatusCode::FORBIDDEN, "{query}");
+    }
+    let unknown = api.get(ADMIN, &format!("/v1/files/{}", "0".repeat(64)), &[]).await;
+    assert!(!String::from_utf8_lossy(&unknown.body).contains("owner"), "nothing belongs to others there");
 }

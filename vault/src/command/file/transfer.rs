@@ -61,7 +61,8 @@ pub struct Put {
 pub struct Get {
     /// As `vault file list` shows it
     id: String,
-    /// Where it goes instead of standard output; what is there is replaced when all has come
+    /// Where it goes instead of standard output; what is there is replaced when all has come. - is
+    /// standard output, also where that is a terminal
     #[arg(long, value_name = "FILE")]
     output: Option<PathBuf>,
     /// Only these bytes: 0-99, 100- or -100 (the last hundred)
@@ -122,13 +123,21 @@ impl Put {
         };
         let stored = stored.await;
         bar.finish_and_clear();
-        let file = stored.inspect_err(|error| {
-            // Whoever may repeat it needs to know the key.
-            if self.key.is_none() && !matches!(error, CommandError::NotRunning { .. }) {
-                let _ = writeln!(std::io::stderr(), "vault: to repeat this upload safely, add --key {key}");
-            }
+        // Whoever may repeat it needs to know the key.
+        let file = stored.map_err(|error| match self.key {
+            None if can_be_repeated(&error) => CommandError::Repeatable { source: Box::new(error), key },
+            _ => error,
         })?;
         output.show(&file, &described(&file))
+    }
+}
+
+/// Could the same upload succeed, or have succeeded already?
+fn can_be_repeated(error: &CommandError) -> bool {
+    match error {
+        CommandError::NotRunning { .. } => false,
+        CommandError::Refused(problem) => !(400..500).contains(&problem.status) || problem.status == 408,
+        _ => true,
     }
 }
 
@@ -140,8 +149,14 @@ fn random_key() -> Result<String, CommandError> {
 
 impl Get {
     pub(super) async fn run(&self, socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
-        if output.json && self.output.is_none() {
+        let file = self.output.as_deref().filter(|file| file.as_os_str() != "-");
+        if output.json && file.is_none() {
             return Err(CommandError::Usage("the file's bytes are no JSON; write --output FILE with --json"));
+        }
+        if self.output.is_none() && std::io::stdout().is_terminal() {
+            return Err(CommandError::Usage(
+                "the file's bytes may upset a terminal; write --output FILE, or --output - for the terminal all the same",
+            ));
         }
         let mut request = Request::builder().method(Method::GET).uri(place(&self.id)?);
         if let Some(range) = &self.range {
@@ -158,7 +173,7 @@ impl Get {
         let length = answer.headers().get(header::CONTENT_LENGTH);
         let length = length.and_then(|length| length.to_str().ok()?.parse().ok());
         let bar = bar(output, length, BYTES);
-        let mut target = match &self.output {
+        let mut target = match file {
             Some(file) => Target::File(Partial::create(file)?),
             None => Target::Stream(output.to),
         };
@@ -225,7 +240,10 @@ impl Partial {
     fn create_as(target: &Path, path: PathBuf) -> Result<Self, CommandError> {
         let mut options = std::fs::OpenOptions::new();
         let opened = options.write(true).create_new(true).mode(0o600).open(&path);
-        let file = opened.map_err(|source| failed(&path, "cannot be made", source))?;
+        let file = opened.map_err(|source| {
+            let next = "nothing was fetched; write --output with a file in a folder that is there and yours";
+            CommandError::Local { path: target.to_owned(), what: "cannot be made", source, next }
+        })?;
         Ok(Self { target: target.to_owned(), path, file })
     }
 
@@ -265,6 +283,26 @@ pub(super) fn bar(output: &Output<'_>, length: Option<u64>, style: &str) -> Prog
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn only_an_upload_that_could_succeed_is_told_its_key() {
+        let refused = |status, code| {
+            let status = StatusCode::from_u16(status).unwrap();
+            CommandError::Refused(shared::api::Problem::new(status, code, "why"))
+        };
+        for (error, expected) in [
+            (refused(400, "bad_content_type"), false),
+            (refused(413, "too_large"), false),
+            (refused(408, "body_idle"), true),
+            (refused(503, "not_durable"), true),
+            (refused(507, "spool_full"), true),
+        ] {
+            assert_eq!(can_be_repeated(&error), expected, "{error}");
+        }
+        let told = CommandError::Repeatable { source: Box::new(refused(503, "busy")), key: "k7".to_owned() };
+        let told = told.to_string();
+        assert!(told.find("why").unwrap() < told.find("--key k7").unwrap(), "{told}");
+    }
 
     #[test]
     fn a_file_or_link_that_waits_under_the_temporary_name_receives_nothing() {

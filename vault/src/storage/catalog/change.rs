@@ -1,6 +1,8 @@
 //! What one catalog tells the other, and how it is taken over: a merge that may come in any
 //! order and any number of times.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 use shared::api::{MAX_KEY, MAX_LABEL};
@@ -8,6 +10,7 @@ use shared::tls::is_name;
 
 use super::deletion::{purge, settle};
 use super::rows::{add_replica, advance, believe_stored, entry, from_row, insert, with_replicas};
+use super::seals::{believe, seals_of};
 use super::tombstones::apply;
 use crate::storage::object::{Entry, Metadata, ObjectId, OneOff, ReplicaState, State};
 
@@ -31,6 +34,9 @@ pub struct Change {
     pub identity: Option<OneOff>,
     /// File servers where the teller knows it stored.
     pub stored_on: Vec<String>,
+    /// By file server: to which keys its record is sealed, where the teller has seen it.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub seals: BTreeMap<String, String>,
 }
 
 impl Change {
@@ -40,6 +46,16 @@ impl Change {
             self.state = State::Purged;
         }
         self
+    }
+
+    /// Takes over which keys the records are sealed to, where this vault has not looked itself. That
+    /// they follow the keys in use (`seal`) is believed: rewrapping on one vault is enough for both.
+    pub(super) fn take_over_seals(&self, db: &Connection, seal: &str) -> rusqlite::Result<()> {
+        let stored = |server: &String| self.state >= State::Stored && self.stored_on.contains(server);
+        for (server, told) in self.seals.iter().filter(|(server, _)| stored(server)) {
+            believe(db, &self.id, server, told, seal)?;
+        }
+        Ok(())
     }
 
     /// Within the limits that every change of ours keeps? Others are not merged.
@@ -54,6 +70,8 @@ impl Change {
             && known.created.len() <= 64
             && known.digest.len() <= 64
             && self.stored_on.len() <= 16
+            && self.seals.len() <= 16
+            && self.seals.values().all(|seal| seal.len() <= 256)
             && (self.state == State::Purged || self.identity.is_some())
             && self.revision % 2 == u32::from(self.state == State::Deleted)
             && (self.revision == 0 || matches!(self.state, State::Stored | State::Deleted))
@@ -61,7 +79,8 @@ impl Change {
 }
 
 pub(super) fn last_change(db: &Connection) -> rusqlite::Result<u64> {
-    let last: i64 = db.query_row("SELECT ifnull(max(seq), 0) FROM changes", [], |row| row.get(0))?;
+    let sql = "SELECT ifnull(max(seq), 0) FROM changes";
+    let last: i64 = db.prepare_cached(sql)?.query_row([], |row| row.get(0))?;
     Ok(u64::try_from(last).unwrap_or_default())
 }
 
@@ -81,8 +100,8 @@ pub(super) fn changes_since(db: &Connection, cursor: u64, limit: usize) -> rusql
             let entry = with_replicas(db, entry)?;
             let stored_on = entry.stored_on();
             let Entry { id, metadata, state, origin, identity, .. } = entry;
-            let seq = u64::try_from(seq).unwrap_or_default();
-            Ok(Change { seq, id, metadata, state, origin, revision, identity, stored_on })
+            let (seq, seals) = (u64::try_from(seq).unwrap_or_default(), seals_of(db, &id)?);
+            Ok(Change { seq, id, metadata, state, origin, revision, identity, stored_on, seals })
         })
         .collect()
 }
@@ -94,7 +113,11 @@ pub(super) fn merge_one(
     servers: &[String],
     now: i64,
 ) -> rusqlite::Result<bool> {
-    let mut new = insert(db, &entry_of(change))?;
+    let known = entry(db, &change.id)?;
+    if known.as_ref().is_some_and(|known| is_known(known, change, servers)) {
+        return Ok(false);
+    }
+    let mut new = known.is_none() && insert(db, &entry_of(change))?;
     match change.state {
         State::Purged => return Ok(purge(db, &change.id, servers, now, false)? || new),
         State::Stored | State::Deleted => {
@@ -115,6 +138,20 @@ pub(super) fn merge_one(
         new |= told && believe_stored(db, &change.id, server, now)?;
     }
     Ok(new)
+}
+
+/// Says it nothing new? Most of what comes has been told to the peer by this vault.
+fn is_known(known: &Entry, change: &Change, servers: &[String]) -> bool {
+    let holds = |server: &String| {
+        let state = known.replicas.iter().find(|(name, _)| name == server).map(|(_, state)| *state);
+        state.is_some() && (state == Some(ReplicaState::Stored) || !change.stored_on.contains(server))
+    };
+    match (change.state, known.state) {
+        (State::Pending, State::Pending) => true,
+        // What has been deleted once is counted.
+        (State::Pending | State::Stored, State::Stored) => change.revision == 0 && servers.iter().all(holds),
+        _ => false,
+    }
 }
 
 fn entry_of(change: &Change) -> Entry {

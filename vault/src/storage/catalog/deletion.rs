@@ -8,6 +8,7 @@ use super::rows::{add_replica, number, touch};
 use super::tombstones::forget;
 use super::{Catalog, CatalogError};
 use crate::storage::object::{ObjectId, ReplicaState, State};
+use crate::storage::witness::Witness;
 
 /// A deleted object whose time is up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -27,8 +28,10 @@ pub(in crate::storage) enum Undeletion {
     Done(u64),
     /// It was not deleted; nothing was changed.
     NotDeleted,
-    /// Its time is over, or it is purged already.
+    /// Its time is over; it waits for its purge.
     TooLate,
+    /// It is purged.
+    Purged,
     /// There is no such object.
     Unknown,
 }
@@ -55,13 +58,14 @@ impl Catalog {
         .await
     }
 
-    /// Takes a deletion back, unless it is older than `within` seconds.
+    /// Takes a deletion back, unless `within` seconds of it were witnessed.
     ///
     /// # Errors
     /// As every write.
     pub(in crate::storage) async fn undelete(
         &self,
         id: ObjectId,
+        witness: Witness,
         now: i64,
         within: i64,
     ) -> Result<Undeletion, CatalogError> {
@@ -73,13 +77,14 @@ impl Catalog {
             Ok(match found {
                 None | Some((..=1, _)) => Undeletion::Unknown,
                 Some((2, _)) => Undeletion::NotDeleted,
-                Some((3, since)) if now.saturating_sub(since.unwrap_or(now)) < within => {
+                Some((3, since)) if witness.age(since.unwrap_or(now), now) < within => {
                     let sql = "UPDATE objects SET state = 2, revision = revision + 1, deleted = NULL
                         WHERE id = ?1";
                     db.prepare_cached(sql)?.execute([id.to_string()])?;
                     Undeletion::Done(touch(db, &id)?)
                 }
-                Some(_) => Undeletion::TooLate,
+                Some((3, _)) => Undeletion::TooLate,
+                Some(_) => Undeletion::Purged,
             })
         })
         .await

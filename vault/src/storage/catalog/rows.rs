@@ -2,6 +2,7 @@
 
 use rusqlite::{Connection, OptionalExtension, Row, params};
 
+use crate::storage::listing::Wanted;
 use crate::storage::object::{Entry, Metadata, ObjectId, OneOff, ReplicaState, State};
 use crate::storage::repair::{Condition, Debt, DebtKind};
 
@@ -18,6 +19,8 @@ pub(in crate::storage) struct Counts {
     pub(in crate::storage) owed: u64,
     /// See `owed`.
     pub(in crate::storage) owed_since: Option<i64>,
+    /// Objects of which no file server is known to hold a whole replica.
+    pub(in crate::storage) without_replica: u64,
     /// Removals owed.
     pub(in crate::storage) removals_owed: u64,
     /// Deleted objects that wait for their purge, and since when the oldest does.
@@ -137,21 +140,28 @@ pub(super) fn by_key(db: &Connection, owner: &str, key: &str) -> rusqlite::Resul
     found.into_iter().map(|entry| with_replicas(db, entry)).collect()
 }
 
+/// With the Unix second at which this vault learnt of its deletion, where it is deleted.
 pub(super) fn list(
     db: &Connection,
-    owner: Option<&str>,
+    wanted: &Wanted,
     after: Option<&ObjectId>,
     limit: usize,
-) -> rusqlite::Result<Vec<Entry>> {
+) -> rusqlite::Result<Vec<(Entry, Option<i64>)>> {
     let after = after.map(ToString::to_string).unwrap_or_default();
     let limit = i64::try_from(limit).unwrap_or(i64::MAX);
-    let of = if owner.is_some() { "owner = ?3 AND" } else { "?3 IS NULL AND" };
-    let sql = format!("SELECT {COLUMNS} FROM objects WHERE {of} state = 2 AND id > ?1 ORDER BY id LIMIT ?2");
-    let found: Vec<_> = db
+    let of = if wanted.owner.is_some() { "owner = ?3" } else { "?3 IS NULL" };
+    let named = if wanted.label.is_some() { "instr(lower(label), lower(?4)) > 0" } else { "?4 IS NULL" };
+    let state = number(if wanted.deleted { State::Deleted } else { State::Stored });
+    let sql = format!(
+        "SELECT {COLUMNS}, deleted FROM objects
+        WHERE {of} AND state = {state} AND {named} AND id > ?1 ORDER BY id LIMIT ?2"
+    );
+    let read = |row: &Row<'_>| Ok((from_row(row)?, row.get(11)?));
+    let found: Vec<(Entry, Option<i64>)> = db
         .prepare_cached(&sql)?
-        .query_map(params![after, limit, owner], from_row)?
+        .query_map(params![after, limit, wanted.owner, wanted.label], read)?
         .collect::<Result<_, _>>()?;
-    found.into_iter().map(|entry| with_replicas(db, entry)).collect()
+    found.into_iter().map(|(entry, deleted)| Ok((with_replicas(db, entry)?, deleted))).collect()
 }
 
 pub(super) fn held(db: &Connection, after: Option<&ObjectId>, limit: usize) -> rusqlite::Result<Vec<Entry>> {
@@ -229,6 +239,7 @@ pub(super) fn counts(db: &Connection) -> rusqlite::Result<Counts> {
         pending: count("SELECT count(*) FROM objects WHERE state = 0")?,
         owed: count(&format!("SELECT count(*) {owed}"))?,
         owed_since: db.query_row(&format!("SELECT min(since) {owed}"), [], |row| row.get(0))?,
+        without_replica: without_replica(db)?,
         removals_owed: count(
             "SELECT count(*) FROM replicas WHERE state <> 'stored' AND state = 'removal_owed'",
         )?,
@@ -236,6 +247,20 @@ pub(super) fn counts(db: &Connection) -> rusqlite::Result<Counts> {
         deleted_since: db
             .query_row("SELECT min(deleted) FROM objects WHERE state = 3", [], |row| row.get(0))?,
     })
+}
+
+/// What is owed to every file server. Asked of the one that is owed least: all that a wiped one is
+/// owed may be millions.
+fn without_replica(db: &Connection) -> rusqlite::Result<u64> {
+    let sql = "SELECT server, count(*) FROM replicas WHERE state IN ('owed', 'damaged')
+        GROUP BY server ORDER BY 2 LIMIT 2";
+    let read = |row: &Row<'_>| row.get::<_, String>(0);
+    let indebted: Vec<_> = db.prepare_cached(sql)?.query_map([], read)?.collect::<Result<_, _>>()?;
+    let [least, _] = indebted.as_slice() else { return Ok(0) };
+    let sql = "SELECT count(*) FROM replicas r WHERE r.server = ?1 AND r.state IN ('owed', 'damaged')
+        AND NOT EXISTS (SELECT 1 FROM replicas s WHERE s.id = r.id AND s.state = 'stored')";
+    let found: i64 = db.prepare_cached(sql)?.query_row([least], |row| row.get(0))?;
+    Ok(u64::try_from(found).unwrap_or_default())
 }
 
 pub(super) fn place(db: &Connection, server: &str) -> rusqlite::Result<Option<String>> {

@@ -1,9 +1,11 @@
 //! Which keys the replicas' records are sealed to, as far as this vault has seen, and which keys
 //! both vaults have. Knows names of keys; no key.
 
+use std::collections::BTreeMap;
+
 use rusqlite::{Connection, params};
 
-use super::rows::{entry, id_at};
+use super::rows::{entry, id_at, touch};
 use super::{Catalog, CatalogError};
 use crate::storage::object::{Entry, ObjectId};
 
@@ -25,7 +27,7 @@ impl Catalog {
         self.read(move |db| sealed_otherwise(db, &seal, after, limit)).await
     }
 
-    /// These replicas' records are sealed to `seal`.
+    /// These replicas' records are sealed to `seal`; the peer is told.
     ///
     /// # Errors
     /// As every write.
@@ -34,7 +36,13 @@ impl Catalog {
         replicas: Vec<At>,
         seal: String,
     ) -> Result<(), CatalogError> {
-        self.write(move |db| replicas.iter().try_for_each(|(id, server)| note(db, id, server, &seal))).await
+        self.write(move |db| {
+            replicas.iter().try_for_each(|(id, server)| {
+                note(db, id, server, &seal)?;
+                touch(db, id).map(drop)
+            })
+        })
+        .await
     }
 
     /// What the records on this file server are sealed to is no longer known.
@@ -113,4 +121,24 @@ pub(super) fn note(db: &Connection, id: &ObjectId, server: &str, seal: &str) -> 
     let sql =
         "UPDATE replicas SET seal = ?3 WHERE id = ?1 AND server = ?2 AND state = 'stored' AND seal <> ?3";
     db.prepare_cached(sql)?.execute(params![id.to_string(), server, seal]).map(drop)
+}
+
+/// The peer has seen to which keys this record is sealed. Its word counts where this vault has not
+/// looked, and where the record has come to the keys in use.
+pub(super) fn believe(
+    db: &Connection,
+    id: &ObjectId,
+    server: &str,
+    told: &str,
+    in_use: &str,
+) -> rusqlite::Result<()> {
+    let sql = "UPDATE replicas SET seal = ?3
+        WHERE id = ?1 AND server = ?2 AND state = 'stored' AND seal <> ?3 AND (seal = '' OR ?3 = ?4)";
+    db.prepare_cached(sql)?.execute(params![id.to_string(), server, told, in_use]).map(drop)
+}
+
+/// To which keys an object's records are sealed, by file server, where that is known.
+pub(super) fn seals_of(db: &Connection, id: &ObjectId) -> rusqlite::Result<BTreeMap<String, String>> {
+    let sql = "SELECT server, seal FROM replicas WHERE id = ?1 AND state = 'stored' AND seal <> ''";
+    db.prepare_cached(sql)?.query_map([id.to_string()], |row| Ok((row.get(0)?, row.get(1)?)))?.collect()
 }

@@ -70,6 +70,29 @@ impl Catalog {
         .await
     }
 
+    /// Those of these objects that are purged.
+    ///
+    /// # Errors
+    /// As every read.
+    pub(in crate::storage) async fn purged_among(
+        &self,
+        mut ids: Vec<ObjectId>,
+    ) -> Result<Vec<ObjectId>, CatalogError> {
+        self.read(move |db| {
+            let mut statement = db.prepare_cached("SELECT 1 FROM objects WHERE id = ?1 AND state = 4")?;
+            let mut failed = None;
+            ids.retain(|id| match statement.exists([id.to_string()]) {
+                Ok(purged) => purged,
+                Err(error) => {
+                    failed.get_or_insert(error);
+                    false
+                }
+            });
+            failed.map_or(Ok(ids), Err)
+        })
+        .await
+    }
+
     /// Takes over that these objects are purged, as a note on a file server tells; of one that is
     /// known nothing else, nothing else is.
     ///

@@ -1,10 +1,13 @@
 //! Promises of the catalog: merging, group commit, keys, debts.
 
+use std::collections::BTreeMap;
+
 use proptest::prelude::{Just, Strategy, prop_oneof};
 use proptest::{prop_assert_eq, proptest};
 
 use super::*;
 use crate::storage::object::{Metadata, OneOff};
+use crate::storage::witness::Witness;
 
 fn entry(number: u8, key: &str, state: State) -> Entry {
     Entry {
@@ -54,7 +57,8 @@ fn change() -> impl Strategy<Value = Change> {
         let known = matches!(state, State::Stored | State::Deleted);
         let stored_on = stored.into_iter().filter(|_| known).map(str::to_owned).collect();
         let identity = identity.filter(|_| state != State::Purged);
-        let change = Change { seq: 0, id, metadata, state, origin, revision, identity, stored_on };
+        let seals = BTreeMap::new();
+        let change = Change { seq: 0, id, metadata, state, origin, revision, identity, stored_on, seals };
         assert!(change.is_sound());
         change
     })
@@ -133,7 +137,7 @@ proptest! {
                         own.delete(ObjectId::new([number; 32]), 5).await.unwrap();
                     }
                     Act::Undelete(number) => {
-                        own.undelete(ObjectId::new([number; 32]), 6, 100).await.unwrap();
+                        own.undelete(ObjectId::new([number; 32]), Witness::default(), 6, 100).await.unwrap();
                     }
                     Act::Purge(number) => {
                         let id = ObjectId::new([number; 32]);
@@ -144,11 +148,11 @@ proptest! {
                     Act::Tell => {
                         let told = own.changes_since(0, 100).await.unwrap();
                         old.push(told.clone());
-                        peer.merge(told, None, 8).await.unwrap();
+                        peer.merge(told, None, String::new(), 8).await.unwrap();
                     }
                     Act::Repeat(which) => {
                         if let Some(told) = old.get(which) {
-                            own.merge(told.clone(), None, 9).await.unwrap();
+                            own.merge(told.clone(), None, String::new(), 9).await.unwrap();
                         }
                     }
                 }
@@ -156,7 +160,7 @@ proptest! {
             for round in 0..2 {
                 for (own, peer) in [(&both[0], &both[1]), (&both[1], &both[0])] {
                     let before = peer.last_change();
-                    peer.merge(own.changes_since(0, 100).await.unwrap(), None, 10).await.unwrap();
+                    peer.merge(own.changes_since(0, 100).await.unwrap(), None, String::new(), 10).await.unwrap();
                     assert!(round == 0 || peer.last_change() == before, "they fall silent");
                 }
             }
@@ -210,9 +214,18 @@ async fn a_deleted_object_keeps_its_key_and_replicas_until_it_is_purged() {
     assert_eq!((counts.objects, counts.deleted, counts.deleted_since), (0, 1, Some(8)));
     assert_eq!((counts.owed, counts.removals_owed), (0, 0));
 
-    assert_eq!(catalog.undelete(id, 18, 10).await.unwrap(), deletion::Undeletion::TooLate);
-    assert!(matches!(catalog.undelete(id, 17, 10).await.unwrap(), deletion::Undeletion::Done(_)));
-    assert_eq!(catalog.undelete(id, 17, 10).await.unwrap(), deletion::Undeletion::NotDeleted);
+    assert_eq!(
+        catalog.undelete(id, Witness::default(), 18, 10).await.unwrap(),
+        deletion::Undeletion::TooLate
+    );
+    assert!(matches!(
+        catalog.undelete(id, Witness::default(), 17, 10).await.unwrap(),
+        deletion::Undeletion::Done(_)
+    ));
+    assert_eq!(
+        catalog.undelete(id, Witness::default(), 17, 10).await.unwrap(),
+        deletion::Undeletion::NotDeleted
+    );
     assert_eq!(catalog.purge(vec![id], 19).await.unwrap(), 0, "what was taken back is not purged");
     let back = catalog.entry(id).await.unwrap().unwrap();
     assert_eq!((back.state, back.stored_on()), (State::Stored, servers()));
@@ -224,7 +237,10 @@ async fn a_deleted_object_keeps_its_key_and_replicas_until_it_is_purged() {
     let purged = catalog.entry(id).await.unwrap().unwrap();
     assert_eq!((purged.state, purged.identity, purged.metadata.label.as_str()), (State::Purged, None, ""));
     assert_eq!(catalog.counts().await.unwrap().removals_owed, 2);
-    assert_eq!(catalog.undelete(id, 30, 1000).await.unwrap(), deletion::Undeletion::TooLate);
+    assert_eq!(
+        catalog.undelete(id, Witness::default(), 30, 1000).await.unwrap(),
+        deletion::Undeletion::Purged
+    );
     catalog.removed(id, "one".to_owned()).await.unwrap();
     assert_eq!(catalog.counts().await.unwrap().removals_owed, 1);
 }
@@ -240,7 +256,7 @@ async fn a_deletion_told_by_an_earlier_program_is_taken_for_a_purge() {
     fields.remove("revision");
     fields.insert("state".to_owned(), "deleted".into());
     fields.insert("identity".to_owned(), serde_json::Value::Null);
-    catalog.merge(vec![serde_json::from_value(told).unwrap()], None, 9).await.unwrap();
+    catalog.merge(vec![serde_json::from_value(told).unwrap()], None, String::new(), 9).await.unwrap();
     assert_eq!(catalog.entry(id).await.unwrap().unwrap().state, State::Purged);
 }
 
@@ -290,7 +306,7 @@ async fn what_is_taken_over_is_marked_with_it_and_a_new_catalog_has_no_marks() {
     let folder = tempfile::tempdir().unwrap();
     let first = catalog(folder.path());
     let mark = Mark { life: "peer's".to_owned(), upto: 7 };
-    first.merge(Vec::new(), Some(mark.clone()), 0).await.unwrap();
+    first.merge(Vec::new(), Some(mark.clone()), String::new(), 0).await.unwrap();
     assert_eq!(first.heard().await.unwrap(), mark);
     first.intend(entry(1, "k", State::Pending)).await.unwrap();
     let told = Mark { life: first.life().to_owned(), upto: 1 };
@@ -307,9 +323,19 @@ async fn what_was_seen_missing_stays_owed_until_it_is_seen_stored() {
     let id = ObjectId::new([1; 32]);
     let stored = catalog.stored(entry(1, "k", State::Pending), servers(), 7).await.unwrap();
     let Entry { metadata, state, origin, identity, .. } = stored;
-    let stale = Change { seq: 1, id, metadata, state, origin, revision: 0, identity, stored_on: servers() };
+    let stale = Change {
+        seq: 1,
+        id,
+        metadata,
+        state,
+        origin,
+        revision: 0,
+        identity,
+        stored_on: servers(),
+        seals: BTreeMap::new(),
+    };
     catalog.observed(id, "two".to_owned(), ReplicaState::Damaged, 8).await.unwrap();
-    catalog.merge(vec![stale], None, 9).await.unwrap();
+    catalog.merge(vec![stale], None, String::new(), 9).await.unwrap();
     assert_eq!(catalog.entry(id).await.unwrap().unwrap().owed_to(), ["two"]);
 }
 

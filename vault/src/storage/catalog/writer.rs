@@ -48,28 +48,40 @@ pub(super) fn start(
 
 fn commit(connection: &Connection, jobs: Vec<Job>, steps: &Steps) -> (rusqlite::Result<()>, Vec<Reply>) {
     let mut replies = Vec::with_capacity(jobs.len());
-    let mut outcome = connection.execute_batch("BEGIN IMMEDIATE");
+    // What is undone of a job that is alone is the whole transaction: no page is kept aside for it.
+    let alone = jobs.len() == 1;
+    let mut undone = false;
+    let mut outcome = ready(connection, "BEGIN IMMEDIATE");
     for job in jobs {
-        if outcome.is_ok() {
-            outcome = connection.execute_batch("SAVEPOINT job");
+        if outcome.is_ok() && !alone {
+            outcome = ready(connection, "SAVEPOINT job");
         }
         // Without its savepoint a job would be durable by itself while its caller is refused.
         let (failed, reply) = job(outcome.is_ok().then_some(connection));
         replies.push(reply);
-        if outcome.is_ok() {
-            let end = if failed { "ROLLBACK TO job; RELEASE job" } else { "RELEASE job" };
-            outcome = connection.execute_batch(end);
+        if outcome.is_ok() && alone {
+            undone = failed;
+        } else if outcome.is_ok() {
+            if failed {
+                outcome = ready(connection, "ROLLBACK TO job");
+            }
+            outcome = outcome.and_then(|()| ready(connection, "RELEASE job"));
         }
     }
-    if outcome.is_ok() {
+    if outcome.is_ok() && !undone {
         steps.reach(|| Step::Commit);
-        outcome = connection.execute_batch("COMMIT");
+        outcome = ready(connection, "COMMIT");
     }
-    if outcome.is_err() && !connection.is_autocommit() {
+    if (outcome.is_err() || undone) && !connection.is_autocommit() {
         // What fails here has ended the transaction by itself.
         let _ = connection.execute_batch("ROLLBACK");
     }
     (outcome, replies)
+}
+
+/// Runs a statement that is kept ready.
+fn ready(connection: &Connection, sql: &str) -> rusqlite::Result<()> {
+    connection.prepare_cached(sql)?.execute([]).map(drop)
 }
 
 #[cfg(test)]
@@ -101,5 +113,23 @@ mod tests {
         assert_eq!((count(), told.lock().unwrap().len()), (0, 4));
         let (outcome, _) = commit(&connection, vec![job(insert)], &Steps::default());
         assert_eq!((outcome, count()), (Ok(()), 1));
+    }
+
+    #[test]
+    fn a_job_that_fails_is_undone_alone_as_in_company() {
+        let connection = Connection::open_in_memory().unwrap();
+        connection.execute_batch("CREATE TABLE t (n INTEGER)").unwrap();
+        let job = |sql: &'static str| -> Job {
+            Box::new(move |db| (db.is_none_or(|db| db.execute_batch(sql).is_err()), Box::new(|_| ())))
+        };
+        let (well, half) = ("INSERT INTO t VALUES (1)", "INSERT INTO t VALUES (2); no SQL");
+        for jobs in [vec![half], vec![well], vec![well, half, well], vec![half, half], vec![half]] {
+            let (outcome, _) = commit(&connection, jobs.into_iter().map(job).collect(), &Steps::default());
+            assert!(outcome.is_ok() && connection.is_autocommit());
+        }
+        let kept: (i64, i64) = connection
+            .query_row("SELECT count(*), max(n) FROM t", [], |row| Ok((row.get(0)?, row.get(1)?)))
+            .unwrap();
+        assert_eq!(kept, (3, 1));
     }
 }

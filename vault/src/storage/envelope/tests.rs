@@ -261,3 +261,16 @@ fn stock_age_and_zstd_recover_an_object_with_either_key() {
         }
     }
 }
+
+#[test]
+fn no_object_is_longer_than_is_said_of_its_size() {
+    let label = "x".repeat(4096);
+    for size in [0, 1, 1000, 65_536, FRAME - 1, FRAME, 3 * FRAME + 5] {
+        let mut noise = vec![0; size];
+        blake3::Hasher::new().finalize_xof().fill(&mut noise);
+        let mut sealer = Sealer::labelled(Vec::new(), &label).unwrap();
+        sealer.write(&noise).unwrap();
+        let length = BODY + sealer.finish().unwrap().out.len() as u64;
+        assert!(length <= longest(size as u64), "{size}: {length}");
+    }
+}

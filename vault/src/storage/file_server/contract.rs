@@ -62,6 +62,8 @@ pub(super) fn run(
     absence_is_told_and_removal_repeats(server);
     refuses_what_is_not_the_object(server);
     replaces_a_damaged_replica_and_keeps_it_aside(server, damage);
+    removes_what_was_set_aside_of_one_object_and_no_other(server, again, damage);
+    tells_how_far_it_is_with_a_replica_that_is_there(server);
     overwrites_one_slot_and_nothing_else(server);
     lists_in_order_with_pages(server);
     notes_are_replaced_and_stand_beside_the_objects(server, again);
@@ -97,7 +99,7 @@ fn absence_is_told_and_removal_repeats(server: &dyn FileServer) {
     server.remove(&id).unwrap();
     server.remove(&id).unwrap();
     assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })));
-    assert!(matches!(server.quarantine(&id, &|| ()), Err(FileServerError::Absent { .. })));
+    assert!(matches!(server.quarantine(&id, u64::MAX, &|| ()), Err(FileServerError::Absent { .. })));
 }
 
 fn refuses_what_is_not_the_object(server: &dyn FileServer) {
@@ -121,11 +123,86 @@ fn replaces_a_damaged_replica_and_keeps_it_aside(server: &dyn FileServer, damage
     assert_eq!(server.put(&id, &mut in_memory(bytes.clone())).unwrap(), Put::Written);
     assert_eq!(whole(server, &id), bytes);
     // Another vault found the old one damaged and is late: the new one stays.
-    server.quarantine(&id, &|| ()).unwrap();
+    server.quarantine(&id, u64::MAX, &|| ()).unwrap();
     assert_eq!(whole(server, &id), bytes);
     damage(&id);
-    server.quarantine(&id, &|| ()).unwrap();
+    server.quarantine(&id, u64::MAX, &|| ()).unwrap();
     assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })));
+}
+
+fn removes_what_was_set_aside_of_one_object_and_no_other(
+    server: &dyn FileServer,
+    again: &dyn Fn() -> Box<dyn FileServer>,
+    damage: &dyn Fn(&ObjectId),
+) {
+    let objects = [object(b"purged"), object(b"kept")];
+    for (id, bytes) in objects.iter().chain(&objects[..1]) {
+        server.put(id, &mut in_memory(bytes.clone())).unwrap();
+        damage(id);
+        server.quarantine(id, u64::MAX, &|| ()).unwrap();
+    }
+    let [(purged, _), (kept, _)] = objects;
+    // Another process finds them all the same.
+    let other = again();
+    other.attach(None, true).unwrap();
+    let of = |server: &dyn FileServer, id| {
+        let mut all = server.list_set_aside(&|| ()).unwrap();
+        all.retain(|aside| aside.id() == id);
+        all
+    };
+    let found = of(other.as_ref(), purged);
+    assert_eq!((found.len(), of(server, kept).len()), (2, 1));
+    for aside in found.iter().chain(&found) {
+        other.remove_set_aside(aside).unwrap();
+    }
+    assert_eq!((of(server, purged).len(), of(server, kept).len()), (0, 1));
+}
+
+fn tells_how_far_it_is_with_a_replica_that_is_there(server: &dyn FileServer) {
+    let (id, bytes) = object(&[7; 100_000]);
+    let moved = std::cell::Cell::new(0);
+    let put = |bytes: Vec<u8>| {
+        server.put_watched(&id, &mut in_memory(bytes), &|count| moved.set(moved.get() + count)).unwrap()
+    };
+    assert_eq!((put(bytes.clone()), moved.get()), (Put::Written, 0));
+    assert_eq!(put(bytes.clone()), Put::Verified);
+    assert!(moved.get() >= bytes.len(), "{} of {}", moved.get(), bytes.len());
+}
+
+/// A backup leaves out empty folders, or those of temporary files: it is made again whenever it is needed.
+pub(super) fn makes_its_folder_of_temporary_files_again(server: &dyn FileServer, place: &std::path::Path) {
+    server.attach(None, true).unwrap();
+    let tmp = place.join("tmp");
+    let mut large = vec![0; 700_000];
+    blake3::Hasher::new().finalize_xof().fill(&mut large);
+    for text in [&b"short"[..], &large] {
+        std::fs::remove_dir_all(&tmp).unwrap();
+        let (id, bytes) = object(text);
+        assert_eq!(server.put(&id, &mut in_memory(bytes.clone())).unwrap(), Put::Written);
+        assert_eq!(whole(server, &id), bytes);
+    }
+    std::fs::remove_dir_all(&tmp).unwrap();
+    server.write_note("generation.vault-a.0", b"noted").unwrap();
+    let _ = std::fs::remove_dir_all(&tmp);
+    assert_eq!(server.collect_temporaries(SystemTime::UNIX_EPOCH, Duration::ZERO).unwrap(), 0);
+    server.attach(None, true).unwrap();
+    assert!(tmp.is_dir());
+}
+
+/// A note that cannot be read is its own trouble and is written anew. Apart from the rest, as below.
+pub(super) fn replaces_a_note_that_cannot_be_read_and_blames_nothing_else(
+    server: &dyn FileServer,
+    block: &dyn Fn(&str),
+) {
+    server.attach(None, true).unwrap();
+    const NAME: &str = "generation.vault-a.0";
+    server.write_note(NAME, b"on a bad sector").unwrap();
+    block(NAME);
+    let refused = server.read_note(NAME).unwrap_err();
+    assert!(matches!(refused, FileServerError::Faulty { .. }), "{refused}");
+    server.write_note(NAME, b"anew").unwrap();
+    assert_eq!(server.read_note(NAME).unwrap().unwrap(), b"anew");
+    assert!(server.list_set_aside(&|| ()).unwrap().is_empty(), "a note is no replica");
 }
 
 /// A replica that cannot be read is its own trouble and is replaced. Apart from the rest, for not every
@@ -150,7 +227,7 @@ pub(super) fn replaces_what_cannot_be_read_and_blames_nothing_else(
     assert_eq!(server.put(&id, &mut in_memory(bytes.clone())).unwrap(), Put::Written);
     assert_eq!(whole(server, &id), bytes);
     block(&id);
-    server.quarantine(&id, &|| ()).unwrap();
+    server.quarantine(&id, u64::MAX, &|| ()).unwrap();
     assert!(matches!(server.open(&id), Err(FileServerError::Absent { .. })));
 }
 

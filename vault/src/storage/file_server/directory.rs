@@ -9,13 +9,14 @@ use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
-use super::{FileServer, FileServerError, Put, Replica, is_whole, layout};
-use crate::storage::envelope::{BODY, Checker, EnvelopeError, Side, parse_slot, verify};
+use super::{FileServer, FileServerError, Put, Replica, SetAside, layout, verify};
+use crate::storage::envelope::{BODY, Checker, EnvelopeError, Side, parse_slot};
 use crate::storage::note::{MAX_NOTE, is_note_name};
 use crate::storage::object::ObjectId;
 use crate::storage::random_hex;
 use crate::storage::step::{Step, Steps};
 
+mod aside;
 mod place;
 
 use place::Place;
@@ -26,6 +27,8 @@ const FLUSH_EVERY: usize = 32 << 20;
 const PIECE: usize = 256 * 1024;
 /// Operations at once.
 const SESSIONS: usize = 6;
+/// How often a name that turns out taken by a damaged replica is cleared for the new one.
+const TRIES: usize = 3;
 
 /// See the module.
 pub(in crate::storage) struct Directory {
@@ -102,8 +105,9 @@ impl Directory {
         }
     }
 
-    /// Is a whole replica there? One that is damaged or cannot be read is set aside.
-    fn whole(&self, id: &ObjectId) -> Result<bool, FileServerError> {
+    /// Is a whole replica there, of `length` bytes at most? One that is damaged or cannot be read is
+    /// set aside.
+    fn whole(&self, id: &ObjectId, length: u64, moved: &dyn Fn(usize)) -> Result<bool, FileServerError> {
         let damage = |error| match error {
             EnvelopeError::Beneath(error) => unwrap_or(error, &self.name, id),
             damage => {
@@ -111,13 +115,16 @@ impl Directory {
                 FileServerError::Damaged { server, object, why: damage.reason() }
             }
         };
-        match self.open(id).and_then(|replica| verify(replica, id).map_err(damage)) {
+        match self.open(id).and_then(|replica| verify(replica, id, length, moved).map_err(damage)) {
             Ok(()) => Ok(true),
             Err(FileServerError::Absent { .. }) => Ok(false),
             Err(error) if error.shows().is_some() => {
                 tracing::error!("{error}; quarantined");
-                self.quarantine(id, &|| ())?;
-                Ok(false)
+                match self.set_aside(id, length, moved) {
+                    // The other vault was faster.
+                    Err(FileServerError::Absent { .. }) | Ok(()) => Ok(false),
+                    Err(error) => Err(error),
+                }
             }
             Err(error) => Err(error),
         }
@@ -140,25 +147,15 @@ impl Directory {
         ))
     }
 
-    /// Gives what was set aside its name again, unless something has it by now.
-    fn put_back(&self, aside: &Path, path: &Path) -> std::io::Result<()> {
-        self.steps.reach(|| Step::Link(aside.to_owned(), path.to_owned()));
-        match std::fs::hard_link(aside, path) {
-            Err(error) if knows_no_links(&error) => std::fs::rename(aside, path),
-            other => other.and_then(|()| std::fs::remove_file(aside)),
-        }
-    }
-
     fn write_temporary(
         &self,
         id: &ObjectId,
         source: &mut Replica,
         temporary: &Path,
     ) -> Result<(), FileServerError> {
-        let fail = wrap(&self.name, id);
+        let fail = |error| self.place.blame_write(id, error);
         self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
-        let mut file =
-            OpenOptions::new().write(true).create_new(true).mode(0o640).open(temporary).map_err(&fail)?;
+        let mut file = self.make_temporary(temporary).map_err(fail)?;
         let mut checker = Checker::default();
         let mut piece = vec![0; PIECE];
         let mut unflushed = 0;
@@ -170,21 +167,21 @@ impl Directory {
             }
             checker.update(&piece[..count]);
             self.steps.reach(|| Step::WriteFile(temporary.to_owned()));
-            file.write_all(&piece[..count]).map_err(&fail)?;
+            file.write_all(&piece[..count]).map_err(fail)?;
             written += count as u64;
             unflushed += count;
             if unflushed >= FLUSH_EVERY {
                 unflushed = 0;
-                flush_data(&file).map_err(&fail)?;
+                flush_data(&file).map_err(fail)?;
             }
         }
         if let Err(why) = checker.finish(id) {
             let (server, object) = (self.name.clone(), id.to_string());
             return Err(FileServerError::BadSource { server, object, why: why.to_string() });
         }
-        self.sync_file(&file, temporary).map_err(&fail)?;
+        self.sync_file(&file, temporary).map_err(fail)?;
         drop(file);
-        let size = std::fs::metadata(temporary).map_err(&fail)?.len();
+        let size = std::fs::metadata(temporary).map_err(fail)?.len();
         if size != written {
             let (server, object) = (self.name.clone(), id.to_string());
             let why = format!("{written} bytes were written and {size} are there");
@@ -193,9 +190,55 @@ impl Directory {
         Ok(())
     }
 
-    /// Gives the finished file its final name without overwriting, durably. A folder that was
-    /// there may have gone under us (restored, cleaned up): then it is made again.
-    fn publish(&self, temporary: &Path, path: &Path) -> std::io::Result<()> {
+    /// Makes a temporary file. A backup may have left its folder out: then it is made again, in the
+    /// right place only.
+    fn make_temporary(&self, path: &Path) -> std::io::Result<File> {
+        let open = || OpenOptions::new().write(true).create_new(true).mode(0o640).open(path);
+        match open() {
+            Err(error) if error.kind() == ErrorKind::NotFound && self.place.check().is_ok() => {
+                std::fs::create_dir(layout::temporaries(&self.root))?;
+                open()
+            }
+            other => other,
+        }
+    }
+
+    /// Gives the finished file of `length` bytes its final name without overwriting, durably. What has
+    /// that name already counts if it is whole.
+    fn publish(
+        &self,
+        id: &ObjectId,
+        length: u64,
+        temporary: &Path,
+        moved: &dyn Fn(usize),
+    ) -> Result<Put, FileServerError> {
+        let path = self.replica_path(id);
+        for _ in 0..TRIES {
+            if self.name_finally(temporary, &path).map_err(|error| self.place.blame_write(id, error))? {
+                return Ok(Put::Written);
+            }
+            if self.whole(id, length, moved)? {
+                return self.settle(id);
+            }
+        }
+        let why = "a damaged replica takes its name again and again".to_owned();
+        Err(FileServerError::Damaged { server: self.name.clone(), object: id.to_string(), why })
+    }
+
+    /// Makes a replica that is there already as durable as a new one: whoever wrote it may have died
+    /// before it was flushed.
+    fn settle(&self, id: &ObjectId) -> Result<Put, FileServerError> {
+        let path = self.replica_path(id);
+        let flushed = File::open(&path).and_then(|file| self.sync_file(&file, &path));
+        let named = flushed.and_then(|()| self.make_folders(&path));
+        let synced = named.and_then(|()| path.parent().map_or(Ok(()), |folder| self.sync_folder(folder)));
+        synced.map_err(|error| self.place.blame_write(id, error))?;
+        Ok(Put::Verified)
+    }
+
+    /// `false`: something else has the name. A folder that was there may have gone under us
+    /// (restored, cleaned up): then it is made again.
+    fn name_finally(&self, temporary: &Path, path: &Path) -> std::io::Result<bool> {
         match self.name_in_folders(temporary, path) {
             Err(error) if error.kind() == ErrorKind::NotFound => {
                 self.forget_folders(path);
@@ -205,12 +248,12 @@ impl Directory {
         }
     }
 
-    fn name_in_folders(&self, temporary: &Path, path: &Path) -> std::io::Result<()> {
+    fn name_in_folders(&self, temporary: &Path, path: &Path) -> std::io::Result<bool> {
         self.make_folders(path)?;
         self.steps.reach(|| Step::Link(temporary.to_owned(), path.to_owned()));
         match std::fs::hard_link(temporary, path) {
-            // The other vault was first, with the same bytes: the name is their hash.
-            Err(error) if error.kind() == ErrorKind::AlreadyExists => {}
+            // The other vault was first, or somebody copies something there by hand.
+            Err(error) if error.kind() == ErrorKind::AlreadyExists => return Ok(false),
             // Some mounts know no hard links. The name is the content's hash, so what rename
             // might overwrite is the same object.
             Err(error) if knows_no_links(&error) => {
@@ -221,7 +264,7 @@ impl Directory {
         if let Some(folder) = path.parent() {
             self.sync_folder(folder)?;
         }
-        Ok(())
+        Ok(true)
     }
 
     /// Makes `ab` and `ab/cd` above `path` and flushes the folder that holds each name.
@@ -264,7 +307,7 @@ impl Directory {
             self.sync_folder(&self.root)?;
         }
         self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
-        let mut file = OpenOptions::new().write(true).create_new(true).mode(0o640).open(temporary)?;
+        let mut file = self.make_temporary(temporary)?;
         self.steps.reach(|| Step::WriteFile(temporary.to_owned()));
         file.write_all(bytes)?;
         self.sync_file(&file, temporary)?;
@@ -320,28 +363,27 @@ impl FileServer for Directory {
             (None, _) => self.write_marker()?,
         };
         self.place.attached(&found);
+        // A backup may have left it out. Where it cannot be made, whoever writes is told why.
+        let _ = std::fs::create_dir(layout::temporaries(&self.root));
         Ok(found)
     }
 
-    fn put(&self, id: &ObjectId, source: &mut Replica) -> Result<Put, FileServerError> {
+    fn put_watched(
+        &self,
+        id: &ObjectId,
+        source: &mut Replica,
+        moved: &dyn Fn(usize),
+    ) -> Result<Put, FileServerError> {
         self.place.check()?;
-        if self.whole(id)? {
-            // Whoever wrote it may have died before it was flushed.
-            let path = self.replica_path(id);
-            let flushed = File::open(&path).and_then(|file| self.sync_file(&file, &path));
-            flushed.and_then(|()| self.make_folders(&path)).map_err(wrap(&self.name, id))?;
-            if let Some(folder) = path.parent() {
-                self.sync_folder(folder).map_err(wrap(&self.name, id))?;
-            }
-            return Ok(Put::Verified);
+        let length = source.length();
+        if self.whole(id, length, moved)? {
+            return self.settle(id);
         }
         let name = format!("{}~{}", self.own, random_hex());
         let temporary = self.root.join("tmp").join(&name);
         lock(&self.live).insert(name.clone());
-        let path = self.replica_path(id);
-        let done = self
-            .write_temporary(id, source, &temporary)
-            .and_then(|()| self.publish(&temporary, &path).map_err(wrap(&self.name, id)));
+        let written = self.write_temporary(id, source, &temporary);
+        let done = written.and_then(|()| self.publish(id, length, &temporary, moved));
         if done.is_err() {
             // A folder may have gone under us (restored, cleaned up): look again next time.
             self.forget_folders(&self.replica_path(id));
@@ -354,7 +396,7 @@ impl FileServer for Directory {
             _ => {}
         }
         lock(&self.live).remove(&name);
-        done.map(|()| Put::Written)
+        done
     }
 
     fn open(&self, id: &ObjectId) -> Result<Replica, FileServerError> {
@@ -388,9 +430,10 @@ impl FileServer for Directory {
         match std::fs::remove_file(&path) {
             Ok(()) => {}
             Err(error) if error.kind() == ErrorKind::NotFound => return self.place.check(),
-            Err(error) => return Err(self.place.blame(id, error)),
+            Err(error) => return Err(self.place.blame_write(id, error)),
         }
-        path.parent().map_or(Ok(()), |folder| self.sync_folder(folder)).map_err(wrap(&self.name, id))
+        let synced = path.parent().map_or(Ok(()), |folder| self.sync_folder(folder));
+        synced.map_err(|error| self.place.blame_write(id, error))
     }
 
     fn list_watched(
@@ -401,20 +444,21 @@ impl FileServer for Directory {
         progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, FileServerError> {
         self.place.check()?;
-        let fail = |error| wrap(&self.name, "list")(error);
+        let fault = |folder: &str, error| self.place.fault(format!("list {folder}"), error);
         let after = after.map(ToString::to_string).unwrap_or_default();
         let mut found = Vec::new();
-        for outer in names(&self.root, 2).map_err(fail)? {
+        for outer in names(&self.root, 2).map_err(|error| fault(".", error))? {
             if !layout::fits(&outer, prefix, &after) {
                 continue;
             }
             let folder = self.root.join(&outer);
-            for inner in names(&folder, 2).map_err(fail)? {
+            for inner in names(&folder, 2).map_err(|error| fault(&outer, error))? {
                 if !layout::fits(&format!("{outer}{inner}"), prefix, &after) {
                     continue;
                 }
                 progress();
-                for name in names(&folder.join(&inner), 64).map_err(fail)? {
+                let listed = names(&folder.join(&inner), 64);
+                for name in listed.map_err(|error| fault(&format!("{outer}/{inner}"), error))? {
                     found.extend(layout::wanted(&name, &outer, &inner, prefix, &after));
                     if found.len() == limit {
                         return Ok(found);
@@ -425,33 +469,27 @@ impl FileServer for Directory {
         Ok(found)
     }
 
-    fn quarantine(&self, id: &ObjectId, progress: &dyn Fn()) -> Result<(), FileServerError> {
-        let path = self.replica_path(id);
-        let folder = self.root.join("quarantine");
-        let aside = folder.join(format!("{id}~{}", random_hex()));
-        let moved = std::fs::create_dir_all(&folder).and_then(|()| {
-            self.steps.reach(|| Step::Rename(path.clone(), aside.clone()));
-            std::fs::rename(&path, &aside)
-        });
-        match moved {
-            Err(error) if error.kind() == ErrorKind::NotFound => return Err(self.absent(id)),
-            other => other.map_err(|error| self.place.blame(id, error))?,
-        }
-        let whole = self.open_at(&aside, id).is_ok_and(|replica| is_whole(replica, id, progress));
-        if whole && self.put_back(&aside, &path).is_ok() {
-            tracing::warn!(server = %self.name, object = %id, "another vault had healed it; put back");
-        }
-        let flushed = self.sync_folder(&folder);
-        flushed
-            .and_then(|()| path.parent().map_or(Ok(()), |folder| self.sync_folder(folder)))
-            .map_err(wrap(&self.name, id))
+    fn quarantine(&self, id: &ObjectId, longest: u64, progress: &dyn Fn()) -> Result<(), FileServerError> {
+        self.set_aside(id, longest, &|_| progress())
+    }
+
+    fn list_set_aside(&self, progress: &dyn Fn()) -> Result<Vec<SetAside>, FileServerError> {
+        self.all_set_aside(progress)
+    }
+
+    fn remove_set_aside(&self, aside: &SetAside) -> Result<(), FileServerError> {
+        self.remove_aside(aside)
     }
 
     fn collect_temporaries(&self, now: SystemTime, age: Duration) -> Result<usize, FileServerError> {
         self.place.check()?;
-        let fail = |error| wrap(&self.name, "tmp")(error);
+        let fail = |error| self.place.fault("list tmp".to_owned(), error);
+        let entries = match std::fs::read_dir(layout::temporaries(&self.root)) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Ok(0),
+            other => other.map_err(fail)?,
+        };
         let mut removed = 0;
-        for entry in std::fs::read_dir(self.root.join("tmp")).map_err(fail)? {
+        for entry in entries {
             let entry = entry.map_err(fail)?;
             let name = entry.file_name().to_string_lossy().into_owned();
             let own = name.split_once('~').is_some_and(|(vault, _)| vault == self.own);
@@ -481,10 +519,11 @@ impl FileServer for Directory {
         let file = match OpenOptions::new().read(true).custom_flags(libc::O_NOFOLLOW).open(path) {
             Ok(file) => file,
             Err(error) if error.kind() == ErrorKind::NotFound => return self.place.check().map(|()| None),
-            Err(error) => return Err(wrap(&self.name, name)(error)),
+            Err(error) => return Err(self.place.fault(name.to_owned(), error)),
         };
         let mut bytes = Vec::new();
-        file.take(MAX_NOTE as u64 + 1).read_to_end(&mut bytes).map_err(wrap(&self.name, name))?;
+        let read = file.take(MAX_NOTE as u64 + 1).read_to_end(&mut bytes);
+        read.map_err(|error| self.place.fault(name.to_owned(), error))?;
         Ok(Some(bytes))
     }
 
@@ -497,13 +536,18 @@ impl FileServer for Directory {
         let temporary_name = format!("{}~{}", self.own, random_hex());
         let temporary = self.root.join("tmp").join(&temporary_name);
         lock(&self.live).insert(temporary_name.clone());
-        let written = self.replace(&temporary, &path, bytes);
+        let mut written = self.replace(&temporary, &path, bytes);
+        if written.as_ref().is_err_and(place::is_of_one_file) && self.move_aside(name, &path).is_ok() {
+            // It is made anew, and may not be there.
+            let _ = std::fs::remove_file(&temporary);
+            written = self.replace(&temporary, &path, bytes);
+        }
         if written.is_err() {
             // Collected later if it cannot be removed now.
             let _ = std::fs::remove_file(&temporary);
         }
         lock(&self.live).remove(&temporary_name);
-        written.map_err(wrap(&self.name, name))
+        written.map_err(|error| self.place.fault(name.to_owned(), error))
     }
 }
 

@@ -11,7 +11,9 @@
 
 use std::path::{Path, PathBuf};
 
+use super::SetAside;
 use crate::storage::object::ObjectId;
+use crate::storage::random_hex;
 
 /// A marker is one line; more is something else.
 pub(super) const MAX_MARKER: u64 = 1024;
@@ -52,8 +54,76 @@ pub(super) fn is_digits(name: &str, length: usize) -> bool {
     name.len() == length && name.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b))
 }
 
+/// Which names in a folder are asked for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Names {
+    /// So many digits of an id.
+    Digits(usize),
+    /// Damaged replicas.
+    SetAside,
+}
+
+impl Names {
+    /// Is it one of them?
+    pub(super) fn hold(self, name: &str) -> bool {
+        match self {
+            Self::Digits(length) => is_digits(name, length),
+            Self::SetAside => set_aside(name).is_some(),
+        }
+    }
+}
+
+/// Where what is being written is.
+pub(super) fn temporaries(root: &Path) -> PathBuf {
+    root.join("tmp")
+}
+
+/// Where damaged replicas are.
+pub(super) fn quarantine(root: &Path) -> PathBuf {
+    root.join("quarantine")
+}
+
+/// Where a damaged replica, or something else called `name`, is set aside; nowhere twice.
+pub(super) fn aside_path(root: &Path, name: &str) -> PathBuf {
+    quarantine(root).join(format!("{name}~{}", random_hex()))
+}
+
+/// The damaged replica that has this name in quarantine. One that an operator has renamed still
+/// is one; nothing that leads elsewhere is.
+pub(super) fn set_aside(name: &str) -> Option<SetAside> {
+    let (id, rest) = name.split_once('~')?;
+    let id = (is_digits(id, 64) && !rest.contains(['/', '\0'])).then(|| id.parse().ok())??;
+    Some(SetAside { id, name: name.to_owned() })
+}
+
 /// The object whose replica is called `name` in the folders `outer` and `inner`, if it is wanted.
 pub(super) fn wanted(name: &str, outer: &str, inner: &str, prefix: &str, after: &str) -> Option<ObjectId> {
     let placed = name.starts_with(outer) && name[2..].starts_with(inner);
     (placed && name.starts_with(prefix) && name > after).then(|| name.parse().ok()).flatten()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_a_replica_set_aside_is_one_and_none_leads_out_of_its_folder() {
+        let id = ObjectId::new([0xab; 32]);
+        let path = aside_path(Path::new("/place"), &id.to_string());
+        assert!(path.starts_with("/place/quarantine"));
+        let name = path.file_name().and_then(|name| name.to_str()).unwrap();
+        assert_eq!(set_aside(name), Some(SetAside { id, name: name.to_owned() }));
+        assert!(set_aside(&format!("{id}~looked-at")).is_some());
+        for bad in [
+            String::new(),
+            id.to_string(),
+            format!("{id}~/../../marker"),
+            format!("{id}~a\0b"),
+            format!("{}~a", "A".repeat(64)),
+            format!("../{id}~a"),
+            "generation.vault-a.0~a".to_owned(),
+        ] {
+            assert_eq!(set_aside(&bad), None, "{bad:?}");
+        }
+    }
 }

@@ -14,23 +14,27 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
-use super::{FileServer, FileServerError, Put, Replica, is_whole, layout};
-use crate::storage::envelope::{Checker, EnvelopeError, Side, verify};
+use super::{FileServer, FileServerError, Put, Replica, SetAside, layout, verify};
+use crate::storage::envelope::{EnvelopeError, Side};
 use crate::storage::object::ObjectId;
 use crate::storage::random_hex;
 use crate::storage::step::{Step, Steps};
 
+mod abreast;
 mod ahead;
+mod aside;
 mod blame;
 mod enquiry;
 mod flushing;
 mod in_place;
 mod link;
 mod listing;
+mod long;
 mod message;
 mod pipeline;
 mod place;
 mod pool;
+mod publish;
 mod reader;
 mod settings;
 mod short;
@@ -51,15 +55,12 @@ pub use settings::{Login, MOST_SESSIONS, SESSIONS, SftpSettings, parse_address};
 use blame::Blame;
 use link::{Flushed, Link, Refusal};
 use place::Place;
-use pool::{Lane, NOBODY, Pool};
+use pool::{Lane, Pool};
 use reader::Reader;
 use trouble::{Failed, Kind, Trouble};
-use writer::Unwritten;
 
 /// A bare "failure" means a full disk where less than this is free.
 const NO_SPACE: u64 = 1 << 20;
-/// How often a name that turns out taken by a damaged replica is cleared for the new one.
-const TRIES: usize = 3;
 
 /// See the module.
 pub(super) struct Sftp {
@@ -199,8 +200,9 @@ impl Sftp {
         Ok(Some(Replica::new(length, Box::new(read))))
     }
 
-    /// Is a whole replica there? One that is damaged or cannot be read is set aside.
-    fn whole(&self, id: &ObjectId) -> Result<bool, FileServerError> {
+    /// Is a whole replica there, of `length` bytes at most? One that is damaged or cannot be read is
+    /// set aside.
+    fn whole(&self, id: &ObjectId, length: u64, moved: &dyn Fn(usize)) -> Result<bool, FileServerError> {
         let damage = |error| match error {
             EnvelopeError::Beneath(error) => unwrap_or(error, &self.name, &self.address, id),
             damage => {
@@ -209,12 +211,14 @@ impl Sftp {
             }
         };
         let found = self.find(id).and_then(|replica| {
-            replica.map_or(Ok(false), |replica| verify(replica, id).map(|()| true).map_err(damage))
+            replica.map_or(Ok(false), |replica| {
+                verify(replica, id, length, moved).map(|()| true).map_err(damage)
+            })
         });
         match found {
             Err(error) if error.shows().is_some() => {
                 tracing::error!("{error}; quarantined");
-                match self.quarantine(id, &|| ()) {
+                match self.set_aside(id, length, moved) {
                     // The other vault was faster.
                     Err(FileServerError::Absent { .. }) | Ok(()) => Ok(false),
                     Err(error) => Err(error),
@@ -224,190 +228,27 @@ impl Sftp {
         }
     }
 
-    /// Makes a replica that is there already as durable as a new one: whoever wrote it may
-    /// have died before it was flushed.
-    fn settle(&self, id: &ObjectId) -> Result<Put, FileServerError> {
-        let path = layout::replica_path(&self.root, id);
-        let settled = self.ask_in_place(|link| {
-            let mut file = link.open(&path)?;
-            self.note(link.flush(&mut file)?, || Step::FileSynced(path.clone()));
-            link.close(file)?;
-            let made = self.make_folders(link, &path)?;
-            self.flush_names(link, &path, made)
-        });
-        let ((), lane) = settled.map_err(|failed| self.fail_on_one(id, failed))?;
-        lane.give_back();
-        Ok(Put::Verified)
-    }
-
-    /// Writes, flushes and measures the temporary file, and gives it its final name.
-    fn write(&self, id: &ObjectId, source: &mut Replica, temporary: &Path) -> Result<Put, FileServerError> {
+    /// Writes the temporary file, flushes and measures it, and gives it its final name.
+    fn write(
+        &self,
+        id: &ObjectId,
+        source: &mut Replica,
+        temporary: &Path,
+        moved: &dyn Fn(usize),
+    ) -> Result<Put, FileServerError> {
         let mut short = None;
         if Self::is_short(source) {
             let bytes = self.read_short(id, source)?;
-            if let Some(put) = self.write_short(id, &bytes, temporary)? {
+            if let Some(put) = self.write_short(id, &bytes, temporary, moved)? {
                 return Ok(put);
+            }
+            if self.whole(id, source.length(), moved)? {
+                return self.settle(id);
             }
             short = Some(Replica::of_bytes(Arc::new(bytes)));
         }
         let source = short.as_mut().unwrap_or(source);
-        self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
-        let created = self.ask_in_place(|link| link.create(temporary));
-        let (file, mut lane) = created.map_err(|failed| self.fail(id, failed))?;
-        // On an error it goes with the session, and nobody waits for its end.
-        let (_, file) = lane.open.insert((NOBODY, file));
-        let (length, mut checker) = (source.length(), Checker::default());
-        let read = |piece: &mut [u8]| {
-            let count = std::io::Read::read(source, piece)?;
-            checker.update(&piece[..count]);
-            Ok::<_, std::io::Error>(count)
-        };
-        let link = &mut lane.link;
-        let written = ahead::reading_ahead(length, read, |next| {
-            let next = |piece: &mut [u8]| {
-                let count = next(piece)?;
-                self.steps.reach(|| Step::WriteFile(temporary.to_owned()));
-                Ok(count)
-            };
-            let flush = || self.flush_beside(temporary);
-            flushing::flushing_beside(length, flush, |on_disk| {
-                writer::write_long(link, file, self.timeout, length, next, on_disk)
-            })
-        });
-        let written = written.map_err(|unwritten| match unwritten {
-            Unwritten::Source(error) => unwrap_or(error, &self.name, &self.address, id),
-            Unwritten::Trouble(trouble) => self.fail(id, Failed::Trouble(trouble)),
-        })?;
-        if let Err(why) = checker.finish(id) {
-            let (server, object) = (self.name.clone(), id.to_string());
-            return Err(FileServerError::BadSource { server, object, why: why.to_string() });
-        }
-        let finished = self.finish(&mut lane, temporary);
-        let size = finished.map_err(|trouble| self.fail(id, Failed::Trouble(trouble)))?;
-        if size != Some(written) {
-            let (server, object) = (self.name.clone(), id.to_string());
-            let why = format!("{written} bytes were written and {} are there", size.unwrap_or_default());
-            return Err(FileServerError::Damaged { server, object, why });
-        }
-        self.publish(id, lane, temporary)
-    }
-
-    /// Flushes what is written of a file on another session, where one is to spare. What comes of
-    /// it the last flush tells, on the session that writes: an error of the disk shows on both.
-    fn flush_beside(&self, temporary: &Path) -> bool {
-        let Some(mut lane) = self.data.borrow_spare() else { return false };
-        let flushed = lane.link.open(temporary).and_then(|mut file| {
-            let flushed = lane.link.flush(&mut file)?;
-            lane.link.close(file)?;
-            Ok(flushed == Flushed::Yes)
-        });
-        match flushed {
-            Err(trouble) if trouble.spoils_session() => false,
-            other => {
-                lane.give_back();
-                other.unwrap_or(false)
-            }
-        }
-    }
-
-    /// Flushes, closes and measures.
-    fn finish(&self, lane: &mut Lane, temporary: &Path) -> Result<Option<u64>, Trouble> {
-        let Lane { link, open, .. } = lane;
-        if let Some((_, file)) = open.as_mut() {
-            self.note(link.flush(file)?, || Step::FileSynced(temporary.to_owned()));
-        }
-        if let Some((_, file)) = open.take() {
-            link.close(file)?;
-        }
-        Ok(link.stat(temporary)?.size)
-    }
-
-    /// Gives the finished file its final name without overwriting, durably. What has that name
-    /// already counts if it is whole.
-    fn publish(&self, id: &ObjectId, mut lane: Lane, temporary: &Path) -> Result<Put, FileServerError> {
-        let path = layout::replica_path(&self.root, id);
-        for _ in 0..TRIES {
-            let named = self.name_finally(&mut lane.link, temporary, &path);
-            match named.map_err(|trouble| self.fail(id, Failed::Trouble(trouble)))? {
-                true => {
-                    lane.give_back();
-                    return Ok(Put::Written);
-                }
-                false => lane.give_back(),
-            }
-            if self.whole(id)? {
-                self.discard(temporary);
-                return self.settle(id);
-            }
-            let next = self.ask_in_place(|_| Ok(()));
-            ((), lane) = next.map_err(|failed| self.fail(id, failed))?;
-        }
-        let why = "a damaged replica takes its name again and again".to_owned();
-        Err(FileServerError::Damaged { server: self.name.clone(), object: id.to_string(), why })
-    }
-
-    /// `false`: something else has the name. A folder that was there may have gone under us
-    /// (restored, cleaned up): then it is made again.
-    fn name_finally(&self, link: &mut Link, temporary: &Path, path: &Path) -> Result<bool, Trouble> {
-        match self.name_in_folders(link, temporary, path) {
-            Err(trouble) if trouble.kind == Kind::Missing => {
-                self.forget_folders(path);
-                self.name_in_folders(link, temporary, path)
-            }
-            other => other,
-        }
-    }
-
-    fn name_in_folders(&self, link: &mut Link, temporary: &Path, path: &Path) -> Result<bool, Trouble> {
-        let made = self.make_folders(link, path)?;
-        self.steps.reach(|| Step::Rename(temporary.to_owned(), path.to_owned()));
-        match link.rename(temporary, path) {
-            Err(trouble) if matches!(trouble.kind, Kind::Exists | Kind::Failure) => {
-                // An existing name and a full disk read the same.
-                return if link.stat(path).is_ok() { Ok(false) } else { Err(trouble) };
-            }
-            other => other?,
-        }
-        self.flush_names(link, path, made)?;
-        Ok(true)
-    }
-
-    /// Makes `ab` and `ab/cd` above `path` where that is not known to have been done durably, and
-    /// returns which.
-    fn make_folders(&self, link: &mut Link, path: &Path) -> Result<Vec<PathBuf>, Trouble> {
-        let folders = path.ancestors().skip(1).take(2).map(Path::to_owned);
-        let mut unsure: Vec<_> = folders.filter(|folder| !lock(&self.durable).contains(folder)).collect();
-        unsure.reverse();
-        for folder in &unsure {
-            self.steps.reach(|| Step::MakeFolder(folder.clone()));
-            link.make_folder(folder)?;
-        }
-        Ok(unsure)
-    }
-
-    /// Flushes the folders that hold the names of `path` and of the folders made above it: all of
-    /// them at the end, where one commit of the file system's journal does for all.
-    fn flush_names(&self, link: &mut Link, path: &Path, made: Vec<PathBuf>) -> Result<(), Trouble> {
-        self.flush_parent(link, path)?;
-        for folder in &made {
-            self.flush_parent(link, folder)?;
-        }
-        lock(&self.durable).extend(made);
-        Ok(())
-    }
-
-    fn forget_folders(&self, path: &Path) {
-        let mut durable = lock(&self.durable);
-        for folder in path.ancestors().skip(1).take(2) {
-            durable.remove(folder);
-        }
-    }
-
-    fn flush_parent(&self, link: &mut Link, path: &Path) -> Result<(), Trouble> {
-        let Some(folder) = path.parent() else { return Ok(()) };
-        let flushed = link.flush_folder(folder)?;
-        self.note(flushed, || Step::FolderSynced(folder.to_owned()));
-        Ok(())
+        self.write_long(id, source, temporary, moved)
     }
 
     fn note(&self, flushed: Flushed, step: impl FnOnce() -> Step) {
@@ -458,6 +299,16 @@ impl Sftp {
         }
     }
 
+    /// As [`Self::fail`], where a bare "failure" may be that of a disk which still can be read.
+    fn fail_to_write(&self, id: &ObjectId, failed: Failed) -> FileServerError {
+        match failed {
+            Failed::Trouble(trouble) if trouble.kind == Kind::Failure && !self.is_full() => {
+                self.blame().of_writing(id, Failed::Trouble(trouble))
+            }
+            other => self.fail(id, other),
+        }
+    }
+
     fn blame(&self) -> Blame {
         Blame {
             server: self.name.clone(),
@@ -498,14 +349,20 @@ impl FileServer for Sftp {
         Ok(found)
     }
 
-    fn put(&self, id: &ObjectId, source: &mut Replica) -> Result<Put, FileServerError> {
-        if self.whole(id)? {
+    fn put_watched(
+        &self,
+        id: &ObjectId,
+        source: &mut Replica,
+        moved: &dyn Fn(usize),
+    ) -> Result<Put, FileServerError> {
+        // With a short one it is looked for on the way.
+        if !Self::is_short(source) && self.whole(id, source.length(), moved)? {
             return self.settle(id);
         }
         let name = format!("{}~{}", self.own, random_hex());
         let temporary = self.root.join("tmp").join(&name);
         lock(&self.live).insert(name.clone());
-        let done = self.write(id, source, &temporary);
+        let done = self.write(id, source, &temporary, moved);
         if let Err(error) = &done {
             // A folder may have gone under us (restored, cleaned up): look again next time.
             self.forget_folders(&layout::replica_path(&self.root, id));
@@ -546,7 +403,7 @@ impl FileServer for Sftp {
         });
         match removed {
             Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => self.check_place(),
-            other => other.map_err(|failed| self.fail_on_one(id, failed)),
+            other => other.map_err(|failed| self.fail_to_write(id, failed)),
         }
     }
 
@@ -558,38 +415,19 @@ impl FileServer for Sftp {
         progress: &dyn Fn(),
     ) -> Result<Vec<ObjectId>, FileServerError> {
         let after = after.map(ToString::to_string).unwrap_or_default();
-        self.ids(prefix, &after, limit, progress).map_err(|failed| self.fail("list", failed))
+        self.ids(prefix, &after, limit, progress).map_err(|failed| self.blame().of_part("list", failed))
     }
 
-    fn quarantine(&self, id: &ObjectId, progress: &dyn Fn()) -> Result<(), FileServerError> {
-        let path = layout::replica_path(&self.root, id);
-        let folder = self.root.join("quarantine");
-        let aside = folder.join(format!("{id}~{}", random_hex()));
-        self.steps.reach(|| Step::Rename(path.clone(), aside.clone()));
-        let moved = self.ask(&self.control, |link| {
-            match link.rename(&path, &aside) {
-                // Either of the two is missing; one can be made.
-                Err(trouble) if trouble.kind == Kind::Missing => {
-                    link.make_folder(&folder)?;
-                    link.rename(&path, &aside)?;
-                }
-                other => other?,
-            }
-            self.flush_parent(link, &aside)?;
-            self.flush_parent(link, &path)
-        });
-        match moved {
-            Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => return Err(self.absent(id)),
-            other => other.map_err(|failed| self.fail_on_one(id, failed))?,
-        }
-        let whole = self
-            .find_at(aside.clone(), id)
-            .is_ok_and(|found| found.is_some_and(|replica| is_whole(replica, id, progress)));
-        let back = || self.ask(&self.control, |link| link.rename(&aside, &path));
-        if whole && back().is_ok() {
-            tracing::warn!(server = %self.name, object = %id, "another vault had healed it; put back");
-        }
-        Ok(())
+    fn quarantine(&self, id: &ObjectId, longest: u64, progress: &dyn Fn()) -> Result<(), FileServerError> {
+        self.set_aside(id, longest, &|_| progress())
+    }
+
+    fn list_set_aside(&self, progress: &dyn Fn()) -> Result<Vec<SetAside>, FileServerError> {
+        self.all_set_aside(progress)
+    }
+
+    fn remove_set_aside(&self, aside: &SetAside) -> Result<(), FileServerError> {
+        self.remove_aside(aside)
     }
 
     fn collect_temporaries(&self, now: SystemTime, age: Duration) -> Result<usize, FileServerError> {
@@ -597,7 +435,7 @@ impl FileServer for Sftp {
         let folder = self.root.join("tmp");
         let entries = self.ask(&self.control, |link| link.entries(&folder));
         let mut removed = 0;
-        for (name, facts) in entries.map_err(|failed| self.fail("tmp", failed))? {
+        for (name, facts) in entries.map_err(|failed| self.blame().of_part("list tmp", failed))? {
             let own = name.split_once('~').is_some_and(|(vault, _)| vault == self.own);
             let touched = facts.mtime.map(|seconds| SystemTime::UNIX_EPOCH + Duration::from_secs(seconds));
             let stale =

@@ -71,9 +71,9 @@ async fn check(place: &Place, acknowledged: &[ObjectId], fatal: usize) {
         let retried = put(&storage, key, &noise()).await.unwrap();
         assert!(read(&storage, &retried.entry.id, None).await.unwrap() == noise());
     }
-    let listed = storage.list(None, None, 100).await.unwrap();
+    let listed = storage.list(Wanted::default(), None, 100).await.unwrap();
     assert_eq!(listed.len(), 2, "step {fatal}: each key acted once");
-    assert!(acknowledged.iter().all(|id| listed.iter().any(|entry| entry.id == *id)), "step {fatal}");
+    assert!(acknowledged.iter().all(|id| listed.iter().any(|listed| listed.entry.id == *id)), "step {fatal}");
     let status = storage.status().await.unwrap();
     assert_eq!((status.pending, status.owed), (0, 0), "step {fatal}: nothing stays open");
 }

@@ -153,3 +153,36 @@ async fn a_replica_that_cannot_be_read_is_owed_and_healed_whoever_finds_it_and_s
     assert_eq!(found(&storage, &id).await.stored_on(), ["one", "two"]);
     assert_eq!(read(&storage, &id, None).await.unwrap(), b"content");
 }
+
+#[tokio::test]
+async fn a_file_whose_replicas_are_both_damaged_is_told_as_lost_until_one_is_put_back() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let id = put(&storage, "k", b"content").await.unwrap().entry.id;
+    put(&storage, "other", b"other").await.unwrap();
+    let kept = std::fs::read(place.replica("one", &id)).unwrap();
+    for server in ["one", "two"] {
+        let mut bytes = kept.clone();
+        *bytes.last_mut().unwrap() ^= 1;
+        std::fs::write(place.replica(server, &id), bytes).unwrap();
+    }
+    let entry = found(&storage, &id).await;
+    let checked = storage.verify(&entry).await.unwrap();
+    assert!(checked.iter().all(|replica| replica.refused.as_ref().unwrap().shows().is_some()));
+    for _ in 0..2 {
+        let status = storage.status().await.unwrap();
+        assert_eq!((status.without_replica, status.owed), (1, 2));
+        let owed = storage.owed(10).await.unwrap();
+        assert!(owed.iter().all(|debt| debt.is_lost() && debt.why.contains("quarantine/")), "{owed:?}");
+        storage.repair_turn().await.unwrap();
+    }
+    let gauges = storage.metrics().await.unwrap().gather();
+    let lost = gauges.iter().find(|gauge| gauge.name() == "vault_storage_files_without_replica").unwrap();
+    assert!((lost.get_metric()[0].get_gauge().get_value() - 1.0).abs() < f64::EPSILON);
+    std::fs::write(place.replica("one", &id), &kept).unwrap();
+    storage.verify(&found(&storage, &id).await).await.unwrap();
+    let status = storage.status().await.unwrap();
+    assert_eq!((status.without_replica, status.owed), (0, 1));
+    storage.repair_turn().await.unwrap();
+    assert_eq!(std::fs::read(place.replica("two", &id)).unwrap(), kept);
+}

@@ -23,7 +23,7 @@ impl Place {
         std::fs::create_dir(self.path(server)).unwrap();
     }
 
-    fn replica(&self, server: &str, id: &ObjectId) -> std::path::PathBuf {
+    pub(super) fn replica(&self, server: &str, id: &ObjectId) -> std::path::PathBuf {
         let text = id.to_string();
         self.path(server).join(&text[..2]).join(&text[2..4]).join(&text)
     }
@@ -110,6 +110,7 @@ async fn a_comparison_finds_what_is_missing_spoiled_unknown_and_risen_and_then_a
 
     let synced = storage.sync().await.unwrap();
     let expected = Synced {
+        sealed: 1,
         known: 8,
         listed: synced.listed,
         missing: 1,
@@ -250,7 +251,7 @@ async fn a_catalog_that_is_lost_learns_from_the_file_servers_what_was_deleted() 
         let anew = place.open(vault).await;
         anew.patrol_turn().await.unwrap();
         assert!(matches!(anew.find(&ids[0]).await.unwrap(), Found::Deleted(_)), "{vault}");
-        assert_eq!(anew.list(None, None, 10).await.unwrap().len(), 3, "{vault}");
+        assert_eq!(anew.list(Wanted::default(), None, 10).await.unwrap().len(), 3, "{vault}");
         assert!(read(&anew, &ids[1], None).await.is_ok(), "{vault}");
     }
     let again = place.open("vault-a").await;
@@ -259,12 +260,108 @@ async fn a_catalog_that_is_lost_learns_from_the_file_servers_what_was_deleted() 
 }
 
 #[tokio::test]
+async fn a_first_comparison_reads_records_alone_and_keeps_no_note_of_a_deletion_waiting() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let ids = put_some(&storage, 0..4).await;
+    storage.delete(&ids[0]).await.unwrap();
+    storage.patrol_turn().await.unwrap();
+    drop(storage);
+    place.burn().await;
+    // Whoever read this body would find it damaged, on both.
+    for server in ["one", "two"] {
+        spoil(&place.replica(server, &ids[1]), 0);
+    }
+    let storage = place.open("vault-a").await;
+    storage.compare_turn().await.unwrap();
+    assert_eq!(storage.status().await.unwrap().objects, 0, "not before it is known what is deleted");
+    storage.watch_turn().await.unwrap();
+    // Both are noted before anything is compared, and a comparison is due also after a restart.
+    let place_of = storage.0.catalog.place("one".to_owned()).await.unwrap().0.unwrap();
+    let verdict = storage.0.differing(&storage.0.servers[0], &place_of).await.unwrap().0;
+    assert_eq!(verdict, Verdict::Current);
+    drop(storage);
+    let storage = place.open("vault-a").await;
+    storage.watch_turn().await.unwrap();
+    storage.compare_turn().await.unwrap();
+    assert_eq!(storage.status().await.unwrap().objects, 3);
+    assert!(matches!(storage.find(&ids[0]).await.unwrap(), Found::Deleted(_)));
+    assert!(["one", "two"].iter().all(|server| place.replica(server, &ids[1]).exists()));
+    // What is read or scrubbed is verified then.
+    assert!(read(&storage, &ids[1], None).await.is_err());
+    assert!(read(&storage, &ids[2], None).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_comparison_that_is_asked_for_while_one_runs_is_not_forgotten() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    put_some(&storage, 0..2).await;
+    storage.patrol_turn().await.unwrap();
+    let running = async |storage: &Storage| storage.0.catalog.round("sync").await.unwrap().running;
+    let (mut asked, mut attempts) = (false, 0);
+    while !asked {
+        // It may be over between two looks.
+        attempts += 1;
+        assert!(attempts < 1000, "no comparison was seen running");
+        storage.0.request_comparison().await.unwrap();
+        let done = std::cell::Cell::new(false);
+        let comparing = async {
+            storage.compare_turn().await.unwrap();
+            done.set(true);
+        };
+        // The first thing that it does is to read the round; then it lists.
+        let asking = async {
+            while !storage.sync_progress().running && !done.get() {
+                tokio::task::yield_now().await;
+            }
+            if !done.get() {
+                storage.0.request_comparison().await.unwrap();
+                asked = true;
+            }
+        };
+        tokio::join!(comparing, asking);
+    }
+    assert!(running(&storage).await);
+    storage.compare_turn().await.unwrap();
+    assert!(!running(&storage).await);
+}
+
+#[tokio::test]
+async fn a_folder_or_a_note_that_cannot_be_read_suspends_nobody() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let ids = put_some(&storage, 0..3).await;
+    storage.patrol_turn().await.unwrap();
+    let folder = place.replica("one", &ids[0]).parent().unwrap().parent().unwrap().to_owned();
+    std::fs::rename(&folder, place.path("kept")).unwrap();
+    std::fs::write(&folder, "like a broken folder").unwrap();
+    let notes = place.path("one").join("notes");
+    for slot in ["generation.vault-a.0", "generation.vault-a.1"] {
+        let _ = std::fs::remove_file(notes.join(slot));
+        std::fs::create_dir(notes.join(slot)).unwrap();
+    }
+    let synced = storage.sync().await.unwrap();
+    assert_eq!((synced.missing, synced.unlisted.len()), (0, 1), "{synced:?}");
+    assert!(synced.unlisted[0].contains("fails:"), "{synced:?}");
+    for _ in 0..3 {
+        storage.patrol_turn().await.unwrap();
+        assert!(storage.status().await.unwrap().file_servers.iter().all(|server| server.up));
+    }
+    let status = storage.status().await.unwrap();
+    assert!(status.file_servers[0].restored <= 2, "the note is written anew: {status:?}");
+    std::fs::remove_file(&folder).unwrap();
+    std::fs::rename(place.path("kept"), &folder).unwrap();
+    assert!(storage.sync().await.unwrap().agreed());
+}
+
+#[tokio::test]
 async fn a_note_of_another_key_or_another_place_says_nothing() {
     let place = Place::new();
     let storage = place.open("vault-a").await;
     put_some(&storage, 0..2).await;
     storage.patrol_turn().await.unwrap();
-    // The other server's notes, and spoiled ones: as good as none.
+    // The other server's notes are as good as none; a spoiled one is as new as it was left.
     let notes = |server: &str| place.path(server).join("notes");
     std::fs::remove_dir_all(notes("one")).unwrap();
     copy_folder(&notes("two"), &notes("one"));
@@ -272,10 +369,11 @@ async fn a_note_of_another_key_or_another_place_says_nothing() {
     let _ = std::fs::remove_file(notes("two").join("generation.vault-a.1"));
     storage.patrol_turn().await.unwrap();
     let status = storage.status().await.unwrap();
-    assert_eq!((status.file_servers[0].restored, status.file_servers[1].restored), (1, 1));
+    assert_eq!((status.file_servers[0].restored, status.file_servers[1].restored), (1, 0));
     assert_eq!(status.owed, 0, "nothing is missing");
     storage.patrol_turn().await.unwrap();
-    assert_eq!(storage.status().await.unwrap().file_servers[0].restored, 1);
+    let status = storage.status().await.unwrap();
+    assert_eq!((status.file_servers[0].restored, status.file_servers[1].restored), (1, 0));
 }
 
 #[tokio::test]
@@ -347,7 +445,7 @@ async fn a_scrub_keeps_to_its_rate() {
 async fn a_server_low_on_space_is_spared_while_the_other_has_room_and_paid_when_it_has_again() {
     let place = Place::new();
     let storage = place.open("vault-a").await;
-    storage.0.servers[0].set_low(true);
+    storage.0.servers[0].note_space(0, 1);
     let id = put(&storage, "k", b"content").await.unwrap().entry.id;
     assert_eq!(found(&storage, &id).await.stored_on(), ["two"]);
     let status = storage.status().await.unwrap();
@@ -358,8 +456,8 @@ async fn a_server_low_on_space_is_spared_while_the_other_has_room_and_paid_when_
     settle(&storage).await;
     assert_eq!(found(&storage, &id).await.stored_on(), ["one", "two"]);
     // With both low, what is acknowledged is still on both.
-    storage.0.servers[0].set_low(true);
-    storage.0.servers[1].set_low(true);
+    storage.0.servers[0].note_space(0, 1);
+    storage.0.servers[1].note_space(0, 1);
     let id = put(&storage, "k2", b"content").await.unwrap().entry.id;
     assert_eq!(found(&storage, &id).await.stored_on(), ["one", "two"]);
 }
@@ -402,6 +500,7 @@ async fn comparing_thousands_of_objects_takes_no_time_to_speak_of() {
             origin: "vault-b".to_owned(),
             identity: known.identity.clone(),
             stored_on: vec!["one".to_owned(), "two".to_owned()],
+            seals: std::collections::BTreeMap::new(),
         });
         storage.merge(changes.collect(), None).await.unwrap();
     }

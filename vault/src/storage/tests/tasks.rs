@@ -22,7 +22,7 @@ fn a_rewrapping_goes_on_by_itself_after_a_restart() {
         }
         key::rotate(&place.key_file(), clock()).unwrap();
         storage.repair_turn().await.unwrap();
-        storage.agree_on_keys(&storage.status().await.unwrap().recipients).await.unwrap();
+        storage.hear_keys(peer_with(&storage.status().await.unwrap().recipients)).await.unwrap();
         // A second and more for each batch of 64.
         assert!(storage.rewrap(50).await.unwrap().running);
         while storage.rewrap_progress().done == 0 {

@@ -5,7 +5,7 @@ use super::super::witness::Witness;
 use super::upkeep::{ended, rebuilt};
 use super::*;
 
-async fn put_all<const N: usize>(storage: &Storage, keys: [&str; N]) -> [ObjectId; N] {
+pub(super) async fn put_all<const N: usize>(storage: &Storage, keys: [&str; N]) -> [ObjectId; N] {
     let mut ids = [ObjectId::new([0; 32]); N];
     for (id, key) in ids.iter_mut().zip(keys) {
         *id = put(storage, key, key.as_bytes()).await.unwrap().entry.id;
@@ -60,13 +60,13 @@ async fn with_both_catalogs_lost_what_was_deleted_stays_deleted_and_can_still_be
         for id in [deleted, twice, gone] {
             assert!(matches!(storage.find(&id).await.unwrap(), Found::Deleted(_)), "{lost:?} {patrol_first}");
         }
-        let mut listed: Vec<_> = storage.list(None, None, 10).await.unwrap();
-        listed.sort_by_key(|entry| entry.metadata.key.clone());
-        assert_eq!(listed.iter().map(|entry| entry.id).collect::<Vec<_>>(), [back, kept]);
+        let mut listed: Vec<_> = storage.list(Wanted::default(), None, 10).await.unwrap();
+        listed.sort_by_key(|listed| listed.entry.metadata.key.clone());
+        assert_eq!(listed.iter().map(|listed| listed.entry.id).collect::<Vec<_>>(), [back, kept]);
         // With its whole grace, and only once.
         assert!(storage.status().await.unwrap().deleted_oldest_seconds.unwrap() < 60);
         assert!(matches!(put(&storage, "deleted", b"x").await, Err(StorageError::KeyDeleted { .. })));
-        assert!(matches!(storage.undelete(&gone).await, Err(StorageError::TooLate { .. })));
+        assert!(matches!(storage.undelete(&gone).await, Err(StorageError::Purged { .. })));
         storage.undelete(&twice).await.unwrap();
         assert_eq!(read(&storage, &twice, None).await.unwrap(), b"twice");
         // The next fire, and the other vault's older notes with it.
@@ -117,7 +117,7 @@ async fn after_a_rotation_the_new_key_alone_opens_what_is_noted_of_deletions() {
     storage.patrol_turn().await.unwrap();
     key::rotate(&place.key_file(), clock()).unwrap();
     storage.repair_turn().await.unwrap();
-    storage.agree_on_keys(&storage.status().await.unwrap().recipients).await.unwrap();
+    storage.hear_keys(peer_with(&storage.status().await.unwrap().recipients)).await.unwrap();
     assert!(storage.rewrap(1000).await.unwrap().running);
     ended(|| storage.rewrap_progress()).await;
     storage.patrol_turn().await.unwrap();

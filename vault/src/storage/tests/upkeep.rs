@@ -1,8 +1,10 @@
 //! Promises of what operators do: a deletion can be taken back until it is purged, records follow
 //! the keys through crashes and beside another vault, and a lost catalog comes back.
 
+use super::super::witness::Witness;
 use super::crash::dying_at;
 use super::envelope::{BODY, read_slots, verify};
+use super::tombstones::put_all;
 use super::*;
 
 /// Waits for the end of a walk.
@@ -16,7 +18,7 @@ pub(super) async fn ended(progress: impl Fn() -> Progress) -> Progress {
     }
 }
 
-async fn rewrapped(storage: &Storage) -> Progress {
+pub(super) async fn rewrapped(storage: &Storage) -> Progress {
     storage.rewrap(100_000).await.unwrap();
     ended(|| storage.rewrap_progress()).await
 }
@@ -36,13 +38,13 @@ impl Place {
         self.path("active.key")
     }
 
-    fn identities(&self) -> Vec<age::x25519::Identity> {
+    pub(super) fn identities(&self) -> Vec<age::x25519::Identity> {
         key::load(&self.key_file()).unwrap().into_iter().map(|key| key.identity).collect()
     }
 
     /// Every replica is whole and its record opens with the escrow key; returns in how many
     /// slots it opens with `identity`.
-    fn check_replicas(&self, identity: &age::x25519::Identity) -> usize {
+    pub(super) fn check_replicas(&self, identity: &age::x25519::Identity) -> usize {
         let mut opens = 0;
         for file in [self.replicas("one"), self.replicas("two")].concat() {
             let id: ObjectId = file.file_name().unwrap().to_str().unwrap().parse().unwrap();
@@ -60,6 +62,38 @@ impl Place {
 }
 
 #[tokio::test]
+async fn time_in_which_the_vault_did_not_run_takes_no_undeletion_away_and_a_deleted_file_can_be_found() {
+    const DAY: i64 = 86_400;
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    let [lost, over, kept] = put_all(&storage, ["lost", "over", "kept"]).await;
+    // Both eight days ago, of which the vault saw ten minutes of the one and all of the other.
+    let began = now() - 8 * DAY;
+    storage.0.catalog.delete(lost, began).await.unwrap();
+    storage.0.catalog.delete(over, began - 8 * DAY).await.unwrap();
+    let witness = Witness { watched: Some(began + 600), ..Witness::default() };
+    storage.0.catalog.keep_witness(witness).await.unwrap();
+    drop(storage);
+    let storage = place.open("vault-a").await;
+    let wanted = |label: Option<&str>| Wanted { deleted: true, label: label.map(str::to_owned), owner: None };
+    let mut listed = storage.list(wanted(None), None, 10).await.unwrap();
+    listed.sort_by_key(|listed| listed.deletion.unwrap().since);
+    assert_eq!(listed.iter().map(|listed| listed.entry.id).collect::<Vec<_>>(), [over, lost]);
+    let purges = listed[1].deletion.unwrap().purged_after - now();
+    assert!((7 * DAY - 700..7 * DAY + 3600).contains(&purges), "{purges}");
+    assert_eq!(storage.list(wanted(Some("no such label")), None, 10).await.unwrap(), []);
+    let named = storage.list(Wanted::default(), None, 10).await.unwrap();
+    assert_eq!(
+        named.iter().map(|listed| (listed.entry.id, listed.deletion)).collect::<Vec<_>>(),
+        [(kept, None)]
+    );
+    storage.undelete(&lost).await.unwrap();
+    assert_eq!(read(&storage, &lost, None).await.unwrap(), b"lost");
+    let late = storage.undelete(&over).await.unwrap_err();
+    assert!(late.to_string().contains("about to be purged"), "{late}");
+}
+
+#[tokio::test]
 async fn a_deleted_file_comes_back_until_it_is_purged_from_both_file_servers_for_ever() {
     let place = Place::new();
     let mut settings = place.settings("vault-a");
@@ -74,7 +108,7 @@ async fn a_deleted_file_comes_back_until_it_is_purged_from_both_file_servers_for
     tell().await;
     for vault in [&storage, &peer] {
         assert!(matches!(vault.find(&id).await.unwrap(), Found::Deleted(_)));
-        assert!(vault.list(None, None, 10).await.unwrap().is_empty());
+        assert!(vault.list(Wanted::default(), None, 10).await.unwrap().is_empty());
     }
     // Taken back at the other vault, which has to tell: nobody else can know.
     assert_eq!(peer.undelete(&id).await.unwrap(), Undeleted { peer_knows: false });
@@ -102,7 +136,7 @@ async fn a_deleted_file_comes_back_until_it_is_purged_from_both_file_servers_for
     tell().await;
     for vault in [&storage, &peer] {
         assert!(matches!(vault.find(&id).await.unwrap(), Found::Deleted(_)));
-        assert!(matches!(vault.undelete(&id).await, Err(StorageError::TooLate { .. })));
+        assert!(matches!(vault.undelete(&id).await, Err(StorageError::Purged { .. })));
         assert!(vault.0.catalog.entry(id).await.unwrap().unwrap().identity.is_none());
     }
     let unknown = ObjectId::new([9; 32]);
@@ -126,7 +160,7 @@ async fn a_new_key_waits_for_the_other_vault_and_then_every_record_follows_it() 
     assert_eq!(place.check_replicas(&newer), 0, "nothing is sealed to a key that one vault has");
 
     let both = storage.status().await.unwrap().recipients;
-    storage.agree_on_keys(&both).await.unwrap();
+    storage.hear_keys(peer_with(&both)).await.unwrap();
     put(&storage, "follows", b"x").await.unwrap();
     assert_eq!(uses(&storage.keys().await.unwrap()), [(Use::Active, 2), (Use::Earlier, 12)]);
     assert_eq!(place.check_replicas(&newer), 4);
@@ -150,7 +184,11 @@ async fn a_new_key_waits_for_the_other_vault_and_then_every_record_follows_it() 
     let (storage, peer) = (place.open("vault-a").await, place.open("vault-b").await);
     assert_eq!(storage.keys().await.unwrap().keys[0].used, Use::Active);
     peer.merge(storage.changes_since(0, 100).await.unwrap(), None).await.unwrap();
-    peer.agree_on_keys(&both).await.unwrap();
+    peer.hear_keys(peer_with(&both)).await.unwrap();
+    assert_eq!(uses(&peer.keys().await.unwrap()), [(Use::Active, 14), (Use::Earlier, 0)], "as it was told");
+    for server in ["one", "two"] {
+        peer.0.catalog.forget_seals(server.to_owned()).await.unwrap();
+    }
     assert_eq!(peer.keys().await.unwrap().unseen_records, 14);
     let told = rewrapped(&peer).await;
     assert_eq!((told.done, told.passed, told.failed), (0, 14, 0));
@@ -185,7 +223,7 @@ async fn a_record_that_no_key_opens_is_sealed_anew_from_the_catalog_and_a_strang
     std::fs::write(&files[1], [&bytes[0][..body], &bytes[1][body..]].concat()).unwrap();
     key::rotate(&place.key_file(), clock()).unwrap();
     storage.repair_turn().await.unwrap();
-    storage.agree_on_keys(&storage.status().await.unwrap().recipients).await.unwrap();
+    storage.hear_keys(peer_with(&storage.status().await.unwrap().recipients)).await.unwrap();
     let told = rewrapped(&storage).await;
     assert_eq!((told.done, told.failed), (3, 1));
     assert!(told.last_error.unwrap().contains("its record is another than the catalog's"));
@@ -204,7 +242,7 @@ async fn a_crash_between_any_two_steps_of_rewrapping_loses_no_record_and_is_gone
         }
         key::rotate(&place.key_file(), clock()).unwrap();
         storage.repair_turn().await.unwrap();
-        storage.agree_on_keys(&storage.status().await.unwrap().recipients).await.unwrap();
+        storage.hear_keys(peer_with(&storage.status().await.unwrap().recipients)).await.unwrap();
         drop(storage);
 
         let (steps, _, dead) = dying_at(fatal);
@@ -239,7 +277,7 @@ async fn both_vaults_rewrap_at_once_and_no_record_is_lost() {
     key::rotate(&place.key_file(), clock()).unwrap();
     for vault in [&storage, &peer] {
         vault.repair_turn().await.unwrap();
-        vault.agree_on_keys(&vault.status().await.unwrap().recipients).await.unwrap();
+        vault.hear_keys(peer_with(&vault.status().await.unwrap().recipients)).await.unwrap();
     }
     let (left, right) = tokio::join!(rewrapped(&storage), rewrapped(&peer));
     assert!(left.finished && right.finished, "{left:?} {right:?}");
@@ -274,9 +312,10 @@ async fn a_catalog_comes_back_from_the_file_servers_alone() {
     assert_eq!((told.finished, told.done, told.passed, told.failed), (true, 30, 0, 0), "{told:?}");
     assert_eq!(storage.status().await.unwrap().owed, 1);
     assert_eq!(storage.repair_turn().await.unwrap().copied, 1);
-    assert_eq!(storage.list(None, None, 100).await.unwrap(), expected);
+    let listed = storage.list(Wanted::default(), None, 100).await.unwrap();
+    assert_eq!(listed.into_iter().map(|listed| listed.entry).collect::<Vec<_>>(), expected);
     assert_eq!(read(&storage, &expected[7].id, None).await.unwrap(), expected[7].metadata.key.as_bytes());
-    assert_eq!(storage.keys().await.unwrap().unseen_records, 1, "the copied one alone");
+    assert_eq!(storage.keys().await.unwrap().unseen_records, 30, "one replica of each was looked at");
     assert!(matches!(storage.rebuild(None, false).await, Err(StorageError::NotEmpty)));
     let told = rebuilt(&storage, None, true).await;
     assert_eq!((told.done, told.passed), (0, 30));
@@ -291,10 +330,13 @@ async fn with_the_storage_key_lost_too_the_escrow_key_brings_the_catalog_back() 
     let storage = place.open("vault-c").await;
     let told = rebuilt(&storage, None, false).await;
     assert_eq!((told.finished, told.done, told.failed), (true, 0, 1));
-    assert!(told.last_error.unwrap().contains("sealed to none of these keys"));
+    let why = "none of these keys opens 1 files: name the right one with --identity";
+    assert_eq!((told.unopened, told.last_error.as_deref()), (1, Some(why)));
+    assert_eq!(storage.status().await.unwrap().unopened, 1);
     assert!(matches!(storage.rebuild(Some("no key"), false).await, Err(StorageError::Key(_))));
     let escrow = format!("# public key: somebody's\n{}\n", secret(&place.escrow));
     assert_eq!(rebuilt(&storage, Some(&escrow), false).await.done, 1);
+    assert_eq!(storage.status().await.unwrap().unopened, 0);
     assert_eq!(read(&storage, &id, None).await.unwrap(), b"content");
     // And its record is brought to the new key.
     assert_eq!(rewrapped(&storage).await.done, 2);
@@ -369,7 +411,7 @@ async fn records_on_a_server_that_comes_back_from_a_backup_are_looked_at_and_rew
     key::rotate(&place.key_file(), clock()).unwrap();
     storage.repair_turn().await.unwrap();
     let both = storage.status().await.unwrap().recipients;
-    storage.agree_on_keys(&both).await.unwrap();
+    storage.hear_keys(peer_with(&both)).await.unwrap();
     assert_eq!(rewrapped(&storage).await.done, 6);
     put(&storage, "later", b"content").await.unwrap();
     storage.patrol_turn().await.unwrap();
@@ -383,4 +425,22 @@ async fn records_on_a_server_that_comes_back_from_a_backup_are_looked_at_and_rew
     let told = rewrapped(&storage).await;
     assert_eq!((told.done, told.failed), (3, 0), "{told:?}");
     assert_eq!(place.check_replicas(&newer), 16);
+}
+
+#[tokio::test]
+async fn what_a_dead_peer_left_half_written_goes_by_age_without_a_restart() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    storage.tend_turn().await.unwrap();
+    let torn =
+        ["one/tmp/vault-b~old", "two/tmp/vault-b~old", "one/tmp/vault-b~new"].map(|name| place.path(name));
+    let two_days_ago = clock() - Duration::from_secs(2 * 86_400);
+    for file in &torn {
+        std::fs::write(file, "torn").unwrap();
+    }
+    for file in &torn[..2] {
+        std::fs::File::options().write(true).open(file).unwrap().set_modified(two_days_ago).unwrap();
+    }
+    storage.tend_turn().await.unwrap();
+    assert_eq!(torn.map(|file| file.exists()), [false, false, true]);
 }

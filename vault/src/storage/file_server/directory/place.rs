@@ -66,23 +66,41 @@ impl Place {
     /// Sorts what went wrong with one replica: its own trouble where the marker can still be read,
     /// the whole place's otherwise.
     pub(super) fn blame(&self, id: &ObjectId, error: std::io::Error) -> FileServerError {
+        let (server, object) = (self.name.clone(), id.to_string());
+        self.sort(&id.to_string(), error, |source| FileServerError::Unreadable { server, object, source })
+    }
+
+    /// The same of one that was to be written or removed.
+    pub(super) fn blame_write(&self, id: &ObjectId, error: std::io::Error) -> FileServerError {
+        let (server, object) = (self.name.clone(), id.to_string());
+        self.sort(&id.to_string(), error, |source| FileServerError::Unwritable { server, object, source })
+    }
+
+    /// The same of a folder or a note.
+    pub(super) fn fault(&self, object: String, error: std::io::Error) -> FileServerError {
+        let server = self.name.clone();
+        self.sort(&object.clone(), error, |source| FileServerError::Faulty { server, object, source })
+    }
+
+    fn sort(
+        &self,
+        object: &str,
+        error: std::io::Error,
+        own: impl FnOnce(std::io::Error) -> FileServerError,
+    ) -> FileServerError {
         if !is_of_one_file(&error) {
-            return wrap(&self.name, id)(error);
+            return wrap(&self.name, object)(error);
         }
         match self.check() {
-            Ok(()) => FileServerError::Unreadable {
-                server: self.name.clone(),
-                object: id.to_string(),
-                source: error,
-            },
-            Err(FileServerError::Away { .. }) => wrap(&self.name, id)(error),
+            Ok(()) => own(error),
+            Err(FileServerError::Away { .. }) => wrap(&self.name, object)(error),
             Err(error) => error,
         }
     }
 }
 
 /// May one file alone have this trouble? Not what tells of a network, or of this process.
-fn is_of_one_file(error: &std::io::Error) -> bool {
+pub(super) fn is_of_one_file(error: &std::io::Error) -> bool {
     let trouble = error.raw_os_error();
     trouble.is_some_and(|code| {
         [libc::EIO, libc::EBADMSG, libc::EUCLEAN, libc::EISDIR, libc::ENOTDIR, libc::ELOOP, libc::ENXIO]

@@ -42,6 +42,21 @@ fn a_replica_that_cannot_be_read_is_replaced_and_the_directory_goes_on() {
 }
 
 #[test]
+fn a_note_or_a_folder_that_cannot_be_read_is_not_the_whole_directorys_trouble() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = directory(folder.path());
+    let block = |note: &str| contract::block(&folder.path().join("notes").join(note));
+    contract::replaces_a_note_that_cannot_be_read_and_blames_nothing_else(&server, &block);
+    std::fs::write(folder.path().join("ab"), "like a broken folder").unwrap();
+    let refused = server.list("", None, 10).unwrap_err();
+    assert!(matches!(refused, FileServerError::Faulty { .. }), "{refused}");
+    assert!(refused.to_string().contains("list ab: fails"), "{refused}");
+    contract::block(&folder.path().join("marker"));
+    let refused = server.list("", None, 10).unwrap_err();
+    assert!(matches!(refused, FileServerError::Away { .. }), "{refused}");
+}
+
+#[test]
 fn a_folder_that_goes_under_a_running_server_is_made_again_at_once() {
     let folder = tempfile::tempdir().unwrap();
     let root = folder.path().join("place");
@@ -106,6 +121,36 @@ fn a_power_failure_after_put_returned_loses_nothing() {
         server.put(&id, &mut in_memory(bytes)).unwrap();
         assert!(lock(&disk).keeps(folder.path(), &server.replica_path(&id)), "object {id} was not flushed");
     }
+}
+
+#[test]
+fn a_directory_restored_without_its_folder_of_temporary_files_comes_back() {
+    let folder = tempfile::tempdir().unwrap();
+    contract::makes_its_folder_of_temporary_files_again(&directory(folder.path()), folder.path());
+}
+
+/// An operator copies a replica out of a backup, and breaks off, while it is being healed.
+#[test]
+fn part_of_a_replica_that_appears_in_mid_write_is_set_aside_and_does_not_count() {
+    let folder = tempfile::tempdir().unwrap();
+    let server = directory(folder.path());
+    server.attach(None, true).unwrap();
+    for (text, part) in [(&b"part of it"[..], 8200), (&b"all of it"[..], usize::MAX)] {
+        let (id, bytes) = object(text);
+        let path = server.replica_path(&id);
+        let squat = bytes[..part.min(bytes.len())].to_vec();
+        let mut source = in_memory(bytes.clone());
+        let read = move |buffer: &mut [u8], position: u64| {
+            std::fs::create_dir_all(path.parent().unwrap()).unwrap();
+            std::fs::write(&path, &squat).unwrap();
+            source.read_at(buffer, position)
+        };
+        let put = server.put(&id, &mut Replica::new(bytes.len() as u64, Box::new(read))).unwrap();
+        assert_eq!(put, if part == usize::MAX { Put::Verified } else { Put::Written });
+        assert_eq!(std::fs::read(server.replica_path(&id)).unwrap(), bytes);
+    }
+    assert_eq!(server.list_set_aside(&|| ()).unwrap().len(), 1);
+    assert_eq!(std::fs::read_dir(folder.path().join("tmp")).unwrap().count(), 0);
 }
 
 #[test]

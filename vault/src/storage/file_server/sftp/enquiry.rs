@@ -9,7 +9,7 @@ use std::collections::HashMap;
 use std::os::unix::ffi::OsStrExt;
 use std::path::PathBuf;
 
-use super::super::layout;
+use super::super::layout::Names;
 use super::message::{Oddity, Reply, Request};
 
 /// Folders open at once: some servers allow no more than 128 handles.
@@ -27,7 +27,7 @@ const NO_SUCH_PATH: u32 = 10;
 /// See the module.
 pub(super) struct Enquiry<'a> {
     folders: &'a [PathBuf],
-    length: usize,
+    wanted: Names,
     enough: usize,
     /// Of those that were opened.
     listed: Vec<Folder>,
@@ -60,12 +60,11 @@ struct Folder {
 }
 
 impl<'a> Enquiry<'a> {
-    /// About the names in `folders` that are `length` digits of an id, from the first folder on
-    /// until there are `enough` names.
-    pub(super) fn new(folders: &'a [PathBuf], length: usize, enough: usize) -> Self {
+    /// About the `wanted` names in `folders`, from the first folder on until there are `enough`.
+    pub(super) fn new(folders: &'a [PathBuf], wanted: Names, enough: usize) -> Self {
         Self {
             folders,
-            length,
+            wanted,
             enough,
             listed: Vec::new(),
             settled: 0,
@@ -172,8 +171,8 @@ impl<'a> Enquiry<'a> {
         let folder = &mut self.listed[at];
         // Some servers end with no names instead of a word.
         folder.ended |= names.is_empty();
-        let digits = names.iter().filter_map(|name| std::str::from_utf8(name).ok());
-        folder.names.extend(digits.filter(|name| layout::is_digits(name, self.length)).map(str::to_owned));
+        let texts = names.iter().filter_map(|name| std::str::from_utf8(name).ok());
+        folder.names.extend(texts.filter(|name| self.wanted.hold(name)).map(str::to_owned));
         Ok(())
     }
 
@@ -209,7 +208,7 @@ impl<'a> Enquiry<'a> {
 /// For the fuzzer: whatever bytes a server sends, the window holds and what is asked is bounded.
 pub fn fuzz_listing(bytes: &[u8]) {
     let folders = vec![PathBuf::from("/srv/ab/cd"); 2 * WINDOW];
-    let mut enquiry = Enquiry::new(&folders, 64, usize::MAX);
+    let mut enquiry = Enquiry::new(&folders, Names::Digits(64), usize::MAX);
     let (mut left, mut out) = (bytes, Vec::new());
     enquiry.ask_more(&mut out);
     while let Ok(Some((reply, size))) = Reply::first(left) {
@@ -235,6 +234,8 @@ mod tests {
 
     use super::super::message::encoded;
     use super::*;
+
+    const TWO: Names = Names::Digits(2);
 
     /// A server with folders: pages of so many names, answers in the order that `order` says.
     struct Server {
@@ -338,7 +339,7 @@ mod tests {
             let (paths, folders) = tree(&counts);
             let mut server = Server::new(&folders, page);
             server.mute = mute;
-            let listed = server.run(Enquiry::new(&paths, 2, usize::MAX), &order).unwrap();
+            let listed = server.run(Enquiry::new(&paths, TWO, usize::MAX), &order).unwrap();
             let expected: Vec<Vec<_>> = counts.iter().map(|count| (0..count.unwrap_or(0)).map(name).collect()).collect();
             prop_assert_eq!(listed, expected);
             prop_assert!(server.most_open <= WINDOW);
@@ -349,7 +350,7 @@ mod tests {
     fn it_ends_soon_after_there_is_enough() {
         let (paths, folders) = tree(&[Some(2); 400]);
         for enough in [0, 1, 2, 99, 200, 400, 600, 900] {
-            let listed = Server::new(&folders, 10).run(Enquiry::new(&paths, 2, enough), &[0]).unwrap();
+            let listed = Server::new(&folders, 10).run(Enquiry::new(&paths, TWO, enough), &[0]).unwrap();
             let needed = enough.div_ceil(2).min(400);
             assert!(listed.len() >= needed && listed.len() <= needed + WINDOW, "{enough}: {}", listed.len());
             assert!(listed.iter().all(|names| names.len() == 2));
@@ -362,7 +363,7 @@ mod tests {
         for at in [0, 120, 249] {
             let mut server = Server::new(&folders, 1);
             server.denied = Some(paths[at].as_os_str().as_bytes().to_vec());
-            let refused = server.run(Enquiry::new(&paths, 2, usize::MAX), &[0]);
+            let refused = server.run(Enquiry::new(&paths, TWO, usize::MAX), &[0]);
             assert_eq!(refused, Err(3));
         }
     }
@@ -370,7 +371,7 @@ mod tests {
     #[test]
     fn folders_without_end_fill_no_memory() {
         let paths: Vec<_> = (0..WINDOW).map(|at| PathBuf::from(format!("/f/{at}"))).collect();
-        let (mut enquiry, mut out) = (Enquiry::new(&paths, 2, usize::MAX), Vec::new());
+        let (mut enquiry, mut out) = (Enquiry::new(&paths, TWO, usize::MAX), Vec::new());
         enquiry.ask_more(&mut out);
         let opened = u32::try_from(WINDOW).unwrap();
         for id in 1..=opened {
@@ -388,7 +389,7 @@ mod tests {
     fn answers_to_nothing_are_odd() {
         let paths = [PathBuf::from("/a")];
         let after = |replies: &[Reply<'_>]| {
-            let mut enquiry = Enquiry::new(&paths, 2, 1);
+            let mut enquiry = Enquiry::new(&paths, TWO, 1);
             let mut out = Vec::new();
             enquiry.ask_more(&mut out);
             replies.iter().try_for_each(|reply| enquiry.take(reply.clone(), &mut out))

@@ -3,7 +3,7 @@
 
 use std::convert::Infallible;
 use std::io::{Read, Seek, SeekFrom};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use ssh2::File;
 
@@ -72,7 +72,7 @@ impl Sftp {
             Err(Failed::Trouble(trouble)) if trouble.kind == Kind::Missing => {
                 self.check_place().map(|()| None)
             }
-            Err(failed) => Err(self.fail(name, failed)),
+            Err(failed) => Err(self.blame().of_part(name, failed)),
         }
     }
 
@@ -83,26 +83,44 @@ impl Sftp {
         if bytes.len() > MAX_NOTE {
             return Err(self.bad_source(name, "it is too long"));
         }
-        let written = self.ask_in_place(|link| {
-            let mut file = match link.open_anew(&path) {
-                Err(trouble) if trouble.kind == Kind::Missing => {
-                    let folder = self.root.join("notes");
-                    self.steps.reach(|| Step::MakeFolder(folder.clone()));
-                    link.make_folder(&folder)?;
-                    self.flush_parent(link, &folder)?;
-                    link.open_anew(&path)?
-                }
-                other => other?,
-            };
-            self.steps.reach(|| Step::WriteFile(path.clone()));
-            self.write_all(link, &mut file, bytes)?;
-            self.note(link.flush(&mut file)?, || Step::FileSynced(path.clone()));
-            link.close(file)?;
-            self.flush_parent(link, &path)
-        });
-        let ((), lane) = written.map_err(|failed| self.fail(name, failed))?;
-        lane.give_back();
-        Ok(())
+        let write = || {
+            let ((), lane) = self.ask_in_place(|link| self.overwrite(link, &path, bytes))?;
+            lane.give_back();
+            Ok::<_, Failed>(())
+        };
+        let fault = |failed| match failed {
+            Failed::Trouble(trouble) if trouble.kind == Kind::Failure && !self.is_full() => {
+                self.blame().of_part(name, Failed::Trouble(trouble))
+            }
+            other => self.fail(name, other),
+        };
+        match write().map_err(fault) {
+            Err(FileServerError::Faulty { .. }) => {
+                let aside = layout::aside_path(&self.root, name);
+                let moved = self.ask(&self.control, |link| self.move_aside(link, &path, &aside));
+                moved.and_then(|()| write()).map_err(fault)
+            }
+            other => other,
+        }
+    }
+
+    /// Writes all of a file, whatever it held.
+    fn overwrite(&self, link: &mut Link, path: &Path, bytes: &[u8]) -> Result<(), Trouble> {
+        let mut file = match link.open_anew(path) {
+            Err(trouble) if trouble.kind == Kind::Missing => {
+                let folder = self.root.join("notes");
+                self.steps.reach(|| Step::MakeFolder(folder.clone()));
+                link.make_folder(&folder)?;
+                self.flush_parent(link, &folder)?;
+                link.open_anew(path)?
+            }
+            other => other?,
+        };
+        self.steps.reach(|| Step::WriteFile(path.to_owned()));
+        self.write_all(link, &mut file, bytes)?;
+        self.note(link.flush(&mut file)?, || Step::FileSynced(path.to_owned()));
+        link.close(file)?;
+        self.flush_parent(link, path)
     }
 
     /// Writes from where the file stands. Where that fails, requests may be half sent: the

@@ -1,7 +1,7 @@
 //! One connected session with its one `Sftp`: connecting, logging in, and the requests that
 //! storage needs. One request at a time: libssh2 corrupts a file when requests are
-//! interleaved, so everything here takes `&mut self`; only listings and short objects, on a
-//! second channel without libssh2's `Sftp`, run ahead of their answers. Knows no ids and no pool.
+//! interleaved, so everything here takes `&mut self`; only listings and objects' bytes, on
+//! channels of their own without libssh2's `Sftp`, run ahead of their answers. Knows no ids and no pool.
 
 use std::net::{Shutdown, TcpStream, ToSocketAddrs};
 use std::path::{Path, PathBuf};
@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use ssh2::{File, FileStat, MethodType, OpenFlags, OpenType, RenameFlags, Session, Sftp};
 
-use super::super::layout;
+use super::super::layout::Names;
 use super::message::Request;
 use super::moment;
 use super::pipeline::{Answer, Pipeline};
@@ -49,8 +49,8 @@ pub(super) enum Flushed {
     Unknown,
 }
 
-/// The channel on which requests run ahead of their answers.
-enum Second {
+/// A channel on which requests run ahead of their answers.
+enum Ahead {
     Untried,
     Refused,
     On(Pipeline),
@@ -59,7 +59,8 @@ enum Second {
 /// See the module.
 pub(super) struct Link {
     sftp: Sftp,
-    second: Second,
+    /// The first is for everything; the second for long files only.
+    ahead: [Ahead; 2],
     session: Session,
     socket: TcpStream,
     timeout: Duration,
@@ -87,7 +88,7 @@ impl Link {
                 format!("it offers no sftp to {user}: {why}; enable Subsystem sftp in its sshd_config")
             })
         })?;
-        Ok(Self { sftp, second: Second::Untried, session, socket, timeout, place_seen: None })
+        Ok(Self { sftp, ahead: [Ahead::Untried, Ahead::Untried], session, socket, timeout, place_seen: None })
     }
 
     /// Has the other side hung up? Costs no round trip.
@@ -240,8 +241,8 @@ impl Link {
         Ok((entries, all))
     }
 
-    /// The sorted names in a folder that are so many digits of an id.
-    pub(super) fn digits(&mut self, path: &Path, length: usize) -> Result<Vec<String>, Trouble> {
+    /// The sorted names in a folder that are `wanted`.
+    pub(super) fn names(&mut self, path: &Path, wanted: Names) -> Result<Vec<String>, Trouble> {
         let (entries, all) = self.read_folder(path)?;
         if !all {
             let text =
@@ -249,22 +250,22 @@ impl Link {
             return Err(Trouble::new(Kind::Failure, text));
         }
         let mut names: Vec<_> = entries.into_iter().map(|(name, _)| name).collect();
-        names.retain(|name| layout::is_digits(name, length));
+        names.retain(|name| wanted.hold(name));
         names.sort_unstable();
         Ok(names)
     }
 
-    /// As [`Self::digits`] of each of `folders` from the first on until there are `enough` names,
+    /// As [`Self::names`] of each of `folders` from the first on until there are `enough` names,
     /// with requests in flight; `None` where the server gives a session no second channel for it.
-    pub(super) fn digits_of_many(
+    pub(super) fn names_of_many(
         &mut self,
         folders: &[PathBuf],
-        length: usize,
+        wanted: Names,
         enough: usize,
         progress: &dyn Fn(),
     ) -> Result<Option<Vec<Vec<String>>>, Trouble> {
         let listed = self.pipeline().and_then(|pipeline| {
-            pipeline.map(|pipeline| pipeline.list(folders, length, enough, progress)).transpose()
+            pipeline.map(|pipeline| pipeline.list(folders, wanted, enough, progress)).transpose()
         });
         if listed.as_ref().is_err_and(Trouble::spoils_session) {
             self.cut();
@@ -282,15 +283,36 @@ impl Link {
         answered
     }
 
-    fn pipeline(&mut self) -> Result<Option<&mut Pipeline>, Trouble> {
-        if matches!(self.second, Second::Untried) {
-            let opened = Pipeline::open(&self.session, self.timeout)?;
-            self.second = opened.map_or(Second::Refused, Second::On);
+    /// Works on `most` channels on which requests run ahead, or on as many as the server gives;
+    /// `None` where it gives none.
+    pub(super) fn abreast<T>(
+        &mut self,
+        most: usize,
+        work: impl FnOnce(&mut [&mut Pipeline]) -> Result<T, Trouble>,
+    ) -> Result<Option<T>, Trouble> {
+        let done = self.channels(most).and_then(|mut channels| match channels.as_mut_slice() {
+            [] => Ok(None),
+            channels => work(channels).map(Some),
+        });
+        if done.as_ref().is_err_and(Trouble::spoils_session) {
+            self.cut();
         }
-        Ok(match &mut self.second {
-            Second::On(pipeline) => Some(pipeline),
-            Second::Untried | Second::Refused => None,
-        })
+        done
+    }
+
+    fn pipeline(&mut self) -> Result<Option<&mut Pipeline>, Trouble> {
+        open(&self.session, self.timeout, &mut self.ahead[0])?;
+        Ok(self.ahead[0].on())
+    }
+
+    fn channels(&mut self, most: usize) -> Result<Vec<&mut Pipeline>, Trouble> {
+        for ahead in self.ahead.iter_mut().take(most) {
+            open(&self.session, self.timeout, ahead)?;
+            if matches!(ahead, Ahead::Refused) {
+                break;
+            }
+        }
+        Ok(self.ahead.iter_mut().take(most).filter_map(Ahead::on).collect())
     }
 
     /// Bytes and names that may still be written below `path`; the server may not know.
@@ -320,11 +342,27 @@ impl Link {
     }
 }
 
+impl Ahead {
+    const fn on(&mut self) -> Option<&mut Pipeline> {
+        match self {
+            Self::On(pipeline) => Some(pipeline),
+            Self::Untried | Self::Refused => None,
+        }
+    }
+}
+
 impl Drop for Link {
     /// Ending a session asks the other side, which may hang: measured, several seconds.
     fn drop(&mut self) {
         self.cut();
     }
+}
+
+fn open(session: &Session, timeout: Duration, ahead: &mut Ahead) -> Result<(), Trouble> {
+    if matches!(ahead, Ahead::Untried) {
+        *ahead = Pipeline::open(session, timeout)?.map_or(Ahead::Refused, Ahead::On);
+    }
+    Ok(())
 }
 
 fn reach(settings: &SftpSettings, timeout: Duration) -> std::io::Result<TcpStream> {

@@ -6,7 +6,7 @@
 use std::path::{Path, PathBuf};
 use std::sync::atomic::Ordering;
 
-use super::super::layout;
+use super::super::layout::{self, Names};
 use super::link::Link;
 use super::trouble::{Failed, Kind, Trouble};
 use super::{Sftp, begin};
@@ -16,8 +16,9 @@ use crate::storage::object::ObjectId;
 const EACH: usize = 8;
 /// Outer folders whose inner ones are gathered before these are read.
 const OUTERS: usize = 16;
-/// Digits of an id.
-const WHOLE: usize = 64;
+/// Ids, and folders by two digits of them.
+const WHOLE: Names = Names::Digits(64);
+const TWO: Names = Names::Digits(2);
 
 /// A folder that holds replicas, by the two names that lead there.
 struct Folder<'a> {
@@ -57,7 +58,7 @@ impl Sftp {
             |at| prefix.get(at..at + 2).filter(|known| layout::is_digits(known, 2)).map(str::to_owned);
         let mut outers = match known(0) {
             Some(outer) => vec![outer],
-            None => self.names(std::slice::from_ref(&self.root), 2, usize::MAX, progress)?.concat(),
+            None => self.names(std::slice::from_ref(&self.root), TWO, usize::MAX, progress)?.concat(),
         };
         outers.retain(|outer| layout::fits(outer, prefix, after));
         for outers in outers.chunks(OUTERS) {
@@ -92,7 +93,7 @@ impl Sftp {
         let paths: Vec<_> = outers.iter().map(|outer| self.root.join(outer)).collect();
         let mut inners = known.map(|inner| vec![vec![inner]]).unwrap_or_default();
         while inners.len() < paths.len() {
-            inners.extend(self.names(&paths[inners.len()..], 2, usize::MAX, progress)?);
+            inners.extend(self.names(&paths[inners.len()..], TWO, usize::MAX, progress)?);
         }
         let each = |(outer, inners): (&'a String, Vec<String>)| {
             inners.into_iter().map(move |inner| Folder { outer, inner })
@@ -100,16 +101,16 @@ impl Sftp {
         Ok(outers.iter().zip(inners).flat_map(each).collect())
     }
 
-    /// The sorted names that are `length` digits in each of `folders`, from the first on, until
+    /// The sorted names that are `wanted` in each of `folders`, from the first on, until
     /// there are `enough` or a few more: those of one folder at least.
-    fn names(
+    pub(super) fn names(
         &self,
         folders: &[PathBuf],
-        length: usize,
+        wanted: Names,
         enough: usize,
         progress: &dyn Fn(),
     ) -> Result<Vec<Vec<String>>, Failed> {
-        let ask = |link: &mut Link| link.digits_of_many(folders, length, enough, progress);
+        let ask = |link: &mut Link| link.names_of_many(folders, wanted, enough, progress);
         let (names, lane) = self.ask_in_place(ask)?;
         lane.give_back();
         if let Some(names) = names {
@@ -121,15 +122,15 @@ impl Sftp {
                 "gives a session no second channel for listings (MaxSessions 1?): each folder takes four round trips"
             );
         }
-        let names = self.names_in_turn(&folders[..folders.len().min(self.sessions * EACH)], length);
+        let names = self.names_in_turn(&folders[..folders.len().min(self.sessions * EACH)], wanted);
         progress();
         names
     }
 
     /// The same of all `folders`, [`EACH`] of them a session.
-    fn names_in_turn(&self, folders: &[PathBuf], length: usize) -> Result<Vec<Vec<String>>, Failed> {
+    fn names_in_turn(&self, folders: &[PathBuf], wanted: Names) -> Result<Vec<Vec<String>>, Failed> {
         let names = |part: &[PathBuf]| {
-            let all = |link: &mut Link| part.iter().map(|folder| link.digits(folder, length)).collect();
+            let all = |link: &mut Link| part.iter().map(|folder| link.names(folder, wanted)).collect();
             let (names, lane) = self.ask_in_place(all)?;
             lane.give_back();
             Ok(names)

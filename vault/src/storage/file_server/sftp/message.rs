@@ -1,4 +1,4 @@
-//! The few messages of SFTP version 3 that listing folders and storing a short file take, and their
+//! The few messages of SFTP version 3 that listing folders and storing a file take, and their
 //! bytes (draft-ietf-secsh-filexfer-02, sections 3 to 7; flushing is OpenSSH's, its PROTOCOL
 //! section 4.4). Pure: knows no channel, no order of requests and no paths; what a server sends is
 //! outside input.
@@ -21,8 +21,9 @@ const MKDIR: u8 = 14;
 const RENAME: u8 = 18;
 const EXTENDED: u8 = 200;
 const FSYNC: &[u8] = b"fsync@openssh.com";
-/// For reading; for writing, made, and not there before (section 6.3).
+/// For reading; for writing; for writing, made, and not there before (section 6.3).
 const TO_READ: u32 = 1;
+const TO_WRITE: u32 = 2;
 const TO_MAKE: u32 = 2 | 8 | 0x20;
 /// The only fact that is sent: the mode (section 5).
 const MODE: u32 = 4;
@@ -97,6 +98,13 @@ pub(super) enum Request<'a> {
         /// Its mode.
         mode: u32,
     },
+    /// A handle for a file that is there, to write parts of it.
+    OpenToWrite {
+        /// Comes back with the answer.
+        id: u32,
+        /// Its name.
+        path: &'a [u8],
+    },
     /// Some bytes of an open file.
     Write {
         /// Comes back with the answer.
@@ -154,6 +162,7 @@ impl Request<'_> {
             Self::Read { id, handle } => message.head(READDIR, id).text(handle),
             Self::Close { id, handle } => message.head(CLOSE, id).text(handle),
             Self::OpenToRead { id, path } => message.head(OPEN, id).text(path).number(TO_READ).number(0),
+            Self::OpenToWrite { id, path } => message.head(OPEN, id).text(path).number(TO_WRITE).number(0),
             Self::Make { id, path, mode } => {
                 message.head(OPEN, id).text(path).number(TO_MAKE).number(MODE).number(mode)
             }
@@ -438,6 +447,8 @@ mod tests {
         assert_eq!(bytes(Request::Make { id: 1, path: b"/t", mode: 0o640 }), text(&made));
         let opened = [&[3, 0, 0, 0, 1][..], &text(b"/t"), &[0, 0, 0, 1, 0, 0, 0, 0]].concat();
         assert_eq!(bytes(Request::OpenToRead { id: 1, path: b"/t" }), text(&opened));
+        let to_write = [&[3, 0, 0, 0, 1][..], &text(b"/t"), &[0, 0, 0, 2, 0, 0, 0, 0]].concat();
+        assert_eq!(bytes(Request::OpenToWrite { id: 1, path: b"/t" }), text(&to_write));
         let written = [&[6, 0, 0, 0, 2][..], &text(b"h"), &[0, 0, 0, 0, 0, 0, 1, 0], &text(b"xyz")].concat();
         assert_eq!(bytes(Request::Write { id: 2, handle: b"h", at: 256, bytes: b"xyz" }), text(&written));
         let flushed = [&[200, 0, 0, 0, 3][..], &text(b"fsync@openssh.com"), &text(b"h")].concat();

@@ -1,11 +1,11 @@
-//! A second channel on a session, on which requests are sent before earlier ones are answered:
-//! a folder costs a little of two round trips instead of four whole ones, a short object four
-//! instead of fourteen. Moves bytes; what they say is `message`'s, what is asked when is
-//! `enquiry`'s and `short`'s.
+//! A second or third channel on a session, on which requests are sent before earlier ones are
+//! answered: a folder costs a little of two round trips instead of four whole ones, a short object
+//! four instead of fourteen. Moves bytes; what they say is `message`'s, what is asked when is
+//! `enquiry`'s, `short`'s and `abreast`'s.
 //!
 //! The two sides do not wait for each other to read: what is asked of an enquiry and not answered
-//! fits into what the server takes unread (see [`LEAST_WINDOW`]), and the answers to a short object
-//! are a few bytes each, so the server gets to its answers, and libssh2 takes these in, 2 MiB of
+//! fits into what the server takes unread (see [`LEAST_WINDOW`]), and the answers to an object's
+//! pieces are a few bytes each, so the server gets to its answers, and libssh2 takes these in, 2 MiB of
 //! them, while it writes. Whoever waits all the same waits one time-out.
 
 use std::io::{Read, Write};
@@ -14,6 +14,7 @@ use std::time::Duration;
 
 use ssh2::{Channel, ErrorCode, ExtendedData, Session};
 
+use super::super::layout::Names;
 use super::enquiry::Enquiry;
 use super::message::{Oddity, Reply, Request, VERSION};
 use super::moment;
@@ -43,6 +44,8 @@ pub(super) struct Pipeline {
     /// What has come; the first `taken` bytes of it are done with.
     come: Vec<u8>,
     taken: usize,
+    /// Where the next bytes come to first.
+    piece: Box<[u8]>,
 }
 
 impl Pipeline {
@@ -62,7 +65,8 @@ impl Pipeline {
             Err(error) if is_refusal(&error) => return Ok(None),
             other => other.map_err(|error| Trouble::from(&error))?,
         }
-        let mut pipeline = Self { channel, timeout, come: Vec::new(), taken: 0 };
+        let mut pipeline =
+            Self { channel, timeout, come: Vec::new(), taken: 0, piece: vec![0; PIECE].into() };
         let mut hello = Vec::new();
         Request::Init.write_to(&mut hello);
         pipeline.send(&hello)?;
@@ -82,7 +86,7 @@ impl Pipeline {
         Ok((version == Some(VERSION) && window >= LEAST_WINDOW).then_some(pipeline))
     }
 
-    /// The sorted names that are `length` digits of an id in each of `folders`, from the first on
+    /// The sorted names that are `wanted` in each of `folders`, from the first on
     /// until there are `enough`. Calls `progress` whenever something comes.
     ///
     /// # Errors
@@ -90,11 +94,11 @@ impl Pipeline {
     pub(super) fn list(
         &mut self,
         folders: &[PathBuf],
-        length: usize,
+        wanted: Names,
         enough: usize,
         progress: &dyn Fn(),
     ) -> Result<Vec<Vec<String>>, Trouble> {
-        let mut enquiry = Enquiry::new(folders, length, enough);
+        let mut enquiry = Enquiry::new(folders, wanted, enough);
         let mut asked = Vec::new();
         enquiry.ask_more(&mut asked);
         while !enquiry.is_over() {
@@ -116,12 +120,28 @@ impl Pipeline {
     /// # Errors
     /// The connection's end. A refusal is an answer.
     pub(super) fn ask(&mut self, requests: &[Request<'_>]) -> Result<Vec<Answer>, Trouble> {
+        self.put(requests)?;
+        self.answers(requests.len())
+    }
+
+    /// The first half of [`Self::ask`].
+    ///
+    /// # Errors
+    /// The connection's end.
+    pub(super) fn put(&mut self, requests: &[Request<'_>]) -> Result<(), Trouble> {
         let mut bytes = Vec::new();
         for request in requests {
             request.write_to(&mut bytes);
         }
-        self.send(&bytes)?;
-        let mut answers: Vec<Option<Answer>> = requests.iter().map(|_| None).collect();
+        self.send(&bytes)
+    }
+
+    /// The second half of [`Self::ask`], for so many requests.
+    ///
+    /// # Errors
+    /// The connection's end.
+    pub(super) fn answers(&mut self, requests: usize) -> Result<Vec<Answer>, Trouble> {
+        let mut answers: Vec<Option<Answer>> = vec![None; requests];
         let mut open = answers.len();
         while open > 0 {
             let taken = self.answer(|reply| {
@@ -145,7 +165,16 @@ impl Pipeline {
         Ok(answers.into_iter().flatten().collect())
     }
 
-    fn send(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
+    /// How many bytes the server takes now without making anybody wait, as far as is known.
+    pub(super) fn window(&self) -> usize {
+        usize::try_from(self.channel.write_window().remaining).unwrap_or(usize::MAX)
+    }
+
+    /// Sends whole messages. Where the server takes nothing for a whole time-out, it fails.
+    ///
+    /// # Errors
+    /// The connection's end.
+    pub(super) fn send(&mut self, mut bytes: &[u8]) -> Result<(), Trouble> {
         let until = moment() + self.timeout;
         while !bytes.is_empty() {
             // libssh2 says 0 where the server took nothing more just now.
@@ -159,18 +188,25 @@ impl Pipeline {
     }
 
     /// Waits for more bytes, no longer than the time-out; false at the channel's end.
-    fn receive(&mut self) -> Result<bool, Trouble> {
+    ///
+    /// # Errors
+    /// The connection's end.
+    pub(super) fn receive(&mut self) -> Result<bool, Trouble> {
         self.come.drain(..self.taken);
         self.taken = 0;
-        let before = self.come.len();
-        self.come.resize(before + PIECE, 0);
-        let read = self.channel.read(&mut self.come[before..]);
-        self.come.truncate(before + read.as_ref().copied().unwrap_or_default());
-        Ok(read.map_err(|error| Trouble::from(&error))? > 0)
+        let read = self.channel.read(&mut self.piece).map_err(|error| Trouble::from(&error))?;
+        self.come.extend_from_slice(&self.piece[..read]);
+        Ok(read > 0)
     }
 
     /// Hands over the next whole message, if one has come.
-    fn answer<T>(&mut self, take: impl FnOnce(Reply<'_>) -> Result<T, Oddity>) -> Result<Option<T>, Trouble> {
+    ///
+    /// # Errors
+    /// It makes no sense.
+    pub(super) fn answer<T>(
+        &mut self,
+        take: impl FnOnce(Reply<'_>) -> Result<T, Oddity>,
+    ) -> Result<Option<T>, Trouble> {
         let odd = |oddity: Oddity| Trouble::new(Kind::Lost, format!("the server sent {oddity}"));
         let Some((reply, size)) = Reply::first(&self.come[self.taken..]).map_err(odd)? else {
             return Ok(None);

@@ -59,7 +59,11 @@ impl Place {
             }
         };
         *self.attached.lock().unwrap_or_else(PoisonError::into_inner) = Some(found.clone());
-        Ok((found, flushed))
+        // A backup may have left it out. Where it cannot be made, whoever writes is told why.
+        match link.make_folder(&layout::temporaries(&self.root)) {
+            Err(trouble) if trouble.spoils_session() => Err(Failed::Trouble(trouble)),
+            _ => Ok((found, flushed)),
+        }
     }
 
     /// As [`Self::check`], unless it was seen on this session a moment ago.

@@ -1,5 +1,5 @@
 //! Storing a short object: the write protocol with requests in flight, in four round trips where
-//! one after the other takes fourteen. What is not as it should be is left to the long way, which
+//! one after the other takes fifteen. What is not as it should be is left to the long way, which
 //! tells why. Knows the order in which things must become durable; not the messages' bytes.
 
 use std::io::Read;
@@ -10,7 +10,7 @@ use super::message::Request;
 use super::pipeline::Answer;
 use super::pool::Lane;
 use super::trouble::{Failed, Kind, Trouble};
-use super::{FileServerError, Put, Replica, Sftp, Step, layout, lock, unwrap_or};
+use super::{FileServerError, Put, Replica, Sftp, Step, begin, layout, lock, unwrap_or};
 use crate::storage::envelope::Checker;
 use crate::storage::object::ObjectId;
 
@@ -19,10 +19,11 @@ const SHORT: u64 = 256 << 10;
 /// Bytes of one request; every server takes so many.
 const PIECE: usize = 32 << 10;
 /// As the long way makes them.
-const FILE_MODE: u32 = 0o640;
+pub(super) const FILE_MODE: u32 = 0o640;
 const FOLDER_MODE: u32 = 0o750;
-/// `SSH_FX_OK`, `SSH_FX_OP_UNSUPPORTED`
-const WELL: u32 = 0;
+/// `SSH_FX_OK`, `SSH_FX_NO_SUCH_FILE`, `SSH_FX_OP_UNSUPPORTED`
+pub(super) const WELL: u32 = 0;
+const MISSING: u32 = 2;
 const UNSUPPORTED: u32 = 8;
 
 impl Sftp {
@@ -46,27 +47,51 @@ impl Sftp {
     }
 
     /// Writes the temporary file and gives it its final name; `None`: this server takes one request
-    /// at a time only, and nothing was done.
+    /// at a time only, or has something under that name, and nothing was done.
     pub(super) fn write_short(
         &self,
         id: &ObjectId,
         bytes: &[u8],
         temporary: &Path,
+        moved: &dyn Fn(usize),
     ) -> Result<Option<Put>, FileServerError> {
-        let fail = |trouble| self.fail(id, Failed::Trouble(trouble));
+        let fail = |trouble| self.fail_to_write(id, Failed::Trouble(trouble));
         let path = layout::replica_path(&self.root, id);
         self.steps.reach(|| Step::MakeFile(temporary.to_owned()));
-        let make = Request::Make { id: 0, path: name(temporary), mode: FILE_MODE };
-        let made = self.ask_in_place(|link| link.ask_at_once(&[make]));
-        let (made, mut lane) = made.map_err(|failed| self.fail(id, failed))?;
+        let look = || Request::Measure { id: 0, path: name(&path) };
+        let make = || Request::Make { id: 1, path: name(temporary), mode: FILE_MODE };
+        let made = begin(&self.data, |link| {
+            self.place.see(link)?;
+            self.with_tmp(link, |link| {
+                let answers = link.ask_at_once(&[look(), make()])?;
+                match answers.as_deref().map(|answers| refusal(answers.get(1..).unwrap_or_default())) {
+                    Some(missing) if missing.kind == Kind::Missing => Err(missing),
+                    _ => Ok(answers),
+                }
+            })
+        });
+        let (made, mut lane) = made.map_err(|failed| self.fail_to_write(id, failed))?;
         let handle = match made.as_deref() {
             None => {
                 lane.give_back();
                 return Ok(None);
             }
-            Some([Answer::Handle(handle)]) => handle.clone(),
+            Some([Answer::Status(MISSING), Answer::Handle(handle)]) => handle.clone(),
+            // It is there, though there may be no room for another.
+            Some([Answer::Size(_), Answer::Status(_)]) => {
+                lane.give_back();
+                return Ok(None);
+            }
+            // Whoever looks closer says what it is.
+            Some([_, Answer::Handle(handle)]) => {
+                let close = Request::Close { id: 0, handle };
+                let closed = lane.link.ask_at_once(&[close]).and_then(|_| lane.link.unlink(temporary));
+                closed.map_err(fail)?;
+                lane.give_back();
+                return Ok(None);
+            }
             Some(answers) => {
-                let refusal = refusal(answers);
+                let refusal = refusal(answers.get(1..).unwrap_or_default());
                 give_back_if_sound(lane, &refusal);
                 return Err(fail(refusal));
             }
@@ -82,7 +107,7 @@ impl Sftp {
             lane.give_back();
             return Ok(Some(Put::Written));
         }
-        self.publish(id, lane, temporary).map(Some)
+        self.publish(id, bytes.len() as u64, lane, temporary, moved).map(Some)
     }
 
     /// Writes, flushes, closes and measures; a refusal leaves the session sound.
@@ -134,7 +159,12 @@ impl Sftp {
 
     /// Makes the folders, renames, and flushes the folders' names. `false`: something was not as it
     /// should be, and the long way is to be gone.
-    fn name_at_once(&self, lane: &mut Lane, temporary: &Path, path: &Path) -> Result<bool, Trouble> {
+    pub(super) fn name_at_once(
+        &self,
+        lane: &mut Lane,
+        temporary: &Path,
+        path: &Path,
+    ) -> Result<bool, Trouble> {
         let folders: Vec<_> = path.ancestors().skip(1).take(2).collect();
         let mut unsure: Vec<_> =
             folders.iter().copied().filter(|folder| !lock(&self.durable).contains(*folder)).collect();
@@ -204,15 +234,15 @@ fn give_back_if_sound(lane: Lane, refusal: &Trouble) {
 }
 
 /// The next request's.
-fn number(requests: &[Request<'_>]) -> u32 {
+pub(super) fn number(requests: &[Request<'_>]) -> u32 {
     u32::try_from(requests.len()).unwrap_or(u32::MAX)
 }
 
-fn name(path: &Path) -> &[u8] {
+pub(super) fn name(path: &Path) -> &[u8] {
     std::os::unix::ffi::OsStrExt::as_bytes(path.as_os_str())
 }
 
-fn flushed_of(code: u32) -> Result<Flushed, Trouble> {
+pub(super) fn flushed_of(code: u32) -> Result<Flushed, Trouble> {
     match code {
         WELL => Ok(Flushed::Yes),
         UNSUPPORTED => Ok(Flushed::Unknown),
@@ -224,7 +254,7 @@ fn flushed_of(code: u32) -> Result<Flushed, Trouble> {
 }
 
 /// The first refusal, or that an answer was of the wrong kind.
-fn refusal(answers: &[Answer]) -> Trouble {
+pub(super) fn refusal(answers: &[Answer]) -> Trouble {
     let code = answers.iter().find_map(|answer| match answer {
         Answer::Status(code) if *code != WELL => Some(*code),
         _ => None,

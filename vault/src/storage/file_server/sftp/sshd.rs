@@ -43,6 +43,14 @@ impl Sshd {
         Self::start_in(&["unshare", "--mount", "sh", "-c", &mount, "sh"])
     }
 
+    /// Mounts that small disk anew, `ro` or `rw`, under the running server.
+    pub(super) fn remount(&self, how: &str) {
+        let mut command = Command::new("nsenter");
+        command.arg("--mount").arg(format!("--target={}", self.listener()));
+        command.args(["mount", "-o", &format!("remount,{how}")]).arg(self.place());
+        assert!(command.status().unwrap().success());
+    }
+
     fn start_in(wrapper: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
         let port = free_port();

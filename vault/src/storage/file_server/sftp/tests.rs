@@ -10,6 +10,8 @@ use super::sshd::{Sshd, signal};
 use super::*;
 
 mod listing;
+mod long;
+mod writing;
 
 /// Shorter than any operator's, longer than a busy machine needs for one request.
 const PATIENCE: Duration = Duration::from_secs(3);
@@ -42,7 +44,8 @@ fn noise(length: usize) -> Vec<u8> {
 
 /// `bytes` as an object, with `at` called once when half of it has been read.
 fn interrupted(bytes: Vec<u8>, at: impl FnOnce() + Send + 'static) -> Replica {
-    let half = bytes.len() as u64 / 2;
+    let length = bytes.len() as u64;
+    let half = length / 2;
     let mut at = Some(at);
     let mut whole = in_memory(bytes);
     let read = move |buffer: &mut [u8], position: u64| {
@@ -54,7 +57,7 @@ fn interrupted(bytes: Vec<u8>, at: impl FnOnce() + Send + 'static) -> Replica {
         whole.seek(SeekFrom::Start(position)).unwrap();
         Ok(whole.read(buffer).unwrap())
     };
-    Replica::new(half * 2, Box::new(read))
+    Replica::new(length, Box::new(read))
 }
 
 fn whole(server: &Sftp, id: &ObjectId) -> Vec<u8> {
@@ -112,6 +115,35 @@ fn a_replica_that_cannot_be_read_is_replaced_and_the_server_goes_on() {
     contract::block(&sshd.place().join("marker"));
     let refused = replica.read(&mut [0; 10]).unwrap_err().downcast::<FileServerError>().unwrap();
     assert!(matches!(refused, FileServerError::Away { .. }), "{refused}");
+}
+
+#[test]
+fn a_note_that_cannot_be_read_is_written_anew_and_the_server_goes_on() {
+    let sshd = Sshd::start();
+    let block = |note: &str| contract::block(&sshd.place().join("notes").join(note));
+    contract::replaces_a_note_that_cannot_be_read_and_blames_nothing_else(&sftp(&sshd), &block);
+}
+
+#[test]
+fn what_is_put_back_out_of_quarantine_is_flushed() {
+    let sshd = Sshd::start();
+    let seen = Arc::new(Mutex::new(Vec::new()));
+    let watch = Arc::clone(&seen);
+    let server = with(&sshd, &sshd.settings(3), Steps::watched(move |step| lock(&watch).push(step.clone())));
+    server.attach(None, true).unwrap();
+    let (id, bytes) = object(b"healed meanwhile");
+    server.put(&id, &mut in_memory(bytes.clone())).unwrap();
+    server.quarantine(&id, u64::MAX, &|| ()).unwrap();
+    assert_eq!(whole(&server, &id), bytes);
+    let path = layout::replica_path(&sshd.place(), &id);
+    let steps = lock(&seen).clone();
+    let last = |wanted: &dyn Fn(&Step) -> bool| steps.iter().rposition(wanted).unwrap();
+    let back = last(
+        &|step| matches!(step, Step::Rename(from, to) if *to == path && from.parent().unwrap().ends_with("quarantine")),
+    );
+    for folder in [path.parent().unwrap().to_owned(), sshd.place().join("quarantine")] {
+        assert!(back < last(&|step| *step == Step::FolderSynced(folder.clone())), "{steps:#?}");
+    }
 }
 
 #[test]
@@ -296,7 +328,7 @@ fn readers_that_rest_keep_nobody_waiting() {
         }
         let (other, small) = object(&[turn]);
         server.put(&other, &mut in_memory(small)).unwrap();
-        server.quarantine(&other, &|| ()).unwrap();
+        server.quarantine(&other, u64::MAX, &|| ()).unwrap();
     }
     assert!(readers.iter().all(|(_, read)| *read == bytes));
     assert_eq!(server.data.counts(), (1, 0));
@@ -439,7 +471,7 @@ fn an_exchanged_place_is_not_an_empty_file_server() {
         server.remove(&id).unwrap_err(),
         server.put(&id, &mut in_memory(bytes)).unwrap_err(),
         server.list("", None, 10).unwrap_err(),
-        server.quarantine(&id, &|| ()).unwrap_err(),
+        server.quarantine(&id, u64::MAX, &|| ()).unwrap_err(),
         server.free_space().unwrap_err(),
     ];
     for refused in refusals {

@@ -18,7 +18,7 @@ const WINDOW: usize = 2 << 20;
 const LEAST: usize = 64 << 10;
 /// How much is written between two flushes, so that the last one is short and a hanging disk
 /// is told from a slow one.
-const FLUSH_EVERY: u64 = 128 << 20;
+pub(super) const FLUSH_EVERY: u64 = 128 << 20;
 
 /// Patience for a few bytes.
 pub(super) const SHORT: Duration = Duration::from_secs(10);

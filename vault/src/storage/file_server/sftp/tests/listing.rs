@@ -96,6 +96,27 @@ fn a_server_that_allows_one_channel_a_session_keeps_the_contract_and_lists_the_s
 }
 
 #[test]
+fn a_folder_that_cannot_be_listed_is_not_the_whole_servers_trouble() {
+    let mut sshd = Sshd::start();
+    sshd.kill();
+    sshd.configure("UsePAM no", "UsePAM no\nMaxSessions 1");
+    sshd.run();
+    let server = attached(&sshd);
+    // More names than are believed; to SFTP's "failure" it is all the same what failed.
+    let crowded = sshd.place().join("ab/cd");
+    std::fs::create_dir_all(&crowded).unwrap();
+    for number in 0..=1 << 14 {
+        std::fs::write(crowded.join(number.to_string()), "").unwrap();
+    }
+    let refused = server.list("", None, 10).unwrap_err();
+    assert!(matches!(refused, FileServerError::Faulty { .. }), "{refused}");
+    assert!(refused.to_string().contains("holds 16384 names or more"), "{refused}");
+    contract::block(&sshd.place().join("marker"));
+    let refused = server.list("", None, 10).unwrap_err();
+    assert!(matches!(refused, FileServerError::Away { .. }), "{refused}");
+}
+
+#[test]
 fn sessions_that_die_while_they_list_cost_an_error_and_never_an_id() {
     let sshd = Sshd::start();
     let ids = ids(1500);
