@@ -2,6 +2,7 @@
 
 use vault::sequence::alone::{self, Sight};
 use vault::sequence::book::{Refused, Round, SeriesName, Verdict, Wish};
+use vault::sequence::definition::Definition;
 use vault::sequence::entry::{Act, Draft};
 use vault::sequence::protocol::Input;
 use vault::sequence::standing::Present;
@@ -38,9 +39,9 @@ impl World {
             return vec![Draft {
                 owner,
                 series,
-                number: *size,
+                number: 0,
                 key,
-                act: Act::Available,
+                act: Act::Define(Definition { range: *size, ..Definition::default() }),
                 at: 0,
                 carried: None,
             }];

@@ -15,6 +15,7 @@ use std::fmt;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 
+use super::definition::Definition;
 use super::digest::Digest;
 
 /// Most entries one message or one commit carries.
@@ -41,9 +42,8 @@ pub enum Act {
     /// Nobody knows whether its key was answered this number, or another by a vault that lost its
     /// journal.
     Doubt,
-    /// The series may be given from by a vault alone, from ranges of `number` numbers each; 0 ends
-    /// that.
-    Available,
+    /// An operator says this of the series and all its periods.
+    Define(Definition),
     /// Sets the numbers from `number` to `to` aside for the vault that `key` names.
     Grant(Grant),
     /// The range that begins at `number` is given back: its rest may be given in session.
@@ -104,7 +104,9 @@ impl Act {
             Act::Spoil(reason) => ("spoil", Cow::Borrowed(reason)),
             Act::Displace(reason) => ("displace", Cow::Borrowed(reason)),
             Act::Doubt => ("doubt", Cow::Borrowed("")),
-            Act::Available => ("available", Cow::Borrowed("")),
+            Act::Define(definition) => {
+                ("define", Cow::Owned(serde_json::to_string(definition).unwrap_or_default()))
+            }
             Act::Grant(grant) => ("grant", Cow::Owned(grant.to_string())),
             Act::Close(grant) => ("close", Cow::Owned(grant.to_string())),
             Act::Lost(grant) => ("lost", Cow::Owned(grant.to_string())),
@@ -129,7 +131,7 @@ impl Act {
             "spoil" => Act::Spoil(text),
             "displace" => Act::Displace(text),
             "doubt" => Act::Doubt,
-            "available" => Act::Available,
+            "define" => Act::Define(serde_json::from_str(&text).ok()?),
             "grant" => Act::Grant(Grant::parse(&text)?),
             "close" => Act::Close(Grant::parse(&text)?),
             "lost" => Act::Lost(Grant::parse(&text)?),
@@ -340,7 +342,7 @@ mod tests {
             Act::Spoil("twice".to_owned()),
             Act::Displace("unanswered".to_owned()),
             Act::Doubt,
-            Act::Available,
+            Act::Define(Definition { range: 7, pattern: Some("{n}".to_owned()), expires_after: None }),
             Act::Grant(Grant { to: u64::MAX, life: u128::MAX }),
             Act::Close(Grant { to: 1, life: 2 }),
             Act::Lost(Grant { to: 1, life: 2 }),

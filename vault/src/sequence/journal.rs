@@ -12,6 +12,7 @@ use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use serde::de::DeserializeOwned;
 use shared::api::{Number, NumberState};
 
 use super::book::{Context, Known, SeriesName, Wish};
@@ -90,10 +91,16 @@ const MIGRATIONS: &[&str] = &["
         PRIMARY KEY (owner, series, number),
         UNIQUE (owner, series, key)
     ) STRICT, WITHOUT ROWID;
+    CREATE TABLE definition (
+        owner TEXT NOT NULL,
+        series TEXT NOT NULL,
+        text TEXT NOT NULL,
+        PRIMARY KEY (owner, series)
+    ) STRICT, WITHOUT ROWID;
     CREATE TABLE series (
         owner TEXT NOT NULL,
         series TEXT NOT NULL,
-        ranges TEXT NOT NULL,
+        text TEXT NOT NULL,
         PRIMARY KEY (owner, series)
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE life (
@@ -272,7 +279,7 @@ impl Journal {
             }
             cut_off(&transaction, cut.index)?;
             self.standing = derived(&transaction)?;
-            touched.extend(self.standing.names().cloned());
+            touched.extend(self.standing.names().chain(self.standing.definitions().map(|(name, _)| name)).cloned());
         }
         for entry in entries {
             insert(&transaction, "entry", entry)?;
@@ -426,37 +433,33 @@ impl Journal {
 
     /// What [`Journal::write`] has derived of the entries.
     fn restored(&self) -> Result<Standing, JournalError> {
-        let read = || -> rusqlite::Result<(Vec<(SeriesName, String)>, Vec<_>)> {
-            let name = |row: &Row<'_>| {
-                Ok((SeriesName { owner: row.get(0)?, series: row.get(1)? }, row.get::<_, String>(2)?))
-            };
-            let series = self
-                .connection
-                .prepare("SELECT * FROM series")?
-                .query_map([], name)?
-                .collect::<Result<_, _>>()?;
+        let lives = || -> rusqlite::Result<Vec<_>> {
             let life = |row: &Row<'_>| {
                 let state = life_state(&row.get::<_, String>(2)?).ok_or(rusqlite::Error::InvalidQuery)?;
                 Ok((Life::from_be_bytes(row.get(0)?), state, row.get(1)?, row.get(3)?))
             };
-            let lives = self
-                .connection
-                .prepare("SELECT * FROM life")?
-                .query_map([], life)?
-                .collect::<Result<_, _>>()?;
-            Ok((series, lives))
+            self.connection.prepare("SELECT * FROM life")?.query_map([], life)?.collect()
         };
-        let (texts, lives) = read().map_err(|source| self.sql(source))?;
-        let mut series = Vec::with_capacity(texts.len());
-        for (name, text) in texts {
-            let ranges = serde_json::from_str(&text).map_err(|_| JournalError::Series {
-                file: self.file.clone(),
-                owner: name.owner.clone(),
-                series: name.series.clone(),
-            })?;
-            series.push((name, ranges));
-        }
-        Ok(Standing::restored(series, lives))
+        let lives = lives().map_err(|source| self.sql(source))?;
+        Ok(Standing::restored(self.texts("definition")?, self.texts("series")?, lives))
+    }
+
+    /// What a table holds as JSON of each series.
+    fn texts<T: DeserializeOwned>(&self, table: &str) -> Result<Vec<(SeriesName, T)>, JournalError> {
+        let name = |row: &Row<'_>| {
+            Ok((SeriesName { owner: row.get(0)?, series: row.get(1)? }, row.get::<_, String>(2)?))
+        };
+        let read = || -> rusqlite::Result<Vec<(SeriesName, String)>> {
+            self.connection.prepare(&format!("SELECT * FROM {table}"))?.query_map([], name)?.collect()
+        };
+        let whole = |(name, text): (SeriesName, String)| match serde_json::from_str(&text) {
+            Ok(value) => Ok((name, value)),
+            Err(_) => {
+                let SeriesName { owner, series } = name;
+                Err(JournalError::Series { file: self.file.clone(), owner, series })
+            }
+        };
+        read().map_err(|source| self.sql(source))?.into_iter().map(whole).collect()
     }
 
     fn sql(&self, source: rusqlite::Error) -> JournalError {

@@ -12,6 +12,7 @@ use rangemap::RangeInclusiveSet;
 use serde::{Deserialize, Serialize};
 
 use super::book::SeriesName;
+use super::definition::{Counted, Definition, base_of};
 use super::entry::{Act, Birth, Draft, Entry, Grant, Life};
 
 /// Most numbers that one range sets aside.
@@ -35,8 +36,6 @@ pub struct Range {
 /// A series that may be given from by a vault alone.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Series {
-    /// Numbers in each range; 0 once the series is strict again.
-    pub size: u64,
     /// Every number below is given or lost.
     cursor: u64,
     /// Above the cursor: given or lost.
@@ -59,6 +58,7 @@ pub enum LifeState {
 /// Lives and ranges, as the entries leave them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
+    definitions: HashMap<SeriesName, Definition>,
     series: HashMap<SeriesName, Series>,
     lives: HashMap<Life, LifeState>,
     present: BTreeMap<String, Life>,
@@ -154,10 +154,15 @@ impl Standing {
     /// As it was left by [`Standing::series_of`] and [`Standing::lives`] of an earlier one.
     #[must_use]
     pub fn restored(
+        definitions: impl IntoIterator<Item = (SeriesName, Definition)>,
         series: impl IntoIterator<Item = (SeriesName, Series)>,
         lives: impl IntoIterator<Item = (Life, LifeState, String, u64)>,
     ) -> Self {
-        let mut standing = Self { series: series.into_iter().collect(), ..Self::default() };
+        let mut standing = Self {
+            definitions: definitions.into_iter().collect(),
+            series: series.into_iter().collect(),
+            ..Self::default()
+        };
         for (life, state, vault, carried) in lives {
             standing.lives.insert(life, state);
             if state == LifeState::Present {
@@ -188,6 +193,11 @@ impl Standing {
         self.carried.get(&life).copied().unwrap_or(0)
     }
 
+    /// All that operators have said of series.
+    pub fn definitions(&self) -> impl Iterator<Item = (&SeriesName, &Definition)> {
+        self.definitions.iter()
+    }
+
     /// All series that a vault may ever have given from alone.
     pub fn names(&self) -> impl Iterator<Item = &SeriesName> {
         self.series.keys()
@@ -213,14 +223,16 @@ impl Standing {
             return None;
         }
         let name = name_of(entry);
-        if entry.act == Act::Available {
-            let fresh = |size| Series::new(size, last());
-            if let Some(series) = self.series.get_mut(&name) {
-                series.size = entry.number;
-            } else {
-                self.series.insert(name.clone(), fresh(entry.number));
+        if let Act::Define(definition) = &entry.act {
+            return Some(self.define(name, definition, last));
+        }
+        if let Act::Reserve(_) = entry.act
+            && !self.series.contains_key(&name)
+        {
+            if self.size(&name) == 0 {
+                return None;
             }
-            return Some(name);
+            self.series.insert(name.clone(), Series::after(entry.number - 1));
         }
         let series = self.series.get_mut(&name)?;
         match &entry.act {
@@ -236,12 +248,32 @@ impl Standing {
             | Act::Void(_)
             | Act::Displace(_)
             | Act::Doubt
-            | Act::Available
+            | Act::Define(_)
             | Act::Life(_)
             | Act::Put(_)
             | Act::Remove => return None,
         }
         Some(name)
+    }
+
+    /// What is said of a series, or of the one whose period it is.
+    #[must_use]
+    pub fn definition(&self, name: &SeriesName) -> Option<&Definition> {
+        let (owner, series) = (name.owner.clone(), base_of(&name.series).to_owned());
+        self.definitions.get(&SeriesName { owner, series })
+    }
+
+    /// How many numbers a range of that series has; 0: it is strict.
+    fn size(&self, name: &SeriesName) -> u64 {
+        self.definition(name).map_or(0, |definition| definition.range)
+    }
+
+    fn define(&mut self, base: SeriesName, definition: &Definition, last: impl FnOnce() -> u64) -> SeriesName {
+        if definition.range > 0 && definition.counted() == Counted::Through {
+            self.series.entry(base.clone()).or_insert_with(|| Series::after(last()));
+        }
+        self.definitions.insert(base.clone(), definition.clone());
+        base
     }
 
     fn born(&mut self, vault: &str, birth: Birth) {
@@ -301,14 +333,15 @@ impl Standing {
     #[must_use]
     pub fn grants(&self, vaults: [&Present; 2], at: i64, most: usize) -> Vec<Draft> {
         let mut drafts = Vec::new();
-        for (name, series) in self.series.iter().filter(|(_, series)| series.size > 0) {
+        let sized = self.series.iter().map(|(name, series)| (name, series, self.size(name)));
+        for (name, series, size) in sized.filter(|(_, _, size)| *size > 0) {
             // Some numbers before the ranges are for sessions.
-            let mut highest = series.highest().max(series.coming().saturating_add(series.size - 1));
+            let mut highest = series.highest().max(series.coming().saturating_add(size - 1));
             for vault in vaults {
-                if series.ranges().any(|(from, range)| series.serves(from, range, vault)) {
+                if series.ranges().any(|(from, range)| series.serves(size, from, range, vault)) {
                     continue;
                 }
-                let to = highest.saturating_add(series.size);
+                let to = highest.saturating_add(size);
                 if to > i64::MAX as u64 {
                     continue;
                 }
@@ -330,8 +363,9 @@ impl Standing {
     pub fn ends(&self, vaults: [&Present; 2], at: i64, most: usize) -> Vec<Draft> {
         let mut drafts = Vec::new();
         for (name, series) in &self.series {
+            let size = self.size(name);
             for (from, range) in series.ranges() {
-                if series.size > 0 && vaults.iter().any(|vault| series.serves(from, range, vault)) {
+                if size > 0 && vaults.iter().any(|vault| series.serves(size, from, range, vault)) {
                     continue;
                 }
                 let present = vaults.iter().any(|v| v.name == range.holder && v.life == range.life);
@@ -361,12 +395,12 @@ pub struct Present {
 
 impl Series {
     /// Is this range what that vault shall hold: of its life, unused, not near what sessions give?
-    fn serves(&self, from: u64, range: &Range, vault: &Present) -> bool {
+    fn serves(&self, size: u64, from: u64, range: &Range, vault: &Present) -> bool {
         range.holder == vault.name
             && range.life == vault.life
             && range.used.is_empty()
-            && range.to - from + 1 == self.size
-            && from > self.coming().saturating_add(self.size / 4)
+            && range.to - from + 1 == size
+            && from > self.coming().saturating_add(size / 4)
     }
 
     /// What a session gives next.

@@ -8,6 +8,7 @@ use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use super::entry;
 use crate::sequence::book::SeriesName;
 use crate::sequence::carry::unused;
+use crate::sequence::definition::base_of;
 use crate::sequence::entry::{Act, Entry, Tail};
 use crate::sequence::standing::{LifeState, Standing};
 
@@ -73,7 +74,7 @@ pub(super) fn derived(transaction: &Transaction<'_>) -> rusqlite::Result<Standin
             last.insert(name, known.max(entry.number));
         }
     }
-    transaction.execute("DELETE FROM series", [])?;
+    transaction.execute_batch("DELETE FROM series; DELETE FROM definition")?;
     put_lives(transaction, &standing)?;
     Ok(standing)
 }
@@ -83,15 +84,19 @@ pub(super) fn put_series(
     standing: &Standing,
     name: &SeriesName,
 ) -> rusqlite::Result<()> {
-    let Some(series) = standing.series(name) else { return Ok(()) };
-    let text = serde_json::to_string(series)
-        .map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
-    transaction
-        .prepare_cached(
-            "INSERT INTO series VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET ranges = excluded.ranges",
-        )?
-        .execute(params![name.owner, name.series, text])?;
-    Ok(())
+    let mut put = |table: &str, text: serde_json::Result<String>| {
+        let text = text.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        let sql =
+            format!("INSERT INTO {table} VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET text = excluded.text");
+        transaction.prepare_cached(&sql)?.execute(params![name.owner, name.series, text]).map(drop)
+    };
+    if let Some(definition) = standing.definition(name).filter(|_| base_of(&name.series) == name.series) {
+        put("definition", serde_json::to_string(definition))?;
+    }
+    match standing.series(name) {
+        Some(series) => put("series", serde_json::to_string(series)),
+        None => Ok(()),
+    }
 }
 
 pub(super) fn put_lives(transaction: &Transaction<'_>, standing: &Standing) -> rusqlite::Result<()> {
@@ -158,7 +163,7 @@ pub(super) fn apply(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::R
             update("key = ?4", &unused(key, *number))?
         }
         Act::Doubt => update("state = 'doubtful', reason = nullif(?4, '')", "")?,
-        Act::Available
+        Act::Define(_)
         | Act::Grant(_)
         | Act::Close(_)
         | Act::Lost(_)
