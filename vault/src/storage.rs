@@ -355,7 +355,7 @@ struct Inner {
     settings: Settings,
     own: String,
     catalog: Catalog,
-    servers: Vec<Sessions>,
+    servers: Vec<Arc<Sessions>>,
     spool: Spool,
     /// The storage keys; replaced as a whole.
     ring: RwLock<Arc<Ring>>,
@@ -441,7 +441,7 @@ impl Storage {
         for server in &settings.file_servers {
             let server = file_server::open(server, own_name, settings.file_server_timeout, steps.clone());
             let started = Sessions::start(server, settings.file_server_timeout);
-            servers.push(started.map_err(|error| StorageError::Start(error.to_string()))?);
+            servers.push(Arc::new(started.map_err(|error| StorageError::Start(error.to_string()))?));
         }
         let storage = Self(Arc::new(Inner {
             own: own_name.to_owned(),
@@ -559,7 +559,7 @@ impl Storage {
 
 impl Inner {
     /// Attaches to a file server, or suspends it. Once attached, a name stands for one place.
-    async fn attach(&self, server: &Sessions) {
+    async fn attach(&self, server: &Arc<Sessions>) {
         let name = server.name().to_owned();
         let (expected, knows_objects) = match self.catalog.place(name.clone()).await {
             Ok(known) => known,
@@ -578,7 +578,7 @@ impl Inner {
         {
             tracing::error!("storage: {error}");
         }
-        self.collect_temporaries(server).await;
+        turn::collect_temporaries(server);
     }
 
     fn preference(&self) -> std::sync::MutexGuard<'_, Preference> {

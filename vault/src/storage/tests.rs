@@ -150,6 +150,13 @@ async fn suspects_seen(storage: &Storage) {
     }
 }
 
+/// Waits until what was left half-written is collected, if that has begun.
+async fn collected(storage: &Storage) {
+    for server in &storage.0.servers {
+        server.collected().await;
+    }
+}
+
 async fn found(storage: &Storage, id: &ObjectId) -> Entry {
     match storage.find(id).await.unwrap() {
         Found::Stored(entry) => *entry,
