@@ -63,7 +63,7 @@ mod witness;
 #[cfg(test)]
 mod tests;
 
-pub use adoption::{AdoptedServer, PeerAdoption};
+pub use adoption::{AdoptedServer, Adoption, PeerAdoption};
 pub use agreement::{AskPeerKeys, PeerKeys};
 pub use catalog::{CatalogError, Change};
 pub use debts::Owed;
@@ -290,6 +290,20 @@ pub enum StorageError {
         name: String,
         /// What it said.
         why: String,
+    },
+    /// The other vault has adopted a place that this one does not find. The operator sees to the mounts.
+    #[error(
+        "storage: file server {name}: here stands {found}, and the other vault has adopted place {told}; \
+         nothing is adopted here: mount the same place on both vaults, then say adopt-server {name} on the one \
+         that still calls it away"
+    )]
+    OtherPlace {
+        /// The file server.
+        name: String,
+        /// What stands here.
+        found: String,
+        /// The place that the other vault has adopted.
+        told: String,
     },
     /// The deletion can no longer be taken back.
     #[error(

@@ -11,6 +11,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use super::step::Step;
 use super::*;
 
+mod adoption;
 mod crash;
 mod keys;
 mod mending;
