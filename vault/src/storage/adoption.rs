@@ -1,6 +1,8 @@
 //! The operator says that a file server is a new place: wiped, replaced, or set up anew.
 //! Nothing else ever makes a vault that knows objects on a place believe in another one.
 
+use std::sync::Arc;
+
 use serde::{Deserialize, Serialize};
 
 use super::file_server::FileServerError;
@@ -106,7 +108,7 @@ impl Storage {
         Ok(())
     }
 
-    fn server_named(&self, name: &str) -> Result<&Sessions, StorageError> {
+    fn server_named(&self, name: &str) -> Result<&Arc<Sessions>, StorageError> {
         let servers = &self.0.servers;
         let unknown = || StorageError::NoSuchServer {
             name: name.to_owned(),
