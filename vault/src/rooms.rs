@@ -24,7 +24,7 @@ use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
 use crate::sequence::{self, Events, Forward, Sequence};
-use crate::storage::{AskPeerKeys, PeerAdoption, Storage, StorageError};
+use crate::storage::{Adoption, AskPeerKeys, PeerAdoption, Storage, StorageError};
 use crate::worker::{self, HeardOf, Listener, Merge, Merged, SharedWith, Source, Worker};
 
 /// How long a change of the catalog that nobody waits for waits for others: the other vault would
@@ -218,15 +218,19 @@ fn tell_of_intents(storage: &Storage, worker: &Worker, merged: Merged) {
     }));
 }
 
-/// An operator says it once: the other vault looks at the place itself, and refuses one that it knows.
+/// An operator says it once: the other vault looks itself, and adopts that very place or nothing.
 fn tell_of_adoption(pair: &Pair) -> TellOfAdoption {
     let pair = pair.clone();
-    Arc::new(move |name| {
+    Arc::new(move |adoption| {
         let pair = pair.clone();
         Box::pin(async move {
-            match pair.ask(Topic::Adopt, Bytes::from(name), ADOPT_DEADLINE).await {
+            let body = Bytes::from(json!(adoption).to_string());
+            match pair.ask(Topic::Adopt, body, ADOPT_DEADLINE).await {
                 Ok(_) => PeerAdoption::Adopted,
-                Err(error) => PeerAdoption::Not(error.to_string()),
+                Err(error @ PairError::Refused { .. }) => PeerAdoption::Not(error.to_string()),
+                Err(error) => {
+                    PeerAdoption::Not(format!("{error}; if the place is mounted there, say the same there"))
+                }
             }
         })
     })
@@ -251,15 +255,12 @@ fn answerers(sequence: &Sequence, storage: &Storage, pki: &Pki) -> HashMap<Topic
         Box::pin(async move { sequence.forwarded(body).await })
     });
     let room = storage.clone();
-    let adopt: Answerer = Arc::new(move |name: Bytes| {
+    let adopt: Answerer = Arc::new(move |told: Bytes| {
         let room = room.clone();
         Box::pin(async move {
-            let name = std::str::from_utf8(&name).map_err(|error| error.to_string())?;
-            match room.adopt_server(name).await {
-                // It was told before, or has adopted nothing that is not there.
-                Ok(_) | Err(StorageError::SamePlace { .. }) => Ok(Bytes::new()),
-                Err(error) => Err(error.to_string()),
-            }
+            let told: Adoption = serde_json::from_slice(&told).map_err(|error| error.to_string())?;
+            room.follow_adoption(told).await.map_err(|error| error.to_string())?;
+            Ok(Bytes::new())
         })
     });
     HashMap::from([

@@ -63,7 +63,7 @@ mod witness;
 #[cfg(test)]
 mod tests;
 
-pub use adoption::{AdoptedServer, PeerAdoption};
+pub use adoption::{AdoptedServer, Adoption, PeerAdoption};
 pub use agreement::{AskPeerKeys, PeerKeys};
 pub use catalog::{CatalogError, Change};
 pub use debts::Owed;
@@ -291,6 +291,20 @@ pub enum StorageError {
         /// What it said.
         why: String,
     },
+    /// The other vault has adopted a place that this one does not find. The operator sees to the mounts.
+    #[error(
+        "storage: file server {name}: here stands {found}, and the other vault has adopted place {told}; \
+         nothing is adopted here: mount the same place on both vaults, then say adopt-server {name} on the one \
+         that still calls it away"
+    )]
+    OtherPlace {
+        /// The file server.
+        name: String,
+        /// What stands here.
+        found: String,
+        /// The place that the other vault has adopted.
+        told: String,
+    },
     /// The deletion can no longer be taken back.
     #[error(
         "storage: object {id}: deleted longer ago than storage.undelete_within, and about to be purged; \
@@ -355,7 +369,7 @@ struct Inner {
     settings: Settings,
     own: String,
     catalog: Catalog,
-    servers: Vec<Sessions>,
+    servers: Vec<Arc<Sessions>>,
     spool: Spool,
     /// The storage keys; replaced as a whole.
     ring: RwLock<Arc<Ring>>,
@@ -441,7 +455,7 @@ impl Storage {
         for server in &settings.file_servers {
             let server = file_server::open(server, own_name, settings.file_server_timeout, steps.clone());
             let started = Sessions::start(server, settings.file_server_timeout);
-            servers.push(started.map_err(|error| StorageError::Start(error.to_string()))?);
+            servers.push(Arc::new(started.map_err(|error| StorageError::Start(error.to_string()))?));
         }
         let storage = Self(Arc::new(Inner {
             own: own_name.to_owned(),
@@ -559,7 +573,7 @@ impl Storage {
 
 impl Inner {
     /// Attaches to a file server, or suspends it. Once attached, a name stands for one place.
-    async fn attach(&self, server: &Sessions) {
+    async fn attach(&self, server: &Arc<Sessions>) {
         let name = server.name().to_owned();
         let (expected, knows_objects) = match self.catalog.place(name.clone()).await {
             Ok(known) => known,
@@ -578,7 +592,7 @@ impl Inner {
         {
             tracing::error!("storage: {error}");
         }
-        self.collect_temporaries(server).await;
+        turn::collect_temporaries(server);
     }
 
     fn preference(&self) -> std::sync::MutexGuard<'_, Preference> {

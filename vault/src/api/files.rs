@@ -486,7 +486,9 @@ pub(super) fn refuse(error: &StorageError) -> Refusal {
         }
         StorageError::NoSuchServer { .. } => plain(StatusCode::NOT_FOUND, "no_such_file_server"),
         StorageError::SamePlace { .. } => plain(StatusCode::CONFLICT, "same_place"),
-        StorageError::NotAdopted { .. } => plain(StatusCode::CONFLICT, "not_adopted"),
+        StorageError::NotAdopted { .. } | StorageError::OtherPlace { .. } => {
+            plain(StatusCode::CONFLICT, "not_adopted")
+        }
         StorageError::Key(_) | StorageError::Spool(_) | StorageError::Start(_) => {
             tracing::error!("{error}");
             Refusal::internal()

@@ -15,7 +15,9 @@ use super::body::JsonBody;
 use super::caller::Caller;
 use super::files::{parse_id, refuse};
 use super::refusal::Refusal;
-use crate::storage::{AdoptedServer, Keys, PeerAdoption, Progress, Round, Storage, Synced, Undeleted};
+use crate::storage::{
+    AdoptedServer, Adoption, Keys, PeerAdoption, Progress, Round, Storage, Synced, Undeleted,
+};
 
 /// Body of `POST /v1/keys/rewrap`.
 #[derive(Debug, Clone, Serialize, Deserialize)]
@@ -38,7 +40,7 @@ pub struct Rebuild {
 }
 
 /// Tells the other vault of an adoption here.
-pub type TellOfAdoption = Arc<dyn Fn(String) -> BoxFuture<'static, PeerAdoption> + Send + Sync>;
+pub type TellOfAdoption = Arc<dyn Fn(Adoption) -> BoxFuture<'static, PeerAdoption> + Send + Sync>;
 
 /// The operators' routes. Every one of them is for role admin alone.
 pub fn routes(storage: Storage, tell: TellOfAdoption) -> Router {
@@ -140,6 +142,6 @@ async fn adopt(
     caller.must_be(&[Role::Admin])?;
     let mut adopted = storage.adopt_server(&name).await.map_err(|error| refuse(&error))?;
     tracing::warn!(by = %caller.0.name, server = %adopted.server, "a file server was adopted");
-    adopted.peer = tell(name).await;
+    adopted.peer = tell(Adoption { server: name, place: adopted.place.clone() }).await;
     Ok(Json(adopted))
 }

@@ -61,6 +61,11 @@ fn file_server(config: &Config, server: &FileServerSettings) -> Result<String, S
         Kind::Sftp(_) => try_out(server, config.storage.file_server_timeout).map_err(|error| once(&error)),
     }?;
     let Visit { place, free } = visit(&config.storage, server).map_err(|error| once(&error))?;
+    let place = match (place, free) {
+        (Err(error), None) => return Err(once(&error)),
+        (Err(error), Some(free)) => return Err(format!("{} ({} free there)", once(&error), bytes(free))),
+        (Ok(place), _) => place,
+    };
     let place = match place {
         Some(place) => format!("it is place {place}"),
         None => "no marker of ours: a new place, which vault makes its own at its start".to_owned(),

@@ -137,16 +137,14 @@ impl Verb {
             Self::AdoptServer { name } => {
                 let path = format!("/v1/file-servers/{}/adopt", encoded(name));
                 let adopted: AdoptedServer = ask(socket, Method::POST, &path, SOON).await?;
-                let AdoptedServer { server, owed, peer } = &adopted;
+                let AdoptedServer { server, place, owed, peer } = &adopted;
                 let there = match peer {
                     PeerAdoption::Adopted => "so it is for the other vault".to_owned(),
                     PeerAdoption::NotAsked => "say the same on the other vault".to_owned(),
-                    PeerAdoption::Not(why) => {
-                        format!("NOT so for the other vault, so say the same there: {why}")
-                    }
+                    PeerAdoption::Not(why) => format!("NOT so for the other vault: {why}"),
                 };
                 let text = format!(
-                    "{server} is a new place now; {owed} replicas are owed there and copied by themselves; {there}"
+                    "{server} is a new place now, {place}; {owed} replicas are owed there and copied by themselves; {there}"
                 );
                 output.show(&adopted, &text)
             }

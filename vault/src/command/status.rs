@@ -44,9 +44,12 @@ pub fn wanting(status: &Value) -> Vec<String> {
                 wanting.push(format!("{} does not reach {}", word(&pair["peer"]), word(&server["name"])));
             }
         }
-        if theirs["recipients"].is_array() && theirs["recipients"] != files["recipients"] {
-            wanting.push("storage.key_file differs between the vaults: vault keys list".to_owned());
-        }
+    }
+    wanting.extend(files["key_trouble"].as_str().map(|trouble| format!("keys: {trouble}")));
+    if let sealed @ 1.. = count(&files["unopened"]) {
+        wanting.push(format!(
+            "{sealed} objects on the file servers open with no key here: vault file rebuild-catalog --identity"
+        ));
     }
     if let lost @ 1.. = count(&files["without_replica"]) {
         wanting.push(format!("{lost} files have no whole replica left: vault file owed"));
@@ -227,7 +230,7 @@ mod tests {
 
     fn well() -> Value {
         let files = json!({
-            "recipients": ["age1x"], "objects": 204, "owed": 1, "owed_oldest_seconds": 12, "removals_owed": 0,
+            "key_trouble": null, "unopened": 0, "objects": 204, "owed": 1, "owed_oldest_seconds": 12, "removals_owed": 0,
             "deleted": 3, "deleted_oldest_seconds": 7300, "without_replica": 0,
             "sync": {"running": false, "finished": NOW - 300, "damaged": 0},
             "scrub": {"running": true, "finished": null, "damaged": 0, "skipped": 0},
@@ -241,7 +244,7 @@ mod tests {
         });
         json!({
             "vault": {"name": "vault-a", "version": "0.1.0", "uptime_seconds": 11_000},
-            "pair": {"peer": "vault-b", "connected": true, "its_status": {"files": {"recipients": ["age1x"]}}},
+            "pair": {"peer": "vault-b", "connected": true, "its_status": {"files": {}}},
             "numbers": {"owner": "vault-a", "entries": 21, "reason": null},
             "pki": {"certificates": 4, "revoked": 0, "open_tokens": 0, "authority_key_here": false},
             "files": files,
@@ -268,7 +271,12 @@ mod tests {
         for (place, value, words) in [
             ("/pair/connected", json!(false), "vault-b is away"),
             ("/pair/its_status", json!({"error": "no answer"}), "vault-b: no answer"),
-            ("/pair/its_status/files/recipients", json!(["age1y"]), "storage.key_file differs"),
+            (
+                "/files/key_trouble",
+                json!("storage.escrow_recipient differs"),
+                "keys: storage.escrow_recipient",
+            ),
+            ("/files/unopened", json!(3), "3 objects on the file servers open with no key"),
             ("/numbers/reason", json!("the other vault is away"), "no numbers: the other vault is away"),
             ("/files/file_servers/0/full", json!(true), "lyon is full"),
             ("/files/file_servers/1/low", json!(true), "paris has less room"),

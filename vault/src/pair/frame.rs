@@ -22,7 +22,7 @@ pub enum Topic {
     Certificates = 4,
     /// How the other vault is, for an operator who asks this one.
     Status = 5,
-    /// An operator has had a file server adopted here: its name.
+    /// An operator has had a file server adopted here: its name, and which place it is.
     Adopt = 6,
 }
 

@@ -209,29 +209,40 @@ impl Inner {
     }
 
     /// Only what is damaged as a whole is set aside: the catalog's identity may be wrong.
-    async fn look_at_suspect(&self, id: ObjectId, at: usize, longest: u64) {
+    pub(super) async fn look_at_suspect(&self, id: ObjectId, at: usize, longest: u64) {
         let server = &self.servers[at];
         let checked = server.run_as(Kind::Background, id, move |server, progress| {
             let opened = server.open_within(&id, longest).map(|replica| progress.watch(replica));
             let fail = |error| damage(error, server.name(), &id);
             match opened.and_then(|replica| verify(replica, &id).map_err(fail)) {
-                Ok(()) => Ok(false),
+                Ok(()) => Ok(None),
+                // It is damaged, also where it cannot be set aside.
                 Err(FileServerError::Damaged { .. }) => {
-                    server.quarantine(&id, longest, &|| progress.note()).map(|()| true)
+                    Ok(Some(server.quarantine(&id, longest, &|| progress.note())))
                 }
                 Err(error) => Err(error),
             }
         });
-        match checked.await {
-            Ok(true) => {
-                tracing::error!(server = server.name(), object = %id, "quarantined; owed from now on")
-            }
-            Ok(false) => {
+        let state = match checked.await {
+            Ok(None) => {
                 return tracing::error!(object = %id, "whole, but not readable as the catalog knows it");
             }
-            Err(error) => tracing::error!("{error}"),
-        }
-        self.note_seen(id, server, ReplicaState::Damaged).await;
+            Ok(Some(Ok(()))) => {
+                tracing::error!(server = server.name(), object = %id, "quarantined; owed from now on");
+                ReplicaState::Damaged
+            }
+            Ok(Some(Err(error))) => {
+                tracing::error!("{error}");
+                error.shows().unwrap_or(ReplicaState::Damaged)
+            }
+            Err(error) => {
+                tracing::error!("{error}");
+                // Of what nobody could look at, nothing is known.
+                let Some(state) = error.shows() else { return };
+                state
+            }
+        };
+        self.note_seen(id, server, state).await;
     }
 
     async fn note_seen(&self, id: ObjectId, server: &Sessions, state: ReplicaState) {

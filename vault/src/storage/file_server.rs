@@ -18,6 +18,7 @@ mod sftp;
 #[cfg(test)]
 pub(super) mod contract;
 
+pub(super) use layout::recognise;
 pub(super) use open::open;
 pub use open::try_out;
 pub use sftp::{Login, MOST_SESSIONS, SESSIONS, SftpSettings, fuzz_listing, parse_address};
@@ -242,6 +243,14 @@ pub trait FileServer: Send + Sync {
     /// [`FileServerError::NotOurs`], or any other.
     fn attach(&self, expected: Option<&str>, may_claim: bool) -> Result<String, FileServerError>;
 
+    /// The id of the place that stands there now, whichever it is; `None` where there is no marker.
+    /// Believes nothing and writes nothing.
+    ///
+    /// # Errors
+    /// [`FileServerError::NotOurs`] where the marker is another file server's or none of ours, or any
+    /// other.
+    fn marker(&self) -> Result<Option<String>, FileServerError>;
+
     /// Stores `source` (the whole object) under its id: temporary name, flush, publish without
     /// overwriting, and only then returns. What passes is checked against the id. A replica
     /// that is there already counts if it is whole, and is quarantined if not, or if it cannot be
@@ -357,11 +366,17 @@ pub trait FileServer: Send + Sync {
     /// Any.
     fn collect_temporaries(&self, now: SystemTime, age: Duration) -> Result<usize, FileServerError>;
 
-    /// Bytes that may still be written.
+    /// Bytes that may still be written in the right place.
     ///
     /// # Errors
     /// Any.
     fn free_space(&self) -> Result<u64, FileServerError>;
+
+    /// The same, whichever place stands there.
+    ///
+    /// # Errors
+    /// Any but that it is not ours.
+    fn free_space_anywhere(&self) -> Result<u64, FileServerError>;
 
     /// A note: a small file of ours beside the objects. `None` if there is none of this name, in
     /// the right place; at most `MAX_NOTE` bytes and one more of a longer one.

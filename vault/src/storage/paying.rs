@@ -173,7 +173,7 @@ impl Inner {
             // Gathered by file server: see `pay_turn`.
             Action::Remove { .. } => Ok(()),
             Action::Copy { id, from, to } => {
-                self.copy(*id, self.server(*id, from)?, self.server(*id, to)?, Kind::Background).await
+                self.copy(*id, self.server(*id, from)?, self.server(*id, to)?, Kind::Copy).await
             }
             Action::Search { id } => self.search(*id).await,
         }
@@ -182,7 +182,7 @@ impl Inner {
     pub(super) fn server(&self, id: ObjectId, name: &str) -> Result<&Sessions, StorageError> {
         let gone =
             || StorageError::Unreadable { id, why: format!("file server {name} is no longer configured") };
-        self.servers.iter().find(|server| server.name() == name).ok_or_else(gone)
+        self.servers.iter().find(|server| server.name() == name).map(AsRef::as_ref).ok_or_else(gone)
     }
 
     /// Copies a replica as it is, through the spool, so that a hanging source is not held

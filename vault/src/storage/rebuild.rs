@@ -224,7 +224,7 @@ impl Inner {
         after: Option<ObjectId>,
     ) -> Result<(Vec<Found>, Option<ObjectId>), StorageError> {
         let listings = self.servers.iter().map(|server| {
-            server.run_as(Kind::Background, "list", move |server, progress| {
+            server.run_as(Kind::Listing, "list", move |server, progress| {
                 server.list_watched("", after.as_ref(), PAGE, &|| progress.note())
             })
         });

@@ -77,7 +77,7 @@ impl Inner {
         &self,
         server: &Sessions,
     ) -> Result<HashMap<ObjectId, String>, StorageError> {
-        let listed = server.run_as(Kind::Background, "quarantine", |server, progress| {
+        let listed = server.run_as(Kind::Listing, "quarantine", |server, progress| {
             server.list_set_aside(&|| progress.note())
         });
         let mut set_aside = listed.await?;
@@ -91,7 +91,7 @@ impl Inner {
             return Ok(HashMap::new());
         }
         let count = set_aside.len();
-        let removed = server.run_as(Kind::Background, "quarantine", move |server, progress| {
+        let removed = server.run_as(Kind::Listing, "quarantine", move |server, progress| {
             remove_each(server, &set_aside, &|| progress.note())
         });
         let left = removed.await?;

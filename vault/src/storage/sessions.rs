@@ -1,14 +1,15 @@
 //! A file server behind a deadline: a few threads, one operation at a time on each. A
 //! server that hangs costs its caller the deadline once; then it is suspended, refused at
 //! once, and probed until it answers again. Operations that move whole objects leave a place
-//! or two to the short ones. Knows nothing of objects.
+//! or two to the short ones, copies one to the rest of what nobody waits for, and listings wait for
+//! neither. Knows nothing of objects.
 
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit, Semaphore, mpsc, oneshot};
 
 use super::file_server::{FileServer, FileServerError};
 use super::note::MAX_NOTE;
@@ -40,12 +41,17 @@ pub(super) enum Kind {
     Long,
     /// As long, and nobody waits for it: also leaves a session to long ones.
     Background,
+    /// As that, and may take a day: also leaves a session to others in the background.
+    Copy,
+    /// Names, what was set aside, leftovers: no whole object, and nobody waits for it. Has a place of
+    /// its own where whole objects take those in the background.
+    Listing,
     /// Short, and asked of a suspended server too.
     Probe,
 }
 
-/// A session's place, and that among the long operations or those in the background.
-type Place = (OwnedSemaphorePermit, [Option<OwnedSemaphorePermit>; 2]);
+/// A session's place, and those among the operations of its kind.
+type Place = Vec<OwnedSemaphorePermit>;
 
 /// What is known of a file server's health.
 #[derive(Debug, Clone, Default)]
@@ -79,6 +85,12 @@ pub(super) struct Sessions {
     long: Arc<Semaphore>,
     /// Fewer still, but at least one.
     background: Arc<Semaphore>,
+    /// And fewer, but at least one.
+    copies: Arc<Semaphore>,
+    /// One, which needs none of these.
+    listing: Arc<Semaphore>,
+    /// Held by who collects temporaries there.
+    collecting: Arc<tokio::sync::Mutex<()>>,
     waiting: Semaphore,
     gauge: Gauge,
     sessions: usize,
@@ -89,9 +101,18 @@ pub(super) struct Sessions {
 impl Sessions {
     /// Starts the threads; they end with this value, a hanging one when its operation returns.
     pub(super) fn start(server: Box<dyn FileServer>, deadline: Duration) -> std::io::Result<Self> {
-        let server: Arc<dyn FileServer> = Arc::from(server);
         let sessions = server.sessions().max(1);
+        Self::start_so_many(server, sessions, deadline)
+    }
+
+    fn start_so_many(
+        server: Box<dyn FileServer>,
+        sessions: usize,
+        deadline: Duration,
+    ) -> std::io::Result<Self> {
+        let server: Arc<dyn FileServer> = Arc::from(server);
         let long = sessions - kept_for_short(sessions);
+        let background = long.saturating_sub(1).max(1);
         let (jobs, queue) = mpsc::channel::<Job>(sessions);
         let queue = Arc::new(Mutex::new(queue));
         for _ in 0..sessions {
@@ -114,7 +135,10 @@ impl Sessions {
             jobs,
             permits: Arc::new(Semaphore::new(sessions)),
             long: Arc::new(Semaphore::new(long)),
-            background: Arc::new(Semaphore::new(long.saturating_sub(1).max(1))),
+            background: Arc::new(Semaphore::new(background)),
+            copies: Arc::new(Semaphore::new(background.saturating_sub(1).max(1))),
+            listing: Arc::new(Semaphore::new(1)),
+            collecting: Arc::default(),
             waiting: Semaphore::new(MOST_WAITING),
             gauge: Gauge::default(),
             sessions,
@@ -131,6 +155,17 @@ impl Sessions {
     /// Its health now.
     pub(super) fn health(&self) -> Health {
         self.lock().clone()
+    }
+
+    /// For who is about to collect temporaries there; `None` while somebody does.
+    pub(super) fn begin_collecting(&self) -> Option<OwnedMutexGuard<()>> {
+        Arc::clone(&self.collecting).try_lock_owned().ok()
+    }
+
+    /// Waits until nobody collects temporaries there.
+    #[cfg(test)]
+    pub(super) async fn collected(&self) {
+        drop(self.collecting.lock().await);
     }
 
     /// Runs one short operation, unless the server is suspended.
@@ -255,15 +290,28 @@ impl Sessions {
     }
 
     async fn acquire(&self, kind: Kind) -> Option<Place> {
-        let mut narrow = [None, None];
+        let spare = if kind == Kind::Listing { self.spare() } else { None };
         // From the narrowest on: who waits for it holds nothing that others wait for.
-        if kind == Kind::Background {
-            narrow[0] = Some(Arc::clone(&self.background).acquire_owned().await.ok()?);
+        let narrow: &[_] = match kind {
+            Kind::Short | Kind::Probe => &[],
+            Kind::Long => &[&self.long],
+            Kind::Background => &[&self.background, &self.long],
+            Kind::Copy => &[&self.copies, &self.background, &self.long],
+            Kind::Listing if spare.is_some() => &[],
+            Kind::Listing => &[&self.listing],
+        };
+        let mut place = spare.unwrap_or_default();
+        for class in narrow {
+            place.push(Arc::clone(class).acquire_owned().await.ok()?);
         }
-        if matches!(kind, Kind::Long | Kind::Background) {
-            narrow[1] = Some(Arc::clone(&self.long).acquire_owned().await.ok()?);
-        }
-        Some((Arc::clone(&self.permits).acquire_owned().await.ok()?, narrow))
+        place.push(Arc::clone(&self.permits).acquire_owned().await.ok()?);
+        Some(place)
+    }
+
+    /// A place in the background that nobody has or waits for.
+    fn spare(&self) -> Option<Place> {
+        let free = |class: &Arc<Semaphore>| Arc::clone(class).try_acquire_owned().ok();
+        Some(vec![free(&self.background)?, free(&self.long)?])
     }
 
     async fn wait<T: Send + 'static>(
@@ -337,6 +385,8 @@ const fn kept_for_short(sessions: usize) -> usize {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Barrier;
+    use std::sync::atomic::{AtomicBool, Ordering};
     use std::sync::mpsc::channel;
 
     use super::super::file_server::Replica;
@@ -440,6 +490,68 @@ mod tests {
         assert!(begun.elapsed() < Duration::from_millis(300), "{:?}", begun.elapsed());
         for one in background {
             one.await.unwrap().unwrap();
+        }
+    }
+
+    #[tokio::test]
+    async fn however_few_sessions_there_are_copies_and_scrubs_keep_no_listing_waiting() {
+        use Kind::{Background, Copy, Listing, Long, Short};
+        let every = [Short, Listing, Long, Background];
+        // What goes on however many are under way that nobody waits for.
+        for (count, of, on) in [
+            (2, Copy, &every[..2]),
+            (3, Copy, &every[..3]),
+            (4, Copy, &every[..]),
+            (6, Copy, &every[..]),
+            (9, Copy, &every[..]),
+            (2, Background, &every[..2]),
+            (6, Background, &every[..3]),
+        ] {
+            let folder = tempfile::tempdir().unwrap();
+            let server = Directory::new("one", folder.path(), "vault-a", Steps::default());
+            let deadline = Duration::from_secs(20);
+            let sessions = Arc::new(Sessions::start_so_many(Box::new(server), count, deadline).unwrap());
+            let held = Arc::new(AtomicBool::new(true));
+            let slow = (0..count).map(|number| {
+                let (sessions, held) = (Arc::clone(&sessions), Arc::clone(&held));
+                let slow = move |_: &dyn FileServer, progress: &Progress| {
+                    while held.load(Ordering::Relaxed) {
+                        busy(progress, 1);
+                    }
+                    Ok(())
+                };
+                tokio::spawn(async move { sessions.run_as(of, number, slow).await })
+            });
+            let slow: Vec<_> = slow.collect();
+            tokio::time::sleep(Duration::from_millis(50)).await;
+            for (at, &kind) in on.iter().enumerate() {
+                let other = sessions.run_as(kind, "other", |_, _| Ok(()));
+                let other = tokio::time::timeout(Duration::from_secs(5), other).await;
+                other.unwrap_or_else(|_| panic!("{count} sessions: kind {at} waits")).unwrap();
+            }
+            held.store(false, Ordering::Relaxed);
+            for slow in slow {
+                slow.await.unwrap().unwrap();
+            }
+        }
+    }
+
+    #[tokio::test]
+    async fn listings_run_beside_each_other_where_no_whole_object_is_under_way() {
+        let folder = tempfile::tempdir().unwrap();
+        let sessions = Arc::new(sessions(&folder, Duration::from_secs(20)));
+        let together = Arc::new(Barrier::new(3));
+        let listings = (0..3).map(|number| {
+            let (sessions, together) = (Arc::clone(&sessions), Arc::clone(&together));
+            let listing = move |_: &dyn FileServer, _: &Progress| {
+                together.wait();
+                Ok(())
+            };
+            tokio::spawn(async move { sessions.run_as(Kind::Listing, number, listing).await })
+        });
+        for listing in listings.collect::<Vec<_>>() {
+            let listed = tokio::time::timeout(Duration::from_secs(5), listing).await;
+            listed.expect("they wait for each other").unwrap().unwrap();
         }
     }
 

@@ -293,7 +293,7 @@ async fn list(server: &Sessions, part: &str, most: usize) -> Result<Vec<ObjectId
     let mut ids: Vec<ObjectId> = Vec::new();
     loop {
         let (prefix, after) = (part.to_owned(), ids.last().copied());
-        let listed = server.run_as(Kind::Background, "list", move |server, progress| {
+        let listed = server.run_as(Kind::Listing, "list", move |server, progress| {
             server.list_watched(&prefix, after.as_ref(), PAGE, &|| progress.note())
         });
         let page = listed.await.map_err(|error| error.to_string())?;

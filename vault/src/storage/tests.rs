@@ -11,6 +11,7 @@ use futures_util::stream::{self, StreamExt, TryStreamExt};
 use super::step::Step;
 use super::*;
 
+mod adoption;
 mod crash;
 mod keys;
 mod mending;
@@ -147,6 +148,13 @@ async fn erase(storage: &Storage, id: &ObjectId) {
 async fn suspects_seen(storage: &Storage) {
     while !storage.0.suspects().is_empty() {
         tokio::time::sleep(Duration::from_millis(5)).await;
+    }
+}
+
+/// Waits until what was left half-written is collected, if that has begun.
+async fn collected(storage: &Storage) {
+    for server in &storage.0.servers {
+        server.collected().await;
     }
 }
 

@@ -2,8 +2,8 @@
 //! itself, so that a slow copy keeps nothing else waiting. Bounded, so that it never starves uploads.
 
 use std::collections::HashSet;
-use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
+use std::sync::{Arc, PoisonError};
 use std::time::Duration;
 
 use futures_util::future::join_all;
@@ -70,14 +70,14 @@ impl Storage {
             inner.ask_for_intents().await?;
         }
         inner.go_on_with_asked().await?;
-        inner.collect_if_due().await;
+        inner.collect_if_due();
         let purged = inner.purge_due().await?;
         Ok(Turn { settled: inner.settle_intents().await?, purged, ..Turn::default() })
     }
 }
 
 impl Inner {
-    async fn probe(&self, server: &Sessions) {
+    async fn probe(&self, server: &Arc<Sessions>) {
         if server.health().suspended.is_some() {
             self.attach(server).await;
         }
@@ -110,7 +110,7 @@ impl Inner {
     }
 
     /// The other vault may have died in mid-write and stay away, while this one never attaches anew.
-    async fn collect_if_due(&self) {
+    fn collect_if_due(&self) {
         let due = {
             let mut last = self.collected.lock().unwrap_or_else(PoisonError::into_inner);
             let due = last.is_some_and(|last| moment().saturating_duration_since(last) >= COLLECT_EVERY);
@@ -121,18 +121,7 @@ impl Inner {
         };
         if due {
             let up = self.servers.iter().filter(|server| server.health().suspended.is_none());
-            join_all(up.map(|server| self.collect_temporaries(server))).await;
-        }
-    }
-
-    /// Removes what was left half-written on a file server and what nobody writes any more.
-    pub(super) async fn collect_temporaries(&self, server: &Sessions) {
-        let collected =
-            server.run_as(Kind::Background, "tmp", |server, _| server.collect_temporaries(clock(), STALE));
-        match collected.await {
-            Ok(0) => {}
-            Ok(count) => tracing::info!(server = server.name(), count, "stale temporary files removed"),
-            Err(error) => tracing::warn!("{error}"),
+            up.for_each(collect_temporaries);
         }
     }
 
@@ -174,4 +163,22 @@ impl Inner {
     fn foreign(&self) -> std::sync::MutexGuard<'_, HashSet<ObjectId>> {
         self.foreign.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// Begins to remove what was left half-written on a file server and what nobody writes any more,
+/// unless that goes on already. Nobody waits for it: however long it takes, or waits for a place,
+/// probing and tending go on.
+pub(super) fn collect_temporaries(server: &Arc<Sessions>) {
+    let Some(begun) = server.begin_collecting() else { return };
+    let server = Arc::clone(server);
+    tokio::spawn(async move {
+        let _begun = begun;
+        let collected =
+            server.run_as(Kind::Listing, "tmp", |server, _| server.collect_temporaries(clock(), STALE));
+        match collected.await {
+            Ok(0) => {}
+            Ok(count) => tracing::info!(server = server.name(), count, "stale temporary files removed"),
+            Err(error) => tracing::warn!("{error}"),
+        }
+    });
 }

@@ -136,7 +136,7 @@ impl Inner {
 
     /// Refuses at once where the upload could only fail.
     fn check_places(&self) -> Result<(), StorageError> {
-        let health: Vec<_> = self.servers.iter().map(Sessions::health).collect();
+        let health: Vec<_> = self.servers.iter().map(|server| server.health()).collect();
         let able = health.iter().filter(|health| health.suspended.is_none() && !health.full).count();
         let needed = self.settings.min_replicas;
         if able >= needed {

@@ -214,18 +214,22 @@ impl Catalog {
         .await
     }
 
-    /// A file server's name will stand for a new place: nothing of what was there is, all of it
-    /// is owed.
+    /// A file server's name will stand for a new place, for `successor` where that is known already:
+    /// nothing of what was there is, all of it is owed.
     ///
     /// # Errors
     /// As every write.
     pub(in crate::storage) async fn forget_place(
         &self,
         server: String,
+        successor: Option<String>,
         now: i64,
     ) -> Result<u64, CatalogError> {
         self.write(move |db| {
             db.execute("DELETE FROM places WHERE server = ?1", [&server])?;
+            if let Some(place) = &successor {
+                rows::remember_place(db, &server, place)?;
+            }
             db.execute("DELETE FROM generations WHERE server = ?1", [&server])?;
             let sql = "DELETE FROM replicas WHERE server = ?1 AND state = 'removal_owed'";
             db.execute(sql, [&server])?;

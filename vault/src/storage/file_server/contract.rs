@@ -72,7 +72,15 @@ pub(super) fn run(
 }
 
 fn attaches_to_its_own_place_only(server: &dyn FileServer, again: &dyn Fn() -> Box<dyn FileServer>) {
+    assert_eq!(again().marker().unwrap(), None);
+    assert!(
+        matches!(again().attach(None, false), Err(FileServerError::NotOurs { .. })),
+        "it is nobody's yet"
+    );
     let place = server.attach(None, true).unwrap();
+    assert_eq!(again().marker().unwrap(), Some(place.clone()));
+    assert!(again().free_space().is_err(), "looking at a marker believes nothing");
+    assert!(again().free_space_anywhere().unwrap() > 0, "whichever place it is");
     assert_eq!(server.attach(Some(&place), true).unwrap(), place);
     assert_eq!(again().attach(None, true).unwrap(), place, "a place is claimed once");
     let refused = again().attach(Some("0123456789abcdef0123456789abcdef"), true).unwrap_err();

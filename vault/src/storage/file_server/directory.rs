@@ -350,22 +350,19 @@ impl FileServer for Directory {
     }
 
     fn attach(&self, expected: Option<&str>, may_claim: bool) -> Result<String, FileServerError> {
-        let found = match (self.place.read()?, expected) {
-            (Some(found), Some(expected)) if found != expected => {
-                return Err(self.place.not_ours("its marker is not the one the catalog knows"));
-            }
-            (Some(found), _) => found,
-            (None, _) if expected.is_some() || !may_claim => {
-                return Err(self
-                    .place
-                    .not_ours("its marker is missing, and the catalog knows objects there: not mounted?"));
-            }
-            (None, _) => self.write_marker()?,
+        let recognised = layout::recognise(self.place.read()?, expected, may_claim);
+        let found = match recognised.map_err(|why| self.place.not_ours(why))? {
+            Some(found) => found,
+            None => self.write_marker()?,
         };
         self.place.attached(&found);
         // A backup may have left it out. Where it cannot be made, whoever writes is told why.
         let _ = std::fs::create_dir(layout::temporaries(&self.root));
         Ok(found)
+    }
+
+    fn marker(&self) -> Result<Option<String>, FileServerError> {
+        self.place.read()
     }
 
     fn put_watched(
@@ -509,6 +506,10 @@ impl FileServer for Directory {
 
     fn free_space(&self) -> Result<u64, FileServerError> {
         self.place.check()?;
+        self.free_space_anywhere()
+    }
+
+    fn free_space_anywhere(&self) -> Result<u64, FileServerError> {
         let space = rustix::fs::statvfs(&self.root)
             .map_err(|error| wrap(&self.name, "free space")(std::io::Error::from(error)))?;
         Ok(space.f_bavail.saturating_mul(space.f_frsize))

@@ -37,6 +37,26 @@ pub(super) fn parse_marker<'text>(text: &'text str, name: &str) -> Result<&'text
     }
 }
 
+/// Is the place of this marker the one that it should be? `None`: it is nobody's yet, and may be claimed.
+///
+/// # Errors
+/// It is not.
+pub(in crate::storage) fn recognise(
+    found: Option<String>,
+    expected: Option<&str>,
+    may_claim: bool,
+) -> Result<Option<String>, &'static str> {
+    match (found, expected) {
+        (Some(found), Some(expected)) if found != expected => {
+            Err("its marker is not the one the catalog knows")
+        }
+        (None, _) if expected.is_some() || !may_claim => {
+            Err("its marker is missing, and the catalog knows objects there: not mounted?")
+        }
+        (found, _) => Ok(found),
+    }
+}
+
 /// Where an object's replica lies below `root`.
 pub(super) fn replica_path(root: &Path, id: &ObjectId) -> PathBuf {
     let text = id.to_string();

@@ -349,6 +349,13 @@ impl FileServer for Sftp {
         Ok(found)
     }
 
+    fn marker(&self) -> Result<Option<String>, FileServerError> {
+        let read = begin(&self.control, |link| self.place.read(link));
+        let (found, lane) = read.map_err(|failed| self.fail("marker", failed))?;
+        lane.give_back();
+        Ok(found)
+    }
+
     fn put_watched(
         &self,
         id: &ObjectId,
@@ -450,9 +457,13 @@ impl FileServer for Sftp {
         Ok(removed)
     }
 
-    /// A server that cannot say has, as far as anybody knows, space without end.
     fn free_space(&self) -> Result<u64, FileServerError> {
         self.check_place()?;
+        self.free_space_anywhere()
+    }
+
+    /// A server that cannot say has, as far as anybody knows, space without end.
+    fn free_space_anywhere(&self) -> Result<u64, FileServerError> {
         let space = self.ask(&self.control, |link| link.space(&self.root));
         Ok(space.map_err(|failed| self.fail("free space", failed))?.map_or(u64::MAX, |(bytes, _)| bytes))
     }

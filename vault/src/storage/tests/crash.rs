@@ -49,6 +49,7 @@ async fn life(place: &Place, fatal: usize, acknowledged: &mut Vec<ObjectId>) -> 
 
 async fn check(place: &Place, acknowledged: &[ObjectId], fatal: usize) {
     let storage = place.open("vault-a").await;
+    collected(&storage).await;
     assert_eq!(
         place.rest(),
         Vec::<std::path::PathBuf>::new(),

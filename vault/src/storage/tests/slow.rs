@@ -1,6 +1,8 @@
 //! Promises about a file server that gets on, but slowly: nobody waits for it who need not, and
 //! what it does in the end counts.
 
+use super::sessions::{Kind, Progress};
+use super::upkeep::rebuilt;
 use super::*;
 
 /// Sleeps before every piece that is written to file server `two`.
@@ -119,4 +121,106 @@ async fn a_reader_does_not_wait_until_a_bad_replica_is_read_whole_and_set_aside(
     assert_eq!(found(&storage, &id).await.stored_on(), ["two"]);
     assert_eq!(files_below(&place.path("one/quarantine")).len(), 1);
     assert_eq!(storage.repair_turn().await.unwrap().copied, 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn slow_copies_keep_no_comparison_removal_rebuilding_or_scrub_waiting() {
+    let place = Place::new();
+    let (held, reached, two) =
+        (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)), place.path("two/tmp"));
+    let (hold, reach) = (Arc::clone(&held), Arc::clone(&reached));
+    let steps = Steps::watched(move |step| {
+        if matches!(step, Step::WriteFile(path) if path.starts_with(&two)) && hold.load(Ordering::SeqCst) {
+            reach.fetch_add(1, Ordering::SeqCst);
+            while hold.load(Ordering::SeqCst) {
+                std::thread::sleep(Duration::from_millis(10));
+            }
+        }
+    });
+    let mut settings = place.settings("vault-a");
+    settings.file_server_timeout = Duration::from_secs(120);
+    let storage = Storage::open_watched(settings, "vault-a", steps).await.unwrap();
+    put(&storage, "kept", b"kept").await.unwrap();
+    let gone = put(&storage, "gone", b"gone").await.unwrap().entry.id;
+    let aside = place.path("two").join(format!("quarantine/{gone}~{}", random_hex()));
+    std::fs::write(&aside, b"opens with the escrow key").unwrap();
+    storage.0.servers[1].suspend(&FileServerError::Absent { server: String::new(), object: String::new() });
+    for key in ["first", "second", "third", "fourth"] {
+        put(&storage, key, &noise(2 << 20)[key.len()..]).await.unwrap();
+    }
+    storage.probe_turn().await;
+    storage.delete(&gone).await.unwrap();
+    storage.0.catalog.purge(vec![gone], now()).await.unwrap();
+    held.store(true, Ordering::SeqCst);
+    let paying = tokio::spawn({
+        let storage = storage.clone();
+        async move { storage.pay_turn().await.unwrap() }
+    });
+    let others = async {
+        while reached.load(Ordering::SeqCst) < 2 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        // All four have asked for a place.
+        tokio::time::sleep(Duration::from_millis(300)).await;
+        assert_eq!(storage.sync().await.unwrap().unlisted, Vec::<String>::new());
+        while storage.status().await.unwrap().removals_owed > 0 {
+            tokio::time::sleep(Duration::from_millis(10)).await;
+        }
+        assert!(!aside.exists());
+        let told = rebuilt(&storage, None, true).await;
+        assert_eq!((told.finished, told.failed), (true, 0), "{told:?}");
+        storage.scrub().await.unwrap();
+        while storage.scrub_turn().await.unwrap() {}
+        let scrubbed = storage.status().await.unwrap().scrub;
+        assert_eq!((scrubbed.checked, scrubbed.damaged, scrubbed.skipped), (6, 0, 0));
+    };
+    tokio::time::timeout(Duration::from_secs(30), others).await.expect("they wait for the copies");
+    assert!(!paying.is_finished() && place.replicas("two").len() == 1, "no copy came to its end");
+    held.store(false, Ordering::SeqCst);
+    let paid = paying.await.unwrap();
+    assert_eq!((paid.copied, paid.failed), (4, 0));
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_collection_that_finds_no_place_keeps_neither_probing_nor_tending_and_is_queued_once() {
+    let place = Place::new();
+    let storage = place.open("vault-a").await;
+    storage.tend_turn().await.unwrap();
+    collected(&storage).await;
+    let torn = place.path("one/tmp/vault-a~torn");
+    std::fs::write(&torn, "torn").unwrap();
+    let held = Arc::new(AtomicBool::new(true));
+    let mut holding = Vec::new();
+    // Whatever a collection could run in: three places in the background, and that of listings.
+    for kind in [Kind::Background, Kind::Background, Kind::Background, Kind::Listing] {
+        let (storage, held) = (storage.clone(), Arc::clone(&held));
+        holding.push(tokio::spawn(async move {
+            let hold = move |_: &dyn file_server::FileServer, progress: &Progress| {
+                while held.load(Ordering::SeqCst) {
+                    std::thread::sleep(Duration::from_millis(10));
+                    progress.note();
+                }
+                Ok(())
+            };
+            storage.0.servers[0].run_as(kind, "held", hold).await
+        }));
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    let turns = async {
+        storage.0.servers.iter().for_each(|server| {
+            server.suspend(&FileServerError::Absent { server: String::new(), object: String::new() });
+        });
+        storage.probe_turn().await;
+        assert!(storage.status().await.unwrap().file_servers.iter().all(|server| server.up));
+        storage.tend_turn().await.unwrap();
+        storage.0.servers[1].collected().await;
+    };
+    tokio::time::timeout(Duration::from_secs(10), turns).await.expect("they wait for the collection");
+    assert!(torn.exists() && storage.0.servers[0].begin_collecting().is_none(), "one waits for its place");
+    held.store(false, Ordering::SeqCst);
+    for held in holding {
+        held.await.unwrap().unwrap();
+    }
+    collected(&storage).await;
+    assert!(!torn.exists());
 }

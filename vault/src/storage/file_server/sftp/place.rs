@@ -43,17 +43,10 @@ impl Place {
         own: &str,
     ) -> Result<(String, Flushed), Failed> {
         let mut flushed = Flushed::Yes;
-        let found = match (self.read(link)?, expected) {
-            (Some(found), Some(expected)) if found != expected => {
-                return Err(Failed::Place("its marker is not the one the catalog knows"));
-            }
-            (Some(found), _) => found,
-            (None, _) if expected.is_some() || !may_claim => {
-                return Err(Failed::Place(
-                    "its marker is missing, and the catalog knows objects there: not mounted?",
-                ));
-            }
-            (None, _) => {
+        let recognised = layout::recognise(self.read(link)?, expected, may_claim);
+        let found = match recognised.map_err(Failed::Place)? {
+            Some(found) => found,
+            None => {
                 flushed = self.claim(link, own)?;
                 self.read(link)?.ok_or(Failed::Place("its marker vanished"))?
             }
@@ -91,7 +84,8 @@ impl Place {
         }
     }
 
-    fn read(&self, link: &mut Link) -> Result<Option<String>, Failed> {
+    /// The id on the marker; `None` where there is no marker.
+    pub(super) fn read(&self, link: &mut Link) -> Result<Option<String>, Failed> {
         let mut file = match link.open(&self.root.join("marker")) {
             Ok(file) => file,
             Err(trouble) if trouble.kind == Kind::Missing => return Ok(None),
