@@ -39,7 +39,9 @@ pub enum DefinitionError {
     #[error("expires_after: 0 seconds; write at least 1, or leave it out")]
     Expiry,
     /// The pattern.
-    #[error("pattern {pattern}: {why}; write text with one {{n}} or {{n:06}}, and {{year}} or {{year}}{{month}} for periods")]
+    #[error(
+        "pattern {pattern}: {why}; write text with one {{n}} or {{n:06}}, and {{year}} or {{year}}{{month}} for periods"
+    )]
     Pattern {
         /// As given.
         pattern: String,
@@ -179,7 +181,9 @@ impl Pattern {
                 field => {
                     let width = field.strip_prefix("n:").and_then(|width| width.parse().ok());
                     let width = width.filter(|width| (1..=MAX_WIDTH).contains(width));
-                    Part::Number(width.ok_or_else(|| refuse("an unknown field, or one wider than 19 digits"))?)
+                    Part::Number(
+                        width.ok_or_else(|| refuse("an unknown field, or one wider than 19 digits"))?,
+                    )
                 }
             });
             rest = after;
@@ -251,7 +255,19 @@ mod tests {
 
     #[test]
     fn what_would_give_two_numbers_one_text_is_refused() {
-        for pattern in ["", "INV", "{n}{n}", "{month}-{n}", "{n:0}", "{n:20}", "{n:x}", "{day}{n}", "{n", "n}{n}", "a\n{n}"] {
+        for pattern in [
+            "",
+            "INV",
+            "{n}{n}",
+            "{month}-{n}",
+            "{n:0}",
+            "{n:20}",
+            "{n:x}",
+            "{day}{n}",
+            "{n",
+            "n}{n}",
+            "a\n{n}",
+        ] {
             by(pattern).check().unwrap_err();
         }
         assert!(by(&format!("{{n}}{}", "x".repeat(MAX_PATTERN))).check().is_err());

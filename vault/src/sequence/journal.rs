@@ -279,7 +279,9 @@ impl Journal {
             }
             cut_off(&transaction, cut.index)?;
             self.standing = derived(&transaction)?;
-            touched.extend(self.standing.names().chain(self.standing.definitions().map(|(name, _)| name)).cloned());
+            touched.extend(
+                self.standing.names().chain(self.standing.definitions().map(|(name, _)| name)).cloned(),
+            );
         }
         for entry in entries {
             insert(&transaction, "entry", entry)?;

@@ -67,8 +67,9 @@ pub struct Standing {
 }
 
 impl Series {
-    fn new(size: u64, last: u64) -> Self {
-        Self { size, cursor: last + 1, taken: RangeInclusiveSet::new(), ranges: BTreeMap::new() }
+    /// A series whose numbers up to `last` are given.
+    fn after(last: u64) -> Self {
+        Self { cursor: last + 1, taken: RangeInclusiveSet::new(), ranges: BTreeMap::new() }
     }
 
     /// The open ranges, by their first number.
@@ -268,7 +269,12 @@ impl Standing {
         self.definition(name).map_or(0, |definition| definition.range)
     }
 
-    fn define(&mut self, base: SeriesName, definition: &Definition, last: impl FnOnce() -> u64) -> SeriesName {
+    fn define(
+        &mut self,
+        base: SeriesName,
+        definition: &Definition,
+        last: impl FnOnce() -> u64,
+    ) -> SeriesName {
         if definition.range > 0 && definition.counted() == Counted::Through {
             self.series.entry(base.clone()).or_insert_with(|| Series::after(last()));
         }

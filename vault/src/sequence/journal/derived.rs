@@ -84,7 +84,7 @@ pub(super) fn put_series(
     standing: &Standing,
     name: &SeriesName,
 ) -> rusqlite::Result<()> {
-    let mut put = |table: &str, text: serde_json::Result<String>| {
+    let put = |table: &str, text: serde_json::Result<String>| {
         let text = text.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
         let sql =
             format!("INSERT INTO {table} VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET text = excluded.text");
