@@ -94,6 +94,14 @@ pub enum SequenceError {
         "there is nothing to re-seed: the other vault must be connected, with an empty journal in the place of the one it had; vault status tells how things stand"
     )]
     NothingToReseed,
+    /// This vault's own journal is not to be relied on, or it has never met the other vault.
+    #[error(
+        "this vault cannot take over: its journal is damaged, not yet whole, or has never met the other vault's; vault status tells how things stand"
+    )]
+    MayNotTakeOver,
+    /// There are no two owners.
+    #[error("there is nothing to yield: the two vaults are not both the ledger's owners of one epoch")]
+    NothingToYield,
     /// The journal cannot be read.
     #[error("the journal cannot be read; the operator finds the cause in the log")]
     Unreadable,
@@ -299,6 +307,15 @@ impl Sequence {
         self.wish(name, Wish::Reserve { key, ticket }).await
     }
 
+    /// The sender of `key` never heard its number, and takes the key `by` instead: from now on
+    /// `key` has none that counts.
+    ///
+    /// # Errors
+    /// [`Refused::HasNumber`] where there is no doubt; else see [`SequenceError`].
+    pub async fn supersede(&self, name: SeriesName, key: String, by: String) -> Result<(), SequenceError> {
+        self.wish(name, Wish::Supersede { key, by }).await.map(drop)
+    }
+
     /// This document uses the number.
     ///
     /// # Errors
@@ -370,8 +387,34 @@ impl Sequence {
     /// # Errors
     /// [`SequenceError::NothingToReseed`], or the disk.
     pub async fn reseed(&self) -> Result<u64, SequenceError> {
+        self.told(Work::Reseed).await
+    }
+
+    /// Makes this vault the ledger's owner in a new epoch, which is told; the other follows as soon
+    /// as they meet. With `alone`, records go on without the other vault: the word of an operator
+    /// who has made sure that it is off. Numbers never do.
+    ///
+    /// # Errors
+    /// [`SequenceError::MayNotTakeOver`], or the disk.
+    pub async fn take_over(&self, alone: bool) -> Result<u64, SequenceError> {
+        self.told(|done| Work::TakeOver(alone, done)).await
+    }
+
+    /// Of two owners of one epoch the other one is right: what this vault entered in that epoch,
+    /// which was never answered as final, gives way.
+    ///
+    /// # Errors
+    /// [`SequenceError::NothingToYield`], or the disk.
+    pub async fn give_way(&self) -> Result<u64, SequenceError> {
+        self.told(Work::Yield).await
+    }
+
+    async fn told(
+        &self,
+        word: impl FnOnce(oneshot::Sender<Result<u64, SequenceError>>) -> Work,
+    ) -> Result<u64, SequenceError> {
         let (done, outcome) = oneshot::channel();
-        self.work.try_send(Work::Reseed(done)).map_err(|_| SequenceError::Busy)?;
+        self.work.try_send(word(done)).map_err(|_| SequenceError::Busy)?;
         match timeout(ANSWER_DEADLINE, outcome).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Err(SequenceError::Busy),

@@ -56,6 +56,12 @@ impl World {
         let disk = self.vaults[who].seen();
         for (name, wish) in wishes {
             let known = if alone { disk.own(&name, &wish) } else { disk.context(&name, &wish).known };
+            if let Wish::Supersede { key, .. } = &wish {
+                let by = alone.then_some(disk.life).flatten();
+                let told = self.told.gave_up.entry((name, key.clone())).or_insert(by);
+                *told = told.and(by);
+                continue;
+            }
             let known = known.ok_or_else(|| format!("{wish:?} is final and not in the journal"))?;
             let by = alone.then_some(disk.life).flatten();
             self.log.push(format!(
@@ -88,9 +94,8 @@ impl World {
                 return Err(format!("entry {} may be read and is on one disk only", alone.index));
             }
         }
-        for entry in given(&disk.entries, |act| matches!(act, Act::Displace(_) | Act::Doubt))
-            .filter(|entry| entry.index <= last)
-        {
+        let untold = |act: &Act| matches!(act, Act::Displace(_) | Act::Doubt | Act::Supersede(_));
+        for entry in given(&disk.entries, untold).filter(|entry| entry.index <= last) {
             let name = SeriesName { owner: entry.owner.clone(), series: entry.series.clone() };
             self.told.tell(&name, &entry.key, entry.number, None)?;
         }
@@ -114,9 +119,18 @@ impl World {
                 self.keys.push((series(name), ticket));
                 (series(name), Wish::Reserve { key: format!("k{}", self.keys.len()), ticket })
             }
-            6 | 7 if !self.keys.is_empty() => {
-                // Sent again, perhaps to the other vault.
+            6 if !self.keys.is_empty() && self.random.chance(25) => {
+                // Its sender never heard the number, and takes another key.
                 let pick = self.random.place(self.keys.len());
+                let name = self.keys[pick].0.clone();
+                self.keys.push((name.clone(), Some(life)));
+                let by = format!("k{}", self.keys.len());
+                (name, Wish::Supersede { key: format!("k{}", pick + 1), by })
+            }
+            6 | 7 if !self.keys.is_empty() => {
+                // Sent again, perhaps to the other vault, and mostly soon.
+                let recent = if self.random.chance(60) { 4 } else { self.keys.len() };
+                let pick = self.keys.len() - 1 - self.random.place(recent.min(self.keys.len()));
                 let (name, ticket) = self.keys[pick].clone();
                 (name, Wish::Reserve { key: format!("k{}", pick + 1), ticket })
             }
@@ -188,7 +202,7 @@ impl World {
                 Verdict::Wait => vault.waiting.push((name, wish)),
             }
         }
-        for (name, known) in answers {
+        for (name, known) in answers.into_iter().filter(|(_, known)| known.number.number > 0) {
             self.told.tell(&name, &known.number.key, known.number.number, None)?;
         }
         if drafts.is_empty() { Ok(()) } else { self.input(who, Input::Propose(drafts)) }
@@ -221,7 +235,7 @@ impl World {
             }
         }
         let life = place.life;
-        for (name, known) in answers {
+        for (name, known) in answers.into_iter().filter(|(_, known)| known.number.number > 0) {
             let by = seen.own_number(&name, known.number.number).then_some(life);
             self.told.tell(&name, &known.number.key, known.number.number, by)?;
         }

@@ -2,7 +2,8 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use vault::sequence::book::SeriesName;
+use shared::api::NumberState;
+use vault::sequence::book::{SeriesName, Wish};
 use vault::sequence::entry::{Act, Entry, Life, Tail, verified};
 
 use crate::disk::{Disk, given};
@@ -15,6 +16,8 @@ pub(crate) struct Told {
     keys: BTreeMap<(SeriesName, u64), String>,
     /// Who told it alone first, where nobody told it in a session.
     alone: BTreeMap<(SeriesName, String), Life>,
+    /// Keys that were given up, as their senders were told, and who told it alone.
+    pub(crate) gave_up: BTreeMap<(SeriesName, String), Option<Life>>,
     /// How many were told alone, and how many keys were refused for good.
     pub(crate) given_alone: usize,
     pub(crate) lost: usize,
@@ -45,6 +48,23 @@ impl Told {
             Some(old) if old != key => Err(format!("number {number} was given to {old}, now to {key}")),
             _ => Ok(()),
         }
+    }
+
+    /// No key that was given up has a number that counts, unless somebody confirmed it, or only a
+    /// lost life knew of it.
+    pub(crate) fn given_up(&self, disk: &Disk, is_excused: impl Fn(Life) -> bool) -> Checked {
+        for ((name, key), by) in &self.gave_up {
+            if by.is_some_and(&is_excused) {
+                continue;
+            }
+            let wish = Wish::Reserve { key: key.clone(), ticket: None };
+            let known = disk.context(name, &wish).known.map(|known| known.number);
+            match known.map(|number| (number.state, number.number)) {
+                Some((NumberState::Void | NumberState::Confirmed, _)) => {}
+                left => return Err(format!("key {key} was given up, and the ledger says {left:?}")),
+            }
+        }
+        Ok(())
     }
 
     /// Whatever a caller was told stands in the ledger, but for what a vault answered alone in a

@@ -1,7 +1,7 @@
 //! What a simulated vault's disk holds, and where chance comes from. Knows nothing of crashes.
 
 use shared::api::{Number, NumberState};
-use vault::sequence::book::{Context, Known, SeriesName, Wish};
+use vault::sequence::book::{Context, Known, SeriesName, Wish, given_up_for};
 use vault::sequence::entry::{Act, Entry, Life, Tail, verified};
 use vault::sequence::protocol::{Memory, Write};
 use vault::sequence::standing::Standing;
@@ -51,6 +51,7 @@ impl Disk {
             epoch: 1,
             owns,
             alone: false,
+            whole: true,
             solo: Tail::default(),
             peer_journal: None,
             peer_durable: 0,
@@ -128,7 +129,7 @@ pub(crate) fn place(index: u64) -> usize {
 
 fn concerns(entry: &Entry, wish: &Wish) -> bool {
     match wish {
-        Wish::Reserve { key, .. } => entry.key == *key,
+        Wish::Reserve { key, .. } | Wish::Supersede { key, .. } => entry.key == *key,
         Wish::Confirm { number, .. } | Wish::Void { number, .. } => entry.number == *number,
     }
 }
@@ -136,7 +137,13 @@ fn concerns(entry: &Entry, wish: &Wish) -> bool {
 fn is_about_a_number(act: &Act) -> bool {
     matches!(
         act,
-        Act::Reserve(_) | Act::Confirm(_) | Act::Void(_) | Act::Spoil(_) | Act::Displace(_) | Act::Doubt
+        Act::Reserve(_)
+            | Act::Confirm(_)
+            | Act::Void(_)
+            | Act::Spoil(_)
+            | Act::Displace(_)
+            | Act::Doubt
+            | Act::Supersede(_)
     )
 }
 
@@ -154,6 +161,9 @@ pub(crate) fn known(entries: &[Entry], name: &SeriesName, pick: impl Fn(&Entry) 
             found = None;
             continue;
         }
+        if let Act::Reserve(_) = entry.act {
+            found = None;
+        }
         let mut number = found.map_or_else(
             || Number {
                 series: entry.series.clone(),
@@ -170,6 +180,10 @@ pub(crate) fn known(entries: &[Entry], name: &SeriesName, pick: impl Fn(&Entry) 
             Act::Confirm(hash) => {
                 number.state = NumberState::Confirmed;
                 number.document_hash = Some(hash.clone());
+            }
+            Act::Supersede(by) => {
+                number.state = NumberState::Void;
+                number.reason = Some(given_up_for(by));
             }
             Act::Doubt => number.state = NumberState::Doubtful,
             Act::Void(reason) | Act::Spoil(reason) => {

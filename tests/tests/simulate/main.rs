@@ -142,6 +142,11 @@ fn control_a_number_for_a_key_of_a_lost_life_is_noticed() {
     must_fail(Control::LostKeysLive, true, "was told");
 }
 
+#[test]
+fn control_forgetting_that_a_key_was_given_up_is_noticed() {
+    must_fail(Control::ForgetsGivenUp, false, "was given up");
+}
+
 fn draft(number: u64) -> Draft {
     let (owner, series, key) = ("erp".to_owned(), "INV".to_owned(), format!("k{number}"));
     Draft { owner, series, number, key, act: Act::Reserve(None), at: 0, carried: None }
@@ -149,7 +154,17 @@ fn draft(number: u64) -> Draft {
 
 fn memory(journal: u128, owns: bool, epoch: u64, peer_journal: Option<u128>) -> Memory {
     let solo = Tail::default();
-    Memory { journal, epoch, owns, alone: false, solo, peer_journal, peer_durable: 0, settled: 0 }
+    Memory {
+        journal,
+        epoch,
+        owns,
+        alone: false,
+        whole: true,
+        solo,
+        peer_journal,
+        peer_durable: 0,
+        settled: 0,
+    }
 }
 
 /// A follower in a session with an empty ledger, and the session.

@@ -44,7 +44,8 @@ impl World {
     }
 
     pub(crate) fn crash(&mut self, who: usize) -> Checked {
-        let hit_the_disk = self.random.chance(50);
+        let linger = self.control == Control::RemainsLinger && self.vaults[who].remains.is_some();
+        let hit_the_disk = self.random.chance(50) || linger;
         let power_fails = self.random.chance(30);
         let vault = &mut self.vaults[who];
         if let Some(write) = vault.writing.take().or_else(|| vault.remains.take())
@@ -73,9 +74,13 @@ impl World {
         }
         self.crash(who)?;
         let fresh = Disk::new(&mut self.random, who == 0);
+        let other_machine = self.random.chance(30);
         let put_back = if self.random.chance(50) { self.vaults[who].copy.clone() } else { None };
         let vault = &mut self.vaults[who];
         vault.damaged = true;
+        if put_back.is_none() && other_machine {
+            (vault.witness, vault.mirror) = (None, None);
+        }
         vault.disk = put_back.filter(|_| !unseen).unwrap_or(fresh);
         if unseen {
             for vault in &mut self.vaults {
@@ -90,7 +95,7 @@ impl World {
     pub(crate) fn take_over(&mut self, who: usize) -> Checked {
         let alone = self.random.chance(40);
         match &self.vaults[who].core {
-            Some(core) if core.may_take_over() && !self.vaults[who].damaged => {
+            Some(core) if core.may_take_over() => {
                 self.log.push(format!("{} takes over, alone: {alone}", self.vaults[who].name));
                 self.input(who, Input::TakeOver(alone))
             }

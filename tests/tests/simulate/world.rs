@@ -6,8 +6,8 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
 use vault::sequence::alone::Alone;
 use vault::sequence::book::{SeriesName, Wish};
-use vault::sequence::carry::{self, carry};
-use vault::sequence::entry::{BATCH, Entry, Life};
+use vault::sequence::carry::{self, Alarm, carry};
+use vault::sequence::entry::{Act, BATCH, Entry, Life};
 use vault::sequence::protocol::{Core, Input, Message, Output, Write};
 use vault::sequence::standing::LifeState;
 use vault::sequence::witness::Witness;
@@ -41,6 +41,8 @@ pub(crate) enum Control {
     OwnJournalOnly,
     /// What a lost life may have answered alone counts although nobody was told of it.
     KeepsWhatIsDoubtful,
+    /// What is carried over counts although its key was given up.
+    ForgetsGivenUp,
     /// A key of a lost life gets a number like any other.
     LostKeysLive,
 }
@@ -214,10 +216,19 @@ impl World {
                 };
                 let last = self.vaults[who].core.as_ref().map_or(0, Core::final_index);
                 let carried = carry(&rows, &disk.standing, last, place)?;
-                if let Some(alarm) = carried.alarms.first() {
+                // A number that was confirmed by whoever was told it, or was given for a key that
+                // its sender gave up, is for the operator to look at.
+                let known = |alarm: &&Alarm| {
+                    !matches!(alarm, Alarm::GivenUp { .. } | Alarm::Late { given_up: true, .. })
+                };
+                if let Some(alarm) = carried.alarms.iter().find(known) {
                     return Err(format!("alarm: {alarm}"));
                 }
-                inputs.push_back(Input::Adopt(carried.drafts, carried.upto));
+                let mut drafts = carried.drafts;
+                if self.control == Control::ForgetsGivenUp {
+                    drafts.retain(|draft| !matches!(draft.act, Act::Void(_)) || draft.carried.is_some());
+                }
+                inputs.push_back(Input::Adopt(drafts, carried.upto));
             }
             Output::Settle => {
                 let drafts = self.chores(who);
@@ -353,6 +364,7 @@ impl World {
         self.look_up(1)?;
         whole(&a)?;
         let is_lost = |life| a.standing.life(life).is_none_or(|state| state == LifeState::Lost);
+        self.told.given_up(&a, is_lost)?;
         self.told.recorded(&a.entries, is_lost)
     }
 

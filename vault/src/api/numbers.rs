@@ -184,6 +184,12 @@ fn refusal(error: SequenceError) -> Refusal {
             Refusal::new(StatusCode::CONFLICT, "already_void", text)
         }
         SequenceError::Refused(Refused::KeyLost) => Refusal::new(StatusCode::GONE, "key_lost", text),
+        SequenceError::Refused(Refused::Superseded { .. }) => {
+            Refusal::new(StatusCode::CONFLICT, "key_superseded", text)
+        }
+        SequenceError::Refused(Refused::HasNumber { .. }) => {
+            Refusal::new(StatusCode::CONFLICT, "key_has_number", text)
+        }
         SequenceError::Refused(Refused::Exhausted { .. }) => {
             Refusal::new(StatusCode::CONFLICT, "series_exhausted", text)
         }
@@ -192,6 +198,8 @@ fn refusal(error: SequenceError) -> Refusal {
         }
         SequenceError::Closed(_) => Refusal::later("numbering_closed", text, Duration::from_secs(60)),
         SequenceError::NothingToReseed => Refusal::new(StatusCode::CONFLICT, "nothing_to_reseed", text),
+        SequenceError::MayNotTakeOver => Refusal::new(StatusCode::CONFLICT, "may_not_take_over", text),
+        SequenceError::NothingToYield => Refusal::new(StatusCode::CONFLICT, "nothing_to_yield", text),
         SequenceError::InDoubt => Refusal::later("in_doubt", text, Duration::from_secs(1)),
         SequenceError::Busy => Refusal::later("busy", text, Duration::from_secs(1)),
         SequenceError::Unreadable => Refusal::internal(),

@@ -78,10 +78,13 @@ impl Alone {
         sight: Sight,
         at: i64,
     ) -> Result<Verdict, Waits> {
-        // What this vault gave by itself it may answer until the chain's entry is final.
-        if let Some(known) = sight.chain.filter(|known| known.index <= place.last || sight.own.is_none()) {
+        // What this vault gave by itself it may answer until the chain's entry is final; and a key
+        // in doubt is what is given up.
+        let pends = |known: &Known| known.index > place.last;
+        let counts = sight.own.is_none() && !matches!(wish, Wish::Supersede { .. });
+        if let Some(known) = sight.chain.filter(|known| counts || !pends(known)) {
             return match wish {
-                _ if known.index > place.last => Err(Waits::InDoubt),
+                _ if pends(&known) => Err(Waits::InDoubt),
                 _ => match amend(name, wish, known, at) {
                     Verdict::Make(_) => Err(Waits::Elsewhere),
                     answered => Ok(answered),
@@ -90,7 +93,7 @@ impl Alone {
         }
         let key = match (wish, &sight.own) {
             (_, Some(known)) => known.number.key.clone(),
-            (Wish::Reserve { key, .. }, None) => key.clone(),
+            (Wish::Reserve { key, .. } | Wish::Supersede { key, .. }, None) => key.clone(),
             (Wish::Confirm { .. } | Wish::Void { .. }, None) => return Err(Waits::Elsewhere),
         };
         if self.round.contains(&(name.clone(), key.clone())) {
@@ -107,6 +110,11 @@ impl Alone {
                 let number = series.own(place.vault, place.life, place.last, after).ok_or(Waits::UsedUp)?;
                 self.last.insert(name.clone(), number);
                 Verdict::Make(draft(name, number, key, Act::Reserve(*ticket), at))
+            }
+            // Whether or not it has a number elsewhere: both agree on it when they are together.
+            (Wish::Supersede { key, by }, None) => {
+                place.standing.series(name).ok_or(Waits::Strict)?;
+                Verdict::Make(draft(name, 0, key, Act::Supersede(by.clone()), at))
             }
             (Wish::Confirm { .. } | Wish::Void { .. }, None) => return Err(Waits::Elsewhere),
         };

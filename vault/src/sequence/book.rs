@@ -29,6 +29,13 @@ pub enum Wish {
         /// The life of the vault that the key was first sent to, as its sender has written down.
         ticket: Option<Life>,
     },
+    /// The sender of this key, who never heard its number, has taken another key instead.
+    Supersede {
+        /// The old key.
+        key: String,
+        /// The new one.
+        by: String,
+    },
     /// This document uses the number.
     Confirm {
         /// Which one.
@@ -80,6 +87,24 @@ pub enum Refused {
         "the vault that this key was first sent to lost what it had answered last: this key never gets a number; take a new key"
     )]
     KeyLost,
+    /// Its sender has taken another key.
+    #[error("key {key} was given up for key {by}: it never gets a number")]
+    Superseded {
+        /// The old key.
+        key: String,
+        /// The new one.
+        by: String,
+    },
+    /// There is no doubt about that key.
+    #[error("key {key} of series {series} has number {number}: use that one, or void it")]
+    HasNumber {
+        /// The series.
+        series: String,
+        /// The key that was to be given up.
+        key: String,
+        /// Its number.
+        number: u64,
+    },
     /// There are no more numbers.
     #[error("series {series} has no number left")]
     Exhausted {
@@ -138,7 +163,7 @@ impl Round {
         at: i64,
     ) -> Verdict {
         let key = match (wish, &context.known) {
-            (Wish::Reserve { key, .. }, _) => key.clone(),
+            (Wish::Reserve { key, .. } | Wish::Supersede { key, .. }, _) => key.clone(),
             (_, Some(known)) => known.number.key.clone(),
             (Wish::Confirm { number, .. } | Wish::Void { number, .. }, None) => {
                 return Verdict::Refuse(Refused::Unknown { series: name.series.clone(), number: *number });
@@ -165,6 +190,7 @@ impl Round {
                 *last = next;
                 draft(name, next, key, Act::Reserve(*ticket), at)
             }
+            (Wish::Supersede { key, by }, None) => draft(name, 0, key, Act::Supersede(by.clone()), at),
             (_, Some(known)) => match amend(name, wish, known, at) {
                 Verdict::Make(draft) => draft,
                 answered => return answered,
@@ -180,6 +206,19 @@ impl Round {
 pub(super) fn amend(name: &SeriesName, wish: &Wish, known: Known, at: i64) -> Verdict {
     let change = |known: &Known, act| draft(name, known.number.number, &known.number.key, act, at);
     match (wish, known.number.state) {
+        (Wish::Reserve { .. }, _) if known.number.number == 0 => Verdict::Refuse(given_up(known.number)),
+        (Wish::Supersede { by, .. }, NumberState::Doubtful) => {
+            Verdict::Make(change(&known, Act::Supersede(by.clone())))
+        }
+        (Wish::Supersede { by, .. }, NumberState::Void) if successor(&known.number) == Some(by) => {
+            Verdict::Answer(known)
+        }
+        (Wish::Supersede { .. }, _) if known.number.number == 0 => Verdict::Refuse(given_up(known.number)),
+        (Wish::Supersede { key, .. }, _) => Verdict::Refuse(Refused::HasNumber {
+            series: known.number.series,
+            key: key.clone(),
+            number: known.number.number,
+        }),
         (Wish::Reserve { .. }, NumberState::Doubtful) => Verdict::Refuse(Refused::KeyLost),
         (Wish::Reserve { .. }, _) => Verdict::Answer(known),
         (Wish::Confirm { document_hash, .. }, NumberState::Reserved | NumberState::Doubtful) => {
@@ -210,6 +249,25 @@ fn is_known(standing: &Standing, life: Life) -> bool {
 pub(super) fn draft(name: &SeriesName, number: u64, key: &str, act: Act, at: i64) -> Draft {
     let (owner, series) = (name.owner.clone(), name.series.clone());
     Draft { owner, series, number, key: key.to_owned(), act, at, carried: None }
+}
+
+/// Why the number of a key that was given up is void.
+#[must_use]
+pub fn given_up_for(by: &str) -> String {
+    format!("{GIVEN_UP}{by}")
+}
+
+const GIVEN_UP: &str = "given up for key ";
+
+/// The key that took this one's place.
+#[must_use]
+pub fn successor(number: &Number) -> Option<&str> {
+    number.reason.as_deref()?.strip_prefix(GIVEN_UP)
+}
+
+fn given_up(number: Number) -> Refused {
+    let by = successor(&number).unwrap_or_default().to_owned();
+    Refused::Superseded { key: number.key, by }
 }
 
 fn confirmed(number: Number) -> Refused {

@@ -5,7 +5,7 @@ use std::collections::HashSet;
 
 use shared::api::NumberState;
 
-use super::book::{Known, SeriesName};
+use super::book::{Known, SeriesName, given_up_for, successor};
 use super::entry::{Act, BATCH, Draft, Entry, Life};
 use super::standing::Standing;
 
@@ -51,6 +51,20 @@ pub enum Alarm {
         /// Who was given it alone.
         key: String,
     },
+    /// The key's sender took another one, and somebody uses its number all the same.
+    #[error(
+        "key {key} of series {series} was given up for key {by}, and its number {number} is confirmed: void one of the two"
+    )]
+    GivenUp {
+        /// The series.
+        series: String,
+        /// The old key.
+        key: String,
+        /// The new key.
+        by: String,
+        /// The old key's number.
+        number: u64,
+    },
     /// The number changed differently meanwhile.
     #[error(
         "{act} of number {number} of series {series}, done by one vault alone, does not fit what it is now"
@@ -62,6 +76,8 @@ pub enum Alarm {
         number: u64,
         /// What was done alone.
         act: &'static str,
+        /// Was the key given up meanwhile?
+        given_up: bool,
     },
 }
 
@@ -90,13 +106,14 @@ pub fn carry<E>(
     for row in rows {
         if row.index > standing.carried(row.life) {
             let name = SeriesName { owner: row.owner.clone(), series: row.series.clone() };
-            let fresh_number = touched.insert((name.clone(), row.number.to_string(), true));
+            let fresh_number =
+                row.number == 0 || touched.insert((name.clone(), row.number.to_string(), true));
             let fresh_key = touched.insert((name.clone(), row.key.clone(), false));
             if !(fresh_number && fresh_key) {
                 break;
             }
             let place = look(&name, row)?;
-            if carried.drafts.len() + 2 > BATCH {
+            if carried.drafts.len() + 3 > BATCH {
                 break;
             }
             match entries_for(row, &place, last) {
@@ -122,12 +139,32 @@ fn entries_for(row: &Entry, place: &Place, last: u64) -> Result<Vec<Draft>, (Vec
             let has = known.number.key.clone();
             Err((Vec::new(), Alarm::TwoKeys { series, number, has, key }))
         }
+        (Act::Supersede(by), _, known) => match known {
+            None => Ok(vec![draft(row, 0, key, act.clone(), origin)]),
+            Some(Known { number: of, .. }) => match of.state {
+                NumberState::Reserved | NumberState::Doubtful => {
+                    Ok(vec![draft(row, of.number, key, act.clone(), origin)])
+                }
+                NumberState::Void => Ok(Vec::new()),
+                NumberState::Confirmed => {
+                    let (by, number) = (by.clone(), of.number);
+                    Err((Vec::new(), Alarm::GivenUp { series, key, by, number }))
+                }
+            },
+        },
+        (Act::Reserve(_), None, Some(burnt)) if burnt.number.number == 0 => {
+            let given = draft(row, number, key.clone(), act.clone(), origin);
+            let spoiled = successor(&burnt.number).map(|by| void(row, number, key, by));
+            Ok([given].into_iter().chain(spoiled).collect())
+        }
         (Act::Reserve(_), None, None) => Ok(vec![draft(row, number, key, act.clone(), origin)]),
         // The vault that gave the row did not have this entry, so nobody was ever told of it.
         (Act::Reserve(_), None, Some(pending)) if pending.index > last => {
             let reason = format!("never answered: key {key} was given number {number}");
             let displaced = draft(row, pending.number.number, key.clone(), Act::Displace(reason), None);
-            Ok(vec![displaced, draft(row, number, key, act.clone(), origin)])
+            let given = draft(row, number, key.clone(), act.clone(), origin);
+            let spoiled = successor(&pending.number).map(|by| void(row, number, key, by));
+            Ok([displaced, given].into_iter().chain(spoiled).collect())
         }
         (Act::Reserve(_), None, Some(kept)) => {
             let (kept, spoiled) = (kept.number.number, number);
@@ -145,7 +182,10 @@ fn entries_for(row: &Entry, place: &Place, last: u64) -> Result<Vec<Draft>, (Vec
         {
             Ok(vec![draft(row, number, key, act.clone(), origin)])
         }
-        (act, _, _) => Err((Vec::new(), Alarm::Late { series, number, act: act.parts().0 })),
+        (act, known, _) => {
+            let given_up = known.as_ref().is_some_and(|known| successor(&known.number).is_some());
+            Err((Vec::new(), Alarm::Late { series, number, act: act.parts().0, given_up }))
+        }
     }
 }
 
@@ -153,6 +193,11 @@ fn entries_for(row: &Entry, place: &Place, last: u64) -> Result<Vec<Draft>, (Vec
 #[must_use]
 pub fn unused(key: &str, number: u64) -> String {
     format!("{key} {number}")
+}
+
+/// The number is spoiled, since its key was given up.
+fn void(row: &Entry, number: u64, key: String, by: &str) -> Draft {
+    draft(row, number, key, Act::Void(given_up_for(by)), None)
 }
 
 fn draft(row: &Entry, number: u64, key: String, act: Act, carried: Option<(Life, u64)>) -> Draft {

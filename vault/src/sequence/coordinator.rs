@@ -37,6 +37,10 @@ pub(super) enum Work {
     Told(Bytes),
     Wish(Waiting),
     Reseed(oneshot::Sender<Result<u64, SequenceError>>),
+    /// This vault shall be the owner; with `true`, without the other.
+    TakeOver(bool, oneshot::Sender<Result<u64, SequenceError>>),
+    /// Of two owners the other is right.
+    Yield(oneshot::Sender<Result<u64, SequenceError>>),
 }
 
 pub(super) struct Waiting {
@@ -189,6 +193,16 @@ impl Coordinator {
                 // An operator who has gone asks again and is told that there is nothing to do.
                 let _gone = done.send(outcome);
             }
+            Work::TakeOver(alone, done) => {
+                let outcome = self.take_over(alone);
+                // An operator who has gone looks at the status.
+                let _gone = done.send(outcome);
+            }
+            Work::Yield(done) => {
+                let outcome = self.give_way();
+                // As above.
+                let _gone = done.send(outcome);
+            }
         }
     }
 
@@ -209,6 +223,38 @@ impl Coordinator {
                 (self.hang_up)();
                 Ok(entries)
             }
+        }
+    }
+
+    /// Makes this vault the ledger's owner in a new epoch, and tells which.
+    fn take_over(&mut self, alone: bool) -> Result<u64, SequenceError> {
+        if !self.core.may_take_over() {
+            return Err(SequenceError::MayNotTakeOver);
+        }
+        let how = if alone { "without the other vault" } else { "with the other vault" };
+        tracing::warn!(
+            "sequence: taking over: the operator makes this vault the ledger's owner, {how}; epoch {} begins",
+            self.core.epoch() + 1
+        );
+        self.feed(Input::TakeOver(alone));
+        self.written_down()
+    }
+
+    /// Follows the other of two owners.
+    fn give_way(&mut self) -> Result<u64, SequenceError> {
+        if !self.core.may_yield() {
+            return Err(SequenceError::NothingToYield);
+        }
+        tracing::warn!("sequence: yielding: the operator says that the other vault is the ledger's owner");
+        self.feed(Input::Yield);
+        self.written_down()
+    }
+
+    /// The epoch, if the operator's word could be written down.
+    fn written_down(&self) -> Result<u64, SequenceError> {
+        match self.core.refusal() {
+            Some(reason @ Reason::CannotWrite) => Err(reason.into()),
+            _ => Ok(self.core.epoch()),
         }
     }
 
@@ -377,6 +423,7 @@ impl Coordinator {
         };
         let act = match waiting.wish {
             Wish::Reserve { .. } => "reserve",
+            Wish::Supersede { .. } => "supersede",
             Wish::Confirm { .. } => "confirm",
             Wish::Void { .. } => "void",
         };

@@ -42,6 +42,9 @@ pub enum Act {
     /// Nobody knows whether its key was answered this number, or another by a vault that lost its
     /// journal.
     Doubt,
+    /// Its sender has taken this other key instead: its number, if it has one, is spoiled; if it
+    /// has none (then `number` is 0), it never counts.
+    Supersede(String),
     /// An operator says this of the series and all its periods.
     Define(Definition),
     /// Sets the numbers from `number` to `to` aside for the vault that `key` names.
@@ -104,6 +107,7 @@ impl Act {
             Act::Spoil(reason) => ("spoil", Cow::Borrowed(reason)),
             Act::Displace(reason) => ("displace", Cow::Borrowed(reason)),
             Act::Doubt => ("doubt", Cow::Borrowed("")),
+            Act::Supersede(by) => ("supersede", Cow::Borrowed(by)),
             Act::Define(definition) => {
                 ("define", Cow::Owned(serde_json::to_string(definition).unwrap_or_default()))
             }
@@ -131,6 +135,7 @@ impl Act {
             "spoil" => Act::Spoil(text),
             "displace" => Act::Displace(text),
             "doubt" => Act::Doubt,
+            "supersede" => Act::Supersede(text),
             "define" => Act::Define(serde_json::from_str(&text).ok()?),
             "grant" => Act::Grant(Grant::parse(&text)?),
             "close" => Act::Close(Grant::parse(&text)?),

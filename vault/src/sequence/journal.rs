@@ -15,16 +15,14 @@ use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use serde::de::DeserializeOwned;
 use shared::api::{Number, NumberState};
 
-use super::book::{Context, Known, SeriesName, Wish};
+use super::book::{Context, Known, SeriesName, Wish, given_up_for};
 use super::digest::Digest;
 use super::entry::{Act, BATCH, Entry, Life, Tail};
 use super::protocol::{Memory, Nonce, Write};
 use super::standing::Standing;
 use crate::sqlite::{self, SqliteError};
 
-use derived::{
-    apply, cut_off, derived, forget_carried, last_number, life_state, put_lives, put_series, stands,
-};
+use derived::{apply, cut_off, forget_carried, last_number, life_state, put_lives, put_series, stands};
 
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE memory (
@@ -33,6 +31,7 @@ const MIGRATIONS: &[&str] = &["
         epoch INTEGER NOT NULL,
         owns INTEGER NOT NULL,
         alone INTEGER NOT NULL,
+        whole INTEGER NOT NULL,
         solo INTEGER NOT NULL,
         solo_hash BLOB NOT NULL,
         peer_journal BLOB,
@@ -173,7 +172,7 @@ impl Journal {
         journal
             .connection
             .execute(
-                "INSERT INTO memory VALUES (1, ?1, 1, 0, 0, 0, ?2, NULL, 0, 0, NULL) ON CONFLICT DO NOTHING",
+                "INSERT INTO memory VALUES (1, ?1, 1, 0, 0, 1, 0, ?2, NULL, 0, 0, NULL) ON CONFLICT DO NOTHING",
                 params![fresh.to_be_bytes(), Digest::default().0],
             )
             .map_err(|source| journal.sql(source))?;
@@ -206,18 +205,19 @@ impl Journal {
     /// # Errors
     /// SQLite's own.
     pub fn memory(&self) -> Result<Memory, JournalError> {
-        let sql = "SELECT journal, epoch, owns, alone, solo, solo_hash, peer_journal, peer_durable, settled FROM memory";
+        let sql = "SELECT journal, epoch, owns, alone, whole, solo, solo_hash, peer_journal, peer_durable, settled FROM memory";
         let memory = |row: &Row<'_>| {
-            let peer: Option<[u8; 16]> = row.get(6)?;
+            let peer: Option<[u8; 16]> = row.get(7)?;
             Ok(Memory {
                 journal: Nonce::from_be_bytes(row.get(0)?),
                 epoch: row.get(1)?,
                 owns: row.get(2)?,
                 alone: row.get(3)?,
-                solo: Tail { index: row.get(4)?, hash: Digest(row.get(5)?) },
+                whole: row.get(4)?,
+                solo: Tail { index: row.get(5)?, hash: Digest(row.get(6)?) },
                 peer_journal: peer.map(Nonce::from_be_bytes),
-                peer_durable: row.get(7)?,
-                settled: row.get(8)?,
+                peer_durable: row.get(8)?,
+                settled: row.get(9)?,
             })
         };
         self.connection.query_row(sql, [], memory).map_err(|source| self.sql(source))
@@ -277,8 +277,7 @@ impl Journal {
             if !stands(&transaction, *cut)? {
                 return Ok(false);
             }
-            cut_off(&transaction, cut.index)?;
-            self.standing = derived(&transaction)?;
+            self.standing = cut_off(&transaction, cut.index)?;
             touched.extend(
                 self.standing.names().chain(self.standing.definitions().map(|(name, _)| name)).cloned(),
             );
@@ -340,7 +339,7 @@ impl Journal {
     /// SQLite's own.
     pub fn context(&self, name: &SeriesName, wish: &Wish) -> Result<Context, JournalError> {
         let known = match wish {
-            Wish::Reserve { key, .. } => self.by_key(name, key)?,
+            Wish::Reserve { key, .. } | Wish::Supersede { key, .. } => self.by_key(name, key)?,
             Wish::Confirm { number, .. } | Wish::Void { number, .. } => self.by_number(name, *number)?,
         };
         let last = last_number(&self.connection, &name.owner, &name.series);
@@ -353,7 +352,7 @@ impl Journal {
     /// SQLite's own.
     pub fn own(&self, name: &SeriesName, wish: &Wish) -> Result<Option<Known>, JournalError> {
         match wish {
-            Wish::Reserve { key, .. } => self.own_by_key(name, key),
+            Wish::Reserve { key, .. } | Wish::Supersede { key, .. } => self.own_by_key(name, key),
             Wish::Confirm { number, .. } | Wish::Void { number, .. } => self.own_by_number(name, *number),
         }
     }
@@ -472,14 +471,15 @@ impl Journal {
 fn remember(transaction: &Transaction<'_>, memory: &Memory) -> rusqlite::Result<()> {
     transaction
         .prepare_cached(
-            "UPDATE memory SET journal = ?1, epoch = ?2, owns = ?3, alone = ?4, solo = ?5, solo_hash = ?6,
-             peer_journal = ?7, peer_durable = ?8, settled = ?9",
+            "UPDATE memory SET journal = ?1, epoch = ?2, owns = ?3, alone = ?4, whole = ?5, solo = ?6,
+             solo_hash = ?7, peer_journal = ?8, peer_durable = ?9, settled = ?10",
         )?
         .execute(params![
             memory.journal.to_be_bytes(),
             memory.epoch,
             memory.owns,
             memory.alone,
+            memory.whole,
             memory.solo.index,
             memory.solo.hash.0,
             memory.peer_journal.map(Nonce::to_be_bytes),
@@ -532,6 +532,10 @@ fn left_by(number: Option<Known>, row: &Entry) -> Option<Known> {
             number.state = NumberState::Void;
             number.reason = Some(reason.clone());
         }
+        Act::Supersede(by) => {
+            number.state = NumberState::Void;
+            number.reason = Some(given_up_for(by));
+        }
         _ => {}
     }
     number.entry_hash = row.hash.to_string();
@@ -569,7 +573,8 @@ fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
     Ok(Known {
         number: Number {
             series: row.get("series")?,
-            number: row.get("number")?,
+            // A key that was given up stands below all numbers.
+            number: row.get::<_, i64>("number")?.try_into().unwrap_or(0),
             key: row.get("key")?,
             state,
             document_hash: row.get("document_hash")?,

@@ -49,6 +49,9 @@ pub struct Memory {
     pub owns: bool,
     /// Has an operator told it to go on without the other?
     pub alone: bool,
+    /// Has this journal all that it ever should? A new one in the place of a lost one has not,
+    /// until everything has been carried over.
+    pub whole: bool,
     /// Where the chain of the rows that this vault gave alone ends.
     pub solo: Tail,
     /// The other side's journal, from the first session on.
@@ -180,8 +183,18 @@ struct Syncing {
     leads: bool,
     /// Driving: the peer's epoch is over, and all that stands after this index there gives way.
     base: Option<u64>,
-    /// Driven: our epoch is over, and this is the new one.
-    replaced: Option<u64>,
+    /// Driven: our epoch is over, and another takes its place.
+    replaced: Option<Replaced>,
+    /// Driven: both journals are equal, and that is being written down.
+    granted: bool,
+}
+
+/// How far a journal whose epoch is over has been compared with that of the new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Replaced {
+    epoch: u64,
+    /// Both are the same up to here.
+    same: Option<Tail>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -235,6 +248,8 @@ pub struct Core {
     loading_solo: Option<u64>,
     /// What the peer said while this side was writing, in order.
     held: VecDeque<Message>,
+    /// What the driver says stands after an entry, while ours are read to be compared with it.
+    compared: Option<(Tail, Vec<Entry>, u64)>,
     /// Index up to which callers wait.
     proposed: Option<u64>,
     /// As [`Memory::peer_durable`], perhaps not yet durable itself. It grows only by what was
@@ -267,6 +282,7 @@ impl Core {
             loading: None,
             loading_solo: None,
             held: VecDeque::new(),
+            compared: None,
             proposed: None,
             peer_durable: memory.peer_durable,
             settled: memory.settled,
@@ -406,13 +422,15 @@ impl Core {
     /// Is the peer there with an empty journal in the place of the one it had?
     #[must_use]
     pub fn may_reseed(&self) -> bool {
-        self.stranger.is_some() && self.link == Link::Apart(Reason::PeerJournalLost) && self.writing.is_none()
+        let stranger = self.stranger.is_some() && self.link == Link::Apart(Reason::PeerJournalLost);
+        stranger && self.memory.whole && self.writing.is_none()
     }
 
-    /// Is this journal undamaged, and nothing under way?
+    /// Is this journal whole and undamaged, and nothing under way?
     #[must_use]
     pub fn may_take_over(&self) -> bool {
-        self.damage.is_none() && !self.unsure && self.writing.is_none()
+        let has_all = self.memory.whole && self.memory.peer_journal.is_some();
+        has_all && self.damage.is_none() && !self.unsure && self.writing.is_none()
     }
 
     /// Are there two owners of one epoch?
@@ -471,6 +489,7 @@ impl Core {
     fn end(&mut self, reason: Reason, out: &mut Vec<Output>) {
         self.link = Link::Apart(reason);
         self.held.clear();
+        self.compared = None;
         self.loading = None;
         self.loading_solo = None;
         if self.proposed.take().is_some() {
@@ -634,6 +653,7 @@ impl Core {
         }
         match self.link {
             Link::Greeting { .. } => self.greet(out),
+            Link::Syncing(syncing @ Syncing { granted: true, .. }) => self.begin(syncing, out),
             Link::Syncing(Syncing { session, drives: false, .. })
             | Link::Together(Together { session, leads: false, .. }) => {
                 if write.acknowledge {

@@ -249,6 +249,7 @@ impl Standing {
             | Act::Void(_)
             | Act::Displace(_)
             | Act::Doubt
+            | Act::Supersede(_)
             | Act::Define(_)
             | Act::Life(_)
             | Act::Put(_)
@@ -317,7 +318,7 @@ impl Standing {
             let same = |entry: &&Entry| entry.number == doubted.number && name_of(entry) == name_of(doubted);
             entries.iter().filter(same).any(|entry| match &doubted.act {
                 Act::Close(_) => matches!(entry.act, Act::Lost(_)),
-                _ => matches!(entry.act, Act::Displace(_) | Act::Doubt | Act::Confirm(_)),
+                _ => matches!(entry.act, Act::Displace(_) | Act::Doubt | Act::Confirm(_) | Act::Supersede(_)),
             })
         };
         let lost = |life| !matches!(self.life(life), Some(LifeState::Present | LifeState::Proven));

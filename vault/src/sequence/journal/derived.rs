@@ -1,12 +1,12 @@
 //! What the journal derives of the ledger's entries, in the transaction that adds or drops them:
 //! numbers as they stand, ranges, lives, and which rows given alone are needed no more.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::entry;
-use crate::sequence::book::SeriesName;
+use crate::sequence::book::{SeriesName, given_up_for};
 use crate::sequence::carry::unused;
 use crate::sequence::definition::base_of;
 use crate::sequence::entry::{Act, Entry, Tail};
@@ -14,7 +14,9 @@ use crate::sequence::standing::{LifeState, Standing};
 
 pub(super) fn last_number(connection: &Connection, owner: &str, series: &str) -> rusqlite::Result<u64> {
     connection
-        .prepare_cached("SELECT coalesce(max(number), 0) FROM number WHERE owner = ?1 AND series = ?2")?
+        .prepare_cached(
+            "SELECT max(coalesce(max(number), 0), 0) FROM number WHERE owner = ?1 AND series = ?2",
+        )?
         .query_row(params![owner, series], |row| row.get(0))
 }
 
@@ -28,46 +30,35 @@ pub(super) fn stands(transaction: &Transaction<'_>, tail: Tail) -> rusqlite::Res
     Ok(tail == Tail::default() || hash == Some(tail.hash.0))
 }
 
-/// Drops the entries after `index`, which were never answered, and what was derived of them.
-pub(super) fn cut_off(transaction: &Transaction<'_>, index: u64) -> rusqlite::Result<()> {
+/// Drops the entries after `index`, which were never answered, and what was derived of them; tells
+/// what the others leave.
+pub(super) fn cut_off(transaction: &Transaction<'_>, index: u64) -> rusqlite::Result<Standing> {
     let dropped: Vec<Entry> = transaction
         .prepare("SELECT * FROM entry WHERE idx > ?1 ORDER BY idx")?
         .query_map(params![index], entry)?
         .collect::<rusqlite::Result<_>>()?;
     transaction.execute("DELETE FROM entry WHERE idx > ?1", params![index])?;
-    for entry in &dropped {
-        let text = serde_json::to_string(entry).unwrap_or_default();
+    let mut touched = HashSet::new();
+    for entry in dropped {
+        let text = serde_json::to_string(&entry).unwrap_or_default();
         transaction.execute(
             "INSERT INTO dropped VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
             params![entry.index, entry.hash.0, text],
         )?;
-        let number = params![entry.owner, entry.series, entry.number];
-        transaction.execute("DELETE FROM number WHERE owner = ?1 AND series = ?2 AND number = ?3", number)?;
-    }
-    for dropped in &dropped {
-        let kept: Vec<Entry> = transaction
-            .prepare_cached(
-                "SELECT * FROM entry WHERE owner = ?1 AND series = ?2 AND number = ?3 ORDER BY idx",
-            )?
-            .query_map(params![dropped.owner, dropped.series, dropped.number], entry)?
-            .collect::<rusqlite::Result<_>>()?;
-        let there = "SELECT count(*) FROM number WHERE owner = ?1 AND series = ?2 AND number = ?3";
-        let number = params![dropped.owner, dropped.series, dropped.number];
-        if transaction.query_row(there, number, |row| row.get::<_, u64>(0))? == 0 {
-            kept.iter().try_for_each(|entry| apply(transaction, entry))?;
+        if touched.insert(name_of(&entry)) {
+            let of = params![entry.owner, entry.series];
+            transaction.execute("DELETE FROM number WHERE owner = ?1 AND series = ?2", of)?;
         }
     }
-    Ok(())
-}
-
-/// Lives and ranges, derived anew of all entries.
-pub(super) fn derived(transaction: &Transaction<'_>) -> rusqlite::Result<Standing> {
     let mut standing = Standing::default();
     let mut last: HashMap<SeriesName, u64> = HashMap::new();
     let mut statement = transaction.prepare("SELECT * FROM entry ORDER BY idx")?;
     for entry in statement.query_map([], entry)? {
         let entry = entry?;
-        let name = SeriesName { owner: entry.owner.clone(), series: entry.series.clone() };
+        let name = name_of(&entry);
+        if touched.contains(&name) {
+            apply(transaction, &entry)?;
+        }
         let known = last.get(&name).copied().unwrap_or(0);
         let _touched = standing.apply(&entry, || known);
         if matches!(entry.act, Act::Reserve(_) | Act::Spoil(_)) {
@@ -77,6 +68,10 @@ pub(super) fn derived(transaction: &Transaction<'_>) -> rusqlite::Result<Standin
     transaction.execute_batch("DELETE FROM series; DELETE FROM definition")?;
     put_lives(transaction, &standing)?;
     Ok(standing)
+}
+
+fn name_of(entry: &Entry) -> SeriesName {
+    SeriesName { owner: entry.owner.clone(), series: entry.series.clone() }
 }
 
 pub(super) fn put_series(
@@ -149,10 +144,22 @@ pub(super) fn apply(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::R
         );
         transaction.prepare_cached(&sql)?.execute(params![owner, series, number, text, index, hash.0])
     };
-    let changed = match &entry.act {
-        Act::Reserve(_) => transaction
+    let reserve = || {
+        transaction
             .prepare_cached("INSERT INTO number VALUES (?1,?2,?3,?4,'reserved',NULL,NULL,?5,?6)")?
-            .execute(params![owner, series, number, key, index, hash.0])?,
+            .execute(params![owner, series, number, key, index, hash.0])
+    };
+    let changed = match &entry.act {
+        Act::Reserve(_) if entry.carried > 0 => {
+            // A key that was given up, and turns out to have been answered before.
+            transaction
+                .prepare_cached(
+                    "DELETE FROM number WHERE owner = ?1 AND series = ?2 AND key = ?3 AND number < 0",
+                )?
+                .execute(params![owner, series, key])?;
+            reserve()?
+        }
+        Act::Reserve(_) => reserve()?,
         Act::Spoil(reason) => transaction
             .prepare_cached("INSERT INTO number VALUES (?1,?2,?3,?4,'void',NULL,?7,?5,?6)")?
             .execute(params![owner, series, number, key, index, hash.0, reason])?,
@@ -162,6 +169,11 @@ pub(super) fn apply(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::R
             update("state = 'void', reason = ?4", reason)?;
             update("key = ?4", &unused(key, *number))?
         }
+        Act::Supersede(by) if *number > 0 => update("state = 'void', reason = ?4", &given_up_for(by))?,
+        // It stands below all numbers, so that the key is taken.
+        Act::Supersede(by) => transaction
+            .prepare_cached("INSERT INTO number VALUES (?1,?2,-?5,?3,'void',NULL,?4,?5,?6)")?
+            .execute(params![owner, series, key, given_up_for(by), index, hash.0])?,
         Act::Doubt => update("state = 'doubtful', reason = nullif(?4, '')", "")?,
         Act::Define(_)
         | Act::Grant(_)

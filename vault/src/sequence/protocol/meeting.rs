@@ -3,7 +3,7 @@
 
 use std::cmp::Ordering;
 
-use super::{Core, Link, Memory, Output, Peer, Stage, Syncing, Together, UnderWay, Write};
+use super::{Core, Link, Memory, Output, Peer, Replaced, Stage, Syncing, Together, UnderWay, Write};
 use crate::sequence::entry::{BATCH, Entry, Tail, verified};
 use crate::sequence::message::{Hello, Message, Session};
 use crate::sequence::reason::Reason;
@@ -61,9 +61,12 @@ impl Core {
             drives,
             leads,
             base: higher.then(|| hello.in_both.max(self.peer_durable)),
-            replaced: lower.then_some(hello.epoch),
+            replaced: lower.then_some(Replaced { epoch: hello.epoch, same: None }),
+            granted: false,
         });
-        let memory = Memory { peer_journal: Some(hello.journal), ..self.current() };
+        let replaces = self.memory.peer_journal.is_none() && hello.tail.index > self.tail.index;
+        let whole = self.memory.whole && !replaces;
+        let memory = Memory { peer_journal: Some(hello.journal), whole, ..self.current() };
         if self.memory.peer_journal == memory.peer_journal && !self.unsure {
             self.sync(out);
         } else {
@@ -118,10 +121,10 @@ impl Core {
                     out.push(Output::Send(Message::Fetch { session, after: tail.index }));
                 }
                 Ordering::Equal if peer.hash != tail.hash => self.hang_up(Reason::Forked, out),
-                // The other is there again: nobody goes on alone.
-                Ordering::Equal if self.memory.alone => {
+                // The other is there again: nobody goes on alone, and either has all.
+                Ordering::Equal if self.memory.alone || !self.memory.whole => {
                     self.peer_durable = tail.index;
-                    self.remember(Memory { alone: false, ..self.current() }, out);
+                    self.remember(Memory { alone: false, whole: true, ..self.current() }, out);
                 }
                 Ordering::Equal => {
                     out.push(Output::Send(Message::Grant { session, tail }));
@@ -159,6 +162,9 @@ impl Core {
         }
         self.loading = None;
         let Link::Syncing(Syncing { session, drives, base, peer, .. }) = self.link else { return };
+        if let Some(said) = self.compared.take() {
+            return self.compare(&entries, said, out);
+        }
         if !drives {
             return out.push(Output::Send(Message::Fetched { session, entries }));
         }
@@ -187,9 +193,8 @@ impl Core {
     }
 
     pub(super) fn append(&mut self, after: Tail, entries: Vec<Entry>, durable: u64, out: &mut Vec<Output>) {
-        if let Link::Syncing(Syncing { replaced: replaced @ Some(_), leads, .. }) = &mut self.link {
-            let (epoch, owns) = (replaced.take().unwrap_or_default(), *leads);
-            return self.be_replaced(epoch, owns, (after, entries, durable), out);
+        if let Link::Syncing(Syncing { replaced: Some(replaced), .. }) = self.link {
+            return self.meet_new_epoch(replaced, (after, entries, durable), out);
         }
         if entries.len() > BATCH || after != self.tail || verified(after, &entries).is_none() {
             return self.hang_up(Reason::Forked, out);
@@ -204,30 +209,86 @@ impl Core {
         }
     }
 
-    /// Our epoch is over: what we do not know to be final gives way to the new one's chain.
-    pub(super) fn be_replaced(
+    /// Our epoch is over, and this is what stands in the new one's chain after `after`. What is
+    /// the same in ours stays, for it may have been answered; the rest was not, and gives way.
+    fn meet_new_epoch(
         &mut self,
-        epoch: u64,
-        owns: bool,
+        replaced: Replaced,
         (after, entries, durable): (Tail, Vec<Entry>, u64),
         out: &mut Vec<Output>,
     ) {
         let keeps = (self.in_both()..=self.tail.index).contains(&after.index);
-        let Some(tail) = verified(after, &entries).filter(|_| keeps && entries.len() <= BATCH) else {
+        let goes_on = replaced.same.is_none_or(|same| same == after);
+        let fits = keeps && goes_on && self.compared.is_none() && entries.len() <= BATCH;
+        if !fits || verified(after, &entries).is_none() {
             return self.hang_up(Reason::Forked, out);
+        }
+        if after == self.tail || entries.is_empty() {
+            return self.compare(&[], (after, entries, durable), out);
+        }
+        let from = after.index;
+        self.compared = Some((after, entries, durable));
+        self.load(from, out);
+    }
+
+    /// Keeps of `own` what is the same; where both go on differently, ours gives way.
+    fn compare(
+        &mut self,
+        own: &[Entry],
+        (after, mut entries, durable): (Tail, Vec<Entry>, u64),
+        out: &mut Vec<Output>,
+    ) {
+        let Link::Syncing(Syncing { session, replaced: Some(replaced), .. }) = &mut self.link else {
+            return;
         };
-        self.peer_durable = self.peer_durable.max(durable.min(after.index));
+        let alike = own.iter().zip(&entries).take_while(|(own, new)| own == new).count();
+        let rest = entries.split_off(alike);
+        let same = entries.last().map_or(after, Entry::tail);
+        if alike > 0 || after == self.tail {
+            self.peer_durable = self.peer_durable.max(durable.min(same.index));
+        }
+        if rest.is_empty() {
+            *replaced = Replaced { same: Some(same), ..*replaced };
+            return out.push(Output::Send(Message::Acknowledge { session: *session, tail: same }));
+        }
+        if same.index < self.in_both() {
+            return self.hang_up(Reason::Forked, out);
+        }
+        self.give_up(same, rest, out);
+    }
+
+    /// Ends our epoch: the chain goes on after `same` with these entries, and with nothing else.
+    fn give_up(&mut self, same: Tail, entries: Vec<Entry>, out: &mut Vec<Output>) {
+        let Link::Syncing(syncing) = &mut self.link else { return };
+        let Some(Replaced { epoch, .. }) = syncing.replaced.take() else { return };
+        let owns = syncing.leads;
         let memory = Memory { epoch, owns, alone: false, ..self.current() };
-        self.writing = Some(UnderWay { tail, memory, acknowledge: true, gives: false });
-        let cut = (after != self.tail).then_some(after);
+        let memory = Memory { whole: memory.whole || self.is_granted(), ..memory };
+        let tail = entries.last().map_or(same, Entry::tail);
+        self.writing = Some(UnderWay { tail, memory, acknowledge: !self.is_granted(), gives: false });
+        let cut = (same != self.tail).then_some(same);
         out.push(Output::Write(Write { cut, entries, rows: Vec::new(), memory }));
     }
 
+    fn is_granted(&self) -> bool {
+        matches!(self.link, Link::Syncing(Syncing { granted: true, .. }))
+    }
+
     pub(super) fn granted(&mut self, tail: Tail, out: &mut Vec<Output>) {
-        let Link::Syncing(syncing) = self.link else { return };
-        if tail != self.tail || syncing.replaced.is_some() {
+        let Link::Syncing(syncing) = &mut self.link else { return };
+        let same = syncing.replaced.map_or(Some(self.tail), |replaced| replaced.same);
+        if same != Some(tail) || self.compared.is_some() {
             return self.hang_up(Reason::Forked, out);
         }
-        self.begin(syncing, out);
+        syncing.granted = true;
+        let syncing = *syncing;
+        if syncing.replaced.is_some() {
+            // What was the same so far was not written down anew.
+            self.give_up(tail, Vec::new(), out);
+        } else if self.memory.whole {
+            self.begin(syncing, out);
+        } else {
+            self.remember(Memory { whole: true, ..self.current() }, out);
+        }
     }
 }
