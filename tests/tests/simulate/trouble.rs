@@ -114,14 +114,19 @@ impl World {
         }
         let refusal = |vault: &Vault| vault.core.as_ref().and_then(Core::refusal);
         if self.vaults.iter().all(|vault| refusal(vault) == Some(Reason::NoOwner)) {
-            return self.take_over(0);
+            let able = |vault: &Vault| vault.core.as_ref().is_some_and(Core::may_take_over);
+            return self.take_over(self.vaults.iter().position(able).unwrap_or(0));
         }
         let Some(mut lost) = self.vaults.iter().position(|vault| vault.damaged) else { return Ok(()) };
         if self.control == Control::ReseedsFromTheWrongSide {
             lost = 1 - lost;
         }
+        let old = |who: usize| {
+            let is_old = [Reason::PeerRolledBack, Reason::OwnRolledBack, Reason::Forked];
+            refusal(&self.vaults[who]).filter(|reason| is_old.contains(reason))
+        };
         let intact = refusal(&self.vaults[1 - lost]).filter(|reason| reason.needs_operator());
-        match intact.or_else(|| refusal(&self.vaults[lost])) {
+        match old(0).or_else(|| old(1)).or(intact).or_else(|| refusal(&self.vaults[lost])) {
             Some(Reason::PeerRolledBack | Reason::OwnRolledBack | Reason::Forked) => self.empty(lost),
             Some(Reason::PeerJournalLost | Reason::OwnJournalLost) => {
                 let may = self.vaults[1 - lost].core.as_ref().is_some_and(Core::may_reseed);
