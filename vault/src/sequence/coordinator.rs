@@ -171,11 +171,11 @@ impl Coordinator {
                 self.feed(Input::Disconnected);
                 drop(noted);
             }
-            Work::Told(body) => match serde_json::from_slice::<Message>(&body) {
+            Work::Told(body) => match Message::decode(&body) {
                 Ok(message) => self.feed(Input::Received(message)),
                 Err(error) => {
                     tracing::error!(
-                        "sequence: the other vault says what this one does not understand: {error}; are both of one version?"
+                        "sequence: the other vault says what this one does not understand: {error}; no session"
                     );
                     (self.hang_up)();
                 }
@@ -228,7 +228,7 @@ impl Coordinator {
     fn carry_out(&mut self, output: Output) -> Option<Input> {
         match output {
             Output::Send(message) => {
-                match serde_json::to_vec(&message) {
+                match message.encode() {
                     // An unheard message ends the connection, and Down follows.
                     Ok(body) => drop((self.tell)(Bytes::from(body))),
                     Err(error) => tracing::error!("sequence: a message cannot be written: {error}"),
