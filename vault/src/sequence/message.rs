@@ -18,7 +18,9 @@ const VERSION: u8 = 1;
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum MessageError {
     /// Another version of vault speaks.
-    #[error("it speaks version {0} of the ledger's protocol, and this vault version {VERSION}; install the same vault on both")]
+    #[error(
+        "it speaks version {0} of the ledger's protocol, and this vault version {VERSION}; install the same vault on both"
+    )]
     Version(u8),
     /// Nothing that any version says.
     #[error("a message about the ledger that cannot be read: {0}")]
@@ -271,7 +273,9 @@ mod tests {
     #[test]
     fn a_message_reads_back_whatever_its_entries_do() {
         let definition = Definition { range: 7, pattern: None, expires_after: Some(1) };
-        for act in [Act::Reserve(None), Act::Reserve(Some(1)), Act::Define(definition), Act::Void("é".to_owned())] {
+        for act in
+            [Act::Reserve(None), Act::Reserve(Some(1)), Act::Define(definition), Act::Void("é".to_owned())]
+        {
             let message = append(act);
             assert_eq!(Message::decode(&message.encode().unwrap()), Ok(message));
         }

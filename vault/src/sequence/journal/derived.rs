@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::entry;
+use super::keys::{Change, Keys};
 use crate::sequence::book::SeriesName;
 use crate::sequence::carry::unused;
 use crate::sequence::definition::base_of;
@@ -29,11 +30,17 @@ pub(super) fn stands(transaction: &Transaction<'_>, tail: Tail) -> rusqlite::Res
 }
 
 /// Drops the entries after `index`, which were never answered, and what was derived of them.
-pub(super) fn cut_off(transaction: &Transaction<'_>, index: u64) -> rusqlite::Result<()> {
+pub(super) fn cut_off(
+    transaction: &Transaction<'_>,
+    index: u64,
+    keys: &Keys,
+    change: &mut Change,
+) -> rusqlite::Result<()> {
     let dropped: Vec<Entry> = transaction
         .prepare("SELECT * FROM entry WHERE idx > ?1 ORDER BY idx")?
         .query_map(params![index], entry)?
         .collect::<rusqlite::Result<_>>()?;
+    change.cut(transaction, index, &dropped)?;
     transaction.execute("DELETE FROM entry WHERE idx > ?1", params![index])?;
     for entry in &dropped {
         let text = serde_json::to_string(entry).unwrap_or_default();
@@ -54,7 +61,7 @@ pub(super) fn cut_off(transaction: &Transaction<'_>, index: u64) -> rusqlite::Re
         let there = "SELECT count(*) FROM number WHERE owner = ?1 AND series = ?2 AND number = ?3";
         let number = params![dropped.owner, dropped.series, dropped.number];
         if transaction.query_row(there, number, |row| row.get::<_, u64>(0))? == 0 {
-            kept.iter().try_for_each(|entry| apply(transaction, entry))?;
+            kept.iter().try_for_each(|entry| apply(transaction, entry, keys, change))?;
         }
     }
     Ok(())
@@ -141,7 +148,12 @@ pub(super) fn forget_carried(transaction: &Transaction<'_>, last: u64) -> rusqli
 
 /// Brings the derived `number` row up to date. A reserve that meets a taken number or key
 /// violates the table's keys, and the whole write fails: the last fence.
-pub(super) fn apply(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<()> {
+pub(super) fn apply(
+    transaction: &Transaction<'_>,
+    entry: &Entry,
+    keys: &Keys,
+    change: &mut Change,
+) -> rusqlite::Result<()> {
     let Entry { owner, series, number, key, index, hash, .. } = entry;
     let update = |assignments: &str, text: &str| -> rusqlite::Result<usize> {
         let sql = format!(
@@ -149,6 +161,11 @@ pub(super) fn apply(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::R
         );
         transaction.prepare_cached(&sql)?.execute(params![owner, series, number, text, index, hash.0])
     };
+    match &entry.act {
+        Act::Reserve(_) | Act::Spoil(_) => keys.add(transaction, change, entry)?,
+        Act::Displace(_) => keys.free(transaction, change, entry)?,
+        _ => {}
+    }
     let changed = match &entry.act {
         Act::Reserve(_) => transaction
             .prepare_cached("INSERT INTO number VALUES (?1,?2,?3,?4,'reserved',NULL,NULL,?5,?6)")?
