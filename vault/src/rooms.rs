@@ -62,6 +62,8 @@ pub(crate) struct Rooms {
     pub(crate) status: Sources,
     /// Where the peer's connections go.
     pub(crate) door: PairDoor,
+    /// Numbers, for whoever is in the same program.
+    pub(crate) sequence: Sequence,
     /// Metrics kept apart from the program's own registry.
     pub(crate) registries: Vec<Registry>,
 }
@@ -108,6 +110,7 @@ impl Rooms {
                 .merge(upkeep::routes(storage.clone(), tell_of_adoption(&pair))),
             status: status(&pair, &sequence, &storage),
             door: PairDoor { peer: config.pair.peer.clone(), acceptor },
+            sequence,
             registries,
         })
     }

@@ -10,6 +10,7 @@ pub mod definition;
 pub mod digest;
 pub mod entry;
 pub mod journal;
+mod keeper;
 pub mod message;
 mod mirror;
 pub mod protocol;
@@ -36,6 +37,7 @@ use book::{Known, Refused, SeriesName, Wish};
 use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
 use entry::Life;
 use journal::{Journal, JournalError};
+use keeper::Keeper;
 use mirror::Mirror;
 use protocol::{Core, Memory, Nonce, Reason};
 use witness::WitnessError;
@@ -238,7 +240,7 @@ impl Sequence {
         shutdown: Shutdown,
     ) -> Result<(Self, Events), StartError> {
         let journal = Journal::open(&settings.journal, nonce()?)?;
-        let reader = Arc::new(Mutex::new(Journal::open_to_read(&settings.journal)?));
+        let reader = Arc::new(Mutex::new(journal.reader()?));
         let (memory, tail, life) = (journal.memory()?, journal.tail()?, nonce()?);
         // Until somebody takes over, the configuration says who the owner is.
         let owns = if memory.epoch == 1 { settings.own == settings.owner } else { memory.owns };
@@ -269,10 +271,9 @@ impl Sequence {
             queue,
             waiting: VecDeque::new(),
             under_way: Vec::new(),
+            made: Vec::new(),
             session_due: None,
-            witness_file,
-            witnessed,
-            witness_failed: false,
+            witness: Keeper::start(witness_file, witnessed)?,
             said: Some(Reason::Away),
             seen: shown,
             metrics: Metrics::new(registry)?,

@@ -18,6 +18,7 @@ use crate::api::status::Sources;
 use crate::config::Config;
 use crate::pki::{Pki, PkiError};
 use crate::rooms::{Rooms, RoomsError};
+use crate::sequence::Sequence;
 
 /// Why vault does not start.
 #[derive(Debug, thiserror::Error)]
@@ -113,6 +114,12 @@ impl Vault {
     /// The system's.
     pub fn admin_address(&self) -> io::Result<SocketAddr> {
         self.bound.admin_address()
+    }
+
+    /// Its numbers, for callers in the same program: they skip HTTP, and nothing else.
+    #[must_use]
+    pub fn numbers(&self) -> Sequence {
+        self.rooms.sequence.clone()
     }
 
     /// Serves until `shutdown`; `reload` makes it read its certificates again.

@@ -3,11 +3,11 @@
 //! Wishes that wait while a round is under way share the next one (group commit).
 
 use std::collections::VecDeque;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
+use shared::api::{Number, NumberState};
 use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -15,12 +15,12 @@ use tokio::time::{Instant, timeout};
 use super::alone::{self, Alone, Sight, Waits};
 use super::book::{Known, Refused, Round, SeriesName, Verdict, Wish};
 use super::carry::{self, carry};
-use super::entry::{BATCH, Draft, Entry, Life, Tail};
+use super::entry::{Act, BATCH, Draft, Entry, Life, Tail};
 use super::journal::{Journal, JournalError};
+use super::keeper::Keeper;
 use super::mirror::Mirror;
 use super::protocol::{Core, Input, Message, Output, Reason};
 use super::standing::Present;
-use super::witness::{self, Witness};
 use super::{Done, HangUp, SequenceError, Tell};
 
 /// Most wishes waiting for their round; further ones are refused as busy.
@@ -102,11 +102,10 @@ pub(super) struct Coordinator {
     pub(super) queue: mpsc::Receiver<Work>,
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) under_way: Vec<Waiting>,
+    /// The entries that were made for them.
+    pub(super) made: Vec<Entry>,
     pub(super) session_due: Option<Instant>,
-    pub(super) witness_file: PathBuf,
-    /// What stands in that file.
-    pub(super) witnessed: Option<Witness>,
-    pub(super) witness_failed: bool,
+    pub(super) witness: Keeper,
     /// What the log last heard of the refusal.
     pub(super) said: Option<Reason>,
     pub(super) seen: watch::Sender<Seen>,
@@ -142,19 +141,10 @@ impl Coordinator {
         }
     }
 
-    /// Writes down how far the journal goes, outside of it. Never ahead of what is durable.
+    /// Has written down how far the journal goes, outside of it.
     fn keep_witness(&mut self) {
-        let Some(seen) = self.core.witness().filter(|seen| self.witnessed != Some(*seen)) else { return };
-        match witness::write(&self.witness_file, seen) {
-            Ok(()) => {
-                self.witnessed = Some(seen);
-                self.witness_failed = false;
-            }
-            Err(error) if !self.witness_failed => {
-                self.witness_failed = true;
-                tracing::warn!("sequence: {error}; a lost journal would be noticed by the other vault alone");
-            }
-            Err(_) => {}
+        if let Some(seen) = self.core.witness() {
+            self.witness.keep(seen);
         }
     }
 
@@ -175,11 +165,11 @@ impl Coordinator {
                 self.feed(Input::Disconnected);
                 drop(noted);
             }
-            Work::Told(body) => match serde_json::from_slice::<Message>(&body) {
+            Work::Told(body) => match Message::decode(&body) {
                 Ok(message) => self.feed(Input::Received(message)),
                 Err(error) => {
                     tracing::error!(
-                        "sequence: the other vault says what this one does not understand: {error}; are both of one version?"
+                        "sequence: the other vault says what this one does not understand: {error}; no session"
                     );
                     (self.hang_up)();
                 }
@@ -274,7 +264,7 @@ impl Coordinator {
     fn carry_out(&mut self, output: Output) -> Option<Input> {
         match output {
             Output::Send(message) => {
-                match serde_json::to_vec(&message) {
+                match message.encode() {
                     // An unheard message ends the connection, and Down follows.
                     Ok(body) => drop((self.tell)(Bytes::from(body))),
                     Err(error) => tracing::error!("sequence: a message cannot be written: {error}"),
@@ -286,7 +276,12 @@ impl Coordinator {
                     self.chores_due = true;
                 }
                 Some(match self.journal.write(&write) {
-                    Ok(()) => Input::Written,
+                    Ok(()) => {
+                        if !self.under_way.is_empty() && !write.entries.is_empty() {
+                            self.made = write.entries;
+                        }
+                        Input::Written
+                    }
                     Err(error @ JournalError::Cut { .. }) => {
                         tracing::error!("sequence: {error}");
                         Input::CutRefused
@@ -397,8 +392,12 @@ impl Coordinator {
 
     /// The round is final: everybody in it hears what the ledger says now.
     fn conclude(&mut self) {
+        let mut made = std::mem::take(&mut self.made).into_iter();
         for waiting in std::mem::take(&mut self.under_way) {
-            let known = self.journal.context(&waiting.name, &waiting.wish).map(|context| context.known);
+            let known = match given(&waiting, made.next()) {
+                Some(number) => Ok(Some(number)),
+                None => self.journal.context(&waiting.name, &waiting.wish).map(|context| context.known),
+            };
             self.done(waiting, known);
         }
     }
@@ -534,6 +533,8 @@ impl Coordinator {
         let mut drafts = Vec::new();
         let mut later = VecDeque::new();
         let at = label();
+        // Without it each wish is looked up by itself, and hears what is wrong.
+        let at_once = self.journal.at_once();
         while drafts.len() < BATCH
             && let Some(waiting) = self.waiting.pop_front()
         {
@@ -568,6 +569,7 @@ impl Coordinator {
                 Verdict::Wait => later.push_back(waiting),
             }
         }
+        drop(at_once);
         later.append(&mut self.waiting);
         self.waiting = later;
         if drafts.is_empty() {
@@ -619,6 +621,25 @@ impl Coordinator {
         });
         self.metrics.together.set(i64::from(refusal.is_none()));
     }
+}
+
+/// The number that this entry has just given to whoever waits for it.
+fn given(waiting: &Waiting, made: Option<Entry>) -> Option<Known> {
+    let Wish::Reserve { key: wanted, .. } = &waiting.wish else { return None };
+    let Entry { index, owner, series, number, key, act: Act::Reserve(_), hash, .. } = made? else {
+        return None;
+    };
+    let number = Number {
+        series,
+        number,
+        key,
+        state: NumberState::Reserved,
+        document_hash: None,
+        reason: None,
+        entry_hash: hash.to_string(),
+    };
+    let fits = *wanted == number.key && waiting.name.series == number.series && waiting.name.owner == owner;
+    fits.then_some(Known { number, index })
 }
 
 fn answer(waiting: Waiting, outcome: Result<Done, SequenceError>) {

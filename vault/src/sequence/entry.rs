@@ -3,8 +3,9 @@
 //!
 //! The chain is SHA-256 over length-prefixed fields, so an auditor can recompute it from the
 //! exported rows with nothing but a hash tool and this page:
-//! `hash = SHA-256(previous ‖ index ‖ epoch ‖ life ‖ carried ‖ number ‖ at ‖ owner ‖ series ‖ key ‖ act ‖ text)`,
-//! integers as 8 bytes big-endian (life: 16), texts as an 8-byte length and their UTF-8.
+//! `hash = SHA-256(previous ‖ index ‖ epoch ‖ life ‖ number ‖ at ‖ owner ‖ series ‖ key ‖ act ‖ text)`,
+//! and after that `carried` where it is not 0; integers as 8 bytes big-endian (life: 16), texts as
+//! an 8-byte length and their UTF-8.
 //!
 //! Most entries are about one number. Those that are about a series' ranges or a vault's life
 //! use the same fields: see [`Act`].
@@ -263,13 +264,16 @@ impl Entry {
         sha.update(self.index.to_be_bytes());
         sha.update(self.epoch.to_be_bytes());
         sha.update(self.life.to_be_bytes());
-        sha.update(self.carried.to_be_bytes());
         sha.update(self.number.to_be_bytes());
         sha.update(self.at.to_be_bytes());
         let (act, text) = self.act.parts();
         for field in [self.owner.as_str(), &self.series, &self.key, act, &text] {
             sha.update((field.len() as u64).to_be_bytes());
             sha.update(field.as_bytes());
+        }
+        // Ledgers that are older than rows given alone hash without it.
+        if self.carried > 0 {
+            sha.update(self.carried.to_be_bytes());
         }
         Digest(sha.finalize().into())
     }
@@ -304,15 +308,16 @@ mod tests {
             bytes.extend(word.to_be_bytes());
         }
         bytes.extend(7_u128.to_be_bytes());
-        for word in [0_u64, 1] {
-            bytes.extend(word.to_be_bytes());
-        }
+        bytes.extend(1_u64.to_be_bytes());
         bytes.extend(1_700_000_000_000_i64.to_be_bytes());
         for text in ["erp", "INV", "k1", "void", "torn"] {
             bytes.extend((text.len() as u64).to_be_bytes());
             bytes.extend(text.as_bytes());
         }
         assert_eq!(entry.hash.0[..], Sha256::digest(&bytes)[..]);
+        let alone = Draft { carried: Some((7, 5)), ..draft(1, Act::Void("torn".to_owned())) };
+        bytes.extend(5_u64.to_be_bytes());
+        assert_eq!(Entry::append(Tail::default(), 1, 9, alone).hash.0[..], Sha256::digest(&bytes)[..]);
     }
 
     #[test]

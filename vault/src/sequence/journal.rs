@@ -7,11 +7,14 @@
 //! transaction.
 
 mod derived;
+mod keys;
+mod schema;
 
-use std::collections::HashSet;
+use std::cell::RefCell;
+use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Statement, Transaction, params};
 use serde::de::DeserializeOwned;
 use shared::api::{Number, NumberState};
 
@@ -22,93 +25,16 @@ use super::protocol::{Memory, Nonce, Write};
 use super::standing::Standing;
 use crate::sqlite::{self, SqliteError};
 
-use derived::{apply, cut_off, forget_carried, last_number, life_state, put_lives, put_series, stands};
+use derived::{
+    apply, cut_off, forget_carried, last_number, life_state, put_lives, put_series, stands,
+};
+use keys::{Change, Keys};
+use schema::MIGRATIONS;
 
-const MIGRATIONS: &[&str] = &["
-    CREATE TABLE memory (
-        id INTEGER PRIMARY KEY CHECK (id = 1),
-        journal BLOB NOT NULL,
-        epoch INTEGER NOT NULL,
-        owns INTEGER NOT NULL,
-        alone INTEGER NOT NULL,
-        whole INTEGER NOT NULL,
-        solo INTEGER NOT NULL,
-        solo_hash BLOB NOT NULL,
-        peer_journal BLOB,
-        peer_durable INTEGER NOT NULL,
-        settled INTEGER NOT NULL,
-        used_by BLOB
-    ) STRICT;
-    CREATE TABLE entry (
-        idx INTEGER PRIMARY KEY,
-        epoch INTEGER NOT NULL,
-        life BLOB NOT NULL,
-        carried INTEGER NOT NULL,
-        owner TEXT NOT NULL,
-        series TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        act TEXT NOT NULL,
-        text TEXT NOT NULL,
-        at INTEGER NOT NULL,
-        previous BLOB NOT NULL,
-        hash BLOB NOT NULL
-    ) STRICT;
-    CREATE INDEX entry_carried ON entry (life, carried) WHERE carried > 0;
-    CREATE TABLE solo (
-        idx INTEGER PRIMARY KEY,
-        epoch INTEGER NOT NULL,
-        life BLOB NOT NULL,
-        carried INTEGER NOT NULL,
-        owner TEXT NOT NULL,
-        series TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        act TEXT NOT NULL,
-        text TEXT NOT NULL,
-        at INTEGER NOT NULL,
-        previous BLOB NOT NULL,
-        hash BLOB NOT NULL
-    ) STRICT;
-    CREATE INDEX solo_key ON solo (owner, series, key);
-    CREATE INDEX solo_number ON solo (owner, series, number);
-    CREATE TABLE dropped (
-        idx INTEGER NOT NULL,
-        hash BLOB NOT NULL PRIMARY KEY,
-        entry TEXT NOT NULL
-    ) STRICT;
-    CREATE TABLE number (
-        owner TEXT NOT NULL,
-        series TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        state TEXT NOT NULL,
-        document_hash TEXT,
-        reason TEXT,
-        idx INTEGER NOT NULL,
-        hash BLOB NOT NULL,
-        PRIMARY KEY (owner, series, number),
-        UNIQUE (owner, series, key)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE definition (
-        owner TEXT NOT NULL,
-        series TEXT NOT NULL,
-        text TEXT NOT NULL,
-        PRIMARY KEY (owner, series)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE series (
-        owner TEXT NOT NULL,
-        series TEXT NOT NULL,
-        text TEXT NOT NULL,
-        PRIMARY KEY (owner, series)
-    ) STRICT, WITHOUT ROWID;
-    CREATE TABLE life (
-        life BLOB PRIMARY KEY,
-        vault TEXT NOT NULL,
-        state TEXT NOT NULL,
-        carried INTEGER NOT NULL
-    ) STRICT, WITHOUT ROWID;
-"];
+/// Pages that SQLite keeps for the writer, as SQLite counts: so many KiB.
+const CACHE: i64 = -32_768;
+/// Series whose highest number is kept at hand.
+const SERIES: usize = 4096;
 
 /// What can go wrong with the journal.
 #[derive(Debug, thiserror::Error)]
@@ -151,6 +77,10 @@ pub enum JournalError {
     },
 }
 
+/// See [`Journal::at_once`].
+#[derive(Debug)]
+pub struct AtOnce<'a>(#[expect(dead_code, reason = "held, not used")] Transaction<'a>);
+
 /// The open journal; one thread writes.
 #[derive(Debug)]
 pub struct Journal {
@@ -160,6 +90,9 @@ pub struct Journal {
     standing: Standing,
     /// Do any rows given alone wait to be carried over?
     has_rows: bool,
+    keys: Keys,
+    /// Highest numbers; the writer's alone.
+    last: RefCell<HashMap<SeriesName, u64>>,
 }
 
 impl Journal {
@@ -169,10 +102,11 @@ impl Journal {
     /// The file, or a damaged last entry.
     pub fn open(file: &Path, fresh: Nonce) -> Result<Self, JournalError> {
         let mut journal = Self::prepared(file, sqlite::open(file, MIGRATIONS)?);
+        journal.connection.pragma_update(None, "cache_size", CACHE).map_err(|source| journal.sql(source))?;
         journal
             .connection
             .execute(
-                "INSERT INTO memory VALUES (1, ?1, 1, 0, 0, 1, 0, ?2, NULL, 0, 0, NULL) ON CONFLICT DO NOTHING",
+                "INSERT INTO memory VALUES (1, ?1, 1, 0, 0, 1, 0, ?2, NULL, 0, 0, NULL, 0) ON CONFLICT DO NOTHING",
                 params![fresh.to_be_bytes(), Digest::default().0],
             )
             .map_err(|source| journal.sql(source))?;
@@ -184,20 +118,39 @@ impl Journal {
         }
         journal.standing = journal.restored()?;
         journal.has_rows = journal.last("solo")?.is_some();
+        journal.keys = Keys::read(&journal.connection).map_err(|source| journal.sql(source))?;
         Ok(journal)
     }
 
-    /// Opens a journal that [`Journal::open`] has prepared, for reading only. It has no
-    /// [`Journal::standing`].
+    /// Opens a journal that [`Journal::open`] has prepared, for reading only, while nobody writes
+    /// it. It has no [`Journal::standing`].
     ///
     /// # Errors
     /// The file.
     pub fn open_to_read(file: &Path) -> Result<Self, JournalError> {
-        Ok(Self { has_rows: true, ..Self::prepared(file, sqlite::open_to_read(file)?) })
+        let mut journal = Self::prepared(file, sqlite::open_to_read(file)?);
+        journal.keys = Keys::read(&journal.connection).map_err(|source| journal.sql(source))?;
+        Ok(Self { has_rows: true, ..journal })
+    }
+
+    /// As [`Journal::open_to_read`], beside this one which is written.
+    ///
+    /// # Errors
+    /// The file.
+    pub fn reader(&self) -> Result<Self, JournalError> {
+        let reader = Self::prepared(&self.file, sqlite::open_to_read(&self.file)?);
+        Ok(Self { has_rows: true, keys: self.keys.clone(), ..reader })
     }
 
     fn prepared(file: &Path, connection: Connection) -> Self {
-        Self { file: file.to_owned(), connection, standing: Standing::default(), has_rows: false }
+        Self {
+            file: file.to_owned(),
+            connection,
+            standing: Standing::default(),
+            has_rows: false,
+            keys: Keys::default(),
+            last: RefCell::default(),
+        }
     }
 
     /// What this side remembers.
@@ -260,6 +213,7 @@ impl Journal {
         let done = self.try_write(write);
         if done.is_err() {
             // What was derived half-way is read anew.
+            self.last.get_mut().clear();
             self.standing = self.restored()?;
         }
         match done {
@@ -272,19 +226,22 @@ impl Journal {
     fn try_write(&mut self, write: &Write) -> rusqlite::Result<bool> {
         let Write { cut, entries, rows, memory } = write;
         let transaction = self.connection.transaction()?;
+        let (keys, mut change) = (&self.keys, Change::default());
         let mut touched = HashSet::new();
         if let Some(cut) = cut {
             if !stands(&transaction, *cut)? {
                 return Ok(false);
             }
-            self.standing = cut_off(&transaction, cut.index)?;
+            self.standing = cut_off(&transaction, cut.index, keys, &mut change)?;
+            self.last.get_mut().clear();
             touched.extend(
                 self.standing.names().chain(self.standing.definitions().map(|(name, _)| name)).cloned(),
             );
         }
+        let mut line = transaction.prepare_cached(INSERT_ENTRY)?;
         for entry in entries {
-            insert(&transaction, "entry", entry)?;
-            apply(&transaction, entry)?;
+            insert(&mut line, entry)?;
+            apply(&transaction, entry, keys, &mut change)?;
             let last = || last_number(&transaction, &entry.owner, &entry.series).unwrap_or(i64::MAX as u64);
             touched.extend(self.standing.apply(entry, last));
             if let Act::Life(_) = entry.act {
@@ -294,19 +251,31 @@ impl Journal {
                 transaction.prepare_cached(sql)?.execute(params![entry.life.to_be_bytes(), entry.carried])?;
             }
         }
+        drop(line);
         for name in touched {
             put_series(&transaction, &self.standing, &name)?;
         }
+        let mut line = transaction.prepare_cached(INSERT_ROW)?;
         for row in rows {
-            insert(&transaction, "solo", row)?;
+            insert(&mut line, row)?;
         }
+        drop(line);
         remember(&transaction, memory)?;
         let mut has_rows = self.has_rows || !rows.is_empty();
         if has_rows {
             has_rows = forget_carried(&transaction, memory.settled)?;
         }
+        keys.sweep(&transaction, &mut change)?;
         transaction.commit()?;
         self.has_rows = has_rows;
+        keys.changed(change, entries.last().map(Entry::tail).or(*cut).map(|tail| tail.index));
+        for entry in entries.iter().filter(|entry| matches!(entry.act, Act::Reserve(_) | Act::Spoil(_))) {
+            // Only what is there already: a series that nobody asked for is read when asked for.
+            let name = SeriesName { owner: entry.owner.clone(), series: entry.series.clone() };
+            if let Some(last) = self.last.get_mut().get_mut(&name) {
+                *last = entry.number.max(*last);
+            }
+        }
         Ok(true)
     }
 
@@ -333,6 +302,15 @@ impl Journal {
         read().map_err(|source| self.sql(source))
     }
 
+    /// All that is read until this is dropped is read at once: each look by itself would lock the
+    /// file anew, which takes longer than the look.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn at_once(&self) -> Result<AtOnce<'_>, JournalError> {
+        self.connection.unchecked_transaction().map(AtOnce).map_err(|source| self.sql(source))
+    }
+
     /// What the chain says that matters to a wish.
     ///
     /// # Errors
@@ -342,8 +320,22 @@ impl Journal {
             Wish::Reserve { key, .. } | Wish::Supersede { key, .. } => self.by_key(name, key)?,
             Wish::Confirm { number, .. } | Wish::Void { number, .. } => self.by_number(name, *number)?,
         };
+        Ok(Context { known, last: self.last_number(name)? })
+    }
+
+    /// The series' highest number; 0 if it has none.
+    fn last_number(&self, name: &SeriesName) -> Result<u64, JournalError> {
+        if let Some(last) = self.last.borrow().get(name) {
+            return Ok(*last);
+        }
         let last = last_number(&self.connection, &name.owner, &name.series);
-        Ok(Context { known, last: last.map_err(|source| self.sql(source))? })
+        let last = last.map_err(|source| self.sql(source))?;
+        let mut kept = self.last.borrow_mut();
+        if kept.len() >= SERIES {
+            kept.clear();
+        }
+        kept.insert(name.clone(), last);
+        Ok(last)
     }
 
     /// What the rows given alone say of the number that a wish is about.
@@ -393,7 +385,14 @@ impl Journal {
     /// # Errors
     /// SQLite's own.
     pub fn by_key(&self, name: &SeriesName, key: &str) -> Result<Option<Known>, JournalError> {
-        self.one("owner = ?1 AND series = ?2 AND key = ?3", params![name.owner, name.series, key])
+        match self.keys.find(&self.connection, name, key).map_err(|source| self.sql(source))? {
+            Some(index) => self.one(
+                "SELECT number.* FROM entry JOIN number USING (owner, series)
+                 WHERE entry.idx = ?1 AND number.number = iif(entry.number = 0, -entry.idx, entry.number)",
+                params![index],
+            ),
+            None => Ok(None),
+        }
     }
 
     /// What became of a number.
@@ -401,7 +400,10 @@ impl Journal {
     /// # Errors
     /// SQLite's own.
     pub fn by_number(&self, name: &SeriesName, number: u64) -> Result<Option<Known>, JournalError> {
-        self.one("owner = ?1 AND series = ?2 AND number = ?3", params![name.owner, name.series, number])
+        self.one(
+            "SELECT * FROM number WHERE owner = ?1 AND series = ?2 AND number = ?3",
+            params![name.owner, name.series, number],
+        )
     }
 
     /// A page of a series' numbers above `after`.
@@ -425,9 +427,9 @@ impl Journal {
             .map_err(|source| self.sql(source))
     }
 
-    fn one(&self, clause: &str, values: impl rusqlite::Params) -> Result<Option<Known>, JournalError> {
+    fn one(&self, sql: &str, values: impl rusqlite::Params) -> Result<Option<Known>, JournalError> {
         self.connection
-            .prepare_cached(&format!("SELECT * FROM number WHERE {clause}"))
+            .prepare_cached(sql)
             .and_then(|mut statement| statement.query_row(values, known).optional())
             .map_err(|source| self.sql(source))
     }
@@ -489,25 +491,26 @@ fn remember(transaction: &Transaction<'_>, memory: &Memory) -> rusqlite::Result<
     Ok(())
 }
 
-fn insert(transaction: &Transaction<'_>, table: &str, entry: &Entry) -> rusqlite::Result<()> {
+const INSERT_ENTRY: &str = "INSERT INTO entry VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)";
+const INSERT_ROW: &str = "INSERT INTO solo VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)";
+
+fn insert(statement: &mut Statement<'_>, entry: &Entry) -> rusqlite::Result<()> {
     let (act, text) = entry.act.parts();
-    transaction
-        .prepare_cached(&format!("INSERT INTO {table} VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)"))?
-        .execute(params![
-            entry.index,
-            entry.epoch,
-            entry.life.to_be_bytes(),
-            entry.carried,
-            entry.owner,
-            entry.series,
-            entry.number,
-            entry.key,
-            act,
-            text,
-            entry.at,
-            entry.previous.0,
-            entry.hash.0
-        ])?;
+    statement.execute(params![
+        entry.index,
+        entry.epoch,
+        entry.life.to_be_bytes(),
+        entry.carried,
+        entry.owner,
+        entry.series,
+        entry.number,
+        entry.key,
+        act,
+        text,
+        entry.at,
+        entry.previous.0,
+        entry.hash.0
+    ])?;
     Ok(())
 }
 

@@ -6,6 +6,7 @@ use std::collections::{HashMap, HashSet};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::entry;
+use super::keys::{Change, Keys};
 use crate::sequence::book::{SeriesName, given_up_for};
 use crate::sequence::carry::unused;
 use crate::sequence::definition::base_of;
@@ -14,9 +15,7 @@ use crate::sequence::standing::{LifeState, Standing};
 
 pub(super) fn last_number(connection: &Connection, owner: &str, series: &str) -> rusqlite::Result<u64> {
     connection
-        .prepare_cached(
-            "SELECT max(coalesce(max(number), 0), 0) FROM number WHERE owner = ?1 AND series = ?2",
-        )?
+        .prepare_cached("SELECT max(coalesce(max(number), 0), 0) FROM number WHERE owner = ?1 AND series = ?2")?
         .query_row(params![owner, series], |row| row.get(0))
 }
 
@@ -32,11 +31,17 @@ pub(super) fn stands(transaction: &Transaction<'_>, tail: Tail) -> rusqlite::Res
 
 /// Drops the entries after `index`, which were never answered, and what was derived of them; tells
 /// what the others leave.
-pub(super) fn cut_off(transaction: &Transaction<'_>, index: u64) -> rusqlite::Result<Standing> {
+pub(super) fn cut_off(
+    transaction: &Transaction<'_>,
+    index: u64,
+    keys: &Keys,
+    change: &mut Change,
+) -> rusqlite::Result<Standing> {
     let dropped: Vec<Entry> = transaction
         .prepare("SELECT * FROM entry WHERE idx > ?1 ORDER BY idx")?
         .query_map(params![index], entry)?
         .collect::<rusqlite::Result<_>>()?;
+    change.cut(transaction, index, &dropped)?;
     transaction.execute("DELETE FROM entry WHERE idx > ?1", params![index])?;
     let mut touched = HashSet::new();
     for entry in dropped {
@@ -50,14 +55,21 @@ pub(super) fn cut_off(transaction: &Transaction<'_>, index: u64) -> rusqlite::Re
             transaction.execute("DELETE FROM number WHERE owner = ?1 AND series = ?2", of)?;
         }
     }
+    // What may have changed hands among the entries dropped is derived anew.
+    let mut statement = transaction.prepare("SELECT * FROM entry ORDER BY idx")?;
+    for entry in statement.query_map([], entry)? {
+        let entry = entry?;
+        if touched.contains(&name_of(&entry)) {
+            change.forget_key(transaction, &entry)?;
+        }
+    }
     let mut standing = Standing::default();
     let mut last: HashMap<SeriesName, u64> = HashMap::new();
-    let mut statement = transaction.prepare("SELECT * FROM entry ORDER BY idx")?;
     for entry in statement.query_map([], entry)? {
         let entry = entry?;
         let name = name_of(&entry);
         if touched.contains(&name) {
-            apply(transaction, &entry)?;
+            apply(transaction, &entry, keys, change)?;
         }
         let known = last.get(&name).copied().unwrap_or(0);
         let _touched = standing.apply(&entry, || known);
@@ -136,7 +148,12 @@ pub(super) fn forget_carried(transaction: &Transaction<'_>, last: u64) -> rusqli
 
 /// Brings the derived `number` row up to date. A reserve that meets a taken number or key
 /// violates the table's keys, and the whole write fails: the last fence.
-pub(super) fn apply(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<()> {
+pub(super) fn apply(
+    transaction: &Transaction<'_>,
+    entry: &Entry,
+    keys: &Keys,
+    change: &mut Change,
+) -> rusqlite::Result<()> {
     let Entry { owner, series, number, key, index, hash, .. } = entry;
     let update = |assignments: &str, text: &str| -> rusqlite::Result<usize> {
         let sql = format!(
@@ -144,22 +161,25 @@ pub(super) fn apply(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::R
         );
         transaction.prepare_cached(&sql)?.execute(params![owner, series, number, text, index, hash.0])
     };
-    let reserve = || {
-        transaction
-            .prepare_cached("INSERT INTO number VALUES (?1,?2,?3,?4,'reserved',NULL,NULL,?5,?6)")?
-            .execute(params![owner, series, number, key, index, hash.0])
-    };
-    let changed = match &entry.act {
+    match &entry.act {
         Act::Reserve(_) if entry.carried > 0 => {
             // A key that was given up, and turns out to have been answered before.
-            transaction
-                .prepare_cached(
-                    "DELETE FROM number WHERE owner = ?1 AND series = ?2 AND key = ?3 AND number < 0",
-                )?
-                .execute(params![owner, series, key])?;
-            reserve()?
+            if let Some(burnt) = keys.free_burnt(transaction, change, entry)? {
+                transaction
+                    .prepare_cached("DELETE FROM number WHERE owner = ?1 AND series = ?2 AND number = -?3")?
+                    .execute(params![owner, series, burnt])?;
+            }
+            keys.add(transaction, change, entry)?;
         }
-        Act::Reserve(_) => reserve()?,
+        Act::Reserve(_) | Act::Spoil(_) => keys.add(transaction, change, entry)?,
+        Act::Supersede(_) if *number == 0 => keys.add(transaction, change, entry)?,
+        Act::Displace(_) => keys.free(transaction, change, entry)?,
+        _ => {}
+    }
+    let changed = match &entry.act {
+        Act::Reserve(_) => transaction
+            .prepare_cached("INSERT INTO number VALUES (?1,?2,?3,?4,'reserved',NULL,NULL,?5,?6)")?
+            .execute(params![owner, series, number, key, index, hash.0])?,
         Act::Spoil(reason) => transaction
             .prepare_cached("INSERT INTO number VALUES (?1,?2,?3,?4,'void',NULL,?7,?5,?6)")?
             .execute(params![owner, series, number, key, index, hash.0, reason])?,
