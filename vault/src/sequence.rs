@@ -6,20 +6,23 @@ pub mod alone;
 pub mod book;
 pub mod carry;
 mod coordinator;
+pub mod audit;
 pub mod definition;
 pub mod digest;
 pub mod entry;
+pub mod export;
 pub mod journal;
 pub mod message;
 mod mirror;
 pub mod protocol;
+mod reading;
 pub mod reason;
 pub mod standing;
 pub mod witness;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -29,12 +32,14 @@ use serde::{Deserialize, Serialize};
 use shared::api::Number;
 use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use alone::{Alone, Waits};
-use book::{Known, Refused, SeriesName, Wish};
+use book::{Refused, SeriesName, Wish};
 use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
+use definition::{Definition, DefinitionError};
 use entry::Life;
+pub use journal::Which;
 use journal::{Journal, JournalError};
 use mirror::Mirror;
 use protocol::{Core, Memory, Nonce, Reason};
@@ -43,8 +48,14 @@ use witness::WitnessError;
 /// A caller hears "in doubt" after this long; the same key gets the same number later.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
-/// A reader hears "in doubt" after this long.
-const FINAL_DEADLINE: Duration = Duration::from_secs(1);
+/// So many wishes of one caller wait at once: single callers share its rounds.
+const CHUNK: usize = 256;
+
+/// A batch enters nothing more after this long; the rest may be sent again.
+const BATCH_DEADLINE: Duration = Duration::from_secs(8);
+
+/// How often the forgotten reservations are counted.
+const COUNT_EXPIRED: Duration = Duration::from_secs(30);
 
 /// What the room needs to know.
 #[derive(Debug, Clone)]
@@ -69,6 +80,9 @@ pub enum SequenceError {
     /// The ledger's own rules say no.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// The caller's period does not fit the series, or a definition is none.
+    #[error("{0}")]
+    Definition(String),
     /// The pair is not together; it passes by itself.
     #[error("numbers need both vaults: {0}; nothing was given, the same key may be tried again")]
     Apart(String),
@@ -108,6 +122,12 @@ impl SequenceError {
     }
 }
 
+impl From<DefinitionError> for SequenceError {
+    fn from(error: DefinitionError) -> Self {
+        Self::Definition(error.to_string())
+    }
+}
+
 impl From<Reason> for SequenceError {
     fn from(reason: Reason) -> Self {
         let text = reason.to_string();
@@ -122,6 +142,25 @@ pub struct Done {
     pub number: Number,
     /// `false` where an earlier call had done the same.
     pub fresh: bool,
+}
+
+/// What a wish came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// What became of a number.
+    Number(Done),
+    /// What is said of a series from now on.
+    Defined(Definition),
+}
+
+impl Outcome {
+    fn number(self) -> Result<Done, SequenceError> {
+        match self {
+            Self::Number(done) => Ok(done),
+            Self::Defined(_) => Err(SequenceError::InDoubt),
+        }
+    }
 }
 
 /// Where the room stands, for `vault status`.
@@ -147,15 +186,15 @@ pub struct Status {
     pub life: String,
 }
 
-/// Forwards a wish to the owner vault: JSON of [`Forwarded`] there, JSON of the outcome back.
+/// Forwards wishes to the owner vault: JSON of [`Forwarded`] there, JSON of the outcomes back.
 /// `Err(true)` means the owner may have acted, `Err(false)` that it surely has not.
 pub type Forward = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, bool>> + Send + Sync>;
 
-/// A wish on its way to the owner vault.
+/// Wishes on their way to the owner vault.
 #[derive(Debug, Serialize, Deserialize)]
 struct Forwarded {
     name: SeriesName,
-    wish: Wish,
+    wishes: Vec<Wish>,
 }
 
 /// Says something to the peer in order; `false` when nobody hears it.
@@ -249,8 +288,11 @@ impl Sequence {
             final_index: core.final_index(),
             complete: core.is_complete(),
             epoch: core.epoch(),
+            definitions: journal.standing().shown_definitions(),
         });
         let (work, queue) = mpsc::channel(WAITING);
+        let metrics = Metrics::new(registry)?;
+        let expired = metrics.expired.clone();
         let coordinator = Coordinator {
             core,
             journal,
@@ -267,16 +309,21 @@ impl Sequence {
             witness_failed: false,
             said: Some(Reason::Away),
             seen: shown,
-            metrics: Metrics::new(registry)?,
+            metrics,
             tell,
             hang_up,
         };
         let runtime = tokio::runtime::Handle::current();
         std::thread::Builder::new()
             .name("sequence".to_owned())
-            .spawn(move || runtime.block_on(coordinator.run(shutdown)))?;
+            .spawn({
+                let shutdown = shutdown.clone();
+                move || runtime.block_on(coordinator.run(shutdown))
+            })?;
         let names = [settings.own.clone(), settings.peer.clone()];
-        Ok((Self { work: work.clone(), reader, seen, names, forward }, Events(work)))
+        let sequence = Self { work: work.clone(), reader, seen, names, forward };
+        tokio::spawn(sequence.clone().count_expired(expired, shutdown));
+        Ok((sequence, Events(work)))
     }
 
     /// This process's life, which tickets name.
@@ -296,7 +343,50 @@ impl Sequence {
         key: String,
         ticket: Option<Life>,
     ) -> Result<Done, SequenceError> {
-        self.wish(name, Wish::Reserve { key, ticket }).await
+        let mut done = self.number(name.clone(), Wish::Reserve { key, ticket }).await?;
+        if !done.fresh {
+            self.flag(&name, &mut done.number).await?;
+        }
+        Ok(done)
+    }
+
+    /// As [`Sequence::reserve`] for each of many keys, in their order. What is refused as busy or
+    /// in doubt may be sent again.
+    pub async fn reserve_all(
+        &self,
+        name: &SeriesName,
+        keys: Vec<(String, Option<Life>)>,
+    ) -> Vec<Result<Done, SequenceError>> {
+        let deadline = Instant::now() + BATCH_DEADLINE;
+        let mut outcomes = Vec::with_capacity(keys.len());
+        let mut keys = keys.into_iter().peekable();
+        while keys.peek().is_some() {
+            let wish = |(key, ticket)| Wish::Reserve { key, ticket };
+            let wishes: Vec<Wish> = keys.by_ref().take(CHUNK).map(wish).collect();
+            if Instant::now() >= deadline {
+                outcomes.extend(wishes.iter().map(|_| Err(SequenceError::Busy)));
+                continue;
+            }
+            let answered = self.wishes(name.clone(), wishes).await;
+            outcomes.extend(answered.into_iter().map(|outcome| outcome.and_then(Outcome::number)));
+        }
+        outcomes
+    }
+
+    /// An operator says this of a series and all its periods.
+    ///
+    /// # Errors
+    /// See [`SequenceError`].
+    pub async fn define(
+        &self,
+        name: SeriesName,
+        definition: Definition,
+    ) -> Result<Definition, SequenceError> {
+        definition.check()?;
+        match self.wish(name, Wish::Define(definition)).await? {
+            Outcome::Defined(definition) => Ok(definition),
+            Outcome::Number(_) => Err(SequenceError::InDoubt),
+        }
     }
 
     /// This document uses the number.
@@ -309,7 +399,7 @@ impl Sequence {
         number: u64,
         document_hash: String,
     ) -> Result<Done, SequenceError> {
-        self.wish(name, Wish::Confirm { number, document_hash }).await
+        self.number(name, Wish::Confirm { number, document_hash }).await
     }
 
     /// The number is spoiled.
@@ -317,50 +407,7 @@ impl Sequence {
     /// # Errors
     /// See [`SequenceError`].
     pub async fn void(&self, name: SeriesName, number: u64, reason: String) -> Result<Done, SequenceError> {
-        self.wish(name, Wish::Void { number, reason }).await
-    }
-
-    /// What became of a number.
-    ///
-    /// # Errors
-    /// [`SequenceError::InDoubt`] where its last entry is not known to be on both vaults.
-    pub async fn by_number(&self, name: SeriesName, number: u64) -> Result<Option<Number>, SequenceError> {
-        let last = self.seen().final_index;
-        let known = self.read(move |journal| {
-            let chain = journal.by_number(&name, number)?;
-            own_first(chain, last, || journal.own_by_number(&name, number))
-        });
-        self.once_final(known.await?).await
-    }
-
-    /// The number that a key got.
-    ///
-    /// # Errors
-    /// As [`Sequence::by_number`].
-    pub async fn by_key(&self, name: SeriesName, key: String) -> Result<Option<Number>, SequenceError> {
-        let last = self.seen().final_index;
-        let known = self.read(move |journal| {
-            let chain = journal.by_key(&name, &key)?;
-            own_first(chain, last, || journal.own_by_key(&name, &key))
-        });
-        self.once_final(known.await?).await
-    }
-
-    /// A page of the series' numbers above `after`: whole, or refused.
-    ///
-    /// # Errors
-    /// As [`Sequence::by_number`].
-    pub async fn list(
-        &self,
-        name: SeriesName,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<Number>, SequenceError> {
-        let known = self.read(move |journal| journal.numbers(&name, after, limit)).await?;
-        // A short page says that there is no more.
-        self.complete()?;
-        self.wait_final(known.iter().map(|known| known.index).max().unwrap_or(0)).await?;
-        Ok(known.into_iter().map(|known| known.number).collect())
+        self.number(name, Wish::Void { number, reason }).await
     }
 
     /// Takes the other vault's empty journal for its new one; the word of an operator who knows
@@ -383,13 +430,13 @@ impl Sequence {
     /// # Errors
     /// The question is no JSON of ours; text for the log.
     pub async fn forwarded(&self, body: Bytes) -> Result<Bytes, String> {
-        let Forwarded { name, wish } = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-        let outcome = if self.seen().leads {
-            self.enter(name, wish).await
+        let Forwarded { name, wishes } = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+        let outcomes = if self.seen().leads {
+            self.enter(name, wishes).await
         } else {
-            Err(SequenceError::from(Reason::Syncing))
+            vec![Err(SequenceError::from(Reason::Syncing)); wishes.len()]
         };
-        serde_json::to_vec(&outcome).map(Bytes::from).map_err(|error| error.to_string())
+        serde_json::to_vec(&outcomes).map(Bytes::from).map_err(|error| error.to_string())
     }
 
     /// Where the room stands.
@@ -409,83 +456,73 @@ impl Sequence {
         }
     }
 
-    async fn wish(&self, name: SeriesName, wish: Wish) -> Result<Done, SequenceError> {
+    async fn wish(&self, name: SeriesName, wish: Wish) -> Result<Outcome, SequenceError> {
+        let outcome = self.wishes(name, vec![wish]).await.pop();
+        outcome.unwrap_or(Err(SequenceError::InDoubt))
+    }
+
+    async fn number(&self, name: SeriesName, wish: Wish) -> Result<Done, SequenceError> {
+        self.wish(name, wish).await?.number()
+    }
+
+    /// An outcome for each wish, in their order.
+    async fn wishes(&self, name: SeriesName, wishes: Vec<Wish>) -> Vec<Result<Outcome, SequenceError>> {
         let seen = self.seen();
         // Apart, each decides for itself what it may give.
         if seen.leads || seen.refusal.is_some() {
-            return self.enter(name, wish).await;
+            return self.enter(name, wishes).await;
         }
         // What both vaults have already, this one may answer even alone.
-        if let Wish::Reserve { key, .. } = &wish {
-            let (name, key) = (name.clone(), key.clone());
-            let known = self.read(move |journal| journal.by_key(&name, &key)).await?;
-            let last = seen.final_index;
-            if let Some(Known { number, .. }) = known.filter(|known| known.index <= last) {
-                return Ok(Done { number, fresh: false });
+        let mut outcomes = match self.held(&name, &wishes, seen.final_index).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => return vec![Err(error); wishes.len()],
+        };
+        let fresh = wishes.into_iter().zip(&outcomes).filter(|(_, held)| held.is_none());
+        let fresh: Vec<Wish> = fresh.map(|(wish, _)| wish).collect();
+        if !fresh.is_empty() {
+            let mut answered = self.send(name, fresh).await.into_iter();
+            for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
+                *outcome = answered.next();
             }
         }
-        let body = serde_json::to_vec(&Forwarded { name, wish }).map_err(|_| SequenceError::Unreadable)?;
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or(Err(SequenceError::InDoubt))).collect()
+    }
+
+    /// Has the other vault enter these.
+    async fn send(&self, name: SeriesName, wishes: Vec<Wish>) -> Vec<Result<Outcome, SequenceError>> {
+        let count = wishes.len();
+        let Ok(body) = serde_json::to_vec(&Forwarded { name, wishes }) else {
+            return vec![Err(SequenceError::Unreadable); count];
+        };
         match (self.forward)(Bytes::from(body)).await {
-            Ok(outcome) => serde_json::from_slice(&outcome).unwrap_or(Err(SequenceError::InDoubt)),
-            Err(true) => Err(SequenceError::InDoubt),
-            Err(false) => Err(Reason::Away.into()),
+            Ok(outcomes) => serde_json::from_slice(&outcomes).unwrap_or_default(),
+            Err(true) => vec![Err(SequenceError::InDoubt); count],
+            Err(false) => vec![Err(Reason::Away.into()); count],
         }
     }
 
-    async fn enter(&self, name: SeriesName, wish: Wish) -> Result<Done, SequenceError> {
-        let (answer, answered) = oneshot::channel();
-        self.work.try_send(Work::Wish(Waiting { name, wish, answer })).map_err(|_| SequenceError::Busy)?;
-        match timeout(ANSWER_DEADLINE, answered).await {
-            Ok(Ok(outcome)) => outcome,
-            // Late, or the thread has ended: the entry may stand all the same.
-            Ok(Err(_)) | Err(_) => Err(SequenceError::InDoubt),
+    /// Hands wishes to the coordinator, all at once.
+    async fn enter(&self, name: SeriesName, wishes: Vec<Wish>) -> Vec<Result<Outcome, SequenceError>> {
+        let enter = |wish| {
+            let (answer, answered) = oneshot::channel();
+            let waiting = Waiting { name: name.clone(), wish, answer };
+            self.work.try_send(Work::Wish(waiting)).map_err(|_| SequenceError::Busy)?;
+            Ok(answered)
+        };
+        let entered: Vec<_> = wishes.into_iter().map(enter).collect();
+        let deadline = Instant::now() + ANSWER_DEADLINE;
+        let mut outcomes = Vec::with_capacity(entered.len());
+        for answered in entered {
+            outcomes.push(match answered {
+                Ok(answered) => match timeout_at(deadline, answered).await {
+                    Ok(Ok(outcome)) => outcome.map(|outcome| self.dressed_outcome(&name, outcome)),
+                    // Late, or the thread has ended: the entry may stand all the same.
+                    Ok(Err(_)) | Err(_) => Err(SequenceError::InDoubt),
+                },
+                Err(busy) => Err(busy),
+            });
         }
-    }
-
-    async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
-    ) -> Result<T, SequenceError> {
-        let reader = Arc::clone(&self.reader);
-        let read =
-            tokio::task::spawn_blocking(move || read(&reader.lock().unwrap_or_else(PoisonError::into_inner)));
-        match read.await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                tracing::error!("sequence: reading: {error}");
-                Err(SequenceError::Unreadable)
-            }
-            Err(_) => Err(SequenceError::Unreadable),
-        }
-    }
-
-    /// Lets out what is final. Whatever was answered anywhere is durable in both journals, so
-    /// this journal has it, unless the journal itself is not the one it was.
-    async fn once_final(&self, known: Option<Known>) -> Result<Option<Number>, SequenceError> {
-        match known {
-            Some(known) => {
-                self.wait_final(known.index).await?;
-                Ok(Some(known.number))
-            }
-            None => self.complete().map(|()| None),
-        }
-    }
-
-    /// While both are together an entry becomes final in the time that a message takes: this
-    /// vault hears of it after whoever asked for it, and the two may be one caller.
-    async fn wait_final(&self, index: u64) -> Result<(), SequenceError> {
-        let mut seen = self.seen.clone();
-        let settled = seen.wait_for(|seen| seen.final_index >= index || seen.refusal.is_some());
-        match timeout(FINAL_DEADLINE, settled).await {
-            Ok(Ok(seen)) if seen.final_index >= index => Ok(()),
-            _ => Err(SequenceError::InDoubt),
-        }
-    }
-
-    /// May it be said that something is not there?
-    fn complete(&self) -> Result<(), SequenceError> {
-        let seen = self.seen();
-        if seen.complete { Ok(()) } else { Err(seen.refusal.unwrap_or(Reason::Syncing).into()) }
+        outcomes
     }
 
     fn seen(&self) -> Seen {
@@ -497,19 +534,6 @@ fn nonce() -> Result<Nonce, getrandom::Error> {
     let mut bytes = [0; 16];
     getrandom::fill(&mut bytes)?;
     Ok(Nonce::from_be_bytes(bytes))
-}
-
-/// What this vault gave alone it may answer until the chain says it for good.
-fn own_first(
-    chain: Option<Known>,
-    last: u64,
-    own: impl FnOnce() -> Result<Option<Known>, JournalError>,
-) -> Result<Option<Known>, JournalError> {
-    if chain.as_ref().is_some_and(|known| known.index <= last) {
-        return Ok(chain);
-    }
-    // Index 0: there is nothing to wait for.
-    Ok(own()?.map(|known| Known { index: 0, ..known }).or(chain))
 }
 
 #[cfg(test)]

@@ -313,7 +313,7 @@ fn number(deeds: &mut Deeds, path: &str, key: Option<String>) -> Response<Body> 
     let entry_hash = "0".repeat(64);
     json(
         StatusCode::CREATED,
-        &Number { series, number, key, state, document_hash: None, reason: None, entry_hash },
+        &Number { state, ..Number::reserved(series, number, key, entry_hash) },
     )
 }
 

@@ -130,6 +130,7 @@ fn concerns(entry: &Entry, wish: &Wish) -> bool {
     match wish {
         Wish::Reserve { key, .. } => entry.key == *key,
         Wish::Confirm { number, .. } | Wish::Void { number, .. } => entry.number == *number,
+        Wish::Define(_) => false,
     }
 }
 
@@ -155,15 +156,7 @@ pub(crate) fn known(entries: &[Entry], name: &SeriesName, pick: impl Fn(&Entry) 
             continue;
         }
         let mut number = found.map_or_else(
-            || Number {
-                series: entry.series.clone(),
-                number: entry.number,
-                key: entry.key.clone(),
-                state: NumberState::Reserved,
-                document_hash: None,
-                reason: None,
-                entry_hash: String::new(),
-            },
+            || Number::reserved(entry.series.clone(), entry.number, entry.key.clone(), String::new()),
             |known| known.number,
         );
         match &entry.act {

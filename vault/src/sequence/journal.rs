@@ -7,6 +7,7 @@
 //! transaction.
 
 mod derived;
+mod survey;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -21,6 +22,8 @@ use super::entry::{Act, BATCH, Entry, Life, Tail};
 use super::protocol::{Memory, Nonce, Write};
 use super::standing::Standing;
 use crate::sqlite::{self, SqliteError};
+
+pub use survey::Which;
 
 use derived::{
     apply, cut_off, derived, forget_carried, last_number, life_state, put_lives, put_series, stands,
@@ -109,6 +112,9 @@ const MIGRATIONS: &[&str] = &["
         state TEXT NOT NULL,
         carried INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
+", "
+    CREATE INDEX number_reserved ON number (owner, series, number) WHERE state = 'reserved';
+    CREATE INDEX entry_lost ON entry (owner, series, number) WHERE act = 'lost';
 "];
 
 /// What can go wrong with the journal.
@@ -342,6 +348,10 @@ impl Journal {
         let known = match wish {
             Wish::Reserve { key, .. } => self.by_key(name, key)?,
             Wish::Confirm { number, .. } | Wish::Void { number, .. } => self.by_number(name, *number)?,
+            Wish::Define(_) => {
+                let last = u64::from(self.has_numbers(name)?);
+                return Ok(Context { known: None, last });
+            }
         };
         let last = last_number(&self.connection, &name.owner, &name.series);
         Ok(Context { known, last: last.map_err(|source| self.sql(source))? })
@@ -355,6 +365,7 @@ impl Journal {
         match wish {
             Wish::Reserve { key, .. } => self.own_by_key(name, key),
             Wish::Confirm { number, .. } | Wish::Void { number, .. } => self.own_by_number(name, *number),
+            Wish::Define(_) => Ok(None),
         }
     }
 
@@ -403,20 +414,6 @@ impl Journal {
     /// SQLite's own.
     pub fn by_number(&self, name: &SeriesName, number: u64) -> Result<Option<Known>, JournalError> {
         self.one("owner = ?1 AND series = ?2 AND number = ?3", params![name.owner, name.series, number])
-    }
-
-    /// A page of a series' numbers above `after`.
-    ///
-    /// # Errors
-    /// SQLite's own.
-    pub fn numbers(&self, name: &SeriesName, after: u64, limit: usize) -> Result<Vec<Known>, JournalError> {
-        let read = || -> rusqlite::Result<Vec<Known>> {
-            let mut statement = self.connection.prepare_cached(
-                "SELECT * FROM number WHERE owner = ?1 AND series = ?2 AND number > ?3 ORDER BY number LIMIT ?4",
-            )?;
-            statement.query_map(params![name.owner, name.series, after, limit], known)?.collect()
-        };
-        read().map_err(|source| self.sql(source))
     }
 
     fn last(&self, table: &str) -> Result<Option<Entry>, JournalError> {
@@ -513,15 +510,7 @@ fn insert(transaction: &Transaction<'_>, table: &str, entry: &Entry) -> rusqlite
 
 /// The number as the row leaves it.
 fn left_by(number: Option<Known>, row: &Entry) -> Option<Known> {
-    let fresh = || Number {
-        series: row.series.clone(),
-        number: row.number,
-        key: row.key.clone(),
-        state: NumberState::Reserved,
-        document_hash: None,
-        reason: None,
-        entry_hash: String::new(),
-    };
+    let fresh = || Number::reserved(row.series.clone(), row.number, row.key.clone(), String::new());
     let mut number = number.map_or_else(fresh, |known| known.number);
     match &row.act {
         Act::Confirm(hash) => {
@@ -568,13 +557,15 @@ fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
     };
     Ok(Known {
         number: Number {
-            series: row.get("series")?,
-            number: row.get("number")?,
-            key: row.get("key")?,
             state,
             document_hash: row.get("document_hash")?,
             reason: row.get("reason")?,
-            entry_hash: Digest(row.get("hash")?).to_string(),
+            ..Number::reserved(
+                row.get("series")?,
+                row.get("number")?,
+                row.get("key")?,
+                Digest(row.get("hash")?).to_string(),
+            )
         },
         index: row.get("idx")?,
     })
@@ -643,7 +634,7 @@ mod tests {
             journal.context(&name(), &Wish::Reserve { key: "c".to_owned(), ticket: None }).unwrap().last,
             2
         );
-        assert_eq!(journal.numbers(&name(), 1, 10).unwrap().len(), 1);
+        assert_eq!(journal.numbers(&name(), Which::All, 1, 10).unwrap().len(), 1);
     }
 
     #[test]
