@@ -3,10 +3,10 @@
 //! Knows neither HTTP nor the connection to the peer: it is handed both ends.
 
 pub mod alone;
+pub mod audit;
 pub mod book;
 pub mod carry;
 mod coordinator;
-pub mod audit;
 pub mod definition;
 pub mod digest;
 pub mod entry;
@@ -314,12 +314,10 @@ impl Sequence {
             hang_up,
         };
         let runtime = tokio::runtime::Handle::current();
-        std::thread::Builder::new()
-            .name("sequence".to_owned())
-            .spawn({
-                let shutdown = shutdown.clone();
-                move || runtime.block_on(coordinator.run(shutdown))
-            })?;
+        std::thread::Builder::new().name("sequence".to_owned()).spawn({
+            let shutdown = shutdown.clone();
+            move || runtime.block_on(coordinator.run(shutdown))
+        })?;
         let names = [settings.own.clone(), settings.peer.clone()];
         let sequence = Self { work: work.clone(), reader, seen, names, forward };
         tokio::spawn(sequence.clone().count_expired(expired, shutdown));
@@ -537,131 +535,4 @@ fn nonce() -> Result<Nonce, getrandom::Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use shared::api::NumberState;
-
-    use super::*;
-
-    /// Two rooms in one process, joined by a link that can be cut.
-    struct Two {
-        rooms: [Sequence; 2],
-        events: [Events; 2],
-        /// Nothing is heard before both sides know of the connection, as on a real one.
-        open: tokio::sync::watch::Sender<bool>,
-        _folder: tempfile::TempDir,
-    }
-
-    fn two() -> Two {
-        let folder = tempfile::tempdir().unwrap();
-        let (to_a, mut from_b) = mpsc::unbounded_channel::<Bytes>();
-        let (to_b, mut from_a) = mpsc::unbounded_channel::<Bytes>();
-        let owner_room: Arc<std::sync::OnceLock<Sequence>> = Arc::default();
-        let start = |own: &str, to: mpsc::UnboundedSender<Bytes>| {
-            let settings = Settings {
-                journal: folder.path().join(format!("{own}.db")),
-                own: own.to_owned(),
-                peer: if own == "a" { "b" } else { "a" }.to_owned(),
-                owner: "a".to_owned(),
-                run: None,
-            };
-            let owner_room = Arc::clone(&owner_room);
-            let forward: Forward = Arc::new(move |body| {
-                let room = owner_room.get().cloned();
-                Box::pin(async move { room.ok_or(false)?.forwarded(body).await.map_err(|_| true) })
-            });
-            let tell: Tell = Box::new(move |body| to.send(body).is_ok());
-            Sequence::start(&settings, &Registry::new(), tell, Box::new(|| {}), forward, Shutdown::new())
-                .unwrap()
-        };
-        let (a, events_a) = start("a", to_b);
-        let (b, events_b) = start("b", to_a);
-        let _first = owner_room.set(a.clone());
-        let (hear_a, hear_b) = (events_a.clone(), events_b.clone());
-        let open = tokio::sync::watch::Sender::new(false);
-        let (mut open_a, mut open_b) = (open.subscribe(), open.subscribe());
-        tokio::spawn(async move {
-            while let Some(body) = from_b.recv().await {
-                open_a.wait_for(|open| *open).await.unwrap();
-                hear_a.told(body).await;
-            }
-        });
-        tokio::spawn(async move {
-            while let Some(body) = from_a.recv().await {
-                open_b.wait_for(|open| *open).await.unwrap();
-                hear_b.told(body).await;
-            }
-        });
-        Two { rooms: [a, b], events: [events_a, events_b], open, _folder: folder }
-    }
-
-    impl Two {
-        async fn connect(&self) {
-            for events in &self.events {
-                events.up().await;
-            }
-            self.open.send_replace(true);
-            while !self.rooms.iter().all(|room| room.status().together) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        }
-        async fn cut(&self) {
-            self.open.send_replace(false);
-            for events in &self.events {
-                let (noted, note) = oneshot::channel();
-                events.down(noted).await;
-                note.await.unwrap_err();
-            }
-            while self.rooms.iter().any(|room| room.status().together) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        }
-    }
-
-    fn invoices() -> SeriesName {
-        SeriesName { owner: "erp".to_owned(), series: "INV".to_owned() }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn either_vault_gives_numbers_while_both_are_together_and_none_while_apart() {
-        let two = two();
-        let [a, b] = &two.rooms;
-        let away = a.reserve(invoices(), "k0".to_owned(), None).await.unwrap_err();
-        assert!(matches!(away, SequenceError::Apart(_)), "{away:?}");
-        two.connect().await;
-        let first = a.reserve(invoices(), "k1".to_owned(), None).await.unwrap();
-        let second = b.reserve(invoices(), "k2".to_owned(), None).await.unwrap();
-        assert_eq!((first.number.number, second.number.number, second.fresh), (1, 2, true));
-        let confirmed = b.confirm(invoices(), 1, "hash".to_owned()).await.unwrap();
-        assert_eq!(confirmed.number.state, NumberState::Confirmed);
-        two.cut().await;
-        let again = a.reserve(invoices(), "k1".to_owned(), None).await.unwrap();
-        assert_eq!((again.number.number, again.fresh), (1, false));
-        let apart = b.reserve(invoices(), "k3".to_owned(), None).await.unwrap_err();
-        assert_eq!(
-            apart.to_string(),
-            "numbers need both vaults: the other vault is away; nothing was given, the same key may be tried again"
-        );
-        two.connect().await;
-        assert_eq!(b.reserve(invoices(), "k3".to_owned(), None).await.unwrap().number.number, 3);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_thousand_callers_at_once_get_consecutive_numbers() {
-        let two = two();
-        two.connect().await;
-        let calls: Vec<_> = (0..1000)
-            .map(|call| {
-                let room = two.rooms[call % 2].clone();
-                tokio::spawn(async move {
-                    room.reserve(invoices(), format!("k{call}"), None).await.unwrap().number.number
-                })
-            })
-            .collect();
-        let mut numbers = Vec::new();
-        for call in calls {
-            numbers.push(call.await.unwrap());
-        }
-        numbers.sort_unstable();
-        assert_eq!(numbers, (1..=1000).collect::<Vec<u64>>());
-    }
-}
+mod tests;

@@ -112,7 +112,9 @@ impl Alone {
                 self.last.insert(name.clone(), number);
                 Verdict::Make(draft(name, number, key, Act::Reserve(*ticket), at))
             }
-            (Wish::Confirm { .. } | Wish::Void { .. } | Wish::Define(_), None) => return Err(Waits::Elsewhere),
+            (Wish::Confirm { .. } | Wish::Void { .. } | Wish::Define(_), None) => {
+                return Err(Waits::Elsewhere);
+            }
         };
         if matches!(verdict, Verdict::Make(_)) {
             self.round.insert((name.clone(), key));

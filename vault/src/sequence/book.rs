@@ -160,7 +160,9 @@ impl Round {
             return Verdict::Wait;
         }
         let key = match (wish, &context.known) {
-            (Wish::Define(definition), _) => return self.define(name, definition, context.last, standing, at),
+            (Wish::Define(definition), _) => {
+                return self.define(name, definition, context.last, standing, at);
+            }
             (Wish::Reserve { key, .. }, _) => key.clone(),
             (_, Some(known)) => known.number.key.clone(),
             (Wish::Confirm { number, .. } | Wish::Void { number, .. }, None) => {

@@ -434,8 +434,11 @@ mod tests {
             Just(Act::Doubt),
             Just(Act::Remove),
             any::<(u64, u128)>().prop_map(|(to, life)| Act::Grant(Grant { to, life })),
-            any::<(u128, Option<u128>, bool)>()
-                .prop_map(|(life, former, proven)| Act::Life(Birth { life, former, proven })),
+            any::<(u128, Option<u128>, bool)>().prop_map(|(life, former, proven)| Act::Life(Birth {
+                life,
+                former,
+                proven
+            })),
         ]
     }
 
@@ -460,8 +463,11 @@ mod tests {
                     Row::Entry(Entry::append(Tail { index, hash }, epoch, life, draft))
                 }
             ),
-            (any::<u64>(), digest.clone(), digest)
-                .prop_map(|(index, previous, hash)| Row::Skipped { index, previous, hash }),
+            (any::<u64>(), digest.clone(), digest).prop_map(|(index, previous, hash)| Row::Skipped {
+                index,
+                previous,
+                hash
+            }),
             tail.prop_map(Row::End),
         ]
     }
@@ -498,7 +504,7 @@ mod tests {
             (format!("{head}1,2\n"), "row 1: it has 2 fields, not 13"),
             (format!("{head}{end}\"x"), "row 2: a quote is not closed"),
             (format!("{head}+{end}"), "row 1: \"+1\" is no whole number"),
-            (format!("{head}{}", end.replace("end", "vanish")), "row 1: it has no previous"),
+            (format!("{head}{}", end.replace("end", "vanish")), "row 1: it has no epoch"),
             (format!("{head}{}", "x".repeat(MAX_ROW + 1)), "row 1: it is longer than 1048576 bytes"),
             ("[{\"index\":1}]".to_owned(), "missing field `act`"),
             ("[".to_owned(), "EOF while parsing"),

@@ -29,7 +29,8 @@ use derived::{
     apply, cut_off, derived, forget_carried, last_number, life_state, put_lives, put_series, stands,
 };
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE memory (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         journal BLOB NOT NULL,
@@ -112,10 +113,12 @@ const MIGRATIONS: &[&str] = &["
         state TEXT NOT NULL,
         carried INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
-", "
+",
+    "
     CREATE INDEX number_reserved ON number (owner, series, number) WHERE state = 'reserved';
     CREATE INDEX entry_lost ON entry (owner, series, number) WHERE act = 'lost';
-"];
+",
+];
 
 /// What can go wrong with the journal.
 #[derive(Debug, thiserror::Error)]
@@ -529,7 +532,11 @@ fn left_by(number: Option<Known>, row: &Entry) -> Option<Known> {
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let act: String = row.get("act")?;
-    let act = Act::from_parts(&act, row.get("text")?).ok_or(rusqlite::Error::InvalidQuery)?;
+    let unknown = || {
+        let why = format!("{act:?} with this text is no act of this version");
+        rusqlite::Error::FromSqlConversionFailure(8, rusqlite::types::Type::Text, why.into())
+    };
+    let act = Act::from_parts(&act, row.get("text")?).ok_or_else(unknown)?;
     Ok(Entry {
         index: row.get("idx")?,
         epoch: row.get("epoch")?,

@@ -134,7 +134,10 @@ impl Sequence {
                 names.insert(0, asked.series.clone());
             }
             let name = |series| SeriesName { series, ..asked.clone() };
-            names.into_iter().map(|series| journal.count(&name(series), before)).collect::<Result<Vec<_>, _>>()
+            names
+                .into_iter()
+                .map(|series| journal.count(&name(series), before))
+                .collect::<Result<Vec<_>, _>>()
         });
         let counts = counts.await?;
         self.complete()?;
@@ -264,7 +267,8 @@ impl Sequence {
                 let Some(before) = expiry(definition) else { continue };
                 let asked = base.clone();
                 let counted = self.read(move |journal| {
-                    let mut names = journal.counted(&asked.owner, &format!("{}/", asked.series), MAX_PERIODS)?;
+                    let mut names =
+                        journal.counted(&asked.owner, &format!("{}/", asked.series), MAX_PERIODS)?;
                     names.retain(|series| base_of(series) == asked.series);
                     names.push(asked.series.clone());
                     names.into_iter().try_fold(0, |count, series| {

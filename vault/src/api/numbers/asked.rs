@@ -190,7 +190,13 @@ mod tests {
     #[test]
     fn a_ticket_is_32_hex_digits_and_nothing_else() {
         assert_eq!(ticket("000000000000000000000000000000ff"), Some(255));
-        for bad in ["", "ff", "+00000000000000000000000000000ff", "00000000000000000000000000000 ff", "äääääääääääääääää"] {
+        for bad in [
+            "",
+            "ff",
+            "+00000000000000000000000000000ff",
+            "00000000000000000000000000000 ff",
+            "äääääääääääääääää",
+        ] {
             assert_eq!(ticket(bad), None, "{bad}");
         }
         assert_eq!(ticket(&"f".repeat(33)), None);

@@ -40,7 +40,8 @@ fn checked(body: Batch) -> Result<Vec<(String, Option<Life>)>, Refusal> {
     }
     let tickets = tickets.unwrap_or_else(|| vec![None; count]);
     if tickets.len() != count {
-        let detail = format!("tickets: {} of them for {count} keys; send one, or null, for each", tickets.len());
+        let detail =
+            format!("tickets: {} of them for {count} keys; send one, or null, for each", tickets.len());
         return Err(invalid(detail));
     }
     let pair = |(place, (key, life)): (usize, (String, Option<String>))| {

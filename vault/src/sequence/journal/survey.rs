@@ -8,7 +8,7 @@ use super::derived::last_number;
 use super::{Journal, JournalError, entry, known};
 use crate::sequence::book::{Known, SeriesName};
 use crate::sequence::definition::period_of;
-use crate::sequence::entry::{Act, Entry, Grant};
+use crate::sequence::entry::{Act, BATCH, Entry, Grant};
 use crate::sequence::standing::Series;
 
 /// Which numbers of a series a list holds.
@@ -58,6 +58,30 @@ impl Journal {
                 }
                 _ => statement.query_map(params![owner, series, after, limit], known)?.collect(),
             }
+        };
+        read().map_err(|source| self.sql(source))
+    }
+
+    /// A page of all numbers of all owners, after that one.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn every_number(
+        &self,
+        after: Option<&(SeriesName, u64)>,
+    ) -> Result<Vec<(SeriesName, Known)>, JournalError> {
+        let sql = "SELECT * FROM number WHERE (owner, series, number) > (?1, ?2, ?3)
+             ORDER BY owner, series, number LIMIT ?4";
+        let read = || -> rusqlite::Result<Vec<(SeriesName, Known)>> {
+            let (owner, series, number) = after
+                .map_or(("", "", 0), |(name, number)| (name.owner.as_str(), name.series.as_str(), *number));
+            let row = |row: &Row<'_>| {
+                Ok((SeriesName { owner: row.get("owner")?, series: row.get("series")? }, known(row)?))
+            };
+            self.connection
+                .prepare_cached(sql)?
+                .query_map(params![owner, series, number, BATCH], row)?
+                .collect()
         };
         read().map_err(|source| self.sql(source))
     }
@@ -198,9 +222,7 @@ impl Journal {
                 )?;
                 let number = |row: &Row<'_>| row.get::<_, u64>(0);
                 let mut from = lost.number;
-                for given in
-                    statement.query_map(params![name.owner, name.series, lost.number, to], number)?
-                {
+                for given in statement.query_map(params![name.owner, name.series, lost.number, to], number)? {
                     let given = given?;
                     if given > from {
                         spans.push(Span { from, to: given - 1, vault: lost.key.clone() });
