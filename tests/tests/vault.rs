@@ -245,11 +245,11 @@ fn malformed_calls_get_a_reason_and_change_nothing() {
     let mut house = house(&PairPlan::default());
     let json = |call: Curl, body: &str| call.header("Content-Type", "application/json").body(body);
     let numbers = "/v1/series/INV/numbers";
-    let long = "k".repeat(129);
+    let long = "k".repeat(257);
     let name = "n".repeat(8 * 1024);
     let calls: Vec<(&str, Curl, &[u16])> = vec![
         ("no key", house.erp(numbers).method("POST"), &[400]),
-        ("a key of 129 bytes", house.erp(numbers).key(&long).method("POST"), &[400]),
+        ("a key of 257 bytes", house.erp(numbers).key(&long).method("POST"), &[400]),
         ("a key with a blank", house.erp(numbers).key("a b").method("POST"), &[400]),
         (
             "a series that is no name",

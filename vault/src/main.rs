@@ -51,9 +51,9 @@ enum Command {
     /// Files: store, read, look, delete (the vault must be running)
     #[command(subcommand)]
     File(command::file::Verb),
-    /// Numbers: what an operator decides when a journal is lost
+    /// Numbers: define series, reserve, confirm, export, verify; what to do when a journal is lost
     #[command(subcommand)]
-    Number(Number),
+    Number(command::number::Verb),
     /// The storage keys (age): making, rotating, rewrapping
     #[command(subcommand)]
     Keys(Keys),
@@ -109,18 +109,6 @@ struct Enrol {
     /// Give up a key that is there already
     #[arg(long)]
     replace: bool,
-}
-
-#[derive(Subcommand)]
-enum Number {
-    /// Give the other vault, whose journal is lost, a copy of this vault's
-    ///
-    /// Run it on the vault that still has its journal, with both running and the other's
-    /// journal empty. Only you can know that this vault's journal is whole: if it was itself
-    /// restored from a copy or repaired since the two were last together, numbers that were
-    /// given may be missing in it, and would be given again. Then start new series instead.
-    #[command(name = "re-seed")]
-    Reseed,
 }
 
 #[derive(Subcommand)]
@@ -239,9 +227,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 }
             }
             Command::File(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
-            Command::Number(Number::Reseed) => {
-                command::number_reseed(&config()?.api.control_socket, &mut output).await?;
-            }
+            Command::Number(command::number::Verb::Verify(verify)) => verify.run(&mut output)?,
+            Command::Number(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Keys(Keys::Init { file, escrow }) => {
                 let file = match file {
                     Some(file) => file.clone(),

@@ -16,6 +16,7 @@ use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
 
 use crate::api::admin::{Health, Readiness};
+use crate::api::life::Life;
 use crate::api::server::PairDoor;
 use crate::api::status::Sources;
 use crate::api::upkeep::TellOfAdoption;
@@ -58,6 +59,8 @@ pub enum RoomsError {
 pub(crate) struct Rooms {
     /// Their routes.
     pub(crate) routes: Router,
+    /// Which life answers.
+    pub(crate) life: Life,
     /// What they say in `vault status`.
     pub(crate) status: Sources,
     /// Where the peer's connections go.
@@ -108,6 +111,7 @@ impl Rooms {
             routes: numbers::routes(sequence.clone())
                 .merge(files::routes(storage.clone(), config.api.idle_timeout))
                 .merge(upkeep::routes(storage.clone(), tell_of_adoption(&pair))),
+            life: Life::of(sequence.life()),
             status: status(&pair, &sequence, &storage),
             door: PairDoor { peer: config.pair.peer.clone(), acceptor },
             sequence,

@@ -3,24 +3,27 @@
 //! Knows neither HTTP nor the connection to the peer: it is handed both ends.
 
 pub mod alone;
+pub mod audit;
 pub mod book;
 pub mod carry;
 mod coordinator;
 pub mod definition;
 pub mod digest;
 pub mod entry;
+pub mod export;
 pub mod journal;
 mod keeper;
 pub mod message;
 mod mirror;
 pub mod protocol;
+mod reading;
 pub mod reason;
 pub mod standing;
 pub mod witness;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -30,12 +33,14 @@ use serde::{Deserialize, Serialize};
 use shared::api::Number;
 use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
 use alone::{Alone, Waits};
-use book::{Known, Refused, SeriesName, Wish};
+use book::{Refused, SeriesName, Wish};
 use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
+use definition::{Definition, DefinitionError};
 use entry::Life;
+pub use journal::Which;
 use journal::{Journal, JournalError};
 use keeper::Keeper;
 use mirror::Mirror;
@@ -45,8 +50,14 @@ use witness::WitnessError;
 /// A caller hears "in doubt" after this long; the same key gets the same number later.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
-/// A reader hears "in doubt" after this long.
-const FINAL_DEADLINE: Duration = Duration::from_secs(1);
+/// So many wishes of one caller wait at once: single callers share its rounds.
+const CHUNK: usize = 256;
+
+/// A batch enters nothing more after this long; the rest may be sent again.
+const BATCH_DEADLINE: Duration = Duration::from_secs(8);
+
+/// How often the forgotten reservations are counted.
+const COUNT_EXPIRED: Duration = Duration::from_secs(30);
 
 /// What the room needs to know.
 #[derive(Debug, Clone)]
@@ -71,6 +82,9 @@ pub enum SequenceError {
     /// The ledger's own rules say no.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// The caller's period does not fit the series, or a definition is none.
+    #[error("{0}")]
+    Definition(String),
     /// The pair is not together; it passes by itself.
     #[error("numbers need both vaults: {0}; nothing was given, the same key may be tried again")]
     Apart(String),
@@ -118,6 +132,12 @@ impl SequenceError {
     }
 }
 
+impl From<DefinitionError> for SequenceError {
+    fn from(error: DefinitionError) -> Self {
+        Self::Definition(error.to_string())
+    }
+}
+
 impl From<Reason> for SequenceError {
     fn from(reason: Reason) -> Self {
         let text = reason.to_string();
@@ -132,6 +152,25 @@ pub struct Done {
     pub number: Number,
     /// `false` where an earlier call had done the same.
     pub fresh: bool,
+}
+
+/// What a wish came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// What became of a number.
+    Number(Done),
+    /// What is said of a series from now on.
+    Defined(Definition),
+}
+
+impl Outcome {
+    fn number(self) -> Result<Done, SequenceError> {
+        match self {
+            Self::Number(done) => Ok(done),
+            Self::Defined(_) => Err(SequenceError::InDoubt),
+        }
+    }
 }
 
 /// Where the room stands, for `vault status`.
@@ -157,15 +196,15 @@ pub struct Status {
     pub life: String,
 }
 
-/// Forwards a wish to the owner vault: JSON of [`Forwarded`] there, JSON of the outcome back.
+/// Forwards wishes to the owner vault: JSON of [`Forwarded`] there, JSON of the outcomes back.
 /// `Err(true)` means the owner may have acted, `Err(false)` that it surely has not.
 pub type Forward = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, bool>> + Send + Sync>;
 
-/// A wish on its way to the owner vault.
+/// Wishes on their way to the owner vault.
 #[derive(Debug, Serialize, Deserialize)]
 struct Forwarded {
     name: SeriesName,
-    wish: Wish,
+    wishes: Vec<Wish>,
 }
 
 /// Says something to the peer in order; `false` when nobody hears it.
@@ -259,8 +298,11 @@ impl Sequence {
             final_index: core.final_index(),
             complete: core.is_complete(),
             epoch: core.epoch(),
+            definitions: journal.standing().shown_definitions(),
         });
         let (work, queue) = mpsc::channel(WAITING);
+        let metrics = Metrics::new(registry)?;
+        let expired = metrics.expired.clone();
         let coordinator = Coordinator {
             core,
             journal,
@@ -276,16 +318,19 @@ impl Sequence {
             witness: Keeper::start(witness_file, witnessed)?,
             said: Some(Reason::Away),
             seen: shown,
-            metrics: Metrics::new(registry)?,
+            metrics,
             tell,
             hang_up,
         };
         let runtime = tokio::runtime::Handle::current();
-        std::thread::Builder::new()
-            .name("sequence".to_owned())
-            .spawn(move || runtime.block_on(coordinator.run(shutdown)))?;
+        std::thread::Builder::new().name("sequence".to_owned()).spawn({
+            let shutdown = shutdown.clone();
+            move || runtime.block_on(coordinator.run(shutdown))
+        })?;
         let names = [settings.own.clone(), settings.peer.clone()];
-        Ok((Self { work: work.clone(), reader, seen, names, forward }, Events(work)))
+        let sequence = Self { work: work.clone(), reader, seen, names, forward };
+        tokio::spawn(sequence.clone().count_expired(expired, shutdown));
+        Ok((sequence, Events(work)))
     }
 
     /// This process's life, which tickets name.
@@ -305,7 +350,50 @@ impl Sequence {
         key: String,
         ticket: Option<Life>,
     ) -> Result<Done, SequenceError> {
-        self.wish(name, Wish::Reserve { key, ticket }).await
+        let mut done = self.number(name.clone(), Wish::Reserve { key, ticket }).await?;
+        if !done.fresh {
+            self.flag(&name, &mut done.number).await?;
+        }
+        Ok(done)
+    }
+
+    /// As [`Sequence::reserve`] for each of many keys, in their order. What is refused as busy or
+    /// in doubt may be sent again.
+    pub async fn reserve_all(
+        &self,
+        name: &SeriesName,
+        keys: Vec<(String, Option<Life>)>,
+    ) -> Vec<Result<Done, SequenceError>> {
+        let deadline = Instant::now() + BATCH_DEADLINE;
+        let mut outcomes = Vec::with_capacity(keys.len());
+        let mut keys = keys.into_iter().peekable();
+        while keys.peek().is_some() {
+            let wish = |(key, ticket)| Wish::Reserve { key, ticket };
+            let wishes: Vec<Wish> = keys.by_ref().take(CHUNK).map(wish).collect();
+            if Instant::now() >= deadline {
+                outcomes.extend(wishes.iter().map(|_| Err(SequenceError::Busy)));
+                continue;
+            }
+            let answered = self.wishes(name.clone(), wishes).await;
+            outcomes.extend(answered.into_iter().map(|outcome| outcome.and_then(Outcome::number)));
+        }
+        outcomes
+    }
+
+    /// An operator says this of a series and all its periods.
+    ///
+    /// # Errors
+    /// See [`SequenceError`].
+    pub async fn define(
+        &self,
+        name: SeriesName,
+        definition: Definition,
+    ) -> Result<Definition, SequenceError> {
+        definition.check()?;
+        match self.wish(name, Wish::Define(definition)).await? {
+            Outcome::Defined(definition) => Ok(definition),
+            Outcome::Number(_) => Err(SequenceError::InDoubt),
+        }
     }
 
     /// The sender of `key` never heard its number, and takes the key `by` instead: from now on
@@ -327,7 +415,7 @@ impl Sequence {
         number: u64,
         document_hash: String,
     ) -> Result<Done, SequenceError> {
-        self.wish(name, Wish::Confirm { number, document_hash }).await
+        self.number(name, Wish::Confirm { number, document_hash }).await
     }
 
     /// The number is spoiled.
@@ -335,50 +423,7 @@ impl Sequence {
     /// # Errors
     /// See [`SequenceError`].
     pub async fn void(&self, name: SeriesName, number: u64, reason: String) -> Result<Done, SequenceError> {
-        self.wish(name, Wish::Void { number, reason }).await
-    }
-
-    /// What became of a number.
-    ///
-    /// # Errors
-    /// [`SequenceError::InDoubt`] where its last entry is not known to be on both vaults.
-    pub async fn by_number(&self, name: SeriesName, number: u64) -> Result<Option<Number>, SequenceError> {
-        let last = self.seen().final_index;
-        let known = self.read(move |journal| {
-            let chain = journal.by_number(&name, number)?;
-            own_first(chain, last, || journal.own_by_number(&name, number))
-        });
-        self.once_final(known.await?).await
-    }
-
-    /// The number that a key got.
-    ///
-    /// # Errors
-    /// As [`Sequence::by_number`].
-    pub async fn by_key(&self, name: SeriesName, key: String) -> Result<Option<Number>, SequenceError> {
-        let last = self.seen().final_index;
-        let known = self.read(move |journal| {
-            let chain = journal.by_key(&name, &key)?;
-            own_first(chain, last, || journal.own_by_key(&name, &key))
-        });
-        self.once_final(known.await?).await
-    }
-
-    /// A page of the series' numbers above `after`: whole, or refused.
-    ///
-    /// # Errors
-    /// As [`Sequence::by_number`].
-    pub async fn list(
-        &self,
-        name: SeriesName,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<Number>, SequenceError> {
-        let known = self.read(move |journal| journal.numbers(&name, after, limit)).await?;
-        // A short page says that there is no more.
-        self.complete()?;
-        self.wait_final(known.iter().map(|known| known.index).max().unwrap_or(0)).await?;
-        Ok(known.into_iter().map(|known| known.number).collect())
+        self.number(name, Wish::Void { number, reason }).await
     }
 
     /// Takes the other vault's empty journal for its new one; the word of an operator who knows
@@ -427,13 +472,13 @@ impl Sequence {
     /// # Errors
     /// The question is no JSON of ours; text for the log.
     pub async fn forwarded(&self, body: Bytes) -> Result<Bytes, String> {
-        let Forwarded { name, wish } = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-        let outcome = if self.seen().leads {
-            self.enter(name, wish).await
+        let Forwarded { name, wishes } = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+        let outcomes = if self.seen().leads {
+            self.enter(name, wishes).await
         } else {
-            Err(SequenceError::from(Reason::Syncing))
+            vec![Err(SequenceError::from(Reason::Syncing)); wishes.len()]
         };
-        serde_json::to_vec(&outcome).map(Bytes::from).map_err(|error| error.to_string())
+        serde_json::to_vec(&outcomes).map(Bytes::from).map_err(|error| error.to_string())
     }
 
     /// Where the room stands.
@@ -453,83 +498,73 @@ impl Sequence {
         }
     }
 
-    async fn wish(&self, name: SeriesName, wish: Wish) -> Result<Done, SequenceError> {
+    async fn wish(&self, name: SeriesName, wish: Wish) -> Result<Outcome, SequenceError> {
+        let outcome = self.wishes(name, vec![wish]).await.pop();
+        outcome.unwrap_or(Err(SequenceError::InDoubt))
+    }
+
+    async fn number(&self, name: SeriesName, wish: Wish) -> Result<Done, SequenceError> {
+        self.wish(name, wish).await?.number()
+    }
+
+    /// An outcome for each wish, in their order.
+    async fn wishes(&self, name: SeriesName, wishes: Vec<Wish>) -> Vec<Result<Outcome, SequenceError>> {
         let seen = self.seen();
         // Apart, each decides for itself what it may give.
         if seen.leads || seen.refusal.is_some() {
-            return self.enter(name, wish).await;
+            return self.enter(name, wishes).await;
         }
         // What both vaults have already, this one may answer even alone.
-        if let Wish::Reserve { key, .. } = &wish {
-            let (name, key) = (name.clone(), key.clone());
-            let known = self.read(move |journal| journal.by_key(&name, &key)).await?;
-            let last = seen.final_index;
-            if let Some(Known { number, .. }) = known.filter(|known| known.index <= last) {
-                return Ok(Done { number, fresh: false });
+        let mut outcomes = match self.held(&name, &wishes, seen.final_index).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => return vec![Err(error); wishes.len()],
+        };
+        let fresh = wishes.into_iter().zip(&outcomes).filter(|(_, held)| held.is_none());
+        let fresh: Vec<Wish> = fresh.map(|(wish, _)| wish).collect();
+        if !fresh.is_empty() {
+            let mut answered = self.send(name, fresh).await.into_iter();
+            for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
+                *outcome = answered.next();
             }
         }
-        let body = serde_json::to_vec(&Forwarded { name, wish }).map_err(|_| SequenceError::Unreadable)?;
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or(Err(SequenceError::InDoubt))).collect()
+    }
+
+    /// Has the other vault enter these.
+    async fn send(&self, name: SeriesName, wishes: Vec<Wish>) -> Vec<Result<Outcome, SequenceError>> {
+        let count = wishes.len();
+        let Ok(body) = serde_json::to_vec(&Forwarded { name, wishes }) else {
+            return vec![Err(SequenceError::Unreadable); count];
+        };
         match (self.forward)(Bytes::from(body)).await {
-            Ok(outcome) => serde_json::from_slice(&outcome).unwrap_or(Err(SequenceError::InDoubt)),
-            Err(true) => Err(SequenceError::InDoubt),
-            Err(false) => Err(Reason::Away.into()),
+            Ok(outcomes) => serde_json::from_slice(&outcomes).unwrap_or_default(),
+            Err(true) => vec![Err(SequenceError::InDoubt); count],
+            Err(false) => vec![Err(Reason::Away.into()); count],
         }
     }
 
-    async fn enter(&self, name: SeriesName, wish: Wish) -> Result<Done, SequenceError> {
-        let (answer, answered) = oneshot::channel();
-        self.work.try_send(Work::Wish(Waiting { name, wish, answer })).map_err(|_| SequenceError::Busy)?;
-        match timeout(ANSWER_DEADLINE, answered).await {
-            Ok(Ok(outcome)) => outcome,
-            // Late, or the thread has ended: the entry may stand all the same.
-            Ok(Err(_)) | Err(_) => Err(SequenceError::InDoubt),
+    /// Hands wishes to the coordinator, all at once.
+    async fn enter(&self, name: SeriesName, wishes: Vec<Wish>) -> Vec<Result<Outcome, SequenceError>> {
+        let enter = |wish| {
+            let (answer, answered) = oneshot::channel();
+            let waiting = Waiting { name: name.clone(), wish, answer };
+            self.work.try_send(Work::Wish(waiting)).map_err(|_| SequenceError::Busy)?;
+            Ok(answered)
+        };
+        let entered: Vec<_> = wishes.into_iter().map(enter).collect();
+        let deadline = Instant::now() + ANSWER_DEADLINE;
+        let mut outcomes = Vec::with_capacity(entered.len());
+        for answered in entered {
+            outcomes.push(match answered {
+                Ok(answered) => match timeout_at(deadline, answered).await {
+                    Ok(Ok(outcome)) => outcome.map(|outcome| self.dressed_outcome(&name, outcome)),
+                    // Late, or the thread has ended: the entry may stand all the same.
+                    Ok(Err(_)) | Err(_) => Err(SequenceError::InDoubt),
+                },
+                Err(busy) => Err(busy),
+            });
         }
-    }
-
-    async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
-    ) -> Result<T, SequenceError> {
-        let reader = Arc::clone(&self.reader);
-        let read =
-            tokio::task::spawn_blocking(move || read(&reader.lock().unwrap_or_else(PoisonError::into_inner)));
-        match read.await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                tracing::error!("sequence: reading: {error}");
-                Err(SequenceError::Unreadable)
-            }
-            Err(_) => Err(SequenceError::Unreadable),
-        }
-    }
-
-    /// Lets out what is final. Whatever was answered anywhere is durable in both journals, so
-    /// this journal has it, unless the journal itself is not the one it was.
-    async fn once_final(&self, known: Option<Known>) -> Result<Option<Number>, SequenceError> {
-        match known {
-            Some(known) => {
-                self.wait_final(known.index).await?;
-                Ok(Some(known.number))
-            }
-            None => self.complete().map(|()| None),
-        }
-    }
-
-    /// While both are together an entry becomes final in the time that a message takes: this
-    /// vault hears of it after whoever asked for it, and the two may be one caller.
-    async fn wait_final(&self, index: u64) -> Result<(), SequenceError> {
-        let mut seen = self.seen.clone();
-        let settled = seen.wait_for(|seen| seen.final_index >= index || seen.refusal.is_some());
-        match timeout(FINAL_DEADLINE, settled).await {
-            Ok(Ok(seen)) if seen.final_index >= index => Ok(()),
-            _ => Err(SequenceError::InDoubt),
-        }
-    }
-
-    /// May it be said that something is not there?
-    fn complete(&self) -> Result<(), SequenceError> {
-        let seen = self.seen();
-        if seen.complete { Ok(()) } else { Err(seen.refusal.unwrap_or(Reason::Syncing).into()) }
+        outcomes
     }
 
     fn seen(&self) -> Seen {
@@ -543,145 +578,5 @@ fn nonce() -> Result<Nonce, getrandom::Error> {
     Ok(Nonce::from_be_bytes(bytes))
 }
 
-/// What this vault gave alone it may answer until the chain says it for good.
-fn own_first(
-    chain: Option<Known>,
-    last: u64,
-    own: impl FnOnce() -> Result<Option<Known>, JournalError>,
-) -> Result<Option<Known>, JournalError> {
-    if chain.as_ref().is_some_and(|known| known.index <= last) {
-        return Ok(chain);
-    }
-    // Index 0: there is nothing to wait for.
-    Ok(own()?.map(|known| Known { index: 0, ..known }).or(chain))
-}
-
 #[cfg(test)]
-mod tests {
-    use shared::api::NumberState;
-
-    use super::*;
-
-    /// Two rooms in one process, joined by a link that can be cut.
-    struct Two {
-        rooms: [Sequence; 2],
-        events: [Events; 2],
-        /// Nothing is heard before both sides know of the connection, as on a real one.
-        open: tokio::sync::watch::Sender<bool>,
-        _folder: tempfile::TempDir,
-    }
-
-    fn two() -> Two {
-        let folder = tempfile::tempdir().unwrap();
-        let (to_a, mut from_b) = mpsc::unbounded_channel::<Bytes>();
-        let (to_b, mut from_a) = mpsc::unbounded_channel::<Bytes>();
-        let owner_room: Arc<std::sync::OnceLock<Sequence>> = Arc::default();
-        let start = |own: &str, to: mpsc::UnboundedSender<Bytes>| {
-            let settings = Settings {
-                journal: folder.path().join(format!("{own}.db")),
-                own: own.to_owned(),
-                peer: if own == "a" { "b" } else { "a" }.to_owned(),
-                owner: "a".to_owned(),
-                run: None,
-            };
-            let owner_room = Arc::clone(&owner_room);
-            let forward: Forward = Arc::new(move |body| {
-                let room = owner_room.get().cloned();
-                Box::pin(async move { room.ok_or(false)?.forwarded(body).await.map_err(|_| true) })
-            });
-            let tell: Tell = Box::new(move |body| to.send(body).is_ok());
-            Sequence::start(&settings, &Registry::new(), tell, Box::new(|| {}), forward, Shutdown::new())
-                .unwrap()
-        };
-        let (a, events_a) = start("a", to_b);
-        let (b, events_b) = start("b", to_a);
-        let _first = owner_room.set(a.clone());
-        let (hear_a, hear_b) = (events_a.clone(), events_b.clone());
-        let open = tokio::sync::watch::Sender::new(false);
-        let (mut open_a, mut open_b) = (open.subscribe(), open.subscribe());
-        tokio::spawn(async move {
-            while let Some(body) = from_b.recv().await {
-                open_a.wait_for(|open| *open).await.unwrap();
-                hear_a.told(body).await;
-            }
-        });
-        tokio::spawn(async move {
-            while let Some(body) = from_a.recv().await {
-                open_b.wait_for(|open| *open).await.unwrap();
-                hear_b.told(body).await;
-            }
-        });
-        Two { rooms: [a, b], events: [events_a, events_b], open, _folder: folder }
-    }
-
-    impl Two {
-        async fn connect(&self) {
-            for events in &self.events {
-                events.up().await;
-            }
-            self.open.send_replace(true);
-            while !self.rooms.iter().all(|room| room.status().together) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        }
-        async fn cut(&self) {
-            self.open.send_replace(false);
-            for events in &self.events {
-                let (noted, note) = oneshot::channel();
-                events.down(noted).await;
-                note.await.unwrap_err();
-            }
-            while self.rooms.iter().any(|room| room.status().together) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        }
-    }
-
-    fn invoices() -> SeriesName {
-        SeriesName { owner: "erp".to_owned(), series: "INV".to_owned() }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn either_vault_gives_numbers_while_both_are_together_and_none_while_apart() {
-        let two = two();
-        let [a, b] = &two.rooms;
-        let away = a.reserve(invoices(), "k0".to_owned(), None).await.unwrap_err();
-        assert!(matches!(away, SequenceError::Apart(_)), "{away:?}");
-        two.connect().await;
-        let first = a.reserve(invoices(), "k1".to_owned(), None).await.unwrap();
-        let second = b.reserve(invoices(), "k2".to_owned(), None).await.unwrap();
-        assert_eq!((first.number.number, second.number.number, second.fresh), (1, 2, true));
-        let confirmed = b.confirm(invoices(), 1, "hash".to_owned()).await.unwrap();
-        assert_eq!(confirmed.number.state, NumberState::Confirmed);
-        two.cut().await;
-        let again = a.reserve(invoices(), "k1".to_owned(), None).await.unwrap();
-        assert_eq!((again.number.number, again.fresh), (1, false));
-        let apart = b.reserve(invoices(), "k3".to_owned(), None).await.unwrap_err();
-        assert_eq!(
-            apart.to_string(),
-            "numbers need both vaults: the other vault is away; nothing was given, the same key may be tried again"
-        );
-        two.connect().await;
-        assert_eq!(b.reserve(invoices(), "k3".to_owned(), None).await.unwrap().number.number, 3);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_thousand_callers_at_once_get_consecutive_numbers() {
-        let two = two();
-        two.connect().await;
-        let calls: Vec<_> = (0..1000)
-            .map(|call| {
-                let room = two.rooms[call % 2].clone();
-                tokio::spawn(async move {
-                    room.reserve(invoices(), format!("k{call}"), None).await.unwrap().number.number
-                })
-            })
-            .collect();
-        let mut numbers = Vec::new();
-        for call in calls {
-            numbers.push(call.await.unwrap());
-        }
-        numbers.sort_unstable();
-        assert_eq!(numbers, (1..=1000).collect::<Vec<u64>>());
-    }
-}
+mod tests;

@@ -134,6 +134,7 @@ impl Vault {
         let router = crate::api::router(crate::api::Parts {
             rooms: rooms.routes,
             pki: pki.clone(),
+            life: rooms.life,
             status,
             metrics: metrics.clone(),
         });

@@ -311,10 +311,7 @@ fn number(deeds: &mut Deeds, path: &str, key: Option<String>) -> Response<Body> 
     let series = path.split('/').nth(3).unwrap_or_default().to_owned();
     let state = if path.ends_with("/confirm") { NumberState::Confirmed } else { NumberState::Reserved };
     let entry_hash = "0".repeat(64);
-    json(
-        StatusCode::CREATED,
-        &Number { series, number, key, state, document_hash: None, reason: None, entry_hash },
-    )
+    json(StatusCode::CREATED, &Number { state, ..Number::reserved(series, number, key, entry_hash) })
 }
 
 fn file(

@@ -3,8 +3,10 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use shared::api::NumberState;
+use vault::sequence::audit::Audit;
 use vault::sequence::book::{SeriesName, Wish};
 use vault::sequence::entry::{Act, Entry, Life, Tail, verified};
+use vault::sequence::export::Row;
 
 use crate::disk::{Disk, given};
 use crate::world::{AVAILABLE, Checked, Numbers, STRICT, series};
@@ -142,5 +144,9 @@ pub(crate) fn whole(disk: &Disk) -> Checked {
             return Err(format!("nobody has number {hole} of {name}, and {next} comes next"));
         }
     }
-    Ok(())
+    // An auditor comes to the same.
+    let mut audit = Audit::default();
+    entries.iter().for_each(|entry| audit.take(Row::Entry(entry.clone())));
+    let findings = audit.finish(false);
+    if findings.proved { Ok(()) } else { Err(format!("the auditor says: {:?}", findings.problems)) }
 }

@@ -131,6 +131,7 @@ fn concerns(entry: &Entry, wish: &Wish) -> bool {
     match wish {
         Wish::Reserve { key, .. } | Wish::Supersede { key, .. } => entry.key == *key,
         Wish::Confirm { number, .. } | Wish::Void { number, .. } => entry.number == *number,
+        Wish::Define(_) => false,
     }
 }
 
@@ -165,15 +166,7 @@ pub(crate) fn known(entries: &[Entry], name: &SeriesName, pick: impl Fn(&Entry) 
             found = None;
         }
         let mut number = found.map_or_else(
-            || Number {
-                series: entry.series.clone(),
-                number: entry.number,
-                key: entry.key.clone(),
-                state: NumberState::Reserved,
-                document_hash: None,
-                reason: None,
-                entry_hash: String::new(),
-            },
+            || Number::reserved(entry.series.clone(), entry.number, entry.key.clone(), String::new()),
             |known| known.number,
         );
         match &entry.act {

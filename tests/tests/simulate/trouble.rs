@@ -69,7 +69,8 @@ impl World {
     /// been together again: that no pair survives.
     pub(crate) fn damage(&mut self, who: usize) -> Checked {
         let unseen = self.control == Control::LossPassesUnseen;
-        if !unseen && self.vaults.iter().any(|vault| vault.damaged) {
+        let other_is_whole = self.vaults[1 - who].disk.memory.whole;
+        if !unseen && (self.vaults.iter().any(|vault| vault.damaged) || !other_is_whole) {
             return Ok(());
         }
         self.crash(who)?;

@@ -26,6 +26,9 @@ pub enum Waits {
     /// The number was not given by this vault alone.
     #[error("the number was given by both vaults, and is changed by both")]
     Elsewhere,
+    /// It is a definition.
+    #[error("definitions are made by both vaults")]
+    Definition,
     /// An earlier wish of the same round touches the same number or key: ask again after it.
     #[error("an earlier request for the same key or number is under way")]
     Round,
@@ -92,6 +95,7 @@ impl Alone {
             };
         }
         let key = match (wish, &sight.own) {
+            (Wish::Define(_), _) => return Err(Waits::Definition),
             (_, Some(known)) => known.number.key.clone(),
             (Wish::Reserve { key, .. } | Wish::Supersede { key, .. }, None) => key.clone(),
             (Wish::Confirm { .. } | Wish::Void { .. }, None) => return Err(Waits::Elsewhere),
@@ -116,7 +120,9 @@ impl Alone {
                 place.standing.series(name).ok_or(Waits::Strict)?;
                 Verdict::Make(draft(name, 0, key, Act::Supersede(by.clone()), at))
             }
-            (Wish::Confirm { .. } | Wish::Void { .. }, None) => return Err(Waits::Elsewhere),
+            (Wish::Confirm { .. } | Wish::Void { .. } | Wish::Define(_), None) => {
+                return Err(Waits::Elsewhere);
+            }
         };
         if matches!(verdict, Verdict::Make(_)) {
             self.round.insert((name.clone(), key));

@@ -6,6 +6,7 @@ use std::collections::HashMap;
 use serde::{Deserialize, Serialize};
 use shared::api::{Number, NumberState};
 
+use super::definition::{Definition, base_of};
 use super::entry::{Act, Draft, Life};
 use super::standing::{LifeState, Standing};
 
@@ -50,6 +51,8 @@ pub enum Wish {
         /// For the auditor.
         reason: String,
     },
+    /// An operator says this of the series and all its periods.
+    Define(Definition),
 }
 
 /// A number as the journal knows it, and the last entry about it.
@@ -66,7 +69,8 @@ pub struct Known {
 pub struct Context {
     /// The number the wish is about, if there is one.
     pub known: Option<Known>,
-    /// The series' highest number; 0 if it has none.
+    /// The series' highest number; 0 if it has none. For a [`Wish::Define`]: not 0
+    /// if the series or one of its periods has any.
     pub last: u64,
 }
 
@@ -129,6 +133,20 @@ pub enum Refused {
         /// As recorded.
         reason: String,
     },
+    /// It is counted by other periods than the caller says.
+    #[error("series {series} is counted otherwise since a moment ago: ask again")]
+    Period {
+        /// The series, as the caller meant it.
+        series: String,
+    },
+    /// Two numbers might come to read the same.
+    #[error(
+        "series {series} has numbers already, and its pattern stays as it is, so that no two of its numbers ever read the same; define a new series"
+    )]
+    InUse {
+        /// The series.
+        series: String,
+    },
 }
 
 /// What becomes of a wish.
@@ -150,6 +168,7 @@ pub enum Verdict {
 pub struct Round {
     last: HashMap<SeriesName, u64>,
     keys: std::collections::HashSet<(SeriesName, String)>,
+    defined: Vec<SeriesName>,
 }
 
 impl Round {
@@ -162,7 +181,13 @@ impl Round {
         standing: &Standing,
         at: i64,
     ) -> Verdict {
+        if self.defined.iter().any(|base| name.is_of(base)) {
+            return Verdict::Wait;
+        }
         let key = match (wish, &context.known) {
+            (Wish::Define(definition), _) => {
+                return self.define(name, definition, context.last, standing, at);
+            }
             (Wish::Reserve { key, .. } | Wish::Supersede { key, .. }, _) => key.clone(),
             (_, Some(known)) => known.number.key.clone(),
             (Wish::Confirm { number, .. } | Wish::Void { number, .. }, None) => {
@@ -174,6 +199,9 @@ impl Round {
         }
         let verdict = match (wish, context.known) {
             (Wish::Reserve { key, ticket }, None) => {
+                if !standing.counts(name) {
+                    return Verdict::Refuse(Refused::Period { series: name.series.clone() });
+                }
                 let series = standing.series(name);
                 if series.is_some() && ticket.is_some_and(|life| !is_known(standing, life)) {
                     return Verdict::Refuse(Refused::KeyLost);
@@ -195,10 +223,39 @@ impl Round {
                 Verdict::Make(draft) => draft,
                 answered => return answered,
             },
-            (Wish::Confirm { .. } | Wish::Void { .. }, None) => unreachable!("refused above"),
+            (Wish::Confirm { .. } | Wish::Void { .. } | Wish::Define(_), None) => unreachable!("done above"),
         };
         self.keys.insert((name.clone(), key));
         Verdict::Make(verdict)
+    }
+
+    /// What becomes of a definition. Whatever else the round does is not of its series.
+    fn define(
+        &mut self,
+        name: &SeriesName,
+        definition: &Definition,
+        last: u64,
+        standing: &Standing,
+        at: i64,
+    ) -> Verdict {
+        if self.last.keys().any(|series| series.is_of(name)) {
+            return Verdict::Wait;
+        }
+        let before = standing.definition(name).cloned().unwrap_or_default();
+        let used = last > 0 || standing.names().any(|series| series.is_of(name));
+        if used && !before.may_become(definition) {
+            return Verdict::Refuse(Refused::InUse { series: name.series.clone() });
+        }
+        self.defined.push(name.clone());
+        Verdict::Make(draft(name, 0, "", Act::Define(definition.clone()), at))
+    }
+}
+
+impl SeriesName {
+    /// Is this `base`, or one of its periods?
+    #[must_use]
+    pub fn is_of(&self, base: &SeriesName) -> bool {
+        self.owner == base.owner && base_of(&self.series) == base.series
     }
 }
 
@@ -220,7 +277,8 @@ pub(super) fn amend(name: &SeriesName, wish: &Wish, known: Known, at: i64) -> Ve
             number: known.number.number,
         }),
         (Wish::Reserve { .. }, NumberState::Doubtful) => Verdict::Refuse(Refused::KeyLost),
-        (Wish::Reserve { .. }, _) => Verdict::Answer(known),
+        // A definition is about no number.
+        (Wish::Reserve { .. } | Wish::Define(_), _) => Verdict::Answer(known),
         (Wish::Confirm { document_hash, .. }, NumberState::Reserved | NumberState::Doubtful) => {
             Verdict::Make(change(&known, Act::Confirm(document_hash.clone())))
         }
@@ -288,13 +346,10 @@ mod tests {
 
     fn known(number: u64, state: NumberState) -> Context {
         let number = Number {
-            series: "INV".to_owned(),
-            number,
-            key: "k".to_owned(),
             state,
             document_hash: (state == NumberState::Confirmed).then(|| "h".to_owned()),
             reason: (state == NumberState::Void).then(|| "torn".to_owned()),
-            entry_hash: String::new(),
+            ..Number::reserved("INV".to_owned(), number, "k".to_owned(), String::new())
         };
         Context { known: Some(Known { number, index: 1 }), last: 9 }
     }
@@ -348,6 +403,71 @@ mod tests {
         assert_eq!(refused.to_string(), "number 3 of series INV is confirmed for another document");
         let Verdict::Refuse(refused) = decide(&confirm("h"), NumberState::Void) else { panic!("granted") };
         assert_eq!(refused.to_string(), "number 3 of series INV is void: torn");
+    }
+
+    #[test]
+    fn a_definition_never_makes_two_numbers_read_the_same() {
+        let by = |pattern: Option<&str>| Definition {
+            pattern: pattern.map(str::to_owned),
+            ..Definition::default()
+        };
+        let decide = |before: &Definition, now: &Definition, last| {
+            let standing = Standing::restored([(name(), before.clone())], [], []);
+            let context = Context { known: None, last };
+            Round::default().decide(&name(), &Wish::Define(now.clone()), context, &standing, 0)
+        };
+        let (plain, through, yearly) = (by(None), by(Some("INV-{n}")), by(Some("{year}-{n}")));
+        for (before, now) in [(&plain, &yearly), (&through, &by(Some("1{n}"))), (&yearly, &plain)] {
+            assert!(matches!(decide(before, now, 0), Verdict::Make(_)), "nothing was given yet");
+            assert_eq!(
+                decide(before, now, 7),
+                Verdict::Refuse(Refused::InUse { series: "INV".to_owned() }),
+                "{before:?} {now:?}"
+            );
+        }
+        let available = Definition { range: 50, expires_after: Some(60), ..through.clone() };
+        for (before, now) in [(&plain, &through), (&through, &available), (&available, &through)] {
+            assert!(matches!(decide(before, now, 7), Verdict::Make(_)), "{before:?} {now:?}");
+        }
+    }
+
+    #[test]
+    fn a_definition_shares_no_round_with_its_series() {
+        let define = Wish::Define(Definition::default());
+        let decide = |round: &mut Round, name: &SeriesName, wish: &Wish| {
+            round.decide(name, wish, Context::default(), &Standing::default(), 0)
+        };
+        let other = SeriesName { owner: "erp".to_owned(), series: "ORDER".to_owned() };
+        let mut round = Round::default();
+        assert!(matches!(decide(&mut round, &name(), &reserve("a")), Verdict::Make(_)));
+        assert_eq!(decide(&mut round, &name(), &define), Verdict::Wait);
+        assert!(matches!(decide(&mut round, &other, &define), Verdict::Make(_)));
+        assert_eq!(decide(&mut round, &other, &reserve("b")), Verdict::Wait);
+    }
+
+    #[test]
+    fn a_period_that_the_series_has_not_is_refused() {
+        let yearly = Definition { pattern: Some("{year}-{n}".to_owned()), ..Definition::default() };
+        let standing = Standing::restored([(name(), yearly)], [], []);
+        let in_year = SeriesName { series: "INV/2026".to_owned(), ..name() };
+        let decide = |name: &SeriesName, standing: &Standing| {
+            Round::default().decide(name, &reserve("a"), Context::default(), standing, 0)
+        };
+        assert!(matches!(decide(&in_year, &standing), Verdict::Make(_)));
+        assert!(matches!(decide(&name(), &standing), Verdict::Refuse(Refused::Period { .. })));
+        assert!(matches!(decide(&in_year, &Standing::default()), Verdict::Refuse(Refused::Period { .. })));
+    }
+
+    #[test]
+    fn the_last_number_is_the_last() {
+        let last = |last| {
+            let context = Context { known: None, last };
+            Round::default().decide(&name(), &reserve("a"), context, &Standing::default(), 0)
+        };
+        assert!(matches!(last(i64::MAX as u64 - 1), Verdict::Make(draft) if draft.number == i64::MAX as u64));
+        let refused = Verdict::Refuse(Refused::Exhausted { series: "INV".to_owned() });
+        assert_eq!(last(i64::MAX as u64), refused);
+        assert_eq!(last(u64::MAX), refused);
     }
 
     #[test]

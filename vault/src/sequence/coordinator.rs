@@ -2,7 +2,8 @@
 //! events in, carries out what the core asks, and answers callers when their entries are final.
 //! Wishes that wait while a round is under way share the next one (group commit).
 
-use std::collections::VecDeque;
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -15,13 +16,14 @@ use tokio::time::{Instant, timeout};
 use super::alone::{self, Alone, Sight, Waits};
 use super::book::{Known, Refused, Round, SeriesName, Verdict, Wish};
 use super::carry::{self, carry};
+use super::definition::Definition;
 use super::entry::{Act, BATCH, Draft, Entry, Life, Tail};
 use super::journal::{Journal, JournalError};
 use super::keeper::Keeper;
 use super::mirror::Mirror;
 use super::protocol::{Core, Input, Message, Output, Reason};
 use super::standing::Present;
-use super::{Done, HangUp, SequenceError, Tell};
+use super::{Done, HangUp, Outcome, SequenceError, Tell};
 
 /// Most wishes waiting for their round; further ones are refused as busy.
 pub(super) const WAITING: usize = 4096;
@@ -46,7 +48,7 @@ pub(super) enum Work {
 pub(super) struct Waiting {
     pub(super) name: SeriesName,
     pub(super) wish: Wish,
-    pub(super) answer: oneshot::Sender<Result<Done, SequenceError>>,
+    pub(super) answer: oneshot::Sender<Result<Outcome, SequenceError>>,
 }
 
 /// What the thread shows the outside after each step.
@@ -60,12 +62,14 @@ pub(super) struct Seen {
     pub(super) final_index: u64,
     pub(super) complete: bool,
     pub(super) epoch: u64,
+    pub(super) definitions: Arc<HashMap<SeriesName, Definition>>,
 }
 
 pub(super) struct Metrics {
     entries: IntCounterVec,
     together: IntGauge,
     alarms: IntCounter,
+    pub(super) expired: IntGauge,
 }
 
 impl Metrics {
@@ -84,8 +88,13 @@ impl Metrics {
         )?;
         registry.register(Box::new(entries.clone()))?;
         registry.register(Box::new(together.clone()))?;
+        let expired = IntGauge::new(
+            "vault_sequence_reservations_expired",
+            "Reservations that were neither confirmed nor voided within their series' expires_after",
+        )?;
         registry.register(Box::new(alarms.clone()))?;
-        Ok(Self { entries, together, alarms })
+        registry.register(Box::new(expired.clone()))?;
+        Ok(Self { entries, together, alarms, expired })
     }
 }
 
@@ -394,7 +403,14 @@ impl Coordinator {
     fn conclude(&mut self) {
         let mut made = std::mem::take(&mut self.made).into_iter();
         for waiting in std::mem::take(&mut self.under_way) {
-            let known = match given(&waiting, made.next()) {
+            let made = made.next();
+            if let Wish::Define(_) = waiting.wish {
+                let now = self.journal.standing().definition(&waiting.name).cloned().unwrap_or_default();
+                self.metrics.entries.with_label_values(&["define"]).inc();
+                answer(waiting, Ok(Outcome::Defined(now)));
+                continue;
+            }
+            let known = match given(&waiting, made) {
                 Some(number) => Ok(Some(number)),
                 None => self.journal.context(&waiting.name, &waiting.wish).map(|context| context.known),
             };
@@ -413,7 +429,8 @@ impl Coordinator {
     fn done(&self, waiting: Waiting, known: Result<Option<Known>, JournalError>) {
         let outcome = match known {
             Ok(known) => {
-                known.map(|known| Done { number: known.number, fresh: true }).ok_or(SequenceError::InDoubt)
+                let done = known.map(|known| Done { number: known.number, fresh: true });
+                done.map(Outcome::Number).ok_or(SequenceError::InDoubt)
             }
             Err(error) => {
                 tracing::error!("sequence: {error}");
@@ -425,6 +442,7 @@ impl Coordinator {
             Wish::Supersede { .. } => "supersede",
             Wish::Confirm { .. } => "confirm",
             Wish::Void { .. } => "void",
+            Wish::Define(_) => "define",
         };
         self.metrics.entries.with_label_values(&[act]).inc();
         answer(waiting, outcome);
@@ -502,9 +520,7 @@ impl Coordinator {
                 last: self.core.final_index(),
             };
             match self.alone.decide(place, &waiting.name, &waiting.wish, sight, at) {
-                Ok(Verdict::Answer(known)) => {
-                    answer(waiting, Ok(Done { number: known.number, fresh: false }))
-                }
+                Ok(Verdict::Answer(known)) => answer(waiting, Ok(held(known))),
                 Ok(Verdict::Refuse(refused)) => answer(waiting, Err(refused.into())),
                 Ok(Verdict::Make(draft)) => {
                     drafts.push(draft);
@@ -553,7 +569,7 @@ impl Coordinator {
                 Verdict::Answer(known) if known.index > self.core.final_index() => {
                     answer(waiting, Err(SequenceError::InDoubt));
                 }
-                Verdict::Answer(known) => answer(waiting, Ok(Done { number: known.number, fresh: false })),
+                Verdict::Answer(known) => answer(waiting, Ok(held(known))),
                 Verdict::Refuse(Refused::Unknown { .. }) if !self.core.is_complete() => {
                     answer(waiting, Err(self.core.refusal().unwrap_or(Reason::Syncing).into()));
                 }
@@ -618,6 +634,7 @@ impl Coordinator {
             seen.final_index = self.core.final_index();
             seen.complete = self.core.is_complete();
             seen.epoch = self.core.epoch();
+            seen.definitions = self.journal.standing().shown_definitions();
         });
         self.metrics.together.set(i64::from(refusal.is_none()));
     }
@@ -642,14 +659,19 @@ fn given(waiting: &Waiting, made: Option<Entry>) -> Option<Known> {
     fits.then_some(Known { number, index })
 }
 
-fn answer(waiting: Waiting, outcome: Result<Done, SequenceError>) {
+/// A number that an earlier call has got.
+fn held(known: Known) -> Outcome {
+    Outcome::Number(Done { number: known.number, fresh: false })
+}
+
+fn answer(waiting: Waiting, outcome: Result<Outcome, SequenceError>) {
     // A caller that has gone repeats its key and hears the same.
     let _gone = waiting.answer.send(outcome);
 }
 
 /// The entries' time label, milliseconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "a label for auditors; nothing is decided by it")]
-fn label() -> i64 {
+pub(super) fn label() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

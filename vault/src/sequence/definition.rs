@@ -104,6 +104,19 @@ impl Definition {
         self.pattern.as_deref().map(Pattern::parse).transpose()
     }
 
+    /// May it be replaced by that one where numbers were given already? Only if no two numbers can
+    /// come to read the same: a pattern that was ever used stays.
+    #[must_use]
+    pub fn may_become(&self, other: &Self) -> bool {
+        self.pattern == other.pattern || (self.pattern.is_none() && other.counted() == Counted::Through)
+    }
+
+    /// Is `series`, a base or one with a period, counted by this?
+    #[must_use]
+    pub fn counts(&self, series: &str) -> bool {
+        self.series(base_of(series), period_of(series)).is_ok()
+    }
+
     /// By what it is counted anew.
     #[must_use]
     pub fn counted(&self) -> Counted {
@@ -129,10 +142,10 @@ impl Definition {
         }
     }
 
-    /// How a number of `series` reads; `None` without a pattern.
+    /// How a number of `series` reads; `None` without a pattern, and for a period that is none of it.
     #[must_use]
     pub fn text(&self, series: &str, number: u64) -> Option<String> {
-        let pattern = self.pattern().ok().flatten()?;
+        let pattern = self.pattern().ok().flatten().filter(|_| self.counts(series))?;
         Some(pattern.text(period_of(series).unwrap_or_default(), number))
     }
 }
@@ -143,7 +156,9 @@ pub fn base_of(series: &str) -> &str {
     series.split_once('/').map_or(series, |(base, _)| base)
 }
 
-fn period_of(series: &str) -> Option<&str> {
+/// The period that a series counts.
+#[must_use]
+pub fn period_of(series: &str) -> Option<&str> {
     series.split_once('/').map(|(_, period)| period)
 }
 
@@ -251,6 +266,7 @@ mod tests {
             assert_eq!(base_of(series), "INV");
         }
         assert_eq!(Definition::default().text("INV", 42), None);
+        assert_eq!(by("{year}{n}").text("INV", 42), None);
     }
 
     #[test]

@@ -9,6 +9,7 @@
 mod derived;
 mod keys;
 mod schema;
+mod survey;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -25,9 +26,9 @@ use super::protocol::{Memory, Nonce, Write};
 use super::standing::Standing;
 use crate::sqlite::{self, SqliteError};
 
-use derived::{
-    apply, cut_off, forget_carried, last_number, life_state, put_lives, put_series, stands,
-};
+pub use survey::Which;
+
+use derived::{apply, cut_off, forget_carried, last_number, life_state, put_lives, put_series, stands};
 use keys::{Change, Keys};
 use schema::MIGRATIONS;
 
@@ -319,6 +320,10 @@ impl Journal {
         let known = match wish {
             Wish::Reserve { key, .. } | Wish::Supersede { key, .. } => self.by_key(name, key)?,
             Wish::Confirm { number, .. } | Wish::Void { number, .. } => self.by_number(name, *number)?,
+            Wish::Define(_) => {
+                let last = u64::from(self.has_numbers(name)?);
+                return Ok(Context { known: None, last });
+            }
         };
         Ok(Context { known, last: self.last_number(name)? })
     }
@@ -346,6 +351,7 @@ impl Journal {
         match wish {
             Wish::Reserve { key, .. } | Wish::Supersede { key, .. } => self.own_by_key(name, key),
             Wish::Confirm { number, .. } | Wish::Void { number, .. } => self.own_by_number(name, *number),
+            Wish::Define(_) => Ok(None),
         }
     }
 
@@ -404,20 +410,6 @@ impl Journal {
             "SELECT * FROM number WHERE owner = ?1 AND series = ?2 AND number = ?3",
             params![name.owner, name.series, number],
         )
-    }
-
-    /// A page of a series' numbers above `after`.
-    ///
-    /// # Errors
-    /// SQLite's own.
-    pub fn numbers(&self, name: &SeriesName, after: u64, limit: usize) -> Result<Vec<Known>, JournalError> {
-        let read = || -> rusqlite::Result<Vec<Known>> {
-            let mut statement = self.connection.prepare_cached(
-                "SELECT * FROM number WHERE owner = ?1 AND series = ?2 AND number > ?3 ORDER BY number LIMIT ?4",
-            )?;
-            statement.query_map(params![name.owner, name.series, after, limit], known)?.collect()
-        };
-        read().map_err(|source| self.sql(source))
     }
 
     fn last(&self, table: &str) -> Result<Option<Entry>, JournalError> {
@@ -516,15 +508,7 @@ fn insert(statement: &mut Statement<'_>, entry: &Entry) -> rusqlite::Result<()> 
 
 /// The number as the row leaves it.
 fn left_by(number: Option<Known>, row: &Entry) -> Option<Known> {
-    let fresh = || Number {
-        series: row.series.clone(),
-        number: row.number,
-        key: row.key.clone(),
-        state: NumberState::Reserved,
-        document_hash: None,
-        reason: None,
-        entry_hash: String::new(),
-    };
+    let fresh = || Number::reserved(row.series.clone(), row.number, row.key.clone(), String::new());
     let mut number = number.map_or_else(fresh, |known| known.number);
     match &row.act {
         Act::Confirm(hash) => {
@@ -547,7 +531,11 @@ fn left_by(number: Option<Known>, row: &Entry) -> Option<Known> {
 
 fn entry(row: &Row<'_>) -> rusqlite::Result<Entry> {
     let act: String = row.get("act")?;
-    let act = Act::from_parts(&act, row.get("text")?).ok_or(rusqlite::Error::InvalidQuery)?;
+    let unknown = || {
+        let why = format!("{act:?} with this text is no act of this version");
+        rusqlite::Error::FromSqlConversionFailure(8, rusqlite::types::Type::Text, why.into())
+    };
+    let act = Act::from_parts(&act, row.get("text")?).ok_or_else(unknown)?;
     Ok(Entry {
         index: row.get("idx")?,
         epoch: row.get("epoch")?,
@@ -575,14 +563,16 @@ fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
     };
     Ok(Known {
         number: Number {
-            series: row.get("series")?,
-            // A key that was given up stands below all numbers.
-            number: row.get::<_, i64>("number")?.try_into().unwrap_or(0),
-            key: row.get("key")?,
             state,
             document_hash: row.get("document_hash")?,
             reason: row.get("reason")?,
-            entry_hash: Digest(row.get("hash")?).to_string(),
+            ..Number::reserved(
+                row.get("series")?,
+                // A key that was given up stands below all numbers.
+                row.get::<_, i64>("number")?.try_into().unwrap_or(0),
+                row.get("key")?,
+                Digest(row.get("hash")?).to_string(),
+            )
         },
         index: row.get("idx")?,
     })
@@ -651,7 +641,7 @@ mod tests {
             journal.context(&name(), &Wish::Reserve { key: "c".to_owned(), ticket: None }).unwrap().last,
             2
         );
-        assert_eq!(journal.numbers(&name(), 1, 10).unwrap().len(), 1);
+        assert_eq!(journal.numbers(&name(), Which::All, 1, 10).unwrap().len(), 1);
     }
 
     #[test]

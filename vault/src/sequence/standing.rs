@@ -7,6 +7,7 @@
 //! otherwise the rest is lost: nobody can say whether it was answered, so it never is again.
 
 use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
 
 use rangemap::RangeInclusiveSet;
 use serde::{Deserialize, Serialize};
@@ -58,7 +59,7 @@ pub enum LifeState {
 /// Lives and ranges, as the entries leave them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Standing {
-    definitions: HashMap<SeriesName, Definition>,
+    definitions: Arc<HashMap<SeriesName, Definition>>,
     series: HashMap<SeriesName, Series>,
     lives: HashMap<Life, LifeState>,
     present: BTreeMap<String, Life>,
@@ -160,7 +161,7 @@ impl Standing {
         lives: impl IntoIterator<Item = (Life, LifeState, String, u64)>,
     ) -> Self {
         let mut standing = Self {
-            definitions: definitions.into_iter().collect(),
+            definitions: Arc::new(definitions.into_iter().collect()),
             series: series.into_iter().collect(),
             ..Self::default()
         };
@@ -197,6 +198,12 @@ impl Standing {
     /// All that operators have said of series.
     pub fn definitions(&self) -> impl Iterator<Item = (&SeriesName, &Definition)> {
         self.definitions.iter()
+    }
+
+    /// The same, to be looked at while entries go on.
+    #[must_use]
+    pub fn shown_definitions(&self) -> Arc<HashMap<SeriesName, Definition>> {
+        Arc::clone(&self.definitions)
     }
 
     /// All series that a vault may ever have given from alone.
@@ -261,8 +268,20 @@ impl Standing {
     /// What is said of a series, or of the one whose period it is.
     #[must_use]
     pub fn definition(&self, name: &SeriesName) -> Option<&Definition> {
+        if self.definitions.is_empty() {
+            return None;
+        }
         let (owner, series) = (name.owner.clone(), base_of(&name.series).to_owned());
         self.definitions.get(&SeriesName { owner, series })
+    }
+
+    /// Is that a series, or a period of one, that is counted so?
+    #[must_use]
+    pub fn counts(&self, name: &SeriesName) -> bool {
+        match self.definition(name) {
+            Some(definition) => definition.counts(&name.series),
+            None => base_of(&name.series) == name.series,
+        }
     }
 
     /// How many numbers a range of that series has; 0: it is strict.
@@ -279,7 +298,7 @@ impl Standing {
         if definition.range > 0 && definition.counted() == Counted::Through {
             self.series.entry(base.clone()).or_insert_with(|| Series::after(last()));
         }
-        self.definitions.insert(base.clone(), definition.clone());
+        Arc::make_mut(&mut self.definitions).insert(base.clone(), definition.clone());
         base
     }
 

@@ -15,7 +15,9 @@ use crate::sequence::standing::{LifeState, Standing};
 
 pub(super) fn last_number(connection: &Connection, owner: &str, series: &str) -> rusqlite::Result<u64> {
     connection
-        .prepare_cached("SELECT max(coalesce(max(number), 0), 0) FROM number WHERE owner = ?1 AND series = ?2")?
+        .prepare_cached(
+            "SELECT max(coalesce(max(number), 0), 0) FROM number WHERE owner = ?1 AND series = ?2",
+        )?
         .query_row(params![owner, series], |row| row.get(0))
 }
 

@@ -305,7 +305,11 @@ impl Change {
     }
 
     /// Whatever the entry says of its key counts no more.
-    pub(super) fn forget_key(&mut self, transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<()> {
+    pub(super) fn forget_key(
+        &mut self,
+        transaction: &Transaction<'_>,
+        entry: &Entry,
+    ) -> rusqlite::Result<()> {
         match entry.act {
             Act::Reserve(_) | Act::Spoil(_) | Act::Supersede(_) => {
                 self.forget(transaction, (Wanted::by(entry).hash(), entry.index))

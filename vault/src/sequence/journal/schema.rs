@@ -110,6 +110,8 @@ const SECOND: &str = "
         hash BLOB NOT NULL,
         PRIMARY KEY (owner, series, number)
     ) STRICT, WITHOUT ROWID;
+    CREATE INDEX number_reserved ON number (owner, series, number) WHERE state = 'reserved';
+    CREATE INDEX entry_lost ON entry (owner, series, number) WHERE act = 'lost';
     CREATE TABLE definition (
         owner TEXT NOT NULL,
         series TEXT NOT NULL,
