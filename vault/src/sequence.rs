@@ -14,6 +14,7 @@ pub mod message;
 mod mirror;
 pub mod protocol;
 pub mod reason;
+pub mod record;
 pub mod standing;
 pub mod witness;
 
@@ -38,6 +39,8 @@ use entry::Life;
 use journal::{Journal, JournalError};
 use mirror::Mirror;
 use protocol::{Core, Memory, Nonce, Reason};
+use record::desk::Desk;
+use record::front::Question;
 use witness::WitnessError;
 
 /// A caller hears "in doubt" after this long; the same key gets the same number later.
@@ -247,6 +250,7 @@ impl Sequence {
             refusal: core.refusal(),
             tail,
             final_index: core.final_index(),
+            entered_index: core.entered_index(),
             complete: core.is_complete(),
             epoch: core.epoch(),
         });
@@ -261,6 +265,7 @@ impl Sequence {
             queue,
             waiting: VecDeque::new(),
             under_way: Vec::new(),
+            records: Desk::default(),
             session_due: None,
             witness_file,
             witnessed,
@@ -383,6 +388,9 @@ impl Sequence {
     /// # Errors
     /// The question is no JSON of ours; text for the log.
     pub async fn forwarded(&self, body: Bytes) -> Result<Bytes, String> {
+        if let Ok(question) = serde_json::from_slice::<Question>(&body) {
+            return self.answer_follower(question).await;
+        }
         let Forwarded { name, wish } = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
         let outcome = if self.seen().leads {
             self.enter(name, wish).await
@@ -519,15 +527,15 @@ mod tests {
     use super::*;
 
     /// Two rooms in one process, joined by a link that can be cut.
-    struct Two {
-        rooms: [Sequence; 2],
+    pub(super) struct Two {
+        pub(super) rooms: [Sequence; 2],
         events: [Events; 2],
         /// Nothing is heard before both sides know of the connection, as on a real one.
         open: tokio::sync::watch::Sender<bool>,
         _folder: tempfile::TempDir,
     }
 
-    fn two() -> Two {
+    pub(super) fn two() -> Two {
         let folder = tempfile::tempdir().unwrap();
         let (to_a, mut from_b) = mpsc::unbounded_channel::<Bytes>();
         let (to_b, mut from_a) = mpsc::unbounded_channel::<Bytes>();
@@ -571,7 +579,7 @@ mod tests {
     }
 
     impl Two {
-        async fn connect(&self) {
+        pub(super) async fn connect(&self) {
             for events in &self.events {
                 events.up().await;
             }
@@ -580,7 +588,11 @@ mod tests {
                 tokio::time::sleep(Duration::from_millis(2)).await;
             }
         }
-        async fn cut(&self) {
+        /// Neither hears the other any more, and nobody is told so.
+        pub(super) fn mute(&self) {
+            self.open.send_replace(false);
+        }
+        pub(super) async fn cut(&self) {
             self.open.send_replace(false);
             for events in &self.events {
                 let (noted, note) = oneshot::channel();

@@ -15,10 +15,11 @@ use tokio::time::{Instant, timeout};
 use super::alone::{self, Alone, Sight, Waits};
 use super::book::{Known, Refused, Round, SeriesName, Verdict, Wish};
 use super::carry::{self, carry};
-use super::entry::{BATCH, Draft, Entry, Life, Tail};
+use super::entry::{Act, BATCH, Draft, Entry, Life, Tail};
 use super::journal::{Journal, JournalError};
 use super::mirror::Mirror;
 use super::protocol::{Core, Input, Message, Output, Reason};
+use super::record::desk::{self, Desk};
 use super::standing::Present;
 use super::witness::{self, Witness};
 use super::{Done, HangUp, SequenceError, Tell};
@@ -36,6 +37,8 @@ pub(super) enum Work {
     Down(oneshot::Sender<()>),
     Told(Bytes),
     Wish(Waiting),
+    Record(desk::Waiting),
+    Sure(desk::Sure),
     Reseed(oneshot::Sender<Result<u64, SequenceError>>),
 }
 
@@ -54,6 +57,8 @@ pub(super) struct Seen {
     pub(super) refusal: Option<Reason>,
     pub(super) tail: Tail,
     pub(super) final_index: u64,
+    /// Records may be answered up to this index, if this vault is sure to be the owner.
+    pub(super) entered_index: u64,
     pub(super) complete: bool,
     pub(super) epoch: u64,
 }
@@ -98,6 +103,7 @@ pub(super) struct Coordinator {
     pub(super) queue: mpsc::Receiver<Work>,
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) under_way: Vec<Waiting>,
+    pub(super) records: Desk,
     pub(super) session_due: Option<Instant>,
     pub(super) witness_file: PathBuf,
     /// What stands in that file.
@@ -128,6 +134,9 @@ impl Coordinator {
                 && let Ok(work) = self.queue.try_recv()
             {
                 self.take(work);
+            }
+            if let Some(question) = self.records.question() {
+                self.feed(Input::Ask(question));
             }
             self.rounds();
             self.watch_session();
@@ -184,6 +193,8 @@ impl Coordinator {
                 answer(waiting, Err(SequenceError::Busy));
             }
             Work::Wish(waiting) => self.waiting.push_back(waiting),
+            Work::Record(waiting) => self.records.take(waiting),
+            Work::Sure(reader) => self.records.take_reader(reader),
             Work::Reseed(done) => {
                 let outcome = self.reseed();
                 // An operator who has gone asks again and is told that there is nothing to do.
@@ -236,7 +247,8 @@ impl Coordinator {
                 None
             }
             Output::Write(write) => {
-                if write.entries.iter().any(|entry| !entry.series.is_empty()) {
+                let is_number = |entry: &Entry| !matches!(entry.act, Act::Put(_) | Act::Remove);
+                if write.entries.iter().any(|entry| !entry.series.is_empty() && is_number(entry)) {
                     self.chores_due = true;
                 }
                 Some(match self.journal.write(&write) {
@@ -274,7 +286,10 @@ impl Coordinator {
                 self.answer_given();
                 None
             }
-            Output::Stands(_) => None,
+            Output::Stands(question) => {
+                self.records.stands(question, self.core.entered_index());
+                None
+            }
             Output::Final => {
                 self.conclude();
                 None
@@ -283,6 +298,7 @@ impl Coordinator {
                 for waiting in self.under_way.drain(..) {
                     answer(waiting, Err(SequenceError::InDoubt));
                 }
+                self.records.doubt();
                 None
             }
             Output::HangUp => {
@@ -355,6 +371,10 @@ impl Coordinator {
             let known = self.journal.context(&waiting.name, &waiting.wish).map(|context| context.known);
             self.done(waiting, known);
         }
+        let counts = self.records.conclude(Instant::now().into_std());
+        for (act, count) in ["put", "remove"].into_iter().zip(counts) {
+            self.metrics.entries.with_label_values(&[act]).inc_by(count);
+        }
     }
 
     /// What this vault gave alone is durable.
@@ -386,7 +406,7 @@ impl Coordinator {
 
     /// Proposes what waits, round after round, as long as rounds end at once.
     fn rounds(&mut self) {
-        while self.chores_due || !self.waiting.is_empty() {
+        while self.chores_due || !self.waiting.is_empty() || self.records.waits() {
             let may_propose = self.core.may_propose();
             let together = self.core.refusal().is_none();
             if together && !may_propose && self.core.leads() {
@@ -396,11 +416,15 @@ impl Coordinator {
             if std::mem::take(&mut self.chores_due) && may_propose && together && self.do_chores() {
                 return;
             }
-            if self.waiting.is_empty() {
+            if self.waiting.is_empty() && !self.records.waits() {
                 return;
             }
             let goes_on = if !together && self.core.may_give_alone() {
-                self.round_alone()
+                let drafts = self.record_drafts(may_propose);
+                if !drafts.is_empty() {
+                    self.feed(Input::Propose(drafts));
+                }
+                self.core.may_give_alone() && self.round_alone()
             } else {
                 self.round(may_propose && together)
             };
@@ -423,6 +447,15 @@ impl Coordinator {
                 false
             }
         }
+    }
+
+    /// What records want entered in this round; half of it is left to numbers.
+    fn record_drafts(&mut self, may_propose: bool) -> Vec<Draft> {
+        if may_propose {
+            return self.records.round(&self.journal, BATCH / 2, Instant::now().into_std(), label());
+        }
+        self.records.refuse(self.core.refusal().unwrap_or(Reason::Syncing));
+        Vec::new()
     }
 
     /// Decides up to [`BATCH`] waiting wishes while this vault is apart. `false` when rows are
@@ -484,7 +517,7 @@ impl Coordinator {
     /// Decides up to [`BATCH`] waiting wishes. `false` when a round is under way now.
     fn round(&mut self, may_propose: bool) -> bool {
         let mut round = Round::default();
-        let mut drafts = Vec::new();
+        let mut drafts = self.record_drafts(may_propose);
         let mut later = VecDeque::new();
         let at = label();
         while drafts.len() < BATCH
@@ -562,11 +595,19 @@ impl Coordinator {
                 Some(reason) => tracing::warn!("sequence: no new numbers: {reason}"),
             }
         }
+        let sure = match refusal {
+            _ if self.core.goes_on_alone() => Ok(()),
+            Some(reason) => Err(reason),
+            None if self.core.leads() => Ok(()),
+            None => Err(Reason::Syncing),
+        };
+        self.records.follow(sure, Instant::now().into_std());
         self.seen.send_modify(|seen| {
             seen.refusal = refusal;
             seen.leads = self.core.leads();
             seen.tail = self.core.tail();
             seen.final_index = self.core.final_index();
+            seen.entered_index = self.core.entered_index();
             seen.complete = self.core.is_complete();
             seen.epoch = self.core.epoch();
         });

@@ -7,6 +7,7 @@
 //! transaction.
 
 mod derived;
+mod records;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -19,14 +20,18 @@ use super::book::{Context, Known, SeriesName, Wish};
 use super::digest::Digest;
 use super::entry::{Act, BATCH, Entry, Life, Tail};
 use super::protocol::{Memory, Nonce, Write};
+use super::record::desk::ROUND_BYTES;
 use super::standing::Standing;
 use crate::sqlite::{self, SqliteError};
+
+pub use records::Leaf;
 
 use derived::{
     apply, cut_off, derived, forget_carried, last_number, life_state, put_lives, put_series, stands,
 };
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE memory (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         journal BLOB NOT NULL,
@@ -109,7 +114,9 @@ const MIGRATIONS: &[&str] = &["
         state TEXT NOT NULL,
         carried INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
-"];
+",
+    records::MIGRATION,
+];
 
 /// What can go wrong with the journal.
 #[derive(Debug, thiserror::Error)]
@@ -286,6 +293,7 @@ impl Journal {
         for entry in entries {
             insert(&transaction, "entry", entry)?;
             apply(&transaction, entry)?;
+            records::apply(&transaction, entry)?;
             let last = || last_number(&transaction, &entry.owner, &entry.series).unwrap_or(i64::MAX as u64);
             touched.extend(self.standing.apply(entry, last));
             if let Act::Life(_) = entry.act {
@@ -311,7 +319,8 @@ impl Journal {
         Ok(true)
     }
 
-    /// Up to [`BATCH`] entries after `after`, in order.
+    /// Up to [`BATCH`] entries after `after`, in order; fewer where their texts are long, so that a
+    /// message of them stays short.
     ///
     /// # Errors
     /// SQLite's own.
@@ -329,7 +338,18 @@ impl Journal {
 
     fn after(&self, sql: &str, after: u64) -> Result<Vec<Entry>, JournalError> {
         let read = || -> rusqlite::Result<Vec<Entry>> {
-            self.connection.prepare_cached(sql)?.query_map(params![after, BATCH], entry)?.collect()
+            let (mut entries, mut bytes) = (Vec::new(), 0);
+            for entry in self.connection.prepare_cached(sql)?.query_map(params![after, BATCH], entry)? {
+                let entry = entry?;
+                if let Act::Put(text) = &entry.act {
+                    bytes += text.len();
+                }
+                entries.push(entry);
+                if bytes >= ROUND_BYTES {
+                    break;
+                }
+            }
+            Ok(entries)
         };
         read().map_err(|source| self.sql(source))
     }

@@ -5,7 +5,7 @@ use std::collections::HashMap;
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-use super::entry;
+use super::{entry, records};
 use crate::sequence::book::SeriesName;
 use crate::sequence::carry::unused;
 use crate::sequence::definition::base_of;
@@ -57,7 +57,7 @@ pub(super) fn cut_off(transaction: &Transaction<'_>, index: u64) -> rusqlite::Re
             kept.iter().try_for_each(|entry| apply(transaction, entry))?;
         }
     }
-    Ok(())
+    records::cut_off(transaction, &dropped)
 }
 
 /// Lives and ranges, derived anew of all entries.
