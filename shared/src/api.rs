@@ -3,6 +3,7 @@
 //! The whole contract, with every status, is vault's OpenAPI document.
 
 pub mod client;
+pub mod record;
 
 use std::fmt;
 

@@ -6,6 +6,7 @@ pub mod check;
 mod control;
 pub mod file;
 pub mod keys;
+pub mod record;
 pub mod recover;
 pub mod status;
 

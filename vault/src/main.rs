@@ -51,6 +51,9 @@ enum Command {
     /// Files: store, read, look, delete (the vault must be running)
     #[command(subcommand)]
     File(command::file::Verb),
+    /// Records: read, write, list (the vault must be running)
+    #[command(subcommand)]
+    Record(command::record::Verb),
     /// Numbers: what an operator decides when a journal is lost
     #[command(subcommand)]
     Number(Number),
@@ -239,6 +242,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 }
             }
             Command::File(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
+            Command::Record(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Number(Number::Reseed) => {
                 command::number_reseed(&config()?.api.control_socket, &mut output).await?;
             }
