@@ -206,7 +206,7 @@ pub enum RecordError {
     Refused(#[from] Refused),
     /// The pair is not together; it passes by itself.
     #[error(
-        "records need both vaults: {0}; nothing was written, try again, or read with stale=true what may be old"
+        "records need both vaults: {0}; this call wrote nothing; try again, or read with stale=true what may be old"
     )]
     Apart(String),
     /// The pair is closed until an operator acts.

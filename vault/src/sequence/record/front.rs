@@ -7,6 +7,8 @@
 //! that may answer from stands in both journals. Apart nobody can be asked, and nothing is answered
 //! but what a reader has said may be old, unless an operator has let the owner go on alone.
 
+use std::time::Duration;
+
 use bytes::Bytes;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -18,7 +20,10 @@ use super::{Done, Held, RecordError, RecordName, Wish};
 use crate::sequence::coordinator::Work;
 use crate::sequence::journal::{Journal, JournalError, Leaf};
 use crate::sequence::reason::Reason;
-use crate::sequence::{ANSWER_DEADLINE, FINAL_DEADLINE, Sequence};
+use crate::sequence::{ANSWER_DEADLINE, Sequence};
+
+/// The other vault has said within this time that the session stands, or nothing is answered.
+const SURE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// What a follower asks the owner.
 #[derive(Debug, Serialize, Deserialize)]
@@ -143,9 +148,20 @@ impl Sequence {
     async fn sure(&self) -> Result<u64, RecordError> {
         let (answer, answered) = oneshot::channel();
         self.work.try_send(Work::Sure(answer)).map_err(|_| RecordError::Busy)?;
-        match timeout(FINAL_DEADLINE, answered).await {
+        match timeout(SURE_DEADLINE, answered).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Err(RecordError::Apart("the other vault does not answer".to_owned())),
+        }
+    }
+
+    /// At the follower: what the owner answers from is durable here too, and seen in a moment; not
+    /// what it has gone on with alone.
+    async fn here(&self, upto: u64) -> Result<u64, RecordError> {
+        let mut seen = self.seen.clone();
+        let here = seen.wait_for(|seen| seen.tail.index >= upto || seen.refusal.is_some());
+        match timeout(SURE_DEADLINE, here).await {
+            Ok(Ok(seen)) if seen.tail.index >= upto => Ok(upto),
+            _ => Err(Reason::Syncing.into()),
         }
     }
 
@@ -154,17 +170,15 @@ impl Sequence {
         stale: bool,
         read: impl FnOnce(&Journal, u64) -> Result<T, JournalError> + Send + 'static,
     ) -> Result<Seen<T>, RecordError> {
-        let upto =
-            if self.asks_the_owner() {
-                let unheard = RecordError::Apart("the other vault does not answer".to_owned());
-                let upto = self.ask_owner::<u64>(&Question::Sure, unheard).await;
-                // What an owner goes on with alone is not here.
-                upto.and_then(|upto| {
-                    if upto <= self.seen().tail.index { Ok(upto) } else { Err(Reason::Syncing.into()) }
-                })
-            } else {
-                self.sure().await
-            };
+        let upto = if self.asks_the_owner() {
+            let unheard = RecordError::Apart("the other vault does not answer".to_owned());
+            match self.ask_owner(&Question::Sure, unheard).await {
+                Ok(upto) => self.here(upto).await,
+                error => error,
+            }
+        } else {
+            self.sure().await
+        };
         let (upto, is_stale) = match upto {
             Ok(upto) => (upto, false),
             Err(_) if stale => (self.seen().entered_index, true),
