@@ -29,6 +29,8 @@ const BODIES: &[Body] = &[
     ("vault_seek_table", seek_table),
     ("vault_sftp_listing", vault::storage::file_server::fuzz_listing),
     ("vault_idempotency_key", |data| drop(vault::api::key::IdempotencyKey::read(data))),
+    ("vault_condition", vault::api::records::fuzz_condition),
+    ("vault_record_name", record_name),
     ("vault_content_digest", vault::api::files::fuzz_digests),
     ("vault_certificate_request", vault::pki::read_request),
     ("shared_config", config),
@@ -49,6 +51,11 @@ const SAMPLES: &[&[u8]] = &[
     b"[DEFAULT]\na = <b>%(c)s\nc = %%\n[Definition]\nfailregex = ^<a> <HOST>\n  ^%(a)s\n[Init]\nb = <lt_<c>/x>\n",
     b"wait = \"10m\"\nsizes = [\"64MiB\", 5]\n[section]\nlisten = \"127.0.0.1:80\"\n",
 ];
+
+fn record_name(data: &[u8]) {
+    let name = String::from_utf8_lossy(data);
+    drop(vault::sequence::record::name::checked(vault::sequence::record::Kind::Name, &name));
+}
 
 fn seek_table(data: &[u8]) {
     let Some((first, rest)) = data.split_first_chunk() else { return };

@@ -32,6 +32,7 @@ use crate::sequence::record::{
 mod condition;
 
 pub(super) use condition::expected;
+pub use condition::fuzz_condition;
 
 /// The routes under `/v1/records`.
 pub fn routes(sequence: Sequence) -> Router {

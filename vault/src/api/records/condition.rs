@@ -2,7 +2,7 @@
 //! the writer has seen. Pure. A write that does not say is refused (RFC 6585, 428): a blind one
 //! must be meant.
 
-use http::{HeaderMap, HeaderName, StatusCode, header};
+use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::api::refusal::Refusal;
 use crate::sequence::record::Expect;
@@ -32,6 +32,15 @@ pub(in crate::api) fn expected(headers: &HeaderMap) -> Result<Expect, Refusal> {
     }
 }
 
+/// Any bytes as the condition of a write: an answer or a refusal.
+pub fn fuzz_condition(data: &[u8]) {
+    for name in [header::IF_MATCH, header::IF_NONE_MATCH] {
+        if let Ok(value) = HeaderValue::from_bytes(data) {
+            drop(expected(&std::iter::once((name, value)).collect()));
+        }
+    }
+}
+
 /// Digits alone, without a sign or leading zeros.
 fn version_of(text: &str) -> Option<u64> {
     let digits = text.bytes().all(|byte| byte.is_ascii_digit()) && !text.starts_with('0');
@@ -53,8 +62,6 @@ fn one<'h>(headers: &'h HeaderMap, name: &HeaderName) -> Result<Option<&'h str>,
 
 #[cfg(test)]
 mod tests {
-    use http::HeaderValue;
-
     use super::*;
 
     fn told(pairs: &[(&HeaderName, &str)]) -> Result<Expect, u16> {
@@ -93,9 +100,7 @@ mod tests {
     proptest::proptest! {
         #[test]
         fn no_bytes_make_the_reader_panic(raw: Vec<u8>) {
-            if let Ok(value) = HeaderValue::from_bytes(&raw) {
-                let _ = expected(&std::iter::once((header::IF_MATCH, value)).collect());
-            }
+            fuzz_condition(&raw);
         }
     }
 }

@@ -177,3 +177,29 @@ fn tell(reader: Sure, outcome: Result<u64, RecordError>) {
     // A reader that has gone needs no answer.
     let _gone = reader.send(outcome);
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn one_question_serves_all_readers_that_came_before_it() {
+        let mut desk = Desk::default();
+        let (sure, mut first) = oneshot::channel();
+        desk.take_reader(sure);
+        let (sure, mut second) = oneshot::channel();
+        desk.take_reader(sure);
+        assert_eq!(desk.question(), Some(1));
+        let (sure, mut late) = oneshot::channel();
+        desk.take_reader(sure);
+        assert_eq!(desk.question(), None, "one at a time");
+        desk.stands(1, 9);
+        assert_eq!([first.try_recv(), second.try_recv()], [Ok(Ok(9)), Ok(Ok(9))]);
+        assert!(late.try_recv().is_err(), "it came after the question");
+        assert_eq!(desk.question(), Some(2));
+        desk.stands(1, 9);
+        assert!(late.try_recv().is_err(), "the answer to another question");
+        desk.follow(Err(Reason::Away), tokio::time::Instant::now().into_std());
+        assert_eq!(late.try_recv(), Ok(Err(Reason::Away.into())));
+    }
+}

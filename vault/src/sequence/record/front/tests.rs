@@ -5,9 +5,12 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;
 
 use super::*;
+use crate::sequence::book::SeriesName;
+use crate::sequence::protocol::{Memory, Write};
 use crate::sequence::record::lease::{Claim, Holder};
 use crate::sequence::record::{Content, Expect, Kind, Refused, Written};
 use crate::sequence::tests::two;
+use crate::sequence::{Forward, HangUp, Settings, Tell};
 
 fn lot(name: &str) -> RecordName {
     RecordName { owner: "erp".to_owned(), kind: Kind::Record, name: name.to_owned() }
@@ -134,4 +137,33 @@ async fn a_lease_survives_a_session_and_is_told_to_no_second_holder() {
     tokio::time::sleep(Duration::from_millis(5100)).await;
     let next = a.write_record(name(), acquire("two")).await.unwrap().lease.unwrap();
     assert_eq!(next.epoch, 2);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_owner_that_goes_on_alone_by_an_operators_word_writes_and_reads_records() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("a.db");
+    let mut journal = Journal::open(&file, 7).unwrap();
+    let memory = Memory { epoch: 2, owns: true, alone: true, ..journal.memory().unwrap() };
+    let told = Write { cut: None, entries: Vec::new(), rows: Vec::new(), memory };
+    journal.write(&told).unwrap();
+    drop(journal);
+    let settings = Settings {
+        journal: file,
+        own: "a".to_owned(),
+        peer: "b".to_owned(),
+        owner: "b".to_owned(),
+        run: None,
+    };
+    let nobody: Forward = Arc::new(|_| Box::pin(async { Err(false) }));
+    let registry = prometheus::Registry::new();
+    let (tell, hang_up): (Tell, HangUp) = (Box::new(|_| false), Box::new(|| {}));
+    let shutdown = shared::shutdown::Shutdown::new();
+    let (room, _events) =
+        Sequence::start(&settings, &registry, tell, hang_up, nobody, shutdown.clone()).unwrap();
+    assert_eq!(room.write_record(lot("x"), put("10", "k1", Expect::Absent)).await.unwrap().version, 1);
+    assert_eq!(shown(room.record(lot("x"), false).await.unwrap()), (Some((1, "10".to_owned())), false));
+    let series = SeriesName { owner: "erp".to_owned(), series: "INV".to_owned() };
+    assert!(room.reserve(series, "k".to_owned(), None).await.is_err(), "numbers wait for a second vault");
+    shutdown.cancel();
 }
