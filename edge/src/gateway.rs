@@ -412,7 +412,8 @@ impl Room {
         let waits = parts.headers.contains_key(header::EXPECT);
         let is_file = door::is_file(parts.uri.path());
         parts.headers = door::inward(&parts.headers);
-        if parts.method == Method::POST && !parts.headers.contains_key(IDEMPOTENCY_KEY) {
+        if matches!(parts.method, Method::POST | Method::PUT) && !parts.headers.contains_key(IDEMPOTENCY_KEY)
+        {
             let key = client::fresh_key().ok().and_then(|key| HeaderValue::try_from(key).ok());
             parts.headers.insert(IDEMPOTENCY_KEY, key.ok_or_else(Refusal::internal)?);
         }

@@ -4,6 +4,7 @@
 
 pub mod client;
 mod number;
+pub mod record;
 
 use std::fmt;
 

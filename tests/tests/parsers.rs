@@ -30,6 +30,8 @@ const BODIES: &[Body] = &[
     ("vault_sftp_listing", vault::storage::file_server::fuzz_listing),
     ("vault_export", vault::sequence::audit::fuzz),
     ("vault_idempotency_key", |data| drop(vault::api::key::IdempotencyKey::read(data))),
+    ("vault_condition", vault::api::records::fuzz_condition),
+    ("vault_record_name", record_name),
     ("vault_content_digest", vault::api::files::fuzz_digests),
     ("vault_certificate_request", vault::pki::read_request),
     ("shared_config", config),
@@ -52,6 +54,11 @@ const SAMPLES: &[&[u8]] = &[
     b"[{\"index\":1,\"epoch\":1,\"life\":\"00000000000000000000000000000009\",\"carried\":0,\"owner\":\"e\",\"series\":\"I\",\"number\":11,\"key\":\"v\",\"act\":\"lost\",\"text\":\"20 00000000000000000000000000000009\",\"at\":7,\"previous\":\"0000000000000000000000000000000000000000000000000000000000000000\",\"hash\":\"1111111111111111111111111111111111111111111111111111111111111111\"}]",
     b"wait = \"10m\"\nsizes = [\"64MiB\", 5]\n[section]\nlisten = \"127.0.0.1:80\"\n",
 ];
+
+fn record_name(data: &[u8]) {
+    let name = String::from_utf8_lossy(data);
+    drop(vault::sequence::record::name::checked(vault::sequence::record::Kind::Name, &name));
+}
 
 fn seek_table(data: &[u8]) {
     let Some((first, rest)) = data.split_first_chunk() else { return };

@@ -7,6 +7,7 @@ mod control;
 pub mod file;
 pub mod keys;
 pub mod number;
+pub mod record;
 pub mod recover;
 pub mod status;
 

@@ -51,6 +51,9 @@ enum Command {
     /// Files: store, read, look, delete (the vault must be running)
     #[command(subcommand)]
     File(command::file::Verb),
+    /// Records: read, write, list (the vault must be running)
+    #[command(subcommand)]
+    Record(command::record::Verb),
     /// Numbers: define series, reserve, confirm, export, verify; what to do when a journal is lost
     #[command(subcommand)]
     Number(command::number::Verb),
@@ -229,6 +232,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Command::File(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Number(command::number::Verb::Verify(verify)) => verify.run(&mut output)?,
             Command::Number(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
+            Command::Record(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Keys(Keys::Init { file, escrow }) => {
                 let file = match file {
                     Some(file) => file.clone(),

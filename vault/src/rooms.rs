@@ -20,7 +20,7 @@ use crate::api::life::Life;
 use crate::api::server::PairDoor;
 use crate::api::status::Sources;
 use crate::api::upkeep::TellOfAdoption;
-use crate::api::{files, numbers, upkeep};
+use crate::api::{files, leases, names, numbers, records, upkeep};
 use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
@@ -109,6 +109,9 @@ impl Rooms {
         look(&pair, &sequence, &storage, readiness, shutdown);
         Ok(Self {
             routes: numbers::routes(sequence.clone())
+                .merge(records::routes(sequence.clone()))
+                .merge(names::routes(sequence.clone(), storage.clone(), config.api.idle_timeout))
+                .merge(leases::routes(sequence.clone()))
                 .merge(files::routes(storage.clone(), config.api.idle_timeout))
                 .merge(upkeep::routes(storage.clone(), tell_of_adoption(&pair))),
             life: Life::of(sequence.life()),

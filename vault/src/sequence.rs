@@ -18,6 +18,7 @@ mod mirror;
 pub mod protocol;
 mod reading;
 pub mod reason;
+pub mod record;
 pub mod standing;
 pub mod witness;
 
@@ -45,6 +46,8 @@ use journal::{Journal, JournalError};
 use keeper::Keeper;
 use mirror::Mirror;
 use protocol::{Core, Memory, Nonce, Reason};
+use record::desk::Desk;
+use record::front::Question;
 use witness::WitnessError;
 
 /// A caller hears "in doubt" after this long; the same key gets the same number later.
@@ -296,6 +299,7 @@ impl Sequence {
             refusal: core.refusal(),
             tail,
             final_index: core.final_index(),
+            entered_index: core.entered_index(),
             complete: core.is_complete(),
             epoch: core.epoch(),
             definitions: journal.standing().shown_definitions(),
@@ -314,6 +318,7 @@ impl Sequence {
             waiting: VecDeque::new(),
             under_way: Vec::new(),
             made: Vec::new(),
+            records: Desk::default(),
             session_due: None,
             witness: Keeper::start(witness_file, witnessed)?,
             said: Some(Reason::Away),
@@ -472,6 +477,9 @@ impl Sequence {
     /// # Errors
     /// The question is no JSON of ours; text for the log.
     pub async fn forwarded(&self, body: Bytes) -> Result<Bytes, String> {
+        if let Ok(question) = serde_json::from_slice::<Question>(&body) {
+            return self.answer_follower(question).await;
+        }
         let Forwarded { name, wishes } = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
         let outcomes = if self.seen().leads {
             self.enter(name, wishes).await

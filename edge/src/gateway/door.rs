@@ -2,6 +2,7 @@
 //! here stays outside, hop-by-hop fields and credentials among it.
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use shared::api::record::VAULT_STALE;
 use shared::api::{CONTENT_DIGEST, FILE_LABEL, IDEMPOTENCY_KEY, Problem};
 
 use super::reply::Refusal;
@@ -21,7 +22,7 @@ const INWARD: [HeaderName; 10] = [
 ];
 
 /// From the vault to a handler.
-const OUTWARD: [HeaderName; 12] = [
+const OUTWARD: [HeaderName; 13] = [
     header::ACCEPT_RANGES,
     header::ALLOW,
     header::CACHE_CONTROL,
@@ -33,23 +34,26 @@ const OUTWARD: [HeaderName; 12] = [
     header::RETRY_AFTER,
     header::X_CONTENT_TYPE_OPTIONS,
     HeaderName::from_static(FILE_LABEL),
+    HeaderName::from_static(VAULT_STALE),
     HeaderName::from_static("x-request-id"),
 ];
 
 const FILES: &str = "/v1/files";
 const SERIES: &str = "/v1/series/";
+/// Lists, and what lies below them.
+const LISTS: [&str; 4] = [FILES, "/v1/records", "/v1/names", "/v1/leases"];
 
 /// Is this a call for the vault pair's handlers' part?
 pub(super) fn admit(method: &Method, path: &str) -> Result<(), Refusal> {
-    if !(is_file(path) || path.starts_with(SERIES)) {
-        let what = "the gateway serves /v1/series/ and /v1/files alone";
+    if !(path.starts_with(SERIES) || LISTS.iter().any(|list| is_below(path, list))) {
+        let what = "the gateway serves /v1/series/, /v1/files, /v1/records, /v1/names and /v1/leases alone";
         return Err(Refusal::new(Problem::new(StatusCode::NOT_FOUND, "not_found", what)));
     }
     if !is_plain(path) {
         let what = "the path has an empty or dot segment, an encoded separator or a control character";
         return Err(Refusal::new(Problem::new(StatusCode::BAD_REQUEST, "bad_path", what)));
     }
-    if !matches!(*method, Method::GET | Method::HEAD | Method::POST | Method::DELETE) {
+    if !matches!(*method, Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::DELETE) {
         return Err(Refusal::method());
     }
     Ok(())
@@ -57,7 +61,11 @@ pub(super) fn admit(method: &Method, path: &str) -> Result<(), Refusal> {
 
 /// Does it concern files, and may carry a large body?
 pub(super) fn is_file(path: &str) -> bool {
-    path.strip_prefix(FILES).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    is_below(path, FILES)
+}
+
+fn is_below(path: &str, list: &str) -> bool {
+    path.strip_prefix(list).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// No segment that another reader of the path could take for another path.
@@ -97,15 +105,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_series_and_files_pass() {
-        for path in
-            ["/v1/files", "/v1/files/abc", "/v1/series/INV/numbers", "/v1/series/INV/numbers/7/confirm"]
-        {
+    fn only_what_handlers_may_call_passes() {
+        for path in [
+            "/v1/files",
+            "/v1/files/abc",
+            "/v1/series/INV/numbers",
+            "/v1/series/INV/numbers/7/confirm",
+            "/v1/records/lots/7",
+            "/v1/names",
+            "/v1/leases/nightly",
+        ] {
             assert!(admit(&Method::GET, path).is_ok(), "{path}");
         }
-        for path in
-            ["/", "/v1/filesystem", "/v1/pki/tokens", "/v1/enrol", "/v1/status", "*", "/v1/series", ""]
-        {
+        for path in [
+            "/",
+            "/v1/filesystem",
+            "/v1/recordset",
+            "/v1/pki/tokens",
+            "/v1/enrol",
+            "/v1/status",
+            "*",
+            "/v1/series",
+            "",
+        ] {
             assert_eq!(admit(&Method::GET, path).unwrap_err().status(), StatusCode::NOT_FOUND, "{path}");
         }
         for path in [

@@ -156,7 +156,7 @@ impl Client {
     }
 
     /// Sends a request to whichever vault answers. Method, path with query, headers and body
-    /// count; scheme, authority and `Host` are the client's own. A POST without an
+    /// count; scheme, authority and `Host` are the client's own. A POST or PUT without an
     /// idempotency key gets a random one. Refusals of a vault come back as responses;
     /// a refusal with 502, 503, 504 or 507 only after the other vault was asked too.
     ///
@@ -168,7 +168,7 @@ impl Client {
         let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let mut head = Head { method: parts.method, path, headers: parts.headers };
         head.headers.remove(header::HOST);
-        if head.method == Method::POST && !head.headers.contains_key(IDEMPOTENCY_KEY) {
+        if matches!(head.method, Method::POST | Method::PUT) && !head.headers.contains_key(IDEMPOTENCY_KEY) {
             let key = HeaderValue::try_from(fresh_key()?).map_err(|_| ClientError::NoRandomness)?;
             head.headers.insert(IDEMPOTENCY_KEY, key);
         }

@@ -22,6 +22,7 @@ use super::journal::{Journal, JournalError};
 use super::keeper::Keeper;
 use super::mirror::Mirror;
 use super::protocol::{Core, Input, Message, Output, Reason};
+use super::record::desk::{self, Desk};
 use super::standing::Present;
 use super::{Done, HangUp, Outcome, SequenceError, Tell};
 
@@ -38,6 +39,8 @@ pub(super) enum Work {
     Down(oneshot::Sender<()>),
     Told(Bytes),
     Wish(Waiting),
+    Record(desk::Waiting),
+    Sure(desk::Sure),
     Reseed(oneshot::Sender<Result<u64, SequenceError>>),
     /// This vault shall be the owner; with `true`, without the other.
     TakeOver(bool, oneshot::Sender<Result<u64, SequenceError>>),
@@ -60,6 +63,8 @@ pub(super) struct Seen {
     pub(super) refusal: Option<Reason>,
     pub(super) tail: Tail,
     pub(super) final_index: u64,
+    /// Records may be answered up to this index, if this vault is sure to be the owner.
+    pub(super) entered_index: u64,
     pub(super) complete: bool,
     pub(super) epoch: u64,
     pub(super) definitions: Arc<HashMap<SeriesName, Definition>>,
@@ -113,6 +118,7 @@ pub(super) struct Coordinator {
     pub(super) under_way: Vec<Waiting>,
     /// The entries that were made for them.
     pub(super) made: Vec<Entry>,
+    pub(super) records: Desk,
     pub(super) session_due: Option<Instant>,
     pub(super) witness: Keeper,
     /// What the log last heard of the refusal.
@@ -140,6 +146,9 @@ impl Coordinator {
                 && let Ok(work) = self.queue.try_recv()
             {
                 self.take(work);
+            }
+            if let Some(question) = self.records.question() {
+                self.feed(Input::Ask(question));
             }
             self.rounds();
             self.watch_session();
@@ -187,6 +196,8 @@ impl Coordinator {
                 answer(waiting, Err(SequenceError::Busy));
             }
             Work::Wish(waiting) => self.waiting.push_back(waiting),
+            Work::Record(waiting) => self.records.take(waiting),
+            Work::Sure(reader) => self.records.take_reader(reader),
             Work::Reseed(done) => {
                 let outcome = self.reseed();
                 // An operator who has gone asks again and is told that there is nothing to do.
@@ -281,7 +292,8 @@ impl Coordinator {
                 None
             }
             Output::Write(write) => {
-                if write.entries.iter().any(|entry| !entry.series.is_empty()) {
+                let is_number = |entry: &Entry| !matches!(entry.act, Act::Put(_) | Act::Remove);
+                if write.entries.iter().any(|entry| !entry.series.is_empty() && is_number(entry)) {
                     self.chores_due = true;
                 }
                 Some(match self.journal.write(&write) {
@@ -324,7 +336,10 @@ impl Coordinator {
                 self.answer_given();
                 None
             }
-            Output::Stands(_) => None,
+            Output::Stands(question) => {
+                self.records.stands(question, self.core.entered_index());
+                None
+            }
             Output::Final => {
                 self.conclude();
                 None
@@ -333,6 +348,7 @@ impl Coordinator {
                 for waiting in self.under_way.drain(..) {
                     answer(waiting, Err(SequenceError::InDoubt));
                 }
+                self.records.doubt();
                 None
             }
             Output::HangUp => {
@@ -401,7 +417,8 @@ impl Coordinator {
 
     /// The round is final: everybody in it hears what the ledger says now.
     fn conclude(&mut self) {
-        let mut made = std::mem::take(&mut self.made).into_iter();
+        let of_record = |entry: &Entry| matches!(entry.act, Act::Put(_) | Act::Remove);
+        let mut made = std::mem::take(&mut self.made).into_iter().filter(|entry| !of_record(entry));
         for waiting in std::mem::take(&mut self.under_way) {
             let made = made.next();
             if let Wish::Define(_) = waiting.wish {
@@ -415,6 +432,10 @@ impl Coordinator {
                 None => self.journal.context(&waiting.name, &waiting.wish).map(|context| context.known),
             };
             self.done(waiting, known);
+        }
+        let counts = self.records.conclude(Instant::now().into_std());
+        for (act, count) in ["put", "remove"].into_iter().zip(counts) {
+            self.metrics.entries.with_label_values(&[act]).inc_by(count);
         }
     }
 
@@ -450,7 +471,7 @@ impl Coordinator {
 
     /// Proposes what waits, round after round, as long as rounds end at once.
     fn rounds(&mut self) {
-        while self.chores_due || !self.waiting.is_empty() {
+        while self.chores_due || !self.waiting.is_empty() || self.records.waits() {
             let may_propose = self.core.may_propose();
             let together = self.core.refusal().is_none();
             if together && !may_propose && self.core.leads() {
@@ -460,11 +481,15 @@ impl Coordinator {
             if std::mem::take(&mut self.chores_due) && may_propose && together && self.do_chores() {
                 return;
             }
-            if self.waiting.is_empty() {
+            if self.waiting.is_empty() && !self.records.waits() {
                 return;
             }
             let goes_on = if !together && self.core.may_give_alone() {
-                self.round_alone()
+                let drafts = self.record_drafts(may_propose);
+                if !drafts.is_empty() {
+                    self.feed(Input::Propose(drafts));
+                }
+                self.core.may_give_alone() && self.round_alone()
             } else {
                 self.round(may_propose && together)
             };
@@ -487,6 +512,15 @@ impl Coordinator {
                 false
             }
         }
+    }
+
+    /// What records want entered in this round; half of it is left to numbers.
+    fn record_drafts(&mut self, may_propose: bool) -> Vec<Draft> {
+        if may_propose {
+            return self.records.round(&self.journal, BATCH / 2, Instant::now().into_std(), label());
+        }
+        self.records.refuse(self.core.refusal().unwrap_or(Reason::Syncing));
+        Vec::new()
     }
 
     /// Decides up to [`BATCH`] waiting wishes while this vault is apart. `false` when rows are
@@ -546,7 +580,7 @@ impl Coordinator {
     /// Decides up to [`BATCH`] waiting wishes. `false` when a round is under way now.
     fn round(&mut self, may_propose: bool) -> bool {
         let mut round = Round::default();
-        let mut drafts = Vec::new();
+        let mut drafts = self.record_drafts(may_propose);
         let mut later = VecDeque::new();
         let at = label();
         // Without it each wish is looked up by itself, and hears what is wrong.
@@ -627,11 +661,19 @@ impl Coordinator {
                 Some(reason) => tracing::warn!("sequence: no new numbers: {reason}"),
             }
         }
+        let sure = match refusal {
+            _ if self.core.goes_on_alone() => Ok(()),
+            Some(reason) => Err(reason),
+            None if self.core.leads() => Ok(()),
+            None => Err(Reason::Syncing),
+        };
+        self.records.follow(sure, Instant::now().into_std());
         self.seen.send_modify(|seen| {
             seen.refusal = refusal;
             seen.leads = self.core.leads();
             seen.tail = self.core.tail();
             seen.final_index = self.core.final_index();
+            seen.entered_index = self.core.entered_index();
             seen.complete = self.core.is_complete();
             seen.epoch = self.core.epoch();
             seen.definitions = self.journal.standing().shown_definitions();

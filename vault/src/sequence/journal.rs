@@ -8,6 +8,7 @@
 
 mod derived;
 mod keys;
+mod records;
 mod schema;
 mod survey;
 
@@ -23,9 +24,11 @@ use super::book::{Context, Known, SeriesName, Wish, given_up_for};
 use super::digest::Digest;
 use super::entry::{Act, BATCH, Entry, Life, Tail};
 use super::protocol::{Memory, Nonce, Write};
+use super::record::desk::ROUND_BYTES;
 use super::standing::Standing;
 use crate::sqlite::{self, SqliteError};
 
+pub use records::Leaf;
 pub use survey::Which;
 
 use derived::{apply, cut_off, forget_carried, last_number, life_state, put_lives, put_series, stands};
@@ -243,6 +246,7 @@ impl Journal {
         for entry in entries {
             insert(&mut line, entry)?;
             apply(&transaction, entry, keys, &mut change)?;
+            records::apply(&transaction, entry)?;
             let last = || last_number(&transaction, &entry.owner, &entry.series).unwrap_or(i64::MAX as u64);
             touched.extend(self.standing.apply(entry, last));
             if let Act::Life(_) = entry.act {
@@ -280,7 +284,8 @@ impl Journal {
         Ok(true)
     }
 
-    /// Up to [`BATCH`] entries after `after`, in order.
+    /// Up to [`BATCH`] entries after `after`, in order; fewer where their texts are long, so that a
+    /// message of them stays short.
     ///
     /// # Errors
     /// SQLite's own.
@@ -298,7 +303,18 @@ impl Journal {
 
     fn after(&self, sql: &str, after: u64) -> Result<Vec<Entry>, JournalError> {
         let read = || -> rusqlite::Result<Vec<Entry>> {
-            self.connection.prepare_cached(sql)?.query_map(params![after, BATCH], entry)?.collect()
+            let (mut entries, mut bytes) = (Vec::new(), 0);
+            for entry in self.connection.prepare_cached(sql)?.query_map(params![after, BATCH], entry)? {
+                let entry = entry?;
+                if let Act::Put(text) = &entry.act {
+                    bytes += text.len();
+                }
+                entries.push(entry);
+                if bytes >= ROUND_BYTES {
+                    break;
+                }
+            }
+            Ok(entries)
         };
         read().map_err(|source| self.sql(source))
     }

@@ -5,15 +5,15 @@ use shared::api::NumberState;
 use super::*;
 
 /// Two rooms in one process, joined by a link that can be cut.
-struct Two {
-    rooms: [Sequence; 2],
+pub(super) struct Two {
+    pub(super) rooms: [Sequence; 2],
     events: [Events; 2],
     /// Nothing is heard before both sides know of the connection, as on a real one.
     open: tokio::sync::watch::Sender<bool>,
     _folder: tempfile::TempDir,
 }
 
-fn two() -> Two {
+pub(super) fn two() -> Two {
     let folder = tempfile::tempdir().unwrap();
     let (to_a, mut from_b) = mpsc::unbounded_channel::<Bytes>();
     let (to_b, mut from_a) = mpsc::unbounded_channel::<Bytes>();
@@ -56,7 +56,7 @@ fn two() -> Two {
 }
 
 impl Two {
-    async fn connect(&self) {
+    pub(super) async fn connect(&self) {
         for events in &self.events {
             events.up().await;
         }
@@ -65,7 +65,11 @@ impl Two {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
-    async fn cut(&self) {
+    /// Neither hears the other any more, and nobody is told so.
+    pub(super) fn mute(&self) {
+        self.open.send_replace(false);
+    }
+    pub(super) async fn cut(&self) {
         self.open.send_replace(false);
         for events in &self.events {
             let (noted, note) = oneshot::channel();

@@ -5,8 +5,8 @@ use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
-use super::entry;
 use super::keys::{Change, Keys};
+use super::{entry, records};
 use crate::sequence::book::{SeriesName, given_up_for};
 use crate::sequence::carry::unused;
 use crate::sequence::definition::base_of;
@@ -46,17 +46,18 @@ pub(super) fn cut_off(
     change.cut(transaction, index, &dropped)?;
     transaction.execute("DELETE FROM entry WHERE idx > ?1", params![index])?;
     let mut touched = HashSet::new();
-    for entry in dropped {
-        let text = serde_json::to_string(&entry).unwrap_or_default();
+    for entry in &dropped {
+        let text = serde_json::to_string(entry).unwrap_or_default();
         transaction.execute(
             "INSERT INTO dropped VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
             params![entry.index, entry.hash.0, text],
         )?;
-        if touched.insert(name_of(&entry)) {
+        if touched.insert(name_of(entry)) {
             let of = params![entry.owner, entry.series];
             transaction.execute("DELETE FROM number WHERE owner = ?1 AND series = ?2", of)?;
         }
     }
+    records::cut_off(transaction, &dropped)?;
     // What may have changed hands among the entries dropped is derived anew.
     let mut statement = transaction.prepare("SELECT * FROM entry ORDER BY idx")?;
     for entry in statement.query_map([], entry)? {
