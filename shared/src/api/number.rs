@@ -9,6 +9,8 @@ use super::Problem;
 pub const VAULT_LIFE: &str = "vault-life";
 /// Request header: the life that this key was first sent to, 32 hex digits.
 pub const VAULT_TICKET: &str = "vault-ticket";
+/// Request header: the key in doubt in whose place this one is taken.
+pub const VAULT_SUPERSEDES: &str = "vault-supersedes";
 /// Longest key of a number, in bytes of visible ASCII.
 pub const MAX_NUMBER_KEY: usize = 256;
 /// Most keys of one batch.
@@ -100,6 +102,22 @@ pub struct Void {
 pub struct Reseeded {
     /// How many entries of the ledger are carried over to the other vault.
     pub entries: u64,
+}
+
+/// Body of `POST /v1/numbers/take-over`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TakeOver {
+    /// Do records go on without the other vault, which is off for sure?
+    #[serde(default)]
+    pub alone: bool,
+}
+
+/// Answer of `POST /v1/numbers/take-over` and `POST /v1/numbers/yield`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Epoch {
+    /// The ledger's epoch now.
+    pub epoch: u64,
 }
 
 /// Answer of `GET /v1/life`.

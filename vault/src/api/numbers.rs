@@ -12,7 +12,9 @@ use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
-use shared::api::{Confirm, MAX_NUMBER_KEY, MAX_PAGE, Number, NumberState, Page, Reseeded, Void};
+use shared::api::{
+    Confirm, Epoch, MAX_NUMBER_KEY, MAX_PAGE, Number, NumberState, Page, Reseeded, TakeOver, Void,
+};
 use shared::tls::Role;
 
 use super::body::JsonBody;
@@ -20,7 +22,7 @@ use super::caller::Caller;
 use super::key::IdempotencyKey;
 use super::refusal::Refusal;
 use crate::sequence::{Done, Sequence};
-use asked::{Asked, AskedNumber, NoMore, Ticket, checked_text, invalid, refusal};
+use asked::{Asked, AskedNumber, NoMore, Supersedes, Ticket, checked_text, invalid, refusal};
 
 /// Longest document hash, in bytes.
 const MAX_DOCUMENT_HASH: usize = 128;
@@ -39,6 +41,8 @@ pub fn routes(sequence: Sequence) -> Router {
         .route("/v1/series/{series}/numbers/{number}/confirm", post(confirm))
         .route("/v1/series/{series}/numbers/{number}/void", post(void))
         .route("/v1/numbers/re-seed", post(reseed))
+        .route("/v1/numbers/take-over", post(take_over))
+        .route("/v1/numbers/yield", post(give_way))
         .with_state(sequence)
 }
 
@@ -50,13 +54,41 @@ async fn reseed(State(sequence): State<Sequence>, caller: Caller) -> Result<Json
     Ok(Json(Reseeded { entries }))
 }
 
+/// Operators only: this vault is the ledger's owner from now on.
+async fn take_over(
+    State(sequence): State<Sequence>,
+    caller: Caller,
+    JsonBody(TakeOver { alone }): JsonBody<TakeOver>,
+) -> Result<Json<Epoch>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let epoch = sequence.take_over(alone).await.map_err(refusal)?;
+    tracing::warn!(by = caller.0.name, alone, "numbers: this vault has taken over in epoch {epoch}");
+    Ok(Json(Epoch { epoch }))
+}
+
+/// Operators only: of two owners the other is right.
+async fn give_way(State(sequence): State<Sequence>, caller: Caller) -> Result<Json<Epoch>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let epoch = sequence.give_way().await.map_err(refusal)?;
+    tracing::warn!(by = caller.0.name, "numbers: this vault has yielded to the other");
+    Ok(Json(Epoch { epoch }))
+}
+
 async fn reserve(
     State(sequence): State<Sequence>,
     asked: Asked<NoMore>,
     Ticket(ticket): Ticket,
+    Supersedes(old): Supersedes,
     IdempotencyKey(key): IdempotencyKey,
 ) -> Result<Response, Refusal> {
     let name = asked.counted(&sequence)?;
+    if old.as_ref() == Some(&key) {
+        return Err(invalid("Vault-Supersedes names the key itself; take a new key"));
+    }
+    if let Some(old) = old {
+        // Doing it again does nothing more, so the whole call may be repeated.
+        sequence.supersede(name.clone(), old, key.clone()).await.map_err(refusal)?;
+    }
     let Done { number, fresh } = sequence.reserve(name, key, ticket).await.map_err(refusal)?;
     let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(number)).into_response())

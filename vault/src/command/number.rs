@@ -15,7 +15,8 @@ use http::{Method, Request, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::api::{
-    Batch, BatchAnswer, Confirm, Count, Number, NumberState, Page, Reseeded, Series, SeriesKind, Span, Void,
+    Batch, BatchAnswer, Confirm, Count, Epoch, Number, NumberState, Page, Reseeded, Series, SeriesKind, Span,
+    TakeOver, Void,
 };
 
 use super::control::{self, Progress, whole};
@@ -131,6 +132,20 @@ pub enum Verb {
     /// given may be missing in it, and would be given again. Then start new series instead.
     #[command(name = "re-seed")]
     Reseed,
+    /// Make this vault the ledger's owner, in a new epoch that the other vault follows
+    ///
+    /// For when the owner is gone for long: either vault may give numbers of available series
+    /// alone, but strict numbers, definitions and records need the owner. Nothing that was
+    /// answered is lost; strict numbers go on when a second vault is there again.
+    #[command(name = "take-over")]
+    TakeOver {
+        /// Let records, names and leases go on without the other vault. Only if it is off for
+        /// sure: two owners that go on alone contradict each other
+        #[arg(long)]
+        alone: bool,
+    },
+    /// Of two vaults that were both taken over, let the other one be the owner
+    Yield,
 }
 
 /// Which series.
@@ -232,6 +247,8 @@ impl Verb {
             Self::Export(export) => export.run(socket, output).await,
             Self::Verify(verify) => verify.run(output),
             Self::Reseed => reseed(socket, output).await,
+            Self::TakeOver { alone } => take_over(socket, *alone, output).await,
+            Self::Yield => give_way(socket, output).await,
         }
     }
 }
@@ -278,6 +295,26 @@ async fn reseed(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandErr
         reseeded.entries
     );
     output.show(&reseeded, &text)
+}
+
+async fn take_over(socket: &Path, alone: bool, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let asked = TakeOver { alone };
+    let now: Epoch = ask(socket, Method::POST, "/v1/numbers/take-over", Some(&asked)).await?;
+    let rest = if alone {
+        "records, names and leases go on here at once; keep the other vault off until it can reach this one.\n\
+         strict numbers wait until a second vault is there: the old one, or a new one and vault number re-seed"
+    } else {
+        "the other vault follows as soon as the two are connected; until then strict numbers and records wait"
+    };
+    output.show(&now, &format!("this vault owns the ledger in epoch {};\n{rest}", now.epoch))
+}
+
+async fn give_way(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let now: Epoch = ask(socket, Method::POST, "/v1/numbers/yield", None::<&()>).await?;
+    output.show(
+        &now,
+        "the other vault is the ledger's owner; this one follows as soon as the two are connected",
+    )
 }
 
 async fn ask<Q: Serialize + Sync, A: DeserializeOwned>(

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
-use shared::api::{Number, NumberState};
+use shared::api::Number;
 use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
@@ -688,16 +688,8 @@ fn given(waiting: &Waiting, made: Option<Entry>) -> Option<Known> {
     let Entry { index, owner, series, number, key, act: Act::Reserve(_), hash, .. } = made? else {
         return None;
     };
-    let number = Number {
-        series,
-        number,
-        key,
-        state: NumberState::Reserved,
-        document_hash: None,
-        reason: None,
-        entry_hash: hash.to_string(),
-    };
-    let fits = *wanted == number.key && waiting.name.series == number.series && waiting.name.owner == owner;
+    let fits = *wanted == key && waiting.name.series == series && waiting.name.owner == owner;
+    let number = Number::reserved(series, number, key, hash.to_string());
     fits.then_some(Known { number, index })
 }
 

@@ -641,6 +641,7 @@ mod tests {
             epoch: 3,
             owns: true,
             alone: true,
+            whole: true,
             solo: entries[0].tail(),
             peer_journal: Some(u128::MAX),
             peer_durable: 2,

@@ -293,7 +293,7 @@ impl Sequence {
         definitions.get(&base).cloned().unwrap_or_default()
     }
 
-    async fn read<T: Send + 'static>(
+    pub(super) async fn read<T: Send + 'static>(
         &self,
         read: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
     ) -> Result<T, SequenceError> {

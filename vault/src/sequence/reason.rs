@@ -11,12 +11,12 @@ pub enum Reason {
     Syncing,
     /// Both own the ledger in the same epoch.
     #[error(
-        "both vaults hold themselves for the ledger's owner; if neither has given anything yet: write the same [sequence] owner on both; if both were taken over: run vault database rejoin --yield on the vault that shall follow"
+        "both vaults hold themselves for the ledger's owner; if neither has given anything yet: write the same [sequence] owner on both; if both were taken over: run vault number yield on the vault that shall follow"
     )]
     TwoOwners,
     /// Neither does.
     #[error(
-        "neither vault is the ledger's owner; if neither has given anything yet: write the same [sequence] owner on both; otherwise run vault database take-over on the one that shall be"
+        "neither vault is the ledger's owner; if neither has given anything yet: write the same [sequence] owner on both; otherwise run vault number take-over on the one that shall be"
     )]
     NoOwner,
     /// The peer's journal is a new one.

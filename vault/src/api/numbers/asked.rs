@@ -8,10 +8,11 @@ use http::StatusCode;
 use http::request::Parts;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use shared::api::VAULT_TICKET;
+use shared::api::{MAX_NUMBER_KEY, VAULT_SUPERSEDES, VAULT_TICKET};
 use shared::tls::{Role, is_name};
 
 use crate::api::caller::Caller;
+use crate::api::key::IdempotencyKey;
 use crate::api::refusal::Refusal;
 use crate::sequence::book::{Refused, SeriesName};
 use crate::sequence::entry::Life;
@@ -111,6 +112,29 @@ impl<S: Sync> FromRequestParts<S> for Ticket {
                 .map(|life| Self(Some(life)))
                 .ok_or_else(|| invalid(TICKET_FORM)),
             (Some(_), Some(_)) => Err(invalid("there are several Vault-Ticket headers; send one")),
+        }
+    }
+}
+
+/// The key in whose place this one is taken, if the caller says so.
+#[derive(Debug)]
+pub(super) struct Supersedes(pub(super) Option<String>);
+
+impl<S: Sync> FromRequestParts<S> for Supersedes {
+    type Rejection = Refusal;
+
+    async fn from_request_parts(parts: &mut Parts, _state: &S) -> Result<Self, Refusal> {
+        let mut values = parts.headers.get_all(VAULT_SUPERSEDES).iter();
+        match (values.next(), values.next()) {
+            (None, _) => Ok(Self(None)),
+            (Some(value), None) => IdempotencyKey::read(value.as_bytes())
+                .map(|IdempotencyKey(key)| Self(Some(key)))
+                .ok_or_else(|| {
+                    invalid(format!(
+                        "Vault-Supersedes names a key: 1 to {MAX_NUMBER_KEY} visible ASCII characters"
+                    ))
+                }),
+            (Some(_), Some(_)) => Err(invalid("there are several Vault-Supersedes headers; send one")),
         }
     }
 }
