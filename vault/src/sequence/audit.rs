@@ -241,7 +241,7 @@ impl Audit {
 
     fn apply(&mut self, entry: &Entry) {
         let name = SeriesName { owner: entry.owner.clone(), series: entry.series.clone() };
-        if !matches!(entry.act, Act::Life(_) | Act::Put(_) | Act::Remove | Act::Define(_)) {
+        if is_about_numbers(&entry.act) {
             let next = self.standing.series(&name).map(|series| series.next(0));
             let held = self.series.entry(name.clone()).or_default();
             let wrong = match &entry.act {
@@ -394,6 +394,21 @@ impl Held {
         }
         None
     }
+}
+
+fn is_about_numbers(act: &Act) -> bool {
+    matches!(
+        act,
+        Act::Reserve(_)
+            | Act::Confirm(_)
+            | Act::Void(_)
+            | Act::Spoil(_)
+            | Act::Displace(_)
+            | Act::Doubt
+            | Act::Grant(_)
+            | Act::Close(_)
+            | Act::Lost(_)
+    )
 }
 
 fn word_of(state: NumberState) -> &'static str {

@@ -17,7 +17,7 @@ use super::alone::{self, Alone, Sight, Waits};
 use super::book::{Known, Refused, Round, SeriesName, Verdict, Wish};
 use super::carry::{self, carry};
 use super::definition::Definition;
-use super::entry::{BATCH, Draft, Entry, Life, Tail};
+use super::entry::{Act, BATCH, Draft, Entry, Life, Tail};
 use super::journal::{Journal, JournalError};
 use super::mirror::Mirror;
 use super::protocol::{Core, Input, Message, Output, Reason};
@@ -249,7 +249,14 @@ impl Coordinator {
                     self.chores_due = true;
                 }
                 Some(match self.journal.write(&write) {
-                    Ok(()) => Input::Written,
+                    Ok(()) => {
+                        // Whoever is answered next reads by it.
+                        if write.entries.iter().any(|entry| matches!(entry.act, Act::Define(_))) {
+                            let now = self.journal.standing().shown_definitions();
+                            self.seen.send_modify(|seen| seen.definitions = now);
+                        }
+                        Input::Written
+                    }
                     Err(error @ JournalError::Cut { .. }) => {
                         tracing::error!("sequence: {error}");
                         Input::CutRefused
