@@ -6,10 +6,11 @@
 //! What cannot be seen here is an end that was cut off together with the `end` row: compare the
 //! last hash with the one that `vault status` shows, or with an earlier export's.
 
+mod findings;
+
 use std::collections::{BTreeMap, HashMap};
 
 use rangemap::RangeInclusiveMap;
-use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use shared::api::NumberState;
 
@@ -19,6 +20,7 @@ use super::definition::{base_of, period_of};
 use super::entry::{Act, Entry, Grant, Tail};
 use super::export::Row;
 use super::standing::Standing;
+pub use findings::{Findings, Missing, SeriesFindings, VoidNumber};
 
 /// Most problems and spans that are named one by one.
 const MAX_NAMED: usize = 100;
@@ -34,75 +36,6 @@ pub struct Audit {
     series: HashMap<SeriesName, Held>,
     problems: Vec<String>,
     more: u64,
-}
-
-/// What was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Findings {
-    /// Is there no problem?
-    pub proved: bool,
-    /// Entries that were read.
-    pub entries: u64,
-    /// Entries of others, of which only the hashes are there.
-    pub skipped: u64,
-    /// Index of the last one.
-    pub last_index: u64,
-    /// Its hash: as `vault status` shows it, if nothing came after.
-    pub last_hash: String,
-    /// Each series, and each period of one.
-    pub series: Vec<SeriesFindings>,
-    /// What is wrong, the first hundred.
-    pub problems: Vec<String>,
-    /// How many more are wrong.
-    pub more_problems: u64,
-}
-
-/// One series, or one period of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SeriesFindings {
-    /// Whose.
-    pub owner: String,
-    /// Its name.
-    pub series: String,
-    /// Its period.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub period: Option<String>,
-    /// Numbers that were given.
-    pub given: u64,
-    /// The highest.
-    pub last: u64,
-    /// Of these, used by a document.
-    pub confirmed: u64,
-    /// Of these, not used yet.
-    pub reserved: u64,
-    /// Of these, spoiled, with the reason; the first hundred.
-    pub void: Vec<VoidNumber>,
-    /// How many are void.
-    pub voided: u64,
-    /// Of these, given to a key that was refused for good.
-    pub doubtful: u64,
-    /// What is missing up to the highest, and why; the first hundred spans.
-    pub missing: Vec<Missing>,
-}
-
-/// A number that is spoiled.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VoidNumber {
-    /// Which one.
-    pub number: u64,
-    /// Why.
-    pub reason: String,
-}
-
-/// Numbers one after the other that were not given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Missing {
-    /// The first.
-    pub from: u64,
-    /// The last.
-    pub to: u64,
-    /// Why.
-    pub why: String,
 }
 
 /// What is kept of a series while rows go by.
