@@ -41,7 +41,6 @@ use book::{Refused, SeriesName, Wish};
 use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
 use definition::{Definition, DefinitionError};
 use entry::Life;
-pub use journal::Which;
 use journal::{Journal, JournalError};
 use keeper::Keeper;
 use mirror::Mirror;
@@ -57,7 +56,7 @@ const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 const CHUNK: usize = 256;
 
 /// A batch enters nothing more after this long; the rest may be sent again.
-const BATCH_DEADLINE: Duration = Duration::from_secs(8);
+const BATCH_DEADLINE: Duration = Duration::from_secs(20);
 
 /// How often the forgotten reservations are counted.
 const COUNT_EXPIRED: Duration = Duration::from_secs(30);

@@ -280,11 +280,9 @@ async fn reserve(
         }
     }
     output.show(&answer, &text)?;
-    let refused = answer.items.into_iter().filter_map(|item| item.problem);
-    match refused.last() {
-        Some(last) => Err(CommandError::Refused(last)),
-        None => Ok(()),
-    }
+    // Each was shown; the first stands for all.
+    let refused = answer.items.into_iter().find_map(|item| item.problem);
+    refused.map_or(Ok(()), |problem| Err(CommandError::Refused(problem)))
 }
 
 async fn reseed(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {

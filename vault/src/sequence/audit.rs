@@ -3,22 +3,25 @@
 //! for a reason that the ledger itself gives. Pure; rows go in one after the other, of an export
 //! or of a whole journal. Needs no vault.
 //!
-//! What cannot be seen here is an end that was cut off together with the `end` row: compare the
-//! last hash with the one that `vault status` shows, or with an earlier export's.
+//! What cannot be seen in one export: an end that was cut off and closed with another `end` row,
+//! and a confirmation or void at the end of a number's life that was hidden as a `skipped` row. The
+//! first shows in the last hash, which `vault status` has too; the second in the whole journal.
+
+mod findings;
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
 use rangemap::RangeInclusiveMap;
-use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use shared::api::NumberState;
 
-use super::book::{SeriesName, given_up_for};
+use super::book::{Known, SeriesName, given_up_for};
 use super::carry::unused;
 use super::definition::{base_of, period_of};
 use super::entry::{Act, Entry, Grant, Tail};
 use super::export::Row;
 use super::standing::Standing;
+pub use findings::{Findings, Missing, SeriesFindings, VoidNumber};
 
 /// Most problems and spans that are named one by one.
 const MAX_NAMED: usize = 100;
@@ -34,75 +37,6 @@ pub struct Audit {
     series: HashMap<SeriesName, Held>,
     problems: Vec<String>,
     more: u64,
-}
-
-/// What was found.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Findings {
-    /// Is there no problem?
-    pub proved: bool,
-    /// Entries that were read.
-    pub entries: u64,
-    /// Entries of others, of which only the hashes are there.
-    pub skipped: u64,
-    /// Index of the last one.
-    pub last_index: u64,
-    /// Its hash: as `vault status` shows it, if nothing came after.
-    pub last_hash: String,
-    /// Each series, and each period of one.
-    pub series: Vec<SeriesFindings>,
-    /// What is wrong, the first hundred.
-    pub problems: Vec<String>,
-    /// How many more are wrong.
-    pub more_problems: u64,
-}
-
-/// One series, or one period of it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SeriesFindings {
-    /// Whose.
-    pub owner: String,
-    /// Its name.
-    pub series: String,
-    /// Its period.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub period: Option<String>,
-    /// Numbers that were given.
-    pub given: u64,
-    /// The highest.
-    pub last: u64,
-    /// Of these, used by a document.
-    pub confirmed: u64,
-    /// Of these, not used yet.
-    pub reserved: u64,
-    /// Of these, spoiled, with the reason; the first hundred.
-    pub void: Vec<VoidNumber>,
-    /// How many are void.
-    pub voided: u64,
-    /// Of these, given to a key that was refused for good.
-    pub doubtful: u64,
-    /// What is missing up to the highest, and why; the first hundred spans.
-    pub missing: Vec<Missing>,
-}
-
-/// A number that is spoiled.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct VoidNumber {
-    /// Which one.
-    pub number: u64,
-    /// Why.
-    pub reason: String,
-}
-
-/// Numbers one after the other that were not given.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct Missing {
-    /// The first.
-    pub from: u64,
-    /// The last.
-    pub to: u64,
-    /// Why.
-    pub why: String,
 }
 
 /// What is kept of a series while rows go by.
@@ -125,6 +59,10 @@ struct One {
     key: Short,
     state: NumberState,
     reason: Option<String>,
+    /// The hash of the document that uses it, or did before it was void.
+    document: Option<Short>,
+    /// The last entry about it.
+    last: Tail,
 }
 
 /// A text by its digest, so that a long journal fits into memory.
@@ -197,11 +135,19 @@ impl Audit {
         }
     }
 
-    /// What is known so far of a number: its state, and whether that key has it.
+    /// Is that what the rows so far say of the number?
     #[must_use]
-    pub fn agrees(&self, name: &SeriesName, number: u64, key: &str, state: NumberState) -> bool {
-        let one = self.series.get(name).and_then(|held| held.numbers.get(&number));
-        one.is_some_and(|one| one.key == short(key) && one.state == state)
+    pub fn agrees(&self, name: &SeriesName, known: &Known) -> bool {
+        let Known { number, index } = known;
+        let one = self.series.get(name).and_then(|held| held.numbers.get(&number.number));
+        one.is_some_and(|one| {
+            one.key == short(&number.key)
+                && one.state == number.state
+                && one.reason == number.reason
+                && one.document == number.document_hash.as_deref().map(short)
+                && one.last.index == *index
+                && one.last.hash.to_string() == number.entry_hash
+        })
     }
 
     /// How many numbers were given so far, in all series.
@@ -243,7 +189,7 @@ impl Audit {
 
     fn apply(&mut self, entry: &Entry) {
         let name = SeriesName { owner: entry.owner.clone(), series: entry.series.clone() };
-        if !matches!(entry.act, Act::Life(_) | Act::Put(_) | Act::Remove | Act::Define(_)) {
+        if is_about_numbers(&entry.act) {
             let next = self.standing.series(&name).map(|series| series.next(0));
             let held = self.series.entry(name.clone()).or_default();
             let wrong = match &entry.act {
@@ -362,7 +308,7 @@ impl Held {
             Act::Spoil(reason) => (NumberState::Void, Some(reason.clone())),
             _ => (NumberState::Reserved, None),
         };
-        self.numbers.insert(number, One { key, state, reason });
+        self.numbers.insert(number, One { key, state, reason, document: None, last: entry.tail() });
         self.keys.insert(key, number);
         self.last = self.last.max(number);
         let expected = expected.map_or_else(|| "none".to_owned(), |expected| expected.to_string());
@@ -398,7 +344,9 @@ impl Held {
             _ => return Some(format!("{word} of number {number}, which is {}", word_of(before))),
         };
         one.state = fits;
+        one.last = entry.tail();
         match &entry.act {
+            Act::Confirm(document) => one.document = Some(short(document)),
             Act::Void(reason) => one.reason = Some(reason.clone()),
             Act::Supersede(by) => one.reason = Some(given_up_for(by)),
             Act::Doubt => one.reason = None,
@@ -412,6 +360,21 @@ impl Held {
         }
         None
     }
+}
+
+fn is_about_numbers(act: &Act) -> bool {
+    matches!(
+        act,
+        Act::Reserve(_)
+            | Act::Confirm(_)
+            | Act::Void(_)
+            | Act::Spoil(_)
+            | Act::Displace(_)
+            | Act::Doubt
+            | Act::Grant(_)
+            | Act::Close(_)
+            | Act::Lost(_)
+    )
 }
 
 fn word_of(state: NumberState) -> &'static str {
@@ -456,6 +419,8 @@ pub fn fuzz(data: &[u8]) {
 
 #[cfg(test)]
 mod tests {
+    use shared::api::Number;
+
     use super::super::definition::Definition;
     use super::super::digest::Digest;
     use super::super::entry::{Birth, Draft};
@@ -622,7 +587,7 @@ mod tests {
     }
 
     #[test]
-    fn a_confirmation_hidden_as_another_s_entry_leaves_a_number_open_but_a_hidden_number_is_a_hole() {
+    fn a_number_hidden_as_anothers_entry_is_missed() {
         let mut entries = good();
         entries[3].owner = "shop".to_owned();
         let findings = of(&entries);
@@ -670,8 +635,9 @@ mod tests {
         let mut audit = Audit::default();
         good().into_iter().for_each(|entry| audit.take(Row::Entry(entry)));
         let name = SeriesName { owner: "erp".to_owned(), series: "INV".to_owned() };
-        assert!(audit.agrees(&name, 1, "a", NumberState::Confirmed));
-        assert!(!audit.agrees(&name, 1, "b", NumberState::Confirmed));
+        let reserved = Number::reserved("INV".to_owned(), 3, "c".to_owned(), audit.last().hash.to_string());
+        assert!(audit.agrees(&name, &Known { number: reserved.clone(), index: 7 }));
+        assert!(!audit.agrees(&name, &Known { number: reserved, index: 6 }));
         let findings = audit.finish(false);
         assert!(findings.proved && findings.series.len() == 2, "{findings:?}");
         assert!(of(&[]).proved);

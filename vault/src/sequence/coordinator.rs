@@ -298,6 +298,11 @@ impl Coordinator {
                 }
                 Some(match self.journal.write(&write) {
                     Ok(()) => {
+                        // Whoever is answered next reads by it.
+                        if write.entries.iter().any(|entry| matches!(entry.act, Act::Define(_))) {
+                            let now = self.journal.standing().shown_definitions();
+                            self.seen.send_modify(|seen| seen.definitions = now);
+                        }
                         if !self.under_way.is_empty() && !write.entries.is_empty() {
                             self.made = write.entries;
                         }

@@ -172,7 +172,7 @@ async fn a_series_is_counted_anew_in_each_period_and_its_numbers_read_as_its_pat
     let two = two();
     let yearly = Definition { pattern: Some("R-{year}-{n:04}".to_owned()), ..Definition::default() };
     let apart = define(&two.rooms[0], yearly.clone()).await.unwrap_err();
-    assert!(matches!(apart, SequenceError::Apart(_)), "{apart:?}");
+    assert!(matches!(apart, SequenceError::Apart(_) | SequenceError::Waits { .. }), "{apart:?}");
     two.connect().await;
     assert_eq!(define(&two.rooms[1], yearly.clone()).await.unwrap(), yearly);
     for (place, room) in two.rooms.iter().enumerate() {
@@ -302,17 +302,18 @@ async fn what_is_read_for_an_export_is_proved_and_so_is_the_journal_behind_it() 
     two.connect().await;
     let [a, b] = &two.rooms;
     define(a, Definition { range: 5, ..Definition::default() }).await.unwrap();
-    for number in 0..700 {
-        let owner = if number % 3 == 0 { "shop" } else { "erp" };
-        let name = SeriesName { owner: owner.to_owned(), ..invoices() };
-        a.reserve(name, format!("k{number}"), None).await.unwrap();
-    }
+    let keys = |count: usize| (0..count).map(|number| (format!("k{number}"), None)).collect::<Vec<_>>();
+    let shop = SeriesName { owner: "shop".to_owned(), ..invoices() };
+    let (erp, shop) = ((invoices(), keys(466)), (shop, keys(234)));
+    let (erp, shop) = tokio::join!(a.reserve_all(&erp.0, erp.1), b.reserve_all(&shop.0, shop.1));
+    assert!(erp.iter().chain(&shop).all(Result::is_ok));
     b.void(invoices(), 3, "torn".to_owned()).await.unwrap();
     let mut audit = audit::Audit::default();
     loop {
         let last = audit.last();
+        tokio::time::sleep(Duration::from_millis(1)).await;
         let entries = b.entries(last.index).await.unwrap();
-        if entries.is_empty() {
+        if entries.is_empty() && last.index == a.status().final_entries {
             break;
         }
         entries.into_iter().for_each(|entry| audit.take(export::Row::of(entry, "erp", "INV")));

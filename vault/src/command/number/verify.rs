@@ -77,6 +77,7 @@ fn audit_export(file: &Path) -> Result<Findings, CommandError> {
 /// Every entry, and whether the journal's own table of numbers says what they say.
 fn audit_journal(file: &Path) -> Result<Findings, JournalError> {
     let journal = Journal::open_to_read(file)?;
+    journal.stand_still()?;
     let mut audit = Audit::default();
     let mut after = 0;
     loop {
@@ -94,7 +95,7 @@ fn audit_journal(file: &Path) -> Result<Findings, JournalError> {
             count += 1;
             let name = SeriesName { owner, series };
             let number = &known.number;
-            if known.index <= after && !audit.agrees(&name, number.number, &number.key, number.state) {
+            if !audit.agrees(&name, &known) {
                 audit.problem(format!(
                     "number {} of series {} of {}: the journal's table says otherwise than its entries",
                     number.number, name.series, name.owner
@@ -137,4 +138,79 @@ fn told(findings: &Findings) -> String {
         text.push_str(&format!("! and {} more\n", findings.more_problems));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sequence::entry::{Act, Draft, Entry, Tail};
+    use crate::sequence::protocol::Write;
+
+    fn journal(folder: &Path) -> PathBuf {
+        let file = folder.join("journal.db");
+        let mut journal = Journal::open(&file, 5).unwrap();
+        let mut tail = Tail::default();
+        let acts = [
+            (1, "a", Act::Reserve(None)),
+            (2, "b", Act::Reserve(Some(9))),
+            (1, "a", Act::Confirm("h".to_owned())),
+            (2, "b", Act::Void("torn".to_owned())),
+        ];
+        let entries = acts.map(|(number, key, act)| {
+            let (owner, series, key) = ("erp".to_owned(), "INV".to_owned(), key.to_owned());
+            let entry =
+                Entry::append(tail, 1, 9, Draft { owner, series, number, key, act, at: 7, carried: None });
+            tail = entry.tail();
+            entry
+        });
+        let memory = journal.memory().unwrap();
+        journal.write(&Write { cut: None, entries: entries.into(), rows: Vec::new(), memory }).unwrap();
+        file
+    }
+
+    #[test]
+    fn whatever_is_altered_in_a_journal_is_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = journal(folder.path());
+        let findings = audit_journal(&file).unwrap();
+        assert!(findings.proved && findings.entries == 4, "{findings:?}");
+        let mut altered = 0;
+        for (table, columns) in [
+            ("entry", &["epoch", "carried", "number", "at"][..]),
+            ("entry", &["life", "owner", "series", "key", "act", "text", "previous", "hash"]),
+            ("number", &["number", "idx"]),
+            ("number", &["owner", "series", "key", "state", "document_hash", "reason", "hash"]),
+        ] {
+            for column in columns {
+                let other = match *column {
+                    "life" => "randomblob(16)",
+                    "previous" | "hash" => "randomblob(32)",
+                    "act" => "'doubt'",
+                    "state" => "'doubtful'",
+                    "epoch" | "carried" | "number" | "at" | "idx" => "$ + 7",
+                    _ => "coalesce($, '') || 'x'",
+                };
+                let other = other.replace('$', column);
+                let row = if table == "entry" { "idx = 3" } else { "number = 2" };
+                let connection = rusqlite::Connection::open(&file).unwrap();
+                let copy = format!("CREATE TABLE kept AS SELECT * FROM {table}");
+                connection.execute_batch(&copy).unwrap();
+                let alter = format!("UPDATE {table} SET {column} = {other} WHERE {row}");
+                assert_eq!(connection.execute(&alter, []).unwrap(), 1, "{alter}");
+                let found = audit_journal(&file);
+                assert!(!found.as_ref().is_ok_and(|found| found.proved), "{alter}: {found:?}");
+                let back =
+                    format!("DELETE FROM {table}; INSERT INTO {table} SELECT * FROM kept; DROP TABLE kept");
+                connection.execute_batch(&back).unwrap();
+                assert!(audit_journal(&file).unwrap().proved, "put back");
+                altered += 1;
+            }
+        }
+        assert_eq!(altered, 21);
+        let connection = rusqlite::Connection::open(&file).unwrap();
+        for alter in ["DELETE FROM number WHERE number = 1", "DELETE FROM entry WHERE idx = 2"] {
+            assert_eq!(connection.execute(alter, []).unwrap(), 1);
+            assert!(!audit_journal(&file).unwrap().proved, "{alter}");
+        }
+    }
 }

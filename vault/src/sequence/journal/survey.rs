@@ -62,6 +62,15 @@ impl Journal {
         read().map_err(|source| self.sql(source))
     }
 
+    /// From now on, what is read is what the journal holds at this moment, whatever a running vault
+    /// writes meanwhile.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn stand_still(&self) -> Result<(), JournalError> {
+        self.connection.execute_batch("BEGIN").map_err(|source| self.sql(source))
+    }
+
     /// A page of all numbers of all owners, after that one.
     ///
     /// # Errors
