@@ -263,6 +263,7 @@ impl Sequence {
             queue,
             waiting: VecDeque::new(),
             under_way: Vec::new(),
+            company: 0,
             made: Vec::new(),
             session_due: None,
             witness: Keeper::start(witness_file, witnessed)?,
