@@ -119,7 +119,6 @@ where
     times.sort_unstable();
     let at = |share: usize| times.get((times.len() * share / 100).min(times.len().saturating_sub(1)));
     let [median, late] = [50, 99].map(|share| at(share).map_or(0.0, |time| time.as_secs_f64() * 1e3));
-    #[expect(clippy::cast_precision_loss, reason = "a figure")]
     let rate = times.len() as f64 / took;
     writeln!(std::io::stdout(), "{rate:.0}\t{median:.3}\t{late:.3}")?;
     Ok(())

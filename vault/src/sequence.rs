@@ -316,6 +316,7 @@ impl Sequence {
             queue,
             waiting: VecDeque::new(),
             under_way: Vec::new(),
+            company: 0,
             made: Vec::new(),
             records: Desk::default(),
             session_due: None,

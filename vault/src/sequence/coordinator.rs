@@ -33,6 +33,11 @@ const SESSION_DEADLINE: Duration = Duration::from_secs(10);
 /// How often the thread looks at its deadlines when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
 
+/// Whoever was in the last round asks again at about the same time: one round for all of them costs
+/// what one for the first of them would. So long is waited at a time, while more come, and in all.
+const COMPANY: Duration = Duration::from_micros(50);
+const COMPANY_TURNS: usize = 4;
+
 /// What the thread takes in.
 pub(super) enum Work {
     Up,
@@ -116,6 +121,8 @@ pub(super) struct Coordinator {
     pub(super) queue: mpsc::Receiver<Work>,
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) under_way: Vec<Waiting>,
+    /// How many were in the last round.
+    pub(super) company: usize,
     /// The entries that were made for them.
     pub(super) made: Vec<Entry>,
     pub(super) records: Desk,
@@ -142,11 +149,8 @@ impl Coordinator {
                 Ok(None) => return,
                 Err(_) => {}
             }
-            while self.waiting.len() < WAITING
-                && let Ok(work) = self.queue.try_recv()
-            {
-                self.take(work);
-            }
+            self.take_more();
+            self.gather();
             if let Some(question) = self.records.question() {
                 self.feed(Input::Ask(question));
             }
@@ -155,6 +159,29 @@ impl Coordinator {
             if Instant::now() >= witness_due {
                 self.keep_witness();
                 witness_due = Instant::now() + TICK;
+            }
+        }
+    }
+
+    fn take_more(&mut self) {
+        while self.waiting.len() < WAITING
+            && let Ok(work) = self.queue.try_recv()
+        {
+            self.take(work);
+        }
+    }
+
+    /// Waits for company as long as that comes: this thread has nothing else to do meanwhile.
+    fn gather(&mut self) {
+        for _ in 0..COMPANY_TURNS {
+            let before = self.waiting.len();
+            if before == 0 || before >= self.company || !self.core.may_propose() {
+                return;
+            }
+            std::thread::sleep(COMPANY);
+            self.take_more();
+            if self.waiting.len() == before {
+                return;
             }
         }
     }
@@ -630,6 +657,7 @@ impl Coordinator {
         if drafts.is_empty() {
             return true;
         }
+        self.company = drafts.len();
         self.feed(Input::Propose(drafts));
         self.core.may_propose()
     }

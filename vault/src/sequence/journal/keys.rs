@@ -15,8 +15,8 @@ use sha2::{Digest as _, Sha256};
 use crate::sequence::book::SeriesName;
 use crate::sequence::entry::{Act, Entry};
 
-/// So many keys are brought into the table in one sweep.
-const SWEEP: usize = 1 << 16;
+/// So many keys are brought into the table in one sweep; few in tests, so that they see many.
+const SWEEP: usize = if cfg!(test) { 1 << 10 } else { 1 << 16 };
 /// Entries after which a sweep begins however few keys wait: opening the journal reads as many.
 const LONGEST: u64 = 4 * SWEEP as u64;
 /// Fewest keys that a write takes along while a sweep is under way.
