@@ -25,6 +25,8 @@ pub const FILE_WAS: &str = "file-was";
 pub const CONTENT_DIGEST: &str = "content-digest";
 /// Longest idempotency key, in bytes of visible ASCII.
 pub const MAX_KEY: usize = 128;
+/// Longest key of a number, in bytes of visible ASCII.
+pub const MAX_NUMBER_KEY: usize = 256;
 /// Most keys that one batch reserves.
 pub const MAX_BATCH: usize = 10_000;
 /// Longest label, in bytes of UTF-8 after decoding.

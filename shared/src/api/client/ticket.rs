@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::body::Load;
 use super::{ClientError, Head};
-use crate::api::{CONTENT_DIGEST, IDEMPOTENCY_KEY, MAX_BATCH, MAX_KEY, VAULT_LIFE, VAULT_TICKET};
+use crate::api::{CONTENT_DIGEST, IDEMPOTENCY_KEY, MAX_BATCH, MAX_NUMBER_KEY, VAULT_LIFE, VAULT_TICKET};
 use crate::tls::is_name;
 
 /// One run of a vault's process, from its start to its end: 32 lower-case hex digits on the wire.
@@ -219,7 +219,7 @@ impl Reserve {
 }
 
 fn is_key(key: &str) -> bool {
-    (1..=MAX_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
+    (1..=MAX_NUMBER_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
 /// A path's segment without its percent-encoding, RFC 3986.
@@ -328,7 +328,9 @@ mod tests {
     async fn however_a_series_is_written_its_key_has_one_ticket() {
         let book = Arc::new(Book::default());
         let tickets: Arc<dyn Tickets> = Arc::clone(&book) as Arc<dyn Tickets>;
-        for path in ["/v1/series/INV/numbers", "/v1/series/I%4eV/numbers", "/v1/series/%49NV/numbers?owner=erp"] {
+        for path in
+            ["/v1/series/INV/numbers", "/v1/series/I%4eV/numbers", "/v1/series/%49NV/numbers?owner=erp"]
+        {
             let (mut head, mut load) = (head(path, "k"), Load::Kept(Bytes::new()));
             let mut stamp = Stamp::of(&tickets, &head, &load).unwrap().unwrap();
             stamp.put(Some(Life(1)), &mut head, &mut load).await;
