@@ -136,10 +136,6 @@ impl Writer {
         let marks: Vec<(&[Mark], Life)> = asks.iter().map(|ask| (&ask.marks[..], ask.life)).collect();
         let round = store.write_down(&marks, today(), self.settings.most);
         let Round { lives, written, known, committed, no_room, trouble } = round;
-        for (ask, lives) in asks.into_iter().zip(lives) {
-            // One that waited too long has gone without.
-            let _gone = ask.answer.send(lives);
-        }
         self.metrics.count("written", written);
         self.metrics.count("known", known);
         self.metrics.commits.inc_by(u64::from(committed));
@@ -148,6 +144,10 @@ impl Writer {
             None if committed => self.tell(None),
             None => {}
             Some(source) => self.failed(source),
+        }
+        for (ask, lives) in asks.into_iter().zip(lives) {
+            // One that waited too long has gone without.
+            let _gone = ask.answer.send(lives);
         }
     }
 
