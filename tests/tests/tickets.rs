@@ -37,6 +37,18 @@ fn given(cluster: &Cluster, key: &str) -> anyhow::Result<u64> {
     answer.json()?["number"].as_u64().ok_or_else(|| anyhow::anyhow!("{}", answer.text()))
 }
 
+/// The first of many keys that the one vault left gives a number: those that it had told the
+/// other about before it knew stay in doubt until both are together.
+fn given_alone(cluster: &Cluster, stem: &str) -> (String, u64) {
+    let mut count = 0;
+    wait::until("the vault that is left gives alone", SOON, || {
+        count += 1;
+        let key = format!("{stem}-{count}");
+        given(cluster, &key).map(|number| (key, number))
+    })
+    .unwrap()
+}
+
 /// The key is refused for now, with the reason and when to ask again.
 fn refused(cluster: &Cluster, key: &str) {
     let answer = cluster.handler(NUMBERS).key(key).method("POST").send().unwrap();
@@ -56,21 +68,21 @@ fn a_key_that_one_vault_answered_alone_gets_no_second_number_from_the_other() {
     let mut cluster = available();
     // vault-b hears nothing; vault-a is alone and gives of its own numbers.
     cluster.pair.vaults[1].program().unwrap().freeze().unwrap();
-    let first = wait::until("vault-a gives alone", SOON, || given(&cluster, "by-a")).unwrap();
+    let (by_a, first) = given_alone(&cluster, "by-a");
     cluster.edge.program.kill().unwrap();
     restart_edge(&mut cluster);
-    assert_eq!(given(&cluster, "by-a").unwrap(), first, "the same key, the same number");
+    assert_eq!(given(&cluster, &by_a).unwrap(), first, "the same key, the same number");
 
     // Now vault-b is alone, in the life in which it was given numbers of its own.
     cluster.pair.vaults[0].program().unwrap().kill().unwrap();
     cluster.pair.vaults[1].program().unwrap().thaw().unwrap();
-    let second = wait::until("vault-b gives alone", SOON, || given(&cluster, "by-b")).unwrap();
+    let (by_b, second) = given_alone(&cluster, "by-b");
     assert_ne!(first, second);
-    refused(&cluster, "by-a");
+    refused(&cluster, &by_a);
     cluster.edge.program.kill().unwrap();
     restart_edge(&mut cluster);
-    refused(&cluster, "by-a");
-    assert_eq!(given(&cluster, "by-b").unwrap(), second);
+    refused(&cluster, &by_a);
+    assert_eq!(given(&cluster, &by_b).unwrap(), second);
 
     // A lost store knows no keys: then none gets a number from a vault that is alone.
     cluster.edge.program.kill().unwrap();
@@ -89,17 +101,34 @@ fn a_key_that_one_vault_answered_alone_gets_no_second_number_from_the_other() {
         std::fs::remove_file(file).unwrap();
     }
     restart_edge(&mut cluster);
-    refused(&cluster, "by-a");
+    refused(&cluster, &by_a);
     refused(&cluster, "new");
 
     // Together again, every key has the number that it was told.
     cluster.pair.vaults[0].program().unwrap().restart().unwrap();
     cluster.pair.wait_ready().unwrap();
-    for (key, number) in [("by-a", first), ("by-b", second)] {
+    for (key, number) in [(&by_a, first), (&by_b, second)] {
         assert_eq!(wait::until(key, SOON, || given(&cluster, key)).unwrap(), number, "{key}");
     }
     let third = wait::until("numbers go on", SOON, || given(&cluster, "new")).unwrap();
     assert!(third != first && third != second);
+}
+
+/// What the other stories rest on: a vault that is alone believes a ticket, so that a second one
+/// for the same key would give it a second number. Were this not so, they would show nothing.
+#[test]
+fn a_second_ticket_would_give_a_key_a_second_number() {
+    let mut cluster = available();
+    let life = cluster.pair.vaults[1].control("/v1/life").send().unwrap().word("life").unwrap();
+    cluster.pair.vaults[1].program().unwrap().freeze().unwrap();
+    let (key, first) = given_alone(&cluster, "by-a");
+    cluster.pair.vaults[0].program().unwrap().kill().unwrap();
+    cluster.pair.vaults[1].program().unwrap().thaw().unwrap();
+    given_alone(&cluster, "by-b");
+    refused(&cluster, &key);
+    let call = cluster.pair.vaults[1].call(&cluster.holder, NUMBERS).method("POST");
+    let answer = call.key(&key).header("vault-ticket", life).send().unwrap().expect(&[201]).unwrap();
+    assert_ne!(answer.json().unwrap()["number"].as_u64(), Some(first));
 }
 
 #[test]
