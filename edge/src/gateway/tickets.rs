@@ -4,7 +4,7 @@
 //! is alone may give numbers to this host's keys.
 //!
 //! Many handlers share one commit: their asks wait in a bounded queue for a thread of its own
-//! ([`writer`]). What cannot be written goes out without a ticket, which is always safe: only a
+//! (`writer`). What cannot be written goes out without a ticket, which is always safe: only a
 //! vault that is alone refuses it then.
 
 mod secret;
