@@ -12,6 +12,11 @@ use serde::{Deserialize, Serialize};
 pub const PROBLEM_JSON: &str = "application/problem+json";
 /// Request header that makes a write safe to repeat: the same key never acts twice.
 pub const IDEMPOTENCY_KEY: &str = "idempotency-key";
+/// Answer header of every call: the life of the vault process that answers, 32 hex digits.
+pub const VAULT_LIFE: &str = "vault-life";
+/// Request header of a reserve: the life of the vault process that its key was first sent to, as
+/// its sender had written down before; 32 hex digits.
+pub const VAULT_TICKET: &str = "vault-ticket";
 /// Request header with a file's human-readable label, percent-encoded UTF-8.
 pub const FILE_LABEL: &str = "file-label";
 /// Answer header of a deletion: what the file was before, `stored`, `deleted` or `purged`.
@@ -20,6 +25,10 @@ pub const FILE_WAS: &str = "file-was";
 pub const CONTENT_DIGEST: &str = "content-digest";
 /// Longest idempotency key, in bytes of visible ASCII.
 pub const MAX_KEY: usize = 128;
+/// Longest key of a number, in bytes of visible ASCII.
+pub const MAX_NUMBER_KEY: usize = 256;
+/// Most keys that one batch reserves.
+pub const MAX_BATCH: usize = 10_000;
 /// Longest label, in bytes of UTF-8 after decoding.
 pub const MAX_LABEL: usize = 4096;
 /// Most items one page of a list holds.

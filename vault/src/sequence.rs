@@ -299,6 +299,18 @@ impl Sequence {
         self.wish(name, Wish::Reserve { key, ticket }).await
     }
 
+    /// What an operator says of a series.
+    ///
+    /// # Errors
+    /// See [`SequenceError`].
+    pub async fn define(
+        &self,
+        name: SeriesName,
+        definition: definition::Definition,
+    ) -> Result<Done, SequenceError> {
+        self.wish(name, Wish::Define { definition }).await
+    }
+
     /// This document uses the number.
     ///
     /// # Errors

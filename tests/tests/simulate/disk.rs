@@ -130,6 +130,7 @@ fn concerns(entry: &Entry, wish: &Wish) -> bool {
     match wish {
         Wish::Reserve { key, .. } => entry.key == *key,
         Wish::Confirm { number, .. } | Wish::Void { number, .. } => entry.number == *number,
+        Wish::Define { .. } => false,
     }
 }
 

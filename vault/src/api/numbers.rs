@@ -6,7 +6,7 @@ use std::time::Duration;
 use axum::extract::{Path, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 use shared::api::{Confirm, MAX_KEY, MAX_PAGE, Number, Page, Reseeded, Void};
@@ -32,7 +32,37 @@ pub fn routes(sequence: Sequence) -> Router {
         .route("/v1/series/{series}/numbers/{number}/confirm", post(confirm))
         .route("/v1/series/{series}/numbers/{number}/void", post(void))
         .route("/v1/numbers/re-seed", post(reseed))
-        .with_state(sequence)
+        .route("/v1/life", get(life))
+        .route("/v1/series/{series}", put(define))
+        .with_state(sequence.clone())
+        .layer(axum::middleware::map_response(move |mut response: Response| {
+            let life = format!("{:032x}", sequence.life());
+            async move {
+                if let Ok(life) = life.parse() {
+                    response.headers_mut().insert(shared::api::VAULT_LIFE, life);
+                }
+                response
+            }
+        }))
+}
+
+async fn life(State(sequence): State<Sequence>) -> Response {
+    Json(std::collections::BTreeMap::from([("life", format!("{:032x}", sequence.life()))])).into_response()
+}
+
+async fn define(
+    State(sequence): State<Sequence>,
+    caller: Caller,
+    Path(series): Path<String>,
+    Query(whose): Query<Whose>,
+    JsonBody(body): JsonBody<crate::sequence::definition::Definition>,
+) -> Result<StatusCode, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let name = name(&caller, whose.owner, series)?;
+    match sequence.define(name, body).await {
+        Ok(_) | Err(SequenceError::InDoubt) => Ok(StatusCode::NO_CONTENT),
+        Err(error) => Err(refusal(error)),
+    }
 }
 
 /// Operators only: the other vault's journal is lost, this vault's is whole.
@@ -63,9 +93,12 @@ async fn reserve(
     Path(series): Path<String>,
     Query(whose): Query<Whose>,
     IdempotencyKey(key): IdempotencyKey,
+    headers: axum::http::HeaderMap,
 ) -> Result<Response, Refusal> {
     let name = name(&caller, whose.owner, series)?;
-    let Done { number, fresh } = sequence.reserve(name, key, None).await.map_err(refusal)?;
+    let ticket = headers.get(shared::api::VAULT_TICKET).and_then(|ticket| ticket.to_str().ok());
+    let ticket = ticket.and_then(|ticket| u128::from_str_radix(ticket, 16).ok());
+    let Done { number, fresh } = sequence.reserve(name, key, ticket).await.map_err(refusal)?;
     let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(number)).into_response())
 }

@@ -91,7 +91,9 @@ impl Alone {
         let key = match (wish, &sight.own) {
             (_, Some(known)) => known.number.key.clone(),
             (Wish::Reserve { key, .. }, None) => key.clone(),
-            (Wish::Confirm { .. } | Wish::Void { .. }, None) => return Err(Waits::Elsewhere),
+            (Wish::Confirm { .. } | Wish::Void { .. } | Wish::Define { .. }, None) => {
+                return Err(Waits::Elsewhere);
+            }
         };
         if self.round.contains(&(name.clone(), key.clone())) {
             return Err(Waits::Round);
@@ -108,7 +110,9 @@ impl Alone {
                 self.last.insert(name.clone(), number);
                 Verdict::Make(draft(name, number, key, Act::Reserve(*ticket), at))
             }
-            (Wish::Confirm { .. } | Wish::Void { .. }, None) => return Err(Waits::Elsewhere),
+            (Wish::Confirm { .. } | Wish::Void { .. } | Wish::Define { .. }, None) => {
+                return Err(Waits::Elsewhere);
+            }
         };
         if matches!(verdict, Verdict::Make(_)) {
             self.round.insert((name.clone(), key));

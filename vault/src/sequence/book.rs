@@ -29,6 +29,11 @@ pub enum Wish {
         /// The life of the vault that the key was first sent to, as its sender has written down.
         ticket: Option<Life>,
     },
+    /// What an operator says of the series.
+    Define {
+        /// All of it.
+        definition: super::definition::Definition,
+    },
     /// This document uses the number.
     Confirm {
         /// Which one.
@@ -137,7 +142,11 @@ impl Round {
         standing: &Standing,
         at: i64,
     ) -> Verdict {
+        if let Wish::Define { definition } = wish {
+            return Verdict::Make(draft(name, 0, "", Act::Define(definition.clone()), at));
+        }
         let key = match (wish, &context.known) {
+            (Wish::Define { .. }, _) => unreachable!("answered above"),
             (Wish::Reserve { key, .. }, _) => key.clone(),
             (_, Some(known)) => known.number.key.clone(),
             (Wish::Confirm { number, .. } | Wish::Void { number, .. }, None) => {
@@ -169,6 +178,7 @@ impl Round {
                 Verdict::Make(draft) => draft,
                 answered => return answered,
             },
+            (Wish::Define { .. }, None) => unreachable!("answered above"),
             (Wish::Confirm { .. } | Wish::Void { .. }, None) => unreachable!("refused above"),
         };
         self.keys.insert((name.clone(), key));
@@ -181,7 +191,7 @@ pub(super) fn amend(name: &SeriesName, wish: &Wish, known: Known, at: i64) -> Ve
     let change = |known: &Known, act| draft(name, known.number.number, &known.number.key, act, at);
     match (wish, known.number.state) {
         (Wish::Reserve { .. }, NumberState::Doubtful) => Verdict::Refuse(Refused::KeyLost),
-        (Wish::Reserve { .. }, _) => Verdict::Answer(known),
+        (Wish::Reserve { .. } | Wish::Define { .. }, _) => Verdict::Answer(known),
         (Wish::Confirm { document_hash, .. }, NumberState::Reserved | NumberState::Doubtful) => {
             Verdict::Make(change(&known, Act::Confirm(document_hash.clone())))
         }

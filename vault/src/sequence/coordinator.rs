@@ -379,6 +379,7 @@ impl Coordinator {
             Wish::Reserve { .. } => "reserve",
             Wish::Confirm { .. } => "confirm",
             Wish::Void { .. } => "void",
+            Wish::Define { .. } => "define",
         };
         self.metrics.entries.with_label_values(&[act]).inc();
         answer(waiting, outcome);

@@ -342,6 +342,7 @@ impl Journal {
         let known = match wish {
             Wish::Reserve { key, .. } => self.by_key(name, key)?,
             Wish::Confirm { number, .. } | Wish::Void { number, .. } => self.by_number(name, *number)?,
+            Wish::Define { .. } => None,
         };
         let last = last_number(&self.connection, &name.owner, &name.series);
         Ok(Context { known, last: last.map_err(|source| self.sql(source))? })
@@ -355,6 +356,7 @@ impl Journal {
         match wish {
             Wish::Reserve { key, .. } => self.own_by_key(name, key),
             Wish::Confirm { number, .. } | Wish::Void { number, .. } => self.own_by_number(name, *number),
+            Wish::Define { .. } => Ok(None),
         }
     }
 
