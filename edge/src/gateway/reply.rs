@@ -142,6 +142,20 @@ impl Refusal {
         Self::new(Problem::new(status, code, format!("{fault}; nothing was stored")))
     }
 
+    /// A body that is no file's: the bound is the gateway's own.
+    pub(super) fn kept(fault: IntakeFault) -> Self {
+        let what = format!(
+            "{fault}, which is gateway.max_kept_body; nothing was done, send fewer keys at a time or have it raised"
+        );
+        Self::new(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", what))
+    }
+
+    /// The handler's own ticket.
+    pub(super) fn ticket() -> Self {
+        let what = "tickets are the gateway's to keep; leave Vault-Ticket, or tickets in a batch, out";
+        Self::new(Problem::new(StatusCode::BAD_REQUEST, "ticket_refused", what))
+    }
+
     pub(super) fn because(mut self, cause: String) -> Self {
         self.cause = Some(cause);
         self
