@@ -5,7 +5,7 @@ use vault::sequence::book::{Refused, Round, SeriesName, Verdict, Wish};
 use vault::sequence::definition::Definition;
 use vault::sequence::entry::{Act, Draft};
 use vault::sequence::protocol::Input;
-use vault::sequence::standing::Present;
+use vault::sequence::standing::{Doubts, Present};
 
 use crate::disk::given;
 use crate::world::{AVAILABLE, Checked, Control, STRICT, Vault, World, series};
@@ -27,7 +27,9 @@ impl World {
         if core.refusal().is_some() {
             let disk = vault.seen();
             let fresh = disk.entries.partition_point(|entry| entry.index <= core.final_index());
-            let doubtful = standing.doubtful(&disk.entries[fresh..], 0);
+            let mut doubts = Doubts::default();
+            standing.doubt(&mut doubts, &disk.entries[fresh..], 0);
+            let doubtful = doubts.drafts(3);
             if !doubtful.is_empty() && self.control != Control::KeepsWhatIsDoubtful {
                 return doubtful;
             }
@@ -193,7 +195,10 @@ impl World {
             }
             match round.decide(&name, &wish, seen.context(&name, &wish), &seen.standing, 0) {
                 Verdict::Answer(known) => answers.push((name, known)),
-                Verdict::Refuse(Refused::KeyLost) => self.told.lost += 1,
+                Verdict::Refuse(Refused::KeyLost) => {
+                    let (Wish::Reserve { key, .. } | Wish::Supersede { key, .. }) = &wish else { continue };
+                    self.told.refuse_for_good(&name, key)?;
+                }
                 Verdict::Refuse(_) => {}
                 Verdict::Make(draft) => {
                     drafts.push(draft);

@@ -52,6 +52,18 @@ impl Told {
         }
     }
 
+    /// A caller hears that `key` never gets a number: not after a session has given it one.
+    pub(crate) fn refuse_for_good(&mut self, name: &SeriesName, key: &str) -> Checked {
+        let place = (name.clone(), key.to_owned());
+        self.lost += 1;
+        match self.numbers.get(&place) {
+            Some(number) if !self.alone.contains_key(&place) => {
+                Err(format!("key {key} was told {number}, and is refused for good"))
+            }
+            _ => Ok(()),
+        }
+    }
+
     /// No key that was given up has a number that counts, unless somebody confirmed it, or only a
     /// lost life knew of it.
     pub(crate) fn given_up(&self, disk: &Disk, is_excused: impl Fn(Life) -> bool) -> Checked {

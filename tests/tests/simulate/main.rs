@@ -180,6 +180,7 @@ fn follower() -> (Core, Session) {
         journal: 1,
         tail: Tail::default(),
         in_both: 0,
+        settled: 0,
         peer_journal: Some(2),
         peer_durable: 0,
     };

@@ -2,6 +2,8 @@
 //! events in, carries out what the core asks, and answers callers when their entries are final.
 //! Wishes that wait while a round is under way share the next one (group commit).
 
+mod operator;
+
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -23,7 +25,7 @@ use super::keeper::Keeper;
 use super::mirror::Mirror;
 use super::protocol::{Core, Input, Message, Output, Reason};
 use super::record::desk::{self, Desk};
-use super::standing::Present;
+use super::standing::{Doubts, Present};
 use super::{Done, HangUp, Outcome, SequenceError, Tell};
 
 /// Most wishes waiting for their round; further ones are refused as busy.
@@ -243,58 +245,6 @@ impl Coordinator {
         }
     }
 
-    /// Takes the other vault's empty journal for its new one. Tells how many entries it lacks.
-    fn reseed(&mut self) -> Result<u64, SequenceError> {
-        if !self.core.may_reseed() {
-            return Err(SequenceError::NothingToReseed);
-        }
-        let entries = self.core.tail().index;
-        tracing::warn!(
-            "sequence: re-seeding: the operator says that the other vault's journal is lost and this one undamaged; {entries} entries are carried over"
-        );
-        self.feed(Input::Reseed);
-        match self.core.refusal() {
-            Some(reason @ Reason::CannotWrite) => Err(reason.into()),
-            _ => {
-                // The next connection finds the two acquainted.
-                (self.hang_up)();
-                Ok(entries)
-            }
-        }
-    }
-
-    /// Makes this vault the ledger's owner in a new epoch, and tells which.
-    fn take_over(&mut self, alone: bool) -> Result<u64, SequenceError> {
-        if !self.core.may_take_over() {
-            return Err(SequenceError::MayNotTakeOver);
-        }
-        let how = if alone { "without the other vault" } else { "with the other vault" };
-        tracing::warn!(
-            "sequence: taking over: the operator makes this vault the ledger's owner, {how}; epoch {} begins",
-            self.core.epoch() + 1
-        );
-        self.feed(Input::TakeOver(alone));
-        self.written_down()
-    }
-
-    /// Follows the other of two owners.
-    fn give_way(&mut self) -> Result<u64, SequenceError> {
-        if !self.core.may_yield() {
-            return Err(SequenceError::NothingToYield);
-        }
-        tracing::warn!("sequence: yielding: the operator says that the other vault is the ledger's owner");
-        self.feed(Input::Yield);
-        self.written_down()
-    }
-
-    /// The epoch, if the operator's word could be written down.
-    fn written_down(&self) -> Result<u64, SequenceError> {
-        match self.core.refusal() {
-            Some(reason @ Reason::CannotWrite) => Err(reason.into()),
-            _ => Ok(self.core.epoch()),
-        }
-    }
-
     /// Steps the core until it asks for nothing more.
     fn feed(&mut self, input: Input) {
         let mut inputs = VecDeque::from([input]);
@@ -432,15 +382,16 @@ impl Coordinator {
             return Ok(births);
         }
         if first {
-            let mut after = self.core.final_index();
+            let (mut doubts, mut after) = (Doubts::default(), self.core.final_index());
             loop {
                 let fresh = self.journal.entries(after)?;
                 let Some(last) = fresh.last() else { break };
                 after = last.index;
-                let doubtful = standing.doubtful(&fresh, at);
-                if !doubtful.is_empty() {
-                    return Ok(doubtful);
-                }
+                standing.doubt(&mut doubts, &fresh, at);
+            }
+            let doubtful = doubts.drafts(BATCH);
+            if !doubtful.is_empty() {
+                return Ok(doubtful);
             }
         }
         let grants = standing.grants([&own, &peer], at, BATCH);
@@ -637,6 +588,10 @@ impl Coordinator {
                 }
                 Verdict::Answer(known) => answer(waiting, Ok(held(known))),
                 Verdict::Refuse(Refused::Unknown { .. }) if !self.core.is_complete() => {
+                    answer(waiting, Err(self.core.refusal().unwrap_or(Reason::Syncing).into()));
+                }
+                // Of which lives all is known, a session tells first.
+                Verdict::Refuse(Refused::KeyLost) if !may_propose => {
                     answer(waiting, Err(self.core.refusal().unwrap_or(Reason::Syncing).into()));
                 }
                 Verdict::Refuse(refused) => answer(waiting, Err(refused.into())),

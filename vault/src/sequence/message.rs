@@ -50,6 +50,8 @@ pub struct Hello {
     pub tail: Tail,
     /// Up to where this side knows both to be durable.
     pub in_both: u64,
+    /// Up to where this side knows the ledger to have been answered from.
+    pub settled: u64,
     /// The other side's journal as this side remembers it.
     pub peer_journal: Option<Nonce>,
     /// How far the other side was durable, as this side remembers it.

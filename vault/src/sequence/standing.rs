@@ -328,30 +328,30 @@ impl Standing {
             .collect()
     }
 
-    /// What must be doubted of `entries`, the ones that were not answered from before this
-    /// session: a key whose ticket's life is lost may have been answered by that life alone, and a
-    /// range that was given back without its holder's knowledge may have been given from.
-    #[must_use]
-    pub fn doubtful(&self, entries: &[Entry], at: i64) -> Vec<Draft> {
-        let settled = |doubted: &Entry| {
-            let same = |entry: &&Entry| entry.number == doubted.number && name_of(entry) == name_of(doubted);
-            entries.iter().filter(same).any(|entry| match &doubted.act {
-                Act::Close(_) => matches!(entry.act, Act::Lost(_)),
-                _ => matches!(entry.act, Act::Displace(_) | Act::Doubt | Act::Confirm(_) | Act::Supersede(_)),
-            })
-        };
+    /// Looks at the next of the entries that were not answered from before this session: a key
+    /// whose ticket's life is lost may have been answered by that life alone, and a range that was
+    /// given back without its holder's knowledge may have been given from.
+    pub fn doubt(&self, doubts: &mut Doubts, entries: &[Entry], at: i64) {
         let lost = |life| !matches!(self.life(life), Some(LifeState::Present | LifeState::Proven));
-        let doubted = |entry: &Entry| {
-            let act = match entry.act {
-                Act::Reserve(Some(ticket)) if lost(ticket) && entry.carried == 0 => Act::Doubt,
-                Act::Close(grant) if lost(grant.life) => Act::Lost(grant),
-                _ => return None,
-            };
+        for entry in entries.iter().filter(|entry| entry.carried == 0) {
             let name = name_of(entry);
-            (self.series.contains_key(&name) && !settled(entry))
-                .then(|| Draft { key: entry.key.clone(), ..about(&name, entry.number, act, at) })
-        };
-        entries.iter().filter_map(doubted).collect()
+            let (is_range, act) = match entry.act {
+                Act::Reserve(Some(ticket)) if lost(ticket) => (false, Some(Act::Doubt)),
+                Act::Close(grant) if lost(grant.life) => (true, Some(Act::Lost(grant))),
+                Act::Lost(_) => (true, None),
+                Act::Displace(_) | Act::Doubt | Act::Confirm(_) | Act::Void(_) | Act::Supersede(_) => {
+                    (false, None)
+                }
+                _ => continue,
+            };
+            match act {
+                Some(act) if self.series.contains_key(&name) => {
+                    let draft = Draft { key: entry.key.clone(), ..about(&name, entry.number, act, at) };
+                    doubts.0.insert((name, entry.number, is_range), draft);
+                }
+                _ => drop(doubts.0.remove(&(name, entry.number, is_range))),
+            }
+        }
     }
 
     /// Ranges that must be granted now, so that each of the two holds an open one of its present
@@ -405,6 +405,18 @@ impl Standing {
             }
         }
         drafts
+    }
+}
+
+/// What is doubtful of the entries looked at so far: numbers, and ranges that were given back.
+#[derive(Debug, Default)]
+pub struct Doubts(BTreeMap<(SeriesName, u64, bool), Draft>);
+
+impl Doubts {
+    /// What must be entered for the first so many of them.
+    #[must_use]
+    pub fn drafts(self, most: usize) -> Vec<Draft> {
+        self.0.into_values().take(most).collect()
     }
 }
 

@@ -29,6 +29,7 @@ impl Core {
             journal: self.memory.journal,
             tail: self.tail,
             in_both: self.in_both(),
+            settled: self.final_index(),
             peer_journal: self.memory.peer_journal,
             peer_durable: self.peer_durable,
         })));
@@ -58,6 +59,7 @@ impl Core {
             session,
             peer: hello.tail,
             who: Peer { life: hello.life, proven: hello.proven },
+            settled: hello.settled,
             drives,
             leads,
             base: higher.then(|| hello.in_both.max(self.peer_durable)),
@@ -144,8 +146,10 @@ impl Core {
 
     /// Both journals are equal.
     pub(super) fn begin(&mut self, syncing: Syncing, out: &mut Vec<Output>) {
-        let Syncing { session, who, leads, .. } = syncing;
+        let Syncing { session, who, leads, settled, .. } = syncing;
         self.peer_durable = self.tail.index;
+        // What either has answered stands in both chains now.
+        self.settled = self.settled.max(settled.min(self.tail.index));
         self.damage = None;
         self.link = Link::Together(Together { session, peer: self.tail, who, leads, stage: Stage::Own(0) });
         self.settle(out);

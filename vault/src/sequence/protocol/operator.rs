@@ -34,14 +34,14 @@ impl Core {
         }
     }
 
-    /// From here on the peer is known to have nothing: what it had can be lost with this vault,
-    /// and is final again when it is carried over.
+    /// From here on the peer is known to have nothing. What was answered stays so, though it can be
+    /// lost with this vault until it is carried over.
     pub(super) fn reseed(&mut self, out: &mut Vec<Output>) {
         debug_assert!(self.may_reseed(), "the shell asks first");
         if !self.may_reseed() {
             return;
         }
         let peer_journal = self.stranger.take();
-        self.remember(Memory { peer_journal, peer_durable: 0, settled: 0, ..self.memory }, out);
+        self.remember(Memory { peer_journal, peer_durable: 0, ..self.memory }, out);
     }
 }
