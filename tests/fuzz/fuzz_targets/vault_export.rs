@@ -1,6 +1,6 @@
-//! Exports of the ledger, as an auditor reads them.
+//! Exports of the ledger, read and written anew.
 #![no_main]
 
 libfuzzer_sys::fuzz_target!(|data: &[u8]| {
-    vault::sequence::audit::fuzz(data);
+    vault::sequence::export::fuzz(data);
 });

@@ -408,13 +408,12 @@ fn found(name: SeriesName, held: &Held, missing: Vec<Missing>) -> SeriesFindings
     }
 }
 
-/// For the fuzzer: whatever can be read is audited, and reads the same when written anew.
+/// For the fuzzer: whatever can be read can be audited.
 pub fn fuzz(data: &[u8]) {
     let mut audit = Audit::default();
     let _unread = super::export::read(data, |row| audit.take(row));
     let findings = audit.finish(true);
     assert_eq!(findings.proved, findings.problems.is_empty());
-    super::export::fuzz(data);
 }
 
 #[cfg(test)]
