@@ -371,6 +371,7 @@ fn is_about_numbers(act: &Act) -> bool {
             | Act::Spoil(_)
             | Act::Displace(_)
             | Act::Doubt
+            | Act::Supersede(_)
             | Act::Grant(_)
             | Act::Close(_)
             | Act::Lost(_)

@@ -112,7 +112,7 @@ impl Sequence {
         });
         let known = known.await?;
         // A short page says that there is no more.
-        self.complete()?;
+        self.knows_all_of(&name)?;
         self.wait_final(known.iter().map(|known| known.index).max().unwrap_or(0)).await?;
         Ok(known.into_iter().map(|known| dressed(&definition, &name, known.number)).collect())
     }
@@ -317,7 +317,7 @@ impl Sequence {
         name: &SeriesName,
         known: Option<Known>,
     ) -> Result<Option<Number>, SequenceError> {
-        let Some(known) = known else { return self.complete().map(|()| None) };
+        let Some(known) = known else { return self.knows_all_of(name).map(|()| None) };
         self.wait_final(known.index).await?;
         let mut number = dressed(&self.definition(name), name, known.number);
         self.flag(name, &mut number).await?;
@@ -332,6 +332,15 @@ impl Sequence {
         match timeout(FINAL_DEADLINE, settled).await {
             Ok(Ok(seen)) if seen.final_index >= index => Ok(()),
             _ => Err(SequenceError::InDoubt),
+        }
+    }
+
+    /// May it be said that something of this series is not there? While they are apart, not of one
+    /// that the other vault may give from alone.
+    fn knows_all_of(&self, name: &SeriesName) -> Result<(), SequenceError> {
+        match self.seen().refusal {
+            Some(reason) if self.definition(name).range > 0 => Err(reason.into()),
+            _ => self.complete(),
         }
     }
 
