@@ -54,7 +54,7 @@ const SAMPLES: &[&[u8]] = &[
 
 fn record_name(data: &[u8]) {
     let name = String::from_utf8_lossy(data);
-    drop(vault::sequence::record::name::checked(vault::sequence::record::Kind::Name, &name));
+    let _ = vault::sequence::record::name::checked(vault::sequence::record::Kind::Name, &name);
 }
 
 fn seek_table(data: &[u8]) {
