@@ -354,6 +354,7 @@ fn of_32_bidders_one_wins_each_version_whichever_vault_is_killed() {
         }
         histories.lock().unwrap().extend(history);
     };
+    let mut before = 0;
     std::thread::scope(|scope| {
         for bidder in 0..BIDDERS {
             let bid = &bid;
@@ -366,7 +367,8 @@ fn of_32_bidders_one_wins_each_version_whichever_vault_is_killed() {
             std::thread::sleep(Duration::from_secs(1));
             house.start_again(place);
         }
-        std::thread::sleep(Duration::from_secs(2));
+        before = version_of(&house.get(1, lot), 200).map_or(0, |(version, _)| version);
+        std::thread::sleep(Duration::from_secs(3));
         over.store(true, Ordering::SeqCst);
     });
     let mut stands = BTreeMap::new();
@@ -381,12 +383,8 @@ fn of_32_bidders_one_wins_each_version_whichever_vault_is_killed() {
     let calls = histories.into_inner().unwrap();
     check(&calls, &stands).unwrap();
     let wrote = calls.iter().filter(|call| matches!(call.what, What::Wrote(..))).count();
-    assert!(
-        wrote > 20 && stands.len() > wrote,
-        "{wrote} of {} versions in {} calls",
-        stands.len(),
-        calls.len()
-    );
+    assert!(wrote > 4, "{wrote} of {} versions in {} calls", stands.len(), calls.len());
+    assert!(stands.len() as u64 > before, "nobody wrote once both were there again");
 }
 
 fn version_of(answer: &Answer, status: u16) -> Option<(u64, String)> {
