@@ -42,7 +42,7 @@ const RANGE: u64 = 400;
 /// What callers bid for.
 const RECORDS: [&str; 3] = ["lot-1", "lot-2", "lot-3"];
 /// Must vaults serve all of it? Otherwise they are judged by what they serve.
-const SERVES_ALL: bool = false;
+const SERVES_ALL: bool = true;
 /// How many ask at once, and how long each rests between two calls at most.
 const CALLERS: usize = 8;
 const REST: Duration = Duration::from_millis(120);
