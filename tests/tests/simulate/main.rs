@@ -50,7 +50,7 @@ fn seeds() -> std::ops::Range<u64> {
     let number = |name| std::env::var(name).ok().and_then(|text| text.parse::<u64>().ok());
     match number("SEED") {
         Some(seed) => seed..seed + 1,
-        None => 0..number("SEEDS").unwrap_or(3_000),
+        None => 0..number("SEEDS").unwrap_or(1_000),
     }
 }
 

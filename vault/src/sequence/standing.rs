@@ -333,10 +333,10 @@ impl Standing {
     /// given back without its holder's knowledge may have been given from.
     pub fn doubt(&self, doubts: &mut Doubts, entries: &[Entry], at: i64) {
         let lost = |life| !matches!(self.life(life), Some(LifeState::Present | LifeState::Proven));
-        for entry in entries.iter().filter(|entry| entry.carried == 0) {
+        for entry in entries {
             let name = name_of(entry);
             let (is_range, act) = match entry.act {
-                Act::Reserve(Some(ticket)) if lost(ticket) => (false, Some(Act::Doubt)),
+                Act::Reserve(Some(ticket)) if lost(ticket) && entry.carried == 0 => (false, Some(Act::Doubt)),
                 Act::Close(grant) if lost(grant.life) => (true, Some(Act::Lost(grant))),
                 Act::Lost(_) => (true, None),
                 Act::Displace(_) | Act::Doubt | Act::Confirm(_) | Act::Void(_) | Act::Supersede(_) => {
