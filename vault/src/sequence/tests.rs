@@ -17,7 +17,7 @@ pub(super) fn two() -> Two {
     let folder = tempfile::tempdir().unwrap();
     let (to_a, mut from_b) = mpsc::unbounded_channel::<Bytes>();
     let (to_b, mut from_a) = mpsc::unbounded_channel::<Bytes>();
-    let owner_room: Arc<std::sync::OnceLock<Sequence>> = Arc::default();
+    let others: [Arc<std::sync::OnceLock<Sequence>>; 2] = Default::default();
     let start = |own: &str, to: mpsc::UnboundedSender<Bytes>| {
         let settings = Settings {
             journal: folder.path().join(format!("{own}.db")),
@@ -26,9 +26,9 @@ pub(super) fn two() -> Two {
             owner: "a".to_owned(),
             run: None,
         };
-        let owner_room = Arc::clone(&owner_room);
+        let other = Arc::clone(&others[usize::from(own == "b")]);
         let forward: Forward = Arc::new(move |body| {
-            let room = owner_room.get().cloned();
+            let room = other.get().cloned();
             Box::pin(async move { room.ok_or(false)?.forwarded(body).await.map_err(|_| true) })
         });
         let tell: Tell = Box::new(move |body| to.send(body).is_ok());
@@ -36,7 +36,9 @@ pub(super) fn two() -> Two {
     };
     let (a, events_a) = start("a", to_b);
     let (b, events_b) = start("b", to_a);
-    let _first = owner_room.set(a.clone());
+    for (other, room) in others.iter().zip([&b, &a]) {
+        assert!(other.set(room.clone()).is_ok());
+    }
     let (hear_a, hear_b) = (events_a.clone(), events_b.clone());
     let open = tokio::sync::watch::Sender::new(false);
     let (mut open_a, mut open_b) = (open.subscribe(), open.subscribe());
@@ -57,25 +59,32 @@ pub(super) fn two() -> Two {
 
 impl Two {
     pub(super) async fn connect(&self) {
+        self.meet().await;
+        while !self.rooms.iter().all(|room| room.status().together) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    /// They hear each other, whatever comes of it.
+    async fn meet(&self) {
         for events in &self.events {
             events.up().await;
         }
         self.open.send_replace(true);
-        while !self.rooms.iter().all(|room| room.status().together) {
-            tokio::time::sleep(Duration::from_millis(2)).await;
-        }
     }
     /// Neither hears the other any more, and nobody is told so.
     pub(super) fn mute(&self) {
         self.open.send_replace(false);
     }
-    pub(super) async fn cut(&self) {
+    async fn hang_up(&self) {
         self.open.send_replace(false);
         for events in &self.events {
             let (noted, note) = oneshot::channel();
             events.down(noted).await;
             note.await.unwrap_err();
         }
+    }
+    pub(super) async fn cut(&self) {
+        self.hang_up().await;
         while self.rooms.iter().any(|room| room.status().together) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
@@ -132,6 +141,18 @@ async fn a_thousand_callers_at_once_get_consecutive_numbers() {
 
 async fn define(room: &Sequence, definition: Definition) -> Result<Definition, SequenceError> {
     room.define(invoices(), definition).await
+}
+
+/// Waits until ranges are granted, and known so to that vault.
+async fn set_aside(room: &Sequence) {
+    for _ in 0..500 {
+        let survey = room.survey(invoices()).await.unwrap().unwrap();
+        if survey.counts[0].ranges.len() == 2 && room.status().final_entries >= room.status().entries {
+            return;
+        }
+        tokio::time::sleep(Duration::from_millis(10)).await;
+    }
+    panic!("no ranges were set aside");
 }
 
 fn key(number: usize) -> String {
@@ -206,17 +227,6 @@ async fn a_vault_apart_gives_numbers_of_an_available_series_to_keys_that_were_fi
     two.connect().await;
     let [a, b] = &two.rooms;
     define(a, Definition { range: 20, ..Definition::default() }).await.unwrap();
-    let set_aside = async |room: &Sequence| {
-        for _ in 0..500 {
-            let survey = room.survey(invoices()).await.unwrap().unwrap();
-            // Granted, and known so to their holder.
-            if survey.counts[0].ranges.len() == 2 && room.status().final_entries >= room.status().entries {
-                return;
-            }
-            tokio::time::sleep(Duration::from_millis(10)).await;
-        }
-        panic!("no ranges were set aside");
-    };
     set_aside(a).await;
     set_aside(b).await;
     two.cut().await;
@@ -322,4 +332,82 @@ async fn what_is_read_for_an_export_is_proved_and_so_is_the_journal_behind_it() 
     assert!(findings.proved, "{findings:?}");
     assert!(findings.skipped > 230 && findings.series.len() == 1, "{findings:?}");
     assert_eq!((findings.series[0].given, findings.series[0].voided), (466, 1));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_key_in_doubt_is_given_up_for_another_and_its_number_never_counts() {
+    let two = two();
+    two.connect().await;
+    let [a, b] = &two.rooms;
+    define(a, Definition { range: 20, ..Definition::default() }).await.unwrap();
+    for room in [a, b] {
+        set_aside(room).await;
+    }
+    two.cut().await;
+    let reserve = async |room: &Sequence, key: &str, ticket| {
+        room.reserve(invoices(), key.to_owned(), Some(ticket)).await.map(|done| done.number)
+    };
+    let give_up = async |room: &Sequence, key: &str, by: &str| {
+        room.supersede(invoices(), key.to_owned(), by.to_owned()).await
+    };
+    // The old key was first sent to `a`, whose answer its sender never heard.
+    let unheard = reserve(a, "old", a.life()).await.unwrap();
+    let refused = reserve(b, "old", a.life()).await.unwrap_err();
+    assert!(matches!(refused, SequenceError::Waits { .. }), "{refused:?}");
+    for _again in 0..2 {
+        give_up(b, "old", "new").await.unwrap();
+    }
+    let other = give_up(b, "old", "third").await.unwrap_err();
+    assert!(matches!(other, SequenceError::Refused(Refused::Superseded { .. })), "{other:?}");
+    let new = reserve(b, "new", b.life()).await.unwrap();
+    let known = give_up(b, "new", "newer").await.unwrap_err();
+    assert!(matches!(known, SequenceError::Refused(Refused::HasNumber { .. })), "{known:?}");
+    two.connect().await;
+    for room in [a, b] {
+        let old = room.by_key(invoices(), "old".to_owned()).await.unwrap().unwrap();
+        assert_eq!((old.number, old.state), (unheard.number, NumberState::Void));
+        assert_eq!(old.reason.as_deref(), Some("given up for key new"));
+        let kept = room.by_key(invoices(), "new".to_owned()).await.unwrap().unwrap();
+        assert_eq!((kept.number, kept.state), (new.number, NumberState::Reserved));
+    }
+    // A key that nobody ever answered.
+    give_up(b, "never sent", "another").await.unwrap();
+    let refused = reserve(a, "never sent", a.life()).await.unwrap_err();
+    assert!(matches!(refused, SequenceError::Refused(Refused::Superseded { .. })), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_vault_that_takes_over_is_followed_and_of_two_owners_one_yields() {
+    let two = two();
+    let [a, b] = &two.rooms;
+    assert_eq!(a.take_over(false).await, Err(SequenceError::MayNotTakeOver), "it has never met the other");
+    two.connect().await;
+    let number = async |room: &Sequence, key: &str| {
+        room.reserve(invoices(), key.to_owned(), None).await.unwrap().number.number
+    };
+    assert_eq!(number(b, "k1").await, 1);
+    two.cut().await;
+    assert_eq!(b.take_over(false).await, Ok(2));
+    two.connect().await;
+    assert_eq!(
+        [a, b].map(|room| (room.status().owner, room.status().epoch)),
+        [("b".to_owned(), 2), ("b".to_owned(), 2)]
+    );
+    assert_eq!((number(a, "k1").await, number(a, "k2").await), (1, 2));
+    two.cut().await;
+    for room in [a, b] {
+        assert_eq!(room.take_over(false).await, Ok(3));
+        assert_eq!(room.give_way().await, Err(SequenceError::NothingToYield));
+    }
+    two.meet().await;
+    for room in [a, b] {
+        while room.status().reason.as_deref() != Some(&Reason::TwoOwners.to_string()) {
+            tokio::time::sleep(Duration::from_millis(2)).await;
+        }
+    }
+    assert_eq!(b.give_way().await, Ok(2));
+    two.hang_up().await;
+    two.connect().await;
+    assert_eq!([a, b].map(|room| room.status().owner), ["a", "a"]);
+    assert_eq!((number(b, "k2").await, number(b, "k3").await), (2, 3));
 }
