@@ -3,12 +3,12 @@
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use shared::api::record::VAULT_STALE;
-use shared::api::{CONTENT_DIGEST, FILE_LABEL, IDEMPOTENCY_KEY, Problem};
+use shared::api::{CONTENT_DIGEST, FILE_LABEL, IDEMPOTENCY_KEY, Problem, VAULT_SUPERSEDES};
 
 use super::reply::Refusal;
 
 /// From a handler to the vault. Length and framing are the client's own.
-const INWARD: [HeaderName; 10] = [
+const INWARD: [HeaderName; 11] = [
     header::ACCEPT,
     header::CONTENT_TYPE,
     header::IF_MATCH,
@@ -18,6 +18,7 @@ const INWARD: [HeaderName; 10] = [
     HeaderName::from_static(IDEMPOTENCY_KEY),
     HeaderName::from_static(FILE_LABEL),
     HeaderName::from_static(CONTENT_DIGEST),
+    HeaderName::from_static(VAULT_SUPERSEDES),
     HeaderName::from_static("x-request-id"),
 ];
 
@@ -53,10 +54,16 @@ pub(super) fn admit(method: &Method, path: &str) -> Result<(), Refusal> {
         let what = "the path has an empty or dot segment, an encoded separator or a control character";
         return Err(Refusal::new(Problem::new(StatusCode::BAD_REQUEST, "bad_path", what)));
     }
-    if !matches!(*method, Method::GET | Method::HEAD | Method::POST | Method::PUT | Method::DELETE) {
-        return Err(Refusal::method());
+    let is_put = !(is_file(path) || path.starts_with(SERIES));
+    match *method {
+        Method::GET | Method::HEAD | Method::POST | Method::DELETE => Ok(()),
+        Method::PUT if is_put => Ok(()),
+        _ => Err(Refusal::method(if is_put {
+            "GET, HEAD, POST, PUT, DELETE"
+        } else {
+            "GET, HEAD, POST, DELETE"
+        })),
     }
-    Ok(())
 }
 
 /// Does it concern files, and may carry a large body?
@@ -141,6 +148,7 @@ mod tests {
         ] {
             assert_eq!(admit(&Method::GET, path).unwrap_err().status(), StatusCode::BAD_REQUEST, "{path}");
         }
+        assert!(admit(&Method::PUT, "/v1/records/lots/7").is_ok());
         let refused = admit(&Method::CONNECT, "/v1/files").unwrap_err();
         assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED);
     }

@@ -121,10 +121,10 @@ impl Refusal {
             .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
-    pub(super) fn method() -> Self {
+    pub(super) fn method(allowed: &'static str) -> Self {
         let what = "the gateway passes GET, HEAD, POST and DELETE";
         Self::new(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", what))
-            .with(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, DELETE"))
+            .with(header::ALLOW, HeaderValue::from_static(allowed))
     }
 
     pub(super) fn internal() -> Self {
