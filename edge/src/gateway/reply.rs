@@ -122,7 +122,7 @@ impl Refusal {
     }
 
     pub(super) fn method(allowed: &'static str) -> Self {
-        let what = "the gateway passes GET, HEAD, POST and DELETE";
+        let what = format!("the gateway passes {allowed} here");
         Self::new(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", what))
             .with(header::ALLOW, HeaderValue::from_static(allowed))
     }
