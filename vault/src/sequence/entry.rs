@@ -177,8 +177,8 @@ pub struct Draft {
     pub act: Act,
     /// Milliseconds since 1970, UTC. A label only: nothing is decided by it.
     pub at: i64,
-    /// Where it was made by a vault alone: that life, and its place among the [`solo`](super::solo)
-    /// rows.
+    /// Where it was made by a vault alone: that life, and its place among the rows
+    /// that it gave so.
     pub carried: Option<(Life, u64)>,
 }
 
