@@ -54,6 +54,9 @@ enum Command {
     /// Numbers: what an operator decides when a journal is lost
     #[command(subcommand)]
     Number(Number),
+    /// The ledger's copy in a database: its servers, swap-over (the vault must be running)
+    #[command(subcommand)]
+    Database(command::database::Verb),
     /// The storage keys (age): making, rotating, rewrapping
     #[command(subcommand)]
     Keys(Keys),
@@ -198,7 +201,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let config = config()?;
         // What only a running vault knows, that one is asked for.
         let trouble = runtime.block_on(command::keys::trouble(&config.api.control_socket));
-        return check(&config, &arguments.config, trouble);
+        let database = runtime.block_on(command::database::trouble(&config));
+        return check(&config, &arguments.config, trouble.into_iter().chain(database));
     }
     let mut stdout = std::io::stdout();
     let mut output = Output { to: &mut stdout, json: arguments.json };
@@ -242,6 +246,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Command::Number(Number::Reseed) => {
                 command::number_reseed(&config()?.api.control_socket, &mut output).await?;
             }
+            Command::Database(verb) => {
+                let well = verb.run(&config()?.api.control_socket, &mut output).await?;
+                // A program reads the alarms in the document.
+                if !well && !arguments.json {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
             Command::Keys(Keys::Init { file, escrow }) => {
                 let file = match file {
                     Some(file) => file.clone(),
@@ -274,7 +285,7 @@ fn key_file(config: &Path) -> Result<PathBuf, Faults> {
     Config::read_key_file(config)
 }
 
-fn check(config: &Config, file: &Path, trouble: Option<String>) -> anyhow::Result<ExitCode> {
+fn check(config: &Config, file: &Path, trouble: impl Iterator<Item = String>) -> anyhow::Result<ExitCode> {
     let mut report = command::check::check(config);
     report.faults.extend(trouble);
     for found in &report.found {

@@ -6,6 +6,7 @@ pub mod alone;
 pub mod book;
 pub mod carry;
 mod coordinator;
+pub mod database;
 pub mod definition;
 pub mod digest;
 pub mod entry;
@@ -34,6 +35,7 @@ use tokio::time::timeout;
 use alone::{Alone, Waits};
 use book::{Known, Refused, SeriesName, Wish};
 use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
+use database::operator::{Brief, Database, OpenError};
 use entry::Life;
 use journal::{Journal, JournalError};
 use mirror::Mirror;
@@ -60,6 +62,8 @@ pub struct Settings {
     pub owner: String,
     /// A folder in memory that outlives the process, if there is one.
     pub run: Option<PathBuf>,
+    /// Where a copy of the ledger is kept beside the journals, if anywhere.
+    pub database: Option<database::Settings>,
 }
 
 /// Why a caller gets no number. Crosses the link when a wish was forwarded.
@@ -145,6 +149,8 @@ pub struct Status {
     pub epoch: u64,
     /// This process's life, hex.
     pub life: String,
+    /// The copy in a database, if there is one.
+    pub database: Option<Brief>,
 }
 
 /// Forwards a wish to the owner vault: JSON of [`Forwarded`] there, JSON of the outcome back.
@@ -171,6 +177,7 @@ pub struct Sequence {
     seen: watch::Receiver<Seen>,
     names: [String; 2],
     forward: Forward,
+    database: Option<Database>,
 }
 
 /// Why the room cannot start.
@@ -182,6 +189,12 @@ pub enum StartError {
     /// What is remembered of it.
     #[error(transparent)]
     Witness(#[from] WitnessError),
+    /// The database of the ledger's copy.
+    #[error("sequence.database: {0}")]
+    Database(#[from] database::DatabaseError),
+    /// What is remembered of it.
+    #[error(transparent)]
+    Copy(#[from] OpenError),
     /// The system gives no random numbers.
     #[error("no randomness for this life's name: {0}")]
     Random(#[from] getrandom::Error),
@@ -250,6 +263,14 @@ impl Sequence {
             complete: core.is_complete(),
             epoch: core.epoch(),
         });
+        let (database, replies) = match settings.database.clone() {
+            Some(database) => {
+                let (database, replies) =
+                    Database::start(database, &settings.journal, seen.clone(), registry, shutdown.clone())?;
+                (Some(database), replies)
+            }
+            None => Default::default(),
+        };
         let (work, queue) = mpsc::channel(WAITING);
         let coordinator = Coordinator {
             core,
@@ -268,6 +289,7 @@ impl Sequence {
             said: Some(Reason::Away),
             seen: shown,
             metrics: Metrics::new(registry)?,
+            replies,
             tell,
             hang_up,
         };
@@ -276,7 +298,13 @@ impl Sequence {
             .name("sequence".to_owned())
             .spawn(move || runtime.block_on(coordinator.run(shutdown)))?;
         let names = [settings.own.clone(), settings.peer.clone()];
-        Ok((Self { work: work.clone(), reader, seen, names, forward }, Events(work)))
+        Ok((Self { work: work.clone(), reader, seen, names, forward, database }, Events(work)))
+    }
+
+    /// The door to the ledger's copy in a database, if there is one.
+    #[must_use]
+    pub fn database(&self) -> Option<&Database> {
+        self.database.as_ref()
     }
 
     /// This process's life, which tickets name.
@@ -406,6 +434,7 @@ impl Sequence {
             last_hash: seen.tail.hash.to_string(),
             epoch: seen.epoch,
             life: format!("{:032x}", seen.life),
+            database: self.database.as_ref().map(Database::brief),
         }
     }
 
@@ -539,6 +568,7 @@ mod tests {
                 peer: if own == "a" { "b" } else { "a" }.to_owned(),
                 owner: "a".to_owned(),
                 run: None,
+                database: None,
             };
             let owner_room = Arc::clone(&owner_room);
             let forward: Forward = Arc::new(move |body| {

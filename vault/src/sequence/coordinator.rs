@@ -15,6 +15,7 @@ use tokio::time::{Instant, timeout};
 use super::alone::{self, Alone, Sight, Waits};
 use super::book::{Known, Refused, Round, SeriesName, Verdict, Wish};
 use super::carry::{self, carry};
+use super::database::replies::{Replies, Reply};
 use super::entry::{BATCH, Draft, Entry, Life, Tail};
 use super::journal::{Journal, JournalError};
 use super::mirror::Mirror;
@@ -107,6 +108,8 @@ pub(super) struct Coordinator {
     pub(super) said: Option<Reason>,
     pub(super) seen: watch::Sender<Seen>,
     pub(super) metrics: Metrics,
+    /// What is final is answered through these.
+    pub(super) replies: Replies,
     pub(super) tell: Tell,
     pub(super) hang_up: HangUp,
 }
@@ -351,21 +354,25 @@ impl Coordinator {
 
     /// The round is final: everybody in it hears what the ledger says now.
     fn conclude(&mut self) {
+        let mut replies: Vec<Reply> = Vec::with_capacity(self.under_way.len());
         for waiting in std::mem::take(&mut self.under_way) {
             let known = self.journal.context(&waiting.name, &waiting.wish).map(|context| context.known);
-            self.done(waiting, known);
+            let outcome = self.done(&waiting.wish, known);
+            replies.push(Box::new(move || answer(waiting, outcome)));
         }
+        self.replies.hold(self.core.final_index(), replies);
     }
 
     /// What this vault gave alone is durable.
     fn answer_given(&mut self) {
         for waiting in std::mem::take(&mut self.under_way) {
             let known = self.journal.own(&waiting.name, &waiting.wish);
-            self.done(waiting, known);
+            let outcome = self.done(&waiting.wish, known);
+            answer(waiting, outcome);
         }
     }
 
-    fn done(&self, waiting: Waiting, known: Result<Option<Known>, JournalError>) {
+    fn done(&self, wish: &Wish, known: Result<Option<Known>, JournalError>) -> Result<Done, SequenceError> {
         let outcome = match known {
             Ok(known) => {
                 known.map(|known| Done { number: known.number, fresh: true }).ok_or(SequenceError::InDoubt)
@@ -375,13 +382,13 @@ impl Coordinator {
                 Err(SequenceError::Unreadable)
             }
         };
-        let act = match waiting.wish {
+        let act = match wish {
             Wish::Reserve { .. } => "reserve",
             Wish::Confirm { .. } => "confirm",
             Wish::Void { .. } => "void",
         };
         self.metrics.entries.with_label_values(&[act]).inc();
-        answer(waiting, outcome);
+        outcome
     }
 
     /// Proposes what waits, round after round, as long as rounds end at once.
