@@ -489,7 +489,7 @@ fn take_over_promotes_the_standby_and_replays_what_it_lost_and_the_old_primary_s
     let told = vault.control("/v1/database").send().unwrap().text();
     assert!(told.contains("each without the other"), "{told}");
     let refused = vault.command(&["database", "rejoin", "--host", &first.address.to_string()]).unwrap_err();
-    assert!(refused.to_string().contains("branched off"), "{refused}");
+    assert!(format!("{refused:#}").contains("branched off"), "{refused:#}");
     reserve(&pair, 14);
     assert_eq!(held(&first), stale);
     is_current(&pair, &second);

@@ -322,7 +322,10 @@ impl Keeper {
     ) -> Result<Tail, DatabaseError> {
         let after = copied.index;
         let entries = self.in_journal(move |shared| shared.read(after, upto)).await?;
-        let Some(end) = entries.last().map(Entry::tail) else { return Ok(copied) };
+        let Some(end) = entries.last().map(Entry::tail) else {
+            let why = format!("it has no entry after {after}");
+            return Err(DatabaseError::Away { place: "this vault's journal".to_owned(), why });
+        };
         match self.waiters.during(connection.append(copied, &entries)).await {
             Ok(()) => Ok(end),
             Err(DatabaseError::Moved { .. }) => {

@@ -247,7 +247,9 @@ impl Ledger for Etcd {
     async fn append(&mut self, after: Tail, entries: &[Entry]) -> Result<(), DatabaseError> {
         let Some(tail) = entries.last().map(Entry::tail) else { return Ok(()) };
         let value = |tail| STANDARD.encode(json!(End { version: VERSION, tail }).to_string());
-        let block = STANDARD.encode(json!(entries).to_string());
+        // Not by way of a `Value`, which holds no number of 128 bits.
+        let block = serde_json::to_vec(entries).map(|block| STANDARD.encode(block));
+        let block = block.map_err(|error| self.foreign(format!("entries cannot be written: {error}")))?;
         let transaction = json!({
             "compare": [{ "key": self.end_key(), "target": "VALUE", "result": "EQUAL", "value": value(after) }],
             "success": [
