@@ -88,7 +88,8 @@ pub(super) fn history(text: &str) -> Option<Vec<(u32, u64)>> {
 #[must_use]
 pub(super) fn lsn(text: &str) -> Option<u64> {
     let (high, low) = text.split_once('/')?;
-    Some(u64::from(u32::from_str_radix(high, 16).ok()?) << 32 | u64::from(u32::from_str_radix(low, 16).ok()?))
+    let half = |text| u32::from_str_radix(text, 16).ok().map(u64::from);
+    Some((half(high)? << 32) | half(low)?)
 }
 
 /// A byte of the log as PostgreSQL writes it.
