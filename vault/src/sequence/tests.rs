@@ -25,6 +25,7 @@ pub(super) fn two() -> Two {
             peer: if own == "a" { "b" } else { "a" }.to_owned(),
             owner: "a".to_owned(),
             run: None,
+            database: None,
         };
         let owner_room = Arc::clone(&owner_room);
         let forward: Forward = Arc::new(move |body| {
