@@ -54,6 +54,10 @@ impl Replies {
     /// Gives these replies once the copy has all entries up to `upto`: at once where there is no
     /// copy, or it is behind. Never waits itself.
     pub(in crate::sequence) fn hold(&self, upto: u64, replies: Vec<Reply>) {
+        // A round of records alone: nobody in it waits for the copy.
+        if replies.is_empty() {
+            return;
+        }
         let held = Held { upto, due: Instant::now(), replies };
         let Some(line) = self.0.as_ref().filter(|line| line.current.load(Ordering::Acquire)) else {
             return held.release();
