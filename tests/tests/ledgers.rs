@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use harness::cluster::temporary_folder;
 use harness::database_server::{self, DatabaseServer};
-use harness::vault_host::{Pair, PairPlan, files_below};
+use harness::vault_host::{Pair, PairPlan, Vault, files_below};
 use harness::{plain, wait};
 use vault::sequence::database::open::{Connection, check};
 use vault::sequence::database::sqlite::Sqlite;
@@ -360,9 +360,9 @@ fn reserve(pair: &Pair, key: usize) -> Duration {
 }
 
 /// A record that is new.
-fn put(pair: &Pair, name: &str) -> Duration {
+fn put(vault: &Vault, name: &str) -> Duration {
     let path = format!("/v1/records/{name}?owner=erp");
-    let call = pair.vaults[0].control(&path).method("PUT").header("If-None-Match", "*").key(name).body("v");
+    let call = vault.control(&path).method("PUT").header("If-None-Match", "*").key(name).body("v");
     let (answer, took) = wait::timed(|| call.send().unwrap());
     answer.expect(&[201]).unwrap();
     took
@@ -372,11 +372,16 @@ fn held(server: &DatabaseServer) -> u64 {
     server.sql("vault", "SELECT idx FROM vault_ledger").unwrap().parse().unwrap()
 }
 
-/// Waits until the copy is current, and is the journal.
+/// Waits until the first vault's copy is current, and is the journal.
 fn is_current(pair: &Pair, server: &DatabaseServer) {
-    let admin = pair.vaults[0].admin;
+    is_current_by(&pair.vaults[0], server);
+}
+
+/// The same of the copy that this vault writes.
+fn is_current_by(vault: &Vault, server: &DatabaseServer) {
+    let admin = vault.admin;
     wait::until("the copy is current", SOON, || {
-        let text = pair.vaults[0].control("/v1/status").send()?.json()?;
+        let text = vault.control("/v1/status").send()?.json()?;
         let numbers = &text["numbers"];
         let copy = &numbers["database"];
         anyhow::ensure!(copy["phase"] == "current" && copy["holds"] == numbers["final_entries"], "{copy}");
@@ -405,13 +410,13 @@ fn numbers_go_on_while_the_database_is_away_or_frozen_and_it_catches_up_by_itsel
         assert_ne!(copied.unwrap(), "");
     }
 
-    put(&pair, "copied");
+    put(&pair.vaults[0], "copied");
     is_current(&pair, &server);
     assert_eq!(server.sql("vault", "SELECT count(*) FROM vault_entry WHERE act = 'put'").unwrap(), "1");
 
     server.freeze().unwrap();
     // Records need no copy: whoever writes one waits for nothing.
-    let took = put(&pair, "lot");
+    let took = put(&pair.vaults[0], "lot");
     assert!(took < Duration::from_millis(800), "{took:?}");
     let first = reserve(&pair, 6);
     assert!(first > Duration::from_millis(800) && first < Duration::from_secs(3), "{first:?}");
@@ -470,6 +475,50 @@ fn a_database_that_holds_what_the_ledger_does_not_is_never_written_to() {
     assert_eq!(server.sql("vault", "SELECT to_regclass('vault_entry') IS NULL").unwrap(), "t");
     pair.vaults[0].command(&["database", "rejoin"]).unwrap();
     is_current(&pair, &server);
+}
+
+#[test]
+fn the_vault_that_is_made_the_owner_writes_the_copy_on_and_the_other_only_watches_it() {
+    let folder = temporary_folder().unwrap();
+    let server = DatabaseServer::start(database_server::Kind::Postgres, folder.path(), "server").unwrap();
+    let mut pair = house(folder.path(), &[&server]);
+    for key in 0..5 {
+        reserve(&pair, key);
+    }
+    is_current(&pair, &server);
+    let phase = |vault: &Vault| {
+        let status = vault.control("/v1/status").send()?.json()?;
+        anyhow::Ok(status["numbers"]["database"]["phase"].as_str().unwrap_or_default().to_owned())
+    };
+    assert_eq!(phase(&pair.vaults[1]).unwrap(), "watched");
+
+    pair.vaults[0].program().unwrap().kill().unwrap();
+    let before = held(&server);
+    pair.vaults[1].command(&["number", "take-over", "--alone"]).unwrap();
+    put(&pair.vaults[1], "lot");
+    is_current_by(&pair.vaults[1], &server);
+    // What stands in one journal alone is not final, and is not copied.
+    assert_eq!(held(&server), before);
+
+    pair.vaults[0].program().unwrap().restart().unwrap();
+    pair.wait_ready().unwrap();
+    pair.vaults[0].wait_together().unwrap();
+    for key in 5..8 {
+        reserve(&pair, key);
+        let copied = format!("SELECT number FROM vault_entry WHERE entry_key = 'k{key}'");
+        assert_ne!(server.sql("vault", &copied).unwrap(), "", "the reply has not waited");
+    }
+    is_current_by(&pair.vaults[1], &server);
+    wait::until("the former owner watches", SOON, || {
+        let phase = phase(&pair.vaults[0])?;
+        anyhow::ensure!(phase == "watched", "{phase}");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(
+        server.sql("vault", "SELECT max(number) FROM vault_entry WHERE act = 'reserve'").unwrap(),
+        "8"
+    );
 }
 
 #[test]

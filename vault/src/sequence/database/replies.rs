@@ -186,6 +186,14 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_round_that_nobody_waits_for_makes_no_copy_late() {
+        let (replies, mut waiters) = line();
+        replies.hold(1, Vec::new());
+        waiters.during(sleep(Duration::from_millis(200))).await;
+        assert!(waiters.is_current());
+    }
+
+    #[tokio::test]
     async fn no_reply_is_lost_when_too_many_wait_or_the_copy_ends() {
         let (replies, waiters) = line();
         let (told, mut heard) = mpsc::unbounded_channel();
