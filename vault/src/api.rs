@@ -8,6 +8,7 @@ pub mod admin;
 pub mod body;
 pub mod caller;
 mod connection;
+pub mod database;
 mod enrol;
 pub mod files;
 mod guard;

@@ -4,6 +4,7 @@
 
 pub mod check;
 mod control;
+pub mod database;
 pub mod file;
 pub mod keys;
 pub mod number;

@@ -57,6 +57,9 @@ enum Command {
     /// Numbers: define series, reserve, confirm, export, verify; what to do when a journal is lost
     #[command(subcommand)]
     Number(command::number::Verb),
+    /// The ledger's copy in a database: its servers, swap-over (the vault must be running)
+    #[command(subcommand)]
+    Database(command::database::Verb),
     /// The storage keys (age): making, rotating, rewrapping
     #[command(subcommand)]
     Keys(Keys),
@@ -189,7 +192,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let config = config()?;
         // What only a running vault knows, that one is asked for.
         let trouble = runtime.block_on(command::keys::trouble(&config.api.control_socket));
-        return check(&config, &arguments.config, trouble);
+        let database = runtime.block_on(command::database::trouble(&config));
+        return check(&config, &arguments.config, trouble.into_iter().chain(database));
     }
     let mut stdout = std::io::stdout();
     let mut output = Output { to: &mut stdout, json: arguments.json };
@@ -233,6 +237,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Command::Number(command::number::Verb::Verify(verify)) => verify.run(&mut output)?,
             Command::Number(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Record(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
+            Command::Database(verb) => {
+                let well = verb.run(&config()?.api.control_socket, &mut output).await?;
+                // A program reads the alarms in the document.
+                if !well && !arguments.json {
+                    return Ok(ExitCode::FAILURE);
+                }
+            }
             Command::Keys(Keys::Init { file, escrow }) => {
                 let file = match file {
                     Some(file) => file.clone(),
@@ -265,7 +276,7 @@ fn key_file(config: &Path) -> Result<PathBuf, Faults> {
     Config::read_key_file(config)
 }
 
-fn check(config: &Config, file: &Path, trouble: Option<String>) -> anyhow::Result<ExitCode> {
+fn check(config: &Config, file: &Path, trouble: impl Iterator<Item = String>) -> anyhow::Result<ExitCode> {
     let mut report = command::check::check(config);
     report.faults.extend(trouble);
     for found in &report.found {

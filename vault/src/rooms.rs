@@ -20,7 +20,7 @@ use crate::api::life::Life;
 use crate::api::server::PairDoor;
 use crate::api::status::Sources;
 use crate::api::upkeep::TellOfAdoption;
-use crate::api::{files, leases, names, numbers, records, upkeep};
+use crate::api::{database, files, leases, names, numbers, records, upkeep};
 use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
@@ -85,6 +85,9 @@ impl Rooms {
     ) -> Result<Self, RoomsError> {
         let pair = Pair::new(config.pair.clone());
         let (ordered, events) = mpsc::channel(EVENTS);
+        if let Some(database) = &config.database {
+            sequence::database::open::check(database, true).await.map_err(sequence::StartError::Database)?;
+        }
         let (sequence, feed) = open_sequence(config, &pair, registry, shutdown)?;
         tokio::spawn(pass_on(events, feed));
         let storage = Storage::open(config.storage.clone(), &config.name).await?;
@@ -112,6 +115,7 @@ impl Rooms {
                 .merge(records::routes(sequence.clone()))
                 .merge(names::routes(sequence.clone(), storage.clone(), config.api.idle_timeout))
                 .merge(leases::routes(sequence.clone()))
+                .merge(database::routes(sequence.clone()))
                 .merge(files::routes(storage.clone(), config.api.idle_timeout))
                 .merge(upkeep::routes(storage.clone(), tell_of_adoption(&pair))),
             life: Life::of(sequence.life()),
@@ -136,6 +140,7 @@ fn open_sequence(
         owner: config.sequence_owner.clone(),
         // systemd's, which outlives this process and not the machine.
         run: std::env::var_os("RUNTIME_DIRECTORY").map(Into::into),
+        database: config.database.clone(),
     };
     let (tell, hang_up, ask) = (pair.clone(), pair.clone(), pair.clone());
     let forward: Forward = Arc::new(move |body| {

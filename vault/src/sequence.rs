@@ -7,6 +7,7 @@ pub mod audit;
 pub mod book;
 pub mod carry;
 mod coordinator;
+pub mod database;
 pub mod definition;
 pub mod digest;
 pub mod entry;
@@ -39,6 +40,7 @@ use tokio::time::{Instant, timeout, timeout_at};
 use alone::{Alone, Waits};
 use book::{Refused, SeriesName, Wish};
 use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
+use database::operator::{Brief, Database, OpenError};
 use definition::{Definition, DefinitionError};
 use entry::Life;
 use journal::{Journal, JournalError};
@@ -75,6 +77,8 @@ pub struct Settings {
     pub owner: String,
     /// A folder in memory that outlives the process, if there is one.
     pub run: Option<PathBuf>,
+    /// Where a copy of the ledger is kept beside the journals, if anywhere.
+    pub database: Option<database::Settings>,
 }
 
 /// Why a caller gets no number. Crosses the link when a wish was forwarded.
@@ -196,6 +200,8 @@ pub struct Status {
     pub epoch: u64,
     /// This process's life, hex.
     pub life: String,
+    /// The copy in a database, if there is one.
+    pub database: Option<Brief>,
 }
 
 /// Forwards wishes to the owner vault: JSON of [`Forwarded`] there, JSON of the outcomes back.
@@ -222,6 +228,7 @@ pub struct Sequence {
     seen: watch::Receiver<Seen>,
     names: [String; 2],
     forward: Forward,
+    database: Option<Database>,
 }
 
 /// Why the room cannot start.
@@ -233,6 +240,12 @@ pub enum StartError {
     /// What is remembered of it.
     #[error(transparent)]
     Witness(#[from] WitnessError),
+    /// The database of the ledger's copy.
+    #[error("sequence.database: {0}")]
+    Database(#[from] database::DatabaseError),
+    /// What is remembered of it.
+    #[error(transparent)]
+    Copy(#[from] OpenError),
     /// The system gives no random numbers.
     #[error("no randomness for this life's name: {0}")]
     Random(#[from] getrandom::Error),
@@ -303,6 +316,14 @@ impl Sequence {
             epoch: core.epoch(),
             definitions: journal.standing().shown_definitions(),
         });
+        let (database, replies) = match settings.database.clone() {
+            Some(database) => {
+                let (database, replies) =
+                    Database::start(database, &settings.journal, seen.clone(), registry, shutdown.clone())?;
+                (Some(database), replies)
+            }
+            None => Default::default(),
+        };
         let (work, queue) = mpsc::channel(WAITING);
         let metrics = Metrics::new(registry)?;
         let expired = metrics.expired.clone();
@@ -324,6 +345,7 @@ impl Sequence {
             said: Some(Reason::Away),
             seen: shown,
             metrics,
+            replies,
             tell,
             hang_up,
         };
@@ -333,9 +355,15 @@ impl Sequence {
             move || runtime.block_on(coordinator.run(shutdown))
         })?;
         let names = [settings.own.clone(), settings.peer.clone()];
-        let sequence = Self { work: work.clone(), reader, seen, names, forward };
+        let sequence = Self { work: work.clone(), reader, seen, names, forward, database };
         tokio::spawn(sequence.clone().count_expired(expired, shutdown));
         Ok((sequence, Events(work)))
+    }
+
+    /// The door to the ledger's copy in a database, if there is one.
+    #[must_use]
+    pub fn database(&self) -> Option<&Database> {
+        self.database.as_ref()
     }
 
     /// This process's life, which tickets name.
@@ -503,6 +531,7 @@ impl Sequence {
             last_hash: seen.tail.hash.to_string(),
             epoch: seen.epoch,
             life: format!("{:032x}", seen.life),
+            database: self.database.as_ref().map(Database::brief),
         }
     }
 

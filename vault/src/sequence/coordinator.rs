@@ -2,6 +2,7 @@
 //! events in, carries out what the core asks, and answers callers when their entries are final.
 //! Wishes that wait while a round is under way share the next one (group commit).
 
+mod metrics;
 mod operator;
 
 use std::collections::{HashMap, VecDeque};
@@ -9,7 +10,6 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use shared::api::Number;
 use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
@@ -18,6 +18,7 @@ use tokio::time::{Instant, timeout};
 use super::alone::{self, Alone, Sight, Waits};
 use super::book::{Known, Refused, Round, SeriesName, Verdict, Wish};
 use super::carry::{self, carry};
+use super::database::replies::{Replies, Reply};
 use super::definition::Definition;
 use super::entry::{Act, BATCH, Draft, Entry, Life, Tail};
 use super::journal::{Journal, JournalError};
@@ -27,6 +28,7 @@ use super::protocol::{Core, Input, Message, Output, Reason};
 use super::record::desk::{self, Desk};
 use super::standing::{Doubts, Present};
 use super::{Done, HangUp, Outcome, SequenceError, Tell};
+pub(super) use metrics::Metrics;
 
 /// Most wishes waiting for their round; further ones are refused as busy.
 pub(super) const WAITING: usize = 4096;
@@ -77,39 +79,6 @@ pub(super) struct Seen {
     pub(super) definitions: Arc<HashMap<SeriesName, Definition>>,
 }
 
-pub(super) struct Metrics {
-    entries: IntCounterVec,
-    together: IntGauge,
-    alarms: IntCounter,
-    pub(super) expired: IntGauge,
-}
-
-impl Metrics {
-    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let entries = IntCounterVec::new(
-            Opts::new("vault_ledger_entries_total", "Entries made final by this vault as owner, by act"),
-            &["act"],
-        )?;
-        let together = IntGauge::new(
-            "vault_sequence_together",
-            "1 while both vaults are together and numbers are given",
-        )?;
-        let alarms = IntCounter::new(
-            "vault_sequence_alarms_total",
-            "Numbers given alone that did not fit the ledger when both vaults were together again",
-        )?;
-        registry.register(Box::new(entries.clone()))?;
-        registry.register(Box::new(together.clone()))?;
-        let expired = IntGauge::new(
-            "vault_sequence_reservations_expired",
-            "Reservations that were neither confirmed nor voided within their series' expires_after",
-        )?;
-        registry.register(Box::new(alarms.clone()))?;
-        registry.register(Box::new(expired.clone()))?;
-        Ok(Self { entries, together, alarms, expired })
-    }
-}
-
 /// The thread's own state.
 pub(super) struct Coordinator {
     pub(super) core: Core,
@@ -134,6 +103,8 @@ pub(super) struct Coordinator {
     pub(super) said: Option<Reason>,
     pub(super) seen: watch::Sender<Seen>,
     pub(super) metrics: Metrics,
+    /// What is final is answered through these.
+    pub(super) replies: Replies,
     pub(super) tell: Tell,
     pub(super) hang_up: HangUp,
 }
@@ -402,20 +373,23 @@ impl Coordinator {
     fn conclude(&mut self) {
         let of_record = |entry: &Entry| matches!(entry.act, Act::Put(_) | Act::Remove);
         let mut made = std::mem::take(&mut self.made).into_iter().filter(|entry| !of_record(entry));
+        let mut replies: Vec<Reply> = Vec::with_capacity(self.under_way.len());
         for waiting in std::mem::take(&mut self.under_way) {
             let made = made.next();
-            if let Wish::Define(_) = waiting.wish {
+            let outcome = if let Wish::Define(_) = waiting.wish {
                 let now = self.journal.standing().definition(&waiting.name).cloned().unwrap_or_default();
                 self.metrics.entries.with_label_values(&["define"]).inc();
-                answer(waiting, Ok(Outcome::Defined(now)));
-                continue;
-            }
-            let known = match given(&waiting, made) {
-                Some(number) => Ok(Some(number)),
-                None => self.journal.context(&waiting.name, &waiting.wish).map(|context| context.known),
+                Ok(Outcome::Defined(now))
+            } else {
+                let known = match given(&waiting, made) {
+                    Some(number) => Ok(Some(number)),
+                    None => self.journal.context(&waiting.name, &waiting.wish).map(|context| context.known),
+                };
+                self.done(&waiting.wish, known)
             };
-            self.done(waiting, known);
+            replies.push(Box::new(move || answer(waiting, outcome)));
         }
+        self.replies.hold(self.core.final_index(), replies);
         let counts = self.records.conclude(Instant::now().into_std());
         for (act, count) in ["put", "remove"].into_iter().zip(counts) {
             self.metrics.entries.with_label_values(&[act]).inc_by(count);
@@ -426,11 +400,16 @@ impl Coordinator {
     fn answer_given(&mut self) {
         for waiting in std::mem::take(&mut self.under_way) {
             let known = self.journal.own(&waiting.name, &waiting.wish);
-            self.done(waiting, known);
+            let outcome = self.done(&waiting.wish, known);
+            answer(waiting, outcome);
         }
     }
 
-    fn done(&self, waiting: Waiting, known: Result<Option<Known>, JournalError>) {
+    fn done(
+        &self,
+        wish: &Wish,
+        known: Result<Option<Known>, JournalError>,
+    ) -> Result<Outcome, SequenceError> {
         let outcome = match known {
             Ok(known) => {
                 let done = known.map(|known| Done { number: known.number, fresh: true });
@@ -441,7 +420,7 @@ impl Coordinator {
                 Err(SequenceError::Unreadable)
             }
         };
-        let act = match waiting.wish {
+        let act = match wish {
             Wish::Reserve { .. } => "reserve",
             Wish::Supersede { .. } => "supersede",
             Wish::Confirm { .. } => "confirm",
@@ -449,7 +428,7 @@ impl Coordinator {
             Wish::Define(_) => "define",
         };
         self.metrics.entries.with_label_values(&[act]).inc();
-        answer(waiting, outcome);
+        outcome
     }
 
     /// Proposes what waits, round after round, as long as rounds end at once.

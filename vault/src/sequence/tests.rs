@@ -25,6 +25,7 @@ pub(super) fn two() -> Two {
             peer: if own == "a" { "b" } else { "a" }.to_owned(),
             owner: "a".to_owned(),
             run: None,
+            database: None,
         };
         let other = Arc::clone(&others[usize::from(own == "b")]);
         let forward: Forward = Arc::new(move |body| {

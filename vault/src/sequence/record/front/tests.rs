@@ -154,6 +154,7 @@ async fn an_owner_that_goes_on_alone_by_an_operators_word_writes_and_reads_recor
         peer: "b".to_owned(),
         owner: "b".to_owned(),
         run: None,
+        database: None,
     };
     let nobody: Forward = Arc::new(|_| Box::pin(async { Err(false) }));
     let registry = prometheus::Registry::new();
