@@ -153,7 +153,7 @@ impl Series {
 }
 
 impl Standing {
-    /// As it was left by [`Standing::series_of`] and [`Standing::lives`] of an earlier one.
+    /// As it was left by [`Standing::names`], [`Standing::series`] and [`Standing::lives`] of an earlier one.
     #[must_use]
     pub fn restored(
         definitions: impl IntoIterator<Item = (SeriesName, Definition)>,
