@@ -130,3 +130,68 @@ impl Alone {
         Ok(verdict)
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::sequence::definition::Definition;
+    use crate::sequence::entry::{Draft, Entry, Grant, Tail};
+    use crate::sequence::standing::Present;
+
+    fn name() -> SeriesName {
+        SeriesName { owner: "erp".to_owned(), series: "POS".to_owned() }
+    }
+
+    /// What the ledger says after these acts on numbers.
+    fn standing(acts: Vec<(u64, Act)>) -> Standing {
+        let (mut standing, mut tail) = (Standing::default(), Tail::default());
+        for (number, act) in acts {
+            let SeriesName { owner, series } = name();
+            let draft = Draft { owner, series, number, key: "a".to_owned(), act, at: 0, carried: None };
+            let entry = Entry::append(tail, 1, 7, draft);
+            tail = entry.tail();
+            let _touched = standing.apply(&entry, || 0);
+        }
+        standing
+    }
+
+    #[test]
+    fn a_vault_with_two_ranges_gives_each_number_once() {
+        let grant = |to| Act::Grant(Grant { to, life: 9 });
+        let definition = Definition { range: 3, ..Definition::default() };
+        let standing = standing(vec![(0, Act::Define(definition)), (4, grant(6)), (7, grant(9))]);
+        let place = Place { vault: "a", life: 9, standing: &standing, last: 3 };
+        let mut alone = Alone::default();
+        let mut given = Vec::new();
+        for count in 0..7 {
+            alone.begin();
+            let wish = Wish::Reserve { key: format!("k{count}"), ticket: Some(9) };
+            match alone.decide(place, &name(), &wish, Sight::default(), 0) {
+                Ok(Verdict::Make(draft)) => given.push(draft.number),
+                other => assert_eq!(other, Err(Waits::UsedUp), "after {given:?}"),
+            }
+        }
+        assert_eq!(given, [4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn the_life_of_a_vault_that_another_has_replaced_is_lost_and_ended_once() {
+        let present = |name: &str, life| Present { name: name.to_owned(), life, proven: None };
+        let mut standing = Standing::default();
+        let meet = |standing: &mut Standing, others: [&Present; 2]| {
+            let births = standing.births(others, 0);
+            for draft in &births {
+                let _touched = standing.apply(&Entry::append(Tail::default(), 1, 1, draft.clone()), || 0);
+            }
+            births.len()
+        };
+        let (a, b, c) = (present("a", 1), present("b", 2), present("c", 3));
+        assert_eq!(meet(&mut standing, [&a, &b]), 2);
+        assert_eq!(meet(&mut standing, [&a, &c]), 2);
+        assert_eq!(meet(&mut standing, [&a, &c]), 0);
+        let lives = [1, 2, 3, 0].map(|life| standing.life(life));
+        use crate::sequence::standing::LifeState::{Lost, Present as There};
+        assert_eq!(lives, [Some(There), Some(Lost), Some(There), None]);
+        assert_eq!(meet(&mut standing, [&a, &present("b", 4)]), 2, "it is back, and c gone");
+    }
+}

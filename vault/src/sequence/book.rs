@@ -323,7 +323,7 @@ pub fn successor(number: &Number) -> Option<&str> {
     number.reason.as_deref()?.strip_prefix(GIVEN_UP)
 }
 
-fn given_up(number: Number) -> Refused {
+pub(super) fn given_up(number: Number) -> Refused {
     let by = successor(&number).unwrap_or_default().to_owned();
     Refused::Superseded { key: number.key, by }
 }

@@ -32,7 +32,8 @@ pub(super) use metrics::Metrics;
 
 /// Most wishes waiting for their round; further ones are refused as busy.
 pub(super) const WAITING: usize = 4096;
-/// A connection that has not led to a session within this time is ended and made anew.
+/// A connection that has not led to a session, and on which nothing is said for this time, is ended
+/// and made anew.
 const SESSION_DEADLINE: Duration = Duration::from_secs(10);
 /// How often the thread looks at its deadlines when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
@@ -184,7 +185,11 @@ impl Coordinator {
                 drop(noted);
             }
             Work::Told(body) => match Message::decode(&body) {
-                Ok(message) => self.feed(Input::Received(message)),
+                Ok(message) => {
+                    // As long as the other says something, it goes on.
+                    self.session_due = self.session_due.map(|_| Instant::now() + SESSION_DEADLINE);
+                    self.feed(Input::Received(message));
+                }
                 Err(error) => {
                     tracing::error!(
                         "sequence: the other vault says what this one does not understand: {error}; no session"

@@ -94,6 +94,8 @@ pub struct Journal {
     standing: Standing,
     /// Do any rows given alone wait to be carried over?
     has_rows: bool,
+    /// Rows that stand in the chain up to this entry are not kept any more.
+    forgotten: u64,
     keys: Keys,
     /// Highest numbers; the writer's alone.
     last: RefCell<HashMap<SeriesName, u64>>,
@@ -152,6 +154,7 @@ impl Journal {
             connection,
             standing: Standing::default(),
             has_rows: false,
+            forgotten: 0,
             keys: Keys::default(),
             last: RefCell::default(),
         }
@@ -267,12 +270,13 @@ impl Journal {
         drop(line);
         remember(&transaction, memory)?;
         let mut has_rows = self.has_rows || !rows.is_empty();
-        if has_rows {
+        if has_rows && memory.settled > self.forgotten {
             has_rows = forget_carried(&transaction, memory.settled)?;
         }
         keys.sweep(&transaction, &mut change)?;
         transaction.commit()?;
         self.has_rows = has_rows;
+        self.forgotten = memory.settled;
         keys.changed(change, entries.last().map(Entry::tail).or(*cut).map(|tail| tail.index));
         for entry in entries.iter().filter(|entry| matches!(entry.act, Act::Reserve(_) | Act::Spoil(_))) {
             // Only what is there already: a series that nobody asked for is read when asked for.

@@ -10,7 +10,7 @@ use shared::api::{Number, NumberState, Series, SeriesKind};
 use shared::shutdown::Shutdown;
 use tokio::time::timeout;
 
-use super::book::{Known, SeriesName, Wish};
+use super::book::{Known, SeriesName, Wish, given_up};
 use super::coordinator::label;
 use super::definition::{Counted, Definition, base_of, period_of};
 use super::entry::Entry;
@@ -64,7 +64,11 @@ impl Sequence {
             let chain = journal.by_key(&asked, &key)?;
             own_first(chain, last, || journal.own_by_key(&asked, &key))
         });
-        self.once_final(&name, known.await?).await
+        let known = known.await?;
+        if let Some(Known { number, .. }) = known.as_ref().filter(|known| known.number.number == 0) {
+            return Err(given_up(number.clone()).into());
+        }
+        self.once_final(&name, known).await
     }
 
     /// A page of the series' numbers above `after`: whole, or refused. `state`: only those of it.
@@ -221,7 +225,11 @@ impl Sequence {
             };
             keys.into_iter().map(find).collect::<Result<Vec<_>, _>>()
         });
-        let is_settled = |known: &Known| known.index <= last && known.number.state != NumberState::Doubtful;
+        // A key that was given up has no number; what that means the owner says.
+        let is_settled = |known: &Known| {
+            let is_number = known.number.number > 0 && known.number.state != NumberState::Doubtful;
+            is_number && known.index <= last
+        };
         let held = |known: Known| Outcome::Number(Done { number: known.number, fresh: false });
         let known = known.await?.into_iter();
         Ok(known

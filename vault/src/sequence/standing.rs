@@ -45,6 +45,9 @@ pub struct Series {
     ranges: BTreeMap<u64, Range>,
 }
 
+/// The life of a vault that is no more of the pair; no process has it.
+const NOBODY: Life = 0;
+
 /// What the ledger knows of a life.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum LifeState {
@@ -105,8 +108,8 @@ impl Series {
     pub fn own(&self, holder: &str, life: Life, last: u64, after: Option<u64>) -> Option<u64> {
         let own = |range: &Range| range.holder == holder && range.life == life && range.index <= last;
         self.ranges.iter().filter(|(_, range)| own(range)).find_map(|(from, range)| {
-            let within = after.filter(|after| (*from..=range.to).contains(after));
-            let least = within.map_or(*from, |after| after + 1);
+            // Ranges are granted ever higher: a life never comes back to one below.
+            let least = after.map_or(*from, |after| after.saturating_add(1).max(*from));
             (least <= range.to)
                 .then(|| range.used.gaps(&(least..=range.to)).next().map(|gap| *gap.start()))?
         })
@@ -311,21 +314,32 @@ impl Standing {
             };
             self.lives.insert(former, state);
         }
-        self.lives.insert(birth.life, LifeState::Present);
+        if birth.life != NOBODY {
+            self.lives.insert(birth.life, LifeState::Present);
+        }
     }
 
-    /// What the owner must enter first in a session of these two: the lives that begin.
+    /// What the owner must enter first in a session of these two: the lives that begin, and those of
+    /// vaults that are no more of the pair.
     #[must_use]
     pub fn births(&self, vaults: [&Present; 2], at: i64) -> Vec<Draft> {
         let fresh = vaults.into_iter().filter(|vault| self.present.get(&vault.name) != Some(&vault.life));
-        fresh
-            .map(|vault| {
-                let former = self.present.get(&vault.name).copied();
-                let proven = former.is_some() && former == vault.proven;
-                let act = Act::Life(Birth { life: vault.life, former, proven });
-                Draft { key: vault.name.clone(), ..about(&SeriesName::default(), 0, act, at) }
-            })
-            .collect()
+        // A vault in whose place one of another name stands: what it answered last nobody knows.
+        let replaced = self
+            .present
+            .iter()
+            .filter(|(name, life)| **life != NOBODY && vaults.iter().all(|vault| vault.name != **name));
+        let ended = replaced.map(|(name, life)| {
+            let act = Act::Life(Birth { life: NOBODY, former: Some(*life), proven: false });
+            Draft { key: name.clone(), ..about(&SeriesName::default(), 0, act, at) }
+        });
+        let born = fresh.map(|vault| {
+            let former = self.present.get(&vault.name).copied();
+            let proven = former.is_some() && former == vault.proven;
+            let act = Act::Life(Birth { life: vault.life, former, proven });
+            Draft { key: vault.name.clone(), ..about(&SeriesName::default(), 0, act, at) }
+        });
+        born.chain(ended).collect()
     }
 
     /// Looks at the next of the entries that were not answered from before this session: a key

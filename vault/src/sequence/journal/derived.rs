@@ -138,12 +138,18 @@ pub(super) fn life_state(word: &str) -> Option<LifeState> {
 
 /// Removes the rows that stand in the chain for good; tells whether others are left.
 pub(super) fn forget_carried(transaction: &Transaction<'_>, last: u64) -> rusqlite::Result<bool> {
-    transaction
-        .prepare_cached(
-            "DELETE FROM solo WHERE idx <= (SELECT coalesce(max(carried), 0) FROM entry
-             WHERE entry.life = solo.life AND carried > 0 AND entry.idx <= ?1)",
-        )?
-        .execute(params![last])?;
+    let lives: Vec<[u8; 16]> = transaction
+        .prepare_cached("SELECT DISTINCT life FROM solo")?
+        .query_map([], |row| row.get(0))?
+        .collect::<rusqlite::Result<_>>()?;
+    for life in lives {
+        transaction
+            .prepare_cached(
+                "DELETE FROM solo WHERE life = ?1 AND idx <= (SELECT carried FROM entry
+                 WHERE life = ?1 AND carried > 0 AND idx <= ?2 ORDER BY carried DESC LIMIT 1)",
+            )?
+            .execute(params![life, last])?;
+    }
     transaction
         .prepare_cached("SELECT count(*) FROM (SELECT 1 FROM solo LIMIT 1)")?
         .query_row([], |row| Ok(row.get::<_, u64>(0)? > 0))

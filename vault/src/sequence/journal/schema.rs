@@ -93,6 +93,7 @@ const SECOND: &str = "
     ) STRICT;
     CREATE INDEX solo_key ON solo (owner, series, key);
     CREATE INDEX solo_number ON solo (owner, series, number);
+    CREATE UNIQUE INDEX solo_given ON solo (owner, series, number) WHERE act = 'reserve';
     CREATE TABLE dropped (
         idx INTEGER NOT NULL,
         hash BLOB NOT NULL PRIMARY KEY,

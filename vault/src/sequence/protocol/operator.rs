@@ -42,6 +42,6 @@ impl Core {
             return;
         }
         let peer_journal = self.stranger.take();
-        self.remember(Memory { peer_journal, peer_durable: 0, ..self.memory }, out);
+        self.remember(Memory { peer_journal, peer_durable: 0, ..self.current() }, out);
     }
 }
