@@ -127,6 +127,13 @@ impl Rooms {
     }
 }
 
+/// The socket's folder, where it lies in memory: it outlives this process and not the machine.
+fn folder_in_memory(socket: &std::path::Path) -> Option<std::path::PathBuf> {
+    let folder = socket.parent()?;
+    let found = rustix::fs::statfs(folder).ok()?;
+    (found.f_type == libc::TMPFS_MAGIC).then(|| folder.to_owned())
+}
+
 fn open_sequence(
     config: &Config,
     pair: &Pair,
@@ -138,8 +145,9 @@ fn open_sequence(
         own: config.name.clone(),
         peer: config.pair.peer.clone(),
         owner: config.sequence_owner.clone(),
-        // systemd's, which outlives this process and not the machine.
-        run: std::env::var_os("RUNTIME_DIRECTORY").map(Into::into),
+        run: std::env::var_os("RUNTIME_DIRECTORY")
+            .map(Into::into)
+            .or_else(|| folder_in_memory(&config.api.control_socket)),
         database: config.database.clone(),
     };
     let (tell, hang_up, ask) = (pair.clone(), pair.clone(), pair.clone());
