@@ -232,6 +232,7 @@ upstream = \"app\"
             (sample.gateway.unwrap(), read(&format!("{LEAST}{door}")).unwrap().gateway.unwrap());
         assert_eq!((&said.listen, &said.tls), (&silent.listen, &silent.tls));
         assert_eq!((said.max_kept_body, said.max_file), (silent.max_kept_body, silent.max_file));
+        assert_eq!(said.tickets, silent.tickets);
         assert!(least.gateway.is_none());
         let Bans { filters, jails, .. } = least.bans.clone();
         let Bans { filters: said, jails: said_jails, .. } = sample.bans.clone();

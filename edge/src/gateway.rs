@@ -2,13 +2,14 @@
 //! loopback with a token for each handler; what comes in goes to whichever vault answers.
 //! Knows requests and bounds; must not know what a number or a file means, nor which vault
 //! is asked (that is the client in `shared::api`). It exists so that handlers need neither
-//! certificates nor retries.
+//! certificates nor retries, and see nothing of tickets but their effect.
 
 mod door;
 mod intake;
 mod paced;
 mod reply;
 mod socket;
+pub mod tickets;
 mod tokens;
 
 use std::convert::Infallible;
@@ -26,7 +27,7 @@ use prometheus::core::{Collector, Desc};
 use prometheus::proto::MetricFamily;
 use prometheus::{IntCounter, IntCounterVec, IntGaugeVec, Opts, Registry};
 use shared::api::client::{self, Client, ClientError, VaultAddress, VaultState};
-use shared::api::{IDEMPOTENCY_KEY, Problem};
+use shared::api::{IDEMPOTENCY_KEY, Problem, VAULT_TICKET};
 use shared::config::ByteSize;
 use shared::local_socket::LocalSocketError;
 use shared::shutdown::Shutdown;
@@ -39,6 +40,7 @@ use self::intake::{Intake, IntakeFault};
 use self::paced::Paced;
 use self::reply::{Body, Refusal};
 use self::socket::{Listener, Stream};
+use self::tickets::{Tickets, TicketsError};
 use self::tokens::Tokens;
 
 /// `[gateway]`
@@ -58,6 +60,8 @@ pub struct Settings {
     pub max_kept_body: ByteSize,
     /// Largest upload.
     pub max_file: ByteSize,
+    /// What is kept of the keys that numbers were asked for.
+    pub tickets: tickets::Settings,
 }
 
 /// Where the gateway listens.
@@ -84,6 +88,8 @@ pub struct Limits {
     pub drain: Duration,
     /// A vault that nobody heard for so long is asked whether it lives; 10 s.
     pub probe: Duration,
+    /// How long a key waits until its ticket is written down; then it goes out without; 1 s.
+    pub ticket: Duration,
     /// The client's own.
     pub client: client::Limits,
 }
@@ -97,6 +103,7 @@ impl Default for Limits {
             total: Duration::from_secs(3600),
             drain: Duration::from_secs(10),
             probe: Duration::from_secs(10),
+            ticket: Duration::from_secs(1),
             client: client::Limits::default(),
         }
     }
@@ -169,14 +176,20 @@ pub enum GatewayError {
     /// The vaults or the certificate files.
     #[error("gateway: {0}")]
     Client(#[from] ClientError),
+    /// Tickets could not be kept; told by `edge check` alone, edge itself starts without.
+    #[error("gateway: tickets: {0}")]
+    Tickets(#[from] TicketsError),
+    /// The thread that writes tickets.
+    #[error("gateway: the tickets' thread does not start: {0}; raise the limit of tasks")]
+    Thread(#[source] std::io::Error),
     /// The metrics are already there: two gateways in one process.
     #[error("gateway: metrics: {0}")]
     Metrics(#[from] prometheus::Error),
 }
 
-/// What the gateway last heard of each vault; cheap to clone, asks nobody.
+/// What the gateway last heard of each vault, and how its tickets are; cheap to clone, asks nobody.
 #[derive(Clone)]
-pub struct Vaults(Client);
+pub struct Vaults(Client, Tickets);
 
 impl Vaults {
     /// Each vault's last word, in the configured order.
@@ -190,6 +203,12 @@ impl Vaults {
     pub fn any_up(&self) -> bool {
         self.states().iter().any(|vault| vault.up)
     }
+
+    /// How the tickets' store is, in words.
+    #[must_use]
+    pub fn tickets(&self) -> String {
+        self.1.words()
+    }
 }
 
 /// A gateway that has its socket and waits to be run.
@@ -201,6 +220,7 @@ pub struct Gateway {
 /// What every request needs.
 struct Room {
     client: Client,
+    tickets: Tickets,
     tokens: Option<Tokens>,
     requests: IntCounterVec,
     max_kept: usize,
@@ -231,6 +251,7 @@ pub async fn faults(settings: &Settings) -> Vec<GatewayError> {
         Ok(listener) => drop(listener),
         Err(error) => faults.push(error),
     }
+    faults.extend(tickets::fault(&settings.tickets).map(GatewayError::Tickets));
     faults
 }
 
@@ -250,6 +271,8 @@ impl Gateway {
         }
         let tokens = settings.tokens_file.as_deref().map(Tokens::read).transpose()?;
         let client = Client::with_limits(settings.vaults, settings.tls, limits.client.clone())?;
+        let tickets = Tickets::start(settings.tickets, limits.ticket, registry)?;
+        let client = client.with_tickets(Arc::new(tickets.clone()));
         let requests = IntCounterVec::new(
             Opts::new("edge_gateway_requests_total", "Handlers' requests by class of answer"),
             &["class"],
@@ -258,13 +281,14 @@ impl Gateway {
         registry.register(Box::new(PairGauges::new(client.clone())?))?;
         let listener = Listener::bind(&settings.listen, settings.socket_group.as_deref()).await?;
         let (max_kept, max_file) = (settings.max_kept_body.as_usize(), settings.max_file.0);
-        Ok(Self { listener, room: Arc::new(Room { client, tokens, requests, max_kept, max_file, limits }) })
+        let room = Room { client, tickets, tokens, requests, max_kept, max_file, limits };
+        Ok(Self { listener, room: Arc::new(room) })
     }
 
     /// For readiness reports.
     #[must_use]
     pub fn vaults(&self) -> Vaults {
-        Vaults(self.room.client.clone())
+        Vaults(self.room.client.clone(), self.room.tickets.clone())
     }
 
     /// Where it listens: the path, or the address with the port that was given.
@@ -404,6 +428,9 @@ impl Room {
             let given = request.headers().get(header::AUTHORIZATION);
             *handler = Some(tokens.holder(given.map(HeaderValue::as_bytes)).ok_or_else(Refusal::no_token)?);
         }
+        if request.headers().contains_key(VAULT_TICKET) {
+            return Err(Refusal::ticket());
+        }
         door::admit(request.method(), request.uri().path())
     }
 
@@ -412,7 +439,8 @@ impl Room {
         let waits = parts.headers.contains_key(header::EXPECT);
         let is_file = door::is_file(parts.uri.path());
         parts.headers = door::inward(&parts.headers);
-        if parts.method == Method::POST && !parts.headers.contains_key(IDEMPOTENCY_KEY) {
+        if matches!(parts.method, Method::POST | Method::PUT) && !parts.headers.contains_key(IDEMPOTENCY_KEY)
+        {
             let key = client::fresh_key().ok().and_then(|key| HeaderValue::try_from(key).ok());
             parts.headers.insert(IDEMPOTENCY_KEY, key.ok_or_else(Refusal::internal)?);
         }
@@ -423,7 +451,8 @@ impl Room {
             Ok(body) => body,
             Err(fault) => {
                 intake.drain(waits).await;
-                return Err(Refusal::of_intake(fault));
+                let kept = matches!(fault, IntakeFault::TooLarge(_)) && !is_file;
+                return Err(if kept { Refusal::kept(fault) } else { Refusal::of_intake(fault) });
             }
         };
         let uri = parts.uri.path_and_query().cloned();
@@ -445,6 +474,7 @@ impl Room {
             ClientError::BrokenSource(_) => {
                 return Refusal::of_intake(fault.unwrap_or(IntakeFault::Broken));
             }
+            ClientError::ForeignTicket => return Refusal::ticket(),
             ClientError::Unreachable(_) => {
                 let what = "no vault answered; nothing is lost, repeat with the same Idempotency-Key";
                 Refusal::later("vaults_unreachable", what, RETRY_AFTER)

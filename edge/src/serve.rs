@@ -297,6 +297,7 @@ fn report_vaults(vaults: Option<&Vaults>, readiness: &Readiness) {
         };
         readiness.report(format!("vault {}", vault.name), true, detail);
     }
+    readiness.report("tickets", true, vaults.tickets());
 }
 
 /// For each thread its own listener on every address.

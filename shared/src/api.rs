@@ -3,10 +3,18 @@
 //! The whole contract, with every status, is vault's OpenAPI document.
 
 pub mod client;
+mod number;
+pub mod record;
 
 use std::fmt;
 
 use serde::{Deserialize, Serialize};
+
+pub use number::{
+    Batch, BatchAnswer, BatchItem, Confirm, Count, Epoch, LifeAnswer, MAX_BATCH, MAX_NUMBER_KEY, MAX_SPANS,
+    Number, NumberState, Reseeded, Series, SeriesKind, Span, TakeOver, VAULT_LIFE, VAULT_SUPERSEDES,
+    VAULT_TICKET, Void,
+};
 
 /// The media type of every error body, RFC 9457.
 pub const PROBLEM_JSON: &str = "application/problem+json";
@@ -18,7 +26,7 @@ pub const FILE_LABEL: &str = "file-label";
 pub const FILE_WAS: &str = "file-was";
 /// Request header with the body's digest, RFC 9530.
 pub const CONTENT_DIGEST: &str = "content-digest";
-/// Longest idempotency key, in bytes of visible ASCII.
+/// Longest idempotency key of a file, in bytes of visible ASCII.
 pub const MAX_KEY: usize = 128;
 /// Longest label, in bytes of UTF-8 after decoding.
 pub const MAX_LABEL: usize = 4096;
@@ -64,62 +72,6 @@ impl fmt::Display for Problem {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         write!(f, "{} {}: {}", self.status, self.code, self.detail)
     }
-}
-
-/// What became of a number. It is never deleted and never given again.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum NumberState {
-    /// Given to a key, not used yet.
-    Reserved,
-    /// Used by the document whose hash stands beside it.
-    Confirmed,
-    /// Spoiled; the reason stands beside it.
-    Void,
-}
-
-/// One number of a series, as reserve, confirm, void and lookup answer it.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Number {
-    /// The series' name within its owner.
-    pub series: String,
-    /// From 1 upwards, without holes.
-    pub number: u64,
-    /// The idempotency key that reserved it.
-    pub key: String,
-    /// What became of it.
-    pub state: NumberState,
-    /// The caller's hash of the document that uses it, once confirmed.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub document_hash: Option<String>,
-    /// Why it is void.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub reason: Option<String>,
-    /// Hash of the ledger's last entry about this number, 64 hex digits.
-    pub entry_hash: String,
-}
-
-/// Body of `POST /v1/series/{series}/numbers/{number}/confirm`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Confirm {
-    /// Any text up to 128 bytes that identifies the document, usually its SHA-256.
-    pub document_hash: String,
-}
-
-/// Body of `POST /v1/series/{series}/numbers/{number}/void`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Void {
-    /// Why the number is spoiled, for the auditor; 1 to 512 bytes.
-    pub reason: String,
-}
-
-/// Answer of `POST /v1/numbers/re-seed`.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Reseeded {
-    /// How many entries of the ledger are carried over to the other vault.
-    pub entries: u64,
 }
 
 /// One stored file, as upload, `GET /v1/files` and `HEAD` know it.

@@ -138,6 +138,7 @@ fn edge_plan(pair: &Pair, holder: &Holder, gateway: &Path, application: &Path) -
         gateway: format!(
             r#"[gateway]
 listen = "unix:{gateway}"
+tickets = "{tickets}"
 certificate_file = "{certificate}"
 key_file = "{key}"
 authority_file = "{authority}"
@@ -151,6 +152,7 @@ name = "{second_name}"
 address = "{second_address}"
 "#,
             gateway = gateway.display(),
+            tickets = gateway.with_file_name("tickets.db").display(),
             certificate = holder.certificate.display(),
             key = holder.key.display(),
             authority = holder.authority.display(),

@@ -9,6 +9,7 @@ pub mod browser;
 pub mod cluster;
 pub mod crowd;
 pub mod curl;
+pub mod database_server;
 pub mod edge_host;
 pub mod extent;
 pub mod netns;

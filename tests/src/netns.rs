@@ -12,7 +12,7 @@ use std::ffi::OsString;
 use std::fs::File;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::AsFd;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
@@ -144,15 +144,8 @@ impl Lab {
     /// # Errors
     /// Not root, no `ip`, or the kernel refuses; the text says what to do.
     pub fn build() -> anyhow::Result<Self> {
-        anyhow::ensure!(
-            rustix::process::geteuid().is_root(),
-            "network namespaces need root; run these tests as root (tests/run does everything in \
-             namespaces of its own and leaves the machine's network alone)"
-        );
-        remove_leftovers();
-        let number = NEXT.fetch_add(1, Ordering::Relaxed);
         // From here on, dropping it cleans up, however far it got.
-        let lab = Self { prefix: format!("{MARK}-{}-{number}", std::process::id()) };
+        let lab = Self { prefix: fresh_prefix()? };
         lab.lay_street()?;
         for host in Host::ALL {
             lab.move_in(host)?;
@@ -191,16 +184,7 @@ impl Lab {
     /// # Panics
     /// Where `work` does, with its words.
     pub fn inside<T: Send>(&self, host: Host, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
-        let path = self.path(host);
-        let door = File::open(&path).with_context(|| path.display().to_string())?;
-        std::thread::scope(|scope| {
-            let moved = scope.spawn(|| {
-                move_into_link_name_space(door.as_fd(), Some(LinkNameSpaceType::Network))
-                    .with_context(|| format!("{}: cannot move there", path.display()))?;
-                Ok(work())
-            });
-            moved.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
-        })
+        inside_namespace(&self.name(host), work)
     }
 
     /// Takes the wire out of `host`, or puts it back: the host is away.
@@ -210,10 +194,6 @@ impl Lab {
     pub fn set_wire(&self, host: Host, up: bool) -> anyhow::Result<()> {
         let state = if up { "up" } else { "down" };
         ip(&["-n", &self.name(host), "link", "set", WIRE, state])
-    }
-
-    fn path(&self, host: Host) -> PathBuf {
-        Path::new(NAMES).join(self.name(host))
     }
 
     fn street(&self) -> String {
@@ -264,7 +244,46 @@ impl Drop for Lab {
     }
 }
 
-fn add_namespace(name: &str) -> anyhow::Result<()> {
+/// What the names of the next network's namespaces begin with, so that those of processes that are
+/// gone are told apart; these are removed now.
+///
+/// # Errors
+/// Not root.
+pub fn fresh_prefix() -> anyhow::Result<String> {
+    anyhow::ensure!(
+        rustix::process::geteuid().is_root(),
+        "network namespaces need root; run these tests as root (tests/run does everything in \
+         namespaces of its own and leaves the machine's network alone)"
+    );
+    remove_leftovers();
+    Ok(format!("{MARK}-{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed)))
+}
+
+/// Runs `work` on a thread that has moved into the namespace `name`; see [`Lab::inside`].
+///
+/// # Errors
+/// The namespace is gone.
+///
+/// # Panics
+/// Where `work` does, with its words.
+pub fn inside_namespace<T: Send>(name: &str, work: impl FnOnce() -> T + Send) -> anyhow::Result<T> {
+    let path = Path::new(NAMES).join(name);
+    let door = File::open(&path).with_context(|| path.display().to_string())?;
+    std::thread::scope(|scope| {
+        let moved = scope.spawn(|| {
+            move_into_link_name_space(door.as_fd(), Some(LinkNameSpaceType::Network))
+                .with_context(|| format!("{}: cannot move there", path.display()))?;
+            Ok(work())
+        });
+        moved.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+    })
+}
+
+/// A new namespace, whose own loopback is up.
+///
+/// # Errors
+/// What `ip` said.
+pub fn add_namespace(name: &str) -> anyhow::Result<()> {
     ip(&["netns", "add", name])?;
     ip(&["-n", name, "link", "set", "lo", "up"])
 }
@@ -302,7 +321,11 @@ fn is_leftover(name: &str) -> bool {
     ours && owner.is_some_and(|pid| !Path::new("/proc").join(pid.to_string()).exists())
 }
 
-fn ip(words: &[&str]) -> anyhow::Result<()> {
+/// Runs `ip` with these words.
+///
+/// # Errors
+/// What it said.
+pub fn ip(words: &[&str]) -> anyhow::Result<()> {
     let done = Command::new("ip")
         .args(words)
         .output()
@@ -382,7 +405,7 @@ mod tests {
     #[test]
     fn nothing_is_left_behind() {
         let lab = Lab::build().unwrap();
-        let path = lab.path(Host::Edge);
+        let path = Path::new(NAMES).join(lab.name(Host::Edge));
         let prefix = lab.prefix.clone();
         assert!(path.exists());
         drop(lab);

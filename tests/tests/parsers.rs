@@ -28,7 +28,11 @@ const BODIES: &[Body] = &[
     ("vault_record", |data| drop(vault::storage::envelope::parse_record(data))),
     ("vault_seek_table", seek_table),
     ("vault_sftp_listing", vault::storage::file_server::fuzz_listing),
+    ("vault_audit", vault::sequence::audit::fuzz),
+    ("vault_export", vault::sequence::export::fuzz),
     ("vault_idempotency_key", |data| drop(vault::api::key::IdempotencyKey::read(data))),
+    ("vault_condition", vault::api::records::fuzz_condition),
+    ("vault_record_name", record_name),
     ("vault_content_digest", vault::api::files::fuzz_digests),
     ("vault_certificate_request", vault::pki::read_request),
     ("shared_config", config),
@@ -47,8 +51,15 @@ const SAMPLES: &[&[u8]] = &[
     b"\0\0\0\x0af\0\0\0\x01\0\0\0\x01h\0\0\0\x1dh\0\0\0e\0\0\0\x01\0\0\0\x02ab\0\0\0\x02--\0\0\0\x04\0\0\x81\xa4\0\0\0\x09e\0\0\0f\0\0\0\x01",
     b"-----BEGIN CERTIFICATE REQUEST-----\nMIIB\n-----END CERTIFICATE REQUEST-----\n",
     b"[DEFAULT]\na = <b>%(c)s\nc = %%\n[Definition]\nfailregex = ^<a> <HOST>\n  ^%(a)s\n[Init]\nb = <lt_<c>/x>\n",
+    b"index,epoch,life,carried,owner,series,number,key,act,text,at,previous,hash\r\n1,1,00000000000000000000000000000009,0,\"erp\",\"INV\",1,\"a\",reserve,\"\",7,0000000000000000000000000000000000000000000000000000000000000000,1111111111111111111111111111111111111111111111111111111111111111\r\n2,,,,,,,,skipped,,,1111111111111111111111111111111111111111111111111111111111111111,2222222222222222222222222222222222222222222222222222222222222222\r\n2,,,,,,,,end,,,,2222222222222222222222222222222222222222222222222222222222222222\r\n",
+    b"[{\"index\":1,\"epoch\":1,\"life\":\"00000000000000000000000000000009\",\"carried\":0,\"owner\":\"e\",\"series\":\"I\",\"number\":11,\"key\":\"v\",\"act\":\"lost\",\"text\":\"20 00000000000000000000000000000009\",\"at\":7,\"previous\":\"0000000000000000000000000000000000000000000000000000000000000000\",\"hash\":\"1111111111111111111111111111111111111111111111111111111111111111\"}]",
     b"wait = \"10m\"\nsizes = [\"64MiB\", 5]\n[section]\nlisten = \"127.0.0.1:80\"\n",
 ];
+
+fn record_name(data: &[u8]) {
+    let name = String::from_utf8_lossy(data);
+    let _fault = vault::sequence::record::name::checked(vault::sequence::record::Kind::Name, &name);
+}
 
 fn seek_table(data: &[u8]) {
     let Some((first, rest)) = data.split_first_chunk() else { return };

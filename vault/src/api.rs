@@ -8,14 +8,19 @@ pub mod admin;
 pub mod body;
 pub mod caller;
 mod connection;
+pub mod database;
 mod enrol;
 pub mod files;
 mod guard;
 pub mod key;
+pub mod leases;
+pub mod life;
 mod lingering;
 mod metrics;
+pub mod names;
 pub mod numbers;
 mod pki;
+pub mod records;
 pub mod refusal;
 pub mod server;
 pub mod status;
@@ -35,6 +40,8 @@ pub struct Parts {
     pub rooms: Router,
     /// Enrolment, revocation, and who is refused.
     pub pki: crate::pki::Pki,
+    /// Which life answers.
+    pub life: life::Life,
     /// What `GET /v1/status` shows.
     pub status: status::Sources,
     /// Counts what passes.
@@ -49,10 +56,12 @@ pub fn router(parts: Parts) -> Router {
         .merge(parts.rooms)
         .merge(enrol::routes(parts.pki.clone()))
         .merge(pki::routes(parts.pki))
+        .merge(life::routes(parts.life.clone()))
         .merge(status::routes(parts.status))
         .fallback(guard::no_such_path)
         .layer(DefaultBodyLimit::max(MAX_JSON))
         .layer(from_fn_with_state(guard, guard::watch))
+        .layer(from_fn_with_state(parts.life, life::sign))
 }
 
 /// As much of a caller's text is logged.
@@ -104,7 +113,7 @@ mod tests {
             .route("/axum", post(|_: axum::Json<Confirm>| async {}))
             .route("/write", post(|IdempotencyKey(key): IdempotencyKey| async { key }));
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
-        router(Parts { rooms, pki, status: Vec::new(), metrics })
+        router(Parts { rooms, pki, life: life::Life::of(7), status: Vec::new(), metrics })
     }
 
     fn call(method: &str, path: &str, role: Option<Role>, body: impl Into<Body>) -> Request<Body> {
@@ -150,6 +159,7 @@ mod tests {
             ("POST", "/axum", edge, &long, 413, "too_large"),
             ("POST", "/write", edge, "", 400, "key_missing"),
             ("GET", "/panics", edge, "", 500, "internal"),
+            ("GET", "/v1/life", None, "", 401, "no_certificate"),
             ("GET", "/v1/status", None, "", 401, "no_certificate"),
             ("GET", "/v1/status", edge, "", 403, "role_refused"),
             ("GET", "/v1/pki/certificates", edge, "", 403, "role_refused"),
@@ -184,6 +194,7 @@ mod tests {
         ] {
             let request = call(method, path, role, body.to_owned());
             let response = router.clone().oneshot(request).await.unwrap();
+            assert_eq!(response.headers()[shared::api::VAULT_LIFE], format!("{:032x}", 7));
             let allow = response.headers().contains_key(header::ALLOW);
             let problem = problem(response).await;
             assert_eq!((problem.status, problem.code.as_str()), (status, code), "{method} {path} {body:.60}");
@@ -213,7 +224,13 @@ mod tests {
         let pki = crate::pki::Pki::open(&settings, &folder.path().join("authority.crt")).unwrap();
         pki.merge(vec![crate::pki::Change { seq: 1, certificate }], None).await.unwrap();
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
-        let guarded = super::router(Parts { rooms: Router::new(), pki, status: Vec::new(), metrics });
+        let guarded = super::router(Parts {
+            rooms: Router::new(),
+            pki,
+            life: life::Life::of(7),
+            status: Vec::new(),
+            metrics,
+        });
         let request = || call("GET", "/v1/openapi.yaml", Some(Role::Admin), "");
         assert_eq!(router.oneshot(request()).await.unwrap().status(), StatusCode::OK);
         let refused = guarded.oneshot(request()).await.unwrap();

@@ -4,8 +4,11 @@
 
 pub mod check;
 mod control;
+pub mod database;
 pub mod file;
 pub mod keys;
+pub mod number;
+pub mod record;
 pub mod recover;
 pub mod status;
 
@@ -16,15 +19,18 @@ use std::path::{Path, PathBuf};
 use http::{Method, StatusCode};
 use serde::Serialize;
 use serde_json::Value;
-use shared::api::{IssuedCertificate, Page, Problem, Reseeded, TokenAnswer, TokenRequest};
+use shared::api::{IssuedCertificate, Page, Problem, TokenAnswer, TokenRequest};
 use shared::enrol::{EnrolError, Enrolment};
 use shared::tls::{Files, Role};
 
 use crate::config::Config;
 use crate::pki::{self, PkiError};
+use crate::sequence::export::ExportError;
+use crate::sequence::journal::JournalError;
 use crate::storage::{KeyError, Progress};
 use control::ask;
 use file::Wanting;
+use number::NotProved;
 
 /// Why a command failed.
 #[derive(Debug, thiserror::Error)]
@@ -104,6 +110,21 @@ pub enum CommandError {
         #[source]
         source: io::Error,
     },
+    /// What should be an export cannot be read as one.
+    #[error("{}: {source}", file.display())]
+    Export {
+        /// The file.
+        file: PathBuf,
+        /// What is wrong with it.
+        #[source]
+        source: ExportError,
+    },
+    /// A journal cannot be read.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// The ledger was looked at, and is not as it should be. The answer says what.
+    #[error("{0}")]
+    NotProved(NotProved),
     /// A long walk ended before it had done everything.
     #[error("{what} is not complete: {failed} failed; {last}; {next}")]
     Incomplete {
@@ -304,20 +325,6 @@ pub async fn pki_revoke(socket: &Path, serial: &str, output: &mut Output<'_>) ->
     output.show(&entry, &text)
 }
 
-/// `vault number re-seed`
-///
-/// # Errors
-/// The vault does not run, or the other vault does not stand there with an empty journal.
-pub async fn number_reseed(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
-    let reseeded: Reseeded = ask(socket, Method::POST, "/v1/numbers/re-seed", None::<&()>).await?;
-    let text = format!(
-        "the other vault's empty journal is taken for its new one; {} entries are carried over to it.\n\
-         Numbers go on when both are equal: vault status shows it",
-        reseeded.entries
-    );
-    output.show(&reseeded, &text)
-}
-
 /// For whom `vault pki enrol` asks.
 #[derive(Debug, Clone, Copy)]
 pub enum Holder<'a> {
@@ -454,6 +461,7 @@ fn next_step(code: &str) -> &'static str {
             "; vault status names the spool's folder (storage.spool_folder) and what is free there"
         }
         "catalog" | "internal" => "; vault's log has the cause; check the disk under `state`",
+        "peer_away" => "; vault status tells what the two vaults wait for",
         "stopping" => "; or start it again with `vault serve`",
         _ => "",
     }

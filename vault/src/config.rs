@@ -8,6 +8,7 @@ use std::time::Duration;
 use shared::config::{ByteSize, Faults, Section, read_file};
 use shared::tls::{Files, is_name};
 
+use crate::sequence::database;
 use crate::{pair, pki, storage};
 
 /// Each takes up to 12 MiB of memory while it runs.
@@ -17,6 +18,8 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// A slower scrub would hold a session for hours on one large file.
 const SLOWEST_SCRUB: ByteSize = ByteSize::kib(64);
 const DAY: u64 = 86_400;
+/// A reply that waits longer for the database would come too late for a forwarded wish.
+const LONGEST_DATABASE_WAIT: Duration = Duration::from_secs(3);
 
 /// Everything vault needs to run.
 #[derive(Debug, Clone)]
@@ -37,6 +40,8 @@ pub struct Config {
     pub storage: storage::Settings,
     /// Which vault of the pair owns the numbers' ledger: its name.
     pub sequence_owner: String,
+    /// Where a copy of that ledger is kept, if anywhere.
+    pub database: Option<database::Settings>,
 }
 
 /// `[api]`
@@ -91,7 +96,9 @@ impl Config {
         let pki = pki_settings(root.section("pki"), &state);
         let pair = pair_settings(root.section("pair"), name.as_deref());
         let storage = storage_settings(root, &state, pair.as_ref());
-        let owner = sequence_owner(root.section("sequence"), name.as_deref(), pair.as_ref());
+        let mut sequence = root.section("sequence");
+        let database = sequence.optional_section("database").map(database_settings);
+        let owner = sequence_owner(sequence, name.as_deref(), pair.as_ref());
         Some(Self {
             name: name?,
             api,
@@ -100,6 +107,10 @@ impl Config {
             pair: pair?,
             storage: storage?,
             sequence_owner: owner?,
+            database: match database {
+                Some(database) => Some(database?),
+                None => None,
+            },
             state,
         })
     }
@@ -321,6 +332,76 @@ fn sftp_settings(section: &mut Section<'_>) -> Option<storage::SftpSettings> {
         login: login?,
         sessions,
     })
+}
+
+/// `[sequence.database]`
+fn database_settings(mut section: Section<'_>) -> Option<database::Settings> {
+    let kind: Option<String> = section.required("kind");
+    let kind = kind.and_then(|kind| match kind.as_str() {
+        "postgres" => Some((database::Kind::Postgres, 5432)),
+        "mariadb" => Some((database::Kind::Mariadb, 3306)),
+        "etcd" => Some((database::Kind::Etcd, 2379)),
+        other => {
+            let why =
+                format!("{other:?} is no kind of database; write \"postgres\", \"mariadb\" or \"etcd\"");
+            section.fault("kind", why);
+            None
+        }
+    });
+    let texts: Vec<String> = section.list("hosts");
+    let mut hosts = Vec::new();
+    for text in &texts {
+        match (database_host(text), kind) {
+            (Some((host, port)), Some((_, usual))) => hosts.push((host, port.unwrap_or(usual))),
+            (Some(_), None) => {}
+            (None, _) => {
+                let why =
+                    format!("{text:?} is no address; write \"host\", \"host:5432\" or \"[address]:5432\"");
+                section.fault("hosts", why);
+            }
+        }
+    }
+    if texts.is_empty() {
+        section.fault("hosts", "name at least one server, such as [\"10.0.0.7\", \"10.0.0.8\"]");
+    }
+    let name = section.or("database", "vault".to_owned());
+    let user = section.or("user", "vault".to_owned());
+    let password_file = section.optional("password_file");
+    let authority_file: Option<PathBuf> = section.optional("authority_file");
+    let in_clear = section.or("in_clear", false);
+    if authority_file.is_some() == in_clear {
+        section.fault(
+            "authority_file",
+            "write who signs the servers' certificates, or in_clear = true where the network is trusted",
+        );
+    }
+    let wait = section.or("wait", Duration::from_secs(1));
+    if wait.is_zero() || wait > LONGEST_DATABASE_WAIT {
+        section.fault("wait", "must be longer than 0 and at most \"3s\": callers give up at 4s");
+    }
+    Some(database::Settings {
+        kind: kind?.0,
+        hosts,
+        database: name,
+        user,
+        password_file,
+        authority_file,
+        wait,
+    })
+}
+
+/// `host`, `host:port` or `[address]:port`.
+fn database_host(text: &str) -> Option<(String, Option<u16>)> {
+    let (host, port) = match text.strip_prefix('[') {
+        Some(rest) => {
+            let (host, rest) = rest.split_once(']')?;
+            (host, rest.strip_prefix(':'))
+        }
+        None => text.split_once(':').map_or((text, None), |(host, port)| (host, Some(port))),
+    };
+    let port = port.map(str::parse).transpose().ok()?;
+    let fine = !host.is_empty() && !host.contains(|letter: char| letter.is_whitespace() || letter == '/');
+    fine.then(|| (host.to_owned(), port))
 }
 
 fn sequence_owner(

@@ -51,9 +51,15 @@ enum Command {
     /// Files: store, read, look, delete (the vault must be running)
     #[command(subcommand)]
     File(command::file::Verb),
-    /// Numbers: what an operator decides when a journal is lost
+    /// Records: read, write, list (the vault must be running)
     #[command(subcommand)]
-    Number(Number),
+    Record(command::record::Verb),
+    /// Numbers: define series, reserve, confirm, export, verify; what to do when a journal is lost
+    #[command(subcommand)]
+    Number(command::number::Verb),
+    /// The ledger's copy in a database: its servers, swap-over (the vault must be running)
+    #[command(subcommand)]
+    Database(command::database::Verb),
     /// The storage keys (age): making, rotating, rewrapping
     #[command(subcommand)]
     Keys(Keys),
@@ -109,18 +115,6 @@ struct Enrol {
     /// Give up a key that is there already
     #[arg(long)]
     replace: bool,
-}
-
-#[derive(Subcommand)]
-enum Number {
-    /// Give the other vault, whose journal is lost, a copy of this vault's
-    ///
-    /// Run it on the vault that still has its journal, with both running and the other's
-    /// journal empty. Only you can know that this vault's journal is whole: if it was itself
-    /// restored from a copy or repaired since the two were last together, numbers that were
-    /// given may be missing in it, and would be given again. Then start new series instead.
-    #[command(name = "re-seed")]
-    Reseed,
 }
 
 #[derive(Subcommand)]
@@ -198,7 +192,8 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let config = config()?;
         // What only a running vault knows, that one is asked for.
         let trouble = runtime.block_on(command::keys::trouble(&config.api.control_socket));
-        return check(&config, &arguments.config, trouble);
+        let database = runtime.block_on(command::database::trouble(&config));
+        return check(&config, &arguments.config, trouble.into_iter().chain(database));
     }
     let mut stdout = std::io::stdout();
     let mut output = Output { to: &mut stdout, json: arguments.json };
@@ -239,8 +234,15 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                 }
             }
             Command::File(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
-            Command::Number(Number::Reseed) => {
-                command::number_reseed(&config()?.api.control_socket, &mut output).await?;
+            Command::Number(command::number::Verb::Verify(verify)) => verify.run(&mut output)?,
+            Command::Number(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
+            Command::Record(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
+            Command::Database(verb) => {
+                let well = verb.run(&config()?.api.control_socket, &mut output).await?;
+                // A program reads the alarms in the document.
+                if !well && !arguments.json {
+                    return Ok(ExitCode::FAILURE);
+                }
             }
             Command::Keys(Keys::Init { file, escrow }) => {
                 let file = match file {
@@ -274,7 +276,7 @@ fn key_file(config: &Path) -> Result<PathBuf, Faults> {
     Config::read_key_file(config)
 }
 
-fn check(config: &Config, file: &Path, trouble: Option<String>) -> anyhow::Result<ExitCode> {
+fn check(config: &Config, file: &Path, trouble: impl Iterator<Item = String>) -> anyhow::Result<ExitCode> {
     let mut report = command::check::check(config);
     report.faults.extend(trouble);
     for found in &report.found {

@@ -16,10 +16,11 @@ use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
 
 use crate::api::admin::{Health, Readiness};
+use crate::api::life::Life;
 use crate::api::server::PairDoor;
 use crate::api::status::Sources;
 use crate::api::upkeep::TellOfAdoption;
-use crate::api::{files, numbers, upkeep};
+use crate::api::{database, files, leases, names, numbers, records, upkeep};
 use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
@@ -58,10 +59,14 @@ pub enum RoomsError {
 pub(crate) struct Rooms {
     /// Their routes.
     pub(crate) routes: Router,
+    /// Which life answers.
+    pub(crate) life: Life,
     /// What they say in `vault status`.
     pub(crate) status: Sources,
     /// Where the peer's connections go.
     pub(crate) door: PairDoor,
+    /// Numbers, for whoever is in the same program.
+    pub(crate) sequence: Sequence,
     /// Metrics kept apart from the program's own registry.
     pub(crate) registries: Vec<Registry>,
 }
@@ -80,6 +85,9 @@ impl Rooms {
     ) -> Result<Self, RoomsError> {
         let pair = Pair::new(config.pair.clone());
         let (ordered, events) = mpsc::channel(EVENTS);
+        if let Some(database) = &config.database {
+            sequence::database::open::check(database, true).await.map_err(sequence::StartError::Database)?;
+        }
         let (sequence, feed) = open_sequence(config, &pair, registry, shutdown)?;
         tokio::spawn(pass_on(events, feed));
         let storage = Storage::open(config.storage.clone(), &config.name).await?;
@@ -104,10 +112,16 @@ impl Rooms {
         look(&pair, &sequence, &storage, readiness, shutdown);
         Ok(Self {
             routes: numbers::routes(sequence.clone())
+                .merge(records::routes(sequence.clone()))
+                .merge(names::routes(sequence.clone(), storage.clone(), config.api.idle_timeout))
+                .merge(leases::routes(sequence.clone()))
+                .merge(database::routes(sequence.clone()))
                 .merge(files::routes(storage.clone(), config.api.idle_timeout))
                 .merge(upkeep::routes(storage.clone(), tell_of_adoption(&pair))),
+            life: Life::of(sequence.life()),
             status: status(&pair, &sequence, &storage),
             door: PairDoor { peer: config.pair.peer.clone(), acceptor },
+            sequence,
             registries,
         })
     }
@@ -122,7 +136,11 @@ fn open_sequence(
     let settings = sequence::Settings {
         journal: journal(&config.state),
         own: config.name.clone(),
+        peer: config.pair.peer.clone(),
         owner: config.sequence_owner.clone(),
+        // systemd's, which outlives this process and not the machine.
+        run: std::env::var_os("RUNTIME_DIRECTORY").map(Into::into),
+        database: config.database.clone(),
     };
     let (tell, hang_up, ask) = (pair.clone(), pair.clone(), pair.clone());
     let forward: Forward = Arc::new(move |body| {

@@ -2,19 +2,30 @@
 //! the ledger's owner) or to the other vault, and what both vaults have may be read at either.
 //! Knows neither HTTP nor the connection to the peer: it is handed both ends.
 
+pub mod alone;
+pub mod audit;
 pub mod book;
+pub mod carry;
 mod coordinator;
+pub mod database;
+pub mod definition;
 pub mod digest;
 pub mod entry;
+pub mod export;
 pub mod journal;
+mod keeper;
 pub mod message;
+mod mirror;
 pub mod protocol;
+mod reading;
 pub mod reason;
+pub mod record;
+pub mod standing;
 pub mod witness;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -24,19 +35,33 @@ use serde::{Deserialize, Serialize};
 use shared::api::Number;
 use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout, timeout_at};
 
-use book::{Known, Refused, SeriesName, Wish};
+use alone::{Alone, Waits};
+use book::{Refused, SeriesName, Wish};
 use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
+use database::operator::{Brief, Database, OpenError};
+use definition::{Definition, DefinitionError};
+use entry::Life;
 use journal::{Journal, JournalError};
-use protocol::{Core, Nonce, Reason};
+use keeper::Keeper;
+use mirror::Mirror;
+use protocol::{Core, Memory, Nonce, Reason};
+use record::desk::Desk;
+use record::front::Question;
 use witness::WitnessError;
 
 /// A caller hears "in doubt" after this long; the same key gets the same number later.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
-/// A reader hears "in doubt" after this long.
-const FINAL_DEADLINE: Duration = Duration::from_secs(1);
+/// So many wishes of one caller wait at once: single callers share its rounds.
+const CHUNK: usize = 256;
+
+/// A batch enters nothing more after this long; the rest may be sent again.
+const BATCH_DEADLINE: Duration = Duration::from_secs(20);
+
+/// How often the forgotten reservations are counted.
+const COUNT_EXPIRED: Duration = Duration::from_secs(30);
 
 /// What the room needs to know.
 #[derive(Debug, Clone)]
@@ -45,8 +70,15 @@ pub struct Settings {
     pub journal: PathBuf,
     /// This vault's name.
     pub own: String,
-    /// The ledger's owner: this vault or the other.
+    /// The other vault's.
+    pub peer: String,
+    /// The ledger's first owner: this vault or the other. After a take-over the journal says who
+    /// is.
     pub owner: String,
+    /// A folder in memory that outlives the process, if there is one.
+    pub run: Option<PathBuf>,
+    /// Where a copy of the ledger is kept beside the journals, if anywhere.
+    pub database: Option<database::Settings>,
 }
 
 /// Why a caller gets no number. Crosses the link when a wish was forwarded.
@@ -56,9 +88,20 @@ pub enum SequenceError {
     /// The ledger's own rules say no.
     #[error(transparent)]
     Refused(#[from] Refused),
+    /// The caller's period does not fit the series, or a definition is none.
+    #[error("{0}")]
+    Definition(String),
     /// The pair is not together; it passes by itself.
     #[error("numbers need both vaults: {0}; nothing was given, the same key may be tried again")]
     Apart(String),
+    /// The pair is not together, and this vault may not do it alone.
+    #[error("{reason}; {waits}; nothing was given, the same key may be tried again")]
+    Waits {
+        /// Why they are apart.
+        reason: String,
+        /// Why that matters here.
+        waits: String,
+    },
     /// The pair is closed until an operator acts.
     #[error("numbering is closed: {0}")]
     Closed(String),
@@ -73,9 +116,32 @@ pub enum SequenceError {
         "there is nothing to re-seed: the other vault must be connected, with an empty journal in the place of the one it had; vault status tells how things stand"
     )]
     NothingToReseed,
+    /// This vault's own journal is not to be relied on, or it has never met the other vault.
+    #[error(
+        "this vault cannot take over: its journal is damaged, not yet whole, or has never met the other vault's; vault status tells how things stand"
+    )]
+    MayNotTakeOver,
+    /// There are no two owners.
+    #[error("there is nothing to yield: the two vaults are not both the ledger's owners of one epoch")]
+    NothingToYield,
     /// The journal cannot be read.
     #[error("the journal cannot be read; the operator finds the cause in the log")]
     Unreadable,
+}
+
+impl SequenceError {
+    fn waits(reason: Reason, waits: Waits) -> Self {
+        match waits {
+            Waits::Strict => reason.into(),
+            waits => Self::Waits { reason: reason.to_string(), waits: waits.to_string() },
+        }
+    }
+}
+
+impl From<DefinitionError> for SequenceError {
+    fn from(error: DefinitionError) -> Self {
+        Self::Definition(error.to_string())
+    }
 }
 
 impl From<Reason> for SequenceError {
@@ -92,6 +158,25 @@ pub struct Done {
     pub number: Number,
     /// `false` where an earlier call had done the same.
     pub fresh: bool,
+}
+
+/// What a wish came to.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Outcome {
+    /// What became of a number.
+    Number(Done),
+    /// What is said of a series from now on.
+    Defined(Definition),
+}
+
+impl Outcome {
+    fn number(self) -> Result<Done, SequenceError> {
+        match self {
+            Self::Number(done) => Ok(done),
+            Self::Defined(_) => Err(SequenceError::InDoubt),
+        }
+    }
 }
 
 /// Where the room stands, for `vault status`.
@@ -115,17 +200,19 @@ pub struct Status {
     pub epoch: u64,
     /// This process's life, hex.
     pub life: String,
+    /// The copy in a database, if there is one.
+    pub database: Option<Brief>,
 }
 
-/// Forwards a wish to the owner vault: JSON of [`Forwarded`] there, JSON of the outcome back.
+/// Forwards wishes to the owner vault: JSON of [`Forwarded`] there, JSON of the outcomes back.
 /// `Err(true)` means the owner may have acted, `Err(false)` that it surely has not.
 pub type Forward = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, bool>> + Send + Sync>;
 
-/// A wish on its way to the owner vault.
+/// Wishes on their way to the owner vault.
 #[derive(Debug, Serialize, Deserialize)]
 struct Forwarded {
     name: SeriesName,
-    wish: Wish,
+    wishes: Vec<Wish>,
 }
 
 /// Says something to the peer in order; `false` when nobody hears it.
@@ -139,8 +226,9 @@ pub struct Sequence {
     work: mpsc::Sender<Work>,
     reader: Arc<Mutex<Journal>>,
     seen: watch::Receiver<Seen>,
-    owns: bool,
+    names: [String; 2],
     forward: Forward,
+    database: Option<Database>,
 }
 
 /// Why the room cannot start.
@@ -152,6 +240,12 @@ pub enum StartError {
     /// What is remembered of it.
     #[error(transparent)]
     Witness(#[from] WitnessError),
+    /// The database of the ledger's copy.
+    #[error("sequence.database: {0}")]
+    Database(#[from] database::DatabaseError),
+    /// What is remembered of it.
+    #[error(transparent)]
+    Copy(#[from] OpenError),
     /// The system gives no random numbers.
     #[error("no randomness for this life's name: {0}")]
     Random(#[from] getrandom::Error),
@@ -200,51 +294,148 @@ impl Sequence {
         shutdown: Shutdown,
     ) -> Result<(Self, Events), StartError> {
         let journal = Journal::open(&settings.journal, nonce()?)?;
-        let reader = Arc::new(Mutex::new(Journal::open_to_read(&settings.journal)?));
+        let reader = Arc::new(Mutex::new(journal.reader()?));
         let (memory, tail, life) = (journal.memory()?, journal.tail()?, nonce()?);
+        // Until somebody takes over, the configuration says who the owner is.
+        let owns = if memory.epoch == 1 { settings.own == settings.owner } else { memory.owns };
+        let memory = Memory { owns, ..memory };
+        let former = journal.begin(life)?;
+        let mirror = settings.run.as_ref().map(|run| run.join("sequence.mirror"));
+        let (mirror, proven) = Mirror::begin(mirror, memory.journal, memory.solo, former, life);
         let witness_file = witness::beside(&settings.journal);
         let witnessed = witness::read(&witness_file)?;
-        let core = Core::new(&settings.own, &settings.owner, life, memory, tail).witnessed(witnessed);
+        let core = Core::new(life, proven, memory, tail).witnessed(witnessed);
         let (shown, seen) = watch::channel(Seen {
-            owner: settings.owner.clone(),
             life,
+            leads: core.leads(),
             refusal: core.refusal(),
             tail,
             final_index: core.final_index(),
+            entered_index: core.entered_index(),
             complete: core.is_complete(),
             epoch: core.epoch(),
+            definitions: journal.standing().shown_definitions(),
         });
+        let (database, replies) = match settings.database.clone() {
+            Some(database) => {
+                let (database, replies) =
+                    Database::start(database, &settings.journal, seen.clone(), registry, shutdown.clone())?;
+                (Some(database), replies)
+            }
+            None => Default::default(),
+        };
         let (work, queue) = mpsc::channel(WAITING);
+        let metrics = Metrics::new(registry)?;
+        let expired = metrics.expired.clone();
         let coordinator = Coordinator {
             core,
             journal,
+            names: [settings.own.clone(), settings.peer.clone()],
+            alone: Alone::default(),
+            mirror,
+            chores_due: false,
             queue,
             waiting: VecDeque::new(),
             under_way: Vec::new(),
+            company: 0,
+            made: Vec::new(),
+            records: Desk::default(),
             session_due: None,
-            witness_file,
-            witnessed,
-            witness_failed: false,
+            witness: Keeper::start(witness_file, witnessed)?,
             said: Some(Reason::Away),
             seen: shown,
-            metrics: Metrics::new(registry)?,
+            metrics,
+            replies,
             tell,
             hang_up,
         };
         let runtime = tokio::runtime::Handle::current();
-        std::thread::Builder::new()
-            .name("sequence".to_owned())
-            .spawn(move || runtime.block_on(coordinator.run(shutdown)))?;
-        let owns = settings.own == settings.owner;
-        Ok((Self { work: work.clone(), reader, seen, owns, forward }, Events(work)))
+        std::thread::Builder::new().name("sequence".to_owned()).spawn({
+            let shutdown = shutdown.clone();
+            move || runtime.block_on(coordinator.run(shutdown))
+        })?;
+        let names = [settings.own.clone(), settings.peer.clone()];
+        let sequence = Self { work: work.clone(), reader, seen, names, forward, database };
+        tokio::spawn(sequence.clone().count_expired(expired, shutdown));
+        Ok((sequence, Events(work)))
     }
 
-    /// A number for this key; the same key gets the same number for ever.
+    /// The door to the ledger's copy in a database, if there is one.
+    #[must_use]
+    pub fn database(&self) -> Option<&Database> {
+        self.database.as_ref()
+    }
+
+    /// This process's life, which tickets name.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        self.seen().life
+    }
+
+    /// A number for this key; the same key gets the same number for ever. `ticket` is the life of
+    /// the vault that the key was first sent to.
     ///
     /// # Errors
     /// See [`SequenceError`].
-    pub async fn reserve(&self, name: SeriesName, key: String) -> Result<Done, SequenceError> {
-        self.wish(name, Wish::Reserve { key }).await
+    pub async fn reserve(
+        &self,
+        name: SeriesName,
+        key: String,
+        ticket: Option<Life>,
+    ) -> Result<Done, SequenceError> {
+        let mut done = self.number(name.clone(), Wish::Reserve { key, ticket }).await?;
+        if !done.fresh {
+            self.flag(&name, &mut done.number).await?;
+        }
+        Ok(done)
+    }
+
+    /// As [`Sequence::reserve`] for each of many keys, in their order. What is refused as busy or
+    /// in doubt may be sent again.
+    pub async fn reserve_all(
+        &self,
+        name: &SeriesName,
+        keys: Vec<(String, Option<Life>)>,
+    ) -> Vec<Result<Done, SequenceError>> {
+        let deadline = Instant::now() + BATCH_DEADLINE;
+        let mut outcomes = Vec::with_capacity(keys.len());
+        let mut keys = keys.into_iter().peekable();
+        while keys.peek().is_some() {
+            let wish = |(key, ticket)| Wish::Reserve { key, ticket };
+            let wishes: Vec<Wish> = keys.by_ref().take(CHUNK).map(wish).collect();
+            if Instant::now() >= deadline {
+                outcomes.extend(wishes.iter().map(|_| Err(SequenceError::Busy)));
+                continue;
+            }
+            let answered = self.wishes(name.clone(), wishes).await;
+            outcomes.extend(answered.into_iter().map(|outcome| outcome.and_then(Outcome::number)));
+        }
+        outcomes
+    }
+
+    /// An operator says this of a series and all its periods.
+    ///
+    /// # Errors
+    /// See [`SequenceError`].
+    pub async fn define(
+        &self,
+        name: SeriesName,
+        definition: Definition,
+    ) -> Result<Definition, SequenceError> {
+        definition.check()?;
+        match self.wish(name, Wish::Define(definition)).await? {
+            Outcome::Defined(definition) => Ok(definition),
+            Outcome::Number(_) => Err(SequenceError::InDoubt),
+        }
+    }
+
+    /// The sender of `key` never heard its number, and takes the key `by` instead: from now on
+    /// `key` has none that counts.
+    ///
+    /// # Errors
+    /// [`Refused::HasNumber`] where there is no doubt; else see [`SequenceError`].
+    pub async fn supersede(&self, name: SeriesName, key: String, by: String) -> Result<(), SequenceError> {
+        self.wish(name, Wish::Supersede { key, by }).await.map(drop)
     }
 
     /// This document uses the number.
@@ -257,7 +448,7 @@ impl Sequence {
         number: u64,
         document_hash: String,
     ) -> Result<Done, SequenceError> {
-        self.wish(name, Wish::Confirm { number, document_hash }).await
+        self.number(name, Wish::Confirm { number, document_hash }).await
     }
 
     /// The number is spoiled.
@@ -265,42 +456,7 @@ impl Sequence {
     /// # Errors
     /// See [`SequenceError`].
     pub async fn void(&self, name: SeriesName, number: u64, reason: String) -> Result<Done, SequenceError> {
-        self.wish(name, Wish::Void { number, reason }).await
-    }
-
-    /// What became of a number.
-    ///
-    /// # Errors
-    /// [`SequenceError::InDoubt`] where its last entry is not known to be on both vaults.
-    pub async fn by_number(&self, name: SeriesName, number: u64) -> Result<Option<Number>, SequenceError> {
-        let known = self.read(move |journal| journal.by_number(&name, number)).await?;
-        self.once_final(known).await
-    }
-
-    /// The number that a key got.
-    ///
-    /// # Errors
-    /// As [`Sequence::by_number`].
-    pub async fn by_key(&self, name: SeriesName, key: String) -> Result<Option<Number>, SequenceError> {
-        let known = self.read(move |journal| journal.by_key(&name, &key)).await?;
-        self.once_final(known).await
-    }
-
-    /// A page of the series' numbers above `after`: whole, or refused.
-    ///
-    /// # Errors
-    /// As [`Sequence::by_number`].
-    pub async fn list(
-        &self,
-        name: SeriesName,
-        after: u64,
-        limit: usize,
-    ) -> Result<Vec<Number>, SequenceError> {
-        let known = self.read(move |journal| journal.numbers(&name, after, limit)).await?;
-        // A short page says that there is no more.
-        self.complete()?;
-        self.wait_final(known.iter().map(|known| known.index).max().unwrap_or(0)).await?;
-        Ok(known.into_iter().map(|known| known.number).collect())
+        self.number(name, Wish::Void { number, reason }).await
     }
 
     /// Takes the other vault's empty journal for its new one; the word of an operator who knows
@@ -310,8 +466,34 @@ impl Sequence {
     /// # Errors
     /// [`SequenceError::NothingToReseed`], or the disk.
     pub async fn reseed(&self) -> Result<u64, SequenceError> {
+        self.told(Work::Reseed).await
+    }
+
+    /// Makes this vault the ledger's owner in a new epoch, which is told; the other follows as soon
+    /// as they meet. With `alone`, records go on without the other vault: the word of an operator
+    /// who has made sure that it is off. Numbers never do.
+    ///
+    /// # Errors
+    /// [`SequenceError::MayNotTakeOver`], or the disk.
+    pub async fn take_over(&self, alone: bool) -> Result<u64, SequenceError> {
+        self.told(|done| Work::TakeOver(alone, done)).await
+    }
+
+    /// Of two owners of one epoch the other one is right: what this vault entered in that epoch,
+    /// which was never answered as final, gives way.
+    ///
+    /// # Errors
+    /// [`SequenceError::NothingToYield`], or the disk.
+    pub async fn give_way(&self) -> Result<u64, SequenceError> {
+        self.told(Work::Yield).await
+    }
+
+    async fn told(
+        &self,
+        word: impl FnOnce(oneshot::Sender<Result<u64, SequenceError>>) -> Work,
+    ) -> Result<u64, SequenceError> {
         let (done, outcome) = oneshot::channel();
-        self.work.try_send(Work::Reseed(done)).map_err(|_| SequenceError::Busy)?;
+        self.work.try_send(word(done)).map_err(|_| SequenceError::Busy)?;
         match timeout(ANSWER_DEADLINE, outcome).await {
             Ok(Ok(outcome)) => outcome,
             Ok(Err(_)) | Err(_) => Err(SequenceError::Busy),
@@ -323,13 +505,16 @@ impl Sequence {
     /// # Errors
     /// The question is no JSON of ours; text for the log.
     pub async fn forwarded(&self, body: Bytes) -> Result<Bytes, String> {
-        let Forwarded { name, wish } = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
-        let outcome = if self.owns {
-            self.enter(name, wish).await
+        if let Ok(question) = serde_json::from_slice::<Question>(&body) {
+            return self.answer_follower(question).await;
+        }
+        let Forwarded { name, wishes } = serde_json::from_slice(&body).map_err(|error| error.to_string())?;
+        let outcomes = if self.seen().leads {
+            self.enter(name, wishes).await
         } else {
-            Err(SequenceError::from(Reason::OtherOwner))
+            vec![Err(SequenceError::from(Reason::Syncing)); wishes.len()]
         };
-        serde_json::to_vec(&outcome).map(Bytes::from).map_err(|error| error.to_string())
+        serde_json::to_vec(&outcomes).map(Bytes::from).map_err(|error| error.to_string())
     }
 
     /// Where the room stands.
@@ -337,7 +522,7 @@ impl Sequence {
     pub fn status(&self) -> Status {
         let seen = self.seen();
         Status {
-            owner: seen.owner,
+            owner: self.names[usize::from(!seen.leads)].clone(),
             together: seen.refusal.is_none(),
             reason: seen.refusal.map(|reason| reason.to_string()),
             needs_operator: seen.refusal.is_some_and(Reason::needs_operator),
@@ -346,87 +531,77 @@ impl Sequence {
             last_hash: seen.tail.hash.to_string(),
             epoch: seen.epoch,
             life: format!("{:032x}", seen.life),
+            database: self.database.as_ref().map(Database::brief),
         }
     }
 
-    async fn wish(&self, name: SeriesName, wish: Wish) -> Result<Done, SequenceError> {
-        if self.owns {
-            return self.enter(name, wish).await;
+    async fn wish(&self, name: SeriesName, wish: Wish) -> Result<Outcome, SequenceError> {
+        let outcome = self.wishes(name, vec![wish]).await.pop();
+        outcome.unwrap_or(Err(SequenceError::InDoubt))
+    }
+
+    async fn number(&self, name: SeriesName, wish: Wish) -> Result<Done, SequenceError> {
+        self.wish(name, wish).await?.number()
+    }
+
+    /// An outcome for each wish, in their order.
+    async fn wishes(&self, name: SeriesName, wishes: Vec<Wish>) -> Vec<Result<Outcome, SequenceError>> {
+        let seen = self.seen();
+        // Apart, each decides for itself what it may give.
+        if seen.leads || seen.refusal.is_some() {
+            return self.enter(name, wishes).await;
         }
         // What both vaults have already, this one may answer even alone.
-        if let Wish::Reserve { key } = &wish {
-            let (name, key) = (name.clone(), key.clone());
-            let known = self.read(move |journal| journal.by_key(&name, &key)).await?;
-            let last = self.seen().final_index;
-            if let Some(Known { number, .. }) = known.filter(|known| known.index <= last) {
-                return Ok(Done { number, fresh: false });
+        let mut outcomes = match self.held(&name, &wishes, seen.final_index).await {
+            Ok(outcomes) => outcomes,
+            Err(error) => return vec![Err(error); wishes.len()],
+        };
+        let fresh = wishes.into_iter().zip(&outcomes).filter(|(_, held)| held.is_none());
+        let fresh: Vec<Wish> = fresh.map(|(wish, _)| wish).collect();
+        if !fresh.is_empty() {
+            let mut answered = self.send(name, fresh).await.into_iter();
+            for outcome in outcomes.iter_mut().filter(|outcome| outcome.is_none()) {
+                *outcome = answered.next();
             }
         }
-        if let Some(reason) = self.seen().refusal {
-            return Err(reason.into());
-        }
-        let body = serde_json::to_vec(&Forwarded { name, wish }).map_err(|_| SequenceError::Unreadable)?;
+        outcomes.into_iter().map(|outcome| outcome.unwrap_or(Err(SequenceError::InDoubt))).collect()
+    }
+
+    /// Has the other vault enter these.
+    async fn send(&self, name: SeriesName, wishes: Vec<Wish>) -> Vec<Result<Outcome, SequenceError>> {
+        let count = wishes.len();
+        let Ok(body) = serde_json::to_vec(&Forwarded { name, wishes }) else {
+            return vec![Err(SequenceError::Unreadable); count];
+        };
         match (self.forward)(Bytes::from(body)).await {
-            Ok(outcome) => serde_json::from_slice(&outcome).unwrap_or(Err(SequenceError::InDoubt)),
-            Err(true) => Err(SequenceError::InDoubt),
-            Err(false) => Err(Reason::Away.into()),
+            Ok(outcomes) => serde_json::from_slice(&outcomes).unwrap_or_default(),
+            Err(true) => vec![Err(SequenceError::InDoubt); count],
+            Err(false) => vec![Err(Reason::Away.into()); count],
         }
     }
 
-    async fn enter(&self, name: SeriesName, wish: Wish) -> Result<Done, SequenceError> {
-        let (answer, answered) = oneshot::channel();
-        self.work.try_send(Work::Wish(Waiting { name, wish, answer })).map_err(|_| SequenceError::Busy)?;
-        match timeout(ANSWER_DEADLINE, answered).await {
-            Ok(Ok(outcome)) => outcome,
-            // Late, or the thread has ended: the entry may stand all the same.
-            Ok(Err(_)) | Err(_) => Err(SequenceError::InDoubt),
+    /// Hands wishes to the coordinator, all at once.
+    async fn enter(&self, name: SeriesName, wishes: Vec<Wish>) -> Vec<Result<Outcome, SequenceError>> {
+        let enter = |wish| {
+            let (answer, answered) = oneshot::channel();
+            let waiting = Waiting { name: name.clone(), wish, answer };
+            self.work.try_send(Work::Wish(waiting)).map_err(|_| SequenceError::Busy)?;
+            Ok(answered)
+        };
+        let entered: Vec<_> = wishes.into_iter().map(enter).collect();
+        let deadline = Instant::now() + ANSWER_DEADLINE;
+        let mut outcomes = Vec::with_capacity(entered.len());
+        for answered in entered {
+            outcomes.push(match answered {
+                Ok(answered) => match timeout_at(deadline, answered).await {
+                    Ok(Ok(outcome)) => outcome.map(|outcome| self.dressed_outcome(&name, outcome)),
+                    // Late, or the thread has ended: the entry may stand all the same.
+                    Ok(Err(_)) | Err(_) => Err(SequenceError::InDoubt),
+                },
+                Err(busy) => Err(busy),
+            });
         }
-    }
-
-    async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
-    ) -> Result<T, SequenceError> {
-        let reader = Arc::clone(&self.reader);
-        let read =
-            tokio::task::spawn_blocking(move || read(&reader.lock().unwrap_or_else(PoisonError::into_inner)));
-        match read.await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                tracing::error!("sequence: reading: {error}");
-                Err(SequenceError::Unreadable)
-            }
-            Err(_) => Err(SequenceError::Unreadable),
-        }
-    }
-
-    /// Lets out what is final. Whatever was answered anywhere is durable in both journals, so
-    /// this journal has it, unless the journal itself is not the one it was.
-    async fn once_final(&self, known: Option<Known>) -> Result<Option<Number>, SequenceError> {
-        match known {
-            Some(known) => {
-                self.wait_final(known.index).await?;
-                Ok(Some(known.number))
-            }
-            None => self.complete().map(|()| None),
-        }
-    }
-
-    /// While both are together an entry becomes final in the time that a message takes: this
-    /// vault hears of it after whoever asked for it, and the two may be one caller.
-    async fn wait_final(&self, index: u64) -> Result<(), SequenceError> {
-        let mut seen = self.seen.clone();
-        let settled = seen.wait_for(|seen| seen.final_index >= index || seen.refusal.is_some());
-        match timeout(FINAL_DEADLINE, settled).await {
-            Ok(Ok(seen)) if seen.final_index >= index => Ok(()),
-            _ => Err(SequenceError::InDoubt),
-        }
-    }
-
-    /// May it be said that something is not there?
-    fn complete(&self) -> Result<(), SequenceError> {
-        let seen = self.seen();
-        if seen.complete { Ok(()) } else { Err(seen.refusal.unwrap_or(Reason::Syncing).into()) }
+        outcomes
     }
 
     fn seen(&self) -> Seen {
@@ -441,129 +616,4 @@ fn nonce() -> Result<Nonce, getrandom::Error> {
 }
 
 #[cfg(test)]
-mod tests {
-    use shared::api::NumberState;
-
-    use super::*;
-
-    /// Two rooms in one process, joined by a link that can be cut.
-    struct Two {
-        rooms: [Sequence; 2],
-        events: [Events; 2],
-        /// Nothing is heard before both sides know of the connection, as on a real one.
-        open: tokio::sync::watch::Sender<bool>,
-        _folder: tempfile::TempDir,
-    }
-
-    fn two() -> Two {
-        let folder = tempfile::tempdir().unwrap();
-        let (to_a, mut from_b) = mpsc::unbounded_channel::<Bytes>();
-        let (to_b, mut from_a) = mpsc::unbounded_channel::<Bytes>();
-        let owner_room: Arc<std::sync::OnceLock<Sequence>> = Arc::default();
-        let start = |own: &str, to: mpsc::UnboundedSender<Bytes>| {
-            let settings = Settings {
-                journal: folder.path().join(format!("{own}.db")),
-                own: own.to_owned(),
-                owner: "a".to_owned(),
-            };
-            let owner_room = Arc::clone(&owner_room);
-            let forward: Forward = Arc::new(move |body| {
-                let room = owner_room.get().cloned();
-                Box::pin(async move { room.ok_or(false)?.forwarded(body).await.map_err(|_| true) })
-            });
-            let tell: Tell = Box::new(move |body| to.send(body).is_ok());
-            Sequence::start(&settings, &Registry::new(), tell, Box::new(|| {}), forward, Shutdown::new())
-                .unwrap()
-        };
-        let (a, events_a) = start("a", to_b);
-        let (b, events_b) = start("b", to_a);
-        let _first = owner_room.set(a.clone());
-        let (hear_a, hear_b) = (events_a.clone(), events_b.clone());
-        let open = tokio::sync::watch::Sender::new(false);
-        let (mut open_a, mut open_b) = (open.subscribe(), open.subscribe());
-        tokio::spawn(async move {
-            while let Some(body) = from_b.recv().await {
-                open_a.wait_for(|open| *open).await.unwrap();
-                hear_a.told(body).await;
-            }
-        });
-        tokio::spawn(async move {
-            while let Some(body) = from_a.recv().await {
-                open_b.wait_for(|open| *open).await.unwrap();
-                hear_b.told(body).await;
-            }
-        });
-        Two { rooms: [a, b], events: [events_a, events_b], open, _folder: folder }
-    }
-
-    impl Two {
-        async fn connect(&self) {
-            for events in &self.events {
-                events.up().await;
-            }
-            self.open.send_replace(true);
-            while !self.rooms.iter().all(|room| room.status().together) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        }
-        async fn cut(&self) {
-            self.open.send_replace(false);
-            for events in &self.events {
-                let (noted, note) = oneshot::channel();
-                events.down(noted).await;
-                note.await.unwrap_err();
-            }
-            while self.rooms.iter().any(|room| room.status().together) {
-                tokio::time::sleep(Duration::from_millis(2)).await;
-            }
-        }
-    }
-
-    fn invoices() -> SeriesName {
-        SeriesName { owner: "erp".to_owned(), series: "INV".to_owned() }
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn either_vault_gives_numbers_while_both_are_together_and_none_while_apart() {
-        let two = two();
-        let [a, b] = &two.rooms;
-        let away = a.reserve(invoices(), "k0".to_owned()).await.unwrap_err();
-        assert!(matches!(away, SequenceError::Apart(_)), "{away:?}");
-        two.connect().await;
-        let first = a.reserve(invoices(), "k1".to_owned()).await.unwrap();
-        let second = b.reserve(invoices(), "k2".to_owned()).await.unwrap();
-        assert_eq!((first.number.number, second.number.number, second.fresh), (1, 2, true));
-        let confirmed = b.confirm(invoices(), 1, "hash".to_owned()).await.unwrap();
-        assert_eq!(confirmed.number.state, NumberState::Confirmed);
-        two.cut().await;
-        let again = a.reserve(invoices(), "k1".to_owned()).await.unwrap();
-        assert_eq!((again.number.number, again.fresh), (1, false));
-        let apart = b.reserve(invoices(), "k3".to_owned()).await.unwrap_err();
-        assert_eq!(
-            apart.to_string(),
-            "numbers need both vaults: the other vault is away; nothing was given, the same key may be tried again"
-        );
-        two.connect().await;
-        assert_eq!(b.reserve(invoices(), "k3".to_owned()).await.unwrap().number.number, 3);
-    }
-
-    #[tokio::test(flavor = "multi_thread")]
-    async fn a_thousand_callers_at_once_get_consecutive_numbers() {
-        let two = two();
-        two.connect().await;
-        let calls: Vec<_> = (0..1000)
-            .map(|call| {
-                let room = two.rooms[call % 2].clone();
-                tokio::spawn(async move {
-                    room.reserve(invoices(), format!("k{call}")).await.unwrap().number.number
-                })
-            })
-            .collect();
-        let mut numbers = Vec::new();
-        for call in calls {
-            numbers.push(call.await.unwrap());
-        }
-        numbers.sort_unstable();
-        assert_eq!(numbers, (1..=1000).collect::<Vec<u64>>());
-    }
-}
+mod tests;

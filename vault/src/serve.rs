@@ -18,6 +18,7 @@ use crate::api::status::Sources;
 use crate::config::Config;
 use crate::pki::{Pki, PkiError};
 use crate::rooms::{Rooms, RoomsError};
+use crate::sequence::Sequence;
 
 /// Why vault does not start.
 #[derive(Debug, thiserror::Error)]
@@ -115,6 +116,12 @@ impl Vault {
         self.bound.admin_address()
     }
 
+    /// Its numbers, for callers in the same program: they skip HTTP, and nothing else.
+    #[must_use]
+    pub fn numbers(&self) -> Sequence {
+        self.rooms.sequence.clone()
+    }
+
     /// Serves until `shutdown`; `reload` makes it read its certificates again.
     pub async fn run(self, shutdown: Shutdown, reload: Arc<Notify>) {
         let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, last } = self;
@@ -127,6 +134,7 @@ impl Vault {
         let router = crate::api::router(crate::api::Parts {
             rooms: rooms.routes,
             pki: pki.clone(),
+            life: rooms.life,
             status,
             metrics: metrics.clone(),
         });

@@ -38,6 +38,7 @@ pub(super) fn gateway(mut section: Section<'_>, taken: &mut Taken) -> Option<gat
     let tls = tls(s);
     let max_kept_body = size(s, "max_kept_body", ByteSize::mib(1), ByteSize(0), ByteSize::mib(16));
     let max_file = size(s, "max_file", ByteSize::gib(4), ByteSize(1), ByteSize(u64::MAX));
+    let tickets = tickets(s);
     Some(gateway::Settings {
         listen: listen?,
         tokens_file,
@@ -46,7 +47,23 @@ pub(super) fn gateway(mut section: Section<'_>, taken: &mut Taken) -> Option<gat
         tls,
         max_kept_body,
         max_file,
+        tickets,
     })
+}
+
+/// A handler that repeats a key after its ticket is forgotten gets a new one, so that a day is the
+/// least; a year is more than any handler waits.
+fn tickets(s: &mut Section<'_>) -> gateway::tickets::Settings {
+    let store = s.or("tickets", PathBuf::from("/var/lib/edge/tickets.db"));
+    let days: u32 = s.or("tickets_days", 30);
+    if !(1..=366).contains(&days) {
+        s.fault("tickets_days", format!("{days} is out of range; write 1 to 366, usually 30"));
+    }
+    let most: u64 = s.or("max_tickets", 5_000_000);
+    if !(1_000..=100_000_000).contains(&most) {
+        s.fault("max_tickets", format!("{most} is out of range; write 1000 to 100000000, usually 5000000"));
+    }
+    gateway::tickets::Settings { store, days, most }
 }
 
 fn gateway_address(s: &mut Section<'_>, taken: &mut Taken) -> Option<gateway::Address> {

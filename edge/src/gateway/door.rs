@@ -2,12 +2,13 @@
 //! here stays outside, hop-by-hop fields and credentials among it.
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
-use shared::api::{CONTENT_DIGEST, FILE_LABEL, IDEMPOTENCY_KEY, Problem};
+use shared::api::record::VAULT_STALE;
+use shared::api::{CONTENT_DIGEST, FILE_LABEL, IDEMPOTENCY_KEY, Problem, VAULT_SUPERSEDES};
 
 use super::reply::Refusal;
 
 /// From a handler to the vault. Length and framing are the client's own.
-const INWARD: [HeaderName; 10] = [
+const INWARD: [HeaderName; 11] = [
     header::ACCEPT,
     header::CONTENT_TYPE,
     header::IF_MATCH,
@@ -17,11 +18,12 @@ const INWARD: [HeaderName; 10] = [
     HeaderName::from_static(IDEMPOTENCY_KEY),
     HeaderName::from_static(FILE_LABEL),
     HeaderName::from_static(CONTENT_DIGEST),
+    HeaderName::from_static(VAULT_SUPERSEDES),
     HeaderName::from_static("x-request-id"),
 ];
 
 /// From the vault to a handler.
-const OUTWARD: [HeaderName; 12] = [
+const OUTWARD: [HeaderName; 13] = [
     header::ACCEPT_RANGES,
     header::ALLOW,
     header::CACHE_CONTROL,
@@ -33,31 +35,44 @@ const OUTWARD: [HeaderName; 12] = [
     header::RETRY_AFTER,
     header::X_CONTENT_TYPE_OPTIONS,
     HeaderName::from_static(FILE_LABEL),
+    HeaderName::from_static(VAULT_STALE),
     HeaderName::from_static("x-request-id"),
 ];
 
 const FILES: &str = "/v1/files";
 const SERIES: &str = "/v1/series/";
+/// Lists, and what lies below them.
+const LISTS: [&str; 4] = [FILES, "/v1/records", "/v1/names", "/v1/leases"];
 
 /// Is this a call for the vault pair's handlers' part?
 pub(super) fn admit(method: &Method, path: &str) -> Result<(), Refusal> {
-    if !(is_file(path) || path.starts_with(SERIES)) {
-        let what = "the gateway serves /v1/series/ and /v1/files alone";
+    if !(path.starts_with(SERIES) || LISTS.iter().any(|list| is_below(path, list))) {
+        let what = "the gateway serves /v1/series/, /v1/files, /v1/records, /v1/names and /v1/leases alone";
         return Err(Refusal::new(Problem::new(StatusCode::NOT_FOUND, "not_found", what)));
     }
     if !is_plain(path) {
         let what = "the path has an empty or dot segment, an encoded separator or a control character";
         return Err(Refusal::new(Problem::new(StatusCode::BAD_REQUEST, "bad_path", what)));
     }
-    if !matches!(*method, Method::GET | Method::HEAD | Method::POST | Method::DELETE) {
-        return Err(Refusal::method());
+    let is_put = !(is_file(path) || path.starts_with(SERIES));
+    match *method {
+        Method::GET | Method::HEAD | Method::POST | Method::DELETE => Ok(()),
+        Method::PUT if is_put => Ok(()),
+        _ => Err(Refusal::method(if is_put {
+            "GET, HEAD, POST, PUT, DELETE"
+        } else {
+            "GET, HEAD, POST, DELETE"
+        })),
     }
-    Ok(())
 }
 
 /// Does it concern files, and may carry a large body?
 pub(super) fn is_file(path: &str) -> bool {
-    path.strip_prefix(FILES).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
+    is_below(path, FILES)
+}
+
+fn is_below(path: &str, list: &str) -> bool {
+    path.strip_prefix(list).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'))
 }
 
 /// No segment that another reader of the path could take for another path.
@@ -97,15 +112,29 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_series_and_files_pass() {
-        for path in
-            ["/v1/files", "/v1/files/abc", "/v1/series/INV/numbers", "/v1/series/INV/numbers/7/confirm"]
-        {
+    fn only_what_handlers_may_call_passes() {
+        for path in [
+            "/v1/files",
+            "/v1/files/abc",
+            "/v1/series/INV/numbers",
+            "/v1/series/INV/numbers/7/confirm",
+            "/v1/records/lots/7",
+            "/v1/names",
+            "/v1/leases/nightly",
+        ] {
             assert!(admit(&Method::GET, path).is_ok(), "{path}");
         }
-        for path in
-            ["/", "/v1/filesystem", "/v1/pki/tokens", "/v1/enrol", "/v1/status", "*", "/v1/series", ""]
-        {
+        for path in [
+            "/",
+            "/v1/filesystem",
+            "/v1/recordset",
+            "/v1/pki/tokens",
+            "/v1/enrol",
+            "/v1/status",
+            "*",
+            "/v1/series",
+            "",
+        ] {
             assert_eq!(admit(&Method::GET, path).unwrap_err().status(), StatusCode::NOT_FOUND, "{path}");
         }
         for path in [
@@ -119,6 +148,7 @@ mod tests {
         ] {
             assert_eq!(admit(&Method::GET, path).unwrap_err().status(), StatusCode::BAD_REQUEST, "{path}");
         }
+        assert!(admit(&Method::PUT, "/v1/records/lots/7").is_ok());
         let refused = admit(&Method::CONNECT, "/v1/files").unwrap_err();
         assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED);
     }

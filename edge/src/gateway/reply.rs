@@ -121,10 +121,10 @@ impl Refusal {
             .with(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"))
     }
 
-    pub(super) fn method() -> Self {
-        let what = "the gateway passes GET, HEAD, POST and DELETE";
+    pub(super) fn method(allowed: &'static str) -> Self {
+        let what = format!("the gateway passes {allowed} here");
         Self::new(Problem::new(StatusCode::METHOD_NOT_ALLOWED, "method_not_allowed", what))
-            .with(header::ALLOW, HeaderValue::from_static("GET, HEAD, POST, DELETE"))
+            .with(header::ALLOW, HeaderValue::from_static(allowed))
     }
 
     pub(super) fn internal() -> Self {
@@ -140,6 +140,20 @@ impl Refusal {
             IntakeFault::Broken => (StatusCode::BAD_REQUEST, "body_broken"),
         };
         Self::new(Problem::new(status, code, format!("{fault}; nothing was stored")))
+    }
+
+    /// A body that is no file's: the bound is the gateway's own.
+    pub(super) fn kept(fault: IntakeFault) -> Self {
+        let what = format!(
+            "{fault}, which is gateway.max_kept_body; nothing was done, send fewer keys at a time or have it raised"
+        );
+        Self::new(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", what))
+    }
+
+    /// The handler's own ticket.
+    pub(super) fn ticket() -> Self {
+        let what = "tickets are the gateway's to keep; leave Vault-Ticket, or tickets in a batch, out";
+        Self::new(Problem::new(StatusCode::BAD_REQUEST, "ticket_refused", what))
     }
 
     pub(super) fn because(mut self, cause: String) -> Self {

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::time::Duration;
 
 use bytes::Bytes;
-use edge::gateway::{Address, Gateway, GatewayError, Limits, Settings, Vaults};
+use edge::gateway::{Address, Gateway, GatewayError, Limits, Settings, Vaults, tickets};
 use http::{Method, Request, Response, StatusCode, header};
 use http_body_util::combinators::UnsyncBoxBody;
 use http_body_util::{BodyExt, Full, StreamBody};
@@ -22,15 +22,16 @@ use tokio::task::JoinHandle;
 
 use crate::pair::{Behaviour, Pair, hash, noise};
 
-type Body = UnsyncBoxBody<Bytes, Infallible>;
+pub(crate) type Body = UnsyncBoxBody<Bytes, Infallible>;
 
-struct Door {
-    pair: Pair,
-    address: Address,
-    registry: Registry,
-    vaults: Vaults,
-    shutdown: Shutdown,
-    running: JoinHandle<()>,
+/// A gateway before a pair of fakes.
+pub(crate) struct Door {
+    pub(crate) pair: Pair,
+    pub(crate) address: Address,
+    pub(crate) registry: Registry,
+    pub(crate) vaults: Vaults,
+    pub(crate) shutdown: Shutdown,
+    pub(crate) running: JoinHandle<()>,
 }
 
 fn settings(pair: &Pair) -> Settings {
@@ -42,26 +43,31 @@ fn settings(pair: &Pair) -> Settings {
         tls: pair.caller(),
         max_kept_body: ByteSize::kib(64),
         max_file: ByteSize::mib(8),
+        tickets: tickets::Settings { store: pair.folder().join("tickets.db"), days: 30, most: 100_000 },
     }
 }
 
 /// Deadlines that a slow machine does not meet by chance.
 fn limits() -> Limits {
     let minute = Duration::from_secs(60);
-    let mut limits = Limits { probe: minute * 10, ..Limits::default() };
+    let mut limits = Limits { probe: minute * 10, ticket: minute, ..Limits::default() };
     limits.client.connect = minute;
     limits.client.attempt = minute;
     limits
 }
 
 impl Door {
-    async fn open() -> Self {
-        let pair = Pair::start().await;
+    pub(crate) async fn open() -> Self {
+        Self::before(Pair::start().await).await
+    }
+
+    /// A gateway before that pair, whose store lies in the pair's folder.
+    pub(crate) async fn before(pair: Pair) -> Self {
         let settings = settings(&pair);
         Self::open_with(pair, settings, limits()).await
     }
 
-    async fn open_with(pair: Pair, settings: Settings, limits: Limits) -> Self {
+    pub(crate) async fn open_with(pair: Pair, settings: Settings, limits: Limits) -> Self {
         let registry = Registry::new();
         let gateway = Gateway::open(settings, limits, &registry).await.unwrap();
         let (vaults, address) = (gateway.vaults(), gateway.address().clone());
@@ -70,14 +76,14 @@ impl Door {
         Self { pair, address, registry, vaults, shutdown, running }
     }
 
-    async fn call(&self, request: Request<Body>) -> Response<Incoming> {
+    pub(crate) async fn call(&self, request: Request<Body>) -> Response<Incoming> {
         match &self.address {
             Address::Unix(path) => exchange(UnixStream::connect(path).await.unwrap(), request).await,
             Address::Tcp(address) => exchange(TcpStream::connect(address).await.unwrap(), request).await,
         }
     }
 
-    async fn refused(&self, request: Request<Body>) -> Problem {
+    pub(crate) async fn refused(&self, request: Request<Body>) -> Problem {
         let response = self.call(request).await;
         assert_eq!(response.headers()[header::CONTENT_TYPE], "application/problem+json");
         let status = response.status().as_u16();
@@ -86,7 +92,7 @@ impl Door {
         problem
     }
 
-    fn metric(&self, name: &str, label: &str) -> f64 {
+    pub(crate) fn metric(&self, name: &str, label: &str) -> f64 {
         let families = self.registry.gather();
         let family = families.iter().find(|family| family.name() == name).unwrap();
         let metric = family
@@ -110,11 +116,11 @@ async fn bytes(response: Response<Incoming>) -> Bytes {
     response.into_body().collect().await.unwrap().to_bytes()
 }
 
-async fn json<T: serde::de::DeserializeOwned>(response: Response<Incoming>) -> T {
+pub(crate) async fn json<T: serde::de::DeserializeOwned>(response: Response<Incoming>) -> T {
     serde_json::from_slice(&bytes(response).await).unwrap()
 }
 
-fn request(method: Method, path: &str, content: impl Into<Bytes>) -> Request<Body> {
+pub(crate) fn request(method: Method, path: &str, content: impl Into<Bytes>) -> Request<Body> {
     let builder = Request::builder().method(method).uri(path).header(header::HOST, "gateway");
     builder.body(Full::new(content.into()).boxed_unsync()).unwrap()
 }

@@ -5,3 +5,4 @@
 mod client;
 mod gateway;
 mod pair;
+mod tickets;

@@ -22,8 +22,8 @@ use hyper::service::service_fn;
 use hyper_util::rt::TokioIo;
 use rcgen::{BasicConstraints, CertificateParams, IsCa, Issuer, KeyPair};
 use sha2::{Digest, Sha256};
-use shared::api::client::VaultAddress;
-use shared::api::{File, IDEMPOTENCY_KEY, Number, NumberState, Problem};
+use shared::api::client::{Life, VaultAddress};
+use shared::api::{File, IDEMPOTENCY_KEY, Number, NumberState, Problem, VAULT_LIFE, VAULT_TICKET};
 use shared::tls::Files;
 use tokio::net::TcpListener;
 use tokio::sync::Notify;
@@ -31,6 +31,9 @@ use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
 type Body = UnsyncBoxBody<Bytes, io::Error>;
+
+/// Each start of a vault is another life.
+static LIVES: AtomicUsize = AtomicUsize::new(1);
 
 /// What a vault does with its next request; behaviours are used up in order.
 pub(crate) enum Behaviour {
@@ -40,6 +43,8 @@ pub(crate) enum Behaviour {
     Hang,
     /// 503 with this code and `Retry-After: 7`.
     Refuse(&'static str),
+    /// 410 with this code.
+    Gone(&'static str),
     /// Reads so much of the body, then cuts the connection.
     CutUpload(usize),
     /// Sends the head and so much of the body, then cuts the connection.
@@ -51,8 +56,10 @@ pub(crate) enum Behaviour {
 /// What both vaults have done together.
 #[derive(Default)]
 pub(crate) struct Deeds {
-    /// Vault, method, path and key of every request, in order.
+    /// Vault, method, path and key of every request, in order; questions for a life aside.
     pub(crate) asked: Vec<(String, String, Option<String>)>,
+    /// The tickets that each vault saw, in order: by header, or each in a batch's body.
+    pub(crate) tickets: Vec<(String, Option<Life>)>,
     /// How often each key really acted.
     pub(crate) acts: HashMap<String, u32>,
     /// Numbers by key.
@@ -83,6 +90,8 @@ struct Inner {
     name: &'static str,
     deeds: Arc<Mutex<Deeds>>,
     behaviours: Mutex<VecDeque<Behaviour>>,
+    /// New at each start; 0: a vault that knows no lives.
+    life: Mutex<Life>,
     connections: AtomicUsize,
     connected: Notify,
 }
@@ -162,6 +171,7 @@ impl FakeVault {
             name,
             deeds,
             behaviours: Mutex::default(),
+            life: Mutex::new(Life(0)),
             connections: AtomicUsize::new(0),
             connected: Notify::new(),
         });
@@ -173,6 +183,8 @@ impl FakeVault {
     }
 
     fn serve(&mut self, listener: TcpListener) {
+        let life = LIVES.fetch_add(1, Ordering::SeqCst) as u128;
+        *self.shared.life.lock().unwrap() = Life(life);
         let (acceptor, shared) = (self.acceptor.clone(), Arc::clone(&self.shared));
         self.serving = Some(tokio::spawn(async move {
             let mut connections = JoinSet::new();
@@ -206,6 +218,16 @@ impl FakeVault {
         self.serve(listener);
     }
 
+    /// The life that it tells.
+    pub(crate) fn life(&self) -> Life {
+        *self.shared.life.lock().unwrap()
+    }
+
+    /// From now on it knows no lives, as an earlier version.
+    pub(crate) fn forget_life(&self) {
+        *self.shared.life.lock().unwrap() = Life(0);
+    }
+
     /// What it shall do with its next requests.
     pub(crate) fn will(&self, behaviours: impl IntoIterator<Item = Behaviour>) {
         self.shared.behaviours.lock().unwrap().extend(behaviours);
@@ -230,16 +252,40 @@ impl FakeVault {
 
 impl Inner {
     async fn answer(&self, request: Request<Incoming>) -> Result<Response<Body>, io::Error> {
+        let life = *self.life.lock().unwrap();
+        let mut response = if request.uri().path() == "/v1/life" {
+            refuse("not_found")
+        } else {
+            self.answer_call(request).await?
+        };
+        if life != Life(0) {
+            response.headers_mut().insert(VAULT_LIFE, life.to_string().parse().unwrap());
+        }
+        Ok(response)
+    }
+
+    async fn answer_call(&self, request: Request<Incoming>) -> Result<Response<Body>, io::Error> {
         let (parts, mut body) = request.into_parts();
         let key = parts.headers.get(IDEMPOTENCY_KEY).map(|key| key.to_str().unwrap().to_owned());
         let line = format!("{} {}", parts.method, parts.uri);
-        self.deeds.lock().unwrap().asked.push((self.name.to_owned(), line, key.clone()));
+        {
+            let mut deeds = self.deeds.lock().unwrap();
+            deeds.asked.push((self.name.to_owned(), line, key.clone()));
+            if parts.uri.path().ends_with("/numbers") {
+                let ticket =
+                    parts.headers.get(VAULT_TICKET).map(|life| life.to_str().unwrap().parse().unwrap());
+                deeds.tickets.push((self.name.to_owned(), ticket));
+            }
+        }
         let behaviour = self.behaviours.lock().unwrap().pop_front();
         let cut = || Err(io::Error::other("cut on demand"));
         let mut cut_download = None;
         match &behaviour {
             Some(Behaviour::Hang) => std::future::pending().await,
             Some(Behaviour::Refuse(code)) => return Ok(refuse(code)),
+            Some(Behaviour::Gone(code)) => {
+                return Ok(json(StatusCode::GONE, &Problem::new(StatusCode::GONE, code, "on demand")));
+            }
             Some(Behaviour::CutUpload(most)) => {
                 let mut taken = 0;
                 while taken < *most {
@@ -255,6 +301,13 @@ impl Inner {
             Some(Behaviour::ActAndCut) | None => {}
         }
         let content = body.collect().await.map_err(io::Error::other)?.to_bytes();
+        if parts.uri.path().ends_with("/batch") {
+            let batch: serde_json::Value = serde_json::from_slice(&content).unwrap();
+            let tickets: Vec<Option<Life>> =
+                serde_json::from_value(batch["tickets"].clone()).unwrap_or_default();
+            let seen = tickets.into_iter().map(|ticket| (self.name.to_owned(), ticket));
+            self.deeds.lock().unwrap().tickets.extend(seen);
+        }
         let response = self.act(&parts.method, parts.uri.path(), key, content, &parts.headers, cut_download);
         if matches!(behaviour, Some(Behaviour::ActAndCut)) { cut() } else { Ok(response) }
     }
@@ -311,10 +364,7 @@ fn number(deeds: &mut Deeds, path: &str, key: Option<String>) -> Response<Body> 
     let series = path.split('/').nth(3).unwrap_or_default().to_owned();
     let state = if path.ends_with("/confirm") { NumberState::Confirmed } else { NumberState::Reserved };
     let entry_hash = "0".repeat(64);
-    json(
-        StatusCode::CREATED,
-        &Number { series, number, key, state, document_hash: None, reason: None, entry_hash },
-    )
+    json(StatusCode::CREATED, &Number { state, ..Number::reserved(series, number, key, entry_hash) })
 }
 
 fn file(

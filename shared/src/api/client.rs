@@ -12,6 +12,7 @@ mod body;
 mod calls;
 mod fault;
 mod identity;
+mod ticket;
 mod turns;
 mod vault;
 
@@ -28,10 +29,12 @@ pub use answer::Answer;
 pub use body::Body;
 pub use calls::encode;
 pub use fault::{ClientError, Transport};
+pub use ticket::{Life, NoLife, Tickets};
 
 use self::answer::Resume;
 use self::body::Load;
 use self::identity::Identity;
+use self::ticket::Stamp;
 use self::vault::Vault;
 use super::IDEMPOTENCY_KEY;
 
@@ -105,6 +108,7 @@ pub struct ServedBy(pub String);
 #[derive(Clone)]
 pub struct Client {
     inner: Arc<Inner>,
+    tickets: Option<Arc<dyn Tickets>>,
 }
 
 struct Inner {
@@ -152,28 +156,40 @@ impl Client {
             .map(|vault| Vault::new(vault, Arc::clone(&identity), Arc::clone(&limits)).map(Arc::new))
             .collect::<Result<_, _>>()?;
         let (preferred, failovers) = (AtomicUsize::new(0), AtomicU64::new(0));
-        Ok(Self { inner: Arc::new(Inner { vaults, preferred, failovers, limits }) })
+        Ok(Self { inner: Arc::new(Inner { vaults, preferred, failovers, limits }), tickets: None })
+    }
+
+    /// The same client, whose reserves carry tickets from now on: before a key is first sent,
+    /// `tickets` writes down to which vault's life it goes. Without, a vault that is alone gives
+    /// no new numbers to this caller.
+    #[must_use]
+    pub fn with_tickets(self, tickets: Arc<dyn Tickets>) -> Self {
+        Self { tickets: Some(tickets), ..self }
     }
 
     /// Sends a request to whichever vault answers. Method, path with query, headers and body
-    /// count; scheme, authority and `Host` are the client's own. A POST without an
+    /// count; scheme, authority and `Host` are the client's own. A POST or PUT without an
     /// idempotency key gets a random one. Refusals of a vault come back as responses;
     /// a refusal with 502, 503, 504 or 507 only after the other vault was asked too.
     ///
     /// # Errors
-    /// No vault answered, a streamed body broke half-way ([`ClientError::BrokenUpload`]), or
-    /// the body's own source failed.
+    /// No vault answered, a streamed body broke half-way ([`ClientError::BrokenUpload`]), the
+    /// body's own source failed, or a ticket is there already ([`ClientError::ForeignTicket`]).
     pub async fn call(&self, request: Request<Body>) -> Result<Response<Answer>, ClientError> {
         let (parts, body) = request.into_parts();
         let path = parts.uri.path_and_query().cloned().unwrap_or(PathAndQuery::from_static("/"));
         let mut head = Head { method: parts.method, path, headers: parts.headers };
         head.headers.remove(header::HOST);
-        if head.method == Method::POST && !head.headers.contains_key(IDEMPOTENCY_KEY) {
+        if matches!(head.method, Method::POST | Method::PUT) && !head.headers.contains_key(IDEMPOTENCY_KEY) {
             let key = HeaderValue::try_from(fresh_key()?).map_err(|_| ClientError::NoRandomness)?;
             head.headers.insert(IDEMPOTENCY_KEY, key);
         }
-        let load = Load::from(body);
-        let mut response = turns::take(&self.inner, &head, &load).await?;
+        let mut load = Load::from(body);
+        let stamp = match &self.tickets {
+            Some(tickets) => Stamp::of(tickets, &head, &load)?,
+            None => None,
+        };
+        let mut response = turns::take(&self.inner, &mut head, &mut load, stamp).await?;
         if let Some(resume) = Resume::of(self, &head, &response) {
             response.body_mut().resume_with(resume);
         }

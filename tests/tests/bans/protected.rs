@@ -113,8 +113,9 @@ fn the_vaults_of_the_gateway_are_never_banned() {
             .map(|what| format!("{what}_file = \"{}\"\n", at(&format!("{what}.pem"))))
             .concat();
         plan.sections.push_str(&format!(
-            "[gateway]\nlisten = \"unix:{}\"\n{files}[[gateway.vault]]\nname = \"vault-a\"\naddress = \"{}:7443\"\n",
+            "[gateway]\nlisten = \"unix:{}\"\ntickets = \"{}\"\n{files}[[gateway.vault]]\nname = \"vault-a\"\naddress = \"{}:7443\"\n",
             at("gateway.sock"),
+            at("tickets.db"),
             Host::Stranger.address()
         ));
         harness::browser::Authority::new(&plan.folder, "vaults")

@@ -10,16 +10,16 @@ use serde::de::DeserializeOwned;
 
 use super::refusal::Refusal;
 
-/// Longest JSON body of any call, in bytes.
+/// Longest JSON body of a call that does not say otherwise, in bytes.
 pub const MAX_JSON: usize = 64 << 10;
 /// A JSON body is there whole within this time; it is small.
 const DEADLINE: Duration = Duration::from_secs(30);
 
-/// A request's JSON body.
+/// A request's JSON body, of at most `MOST` bytes.
 #[derive(Debug, Clone)]
-pub struct JsonBody<T>(pub T);
+pub struct JsonBody<T, const MOST: usize = MAX_JSON>(pub T);
 
-impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
+impl<T: DeserializeOwned, S: Sync, const MOST: usize> FromRequest<S> for JsonBody<T, MOST> {
     type Rejection = Refusal;
 
     async fn from_request(request: Request<Body>, _state: &S) -> Result<Self, Refusal> {
@@ -28,11 +28,11 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for JsonBody<T> {
             let detail = "this call takes application/json";
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_request", detail));
         }
-        let whole = Limited::new(request.into_body(), MAX_JSON).collect();
+        let whole = Limited::new(request.into_body(), MOST).collect();
         let body = match tokio::time::timeout(DEADLINE, whole).await {
             Ok(Ok(body)) => body.to_bytes(),
             Ok(Err(error)) if error.is::<LengthLimitError>() => {
-                let detail = format!("the body is longer than {MAX_JSON} bytes");
+                let detail = format!("the body is longer than {MOST} bytes");
                 return Err(Refusal::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", detail));
             }
             Ok(Err(_)) => {

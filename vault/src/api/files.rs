@@ -41,9 +41,15 @@ const LATER: Duration = Duration::from_secs(5);
 
 /// What the handlers need.
 #[derive(Clone)]
-struct Files {
+pub(super) struct Files {
     storage: Storage,
     idle: Duration,
+}
+
+impl Files {
+    pub(super) fn new(storage: Storage, idle: Duration) -> Self {
+        Self { storage, idle }
+    }
 }
 
 /// The files part of the API. A body or an answer that makes no progress for `idle` is ended.
@@ -119,7 +125,7 @@ fn announced(
     Ok((upload, digests))
 }
 
-async fn download(
+pub(super) async fn download(
     State(files): State<Files>,
     caller: Caller,
     method: Method,

@@ -1,23 +1,28 @@
 //! The API's part about numbers: paths, bodies and statuses ↔ wishes and outcomes. Decides who
 //! may touch which series; not what becomes of a number.
 
-use std::time::Duration;
+mod asked;
+mod batch;
+mod export;
+mod series;
 
-use axum::extract::{Path, Query, State};
+use axum::extract::State;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
-use shared::api::{Confirm, MAX_KEY, MAX_PAGE, Number, Page, Reseeded, Void};
-use shared::tls::{Role, is_name};
+use shared::api::{
+    Confirm, Epoch, MAX_NUMBER_KEY, MAX_PAGE, Number, NumberState, Page, Reseeded, TakeOver, Void,
+};
+use shared::tls::Role;
 
 use super::body::JsonBody;
 use super::caller::Caller;
 use super::key::IdempotencyKey;
 use super::refusal::Refusal;
-use crate::sequence::book::{Refused, SeriesName};
-use crate::sequence::{Done, Sequence, SequenceError};
+use crate::sequence::{Done, Sequence};
+use asked::{Asked, AskedNumber, NoMore, Supersedes, Ticket, checked_text, invalid, refusal};
 
 /// Longest document hash, in bytes.
 const MAX_DOCUMENT_HASH: usize = 128;
@@ -27,11 +32,17 @@ const MAX_REASON: usize = 512;
 /// The routes under `/v1/series`.
 pub fn routes(sequence: Sequence) -> Router {
     Router::new()
+        .route("/v1/series", get(series::list))
+        .route("/v1/series/{series}", put(series::define).get(series::one))
+        .route("/v1/series/{series}/export", get(export::export))
         .route("/v1/series/{series}/numbers", post(reserve).get(find))
+        .route("/v1/series/{series}/numbers/batch", post(batch::reserve))
         .route("/v1/series/{series}/numbers/{number}", get(one))
         .route("/v1/series/{series}/numbers/{number}/confirm", post(confirm))
         .route("/v1/series/{series}/numbers/{number}/void", post(void))
         .route("/v1/numbers/re-seed", post(reseed))
+        .route("/v1/numbers/take-over", post(take_over))
+        .route("/v1/numbers/yield", post(give_way))
         .with_state(sequence)
 }
 
@@ -43,43 +54,72 @@ async fn reseed(State(sequence): State<Sequence>, caller: Caller) -> Result<Json
     Ok(Json(Reseeded { entries }))
 }
 
-/// The query of every call: operators say for whom they act.
-#[derive(Debug, Deserialize)]
-struct Whose {
-    owner: Option<String>,
+/// Operators only: this vault is the ledger's owner from now on.
+async fn take_over(
+    State(sequence): State<Sequence>,
+    caller: Caller,
+    JsonBody(TakeOver { alone }): JsonBody<TakeOver>,
+) -> Result<Json<Epoch>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let epoch = sequence.take_over(alone).await.map_err(refusal)?;
+    tracing::warn!(by = caller.0.name, alone, "numbers: this vault has taken over in epoch {epoch}");
+    Ok(Json(Epoch { epoch }))
 }
 
-#[derive(Debug, Deserialize)]
-struct Find {
-    owner: Option<String>,
-    key: Option<String>,
-    after: Option<u64>,
-    limit: Option<usize>,
+/// Operators only: of two owners the other is right.
+async fn give_way(State(sequence): State<Sequence>, caller: Caller) -> Result<Json<Epoch>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let epoch = sequence.give_way().await.map_err(refusal)?;
+    tracing::warn!(by = caller.0.name, "numbers: this vault has yielded to the other");
+    Ok(Json(Epoch { epoch }))
 }
 
 async fn reserve(
     State(sequence): State<Sequence>,
-    caller: Caller,
-    Path(series): Path<String>,
-    Query(whose): Query<Whose>,
+    asked: Asked<NoMore>,
+    Ticket(ticket): Ticket,
+    Supersedes(old): Supersedes,
     IdempotencyKey(key): IdempotencyKey,
 ) -> Result<Response, Refusal> {
-    let name = name(&caller, whose.owner, series)?;
-    let Done { number, fresh } = sequence.reserve(name, key).await.map_err(refusal)?;
+    let name = asked.counted(&sequence)?;
+    if old.as_ref() == Some(&key) {
+        return Err(invalid("Vault-Supersedes names the key itself; take a new key"));
+    }
+    if let Some(old) = old {
+        // Doing it again does nothing more, so the whole call may be repeated.
+        sequence.supersede(name.clone(), old, key.clone()).await.map_err(refusal)?;
+    }
+    let Done { number, fresh } = sequence.reserve(name, key, ticket).await.map_err(refusal)?;
     let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(number)).into_response())
 }
 
-async fn find(
-    State(sequence): State<Sequence>,
-    caller: Caller,
-    Path(series): Path<String>,
-    Query(find): Query<Find>,
-) -> Result<Response, Refusal> {
-    let name = name(&caller, find.owner, series)?;
+/// What a list holds, beside whose and which series.
+#[derive(Debug, Deserialize)]
+struct Find {
+    key: Option<String>,
+    state: Option<Wanted>,
+    after: Option<u64>,
+    limit: Option<usize>,
+}
+
+/// Only these numbers.
+#[derive(Debug, Clone, Copy, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum Wanted {
+    Reserved,
+    Confirmed,
+    Void,
+    Doubtful,
+    Expired,
+}
+
+async fn find(State(sequence): State<Sequence>, asked: Asked<Find>) -> Result<Response, Refusal> {
+    let name = asked.counted(&sequence)?;
+    let find = asked.more;
     if let Some(key) = find.key {
         let IdempotencyKey(key) = IdempotencyKey::read(key.as_bytes()).ok_or_else(|| {
-            invalid(format!("an idempotency key is 1 to {MAX_KEY} visible ASCII characters"))
+            invalid(format!("an idempotency key is 1 to {MAX_NUMBER_KEY} visible ASCII characters"))
         })?;
         let absent = format!("series {} has no number for this key", name.series);
         let number = sequence.by_key(name, key).await.map_err(refusal)?;
@@ -88,19 +128,30 @@ async fn find(
     let limit = find.limit.unwrap_or(100).clamp(1, MAX_PAGE);
     // SQLite's integers end where i64 does, and so do the numbers.
     let after = find.after.unwrap_or(0).min(i64::MAX as u64);
-    let items = sequence.list(name, after, limit).await.map_err(refusal)?;
+    let state = match find.state {
+        None => None,
+        Some(Wanted::Reserved) => Some(NumberState::Reserved),
+        Some(Wanted::Confirmed) => Some(NumberState::Confirmed),
+        Some(Wanted::Void) => Some(NumberState::Void),
+        Some(Wanted::Doubtful) => Some(NumberState::Doubtful),
+        Some(Wanted::Expired) => {
+            let items = sequence.list_expired(name, after, limit).await.map_err(refusal)?;
+            return Ok(Json(page(items, limit)).into_response());
+        }
+    };
+    let items = sequence.list(name, state, after, limit).await.map_err(refusal)?;
+    Ok(Json(page(items, limit)).into_response())
+}
+
+fn page(items: Vec<Number>, limit: usize) -> Page<Number> {
     let next = if items.len() == limit { items.last().map(|number| number.number.to_string()) } else { None };
-    Ok(Json(Page { items, next }).into_response())
+    Page { items, next }
 }
 
 async fn one(
     State(sequence): State<Sequence>,
-    caller: Caller,
-    Path((series, number)): Path<(String, String)>,
-    Query(whose): Query<Whose>,
+    AskedNumber { name, number }: AskedNumber,
 ) -> Result<Json<Number>, Refusal> {
-    let name = name(&caller, whose.owner, series)?;
-    let number = checked_number(&number)?;
     let absent = format!("series {} has no number {number}", name.series);
     let found = sequence.by_number(name, number).await.map_err(refusal)?;
     found.map(Json).ok_or_else(|| Refusal::not_found(absent))
@@ -108,86 +159,18 @@ async fn one(
 
 async fn confirm(
     State(sequence): State<Sequence>,
-    caller: Caller,
-    Path((series, number)): Path<(String, String)>,
-    Query(whose): Query<Whose>,
+    AskedNumber { name, number }: AskedNumber,
     JsonBody(body): JsonBody<Confirm>,
 ) -> Result<Json<Number>, Refusal> {
-    let name = name(&caller, whose.owner, series)?;
-    let number = checked_number(&number)?;
     let hash = checked_text(body.document_hash, "document_hash", MAX_DOCUMENT_HASH)?;
     Ok(Json(sequence.confirm(name, number, hash).await.map_err(refusal)?.number))
 }
 
 async fn void(
     State(sequence): State<Sequence>,
-    caller: Caller,
-    Path((series, number)): Path<(String, String)>,
-    Query(whose): Query<Whose>,
+    AskedNumber { name, number }: AskedNumber,
     JsonBody(body): JsonBody<Void>,
 ) -> Result<Json<Number>, Refusal> {
-    let name = name(&caller, whose.owner, series)?;
-    let number = checked_number(&number)?;
     let reason = checked_text(body.reason, "reason", MAX_REASON)?;
     Ok(Json(sequence.void(name, number, reason).await.map_err(refusal)?.number))
-}
-
-/// Whose series is meant: an edge's own owner's, or whichever an operator names.
-fn name(caller: &Caller, owner: Option<String>, series: String) -> Result<SeriesName, Refusal> {
-    caller.must_be(&[Role::Edge, Role::Admin])?;
-    let owner = match (caller.0.role, owner) {
-        (Role::Admin, None) => {
-            return Err(invalid("an operator must say whose series is meant; add ?owner=NAME"));
-        }
-        (_, Some(owner)) => owner,
-        (_, None) => caller.0.owner.clone(),
-    };
-    if !caller.may_touch(&owner) {
-        let detail = format!("this certificate acts for {}, not for {owner}", caller.0.owner);
-        return Err(Refusal::new(StatusCode::FORBIDDEN, "owner_refused", detail));
-    }
-    if !is_name(&series) || !is_name(&owner) {
-        return Err(invalid(
-            "a series or owner is named by 1 to 64 letters, digits, dots, dashes, underscores",
-        ));
-    }
-    Ok(SeriesName { owner, series })
-}
-
-fn checked_number(text: &str) -> Result<u64, Refusal> {
-    // SQLite's integers end where i64 does.
-    text.parse::<u64>()
-        .ok()
-        .filter(|number| (1..=i64::MAX as u64).contains(number))
-        .ok_or_else(|| invalid("a number is a whole number from 1 upwards"))
-}
-
-fn checked_text(text: String, what: &str, most: usize) -> Result<String, Refusal> {
-    if (1..=most).contains(&text.len()) && !text.chars().any(char::is_control) {
-        return Ok(text);
-    }
-    Err(invalid(format!("{what} is 1 to {most} bytes of text without control characters")))
-}
-
-fn invalid(detail: impl Into<String>) -> Refusal {
-    Refusal::new(StatusCode::BAD_REQUEST, "invalid", detail)
-}
-
-fn refusal(error: SequenceError) -> Refusal {
-    let text = error.to_string();
-    match error {
-        SequenceError::Refused(Refused::Unknown { .. }) => Refusal::not_found(text),
-        SequenceError::Refused(Refused::Confirmed { .. }) => {
-            Refusal::new(StatusCode::CONFLICT, "already_confirmed", text)
-        }
-        SequenceError::Refused(Refused::Void { .. }) => {
-            Refusal::new(StatusCode::CONFLICT, "already_void", text)
-        }
-        SequenceError::Apart(_) => Refusal::later("peer_away", text, Duration::from_secs(2)),
-        SequenceError::Closed(_) => Refusal::later("numbering_closed", text, Duration::from_secs(60)),
-        SequenceError::NothingToReseed => Refusal::new(StatusCode::CONFLICT, "nothing_to_reseed", text),
-        SequenceError::InDoubt => Refusal::later("in_doubt", text, Duration::from_secs(1)),
-        SequenceError::Busy => Refusal::later("busy", text, Duration::from_secs(1)),
-        SequenceError::Unreadable => Refusal::internal(),
-    }
 }

@@ -315,7 +315,7 @@ fn compared(synced: &Synced) -> String {
     )
 }
 
-fn encoded(text: &str) -> String {
+pub(super) fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
 }
 
@@ -336,7 +336,7 @@ fn described(file: &File) -> String {
 
 /// Text of others as it may stand on a terminal: what moves the cursor, breaks the line or turns
 /// the direction of writing is escaped.
-fn shown(text: &str) -> String {
+pub(super) fn shown(text: &str) -> String {
     let mut line = String::with_capacity(text.len());
     for character in text.chars() {
         match character {

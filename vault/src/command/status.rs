@@ -23,6 +23,17 @@ pub fn wanting(status: &Value) -> Vec<String> {
         wanting.push(format!("{} is away", word(&pair["peer"])));
     }
     wanting.extend(status["numbers"]["reason"].as_str().map(|reason| format!("no numbers: {reason}")));
+    let database = &status["numbers"]["database"];
+    if let Some(why) = database["why"].as_str() {
+        wanting.push(format!("database: {why}"));
+    }
+    if let Some(writable) = database["writable"].as_array().filter(|writable| writable.len() > 1) {
+        let names: Vec<_> = writable.iter().map(word).collect();
+        wanting.push(format!(
+            "{} take writes, each without the other: vault database status",
+            names.join(" and ")
+        ));
+    }
     let servers = list(&files["file_servers"]);
     for server in servers {
         let name = word(&server["name"]);
@@ -88,6 +99,16 @@ pub fn told(status: &Value, wanting: &[String], now: i64) -> String {
         "numbers",
         format!("{given}; {} entries, kept by {}", count(&numbers["entries"]), word(&numbers["owner"])),
     );
+    let database = &numbers["database"];
+    if database.is_object() {
+        let at = database["place"].as_str().map(|place| format!(" on {place}")).unwrap_or_default();
+        let behind = match count(&database["lag"]) {
+            0 => String::new(),
+            lag => format!(", {lag} behind"),
+        };
+        let (phase, holds) = (word(&database["phase"]), count(&database["holds"]));
+        line("database", format!("{phase}{at}; {holds} entries{behind}"));
+    }
     files(&status["files"], now, &mut line);
     let pki = &status["pki"];
     let key = if pki["authority_key_here"] == true { "; the authority's key lies here" } else { "" };

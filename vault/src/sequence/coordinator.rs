@@ -2,22 +2,33 @@
 //! events in, carries out what the core asks, and answers callers when their entries are final.
 //! Wishes that wait while a round is under way share the next one (group commit).
 
-use std::collections::VecDeque;
-use std::path::PathBuf;
+mod metrics;
+mod operator;
+
+use std::collections::{HashMap, VecDeque};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use prometheus::{IntCounterVec, IntGauge, Opts, Registry};
+use shared::api::Number;
 use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
-use super::book::{Refused, Round, SeriesName, Verdict, Wish};
-use super::entry::{BATCH, Tail};
-use super::journal::Journal;
-use super::protocol::{Core, Input, Message, Nonce, Output, Reason};
-use super::witness::{self, Witness};
-use super::{Done, HangUp, SequenceError, Tell};
+use super::alone::{self, Alone, Sight, Waits};
+use super::book::{Known, Refused, Round, SeriesName, Verdict, Wish};
+use super::carry::{self, carry};
+use super::database::replies::{Replies, Reply};
+use super::definition::Definition;
+use super::entry::{Act, BATCH, Draft, Entry, Life, Tail};
+use super::journal::{Journal, JournalError};
+use super::keeper::Keeper;
+use super::mirror::Mirror;
+use super::protocol::{Core, Input, Message, Output, Reason};
+use super::record::desk::{self, Desk};
+use super::standing::{Doubts, Present};
+use super::{Done, HangUp, Outcome, SequenceError, Tell};
+pub(super) use metrics::Metrics;
 
 /// Most wishes waiting for their round; further ones are refused as busy.
 pub(super) const WAITING: usize = 4096;
@@ -26,70 +37,74 @@ const SESSION_DEADLINE: Duration = Duration::from_secs(10);
 /// How often the thread looks at its deadlines when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
 
+/// Whoever was in the last round asks again at about the same time: one round for all of them costs
+/// what one for the first of them would. So long is waited at a time, while more come, and in all.
+const COMPANY: Duration = Duration::from_micros(50);
+const COMPANY_TURNS: usize = 4;
+
 /// What the thread takes in.
 pub(super) enum Work {
     Up,
     Down(oneshot::Sender<()>),
     Told(Bytes),
     Wish(Waiting),
+    Record(desk::Waiting),
+    Sure(desk::Sure),
     Reseed(oneshot::Sender<Result<u64, SequenceError>>),
+    /// This vault shall be the owner; with `true`, without the other.
+    TakeOver(bool, oneshot::Sender<Result<u64, SequenceError>>),
+    /// Of two owners the other is right.
+    Yield(oneshot::Sender<Result<u64, SequenceError>>),
 }
 
 pub(super) struct Waiting {
     pub(super) name: SeriesName,
     pub(super) wish: Wish,
-    pub(super) answer: oneshot::Sender<Result<Done, SequenceError>>,
+    pub(super) answer: oneshot::Sender<Result<Outcome, SequenceError>>,
 }
 
 /// What the thread shows the outside after each step.
 #[derive(Debug, Clone)]
 pub(super) struct Seen {
-    pub(super) owner: String,
-    pub(super) life: Nonce,
+    pub(super) life: Life,
+    /// Does this vault enter wishes itself, or does the other?
+    pub(super) leads: bool,
     pub(super) refusal: Option<Reason>,
     pub(super) tail: Tail,
     pub(super) final_index: u64,
+    /// Records may be answered up to this index, if this vault is sure to be the owner.
+    pub(super) entered_index: u64,
     pub(super) complete: bool,
     pub(super) epoch: u64,
-}
-
-pub(super) struct Metrics {
-    entries: IntCounterVec,
-    together: IntGauge,
-}
-
-impl Metrics {
-    pub(super) fn new(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let entries = IntCounterVec::new(
-            Opts::new("vault_ledger_entries_total", "Entries made final by this vault as owner, by act"),
-            &["act"],
-        )?;
-        let together = IntGauge::new(
-            "vault_sequence_together",
-            "1 while both vaults are together and numbers are given",
-        )?;
-        registry.register(Box::new(entries.clone()))?;
-        registry.register(Box::new(together.clone()))?;
-        Ok(Self { entries, together })
-    }
+    pub(super) definitions: Arc<HashMap<SeriesName, Definition>>,
 }
 
 /// The thread's own state.
 pub(super) struct Coordinator {
     pub(super) core: Core,
     pub(super) journal: Journal,
+    /// The two vaults' names: this one's and the other's.
+    pub(super) names: [String; 2],
+    pub(super) alone: Alone,
+    pub(super) mirror: Mirror,
+    /// May ranges have to be granted or ended?
+    pub(super) chores_due: bool,
     pub(super) queue: mpsc::Receiver<Work>,
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) under_way: Vec<Waiting>,
+    /// How many were in the last round.
+    pub(super) company: usize,
+    /// The entries that were made for them.
+    pub(super) made: Vec<Entry>,
+    pub(super) records: Desk,
     pub(super) session_due: Option<Instant>,
-    pub(super) witness_file: PathBuf,
-    /// What stands in that file.
-    pub(super) witnessed: Option<Witness>,
-    pub(super) witness_failed: bool,
+    pub(super) witness: Keeper,
     /// What the log last heard of the refusal.
     pub(super) said: Option<Reason>,
     pub(super) seen: watch::Sender<Seen>,
     pub(super) metrics: Metrics,
+    /// What is final is answered through these.
+    pub(super) replies: Replies,
     pub(super) tell: Tell,
     pub(super) hang_up: HangUp,
 }
@@ -107,10 +122,10 @@ impl Coordinator {
                 Ok(None) => return,
                 Err(_) => {}
             }
-            while self.waiting.len() < WAITING
-                && let Ok(work) = self.queue.try_recv()
-            {
-                self.take(work);
+            self.take_more();
+            self.gather();
+            if let Some(question) = self.records.question() {
+                self.feed(Input::Ask(question));
             }
             self.rounds();
             self.watch_session();
@@ -121,19 +136,33 @@ impl Coordinator {
         }
     }
 
-    /// Writes down how far the journal goes, outside of it. Never ahead of what is durable.
+    fn take_more(&mut self) {
+        while self.waiting.len() < WAITING
+            && let Ok(work) = self.queue.try_recv()
+        {
+            self.take(work);
+        }
+    }
+
+    /// Waits for company as long as that comes: this thread has nothing else to do meanwhile.
+    fn gather(&mut self) {
+        for _ in 0..COMPANY_TURNS {
+            let before = self.waiting.len();
+            if before == 0 || before >= self.company || !self.core.may_propose() {
+                return;
+            }
+            std::thread::sleep(COMPANY);
+            self.take_more();
+            if self.waiting.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Has written down how far the journal goes, outside of it.
     fn keep_witness(&mut self) {
-        let Some(seen) = self.core.witness().filter(|seen| self.witnessed != Some(*seen)) else { return };
-        match witness::write(&self.witness_file, seen) {
-            Ok(()) => {
-                self.witnessed = Some(seen);
-                self.witness_failed = false;
-            }
-            Err(error) if !self.witness_failed => {
-                self.witness_failed = true;
-                tracing::warn!("sequence: {error}; a lost journal would be noticed by the other vault alone");
-            }
-            Err(_) => {}
+        if let Some(seen) = self.core.witness() {
+            self.witness.keep(seen);
         }
     }
 
@@ -154,11 +183,11 @@ impl Coordinator {
                 self.feed(Input::Disconnected);
                 drop(noted);
             }
-            Work::Told(body) => match serde_json::from_slice::<Message>(&body) {
+            Work::Told(body) => match Message::decode(&body) {
                 Ok(message) => self.feed(Input::Received(message)),
                 Err(error) => {
                     tracing::error!(
-                        "sequence: the other vault says what this one does not understand: {error}; are both of one version?"
+                        "sequence: the other vault says what this one does not understand: {error}; no session"
                     );
                     (self.hang_up)();
                 }
@@ -167,30 +196,22 @@ impl Coordinator {
                 answer(waiting, Err(SequenceError::Busy));
             }
             Work::Wish(waiting) => self.waiting.push_back(waiting),
+            Work::Record(waiting) => self.records.take(waiting),
+            Work::Sure(reader) => self.records.take_reader(reader),
             Work::Reseed(done) => {
                 let outcome = self.reseed();
                 // An operator who has gone asks again and is told that there is nothing to do.
                 let _gone = done.send(outcome);
             }
-        }
-    }
-
-    /// Takes the other vault's empty journal for its new one. Tells how many entries it lacks.
-    fn reseed(&mut self) -> Result<u64, SequenceError> {
-        if !self.core.may_reseed() {
-            return Err(SequenceError::NothingToReseed);
-        }
-        let entries = self.core.tail().index;
-        tracing::warn!(
-            "sequence: re-seeding: the operator says that the other vault's journal is lost and this one undamaged; {entries} entries are carried over"
-        );
-        self.feed(Input::Reseed);
-        match self.core.refusal() {
-            Some(reason @ Reason::CannotWrite) => Err(reason.into()),
-            _ => {
-                // The next connection finds the two acquainted.
-                (self.hang_up)();
-                Ok(entries)
+            Work::TakeOver(alone, done) => {
+                let outcome = self.take_over(alone);
+                // An operator who has gone looks at the status.
+                let _gone = done.send(outcome);
+            }
+            Work::Yield(done) => {
+                let outcome = self.give_way();
+                // As above.
+                let _gone = done.send(outcome);
             }
         }
     }
@@ -211,28 +232,67 @@ impl Coordinator {
     fn carry_out(&mut self, output: Output) -> Option<Input> {
         match output {
             Output::Send(message) => {
-                match serde_json::to_vec(&message) {
+                match message.encode() {
                     // An unheard message ends the connection, and Down follows.
                     Ok(body) => drop((self.tell)(Bytes::from(body))),
                     Err(error) => tracing::error!("sequence: a message cannot be written: {error}"),
                 }
                 None
             }
-            Output::Write(entries, memory) => Some(match self.journal.write(&entries, memory) {
-                Ok(()) => Input::Written,
-                Err(error) => {
-                    tracing::error!("sequence: {error}; numbering waits until the journal can be written");
-                    Input::WriteFailed
+            Output::Write(write) => {
+                let is_number = |entry: &Entry| !matches!(entry.act, Act::Put(_) | Act::Remove);
+                if write.entries.iter().any(|entry| !entry.series.is_empty() && is_number(entry)) {
+                    self.chores_due = true;
                 }
-            }),
-            Output::Load(after) => match self.journal.entries(after) {
-                Ok(entries) => Some(Input::Loaded(after, entries)),
+                Some(match self.journal.write(&write) {
+                    Ok(()) => {
+                        // Whoever is answered next reads by it.
+                        if write.entries.iter().any(|entry| matches!(entry.act, Act::Define(_))) {
+                            let now = self.journal.standing().shown_definitions();
+                            self.seen.send_modify(|seen| seen.definitions = now);
+                        }
+                        if !self.under_way.is_empty() && !write.entries.is_empty() {
+                            self.made = write.entries;
+                        }
+                        Input::Written
+                    }
+                    Err(error @ JournalError::Cut { .. }) => {
+                        tracing::error!("sequence: {error}");
+                        Input::CutRefused
+                    }
+                    Err(error) => {
+                        tracing::error!(
+                            "sequence: {error}; numbering waits until the journal can be written"
+                        );
+                        Input::WriteFailed
+                    }
+                })
+            }
+            Output::Load(after) => {
+                self.loaded(self.journal.entries(after)).map(|entries| Input::Loaded(after, entries))
+            }
+            Output::LoadSolo(after) => {
+                self.loaded(self.journal.rows(after)).map(|rows| Input::SoloLoaded(after, rows))
+            }
+            Output::Adopt(rows) => self.adopt(&rows),
+            Output::Settle => Some(match self.chores(true) {
+                Ok(drafts) if drafts.is_empty() => Input::Settled,
+                Ok(drafts) => Input::Propose(drafts),
                 Err(error) => {
                     tracing::error!("sequence: {error}; comparing journals again later");
                     (self.hang_up)();
-                    None
+                    return None;
                 }
-            },
+            }),
+            Output::Given => {
+                self.mirror.note(self.core.solo());
+                self.answer_given();
+                None
+            }
+            Output::Stands(question) => {
+                self.records.stands(question, self.core.entered_index());
+                None
+            }
             Output::Final => {
                 self.conclude();
                 None
@@ -241,6 +301,7 @@ impl Coordinator {
                 for waiting in self.under_way.drain(..) {
                     answer(waiting, Err(SequenceError::InDoubt));
                 }
+                self.records.doubt();
                 None
             }
             Output::HangUp => {
@@ -250,49 +311,242 @@ impl Coordinator {
         }
     }
 
+    /// What was read, unless it cannot be: then the journals are compared again later.
+    fn loaded<T>(&self, read: Result<T, JournalError>) -> Option<T> {
+        match read {
+            Ok(read) => Some(read),
+            Err(error) => {
+                tracing::error!("sequence: {error}; comparing journals again later");
+                (self.hang_up)();
+                None
+            }
+        }
+    }
+
+    /// What must be entered for a first part of the rows that a vault gave alone.
+    fn adopt(&self, rows: &[Entry]) -> Option<Input> {
+        let look = |name: &SeriesName, row: &Entry| {
+            Ok::<_, JournalError>(carry::Place {
+                by_key: self.journal.by_key(name, &row.key)?,
+                by_number: self.journal.by_number(name, row.number)?,
+            })
+        };
+        let carried = self.loaded(carry(rows, self.journal.standing(), self.core.final_index(), look))?;
+        for alarm in &carried.alarms {
+            tracing::error!("sequence: {alarm}");
+            self.metrics.alarms.inc();
+        }
+        Some(Input::Adopt(carried.drafts, carried.upto))
+    }
+
+    /// What the owner of a session must enter by itself: lives that begin, what must be doubted
+    /// (only before callers' wishes), ranges to be granted and to be ended.
+    fn chores(&self, first: bool) -> Result<Vec<Draft>, JournalError> {
+        let (Some(peer), standing, at) = (self.core.peer(), self.journal.standing(), label()) else {
+            return Ok(Vec::new());
+        };
+        let [own, other] = &self.names;
+        let own = Present { name: own.clone(), life: self.core.life(), proven: self.core.proven() };
+        let peer = Present { name: other.clone(), life: peer.life, proven: peer.proven };
+        let births = standing.births([&own, &peer], at);
+        if !births.is_empty() {
+            return Ok(births);
+        }
+        if first {
+            let (mut doubts, mut after) = (Doubts::default(), self.core.final_index());
+            loop {
+                let fresh = self.journal.entries(after)?;
+                let Some(last) = fresh.last() else { break };
+                after = last.index;
+                standing.doubt(&mut doubts, &fresh, at);
+            }
+            let doubtful = doubts.drafts(BATCH);
+            if !doubtful.is_empty() {
+                return Ok(doubtful);
+            }
+        }
+        let grants = standing.grants([&own, &peer], at, BATCH);
+        Ok(if grants.is_empty() { standing.ends([&own, &peer], at, BATCH) } else { grants })
+    }
+
     /// The round is final: everybody in it hears what the ledger says now.
     fn conclude(&mut self) {
+        let of_record = |entry: &Entry| matches!(entry.act, Act::Put(_) | Act::Remove);
+        let mut made = std::mem::take(&mut self.made).into_iter().filter(|entry| !of_record(entry));
+        let mut replies: Vec<Reply> = Vec::with_capacity(self.under_way.len());
         for waiting in std::mem::take(&mut self.under_way) {
-            let outcome = match self.journal.context(&waiting.name, &waiting.wish) {
-                Ok(context) => context
-                    .known
-                    .map(|known| Done { number: known.number, fresh: true })
-                    .ok_or(SequenceError::InDoubt),
-                Err(error) => {
-                    tracing::error!("sequence: {error}");
-                    Err(SequenceError::Unreadable)
-                }
+            let made = made.next();
+            let outcome = if let Wish::Define(_) = waiting.wish {
+                let now = self.journal.standing().definition(&waiting.name).cloned().unwrap_or_default();
+                self.metrics.entries.with_label_values(&["define"]).inc();
+                Ok(Outcome::Defined(now))
+            } else {
+                let known = match given(&waiting, made) {
+                    Some(number) => Ok(Some(number)),
+                    None => self.journal.context(&waiting.name, &waiting.wish).map(|context| context.known),
+                };
+                self.done(&waiting.wish, known)
             };
-            let act = match waiting.wish {
-                Wish::Reserve { .. } => "reserve",
-                Wish::Confirm { .. } => "confirm",
-                Wish::Void { .. } => "void",
-            };
-            self.metrics.entries.with_label_values(&[act]).inc();
+            replies.push(Box::new(move || answer(waiting, outcome)));
+        }
+        self.replies.hold(self.core.final_index(), replies);
+        let counts = self.records.conclude(Instant::now().into_std());
+        for (act, count) in ["put", "remove"].into_iter().zip(counts) {
+            self.metrics.entries.with_label_values(&[act]).inc_by(count);
+        }
+    }
+
+    /// What this vault gave alone is durable.
+    fn answer_given(&mut self) {
+        for waiting in std::mem::take(&mut self.under_way) {
+            let known = self.journal.own(&waiting.name, &waiting.wish);
+            let outcome = self.done(&waiting.wish, known);
             answer(waiting, outcome);
         }
     }
 
+    fn done(
+        &self,
+        wish: &Wish,
+        known: Result<Option<Known>, JournalError>,
+    ) -> Result<Outcome, SequenceError> {
+        let outcome = match known {
+            Ok(known) => {
+                let done = known.map(|known| Done { number: known.number, fresh: true });
+                done.map(Outcome::Number).ok_or(SequenceError::InDoubt)
+            }
+            Err(error) => {
+                tracing::error!("sequence: {error}");
+                Err(SequenceError::Unreadable)
+            }
+        };
+        let act = match wish {
+            Wish::Reserve { .. } => "reserve",
+            Wish::Supersede { .. } => "supersede",
+            Wish::Confirm { .. } => "confirm",
+            Wish::Void { .. } => "void",
+            Wish::Define(_) => "define",
+        };
+        self.metrics.entries.with_label_values(&[act]).inc();
+        outcome
+    }
+
     /// Proposes what waits, round after round, as long as rounds end at once.
     fn rounds(&mut self) {
-        while !self.waiting.is_empty() {
+        while self.chores_due || !self.waiting.is_empty() || self.records.waits() {
             let may_propose = self.core.may_propose();
-            if !may_propose && self.core.refusal().is_none() {
+            let together = self.core.refusal().is_none();
+            if together && !may_propose && self.core.leads() {
                 // A round is under way; what waits shares the next one.
                 return;
             }
-            if !self.round(may_propose) {
+            if std::mem::take(&mut self.chores_due) && may_propose && together && self.do_chores() {
+                return;
+            }
+            if self.waiting.is_empty() && !self.records.waits() {
+                return;
+            }
+            let goes_on = if !together && self.core.may_give_alone() {
+                let drafts = self.record_drafts(may_propose);
+                if !drafts.is_empty() {
+                    self.feed(Input::Propose(drafts));
+                }
+                self.core.may_give_alone() && self.round_alone()
+            } else {
+                self.round(may_propose && together)
+            };
+            if !goes_on {
                 return;
             }
         }
+    }
+
+    /// `true`: a round of the owner's own is under way.
+    fn do_chores(&mut self) -> bool {
+        match self.chores(false) {
+            Ok(drafts) if drafts.is_empty() => false,
+            Ok(drafts) => {
+                self.feed(Input::Propose(drafts));
+                !self.core.may_propose()
+            }
+            Err(error) => {
+                tracing::error!("sequence: {error}");
+                false
+            }
+        }
+    }
+
+    /// What records want entered in this round; half of it is left to numbers.
+    fn record_drafts(&mut self, may_propose: bool) -> Vec<Draft> {
+        if may_propose {
+            return self.records.round(&self.journal, BATCH / 2, Instant::now().into_std(), label());
+        }
+        self.records.refuse(self.core.refusal().unwrap_or(Reason::Syncing));
+        Vec::new()
+    }
+
+    /// Decides up to [`BATCH`] waiting wishes while this vault is apart. `false` when rows are
+    /// under way.
+    fn round_alone(&mut self) -> bool {
+        let mut drafts = Vec::new();
+        let mut later = VecDeque::new();
+        let at = label();
+        self.alone.begin();
+        while drafts.len() < BATCH
+            && let Some(waiting) = self.waiting.pop_front()
+        {
+            if waiting.answer.is_closed() {
+                continue;
+            }
+            let sight = self.journal.context(&waiting.name, &waiting.wish).and_then(|context| {
+                Ok(Sight { chain: context.known, own: self.journal.own(&waiting.name, &waiting.wish)? })
+            });
+            let sight = match sight {
+                Ok(sight) => sight,
+                Err(error) => {
+                    tracing::error!("sequence: {error}");
+                    answer(waiting, Err(SequenceError::Unreadable));
+                    continue;
+                }
+            };
+            let place = alone::Place {
+                vault: &self.names[0],
+                life: self.core.life(),
+                standing: self.journal.standing(),
+                last: self.core.final_index(),
+            };
+            match self.alone.decide(place, &waiting.name, &waiting.wish, sight, at) {
+                Ok(Verdict::Answer(known)) => answer(waiting, Ok(held(known))),
+                Ok(Verdict::Refuse(refused)) => answer(waiting, Err(refused.into())),
+                Ok(Verdict::Make(draft)) => {
+                    drafts.push(draft);
+                    self.under_way.push(waiting);
+                }
+                Ok(Verdict::Wait) | Err(Waits::Round) => later.push_back(waiting),
+                Err(Waits::InDoubt) => answer(waiting, Err(SequenceError::InDoubt)),
+                Err(why) => {
+                    let reason = self.core.refusal().unwrap_or(Reason::Syncing);
+                    answer(waiting, Err(SequenceError::waits(reason, why)));
+                }
+            }
+        }
+        later.append(&mut self.waiting);
+        self.waiting = later;
+        if drafts.is_empty() {
+            return true;
+        }
+        self.feed(Input::Give(drafts));
+        self.core.may_give_alone()
     }
 
     /// Decides up to [`BATCH`] waiting wishes. `false` when a round is under way now.
     fn round(&mut self, may_propose: bool) -> bool {
         let mut round = Round::default();
-        let mut drafts = Vec::new();
+        let mut drafts = self.record_drafts(may_propose);
         let mut later = VecDeque::new();
         let at = label();
+        // Without it each wish is looked up by itself, and hears what is wrong.
+        let at_once = self.journal.at_once();
         while drafts.len() < BATCH
             && let Some(waiting) = self.waiting.pop_front()
         {
@@ -307,12 +561,16 @@ impl Coordinator {
                     continue;
                 }
             };
-            match round.decide(&waiting.name, &waiting.wish, context, at) {
+            match round.decide(&waiting.name, &waiting.wish, context, self.journal.standing(), at) {
                 Verdict::Answer(known) if known.index > self.core.final_index() => {
                     answer(waiting, Err(SequenceError::InDoubt));
                 }
-                Verdict::Answer(known) => answer(waiting, Ok(Done { number: known.number, fresh: false })),
+                Verdict::Answer(known) => answer(waiting, Ok(held(known))),
                 Verdict::Refuse(Refused::Unknown { .. }) if !self.core.is_complete() => {
+                    answer(waiting, Err(self.core.refusal().unwrap_or(Reason::Syncing).into()));
+                }
+                // Of which lives all is known, a session tells first.
+                Verdict::Refuse(Refused::KeyLost) if !may_propose => {
                     answer(waiting, Err(self.core.refusal().unwrap_or(Reason::Syncing).into()));
                 }
                 Verdict::Refuse(refused) => answer(waiting, Err(refused.into())),
@@ -327,11 +585,13 @@ impl Coordinator {
                 Verdict::Wait => later.push_back(waiting),
             }
         }
+        drop(at_once);
         later.append(&mut self.waiting);
         self.waiting = later;
         if drafts.is_empty() {
             return true;
         }
+        self.company = drafts.len();
         self.feed(Input::Propose(drafts));
         self.core.may_propose()
     }
@@ -368,25 +628,51 @@ impl Coordinator {
                 Some(reason) => tracing::warn!("sequence: no new numbers: {reason}"),
             }
         }
+        let sure = match refusal {
+            _ if self.core.goes_on_alone() => Ok(()),
+            Some(reason) => Err(reason),
+            None if self.core.leads() => Ok(()),
+            None => Err(Reason::Syncing),
+        };
+        self.records.follow(sure, Instant::now().into_std());
         self.seen.send_modify(|seen| {
             seen.refusal = refusal;
+            seen.leads = self.core.leads();
             seen.tail = self.core.tail();
             seen.final_index = self.core.final_index();
+            seen.entered_index = self.core.entered_index();
             seen.complete = self.core.is_complete();
             seen.epoch = self.core.epoch();
+            seen.definitions = self.journal.standing().shown_definitions();
         });
         self.metrics.together.set(i64::from(refusal.is_none()));
     }
 }
 
-fn answer(waiting: Waiting, outcome: Result<Done, SequenceError>) {
+/// The number that this entry has just given to whoever waits for it.
+fn given(waiting: &Waiting, made: Option<Entry>) -> Option<Known> {
+    let Wish::Reserve { key: wanted, .. } = &waiting.wish else { return None };
+    let Entry { index, owner, series, number, key, act: Act::Reserve(_), hash, .. } = made? else {
+        return None;
+    };
+    let fits = *wanted == key && waiting.name.series == series && waiting.name.owner == owner;
+    let number = Number::reserved(series, number, key, hash.to_string());
+    fits.then_some(Known { number, index })
+}
+
+/// A number that an earlier call has got.
+fn held(known: Known) -> Outcome {
+    Outcome::Number(Done { number: known.number, fresh: false })
+}
+
+fn answer(waiting: Waiting, outcome: Result<Outcome, SequenceError>) {
     // A caller that has gone repeats its key and hears the same.
     let _gone = waiting.answer.send(outcome);
 }
 
 /// The entries' time label, milliseconds since 1970.
 #[expect(clippy::disallowed_methods, reason = "a label for auditors; nothing is decided by it")]
-fn label() -> i64 {
+pub(super) fn label() -> i64 {
     let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     since.map_or(0, |since| i64::try_from(since.as_millis()).unwrap_or(i64::MAX))
 }

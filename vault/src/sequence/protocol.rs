@@ -2,15 +2,22 @@
 //! in, messages and writes out. Pure: owns no clock, no socket, no disk, no randomness, and is
 //! simulated with crashes between any two steps (`tests/tests/simulate/`).
 //!
-//! It is the strict half of the pair protocol. One vault owns the ledger and alone appends to
-//! it; an entry is *final*, and may be answered, when it is durable in BOTH journals. What one
-//! vault has durable and the other lacks is carried over at the next session, before anything
-//! new is granted, so a restart forgets nothing and invents nothing.
+//! One vault owns the ledger and alone appends to it; an entry is *final*, and may be answered,
+//! when it is durable in BOTH journals. What one vault has durable and the other lacks is carried
+//! over at the next session, before anything new is granted, so a restart forgets nothing and
+//! invents nothing.
 //!
 //! - **Life**: each process start is a new random life; entries carry their maker's.
 //! - **Session**: both sides greet with a fresh nonce; the two nonces name the session, every
 //!   later message carries it, and a message of an ended session is ignored.
-//! - **Epoch**: fences an owner that has been replaced; a lower epoch is refused, never obeyed.
+//! - **Epoch**: an operator's take-over begins a new one and names its owner. Whoever still lives
+//!   in a lower one follows: what it knows to be final stands in the higher one's chain too, the
+//!   rest of its chain was never answered and gives way.
+//! - **Alone**: numbers of some series may be given by a vault without the other, from a range
+//!   set aside for that vault and life ([`super::standing`]). They stand in a chain of rows of its
+//!   own; the owner carries them into the ledger before anything else is entered in a session.
+//!   By an operator's word an owner may also go on without the other; what it enters then is
+//!   final on its own disk, and the operator answers for there being no second owner.
 //! - **Journal**: each has an identity and remembers the other's, and how far the other was
 //!   durable. A lost or rolled-back journal therefore blocks and says so, instead of counting
 //!   from below. The operator of the undamaged vault may take the other's empty journal for
@@ -18,69 +25,26 @@
 //! - **Silence about the unknown**: until a session has stood in this life, "there is no such
 //!   number" cannot be said ([`Core::is_complete`]): the journal may be an old copy.
 
-use std::cmp::Ordering;
+mod meeting;
+mod operator;
+mod settling;
+mod step;
+
 use std::collections::VecDeque;
 
-use serde::{Deserialize, Serialize};
-
-use super::entry::{BATCH, Draft, Entry, Tail, verified};
+use super::entry::{BATCH, Draft, Entry, Life, Tail};
 pub use super::message::{Hello, Message, Nonce, Session};
 pub use super::reason::Reason;
 use super::witness::Witness;
+pub use step::{Input, Memory, Output, Write};
 
-/// What this side keeps durably beside the entries.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Memory {
-    /// This journal's identity, made with it.
-    pub journal: Nonce,
-    /// The highest epoch seen.
-    pub epoch: u64,
-    /// The other side's journal, from the first session on.
-    pub peer_journal: Option<Nonce>,
-    /// How far the other side is known to be durable.
-    pub peer_durable: u64,
-}
-
-/// What happens to a vault.
-#[derive(Debug, Clone)]
-pub enum Input {
-    /// A connection to the peer stands; the nonce is fresh.
-    Connected(Nonce),
-    /// It is gone.
-    Disconnected,
-    /// The peer said this.
-    Received(Message),
-    /// The last [`Output::Write`] is durable.
-    Written,
-    /// The last [`Output::Write`] failed (disk full, I/O error). What it wrote may yet turn up
-    /// after a crash, unless another write has succeeded since.
-    WriteFailed,
-    /// The entries that an [`Output::Load`] asked for, with the index it named.
-    Loaded(u64, Vec<Entry>),
-    /// New entries, wanted by callers. Only when [`Core::may_propose`].
-    Propose(Vec<Draft>),
-    /// The operator says that the other vault's empty journal replaces the one it had, and that
-    /// this vault's own is undamaged. Only when [`Core::may_reseed`].
-    Reseed,
-}
-
-/// What a vault must do next, in this order.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Output {
-    /// Say this to the peer.
-    Send(Message),
-    /// Make entries and memory durable in one transaction, then report `Written` or `WriteFailed`.
-    Write(Vec<Entry>, Memory),
-    /// Read up to [`BATCH`] entries after this index, then report `Loaded`.
-    Load(u64),
-    /// What was proposed is final: answer the callers.
-    Final,
-    /// What was proposed is not known to be final: the callers hear "in doubt".
-    InDoubt,
-    /// End the connection at once, for the peer still believes in a session; the shell connects
-    /// again. A connection that merely leads to no session is left standing, for it serves
-    /// others too; the shell ends it after a while, to try again.
-    HangUp,
+/// The other vault, as its Hello tells.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Peer {
+    /// Its life.
+    pub life: Life,
+    /// Its former life of which nothing is missing.
+    pub proven: Option<Life>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,23 +57,69 @@ enum Link {
         heard: Option<Hello>,
     },
     /// Journals are being made equal.
-    Syncing {
-        session: Session,
-        peer: Tail,
-    },
-    /// Equal; the owner may propose.
-    Together {
-        session: Session,
-        peer: Tail,
-    },
+    Syncing(Syncing),
+    /// Equal.
+    Together(Together),
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Syncing {
+    session: Session,
+    peer: Tail,
+    who: Peer,
+    /// Up to where the peer knows the ledger to have been answered from.
+    settled: u64,
+    /// Does this side make the journals equal?
+    drives: bool,
+    /// Will it be the owner in this session?
+    leads: bool,
+    /// Driving: the peer's epoch is over, and all that stands after this index there gives way.
+    base: Option<u64>,
+    /// Driven: our epoch is over, and another takes its place.
+    replaced: Option<Replaced>,
+    /// Driven: both journals are equal, and that is being written down.
+    granted: bool,
+}
+
+/// How far a journal whose epoch is over has been compared with that of the new one.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Replaced {
+    epoch: u64,
+    /// Both are the same up to here.
+    same: Option<Tail>,
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Together {
+    session: Session,
+    peer: Tail,
+    who: Peer,
+    leads: bool,
+    stage: Stage,
+}
+
+/// How far the owner has come with what must be entered before callers' wishes are.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Stage {
+    /// Its own rows given alone, after this one.
+    Own(u64),
+    /// The peer's.
+    Peer(u64),
+    /// Lives and ranges.
+    Ranges,
+    /// Everything.
+    Settled,
 }
 
 /// A write under way, and what holds once it is durable.
 #[derive(Debug, Clone, Copy)]
-struct Write {
+struct UnderWay {
     tail: Tail,
     memory: Memory,
-    has_entries: bool,
+    /// Does the peer wait to hear of it?
+    acknowledge: bool,
+    /// Does a caller of rows given alone?
+    gives: bool,
 }
 
 /// A well-behaved owner never has more messages under way than this.
@@ -118,22 +128,27 @@ const HELD: usize = 8;
 /// One vault's side of the protocol.
 #[derive(Debug, Clone)]
 pub struct Core {
-    owns: bool,
-    owner: String,
-    life: Nonce,
+    life: Life,
+    proven: Option<Life>,
     memory: Memory,
     /// Durable.
     tail: Tail,
-    writing: Option<Write>,
+    writing: Option<UnderWay>,
     /// The index that the load under way names.
     loading: Option<u64>,
-    /// What the owner said while this follower was writing, in order.
+    /// As `loading`, of the rows given alone.
+    loading_solo: Option<u64>,
+    /// What the peer said while this side was writing, in order.
     held: VecDeque<Message>,
+    /// What the driver says stands after an entry, while ours are read to be compared with it.
+    compared: Option<(Tail, Vec<Entry>, u64)>,
     /// Index up to which callers wait.
     proposed: Option<u64>,
     /// As [`Memory::peer_durable`], perhaps not yet durable itself. It grows only by what was
     /// verified to be the same chain as ours.
     peer_durable: u64,
+    /// As [`Memory::settled`], perhaps not yet durable itself.
+    settled: u64,
     /// Has a session stood in this life?
     met: bool,
     /// A write failed, and none has succeeded since.
@@ -146,20 +161,23 @@ pub struct Core {
 }
 
 impl Core {
-    /// A vault that has just started, with what its journal holds durably.
+    /// A vault that has just started, with what its journal holds durably. `proven` is its former
+    /// life, if nothing that one answered can be missing.
     #[must_use]
-    pub fn new(own: &str, owner: &str, life: Nonce, memory: Memory, tail: Tail) -> Self {
+    pub fn new(life: Life, proven: Option<Life>, memory: Memory, tail: Tail) -> Self {
         Self {
-            owns: own == owner,
-            owner: owner.to_owned(),
             life,
+            proven,
             memory,
             tail,
             writing: None,
             loading: None,
+            loading_solo: None,
             held: VecDeque::new(),
+            compared: None,
             proposed: None,
             peer_durable: memory.peer_durable,
+            settled: memory.settled,
             met: false,
             unsure: false,
             damage: None,
@@ -174,42 +192,116 @@ impl Core {
     pub fn witnessed(mut self, witness: Option<Witness>) -> Self {
         self.damage = match witness {
             Some(witness) if witness.journal != self.memory.journal => Some(Reason::OwnJournalLost),
-            Some(witness) if witness.index > self.tail.index => Some(Reason::OwnRolledBack),
+            Some(witness) if witness.index > self.tail.index || witness.solo > self.memory.solo.index => {
+                Some(Reason::OwnRolledBack)
+            }
             _ => None,
         };
         self
     }
 
-    /// What the witness shall hold now; `None` while it accuses this journal.
+    /// What the witness shall hold now; `None` while it accuses this journal, or while the chain
+    /// is being cut back.
     #[must_use]
     pub fn witness(&self) -> Option<Witness> {
-        let witness = Witness { journal: self.memory.journal, index: self.tail.index };
+        let witness =
+            Witness { journal: self.memory.journal, index: self.in_both(), solo: self.memory.solo.index };
         self.damage.is_none().then_some(witness)
     }
 
-    /// Is a session granted and nothing under way?
+    /// May callers' entries be proposed: is a session settled, or does this owner go on alone by an
+    /// operator's word, and is nothing under way?
     #[must_use]
     pub fn may_propose(&self) -> bool {
-        self.owns
-            && matches!(self.link, Link::Together { .. })
-            && self.proposed.is_none()
-            && self.writing.is_none()
+        let granted = match &self.link {
+            Link::Together(together) => together.leads && together.stage == Stage::Settled,
+            Link::Apart(_) => self.goes_on_alone(),
+            Link::Greeting { .. } | Link::Syncing(_) => false,
+        };
+        granted && self.proposed.is_none() && self.writing.is_none()
     }
 
-    /// Why numbers are not given now, or `None` while both vaults are together.
+    /// Is this vault the owner without the other, by an operator's word?
+    #[must_use]
+    pub fn goes_on_alone(&self) -> bool {
+        let apart = matches!(&self.link, Link::Apart(reason) if reason.lets_give_alone());
+        apart && self.memory.owns && self.memory.alone && self.damage.is_none()
+    }
+
+    /// May rows be given alone? Not from the moment a greeting is out until its connection has
+    /// ended again.
+    #[must_use]
+    pub fn may_give_alone(&self) -> bool {
+        let apart = matches!(&self.link, Link::Apart(reason) if reason.lets_give_alone());
+        apart && self.writing.is_none() && self.damage.is_none()
+    }
+
+    /// Is this vault the owner, of a session or of the last epoch it knows?
+    #[must_use]
+    pub fn leads(&self) -> bool {
+        match &self.link {
+            Link::Together(together) => together.leads,
+            Link::Syncing(syncing) => syncing.leads,
+            Link::Apart(_) | Link::Greeting { .. } => self.memory.owns,
+        }
+    }
+
+    /// The other vault of the session that stands.
+    #[must_use]
+    pub fn peer(&self) -> Option<Peer> {
+        match &self.link {
+            Link::Together(together) => Some(together.who),
+            _ => None,
+        }
+    }
+
+    /// Where the rows that this vault gave alone end, durably.
+    #[must_use]
+    pub fn solo(&self) -> Tail {
+        self.memory.solo
+    }
+
+    /// This process's life.
+    #[must_use]
+    pub fn life(&self) -> Life {
+        self.life
+    }
+
+    /// This vault's former life, if all that it answered is known.
+    #[must_use]
+    pub fn proven(&self) -> Option<Life> {
+        self.proven
+    }
+
+    /// Why entries are not made now, or `None` while both vaults are together.
     #[must_use]
     pub fn refusal(&self) -> Option<Reason> {
         match &self.link {
             Link::Apart(reason) => Some(*reason),
-            Link::Greeting { .. } | Link::Syncing { .. } => Some(Reason::Syncing),
-            Link::Together { .. } => None,
+            Link::Greeting { .. } | Link::Syncing(_) => Some(Reason::Syncing),
+            Link::Together(together) if together.stage == Stage::Settled => None,
+            Link::Together(_) => Some(Reason::Syncing),
         }
     }
 
-    /// Entries up to this index are durable in both journals and may be answered.
+    /// Entries up to this index are durable in both journals and may be answered and acted on. Not
+    /// those that a session has only just made so: while the two were apart, one of them may have
+    /// answered the same key by itself.
     #[must_use]
     pub fn final_index(&self) -> u64 {
+        self.tail.index.min(self.settled)
+    }
+
+    /// Entries up to this index are known to be durable in both journals.
+    fn in_both(&self) -> u64 {
         self.tail.index.min(self.peer_durable)
+    }
+
+    /// Entries about records may be answered up to this index: those that are final, and those
+    /// that an owner has entered alone by an operator's word.
+    #[must_use]
+    pub fn entered_index(&self) -> u64 {
+        if self.memory.alone { self.tail.index } else { self.final_index() }
     }
 
     /// May "there is no such entry" be said? Not before a session has shown that this journal
@@ -222,7 +314,21 @@ impl Core {
     /// Is the peer there with an empty journal in the place of the one it had?
     #[must_use]
     pub fn may_reseed(&self) -> bool {
-        self.stranger.is_some() && self.link == Link::Apart(Reason::PeerJournalLost) && self.writing.is_none()
+        let stranger = self.stranger.is_some() && self.link == Link::Apart(Reason::PeerJournalLost);
+        stranger && self.memory.whole && self.writing.is_none()
+    }
+
+    /// Is this journal whole and undamaged, and nothing under way?
+    #[must_use]
+    pub fn may_take_over(&self) -> bool {
+        let has_all = self.memory.whole && self.memory.peer_journal.is_some();
+        has_all && self.damage.is_none() && !self.unsure && self.writing.is_none()
+    }
+
+    /// Are there two owners of one epoch?
+    #[must_use]
+    pub fn may_yield(&self) -> bool {
+        self.link == Link::Apart(Reason::TwoOwners) && self.may_take_over()
     }
 
     /// Where this vault's journal ends, durably.
@@ -255,9 +361,17 @@ impl Core {
             }
             Input::Received(message) => self.received(message, &mut out),
             Input::Written => self.written(&mut out),
-            Input::WriteFailed => self.write_failed(&mut out),
+            Input::WriteFailed => self.write_failed(Reason::CannotWrite, &mut out),
+            Input::CutRefused => self.write_failed(Reason::Forked, &mut out),
             Input::Loaded(after, entries) => self.loaded(after, entries, &mut out),
+            Input::SoloLoaded(after, rows) => self.solo_loaded(after, rows, &mut out),
+            Input::Adopt(drafts, upto) => self.adopt(drafts, upto, &mut out),
             Input::Propose(drafts) => self.propose(drafts, &mut out),
+            Input::Settled => self.settled(&mut out),
+            Input::Give(drafts) => self.give(drafts, &mut out),
+            Input::Ask(count) => self.ask(count, &mut out),
+            Input::TakeOver(alone) => self.take_over(alone, &mut out),
+            Input::Yield => self.give_way(&mut out),
             Input::Reseed => self.reseed(&mut out),
         }
         out
@@ -267,7 +381,9 @@ impl Core {
     fn end(&mut self, reason: Reason, out: &mut Vec<Output>) {
         self.link = Link::Apart(reason);
         self.held.clear();
+        self.compared = None;
         self.loading = None;
+        self.loading_solo = None;
         if self.proposed.take().is_some() {
             out.push(Output::InDoubt);
         }
@@ -275,268 +391,144 @@ impl Core {
 
     /// No session on this connection any more.
     fn hang_up(&mut self, reason: Reason, out: &mut Vec<Output>) {
-        let stood = matches!(self.link, Link::Together { .. });
+        let stood = matches!(self.link, Link::Together(_));
         self.end(reason, out);
         if stood {
             out.push(Output::HangUp);
         }
     }
 
-    /// Says Hello as soon as no write is under way, for Hello tells what is durable.
-    fn greet(&mut self, out: &mut Vec<Output>) {
-        if self.writing.is_some() {
-            return;
-        }
-        let Link::Greeting { nonce, said, .. } = &mut self.link else { return };
-        if *said {
-            return;
-        }
-        *said = true;
-        let hello = Hello {
-            nonce: *nonce,
-            life: self.life,
-            owner: self.owner.clone(),
-            epoch: self.memory.epoch,
-            journal: self.memory.journal,
-            tail: self.tail,
-            peer_journal: self.memory.peer_journal,
-            peer_durable: self.peer_durable,
-        };
-        out.push(Output::Send(Message::Hello(hello)));
-        self.open(out);
-    }
-
     fn received(&mut self, message: Message, out: &mut Vec<Output>) {
-        if !self.owns && self.writing.is_some() && !matches!(message, Message::Hello(_)) {
-            if self.held.len() == HELD {
-                // No owner of this protocol says so much; with a new session it starts over.
-                return self.hang_up(Reason::Syncing, out);
+        if let Message::Hello(hello) = message {
+            if let Link::Greeting { heard, .. } = &mut self.link {
+                *heard = Some(hello);
+                self.open(out);
             }
-            return self.held.push_back(message);
+            return;
         }
-        match message {
-            Message::Hello(hello) => {
-                if let Link::Greeting { heard, .. } = &mut self.link {
-                    *heard = Some(hello);
-                    self.open(out);
+        // Of an ended session, or not this side's to hear: never obeyed.
+        let (session, follows) = match &self.link {
+            Link::Syncing(syncing) => (syncing.session, !syncing.drives),
+            Link::Together(together) => (together.session, !together.leads),
+            Link::Apart(_) | Link::Greeting { .. } => return,
+        };
+        if message.session() != Some(session) {
+            return;
+        }
+        if follows {
+            if self.writing.is_some() {
+                if self.held.len() == HELD {
+                    // No owner of this protocol says so much; with a new session it starts over.
+                    return self.hang_up(Reason::Syncing, out);
                 }
+                return self.held.push_back(message);
             }
-            Message::Append { session, entries, durable } if self.is_current(session) && !self.owns => {
-                self.append(entries, durable, out);
-            }
-            Message::Acknowledge { session, tail } if self.is_current(session) && self.owns => {
-                self.acknowledged(tail, out);
-            }
-            Message::Fetch { session, after } if self.is_current(session) && !self.owns => {
-                self.load(after, out);
-            }
-            Message::Fetched { session, entries } if self.is_current(session) && self.owns => {
-                self.fetched(entries, out);
-            }
-            Message::Grant { session, tail } if self.is_current(session) && !self.owns => {
-                self.granted(session, tail, out);
-            }
-            // Of an ended session, or not this side's to hear: never obeyed.
-            Message::Append { .. }
-            | Message::Acknowledge { .. }
-            | Message::Fetch { .. }
-            | Message::Fetched { .. }
-            | Message::Grant { .. } => {}
-        }
-    }
-
-    fn is_current(&self, session: Session) -> bool {
-        match &self.link {
-            Link::Syncing { session: current, .. } | Link::Together { session: current, .. } => {
-                *current == session
-            }
-            Link::Apart(_) | Link::Greeting { .. } => false,
-        }
-    }
-
-    /// Both Hellos are there: compare them, and begin to make the journals equal.
-    fn open(&mut self, out: &mut Vec<Output>) {
-        let Link::Greeting { nonce, said: true, heard: Some(hello) } = &self.link else { return };
-        let (nonce, hello) = (*nonce, hello.clone());
-        self.stranger = None;
-        if let Some(reason) = self.objection(&hello) {
-            if reason == Reason::PeerJournalLost && hello.tail.index == 0 && hello.peer_journal.is_none() {
-                self.stranger = Some(hello.journal);
-            }
-            return self.hang_up(reason, out);
-        }
-        let session = if self.owns { Session(nonce, hello.nonce) } else { Session(hello.nonce, nonce) };
-        self.link = Link::Syncing { session, peer: hello.tail };
-        let epoch = self.memory.epoch.max(hello.epoch);
-        let memory = Memory { epoch, peer_journal: Some(hello.journal), ..self.memory };
-        if memory == self.memory && !self.unsure {
-            self.sync(out);
+            self.follow(message, out);
         } else {
-            // Whom we met must be known after a crash, or a lost journal would pass unseen. And
-            // what a failed write left behind must be overwritten before others take its place.
-            self.write(Vec::new(), memory, out);
-        }
-    }
-
-    fn objection(&self, hello: &Hello) -> Option<Reason> {
-        let peer_is_new = self.memory.peer_journal.is_some_and(|known| known != hello.journal);
-        let own_is_new = hello.peer_journal.is_some_and(|known| known != self.memory.journal);
-        if hello.owner != self.owner {
-            Some(Reason::OtherOwner)
-        } else if peer_is_new {
-            Some(Reason::PeerJournalLost)
-        } else if own_is_new {
-            Some(Reason::OwnJournalLost)
-        } else if let Some(damage) = self.damage
-            && !(damage == Reason::OwnJournalLost && hello.peer_journal == Some(self.memory.journal))
-        {
-            // Only a peer that an operator has told of this very journal may fill it again.
-            Some(damage)
-        } else if self.owns && hello.epoch > self.memory.epoch {
-            Some(Reason::Fenced)
-        } else if !self.owns && hello.epoch < self.memory.epoch {
-            Some(Reason::PeerFenced)
-        } else if hello.tail.index < self.peer_durable {
-            Some(Reason::PeerRolledBack)
-        } else if self.tail.index < hello.peer_durable {
-            Some(Reason::OwnRolledBack)
-        } else if hello.tail.index == self.tail.index && hello.tail.hash != self.tail.hash {
-            Some(Reason::Forked)
-        } else {
-            None
-        }
-    }
-
-    /// The owner's next move towards equal journals.
-    fn sync(&mut self, out: &mut Vec<Output>) {
-        let Link::Syncing { session, peer } = self.link else { return };
-        if !self.owns || self.writing.is_some() || self.loading.is_some() {
-            return;
-        }
-        let tail = self.tail;
-        match peer.index.cmp(&tail.index) {
-            Ordering::Less => self.load(peer.index, out),
-            Ordering::Greater => {
-                out.push(Output::Send(Message::Fetch { session, after: tail.index }));
-            }
-            Ordering::Equal if peer.hash != tail.hash => self.hang_up(Reason::Forked, out),
-            Ordering::Equal => {
-                self.link = Link::Together { session, peer };
-                self.peer_durable = tail.index;
-                self.met = true;
-                self.damage = None;
-                out.push(Output::Send(Message::Grant { session, tail }));
+            match message {
+                Message::Acknowledge { tail, .. } => self.acknowledged(tail, out),
+                Message::Fetched { entries, .. } => self.fetched(entries, out),
+                Message::Solo { rows, .. } => self.peers_rows(rows, out),
+                Message::Stands { count, .. } => out.push(Output::Stands(count)),
+                _ => {}
             }
         }
     }
 
-    fn load(&mut self, after: u64, out: &mut Vec<Output>) {
-        self.loading = Some(after);
-        out.push(Output::Load(after));
-    }
-
-    fn loaded(&mut self, after: u64, entries: Vec<Entry>, out: &mut Vec<Output>) {
-        if self.loading != Some(after) {
-            return;
+    /// What the side that drives or leads says.
+    fn follow(&mut self, message: Message, out: &mut Vec<Output>) {
+        let together = matches!(self.link, Link::Together(_));
+        match message {
+            Message::Append { after, entries, durable, .. } => self.append(after, entries, durable, out),
+            Message::Fetch { after, .. } if !together => self.load(after, out),
+            Message::Grant { tail, .. } if !together => self.granted(tail, out),
+            Message::FetchSolo { after, .. } if together => self.load_solo(after, out),
+            Message::Settled { .. } if together => self.settled(out),
+            Message::Ask { session, count } if together => {
+                out.push(Output::Send(Message::Stands { session, count }));
+            }
+            _ => {}
         }
-        self.loading = None;
-        let Link::Syncing { session, .. } = self.link else { return };
-        let durable = self.tail.index;
-        out.push(Output::Send(if self.owns {
-            Message::Append { session, entries, durable }
-        } else {
-            Message::Fetched { session, entries }
-        }));
-    }
-
-    fn fetched(&mut self, entries: Vec<Entry>, out: &mut Vec<Output>) {
-        if self.writing.is_some() || !matches!(self.link, Link::Syncing { .. }) {
-            return;
-        }
-        if entries.is_empty() || verified(self.tail, &entries).is_none() {
-            return self.hang_up(Reason::Forked, out);
-        }
-        self.write(entries, self.memory, out);
-    }
-
-    fn append(&mut self, entries: Vec<Entry>, durable: u64, out: &mut Vec<Output>) {
-        if entries.len() > BATCH || verified(self.tail, &entries).is_none() {
-            return self.hang_up(Reason::Forked, out);
-        }
-        if entries.is_empty() {
-            // Said in answer to our own acknowledgement, so the chains were equal up to our tail.
-            self.peer_durable = self.peer_durable.max(durable.min(self.tail.index));
-            return;
-        }
-        // The owner's chain continues ours: what it has durable of our part is the same.
-        self.peer_durable = self.peer_durable.max(durable.min(self.tail.index));
-        let memory = Memory { peer_durable: self.peer_durable, ..self.memory };
-        self.write(entries, memory, out);
     }
 
     fn acknowledged(&mut self, tail: Tail, out: &mut Vec<Output>) {
         match &mut self.link {
-            Link::Syncing { peer, .. } => {
-                *peer = tail;
+            Link::Syncing(syncing) => {
+                syncing.peer = tail;
                 self.sync(out);
             }
-            Link::Together { peer, .. } => {
-                *peer = tail;
+            Link::Together(together) => {
+                together.peer = tail;
                 self.conclude(out);
             }
             Link::Apart(_) | Link::Greeting { .. } => {}
         }
     }
 
-    fn granted(&mut self, session: Session, tail: Tail, out: &mut Vec<Output>) {
-        if tail != self.tail {
-            return self.hang_up(Reason::Forked, out);
+    fn ask(&mut self, count: u64, out: &mut Vec<Output>) {
+        match &self.link {
+            Link::Together(Together { session, leads: true, .. }) => {
+                out.push(Output::Send(Message::Ask { session: *session, count }));
+            }
+            _ if self.goes_on_alone() => out.push(Output::Stands(count)),
+            _ => {}
         }
-        self.peer_durable = tail.index;
-        self.met = true;
-        self.damage = None;
-        self.link = Link::Together { session, peer: tail };
-    }
-
-    /// From here on the peer is known to have nothing: what it had can be lost with this vault,
-    /// and is final again when it is carried over.
-    fn reseed(&mut self, out: &mut Vec<Output>) {
-        debug_assert!(self.may_reseed(), "the shell asks first");
-        if !self.may_reseed() {
-            return;
-        }
-        let memory = Memory { peer_journal: self.stranger.take(), peer_durable: 0, ..self.memory };
-        self.write(Vec::new(), memory, out);
     }
 
     fn propose(&mut self, drafts: Vec<Draft>, out: &mut Vec<Output>) {
-        let Link::Together { session, .. } = self.link else {
-            out.push(Output::InDoubt);
-            return;
+        let session = match &self.link {
+            Link::Together(together) if together.leads => Some(together.session),
+            Link::Apart(_) if self.goes_on_alone() => None,
+            _ => return out.push(Output::InDoubt),
         };
-        debug_assert!(self.may_propose() && !drafts.is_empty() && drafts.len() <= BATCH);
-        let mut tail = self.tail;
-        let entries: Vec<Entry> = drafts
-            .into_iter()
-            .map(|draft| {
-                let entry = Entry::append(tail, self.memory.epoch, self.life, draft);
-                tail = entry.tail();
-                entry
-            })
-            .collect();
-        self.proposed = Some(tail.index);
-        let durable = self.tail.index;
-        // The peer's disk and ours work at the same time.
-        out.push(Output::Send(Message::Append { session, entries: entries.clone(), durable }));
-        let memory = Memory { peer_durable: self.peer_durable, ..self.memory };
-        self.write(entries, memory, out);
+        debug_assert!(self.proposed.is_none() && !drafts.is_empty() && drafts.len() <= BATCH);
+        let after = self.tail;
+        let entries = self.chained(after, drafts);
+        self.proposed = entries.last().map(|entry| entry.index);
+        if let Some(session) = session {
+            // The peer's disk and ours work at the same time.
+            let entries = entries.clone();
+            out.push(Output::Send(Message::Append { session, after, entries, durable: after.index }));
+        }
+        self.add(entries, self.current(), out);
     }
 
-    fn write(&mut self, entries: Vec<Entry>, memory: Memory, out: &mut Vec<Output>) {
+    /// Rows of this vault alone; the shell has seen that they are within its own ranges.
+    fn give(&mut self, drafts: Vec<Draft>, out: &mut Vec<Output>) {
+        if !self.may_give_alone() {
+            return out.push(Output::InDoubt);
+        }
+        debug_assert!(!drafts.is_empty() && drafts.len() <= BATCH);
+        let rows = self.chained(self.memory.solo, drafts);
+        let solo = rows.last().map_or(self.memory.solo, Entry::tail);
+        let memory = Memory { solo, ..self.current() };
+        self.writing = Some(UnderWay { tail: self.tail, memory, acknowledge: false, gives: true });
+        out.push(Output::Write(Write { cut: None, entries: Vec::new(), rows, memory }));
+    }
+
+    fn chained(&self, mut tail: Tail, drafts: Vec<Draft>) -> Vec<Entry> {
+        let chain = |draft| {
+            let entry = Entry::append(tail, self.memory.epoch, self.life, draft);
+            tail = entry.tail();
+            entry
+        };
+        drafts.into_iter().map(chain).collect()
+    }
+
+    /// What is to be remembered as of now.
+    fn current(&self) -> Memory {
+        Memory { peer_durable: self.peer_durable, settled: self.settled, ..self.memory }
+    }
+
+    fn remember(&mut self, memory: Memory, out: &mut Vec<Output>) {
+        self.add(Vec::new(), memory, out);
+    }
+
+    fn add(&mut self, entries: Vec<Entry>, memory: Memory, out: &mut Vec<Output>) {
         debug_assert!(self.writing.is_none(), "one write at a time");
         let tail = entries.last().map_or(self.tail, Entry::tail);
-        self.writing = Some(Write { tail, memory, has_entries: !entries.is_empty() });
-        out.push(Output::Write(entries, memory));
+        self.writing = Some(UnderWay { tail, memory, acknowledge: !entries.is_empty(), gives: false });
+        out.push(Output::Write(Write { cut: None, entries, rows: Vec::new(), memory }));
     }
 
     fn written(&mut self, out: &mut Vec<Output>) {
@@ -544,47 +536,67 @@ impl Core {
         self.tail = write.tail;
         if self.memory.peer_journal != write.memory.peer_journal {
             self.peer_durable = write.memory.peer_durable;
+            self.settled = write.memory.settled;
         }
         self.memory = write.memory;
         self.unsure = false;
+        if write.gives {
+            out.push(Output::Given);
+        }
         match self.link {
             Link::Greeting { .. } => self.greet(out),
-            Link::Syncing { session, .. } | Link::Together { session, .. } if !self.owns => {
-                if write.has_entries {
+            Link::Syncing(syncing @ Syncing { granted: true, .. }) => self.begin(syncing, out),
+            Link::Syncing(Syncing { session, drives: false, .. })
+            | Link::Together(Together { session, leads: false, .. }) => {
+                if write.acknowledge {
                     out.push(Output::Send(Message::Acknowledge { session, tail: write.tail }));
                 }
             }
-            Link::Syncing { .. } => self.sync(out),
-            Link::Together { .. } => self.conclude(out),
-            Link::Apart(_) => {}
+            Link::Syncing(_) => self.sync(out),
+            Link::Together(_) | Link::Apart(_) => self.conclude(out),
         }
         while self.writing.is_none()
             && let Some(message) = self.held.pop_front()
         {
-            self.received(message, out);
+            self.follow(message, out);
         }
     }
 
-    fn write_failed(&mut self, out: &mut Vec<Output>) {
-        self.writing = None;
+    fn write_failed(&mut self, reason: Reason, out: &mut Vec<Output>) {
+        let gave = self.writing.take().is_some_and(|write| write.gives);
         self.unsure = true;
-        self.hang_up(Reason::CannotWrite, out);
+        if gave {
+            out.push(Output::InDoubt);
+        }
+        self.hang_up(reason, out);
     }
 
-    /// Owner, together: are both journals durable up to what was proposed?
+    /// The owner: is what was proposed durable where it must be?
     fn conclude(&mut self, out: &mut Vec<Output>) {
-        let Link::Together { session, peer } = self.link else { return };
         let Some(proposed) = self.proposed else { return };
-        if self.tail.index < proposed || peer.index < proposed {
-            return;
+        match &self.link {
+            Link::Apart(_) if self.tail.index >= proposed => {
+                self.proposed = None;
+                out.push(Output::Final);
+            }
+            Link::Together(Together { session, peer, stage, .. })
+                if self.tail.index >= proposed && peer.index >= proposed =>
+            {
+                if *peer != self.tail {
+                    return self.hang_up(Reason::Forked, out);
+                }
+                let (session, after) = (*session, self.tail);
+                self.proposed = None;
+                self.peer_durable = proposed;
+                if *stage == Stage::Settled {
+                    self.settled = proposed;
+                }
+                out.push(Output::Final);
+                let (entries, durable) = (Vec::new(), after.index);
+                out.push(Output::Send(Message::Append { session, after, entries, durable }));
+                self.settle(out);
+            }
+            _ => {}
         }
-        if peer != self.tail {
-            return self.hang_up(Reason::Forked, out);
-        }
-        self.proposed = None;
-        self.peer_durable = proposed;
-        out.push(Output::Final);
-        let durable = self.tail.index;
-        out.push(Output::Send(Message::Append { session, entries: Vec::new(), durable }));
     }
 }

@@ -9,9 +9,16 @@ pub enum Reason {
     /// Journals are being compared and carried over.
     #[error("the two vaults are comparing their journals")]
     Syncing,
-    /// The configurations differ.
-    #[error("the two vaults name different owners; write the same [sequence] owner on both")]
-    OtherOwner,
+    /// Both own the ledger in the same epoch.
+    #[error(
+        "both vaults hold themselves for the ledger's owner; if neither has given anything yet: write the same [sequence] owner on both; if both were taken over: run vault number yield on the vault that shall follow"
+    )]
+    TwoOwners,
+    /// Neither does.
+    #[error(
+        "neither vault is the ledger's owner; if neither has given anything yet: write the same [sequence] owner on both; otherwise run vault number take-over on the one that shall be"
+    )]
+    NoOwner,
     /// The peer's journal is a new one.
     #[error(
         "the other vault's journal is not the one it had; if it is lost, and this vault was never restored from a copy: run vault number re-seed on this vault"
@@ -32,12 +39,6 @@ pub enum Reason {
         "this vault's journal ends before what it had acknowledged: it is an old copy; stop this vault, move its journal.db files out of its state folder, start it, and run vault number re-seed on the other vault"
     )]
     OwnRolledBack,
-    /// Another owner rules.
-    #[error("this vault's epoch is over: the other vault has a higher one")]
-    Fenced,
-    /// The peer has not heard that its epoch is over.
-    #[error("the other vault acts for an epoch that is over")]
-    PeerFenced,
     /// Same index, different hashes.
     #[error(
         "the two journals disagree about an entry; find out which vault was restored from a copy or had a damaged disk, stop it, move its journal.db files out of its state folder, start it, and run vault number re-seed on the other"
@@ -49,6 +50,21 @@ pub enum Reason {
 }
 
 impl Reason {
+    /// May a vault that is apart for this reason give what it may give alone? Not while its own
+    /// journal is doubtful.
+    #[must_use]
+    pub fn lets_give_alone(self) -> bool {
+        match self {
+            Reason::Away
+            | Reason::Syncing
+            | Reason::TwoOwners
+            | Reason::NoOwner
+            | Reason::PeerJournalLost
+            | Reason::PeerRolledBack => true,
+            Reason::OwnJournalLost | Reason::OwnRolledBack | Reason::Forked | Reason::CannotWrite => false,
+        }
+    }
+
     /// Does it need an operator, or does it pass by itself?
     #[must_use]
     pub fn needs_operator(self) -> bool {

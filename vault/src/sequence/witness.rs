@@ -15,8 +15,11 @@ use super::protocol::Nonce;
 pub struct Witness {
     /// Its identity.
     pub journal: Nonce,
-    /// Its last entry then.
+    /// Its last entry then that both vaults had.
     pub index: u64,
+    /// The last row that this vault gave alone.
+    #[serde(default)]
+    pub solo: u64,
 }
 
 /// Why the file cannot serve.
@@ -87,7 +90,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let file = beside(&folder.path().join("journal.db"));
         assert_eq!(read(&file).unwrap(), None);
-        let witness = Witness { journal: u128::MAX, index: 7 };
+        let witness = Witness { journal: u128::MAX, index: 7, solo: 2 };
         write(&file, witness).unwrap();
         assert_eq!(read(&file).unwrap(), Some(witness));
         std::fs::write(&file, "{").unwrap();

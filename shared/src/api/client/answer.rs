@@ -17,6 +17,7 @@ use tokio::time::{Sleep, sleep, timeout};
 use super::body::Body;
 use super::vault::{Connection, Vault};
 use super::{Client, ClientError, Head, Transport};
+use crate::api::Problem;
 
 /// Longest refusal kept while the other vault is asked.
 const MAX_REFUSAL: usize = 64 << 10;
@@ -73,6 +74,12 @@ impl Answer {
         let left = Some(bytes.len() as u64);
         let body = Self { source: Source::Kept(bytes), left, idle, timer: None, resume: None };
         Some(Response::from_parts(parts, body))
+    }
+
+    /// Is it a refusal with this code, held in memory?
+    pub(super) fn is_problem(&self, code: &str) -> bool {
+        let Source::Kept(bytes) = &self.source else { return false };
+        serde_json::from_slice::<Problem>(bytes).is_ok_and(|problem| problem.code == code)
     }
 
     pub(super) fn resume_with(&mut self, resume: Resume) {

@@ -74,6 +74,14 @@ impl Load {
         matches!(self, Self::Streamed(_))
     }
 
+    /// What is in memory.
+    pub(super) fn kept(&self) -> Option<&Bytes> {
+        match self {
+            Self::Kept(bytes) => Some(bytes),
+            Self::Streamed(_) => None,
+        }
+    }
+
     pub(super) fn is_empty(&self) -> bool {
         matches!(self, Self::Kept(bytes) if bytes.is_empty())
     }

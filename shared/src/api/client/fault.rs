@@ -95,6 +95,11 @@ pub enum ClientError {
     /// An argument that no request can carry.
     #[error("vault client: {0}")]
     Argument(&'static str),
+    /// A ticket in a call whose tickets the client keeps.
+    #[error(
+        "vault client: the call brings a ticket of its own; leave it out, the client keeps tickets itself"
+    )]
+    ForeignTicket,
     /// The system's random source failed.
     #[error("vault client: the system gives no randomness; the call was not made")]
     NoRandomness,

@@ -4,6 +4,9 @@
 //! The vault that answered last goes first, unless it has failed a moment ago. A failure
 //! (no connection, no answer in time, lost connection) goes on at the other vault at once; a
 //! refusal that may be this vault's alone is asked once of the other. Two rounds at most.
+//!
+//! A reserve that needs a ticket gets it for the first vault that a connection leads to, before a
+//! byte of it goes out, and keeps it wherever it goes on.
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
@@ -14,30 +17,43 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::answer::Answer;
 use super::body::Load;
+use super::ticket::Stamp;
 use super::vault::{Patience, Vault};
 use super::{ClientError, Head, Inner, Limits, ServedBy, Transport};
 
 /// Each vault twice.
 const TURNS_EACH: usize = 2;
+/// The code of a refusal that leaves open whether the call has acted.
+const IN_DOUBT: &str = "in_doubt";
 /// Before the second round, so that a restarting vault has a moment.
 const BETWEEN_ROUNDS: Duration = Duration::from_millis(150);
 
 /// Takes turns until there is an answer, or nobody is left to ask.
-pub(super) async fn take(inner: &Inner, head: &Head, load: &Load) -> Result<Response<Answer>, ClientError> {
+pub(super) async fn take(
+    inner: &Inner,
+    head: &mut Head,
+    load: &mut Load,
+    mut stamp: Option<Stamp>,
+) -> Result<Response<Answer>, ClientError> {
     if load.is_streamed() {
         let total = inner.limits.upload_total;
-        return match timeout(total, rounds(inner, head, load, Instant::now() + total)).await {
+        return match timeout(total, rounds(inner, head, load, &mut stamp, Instant::now() + total)).await {
             Ok(done) => done,
             Err(_) => Err(broken(inner, Transport::AnswerTimeout(total))),
         };
     }
-    rounds(inner, head, load, Instant::now() + inner.limits.total).await
+    let done = rounds(inner, head, load, &mut stamp, Instant::now() + inner.limits.total).await;
+    if let (Some(stamp), Ok(response)) = (&stamp, &done) {
+        stamp.answered(response.status());
+    }
+    done
 }
 
 async fn rounds(
     inner: &Inner,
-    head: &Head,
-    load: &Load,
+    head: &mut Head,
+    load: &mut Load,
+    stamp: &mut Option<Stamp>,
     until: Instant,
 ) -> Result<Response<Answer>, ClientError> {
     let order = order(inner);
@@ -56,8 +72,25 @@ async fn rounds(
         if turn > 0 && order.len() > 1 {
             inner.failovers.fetch_add(1, Ordering::Relaxed);
         }
-        let patience = patience(inner, &order, turn, left, head, load);
-        match vault.exchange(head, load, patience).await {
+        let mut patience = patience(inner, &order, turn, left, head, load);
+        let opened = match stamp.as_mut().filter(|stamp| stamp.is_due()) {
+            None => Ok(None),
+            Some(stamp) => {
+                let opened = vault.introduced(patience.first).await;
+                if let Ok(connection) = &opened {
+                    // The disk's time is not the vault's: only the call's own end bounds both.
+                    stamp.put(connection.life(), head, load).await;
+                    let left = until.saturating_duration_since(Instant::now());
+                    patience.first = patience.first.min(left);
+                }
+                opened.map(Some)
+            }
+        };
+        let answered = match opened {
+            Ok(opened) => vault.exchange(head, load, patience, opened).await,
+            Err(why) => Err(why),
+        };
+        match answered {
             Ok((response, connection)) => {
                 vault.answered();
                 let other = order.iter().find(|other| **other != index).map(|other| &inner.vaults[*other]);
@@ -72,8 +105,11 @@ async fn rounds(
                 if !ask_other {
                     if !may_differ_elsewhere(response.status()) {
                         inner.preferred.store(index, Ordering::Relaxed);
+                        return Ok(response);
                     }
-                    return Ok(response);
+                    // Of two refusals the one counts that says: perhaps it was given.
+                    let doubt = refusal.filter(|first| first.body().is_problem(IN_DOUBT));
+                    return Ok(doubt.unwrap_or(response));
                 }
                 refusal = Answer::kept(response, inner.limits.attempt).await;
                 if refusal.is_none() {

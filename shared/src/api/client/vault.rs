@@ -4,7 +4,9 @@
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use http::{HeaderValue, Request, Response, Version, header};
+use bytes::Bytes;
+use http::uri::PathAndQuery;
+use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -16,6 +18,7 @@ use tokio_util::task::AbortOnDropHandle;
 
 use super::body::{Lent, Load, Outgoing};
 use super::identity::Identity;
+use super::ticket::{Life, life_of};
 use super::{ClientError, Head, Limits, Transport, VaultAddress, VaultState};
 use crate::retry::Backoff;
 
@@ -56,7 +59,19 @@ struct Suspension {
 pub(super) struct Connection {
     sender: SendRequest<Outgoing>,
     generation: u64,
+    /// What is known of the process at the other end, which is one and the same for as long as
+    /// the connection stands.
+    life: Heard,
     _driver: AbortOnDropHandle<()>,
+}
+
+/// Whether a vault has told its life.
+#[derive(Debug, Clone, Copy)]
+enum Heard {
+    NotAsked,
+    /// It answers and does not say: a vault that knows no lives.
+    Nothing,
+    Life(Life),
 }
 
 /// How long an exchange may take until the answer's head.
@@ -91,16 +106,46 @@ impl Vault {
         })
     }
 
-    /// One exchange until the answer's head, on a kept connection if there is one. A kept one
+    /// A connection whose vault has told its life, if it does; a kept one if there is one.
+    pub(super) async fn introduced(self: &Arc<Self>, within: Duration) -> Result<Connection, Transport> {
+        let work = async {
+            if let Some(connection) = self.take_idle() {
+                match self.introduce(connection).await {
+                    Err(Transport::Lost(error)) if !error.is_parse() => {
+                        tracing::debug!(vault = self.name, %error, "kept connection was closed; trying a fresh one");
+                    }
+                    done => return done,
+                }
+            }
+            self.introduce(self.connect().await?).await
+        };
+        timeout(within, work).await.unwrap_or(Err(Transport::AnswerTimeout(within)))
+    }
+
+    async fn introduce(&self, connection: Connection) -> Result<Connection, Transport> {
+        if !matches!(connection.life, Heard::NotAsked) {
+            return Ok(connection);
+        }
+        // The header says it; whatever the status, there is no body.
+        let path = PathAndQuery::from_static("/v1/life");
+        let head = Head { method: Method::HEAD, path, headers: HeaderMap::new() };
+        let request = self.request(&head, &Load::Kept(Bytes::new()));
+        let (_, mut connection) = send(connection, request).await?;
+        connection.sender.ready().await.map_err(Transport::Lost)?;
+        Ok(connection)
+    }
+
+    /// One exchange until the answer's head, on `opened` or a kept connection if there is one. One
     /// that turns out closed is replaced at once; a body that cannot be repeated never risks it.
     pub(super) async fn exchange(
         self: &Arc<Self>,
         head: &Head,
         load: &Load,
         patience: Patience,
+        opened: Option<Connection>,
     ) -> Result<(Response<Incoming>, Connection), Transport> {
         match load {
-            Load::Kept(_) => self.exchange_kept(head, load, patience).await,
+            Load::Kept(_) => self.exchange_kept(head, load, patience, opened).await,
             Load::Streamed(lent) => {
                 let connection = self.connect().await?;
                 self.watched(lent, send(connection, self.request(head, load))).await
@@ -113,9 +158,10 @@ impl Vault {
         head: &Head,
         load: &Load,
         patience: Patience,
+        opened: Option<Connection>,
     ) -> Result<(Response<Incoming>, Connection), Transport> {
         let work = async {
-            if let Some(connection) = self.take_idle() {
+            if let Some(connection) = opened.or_else(|| self.take_idle()) {
                 match send(connection, self.request(head, load)).await {
                     Err(Transport::Lost(error)) if !error.is_parse() => {
                         tracing::debug!(vault = self.name, %error, "kept connection was closed; trying a fresh one");
@@ -193,7 +239,8 @@ impl Vault {
                 tracing::debug!(vault = name, %error, "connection ended");
             }
         });
-        Ok(Connection { sender, generation: current.generation, _driver: AbortOnDropHandle::new(driver) })
+        let driver = AbortOnDropHandle::new(driver);
+        Ok(Connection { sender, generation: current.generation, life: Heard::NotAsked, _driver: driver })
     }
 
     fn request(&self, head: &Head, load: &Load) -> Request<Outgoing> {
@@ -296,6 +343,14 @@ impl Vault {
 }
 
 impl Connection {
+    /// The life of the vault at its other end, if that has told it.
+    pub(super) fn life(&self) -> Option<Life> {
+        match self.life {
+            Heard::Life(life) => Some(life),
+            Heard::NotAsked | Heard::Nothing => None,
+        }
+    }
+
     /// Gives the connection back once the exchange on it is over: a moment after the answer's
     /// last byte, when the driver is ready for another.
     pub(super) fn give_back(mut self, vault: &Arc<Vault>) {
@@ -313,6 +368,7 @@ async fn send(
     request: Request<Outgoing>,
 ) -> Result<(Response<Incoming>, Connection), Transport> {
     let response = connection.sender.send_request(request).await.map_err(Transport::Lost)?;
+    connection.life = life_of(response.headers()).map_or(Heard::Nothing, Heard::Life);
     Ok((response, connection))
 }
 

@@ -1,0 +1,183 @@
+//! Numbers and records under a nemesis: two real vaults in network namespaces of their own, callers
+//! that ask either, faults of every kind by a seed, and a checker that judges the whole history of
+//! calls. `HISTORY_SEEDS` sets how many runs there are, `HISTORY_SECONDS` how long each is troubled,
+//! `HISTORY_SEED` picks one; a failure prints its seed and what befell the pair.
+//!
+//! The controls run the same checker on what is known to be wrong. It must find it.
+
+mod callers;
+mod check;
+mod controls;
+mod dice;
+mod door;
+mod history;
+mod nemesis;
+mod network;
+mod own_journals;
+mod postgres;
+mod register;
+mod vaults;
+
+use std::collections::BTreeMap;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::Duration;
+
+use anyhow::Context;
+use harness::cluster::temporary_folder;
+
+use crate::callers::Callers;
+use crate::check::Fault;
+use crate::dice::Dice;
+use crate::history::{History, Outcome, Story};
+use crate::nemesis::Nemesis;
+use crate::network::{Network, Place};
+use crate::vaults::{OWNER, Vaults};
+
+/// The series in which only both vaults together give numbers.
+const STRICT: &str = "INV";
+/// The series in which each may go on alone.
+const AVAILABLE: &str = "TKT";
+/// What is set aside for each vault: enough for any window, little enough to be used up.
+const RANGE: u64 = 400;
+/// What callers bid for.
+const RECORDS: [&str; 3] = ["lot-1", "lot-2", "lot-3"];
+/// Must vaults serve all of it? Otherwise they are judged by what they serve.
+const SERVES_ALL: bool = true;
+/// How many ask at once, and how long each rests between two calls at most.
+const CALLERS: usize = 8;
+const REST: Duration = Duration::from_millis(120);
+/// How many runs go on at once.
+const AT_ONCE: u64 = 5;
+/// A history in which fewer were answered shows nothing.
+const LEAST: usize = 200;
+/// So many faults of a kind are shown.
+const SHOWN: usize = 6;
+
+fn from_environment(name: &str) -> Option<u64> {
+    std::env::var(name).ok().and_then(|text| text.parse().ok())
+}
+
+/// One run. Whatever is wrong comes back as an error that says it all.
+fn run(seed: u64, seconds: u64) -> anyhow::Result<String> {
+    let folder = temporary_folder()?;
+    let network = Network::build()?;
+    let mut vaults = Vaults::start(folder.path(), &network)?;
+    let (series, records) = served(&vaults)?;
+    let history = History::new(&[STRICT]);
+    let callers = Callers::new(vaults.addresses(), &series, &records, &history);
+    let stop = AtomicBool::new(false);
+    let (log, done) = std::thread::scope(|scope| {
+        let asked =
+            scope.spawn(|| network.inside(Place::Callers, || callers.ask(seed, CALLERS, REST, &stop)));
+        let dice = Dice::new(seed, 1_000);
+        let mut nemesis =
+            Nemesis { vaults: &mut vaults, network: &network, history: &history, dice, log: Vec::new() };
+        let troubled = nemesis.trouble(seed, seconds);
+        let log = nemesis.log;
+        stop.store(true, Ordering::Relaxed);
+        let pending = asked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
+        let settle = || network.inside(Place::Callers, || callers.settle(pending?))?;
+        (log, troubled.and_then(|()| settle()))
+    });
+    let story = history.story();
+    let faults = check::faults(&story);
+    let report = report(&story);
+    let told = story.calls.iter().filter(|call| call.line().is_some()).count();
+    let done = done.and_then(|()| {
+        anyhow::ensure!(told >= LEAST, "only {told} numbers were answered: that shows nothing");
+        Ok(())
+    });
+    if let (Ok(()), []) = (&done, faults.as_slice()) {
+        return Ok(report);
+    }
+    let kept = folder.keep();
+    let faults: Vec<_> = some_of_each(&faults).iter().map(ToString::to_string).collect();
+    anyhow::bail!(
+        "{report}\n{}\n{}\n{}\nlogs and journals are kept in {}",
+        log.join("\n"),
+        faults.join("\n"),
+        done.err().map_or_else(String::new, |error| format!("not settled: {error:#}")),
+        kept.display()
+    )
+}
+
+/// Defines what callers ask for; tells the series and the records that these vaults serve.
+fn served(vaults: &Vaults) -> anyhow::Result<(Vec<&'static str>, Vec<&'static str>)> {
+    let first = &vaults.each[0];
+    let (mut series, mut records) = (vec![STRICT], RECORDS.to_vec());
+    let defined = first
+        .control(&format!("/v1/series/{AVAILABLE}?owner={OWNER}"))
+        .method("PUT")
+        .header("Content-Type", "application/json")
+        .body(format!(r#"{{"range":{RANGE}}}"#))
+        .send()?;
+    match defined.status {
+        404 if !SERVES_ALL => eprintln!("these vaults have no series that goes on alone"),
+        _ => {
+            defined.expect(&[200, 201, 204]).context("defining the available series")?;
+            series.push(AVAILABLE);
+        }
+    }
+    let listed = first.control(&format!("/v1/records?owner={OWNER}")).send()?;
+    match listed.status {
+        404 if !SERVES_ALL => {
+            eprintln!("these vaults have no records");
+            records.clear();
+        }
+        _ => drop(listed.expect(&[200]).context("listing records")?),
+    }
+    Ok((series, records))
+}
+
+/// The first of those that break the same promise.
+fn some_of_each(faults: &[Fault]) -> Vec<&Fault> {
+    let mut shown = BTreeMap::new();
+    let mut is_shown = |fault: &Fault| {
+        let count = shown.entry(fault.promise).or_insert(0);
+        *count += 1;
+        *count <= SHOWN
+    };
+    faults.iter().filter(|fault| is_shown(fault)).collect()
+}
+
+/// How much a history has to say.
+fn report(story: &Story) -> String {
+    let count =
+        |wanted: fn(&Outcome) -> bool| story.calls.iter().filter(|call| wanted(&call.outcome)).count();
+    let alone = story.calls.iter().filter(|call| {
+        let within = |window: &history::Window| window.from <= call.invoked && call.ended <= window.to;
+        call.line().is_some_and(|(series, _)| series == AVAILABLE) && story.windows.iter().any(within)
+    });
+    format!(
+        "{} calls, {} numbers, {} versions, {} refused, {} unknown, {} available ones in {} windows",
+        story.calls.len(),
+        count(|outcome| matches!(outcome, Outcome::Number(_))),
+        count(|outcome| matches!(outcome, Outcome::Version { .. })),
+        count(|outcome| matches!(outcome, Outcome::Refused { .. })),
+        count(|outcome| matches!(outcome, Outcome::Unknown(_))),
+        alone.count(),
+        story.windows.len(),
+    )
+}
+
+#[test]
+fn numbers_and_records_keep_their_promises_whatever_befalls_the_pair() {
+    let seconds = from_environment("HISTORY_SECONDS").unwrap_or(60);
+    let seeds: Vec<_> = match from_environment("HISTORY_SEED") {
+        Some(seed) => vec![seed],
+        None => (0..from_environment("HISTORY_SEEDS").unwrap_or(5)).collect(),
+    };
+    let mut failed = Vec::new();
+    for some in seeds.chunks(usize::try_from(AT_ONCE).unwrap_or(1)) {
+        std::thread::scope(|scope| {
+            let runs: Vec<_> = some.iter().map(|seed| (seed, scope.spawn(|| run(*seed, seconds)))).collect();
+            for (seed, run) in runs {
+                match run.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)) {
+                    Ok(report) => eprintln!("seed {seed}: {report}"),
+                    Err(error) => failed.push(format!("seed {seed}: {error:#}")),
+                }
+            }
+        });
+    }
+    assert!(failed.is_empty(), "{}", failed.join("\n\n"));
+}

@@ -1,0 +1,256 @@
+//! What befalls the pair: a deck of faults, shuffled by the seed, each held for a while and healed.
+//! Decides what happens and when; notes for the checker when a vault had to go on alone and which
+//! journals were lost.
+
+use std::time::Duration;
+
+use harness::wait::Deadline;
+use serde_json::Value;
+
+use crate::dice::Dice;
+use crate::history::{History, Loss, Window};
+use crate::network::{Cut, Network};
+use crate::vaults::Vaults;
+
+/// How soon two healthy vaults that hear each other must give numbers together.
+const TOGETHER: Duration = Duration::from_secs(40);
+/// How long ranges may take to be agreed upon after that.
+const AGREED: Duration = Duration::from_millis(1_500);
+/// How soon the journal's loss is noticed and may be mended.
+const MENDED: Duration = Duration::from_secs(40);
+
+/// A fault.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Fault {
+    /// SIGKILL of a vault; started again at the end.
+    Kill(usize),
+    /// SIGTERM of a vault.
+    Stop(usize),
+    /// A vault's machine goes down: its memory is gone, its disk is not.
+    Power(usize),
+    /// SIGKILL of both at once, started again at once.
+    KillBoth,
+    /// SIGSTOP, SIGCONT.
+    Freeze(usize),
+    /// Packets are dropped.
+    Cut(Cut),
+    /// The same, again and again for a moment.
+    Flap(Cut),
+    /// SIGKILL and start while they are apart: a vault that is restarted and alone.
+    KillApart(usize),
+    /// The same with its machine, after it has given numbers alone.
+    PowerApart(usize),
+    /// The system's clock of a vault is wrong, and the link is cut meanwhile.
+    Clock(usize, &'static str),
+    /// The journal is deleted while both are together, and the vault re-seeded.
+    LoseJournal(usize),
+    /// The journal is deleted after the vault has given numbers alone.
+    LoseJournalApart(usize),
+    /// An old copy of the journal is put in its place, found out, and the vault re-seeded.
+    OldCopy(usize),
+}
+
+const DECK: [Fault; 23] = [
+    Fault::Kill(0),
+    Fault::Kill(1),
+    Fault::Stop(0),
+    Fault::Power(0),
+    Fault::Power(1),
+    Fault::KillBoth,
+    Fault::Freeze(0),
+    Fault::Freeze(1),
+    Fault::Cut(Cut::Link),
+    Fault::Cut(Cut::Deaf(0)),
+    Fault::Cut(Cut::Deaf(1)),
+    Fault::Cut(Cut::Callers(0)),
+    Fault::Cut(Cut::Mute(1)),
+    Fault::Flap(Cut::Link),
+    Fault::Flap(Cut::Mute(0)),
+    Fault::KillApart(0),
+    Fault::KillApart(1),
+    Fault::PowerApart(0),
+    // Further back, no certificate is good yet: they were made when the run began.
+    Fault::Clock(0, "-3m"),
+    Fault::Clock(1, "+9d"),
+    Fault::LoseJournal(1),
+    Fault::LoseJournalApart(0),
+    Fault::OldCopy(1),
+];
+
+/// The nemesis of one run.
+pub(crate) struct Nemesis<'a> {
+    pub(crate) vaults: &'a mut Vaults,
+    pub(crate) network: &'a Network,
+    pub(crate) history: &'a History,
+    pub(crate) dice: Dice,
+    /// What happened, for the report.
+    pub(crate) log: Vec<String>,
+}
+
+impl Nemesis<'_> {
+    /// Troubles them for so long, then heals everything. Each seed begins at another place of one
+    /// shuffled deck, so that few short runs see all of it.
+    ///
+    /// # Errors
+    /// Two healthy vaults do not come together, or a command fails.
+    pub(crate) fn trouble(&mut self, seed: u64, seconds: u64) -> anyhow::Result<()> {
+        let mut deck = DECK;
+        Dice::new(seed / 5, 0).shuffle(&mut deck);
+        let first = usize::try_from(seed % 5).unwrap_or(0) * deck.len() / 5;
+        let over = Deadline::after(Duration::from_secs(seconds));
+        for fault in deck.iter().cycle().skip(first) {
+            if over.passed() {
+                break;
+            }
+            self.come_together()?;
+            let pause = self.dice.between(Duration::from_millis(200), Duration::from_secs(2));
+            std::thread::sleep(pause);
+            self.log.push(format!("{:>7.2} s {fault:?}", self.history.now().as_secs_f64()));
+            self.strike(*fault)?;
+        }
+        self.come_together()
+    }
+
+    /// Waits until both are together and each has what it may give alone.
+    fn come_together(&mut self) -> anyhow::Result<()> {
+        self.vaults.wait_together(TOGETHER)?;
+        self.log.push(format!("{:>7.2} s together", self.history.now().as_secs_f64()));
+        std::thread::sleep(AGREED);
+        Ok(())
+    }
+
+    fn strike(&mut self, fault: Fault) -> anyhow::Result<()> {
+        let what = format!("{fault:?}");
+        match fault {
+            Fault::Kill(vault) => {
+                self.vaults.each[vault].kill()?;
+                self.alone(&what, &[1 - vault]);
+                self.vaults.each[vault].restart()
+            }
+            Fault::Stop(vault) => {
+                self.vaults.each[vault].stop()?;
+                self.alone(&what, &[1 - vault]);
+                self.vaults.each[vault].restart()
+            }
+            Fault::Power(vault) => {
+                self.vaults.each[vault].kill()?;
+                self.vaults.each[vault].forget_memory()?;
+                self.alone(&what, &[1 - vault]);
+                self.vaults.each[vault].restart()
+            }
+            Fault::KillBoth => {
+                self.vaults.each.iter_mut().try_for_each(|vault| vault.kill())?;
+                self.vaults.each.iter_mut().try_for_each(|vault| vault.restart())
+            }
+            Fault::Freeze(vault) => {
+                self.vaults.each[vault].freeze(true)?;
+                self.alone(&what, &[1 - vault]);
+                self.vaults.each[vault].freeze(false)
+            }
+            Fault::Cut(cut) => {
+                self.network.cut(cut)?;
+                let living: &[usize] = if matches!(cut, Cut::Link | Cut::Deaf(_)) { &[0, 1] } else { &[] };
+                self.alone(&what, living);
+                self.network.heal()
+            }
+            Fault::Flap(cut) => {
+                for _ in 0..4 {
+                    self.network.cut(cut)?;
+                    self.hold(300, 1_800);
+                    self.network.heal()?;
+                    self.hold(100, 1_500);
+                }
+                Ok(())
+            }
+            Fault::KillApart(vault) | Fault::PowerApart(vault) => {
+                self.network.cut(Cut::Link)?;
+                self.alone(&what, &[0, 1]);
+                self.vaults.each[vault].kill()?;
+                if matches!(fault, Fault::PowerApart(_)) {
+                    self.vaults.each[vault].forget_memory()?;
+                }
+                self.vaults.each[vault].restart()?;
+                self.hold(2_000, 4_000);
+                self.network.heal()
+            }
+            Fault::Clock(vault, offset) => {
+                self.vaults.each[vault].set_clock(offset)?;
+                self.hold(500, 1_500);
+                self.network.cut(Cut::Link)?;
+                self.alone(&what, &[0, 1]);
+                self.network.heal()?;
+                self.vaults.wait_together(TOGETHER)?;
+                self.vaults.each[vault].set_clock("+0")
+            }
+            Fault::LoseJournal(vault) => {
+                let since = self.history.now();
+                self.lose_journal(vault, since)?;
+                self.reseed(vault)
+            }
+            Fault::LoseJournalApart(vault) => {
+                let since = self.history.now();
+                self.network.cut(Cut::Link)?;
+                self.alone(&what, &[0, 1]);
+                self.lose_journal(vault, since)?;
+                self.network.heal()?;
+                self.reseed(vault)
+            }
+            Fault::OldCopy(vault) => self.bring_old_copy(vault),
+        }
+    }
+
+    /// What an operator must not do, and what the vaults tell them to do then.
+    fn bring_old_copy(&mut self, vault: usize) -> anyhow::Result<()> {
+        self.vaults.each[vault].stop()?;
+        self.vaults.each[vault].copy_journal()?;
+        self.vaults.each[vault].restart()?;
+        self.vaults.wait_together(TOGETHER)?;
+        self.hold(2_000, 3_000);
+        self.vaults.each[vault].stop()?;
+        self.vaults.each[vault].bring_copy()?;
+        self.vaults.each[vault].restart()?;
+        let restored = &self.vaults.each[vault];
+        harness::wait::until("the old copy is found out", MENDED, || {
+            let status = restored.status()?;
+            anyhow::ensure!(status.pointer("/needs_operator") == Some(&Value::Bool(true)), "{status}");
+            Ok(())
+        })?;
+        let since = self.history.now();
+        self.lose_journal(vault, since)?;
+        self.reseed(vault)
+    }
+
+    /// Holds a fault during which these vaults must answer.
+    fn alone(&mut self, what: &str, living: &[usize]) {
+        let from = self.history.now();
+        self.hold(7_500, 9_500);
+        let to = self.history.now();
+        let window = Window { what: what.to_owned(), living: living.to_vec(), from, to };
+        self.history.change(|story| story.windows.push(window));
+    }
+
+    fn hold(&mut self, least: u64, most: u64) {
+        let time = self.dice.between(Duration::from_millis(least), Duration::from_millis(most));
+        std::thread::sleep(time);
+    }
+
+    fn lose_journal(&mut self, vault: usize, since: Duration) -> anyhow::Result<()> {
+        let lost = &mut self.vaults.each[vault];
+        lost.kill()?;
+        lost.forget_memory()?;
+        lost.lose_journal()?;
+        let at = self.history.now();
+        self.history.change(|story| story.losses.push(Loss { vault, since, at }));
+        lost.restart()
+    }
+
+    /// The operator's part: as soon as the other vault says that it is needed.
+    fn reseed(&mut self, lost: usize) -> anyhow::Result<()> {
+        let intact = &self.vaults.each[1 - lost];
+        let said = harness::wait::until("the lost journal is re-seeded", MENDED, || {
+            intact.command(&["number", "re-seed"])
+        })?;
+        self.log.push(format!("{:>7.2} s {}", self.history.now().as_secs_f64(), said.trim()));
+        Ok(())
+    }
+}

@@ -1,0 +1,240 @@
+//! Stories of series, periods, batches and exports, told through the vault pair's HTTP API and
+//! the operator's commands. Which number is given when is the simulation's subject, not this one's.
+#![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
+
+use std::path::PathBuf;
+
+use harness::cluster::temporary_folder;
+use harness::curl::{Answer, Curl};
+use harness::program::{Ran, run};
+use harness::vault_host::{Holder, Pair, PairPlan};
+use harness::{binaries, wait};
+use serde_json::{Value, json};
+use shared::api::{BatchAnswer, Number, Page, Series, SeriesKind};
+use tempfile::TempDir;
+
+/// A pair with an edge of owner `erp` and an operator enrolled.
+struct House {
+    pair: Pair,
+    erp: Holder,
+    operator: Holder,
+    folder: TempDir,
+}
+
+fn house() -> House {
+    let folder = temporary_folder().unwrap();
+    let pair = Pair::start(folder.path(), &PairPlan::default()).unwrap();
+    let erp = pair.enrol("edge", "erp", "www1").unwrap();
+    let operator = pair.enrol("admin", "house", "alice").unwrap();
+    House { pair, erp, operator, folder }
+}
+
+impl House {
+    /// A call of one of the vaults as the edge of `erp`.
+    fn erp(&self, vault: usize, path: &str) -> Curl {
+        self.pair.vaults[vault].call(&self.erp, path)
+    }
+
+    fn post(&self, vault: usize, path: &str, body: &Value) -> Answer {
+        let call = self.erp(vault, path).header("Content-Type", "application/json");
+        call.method("POST").body(body.to_string()).send().unwrap()
+    }
+
+    fn define(&self, holder: &Holder, path: &str, body: &Value) -> Answer {
+        let call = self.pair.vaults[1].call(holder, path).header("Content-Type", "application/json");
+        call.method("PUT").body(body.to_string()).send().unwrap()
+    }
+
+    fn reserve(&self, vault: usize, path: &str, key: &str) -> Answer {
+        self.erp(vault, path).key(key).method("POST").send().unwrap()
+    }
+
+    /// A command that needs no running vault, whatever its exit code.
+    fn verify(&self, words: &[&str]) -> Ran {
+        let mut all = vec!["number", "verify"];
+        all.extend(words);
+        run(&binaries::find("vault").unwrap(), &all).unwrap()
+    }
+
+    fn write(&self, name: &str, text: &str) -> PathBuf {
+        let file = self.folder.path().join(name);
+        std::fs::write(&file, text).unwrap();
+        file
+    }
+}
+
+fn is_problem(answer: &Answer, status: u16, code: &str) {
+    assert_eq!(answer.status, status, "{}", answer.text());
+    assert_eq!(answer.word("code").unwrap(), code, "{}", answer.text());
+}
+
+fn number(answer: &Answer) -> Number {
+    serde_json::from_slice(&answer.body).unwrap_or_else(|_| panic!("{}: {}", answer.status, answer.text()))
+}
+
+#[test]
+fn every_answer_tells_its_life_and_a_ticket_must_name_one() {
+    let house = house();
+    let asked = house.erp(0, "/v1/life").send().unwrap().expect(&[200]).unwrap();
+    let life = asked.word("life").unwrap();
+    assert!(life.len() == 32 && life.bytes().all(|byte| byte.is_ascii_hexdigit()), "{life}");
+    for path in ["/v1/life", "/v1/series/INV/numbers", "/v1/series/INV/numbers/7", "/nowhere"] {
+        let answer = house.erp(0, path).send().unwrap();
+        assert_eq!(answer.header("vault-life"), Some(life.as_str()), "{path}");
+    }
+    let other = house.erp(1, "/v1/life").send().unwrap();
+    assert_ne!(other.header("vault-life"), Some(life.as_str()), "the other vault lives another one");
+
+    let with = |ticket: &str| {
+        let call = house.erp(0, "/v1/series/INV/numbers").key("k").method("POST");
+        call.header("Vault-Ticket", ticket).send().unwrap()
+    };
+    is_problem(&with("abc"), 400, "invalid");
+    is_problem(&with(&"g".repeat(32)), 400, "invalid");
+    assert_eq!(with(&life).status, 201);
+    let long = house.reserve(0, "/v1/series/INV/numbers", &"k".repeat(256));
+    assert_eq!(number(&long).number, 2);
+    is_problem(&house.reserve(0, "/v1/series/INV/numbers", &"k".repeat(257)), 400, "key_invalid");
+}
+
+#[test]
+fn an_operator_defines_a_series_and_its_numbers_read_so() {
+    let house = house();
+    let yearly = json!({ "pattern": "INV-{year}-{n:06}", "expires_after": 3600 });
+    is_problem(&house.define(&house.erp, "/v1/series/INV", &yearly), 403, "role_refused");
+    is_problem(&house.define(&house.operator, "/v1/series/INV", &yearly), 400, "invalid");
+    let place = "/v1/series/INV?owner=erp";
+    for (bad, told) in [
+        (json!({ "pattern": "INV" }), "it must have the number once"),
+        (json!({ "pattern": "{month}-{n}" }), "a month without its year comes again"),
+        (json!({ "range": 1_000_001 }), "write at most 1000000"),
+        (json!({ "expires_after": 0 }), "write at least 1"),
+        (json!({ "colour": "blue" }), "unknown field"),
+    ] {
+        let refused = house.define(&house.operator, place, &bad);
+        assert_eq!(refused.status, 400, "{bad}");
+        assert!(refused.word("detail").unwrap().contains(told), "{}", refused.text());
+    }
+    let defined = house.define(&house.operator, place, &yearly).expect(&[200]).unwrap();
+    let series: Series = serde_json::from_slice(&defined.body).unwrap();
+    assert_eq!((series.kind, series.pattern.as_deref()), (SeriesKind::Strict, Some("INV-{year}-{n:06}")));
+
+    is_problem(&house.reserve(0, "/v1/series/INV/numbers", "k1"), 400, "invalid");
+    for (vault, key, period, text) in [
+        (0, "k1", "2026", "INV-2026-000001"),
+        (1, "k2", "2026", "INV-2026-000002"),
+        (1, "k1", "2027", "INV-2027-000001"),
+    ] {
+        let answer = house.reserve(vault, &format!("/v1/series/INV/numbers?period={period}"), key);
+        let given = number(&answer.expect(&[201]).unwrap());
+        assert_eq!((given.text.as_deref(), given.period.as_deref()), (Some(text), Some(period)));
+    }
+    let confirm = "/v1/series/INV/numbers/2/confirm?period=2026";
+    let confirmed = house.post(0, confirm, &json!({ "document_hash": "aa" }));
+    assert_eq!(number(&confirmed).text.as_deref(), Some("INV-2026-000002"));
+    let other = json!({ "pattern": "{n}" });
+    is_problem(&house.define(&house.operator, place, &other), 409, "series_in_use");
+    let listed = house.erp(1, "/v1/series").send().unwrap().expect(&[200]).unwrap();
+    let page: Page<Series> = serde_json::from_slice(&listed.body).unwrap();
+    let counts: Vec<_> = page.items[0].counts.iter().map(|count| (count.last, count.open)).collect();
+    assert_eq!((page.items.len(), counts), (1, vec![(2, 1), (1, 1)]));
+    is_problem(&house.erp(0, "/v1/series/NONE").send().unwrap(), 404, "not_found");
+    let open = house.erp(0, "/v1/series/INV/numbers?period=2026&state=reserved").send().unwrap();
+    let open: Page<Number> = serde_json::from_slice(&open.body).unwrap();
+    assert_eq!(open.items.iter().map(|number| number.number).collect::<Vec<_>>(), [1]);
+    let expired = house.erp(0, "/v1/series/INV/numbers?period=2026&state=expired").send().unwrap();
+    assert_eq!(serde_json::from_slice::<Page<Number>>(&expired.body).unwrap().items, []);
+}
+
+#[test]
+fn a_batch_gives_each_key_what_it_would_have_got_alone() {
+    let mut house = house();
+    let keys: Vec<String> = (0..10_000).map(|key| format!("{key:\"<200}")).collect();
+    let path = "/v1/series/BULK/numbers/batch";
+    let mut first = Vec::new();
+    for vault in [0, 1] {
+        let answer = house.post(vault, path, &json!({ "keys": keys })).expect(&[200]).unwrap();
+        let answer: BatchAnswer = serde_json::from_slice(&answer.body).unwrap();
+        let numbers: Vec<_> = answer.items.iter().map(|item| item.number.as_ref().unwrap().number).collect();
+        assert_eq!(numbers, (1..=10_000).collect::<Vec<u64>>());
+        assert!(answer.items.iter().map(|item| &item.key).eq(&keys));
+        first = numbers;
+    }
+    assert_eq!(first.len(), 10_000);
+    let mut more = keys.clone();
+    more.push("one more".to_owned());
+    is_problem(&house.post(0, path, &json!({ "keys": more })), 400, "invalid");
+    is_problem(&house.post(0, path, &json!({ "keys": [] })), 400, "invalid");
+    is_problem(&house.post(0, path, &json!({ "keys": ["a b"] })), 400, "invalid");
+    is_problem(&house.post(0, path, &json!({ "keys": ["a"], "tickets": [] })), 400, "invalid");
+
+    house.pair.vaults[1].program().unwrap().kill().unwrap();
+    wait::until("the vaults are apart", std::time::Duration::from_secs(20), || {
+        let answer = house.post(0, path, &json!({ "keys": [keys[7], "new"] })).expect(&[200])?;
+        let answer: BatchAnswer = serde_json::from_slice(&answer.body)?;
+        let [old, new] = answer.items.as_slice() else { anyhow::bail!("{answer:?}") };
+        anyhow::ensure!(old.number.as_ref().is_some_and(|number| number.number == 8), "{old:?}");
+        let code = new.problem.as_ref().map(|problem| problem.code.as_str());
+        anyhow::ensure!(code == Some("peer_away"), "{new:?}");
+        Ok(())
+    })
+    .unwrap();
+}
+
+#[test]
+fn what_an_operator_exports_is_proved_without_a_vault_and_a_forgery_is_not() {
+    let house = house();
+    let vault = &house.pair.vaults[1];
+    let erp = |words: &[&str]| {
+        let mut all = vec!["number"];
+        all.extend(words);
+        all.extend(["--owner", "erp"]);
+        vault.command(&all).unwrap()
+    };
+    let defined = erp(&["define", "INV", "--pattern", "{year}/{n:03}"]);
+    assert!(defined.starts_with("INV of erp: strict, {year}/{n:03}"), "{defined}");
+    let reserved = erp(&["reserve", "INV", "order-1", "order-2", "order-3", "--period", "2026"]);
+    assert!(reserved.contains("2026/002  reserved  order-2"), "{reserved}");
+    erp(&["confirm", "INV", "1", "5feceb66", "--period", "2026"]);
+    erp(&["void", "INV", "2", "printer \"jam\", twice", "--period", "2026"]);
+    erp(&["reserve", "OTHER", "order-1"]);
+    let shown = erp(&["show", "INV", "2", "--period", "2026"]);
+    assert!(shown.contains("printer \"jam\", twice") && shown.contains("2026/002"), "{shown}");
+    assert!(erp(&["show", "INV", "--key", "order-3", "--period", "2026"]).contains("2026/003"));
+    let series = erp(&["show", "INV"]);
+    assert!(series.contains("2026: last number 3, 1 reserved, 0 of them expired"), "{series}");
+    assert!(erp(&["list"]).contains("OTHER of erp: strict"));
+    let void = erp(&["list", "INV", "--period", "2026", "--state", "void"]);
+    assert!(void.contains("2026/002  void  order-2") && !void.contains("order-1"), "{void}");
+    assert!(vault.command(&["number", "void", "INV", "9", "x", "--owner", "erp"]).is_err());
+
+    let table = erp(&["export", "INV"]);
+    let document = erp(&["export", "INV", "--format", "json"]);
+    for (name, text) in [("inv.csv", &table), ("inv.json", &document)] {
+        let file = house.write(name, text);
+        let proved = house.verify(&[file.to_str().unwrap()]).well().unwrap();
+        assert!(proved.starts_with("proved: ") && proved.contains("of others by their hashes"), "{proved}");
+        assert!(proved.contains("2 is void: printer \"jam\", twice"), "{proved}");
+        for (what, forged) in [
+            ("another document", text.replace("5feceb66", "5feceb67")),
+            ("another key", text.replace("order-3", "order-4")),
+            ("another reason", text.replace("twice", "thrice")),
+            ("nothing after the half", text[..text.len() / 2].to_owned()),
+        ] {
+            assert_ne!(forged, *text, "{what}");
+            let file = house.write("forged", &forged);
+            let found = house.verify(&[file.to_str().unwrap()]);
+            assert_eq!(found.code, Some(1), "{what}: {found:?}");
+        }
+    }
+    for vault in &house.pair.vaults {
+        let journal = vault.folder.join("state/journal.db");
+        let proved = house.verify(&["--journal", journal.to_str().unwrap(), "--json"]).well().unwrap();
+        let findings: Value = serde_json::from_str(&proved).unwrap();
+        assert_eq!(findings["proved"], true, "{findings}");
+        assert_eq!(findings["series"].as_array().map(Vec::len), Some(2), "{findings}");
+    }
+    let stranger = house.write("stranger.csv", "a,b\n1,2\n");
+    let refused = house.verify(&[stranger.to_str().unwrap()]);
+    assert_eq!(refused.code, Some(1), "{refused:?}");
+}

@@ -1,0 +1,428 @@
+//! `vault number …`: what an operator does with numbers and series, over the control socket of
+//! the running vault; and the proof of what was exported, which needs no vault. Knows how to ask
+//! and show; the vault knows what a number is.
+
+mod export;
+mod verify;
+
+pub use verify::{NotProved, Verify};
+
+use std::path::Path;
+use std::time::Duration;
+
+use clap::{Args, Subcommand, ValueEnum};
+use http::{Method, Request, header};
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use shared::api::{
+    Batch, BatchAnswer, Confirm, Count, Epoch, Number, NumberState, Page, Reseeded, Series, SeriesKind, Span,
+    TakeOver, Void,
+};
+
+use super::control::{self, Progress, whole};
+use super::file::{encoded, shown};
+use super::{CommandError, Output};
+use crate::sequence::definition::Definition;
+
+/// Ten thousand keys are answered within this time.
+const SOON: Duration = Duration::from_secs(30);
+
+/// What can be done with numbers.
+#[derive(Debug, Subcommand)]
+pub enum Verb {
+    /// Say how a series is counted: how available it is, how its numbers read, when a reservation
+    /// counts as forgotten
+    ///
+    /// What is not said is as without a definition: strict, without a pattern, never expired. The
+    /// pattern of a series that has numbers stays as it is.
+    Define {
+        #[command(flatten)]
+        of: Of,
+        /// Numbers set aside for each vault, to be given while the other is away; 0: strict
+        #[arg(long, value_name = "COUNT", default_value_t = 0)]
+        range: u64,
+        /// How numbers read, such as INV-{year}-{n:06}; with {year} or {year}{month} the series is
+        /// counted anew in each
+        #[arg(long, value_name = "TEXT")]
+        pattern: Option<String>,
+        /// After so many seconds a reservation that was neither confirmed nor voided is flagged
+        #[arg(long, value_name = "SECONDS")]
+        expires_after: Option<u64>,
+    },
+    /// Reserve a number for each key; the same key gets the same number for ever
+    ///
+    /// Exit code 1 where a key got none.
+    Reserve {
+        #[command(flatten)]
+        of: Of,
+        /// 1 to 256 visible ASCII characters each
+        #[arg(required = true, value_name = "KEY")]
+        keys: Vec<String>,
+        #[command(flatten)]
+        period: Period,
+        /// The life that the keys were first sent to, as GET /v1/life told it then
+        #[arg(long, value_name = "LIFE")]
+        ticket: Option<String>,
+    },
+    /// Say which document uses a number
+    Confirm {
+        #[command(flatten)]
+        of: Of,
+        /// Which one
+        number: u64,
+        /// Identifies the document, usually its SHA-256
+        #[arg(value_name = "HASH")]
+        document_hash: String,
+        #[command(flatten)]
+        period: Period,
+    },
+    /// Give a number up, with the reason for the auditor
+    Void {
+        #[command(flatten)]
+        of: Of,
+        /// Which one
+        number: u64,
+        /// 1 to 512 bytes
+        reason: String,
+        #[command(flatten)]
+        period: Period,
+    },
+    /// Show a series, or one number of it
+    Show {
+        #[command(flatten)]
+        of: Of,
+        /// Which number
+        number: Option<u64>,
+        /// The number of this key
+        #[arg(long, conflicts_with = "number")]
+        key: Option<String>,
+        #[command(flatten)]
+        period: Period,
+    },
+    /// List an owner's series, or the numbers of one
+    List {
+        /// Whose
+        #[arg(long, value_name = "NAME")]
+        owner: String,
+        /// The numbers of this one
+        series: Option<String>,
+        #[command(flatten)]
+        period: Period,
+        /// Only those; expired: reserved, and older than the series' expires_after
+        #[arg(long, requires = "series")]
+        state: Option<State>,
+        /// Only those behind this one, as the last line of a list that was cut names it
+        #[arg(long)]
+        after: Option<String>,
+        /// At most so many, 1 to 1000
+        #[arg(long, value_name = "COUNT", default_value_t = 100)]
+        limit: usize,
+    },
+    /// Write all that the ledger says of a series to standard output, to be kept and verified
+    Export(export::Export),
+    /// Prove an export, or a whole journal: nothing altered, no number twice, no hole
+    ///
+    /// Needs no vault and no configuration. Exit code 1 where something is wrong.
+    Verify(Verify),
+    /// Give the other vault, whose journal is lost, a copy of this vault's
+    ///
+    /// Run it on the vault that still has its journal, with both running and the other's
+    /// journal empty. Only you can know that this vault's journal is whole: if it was itself
+    /// restored from a copy or repaired since the two were last together, numbers that were
+    /// given may be missing in it, and would be given again. Then start new series instead.
+    #[command(name = "re-seed")]
+    Reseed,
+    /// Make this vault the ledger's owner, in a new epoch that the other vault follows
+    ///
+    /// For when the owner is gone for long: either vault may give numbers of available series
+    /// alone, but strict numbers, definitions and records need the owner. Nothing that was
+    /// answered is lost; strict numbers go on when a second vault is there again.
+    #[command(name = "take-over")]
+    TakeOver {
+        /// Let records, names and leases go on without the other vault. Only if it is off for
+        /// sure: two owners that go on alone contradict each other
+        #[arg(long)]
+        alone: bool,
+    },
+    /// Of two vaults that were both taken over, let the other one be the owner
+    Yield,
+}
+
+/// Which series.
+#[derive(Debug, Args)]
+pub struct Of {
+    /// Its name
+    series: String,
+    /// Whose
+    #[arg(long, value_name = "NAME")]
+    owner: String,
+}
+
+/// Which period of it.
+#[derive(Debug, Args)]
+pub struct Period {
+    /// Such as 2026 or 2026-03, where the series is counted so
+    #[arg(long, value_name = "PERIOD")]
+    period: Option<String>,
+}
+
+/// What became of a number.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum State {
+    /// Not used yet
+    Reserved,
+    /// Used by a document
+    Confirmed,
+    /// Spoiled
+    Void,
+    /// Its key was refused for good
+    Doubtful,
+    /// Reserved too long ago
+    Expired,
+}
+
+impl Verb {
+    /// Does it. [`Verb::Verify`] needs no socket: see [`Verify::run`].
+    ///
+    /// # Errors
+    /// The vault does not run, or refuses.
+    pub async fn run(&self, socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+        match self {
+            Self::Define { of, range, pattern, expires_after } => {
+                let definition =
+                    Definition { range: *range, pattern: pattern.clone(), expires_after: *expires_after };
+                let series: Series = ask(socket, Method::PUT, &of.place("", None), Some(&definition)).await?;
+                output.show(&series, &described_series(&series))
+            }
+            Self::Reserve { of, keys, period, ticket } => {
+                reserve(socket, &of.place("/numbers/batch", Some(period)), keys, ticket.as_deref(), output)
+                    .await
+            }
+            Self::Confirm { of, number, document_hash, period } => {
+                let path = of.place(&format!("/numbers/{number}/confirm"), Some(period));
+                let body = Confirm { document_hash: document_hash.clone() };
+                let number: Number = ask(socket, Method::POST, &path, Some(&body)).await?;
+                output.show(&number, &described(&number))
+            }
+            Self::Void { of, number, reason, period } => {
+                let path = of.place(&format!("/numbers/{number}/void"), Some(period));
+                let number: Number =
+                    ask(socket, Method::POST, &path, Some(&Void { reason: reason.clone() })).await?;
+                output.show(&number, &described(&number))
+            }
+            Self::Show { of, number: None, key: None, period: Period { period: None } } => {
+                let series: Series = ask(socket, Method::GET, &of.place("", None), None::<&()>).await?;
+                output.show(&series, &described_series(&series))
+            }
+            Self::Show { number: None, key: None, .. } => {
+                Err(CommandError::Usage("a period alone shows nothing: name a number, or --key"))
+            }
+            Self::Show { of, number, key, period } => {
+                let path = match (number, key) {
+                    (_, Some(key)) => format!("{}&key={}", of.place("/numbers", Some(period)), encoded(key)),
+                    (number, None) => {
+                        of.place(&format!("/numbers/{}", number.unwrap_or_default()), Some(period))
+                    }
+                };
+                let number: Number = ask(socket, Method::GET, &path, None::<&()>).await?;
+                output.show(&number, &described(&number))
+            }
+            Self::List { owner, series: None, after, limit, .. } => {
+                let after = after.as_ref().map(|after| format!("&after={}", encoded(after)));
+                let path =
+                    format!("/v1/series?owner={}&limit={limit}{}", encoded(owner), after.unwrap_or_default());
+                let page: Page<Series> = ask(socket, Method::GET, &path, None::<&()>).await?;
+                output.show(&page, &table_of_series(&page))
+            }
+            Self::List { owner, series: Some(series), period, state, after, limit } => {
+                let of = Of { series: series.clone(), owner: owner.clone() };
+                let mut path = format!("{}&limit={limit}", of.place("/numbers", Some(period)));
+                if let Some(word) = state.and_then(|state| state.to_possible_value()) {
+                    path.push_str(&format!("&state={}", word.get_name()));
+                }
+                path.extend(after.iter().map(|after| format!("&after={}", encoded(after))));
+                let page: Page<Number> = ask(socket, Method::GET, &path, None::<&()>).await?;
+                output.show(&page, &table(&page))
+            }
+            Self::Export(export) => export.run(socket, output).await,
+            Self::Verify(verify) => verify.run(output),
+            Self::Reseed => reseed(socket, output).await,
+            Self::TakeOver { alone } => take_over(socket, *alone, output).await,
+            Self::Yield => give_way(socket, output).await,
+        }
+    }
+}
+
+impl Of {
+    fn place(&self, rest: &str, period: Option<&Period>) -> String {
+        let period = period.and_then(|period| period.period.as_ref());
+        let period = period.map(|period| format!("&period={}", encoded(period))).unwrap_or_default();
+        format!("/v1/series/{}{rest}?owner={}{period}", encoded(&self.series), encoded(&self.owner))
+    }
+}
+
+async fn reserve(
+    socket: &Path,
+    path: &str,
+    keys: &[String],
+    ticket: Option<&str>,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let tickets = ticket.map(|ticket| vec![Some(ticket.to_owned()); keys.len()]);
+    let batch = Batch { keys: keys.to_vec(), tickets };
+    let answer: BatchAnswer = ask(socket, Method::POST, path, Some(&batch)).await?;
+    let mut text = String::new();
+    for item in &answer.items {
+        match (&item.number, &item.problem) {
+            (Some(number), _) => text.push_str(&format!("{}\n", line(number))),
+            (None, Some(problem)) => text.push_str(&format!("{}: {problem}\n", shown(&item.key))),
+            (None, None) => {}
+        }
+    }
+    output.show(&answer, &text)?;
+    // Each was shown; the first stands for all.
+    let refused = answer.items.into_iter().find_map(|item| item.problem);
+    refused.map_or(Ok(()), |problem| Err(CommandError::Refused(problem)))
+}
+
+async fn reseed(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let reseeded: Reseeded = ask(socket, Method::POST, "/v1/numbers/re-seed", None::<&()>).await?;
+    let text = format!(
+        "the other vault's empty journal is taken for its new one; {} entries are carried over to it.\n\
+         Numbers go on when both are equal: vault status shows it",
+        reseeded.entries
+    );
+    output.show(&reseeded, &text)
+}
+
+async fn take_over(socket: &Path, alone: bool, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let asked = TakeOver { alone };
+    let now: Epoch = ask(socket, Method::POST, "/v1/numbers/take-over", Some(&asked)).await?;
+    let rest = if alone {
+        "records, names and leases go on here at once; keep the other vault off until it can reach this one.\n\
+         strict numbers wait until a second vault is there: the old one, or a new one and vault number re-seed"
+    } else {
+        "the other vault follows as soon as the two are connected; until then strict numbers and records wait"
+    };
+    output.show(&now, &format!("this vault owns the ledger in epoch {};\n{rest}", now.epoch))
+}
+
+async fn give_way(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let now: Epoch = ask(socket, Method::POST, "/v1/numbers/yield", None::<&()>).await?;
+    output.show(
+        &now,
+        "the other vault is the ledger's owner; this one follows as soon as the two are connected",
+    )
+}
+
+async fn ask<Q: Serialize + Sync, A: DeserializeOwned>(
+    socket: &Path,
+    method: Method,
+    path: &str,
+    question: Option<&Q>,
+) -> Result<A, CommandError> {
+    let body = question.map(serde_json::to_vec).transpose().map_err(std::io::Error::from)?;
+    let request = Request::builder().method(method).uri(path);
+    let request = request.header(header::CONTENT_TYPE, "application/json");
+    let request = request.body(whole(body.unwrap_or_default())).map_err(std::io::Error::other)?;
+    let answer = control::call(socket, request, SOON, &Progress::default()).await?;
+    control::json(socket, answer).await
+}
+
+fn word(state: NumberState, expired: bool) -> &'static str {
+    match state {
+        NumberState::Reserved if expired => "reserved, expired",
+        NumberState::Reserved => "reserved",
+        NumberState::Confirmed => "confirmed",
+        NumberState::Void => "void",
+        NumberState::Doubtful => "doubtful",
+    }
+}
+
+/// One number on one line.
+fn line(number: &Number) -> String {
+    let text = number.text.as_deref().map_or_else(String::new, |text| format!("  {}", shown(text)));
+    let why = number.reason.as_deref().or(number.document_hash.as_deref());
+    let why = why.map_or_else(String::new, |why| format!("  {}", shown(why)));
+    let state = word(number.state, number.expired);
+    format!("{:>10}{text}  {state}  {}{why}", number.number, shown(&number.key))
+}
+
+fn described(number: &Number) -> String {
+    let mut text = format!("series: {}\n", number.series);
+    let mut add = |name: &str, value: Option<&str>| {
+        text.extend(value.map(|value| format!("{name:<8}{}\n", shown(value))));
+    };
+    add("period:", number.period.as_deref());
+    add("number:", Some(&number.number.to_string()));
+    add("text:", number.text.as_deref());
+    add("key:", Some(&number.key));
+    add("state:", Some(word(number.state, number.expired)));
+    add("used by:", number.document_hash.as_deref().map(|hash| format!(" {hash}")).as_deref());
+    add("reason:", number.reason.as_deref());
+    add("entry:", Some(&number.entry_hash));
+    text
+}
+
+fn table(page: &Page<Number>) -> String {
+    let mut text: String = page.items.iter().map(|number| line(number) + "\n").collect();
+    if page.items.is_empty() {
+        text.push_str("none\n");
+    }
+    text.extend(page.next.iter().map(|next| format!("… and more: --after {next}\n")));
+    text
+}
+
+fn table_of_series(page: &Page<Series>) -> String {
+    let mut text: String = page.items.iter().map(|series| described_series(series) + "\n").collect();
+    if page.items.is_empty() {
+        text.push_str("none\n");
+    }
+    text.extend(page.next.iter().map(|next| format!("… and more: --after {next}\n")));
+    text
+}
+
+fn described_series(series: &Series) -> String {
+    let kind = match series.kind {
+        SeriesKind::Strict => "strict".to_owned(),
+        SeriesKind::Available => format!("available, ranges of {}", series.range),
+    };
+    let pattern = series.pattern.as_deref().map_or_else(String::new, |text| format!(", {}", shown(text)));
+    let expiry = series.expires_after.map_or_else(String::new, |after| format!(", expires after {after} s"));
+    let mut text = format!("{} of {}: {kind}{pattern}{expiry}\n", series.series, series.owner);
+    for Count { period, last, open, expired, ranges, unaccounted } in &series.counts {
+        let period = period.as_deref().map_or_else(String::new, |period| format!("{period}: "));
+        text.push_str(&format!("  {period}last number {last}, {open} reserved, {expired} of them expired\n"));
+        for Span { from, to, vault } in ranges {
+            text.push_str(&format!("    {from} to {to}: set aside for {vault}\n"));
+        }
+        for Span { from, to, vault } in unaccounted {
+            text.push_str(&format!("    {from} to {to}: unaccounted, {vault} lost what it gave of it\n"));
+        }
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_others_wrote_stands_on_one_line() {
+        let mut number = Number::reserved("INV".into(), 7, "order\n\u{1b}[2J".into(), "0".repeat(64));
+        number.state = NumberState::Void;
+        number.reason = Some("torn\u{202e}".to_owned());
+        number.text = Some("INV-7".to_owned());
+        assert_eq!(line(&number), "         7  INV-7  void  order\\n\\u{1b}[2J  torn\\u{202e}");
+    }
+
+    #[test]
+    fn a_series_is_asked_for_by_its_name_whatever_that_is() {
+        let of = Of { series: "a/../b".to_owned(), owner: "erp&x".to_owned() };
+        let period = Period { period: Some("2026".to_owned()) };
+        assert_eq!(
+            of.place("/numbers", Some(&period)),
+            "/v1/series/a%2F%2E%2E%2Fb/numbers?owner=erp%26x&period=2026"
+        );
+    }
+}

@@ -1,0 +1,132 @@
+//! What a vault that is apart may give by itself: numbers of its own range, to keys that were
+//! first sent to it in this life, and what becomes of numbers that it gave so. Everything else
+//! waits until both are together. Pure; one value lives as long as the process.
+
+use std::collections::{HashMap, HashSet};
+
+use super::book::{Known, SeriesName, Verdict, Wish, amend, draft};
+use super::entry::{Act, Life};
+use super::standing::Standing;
+
+/// Why a wish must wait until both vaults are together.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum Waits {
+    /// The series is strict.
+    #[error("its numbers are given only while both vaults are together")]
+    Strict,
+    /// It is in the chain, and not known to be final.
+    #[error("it is not known yet whether this was recorded on both vaults; repeat it with the same key")]
+    InDoubt,
+    /// The key may have been answered by the other vault, or by an earlier life of this one.
+    #[error("the key was first sent to the other vault, or before this one was started")]
+    Ticket,
+    /// No number is left in the range.
+    #[error("the numbers set aside for this vault are used up")]
+    UsedUp,
+    /// The number was not given by this vault alone.
+    #[error("the number was given by both vaults, and is changed by both")]
+    Elsewhere,
+    /// It is a definition.
+    #[error("definitions are made by both vaults")]
+    Definition,
+    /// An earlier wish of the same round touches the same number or key: ask again after it.
+    #[error("an earlier request for the same key or number is under way")]
+    Round,
+}
+
+/// What is known of the number or key that a wish is about.
+#[derive(Debug, Clone, Default)]
+pub struct Sight {
+    /// In the chain.
+    pub chain: Option<Known>,
+    /// Among the rows that this vault gave alone and that are not yet in the chain for good.
+    pub own: Option<Known>,
+}
+
+/// What this vault is and knows when it decides.
+#[derive(Debug, Clone, Copy)]
+pub struct Place<'a> {
+    /// Its name.
+    pub vault: &'a str,
+    /// Its life.
+    pub life: Life,
+    /// Lives and ranges as its chain has them.
+    pub standing: &'a Standing,
+    /// Entries of the chain up to here are final.
+    pub last: u64,
+}
+
+/// What this life has given alone so far.
+#[derive(Debug, Default)]
+pub struct Alone {
+    last: HashMap<SeriesName, u64>,
+    round: HashSet<(SeriesName, String)>,
+}
+
+impl Alone {
+    /// A new round of wishes, whose rows become durable together.
+    pub fn begin(&mut self) {
+        self.round.clear();
+    }
+
+    /// What becomes of `wish` while this vault is apart. A [`Verdict::Make`] is a row to be given.
+    ///
+    /// # Errors
+    /// Why it must wait.
+    pub fn decide(
+        &mut self,
+        place: Place<'_>,
+        name: &SeriesName,
+        wish: &Wish,
+        sight: Sight,
+        at: i64,
+    ) -> Result<Verdict, Waits> {
+        // What this vault gave by itself it may answer until the chain's entry is final; and a key
+        // in doubt is what is given up.
+        let pends = |known: &Known| known.index > place.last;
+        let counts = sight.own.is_none() && !matches!(wish, Wish::Supersede { .. });
+        if let Some(known) = sight.chain.filter(|known| counts || !pends(known)) {
+            return match wish {
+                _ if pends(&known) => Err(Waits::InDoubt),
+                _ => match amend(name, wish, known, at) {
+                    Verdict::Make(_) => Err(Waits::Elsewhere),
+                    answered => Ok(answered),
+                },
+            };
+        }
+        let key = match (wish, &sight.own) {
+            (Wish::Define(_), _) => return Err(Waits::Definition),
+            (_, Some(known)) => known.number.key.clone(),
+            (Wish::Reserve { key, .. } | Wish::Supersede { key, .. }, None) => key.clone(),
+            (Wish::Confirm { .. } | Wish::Void { .. }, None) => return Err(Waits::Elsewhere),
+        };
+        if self.round.contains(&(name.clone(), key.clone())) {
+            return Err(Waits::Round);
+        }
+        let verdict = match (wish, sight.own) {
+            (_, Some(known)) => amend(name, wish, known, at),
+            (Wish::Reserve { key, ticket }, None) => {
+                let series = place.standing.series(name).ok_or(Waits::Strict)?;
+                if *ticket != Some(place.life) {
+                    return Err(Waits::Ticket);
+                }
+                let after = self.last.get(name).copied();
+                let number = series.own(place.vault, place.life, place.last, after).ok_or(Waits::UsedUp)?;
+                self.last.insert(name.clone(), number);
+                Verdict::Make(draft(name, number, key, Act::Reserve(*ticket), at))
+            }
+            // Whether or not it has a number elsewhere: both agree on it when they are together.
+            (Wish::Supersede { key, by }, None) => {
+                place.standing.series(name).ok_or(Waits::Strict)?;
+                Verdict::Make(draft(name, 0, key, Act::Supersede(by.clone()), at))
+            }
+            (Wish::Confirm { .. } | Wish::Void { .. } | Wish::Define(_), None) => {
+                return Err(Waits::Elsewhere);
+            }
+        };
+        if matches!(verdict, Verdict::Make(_)) {
+            self.round.insert((name.clone(), key));
+        }
+        Ok(verdict)
+    }
+}

@@ -1,0 +1,60 @@
+//! What an operator's word does at the ledger: an empty journal taken for the other vault's new
+//! one, another owner, which of two owners is right. Asks the core whether it may be.
+
+use super::Coordinator;
+use crate::sequence::SequenceError;
+use crate::sequence::protocol::{Input, Reason};
+
+impl Coordinator {
+    /// Takes the other vault's empty journal for its new one. Tells how many entries it lacks.
+    pub(super) fn reseed(&mut self) -> Result<u64, SequenceError> {
+        if !self.core.may_reseed() {
+            return Err(SequenceError::NothingToReseed);
+        }
+        let entries = self.core.tail().index;
+        tracing::warn!(
+            "sequence: re-seeding: the operator says that the other vault's journal is lost and this one undamaged; {entries} entries are carried over"
+        );
+        self.feed(Input::Reseed);
+        match self.core.refusal() {
+            Some(reason @ Reason::CannotWrite) => Err(reason.into()),
+            _ => {
+                // The next connection finds the two acquainted.
+                (self.hang_up)();
+                Ok(entries)
+            }
+        }
+    }
+
+    /// Makes this vault the ledger's owner in a new epoch, and tells which.
+    pub(super) fn take_over(&mut self, alone: bool) -> Result<u64, SequenceError> {
+        if !self.core.may_take_over() {
+            return Err(SequenceError::MayNotTakeOver);
+        }
+        let how = if alone { "without the other vault" } else { "with the other vault" };
+        tracing::warn!(
+            "sequence: taking over: the operator makes this vault the ledger's owner, {how}; epoch {} begins",
+            self.core.epoch() + 1
+        );
+        self.feed(Input::TakeOver(alone));
+        self.written_down()
+    }
+
+    /// Follows the other of two owners.
+    pub(super) fn give_way(&mut self) -> Result<u64, SequenceError> {
+        if !self.core.may_yield() {
+            return Err(SequenceError::NothingToYield);
+        }
+        tracing::warn!("sequence: yielding: the operator says that the other vault is the ledger's owner");
+        self.feed(Input::Yield);
+        self.written_down()
+    }
+
+    /// The epoch, if the operator's word could be written down.
+    fn written_down(&self) -> Result<u64, SequenceError> {
+        match self.core.refusal() {
+            Some(reason @ Reason::CannotWrite) => Err(reason.into()),
+            _ => Ok(self.core.epoch()),
+        }
+    }
+}

@@ -1,0 +1,210 @@
+//! What the journal derives of the ledger's entries, in the transaction that adds or drops them:
+//! numbers as they stand, ranges, lives, and which rows given alone are needed no more.
+
+use std::collections::{HashMap, HashSet};
+
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
+
+use super::keys::{Change, Keys};
+use super::{entry, records};
+use crate::sequence::book::{SeriesName, given_up_for};
+use crate::sequence::carry::unused;
+use crate::sequence::definition::base_of;
+use crate::sequence::entry::{Act, Entry, Tail};
+use crate::sequence::standing::{LifeState, Standing};
+
+pub(super) fn last_number(connection: &Connection, owner: &str, series: &str) -> rusqlite::Result<u64> {
+    connection
+        .prepare_cached(
+            "SELECT max(coalesce(max(number), 0), 0) FROM number WHERE owner = ?1 AND series = ?2",
+        )?
+        .query_row(params![owner, series], |row| row.get(0))
+}
+
+/// Does the chain run through there?
+pub(super) fn stands(transaction: &Transaction<'_>, tail: Tail) -> rusqlite::Result<bool> {
+    let hash = transaction
+        .query_row("SELECT hash FROM entry WHERE idx = ?1", params![tail.index], |row| {
+            row.get::<_, [u8; 32]>(0)
+        })
+        .optional()?;
+    Ok(tail == Tail::default() || hash == Some(tail.hash.0))
+}
+
+/// Drops the entries after `index`, which were never answered, and what was derived of them; tells
+/// what the others leave.
+pub(super) fn cut_off(
+    transaction: &Transaction<'_>,
+    index: u64,
+    keys: &Keys,
+    change: &mut Change,
+) -> rusqlite::Result<Standing> {
+    let dropped: Vec<Entry> = transaction
+        .prepare("SELECT * FROM entry WHERE idx > ?1 ORDER BY idx")?
+        .query_map(params![index], entry)?
+        .collect::<rusqlite::Result<_>>()?;
+    change.cut(transaction, index, &dropped)?;
+    transaction.execute("DELETE FROM entry WHERE idx > ?1", params![index])?;
+    let mut touched = HashSet::new();
+    for entry in &dropped {
+        let text = serde_json::to_string(entry).unwrap_or_default();
+        transaction.execute(
+            "INSERT INTO dropped VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
+            params![entry.index, entry.hash.0, text],
+        )?;
+        if touched.insert(name_of(entry)) {
+            let of = params![entry.owner, entry.series];
+            transaction.execute("DELETE FROM number WHERE owner = ?1 AND series = ?2", of)?;
+        }
+    }
+    records::cut_off(transaction, &dropped)?;
+    // What may have changed hands among the entries dropped is derived anew.
+    let mut statement = transaction.prepare("SELECT * FROM entry ORDER BY idx")?;
+    for entry in statement.query_map([], entry)? {
+        let entry = entry?;
+        if touched.contains(&name_of(&entry)) {
+            change.forget_key(transaction, &entry)?;
+        }
+    }
+    let mut standing = Standing::default();
+    let mut last: HashMap<SeriesName, u64> = HashMap::new();
+    for entry in statement.query_map([], entry)? {
+        let entry = entry?;
+        let name = name_of(&entry);
+        if touched.contains(&name) {
+            apply(transaction, &entry, keys, change)?;
+        }
+        let known = last.get(&name).copied().unwrap_or(0);
+        let _touched = standing.apply(&entry, || known);
+        if matches!(entry.act, Act::Reserve(_) | Act::Spoil(_)) {
+            last.insert(name, known.max(entry.number));
+        }
+    }
+    transaction.execute_batch("DELETE FROM series; DELETE FROM definition")?;
+    put_lives(transaction, &standing)?;
+    Ok(standing)
+}
+
+fn name_of(entry: &Entry) -> SeriesName {
+    SeriesName { owner: entry.owner.clone(), series: entry.series.clone() }
+}
+
+pub(super) fn put_series(
+    transaction: &Transaction<'_>,
+    standing: &Standing,
+    name: &SeriesName,
+) -> rusqlite::Result<()> {
+    let put = |table: &str, text: serde_json::Result<String>| {
+        let text = text.map_err(|error| rusqlite::Error::ToSqlConversionFailure(error.into()))?;
+        let sql =
+            format!("INSERT INTO {table} VALUES (?1, ?2, ?3) ON CONFLICT DO UPDATE SET text = excluded.text");
+        transaction.prepare_cached(&sql)?.execute(params![name.owner, name.series, text]).map(drop)
+    };
+    if let Some(definition) = standing.definition(name).filter(|_| base_of(&name.series) == name.series) {
+        put("definition", serde_json::to_string(definition))?;
+    }
+    match standing.series(name) {
+        Some(series) => put("series", serde_json::to_string(series)),
+        None => Ok(()),
+    }
+}
+
+pub(super) fn put_lives(transaction: &Transaction<'_>, standing: &Standing) -> rusqlite::Result<()> {
+    transaction.execute("DELETE FROM life", [])?;
+    for (life, state, vault, carried) in standing.lives() {
+        transaction.prepare_cached("INSERT INTO life VALUES (?1, ?2, ?3, ?4)")?.execute(params![
+            life.to_be_bytes(),
+            vault,
+            life_word(state),
+            carried
+        ])?;
+    }
+    Ok(())
+}
+
+fn life_word(state: LifeState) -> &'static str {
+    match state {
+        LifeState::Present => "present",
+        LifeState::Proven => "proven",
+        LifeState::Lost => "lost",
+    }
+}
+
+pub(super) fn life_state(word: &str) -> Option<LifeState> {
+    [LifeState::Present, LifeState::Proven, LifeState::Lost]
+        .into_iter()
+        .find(|state| life_word(*state) == word)
+}
+
+/// Removes the rows that stand in the chain for good; tells whether others are left.
+pub(super) fn forget_carried(transaction: &Transaction<'_>, last: u64) -> rusqlite::Result<bool> {
+    transaction
+        .prepare_cached(
+            "DELETE FROM solo WHERE idx <= (SELECT coalesce(max(carried), 0) FROM entry
+             WHERE entry.life = solo.life AND carried > 0 AND entry.idx <= ?1)",
+        )?
+        .execute(params![last])?;
+    transaction
+        .prepare_cached("SELECT count(*) FROM (SELECT 1 FROM solo LIMIT 1)")?
+        .query_row([], |row| Ok(row.get::<_, u64>(0)? > 0))
+}
+
+/// Brings the derived `number` row up to date. A reserve that meets a taken number or key
+/// violates the table's keys, and the whole write fails: the last fence.
+pub(super) fn apply(
+    transaction: &Transaction<'_>,
+    entry: &Entry,
+    keys: &Keys,
+    change: &mut Change,
+) -> rusqlite::Result<()> {
+    let Entry { owner, series, number, key, index, hash, .. } = entry;
+    let update = |assignments: &str, text: &str| -> rusqlite::Result<usize> {
+        let sql = format!(
+            "UPDATE number SET {assignments}, idx = ?5, hash = ?6 WHERE owner = ?1 AND series = ?2 AND number = ?3"
+        );
+        transaction.prepare_cached(&sql)?.execute(params![owner, series, number, text, index, hash.0])
+    };
+    match &entry.act {
+        Act::Reserve(_) if entry.carried > 0 => {
+            // A key that was given up, and turns out to have been answered before.
+            if let Some(burnt) = keys.free_burnt(transaction, change, entry)? {
+                transaction
+                    .prepare_cached("DELETE FROM number WHERE owner = ?1 AND series = ?2 AND number = -?3")?
+                    .execute(params![owner, series, burnt])?;
+            }
+            keys.add(transaction, change, entry)?;
+        }
+        Act::Reserve(_) | Act::Spoil(_) => keys.add(transaction, change, entry)?,
+        Act::Supersede(_) if *number == 0 => keys.add(transaction, change, entry)?,
+        Act::Displace(_) => keys.free(transaction, change, entry)?,
+        _ => {}
+    }
+    let changed = match &entry.act {
+        Act::Reserve(_) => transaction
+            .prepare_cached("INSERT INTO number VALUES (?1,?2,?3,?4,'reserved',NULL,NULL,?5,?6)")?
+            .execute(params![owner, series, number, key, index, hash.0])?,
+        Act::Spoil(reason) => transaction
+            .prepare_cached("INSERT INTO number VALUES (?1,?2,?3,?4,'void',NULL,?7,?5,?6)")?
+            .execute(params![owner, series, number, key, index, hash.0, reason])?,
+        Act::Confirm(document) => update("state = 'confirmed', document_hash = ?4", document)?,
+        Act::Void(reason) => update("state = 'void', reason = ?4", reason)?,
+        Act::Displace(reason) => {
+            update("state = 'void', reason = ?4", reason)?;
+            update("key = ?4", &unused(key, *number))?
+        }
+        Act::Supersede(by) if *number > 0 => update("state = 'void', reason = ?4", &given_up_for(by))?,
+        // It stands below all numbers, so that the key is taken.
+        Act::Supersede(by) => transaction
+            .prepare_cached("INSERT INTO number VALUES (?1,?2,-?5,?3,'void',NULL,?4,?5,?6)")?
+            .execute(params![owner, series, key, given_up_for(by), index, hash.0])?,
+        Act::Doubt => update("state = 'doubtful', reason = nullif(?4, '')", "")?,
+        Act::Define(_)
+        | Act::Grant(_)
+        | Act::Close(_)
+        | Act::Lost(_)
+        | Act::Life(_)
+        | Act::Put(_)
+        | Act::Remove => 1,
+    };
+    if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed)) }
+}

@@ -1,0 +1,389 @@
+//! What may be read of the ledger at either vault: numbers, series, entries for an export. Lets
+//! out only what both vaults have, or what this one gave alone; puts text and period to each
+//! number, as the series' definition says.
+
+use std::sync::{Arc, PoisonError};
+use std::time::Duration;
+
+use prometheus::IntGauge;
+use shared::api::{Number, NumberState, Series, SeriesKind};
+use shared::shutdown::Shutdown;
+use tokio::time::timeout;
+
+use super::book::{Known, SeriesName, Wish};
+use super::coordinator::label;
+use super::definition::{Counted, Definition, base_of, period_of};
+use super::entry::Entry;
+use super::journal::{Journal, JournalError, Which};
+use super::protocol::Reason;
+use super::{COUNT_EXPIRED, Done, Outcome, Sequence, SequenceError};
+
+/// A reader hears "in doubt" after this long.
+const FINAL_DEADLINE: Duration = Duration::from_secs(1);
+/// Most periods of one series that one answer names.
+const MAX_PERIODS: usize = 1000;
+/// Most series of one owner that are listed.
+const MAX_SERIES: usize = 100_000;
+
+impl Sequence {
+    /// The series that counts `period` of `base`.
+    ///
+    /// # Errors
+    /// The period does not fit; the text says what does.
+    pub fn series_of(
+        &self,
+        owner: String,
+        base: &str,
+        period: Option<&str>,
+    ) -> Result<SeriesName, SequenceError> {
+        let whole = SeriesName { owner, series: base.to_owned() };
+        let series = self.definition(&whole).series(base, period)?;
+        Ok(SeriesName { series, ..whole })
+    }
+
+    /// What became of a number.
+    ///
+    /// # Errors
+    /// [`SequenceError::InDoubt`] where its last entry is not known to be on both vaults.
+    pub async fn by_number(&self, name: SeriesName, number: u64) -> Result<Option<Number>, SequenceError> {
+        let (last, asked) = (self.seen().final_index, name.clone());
+        let known = self.read(move |journal| {
+            let chain = journal.by_number(&asked, number)?;
+            own_first(chain, last, || journal.own_by_number(&asked, number))
+        });
+        self.once_final(&name, known.await?).await
+    }
+
+    /// The number that a key got.
+    ///
+    /// # Errors
+    /// As [`Sequence::by_number`].
+    pub async fn by_key(&self, name: SeriesName, key: String) -> Result<Option<Number>, SequenceError> {
+        let (last, asked) = (self.seen().final_index, name.clone());
+        let known = self.read(move |journal| {
+            let chain = journal.by_key(&asked, &key)?;
+            own_first(chain, last, || journal.own_by_key(&asked, &key))
+        });
+        self.once_final(&name, known.await?).await
+    }
+
+    /// A page of the series' numbers above `after`: whole, or refused. `state`: only those of it.
+    ///
+    /// # Errors
+    /// As [`Sequence::by_number`].
+    pub async fn list(
+        &self,
+        name: SeriesName,
+        state: Option<NumberState>,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Number>, SequenceError> {
+        self.page(name, state.map_or(Which::All, Which::State), after, limit).await
+    }
+
+    /// A page of the series' reservations above `after` that are older than its `expires_after`.
+    ///
+    /// # Errors
+    /// As [`Sequence::by_number`].
+    pub async fn list_expired(
+        &self,
+        name: SeriesName,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Number>, SequenceError> {
+        match expiry(&self.definition(&name)) {
+            Some(before) => self.page(name, Which::ReservedBefore(before), after, limit).await,
+            None => Ok(Vec::new()),
+        }
+    }
+
+    async fn page(
+        &self,
+        name: SeriesName,
+        which: Which,
+        after: u64,
+        limit: usize,
+    ) -> Result<Vec<Number>, SequenceError> {
+        let (definition, asked) = (self.definition(&name), name.clone());
+        let before = expiry(&definition);
+        let known = self.read(move |journal| {
+            let known = journal.numbers(&asked, which, after, limit)?;
+            known.into_iter().map(|known| flagged(journal, known, before)).collect::<Result<Vec<_>, _>>()
+        });
+        let known = known.await?;
+        // A short page says that there is no more.
+        self.knows_all_of(&name)?;
+        self.wait_final(known.iter().map(|known| known.index).max().unwrap_or(0)).await?;
+        Ok(known.into_iter().map(|known| dressed(&definition, &name, known.number)).collect())
+    }
+
+    /// What is said of a series, and how far it is counted; `None` for one that nobody has used or
+    /// defined.
+    ///
+    /// # Errors
+    /// The journal, or the pair has never been together in this life.
+    pub async fn survey(&self, name: SeriesName) -> Result<Option<Series>, SequenceError> {
+        let defined = self.seen().definitions.get(&name).cloned();
+        let definition = defined.clone().unwrap_or_default();
+        let before = expiry(&definition);
+        let (asked, through) = (name.clone(), definition.counted() == Counted::Through);
+        let counts = self.read(move |journal| {
+            let mut names = journal.counted(&asked.owner, &format!("{}/", asked.series), MAX_PERIODS)?;
+            names.retain(|series| base_of(series) == asked.series);
+            if through {
+                names.insert(0, asked.series.clone());
+            }
+            let name = |series| SeriesName { series, ..asked.clone() };
+            names
+                .into_iter()
+                .map(|series| journal.count(&name(series), before))
+                .collect::<Result<Vec<_>, _>>()
+        });
+        let counts = counts.await?;
+        self.complete()?;
+        if defined.is_none() && counts.iter().all(|count| count.last == 0) {
+            return Ok(None);
+        }
+        let kind = if definition.range > 0 { SeriesKind::Available } else { SeriesKind::Strict };
+        let SeriesName { owner, series } = name;
+        let Definition { range, pattern, expires_after } = definition;
+        Ok(Some(Series { owner, series, kind, range, pattern, expires_after, counts }))
+    }
+
+    /// The names of an owner's series, those of its periods not among them: at most `limit` after
+    /// `after`.
+    ///
+    /// # Errors
+    /// As [`Sequence::survey`].
+    pub async fn series_names(
+        &self,
+        owner: String,
+        after: String,
+        limit: usize,
+    ) -> Result<Vec<String>, SequenceError> {
+        let definitions = Arc::clone(&self.seen().definitions);
+        let asked = owner.clone();
+        let used = self.read(move |journal| {
+            let (mut names, mut after) = (Vec::new(), String::new());
+            while names.len() < MAX_SERIES {
+                let Some(next) = journal.counted(&asked, &after, 1)?.pop() else { break };
+                let base = base_of(&next).to_owned();
+                // All periods of a series are passed over at once; none begins with `~`.
+                after = if next == base { next } else { format!("{base}/~") };
+                names.push(base);
+            }
+            Ok(names)
+        });
+        let mut names = used.await?;
+        names.extend(definitions.keys().filter(|name| name.owner == owner).map(|name| name.series.clone()));
+        names.retain(|name| *name > after);
+        names.sort();
+        names.dedup();
+        names.truncate(limit);
+        self.complete()?;
+        Ok(names)
+    }
+
+    /// How far entries are final, and so may be exported.
+    #[must_use]
+    pub fn final_index(&self) -> u64 {
+        self.seen().final_index
+    }
+
+    /// The next entries after `after`, as far as they are final; empty when there are no more.
+    ///
+    /// # Errors
+    /// The journal.
+    pub async fn entries(&self, after: u64) -> Result<Vec<Entry>, SequenceError> {
+        let last = self.final_index();
+        let mut entries = self.read(move |journal| journal.entries(after)).await?;
+        entries.retain(|entry| entry.index <= last);
+        Ok(entries)
+    }
+
+    /// What both vaults have already of these wishes' keys.
+    pub(super) async fn held(
+        &self,
+        name: &SeriesName,
+        wishes: &[Wish],
+        last: u64,
+    ) -> Result<Vec<Option<Result<Outcome, SequenceError>>>, SequenceError> {
+        let key = |wish: &Wish| match wish {
+            Wish::Reserve { key, .. } => Some(key.clone()),
+            _ => None,
+        };
+        let keys: Vec<Option<String>> = wishes.iter().map(key).collect();
+        let asked = name.clone();
+        let known = self.read(move |journal| {
+            let find = |key: Option<String>| match key {
+                Some(key) => journal.by_key(&asked, &key),
+                None => Ok(None),
+            };
+            keys.into_iter().map(find).collect::<Result<Vec<_>, _>>()
+        });
+        let is_settled = |known: &Known| known.index <= last && known.number.state != NumberState::Doubtful;
+        let held = |known: Known| Outcome::Number(Done { number: known.number, fresh: false });
+        let known = known.await?.into_iter();
+        Ok(known
+            .map(|known| known.filter(is_settled).map(|known| Ok(self.dressed_outcome(name, held(known)))))
+            .collect())
+    }
+
+    /// Flags a reservation that is older than the series' `expires_after`.
+    pub(super) async fn flag(&self, name: &SeriesName, number: &mut Number) -> Result<(), SequenceError> {
+        let before = expiry(&self.definition(name));
+        if number.state != NumberState::Reserved || before.is_none() {
+            return Ok(());
+        }
+        let (asked, which) = (name.clone(), number.number);
+        let known = self.read(move |journal| match journal.by_number(&asked, which)? {
+            Some(known) => flagged(journal, known, before).map(Some),
+            None => Ok(None),
+        });
+        number.expired = known.await?.is_some_and(|known| known.number.expired);
+        Ok(())
+    }
+
+    pub(super) fn dressed_outcome(&self, name: &SeriesName, outcome: Outcome) -> Outcome {
+        match outcome {
+            Outcome::Number(done) => {
+                let number = dressed(&self.definition(name), name, done.number);
+                Outcome::Number(Done { number, ..done })
+            }
+            defined @ Outcome::Defined(_) => defined,
+        }
+    }
+
+    /// Keeps the gauge of forgotten reservations.
+    pub(super) async fn count_expired(self, gauge: IntGauge, shutdown: Shutdown) {
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = tokio::time::sleep(COUNT_EXPIRED) => {}
+            }
+            let definitions = Arc::clone(&self.seen().definitions);
+            let mut count = 0;
+            for (base, definition) in definitions.iter() {
+                let Some(before) = expiry(definition) else { continue };
+                let asked = base.clone();
+                let counted = self.read(move |journal| {
+                    let mut names =
+                        journal.counted(&asked.owner, &format!("{}/", asked.series), MAX_PERIODS)?;
+                    names.retain(|series| base_of(series) == asked.series);
+                    names.push(asked.series.clone());
+                    names.into_iter().try_fold(0, |count, series| {
+                        let name = SeriesName { series, ..asked.clone() };
+                        Ok(count + journal.count_reserved(&name, Some(before))?)
+                    })
+                });
+                // The journal's trouble was said where it was met.
+                count += counted.await.unwrap_or(0);
+            }
+            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+        }
+    }
+
+    /// What is said of a series, or of the one whose period it is.
+    fn definition(&self, name: &SeriesName) -> Definition {
+        let definitions = Arc::clone(&self.seen.borrow().definitions);
+        if definitions.is_empty() {
+            return Definition::default();
+        }
+        let base = SeriesName { owner: name.owner.clone(), series: base_of(&name.series).to_owned() };
+        definitions.get(&base).cloned().unwrap_or_default()
+    }
+
+    pub(super) async fn read<T: Send + 'static>(
+        &self,
+        read: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
+    ) -> Result<T, SequenceError> {
+        let reader = Arc::clone(&self.reader);
+        let read =
+            tokio::task::spawn_blocking(move || read(&reader.lock().unwrap_or_else(PoisonError::into_inner)));
+        match read.await {
+            Ok(Ok(value)) => Ok(value),
+            Ok(Err(error)) => {
+                tracing::error!("sequence: reading: {error}");
+                Err(SequenceError::Unreadable)
+            }
+            Err(_) => Err(SequenceError::Unreadable),
+        }
+    }
+
+    /// Lets out what is final. Whatever was answered anywhere is durable in both journals, so
+    /// this journal has it, unless the journal itself is not the one it was.
+    async fn once_final(
+        &self,
+        name: &SeriesName,
+        known: Option<Known>,
+    ) -> Result<Option<Number>, SequenceError> {
+        let Some(known) = known else { return self.knows_all_of(name).map(|()| None) };
+        self.wait_final(known.index).await?;
+        let mut number = dressed(&self.definition(name), name, known.number);
+        self.flag(name, &mut number).await?;
+        Ok(Some(number))
+    }
+
+    /// While both are together an entry becomes final in the time that a message takes: this
+    /// vault hears of it after whoever asked for it, and the two may be one caller.
+    async fn wait_final(&self, index: u64) -> Result<(), SequenceError> {
+        let mut seen = self.seen.clone();
+        let settled = seen.wait_for(|seen| seen.final_index >= index || seen.refusal.is_some());
+        match timeout(FINAL_DEADLINE, settled).await {
+            Ok(Ok(seen)) if seen.final_index >= index => Ok(()),
+            _ => Err(SequenceError::InDoubt),
+        }
+    }
+
+    /// May it be said that something of this series is not there? While they are apart, not of one
+    /// that the other vault may give from alone.
+    fn knows_all_of(&self, name: &SeriesName) -> Result<(), SequenceError> {
+        match self.seen().refusal {
+            Some(reason) if self.definition(name).range > 0 => Err(reason.into()),
+            _ => self.complete(),
+        }
+    }
+
+    /// May it be said that something is not there?
+    fn complete(&self) -> Result<(), SequenceError> {
+        let seen = self.seen();
+        if seen.complete { Ok(()) } else { Err(seen.refusal.unwrap_or(Reason::Syncing).into()) }
+    }
+}
+
+/// What this vault gave alone it may answer until the chain says it for good.
+fn own_first(
+    chain: Option<Known>,
+    last: u64,
+    own: impl FnOnce() -> Result<Option<Known>, JournalError>,
+) -> Result<Option<Known>, JournalError> {
+    if chain.as_ref().is_some_and(|known| known.index <= last) {
+        return Ok(chain);
+    }
+    // Index 0: there is nothing to wait for.
+    Ok(own()?.map(|known| Known { index: 0, ..known }).or(chain))
+}
+
+/// Reservations made before this (milliseconds since 1970) are forgotten ones. The clock labels
+/// alone: nothing becomes of them by it.
+fn expiry(definition: &Definition) -> Option<i64> {
+    let seconds = i64::try_from(definition.expires_after?).unwrap_or(i64::MAX);
+    Some(label().saturating_sub(seconds.saturating_mul(1000)))
+}
+
+fn flagged(journal: &Journal, mut known: Known, before: Option<i64>) -> Result<Known, JournalError> {
+    if let Some(before) = before.filter(|_| known.number.state == NumberState::Reserved) {
+        known.number.expired = journal.label(known.index)?.is_some_and(|at| at < before);
+    }
+    Ok(known)
+}
+
+/// The number as callers see it.
+fn dressed(definition: &Definition, name: &SeriesName, number: Number) -> Number {
+    Number {
+        series: base_of(&name.series).to_owned(),
+        period: period_of(&name.series).map(str::to_owned),
+        text: definition.text(&name.series, number.number),
+        ..number
+    }
+}

@@ -1,0 +1,457 @@
+//! What the ledger's entries say of lives and of ranges: which numbers a session may give next,
+//! which are set aside for a vault that may find itself alone, and which nobody gives any more.
+//! Pure; derived from the entries alone, in their order. Knows neither the pair's state nor keys.
+//!
+//! A range lives one life of its holder. Its rest comes back into use only when that holder gave
+//! it back in the same life, or when all that the life ever answered is proven to be known;
+//! otherwise the rest is lost: nobody can say whether it was answered, so it never is again.
+
+use std::collections::{BTreeMap, HashMap};
+use std::sync::Arc;
+
+use rangemap::RangeInclusiveSet;
+use serde::{Deserialize, Serialize};
+
+use super::book::SeriesName;
+use super::definition::{Counted, Definition, base_of};
+use super::entry::{Act, Birth, Draft, Entry, Grant, Life};
+
+/// Most numbers that one range sets aside.
+pub const MAX_RANGE: u64 = 1_000_000;
+
+/// Numbers set aside for one vault alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Range {
+    /// The last number.
+    pub to: u64,
+    /// Which vault.
+    pub holder: String,
+    /// In which of its lives.
+    pub life: Life,
+    /// Index of the entry that granted it.
+    pub index: u64,
+    /// What was given from it.
+    used: RangeInclusiveSet<u64>,
+}
+
+/// A series that may be given from by a vault alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Series {
+    /// Every number below is given or lost.
+    cursor: u64,
+    /// Above the cursor: given or lost.
+    taken: RangeInclusiveSet<u64>,
+    /// Open ranges by their first number.
+    ranges: BTreeMap<u64, Range>,
+}
+
+/// What the ledger knows of a life.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub enum LifeState {
+    /// Its vault's last one.
+    Present,
+    /// Over, and all that it answered is known.
+    Proven,
+    /// Over, and what it answered may be lost.
+    Lost,
+}
+
+/// Lives and ranges, as the entries leave them.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Standing {
+    definitions: Arc<HashMap<SeriesName, Definition>>,
+    series: HashMap<SeriesName, Series>,
+    lives: HashMap<Life, LifeState>,
+    present: BTreeMap<String, Life>,
+    /// How far each life's own rows have been carried into the chain.
+    carried: HashMap<Life, u64>,
+}
+
+impl Series {
+    /// A series whose numbers up to `last` are given.
+    fn after(last: u64) -> Self {
+        Self { cursor: last + 1, taken: RangeInclusiveSet::new(), ranges: BTreeMap::new() }
+    }
+
+    /// The open ranges, by their first number.
+    pub fn ranges(&self) -> impl Iterator<Item = (u64, &Range)> {
+        self.ranges.iter().map(|(from, range)| (*from, range))
+    }
+
+    /// The smallest number above `after` that a session may give; `None` at the end of all
+    /// numbers.
+    #[must_use]
+    pub fn next(&self, after: u64) -> Option<u64> {
+        let mut next = self.cursor.max(after.checked_add(1)?);
+        while let Some(end) = self.end_of_taken(next) {
+            next = end.checked_add(1)?;
+        }
+        (next <= i64::MAX as u64).then_some(next)
+    }
+
+    /// Where the range or the taken numbers that `number` lies in end.
+    fn end_of_taken(&self, number: u64) -> Option<u64> {
+        self.range_of(number).map(|(_, range)| range.to).or_else(|| self.taken.get(&number).map(|t| *t.end()))
+    }
+
+    fn range_of(&self, number: u64) -> Option<(u64, &Range)> {
+        let (from, range) = self.ranges.range(..=number).next_back()?;
+        (number <= range.to).then_some((*from, range))
+    }
+
+    /// The number that `holder` may give next from its own range in `life`: one above `after`, if
+    /// that lies in the range; the grant must be among the first `last` entries.
+    #[must_use]
+    pub fn own(&self, holder: &str, life: Life, last: u64, after: Option<u64>) -> Option<u64> {
+        let own = |range: &Range| range.holder == holder && range.life == life && range.index <= last;
+        self.ranges.iter().filter(|(_, range)| own(range)).find_map(|(from, range)| {
+            let within = after.filter(|after| (*from..=range.to).contains(after));
+            let least = within.map_or(*from, |after| after + 1);
+            (least <= range.to)
+                .then(|| range.used.gaps(&(least..=range.to)).next().map(|gap| *gap.start()))?
+        })
+    }
+
+    /// The highest number that is given or set aside.
+    fn highest(&self) -> u64 {
+        let range = self.ranges.values().map(|range| range.to).max().unwrap_or(0);
+        let taken = self.taken.last().map_or(0, |taken| *taken.end());
+        range.max(taken).max(self.cursor - 1)
+    }
+
+    fn give(&mut self, number: u64) {
+        let within = self.range_of(number).map(|(from, _)| from);
+        if let Some(range) = within.and_then(|from| self.ranges.get_mut(&from)) {
+            range.used.insert(number..=number);
+        } else if number >= self.cursor {
+            self.taken.insert(number..=number);
+            self.advance();
+        }
+    }
+
+    /// Moves the cursor over what is given or lost; an open range stops it.
+    fn advance(&mut self) {
+        while let Some(end) = self.taken.get(&self.cursor).map(|taken| *taken.end()) {
+            self.taken.remove(self.cursor..=end);
+            self.cursor = end + 1;
+        }
+    }
+
+    /// Ends a range. Its unused rest may be given again, or is lost.
+    fn end(&mut self, from: u64, to: u64, known: bool) {
+        let range = self.ranges.remove(&from);
+        if !known {
+            // Also one that was given back and should not have been.
+            if to >= self.cursor {
+                self.taken.insert(from.max(self.cursor)..=to);
+            }
+        } else if let Some(range) = range {
+            self.taken.extend(range.used);
+        }
+        self.advance();
+    }
+}
+
+impl Standing {
+    /// As it was left by [`Standing::names`], [`Standing::series`] and [`Standing::lives`] of an earlier one.
+    #[must_use]
+    pub fn restored(
+        definitions: impl IntoIterator<Item = (SeriesName, Definition)>,
+        series: impl IntoIterator<Item = (SeriesName, Series)>,
+        lives: impl IntoIterator<Item = (Life, LifeState, String, u64)>,
+    ) -> Self {
+        let mut standing = Self {
+            definitions: Arc::new(definitions.into_iter().collect()),
+            series: series.into_iter().collect(),
+            ..Self::default()
+        };
+        for (life, state, vault, carried) in lives {
+            standing.lives.insert(life, state);
+            if state == LifeState::Present {
+                standing.present.insert(vault, life);
+            }
+            if carried > 0 {
+                standing.carried.insert(life, carried);
+            }
+        }
+        standing
+    }
+
+    /// The series, if a vault may ever have given from it alone. All others are strict.
+    #[must_use]
+    pub fn series(&self, name: &SeriesName) -> Option<&Series> {
+        self.series.get(name)
+    }
+
+    /// What is known of a life; `None` for one that was never in a session.
+    #[must_use]
+    pub fn life(&self, life: Life) -> Option<LifeState> {
+        self.lives.get(&life).copied()
+    }
+
+    /// How far that life's own rows have been carried into the chain.
+    #[must_use]
+    pub fn carried(&self, life: Life) -> u64 {
+        self.carried.get(&life).copied().unwrap_or(0)
+    }
+
+    /// All that operators have said of series.
+    pub fn definitions(&self) -> impl Iterator<Item = (&SeriesName, &Definition)> {
+        self.definitions.iter()
+    }
+
+    /// The same, to be looked at while entries go on.
+    #[must_use]
+    pub fn shown_definitions(&self) -> Arc<HashMap<SeriesName, Definition>> {
+        Arc::clone(&self.definitions)
+    }
+
+    /// All series that a vault may ever have given from alone.
+    pub fn names(&self) -> impl Iterator<Item = &SeriesName> {
+        self.series.keys()
+    }
+
+    /// All lives, each with its vault, where that is its last one, and how far its rows have been
+    /// carried over.
+    pub fn lives(&self) -> impl Iterator<Item = (Life, LifeState, &str, u64)> {
+        self.lives.iter().map(|(life, state)| {
+            let vault = self.present.iter().find(|(_, present)| *present == life);
+            (*life, *state, vault.map_or("", |(vault, _)| vault), self.carried(*life))
+        })
+    }
+
+    /// Takes the next entry, and tells the series whose ranges it changed. `last` is the series'
+    /// highest number before it, asked for only where a series becomes available.
+    pub fn apply(&mut self, entry: &Entry, last: impl FnOnce() -> u64) -> Option<SeriesName> {
+        if entry.carried > 0 {
+            self.carried.insert(entry.life, entry.carried);
+        }
+        if let Act::Life(birth) = entry.act {
+            self.born(&entry.key, birth);
+            return None;
+        }
+        let name = name_of(entry);
+        if let Act::Define(definition) = &entry.act {
+            return Some(self.define(name, definition, last));
+        }
+        if let Act::Reserve(_) = entry.act
+            && !self.series.contains_key(&name)
+        {
+            if self.size(&name) == 0 {
+                return None;
+            }
+            self.series.insert(name.clone(), Series::after(entry.number - 1));
+        }
+        let series = self.series.get_mut(&name)?;
+        match &entry.act {
+            Act::Reserve(_) | Act::Spoil(_) => series.give(entry.number),
+            Act::Grant(Grant { to, life }) => {
+                let (holder, index) = (entry.key.clone(), entry.index);
+                let used = RangeInclusiveSet::new();
+                series.ranges.insert(entry.number, Range { to: *to, holder, life: *life, index, used });
+            }
+            Act::Close(grant) => series.end(entry.number, grant.to, true),
+            Act::Lost(grant) => series.end(entry.number, grant.to, false),
+            Act::Confirm(_)
+            | Act::Void(_)
+            | Act::Displace(_)
+            | Act::Doubt
+            | Act::Supersede(_)
+            | Act::Define(_)
+            | Act::Life(_)
+            | Act::Put(_)
+            | Act::Remove => return None,
+        }
+        Some(name)
+    }
+
+    /// What is said of a series, or of the one whose period it is.
+    #[must_use]
+    pub fn definition(&self, name: &SeriesName) -> Option<&Definition> {
+        if self.definitions.is_empty() {
+            return None;
+        }
+        let (owner, series) = (name.owner.clone(), base_of(&name.series).to_owned());
+        self.definitions.get(&SeriesName { owner, series })
+    }
+
+    /// Is that a series, or a period of one, that is counted so?
+    #[must_use]
+    pub fn counts(&self, name: &SeriesName) -> bool {
+        match self.definition(name) {
+            Some(definition) => definition.counts(&name.series),
+            None => base_of(&name.series) == name.series,
+        }
+    }
+
+    /// How many numbers a range of that series has; 0: it is strict.
+    fn size(&self, name: &SeriesName) -> u64 {
+        self.definition(name).map_or(0, |definition| definition.range)
+    }
+
+    fn define(
+        &mut self,
+        base: SeriesName,
+        definition: &Definition,
+        last: impl FnOnce() -> u64,
+    ) -> SeriesName {
+        if definition.range > 0 && definition.counted() == Counted::Through {
+            self.series.entry(base.clone()).or_insert_with(|| Series::after(last()));
+        }
+        Arc::make_mut(&mut self.definitions).insert(base.clone(), definition.clone());
+        base
+    }
+
+    fn born(&mut self, vault: &str, birth: Birth) {
+        if let Some(former) = self.present.insert(vault.to_owned(), birth.life) {
+            let state = if birth.proven && birth.former == Some(former) {
+                LifeState::Proven
+            } else {
+                LifeState::Lost
+            };
+            self.lives.insert(former, state);
+        }
+        self.lives.insert(birth.life, LifeState::Present);
+    }
+
+    /// What the owner must enter first in a session of these two: the lives that begin.
+    #[must_use]
+    pub fn births(&self, vaults: [&Present; 2], at: i64) -> Vec<Draft> {
+        let fresh = vaults.into_iter().filter(|vault| self.present.get(&vault.name) != Some(&vault.life));
+        fresh
+            .map(|vault| {
+                let former = self.present.get(&vault.name).copied();
+                let proven = former.is_some() && former == vault.proven;
+                let act = Act::Life(Birth { life: vault.life, former, proven });
+                Draft { key: vault.name.clone(), ..about(&SeriesName::default(), 0, act, at) }
+            })
+            .collect()
+    }
+
+    /// Looks at the next of the entries that were not answered from before this session: a key
+    /// whose ticket's life is lost may have been answered by that life alone, and a range that was
+    /// given back without its holder's knowledge may have been given from.
+    pub fn doubt(&self, doubts: &mut Doubts, entries: &[Entry], at: i64) {
+        let lost = |life| !matches!(self.life(life), Some(LifeState::Present | LifeState::Proven));
+        for entry in entries {
+            let name = name_of(entry);
+            let (is_range, act) = match entry.act {
+                Act::Reserve(Some(ticket)) if lost(ticket) && entry.carried == 0 => (false, Some(Act::Doubt)),
+                Act::Close(grant) if lost(grant.life) => (true, Some(Act::Lost(grant))),
+                Act::Lost(_) => (true, None),
+                Act::Displace(_) | Act::Doubt | Act::Confirm(_) | Act::Void(_) | Act::Supersede(_) => {
+                    (false, None)
+                }
+                _ => continue,
+            };
+            match act {
+                Some(act) if self.series.contains_key(&name) => {
+                    let draft = Draft { key: entry.key.clone(), ..about(&name, entry.number, act, at) };
+                    doubts.0.insert((name, entry.number, is_range), draft);
+                }
+                _ => drop(doubts.0.remove(&(name, entry.number, is_range))),
+            }
+        }
+    }
+
+    /// Ranges that must be granted now, so that each of the two holds an open one of its present
+    /// life, unused and well ahead of what sessions give.
+    #[must_use]
+    pub fn grants(&self, vaults: [&Present; 2], at: i64, most: usize) -> Vec<Draft> {
+        let mut drafts = Vec::new();
+        let sized = self.series.iter().map(|(name, series)| (name, series, self.size(name)));
+        for (name, series, size) in sized.filter(|(_, _, size)| *size > 0) {
+            // Some numbers before the ranges are for sessions.
+            let mut highest = series.highest().max(series.coming().saturating_add(size - 1));
+            for vault in vaults {
+                if series.ranges().any(|(from, range)| series.serves(size, from, range, vault)) {
+                    continue;
+                }
+                let to = highest.saturating_add(size);
+                if to > i64::MAX as u64 {
+                    continue;
+                }
+                let act = Act::Grant(Grant { to, life: vault.life });
+                drafts.push(Draft { key: vault.name.clone(), ..about(name, highest + 1, act, at) });
+                highest = to;
+                if drafts.len() == most {
+                    return drafts;
+                }
+            }
+        }
+        drafts
+    }
+
+    /// Ranges that must be ended now: of former lives, used ones, and those that sessions come
+    /// near. To be asked when [`Standing::grants`] has nothing more to grant and what it granted
+    /// is final.
+    #[must_use]
+    pub fn ends(&self, vaults: [&Present; 2], at: i64, most: usize) -> Vec<Draft> {
+        let mut drafts = Vec::new();
+        for (name, series) in &self.series {
+            let size = self.size(name);
+            for (from, range) in series.ranges() {
+                if size > 0 && vaults.iter().any(|vault| series.serves(size, from, range, vault)) {
+                    continue;
+                }
+                let present = vaults.iter().any(|v| v.name == range.holder && v.life == range.life);
+                let known = present || self.life(range.life) == Some(LifeState::Proven);
+                let grant = Grant { to: range.to, life: range.life };
+                let act = if known { Act::Close(grant) } else { Act::Lost(grant) };
+                drafts.push(Draft { key: range.holder.clone(), ..about(name, from, act, at) });
+                if drafts.len() == most {
+                    return drafts;
+                }
+            }
+        }
+        drafts
+    }
+}
+
+/// What is doubtful of the entries looked at so far: numbers, and ranges that were given back.
+#[derive(Debug, Default)]
+pub struct Doubts(BTreeMap<(SeriesName, u64, bool), Draft>);
+
+impl Doubts {
+    /// What must be entered for the first so many of them.
+    #[must_use]
+    pub fn drafts(self, most: usize) -> Vec<Draft> {
+        self.0.into_values().take(most).collect()
+    }
+}
+
+/// A vault in a session.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Present {
+    /// Its name.
+    pub name: String,
+    /// Its life.
+    pub life: Life,
+    /// The former life of which all is known, by the vault's own proof.
+    pub proven: Option<Life>,
+}
+
+impl Series {
+    /// Is this range what that vault shall hold: of its life, unused, not near what sessions give?
+    fn serves(&self, size: u64, from: u64, range: &Range, vault: &Present) -> bool {
+        range.holder == vault.name
+            && range.life == vault.life
+            && range.used.is_empty()
+            && range.to - from + 1 == size
+            && from > self.coming().saturating_add(size / 4)
+    }
+
+    /// What a session gives next.
+    fn coming(&self) -> u64 {
+        self.next(0).unwrap_or(i64::MAX as u64)
+    }
+}
+
+fn name_of(entry: &Entry) -> SeriesName {
+    SeriesName { owner: entry.owner.clone(), series: entry.series.clone() }
+}
+
+fn about(name: &SeriesName, number: u64, act: Act, at: i64) -> Draft {
+    let SeriesName { owner, series } = name.clone();
+    Draft { owner, series, number, key: String::new(), act, at, carried: None }
+}
