@@ -3,6 +3,7 @@
 //! killed, frozen and started again with all its sessions, and its folder wiped or rolled back.
 
 use std::ffi::OsString;
+use std::io::Read as _;
 use std::net::{SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
@@ -251,11 +252,10 @@ impl SftpServer {
     /// # Errors
     /// It does not run.
     pub fn kill(&mut self) -> anyhow::Result<()> {
-        // The listener first, so that no session starts meanwhile.
-        let sessions = self.sessions()?;
-        self.program.kill()?;
-        send(Signal::KILL, &sessions);
-        Ok(())
+        // A session that it makes meanwhile would keep the port.
+        self.freeze()?;
+        send(Signal::KILL, &self.sessions()?);
+        self.program.kill()
     }
 
     /// Ends its sessions with KILL; it takes new ones.
@@ -323,7 +323,16 @@ impl SftpServer {
     }
 
     fn wait_ready(&self) -> anyhow::Result<()> {
-        wait::until("sshd takes connections", READY, || Ok(TcpStream::connect(self.address)?))
+        // A port may also take connections that nobody serves any more.
+        let greets = || {
+            let mut stream = TcpStream::connect(self.address)?;
+            stream.set_read_timeout(Some(Duration::from_secs(5)))?;
+            let mut name = [0; 4];
+            stream.read_exact(&mut name)?;
+            anyhow::ensure!(name == *b"SSH-", "it says {name:?}");
+            Ok(())
+        };
+        wait::until("sshd says its name (RFC 4253, 4.2)", READY, greets)
             .with_context(|| self.program.log_tail(20))
             .map(drop)
     }

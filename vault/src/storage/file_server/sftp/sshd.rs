@@ -1,6 +1,7 @@
 //! A real OpenSSH server for the tests: its own configuration, keys, port and folder; its
 //! processes can be stopped, killed and started again.
 
+use std::io::Read as _;
 use std::net::{TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
@@ -85,7 +86,7 @@ impl Sshd {
         let log = std::fs::File::create(self.path("log")).unwrap();
         self.child = Some(command.stdin(Stdio::null()).stderr(log).spawn().unwrap());
         for _ in 0..500 {
-            if TcpStream::connect(("127.0.0.1", self.port)).is_ok() {
+            if greets(self.port) {
                 return;
             }
             std::thread::sleep(Duration::from_millis(10));
@@ -95,9 +96,10 @@ impl Sshd {
 
     /// Kills it and all its sessions.
     pub(super) fn kill(&mut self) {
-        let sessions = self.sessions();
         let Some(mut child) = self.child.take() else { return };
-        signal("KILL", &sessions);
+        // A session that it makes meanwhile would keep the port.
+        signal("STOP", &[child.id()]);
+        signal("KILL", &below(child.id()));
         child.kill().unwrap();
         child.wait().unwrap();
     }
@@ -160,6 +162,15 @@ impl Drop for Sshd {
     fn drop(&mut self) {
         self.kill();
     }
+}
+
+/// Does an SSH server say its name there (RFC 4253, 4.2)? A port may also take connections that
+/// nobody serves any more.
+fn greets(port: u16) -> bool {
+    let Ok(mut stream) = TcpStream::connect(("127.0.0.1", port)) else { return false };
+    stream.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    let mut name = [0; 4];
+    stream.read_exact(&mut name).is_ok() && name == *b"SSH-"
 }
 
 /// Sends a signal to these processes; those that have ended meanwhile do not matter.
