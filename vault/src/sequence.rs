@@ -16,6 +16,7 @@ pub mod journal;
 mod keeper;
 pub mod message;
 mod mirror;
+pub mod proof;
 pub mod protocol;
 mod reading;
 pub mod reason;
@@ -45,7 +46,7 @@ use definition::{Definition, DefinitionError};
 use entry::Life;
 use journal::{Journal, JournalError};
 use keeper::Keeper;
-use mirror::Mirror;
+use mirror::{Found, Mirror};
 use protocol::{Core, Memory, Nonce, Reason};
 use record::desk::Desk;
 use record::front::Question;
@@ -122,7 +123,9 @@ pub enum SequenceError {
     )]
     MayNotTakeOver,
     /// There are no two owners.
-    #[error("there is nothing to yield: the two vaults are not both the ledger's owners of one epoch")]
+    #[error(
+        "there is nothing to yield: the two vaults are not both the ledger's owners of one epoch; in epoch 1 the configurations' [sequence] owner decides"
+    )]
     NothingToYield,
     /// The journal cannot be read.
     #[error("the journal cannot be read; the operator finds the cause in the log")]
@@ -299,9 +302,12 @@ impl Sequence {
         // Until somebody takes over, the configuration says who the owner is.
         let owns = if memory.epoch == 1 { settings.own == settings.owner } else { memory.owns };
         let memory = Memory { owns, ..memory };
-        let former = journal.begin(life)?;
+        let last = journal.used_by()?;
+        let met = last.is_some_and(|last| journal.standing().life(last).is_some());
+        let found = Found { journal: memory.journal, rows: memory.solo, last, met };
         let mirror = settings.run.as_ref().map(|run| run.join("sequence.mirror"));
-        let (mirror, proven) = Mirror::begin(mirror, memory.journal, memory.solo, former, life);
+        let ended = settings.journal.with_extension("ended");
+        let (mirror, proven) = Mirror::open(mirror, ended, found, life);
         let witness_file = witness::beside(&settings.journal);
         let witnessed = witness::read(&witness_file)?;
         let core = Core::new(life, proven, memory, tail).witnessed(witnessed);
@@ -327,6 +333,10 @@ impl Sequence {
         let (work, queue) = mpsc::channel(WAITING);
         let metrics = Metrics::new(registry)?;
         let expired = metrics.expired.clone();
+        let witness = Keeper::start(witness_file, witnessed)?;
+        // A life that cannot begin leaves no trace.
+        journal.begin(life)?;
+        mirror.begin();
         let coordinator = Coordinator {
             core,
             journal,
@@ -341,7 +351,7 @@ impl Sequence {
             made: Vec::new(),
             records: Desk::default(),
             session_due: None,
-            witness: Keeper::start(witness_file, witnessed)?,
+            witness,
             said: Some(Reason::Away),
             seen: shown,
             metrics,

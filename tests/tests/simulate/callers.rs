@@ -4,7 +4,7 @@ use vault::sequence::alone::{self, Sight};
 use vault::sequence::book::{Refused, Round, SeriesName, Verdict, Wish};
 use vault::sequence::definition::Definition;
 use vault::sequence::entry::{Act, Draft};
-use vault::sequence::protocol::Input;
+use vault::sequence::protocol::{Core, Input};
 use vault::sequence::standing::{Doubts, Present};
 
 use crate::disk::given;
@@ -65,7 +65,7 @@ impl World {
                 continue;
             }
             let known = known.ok_or_else(|| format!("{wish:?} is final and not in the journal"))?;
-            let by = alone.then_some(disk.life).flatten();
+            let by = disk.own_number(&name, known.number.number).filter(|_| alone);
             self.log.push(format!(
                 "{} tells {} = {}",
                 self.vaults[who].name, known.number.key, known.number.number
@@ -106,9 +106,8 @@ impl World {
 
     /// A caller sends a wish to one of the vaults.
     pub(crate) fn wish(&mut self) {
-        let who = self.random.place(2);
-        let Some(core) = &self.vaults[who].core else { return };
-        let life = core.life();
+        let mut who = self.random.place(2);
+        let Some(life) = self.vaults[who].core.as_ref().map(Core::life) else { return };
         let (name, wish) = match self.random.below(10) {
             0..=5 => {
                 let name = match self.random.below(4) {
@@ -121,18 +120,23 @@ impl World {
                 self.keys.push((series(name), ticket));
                 (series(name), Wish::Reserve { key: format!("k{}", self.keys.len()), ticket })
             }
-            6 if !self.keys.is_empty() && self.random.chance(25) => {
-                // Its sender never heard the number, and takes another key.
-                let pick = self.random.place(self.keys.len());
-                let name = self.keys[pick].0.clone();
+            6 if !self.keys.is_empty() && self.random.chance(60) => {
+                // Its sender never heard the number, and takes another key, mostly elsewhere.
+                let pick = match self.told.alone_at(self.random.next()) {
+                    Some(key) if self.random.chance(50) => key,
+                    _ => self.sent_key(),
+                };
+                let (name, ticket) = self.keys[pick].clone();
+                if ticket == Some(life) && self.random.chance(70) {
+                    who = 1 - who;
+                }
                 self.keys.push((name.clone(), Some(life)));
                 let by = format!("k{}", self.keys.len());
                 (name, Wish::Supersede { key: format!("k{}", pick + 1), by })
             }
             6 | 7 if !self.keys.is_empty() => {
                 // Sent again, perhaps to the other vault, and mostly soon.
-                let recent = if self.random.chance(60) { 4 } else { self.keys.len() };
-                let pick = self.keys.len() - 1 - self.random.place(recent.min(self.keys.len()));
+                let pick = self.sent_key();
                 let (name, ticket) = self.keys[pick].clone();
                 (name, Wish::Reserve { key: format!("k{}", pick + 1), ticket })
             }
@@ -154,12 +158,19 @@ impl World {
         // The follower of a session sends it on.
         let leads =
             |vault: &Vault| vault.core.as_ref().is_some_and(|core| core.refusal().is_none() && core.leads());
-        let together =
-            self.connected && core.refusal().is_none() && !core.leads() && leads(&self.vaults[1 - who]);
+        let follows =
+            |vault: &Vault| vault.core.as_ref().is_some_and(|core| core.refusal().is_none() && !core.leads());
+        let together = self.connected && follows(&self.vaults[who]) && leads(&self.vaults[1 - who]);
         let to = if together { 1 - who } else { who };
         if self.vaults[to].waiting.len() < 12 {
             self.vaults[to].waiting.push((name, wish));
         }
+    }
+
+    /// A key that was sent before, mostly one of the last.
+    fn sent_key(&mut self) -> usize {
+        let recent = if self.random.chance(60) { 4 } else { self.keys.len() };
+        self.keys.len() - 1 - self.random.place(recent.min(self.keys.len()))
     }
 
     /// Each vault does with its waiting wishes what its state allows.
@@ -219,7 +230,13 @@ impl World {
         let seen = vault.seen().into_owned();
         let unsure = self.control == Control::OwnJournalOnly;
         let last = if unsure { seen.tail().index } else { core.final_index() };
-        let place = alone::Place { vault: vault.name, life: core.life(), standing: &seen.standing, last };
+        let place = alone::Place {
+            vault: vault.name,
+            life: core.life(),
+            standing: &seen.standing,
+            last,
+            met: core.has_met() || self.control == Control::RemainsLinger,
+        };
         let mut drafts = Vec::new();
         let mut answers = Vec::new();
         vault.alone.begin();
@@ -239,9 +256,8 @@ impl World {
                 Ok(Verdict::Refuse(_) | Verdict::Wait) | Err(_) => {}
             }
         }
-        let life = place.life;
         for (name, known) in answers.into_iter().filter(|(_, known)| known.number.number > 0) {
-            let by = seen.own_number(&name, known.number.number).then_some(life);
+            let by = seen.own_number(&name, known.number.number);
             self.told.tell(&name, &known.number.key, known.number.number, by)?;
         }
         if drafts.is_empty() { Ok(()) } else { self.input(who, Input::Give(drafts)) }

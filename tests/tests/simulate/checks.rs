@@ -20,6 +20,8 @@ pub(crate) struct Told {
     alone: BTreeMap<(SeriesName, String), Life>,
     /// Keys that were given up, as their senders were told, and who told it alone.
     pub(crate) gave_up: BTreeMap<(SeriesName, String), Option<Life>>,
+    /// Keys of which nobody knows any more that they were answered.
+    forgotten: BTreeSet<(SeriesName, String)>,
     /// How many were told alone, and how many keys were refused for good.
     pub(crate) given_alone: usize,
     pub(crate) lost: usize,
@@ -52,12 +54,26 @@ impl Told {
         }
     }
 
-    /// A caller hears that `key` never gets a number: not after a session has given it one.
+    /// One of the keys that a vault alone has answered: its place among all that were sent.
+    pub(crate) fn alone_at(&self, pick: u64) -> Option<usize> {
+        let pick = pick.checked_rem(self.alone.len() as u64)?;
+        let (_, key) = self.alone.keys().nth(usize::try_from(pick).ok()?)?;
+        key.strip_prefix('k')?.parse::<usize>().ok()?.checked_sub(1)
+    }
+
+    /// Nobody knows any more that these entries were answered from.
+    pub(crate) fn forget<'a>(&mut self, entries: impl Iterator<Item = &'a Entry>) {
+        let name = |entry: &Entry| SeriesName { owner: entry.owner.clone(), series: entry.series.clone() };
+        self.forgotten.extend(entries.map(|entry| (name(entry), entry.key.clone())));
+    }
+
+    /// A caller hears that `key` never gets a number: not after a session has given it one, as far
+    /// as anybody knows.
     pub(crate) fn refuse_for_good(&mut self, name: &SeriesName, key: &str) -> Checked {
         let place = (name.clone(), key.to_owned());
         self.lost += 1;
         match self.numbers.get(&place) {
-            Some(number) if !self.alone.contains_key(&place) => {
+            Some(number) if !self.alone.contains_key(&place) && !self.forgotten.contains(&place) => {
                 Err(format!("key {key} was told {number}, and is refused for good"))
             }
             _ => Ok(()),

@@ -3,6 +3,7 @@
 use shared::api::{Number, NumberState};
 use vault::sequence::book::{Context, Known, SeriesName, Wish, given_up_for};
 use vault::sequence::entry::{Act, Entry, Life, Tail, verified};
+use vault::sequence::proof::Proof;
 use vault::sequence::protocol::{Memory, Write};
 use vault::sequence::standing::Standing;
 
@@ -42,6 +43,8 @@ pub(crate) struct Disk {
     pub(crate) standing: Standing,
     /// The life of the process that used it last.
     pub(crate) life: Option<Life>,
+    /// What that left behind, if it ended in order.
+    pub(crate) ended: Option<Proof>,
 }
 
 impl Disk {
@@ -57,7 +60,14 @@ impl Disk {
             peer_durable: 0,
             settled: 0,
         };
-        Self { memory, entries: Vec::new(), rows: Vec::new(), standing: Standing::default(), life: None }
+        Self {
+            memory,
+            entries: Vec::new(),
+            rows: Vec::new(),
+            standing: Standing::default(),
+            life: None,
+            ended: None,
+        }
     }
 
     pub(crate) fn tail(&self) -> Tail {
@@ -101,9 +111,10 @@ impl Disk {
         Context { known: known(&self.entries, name, |entry| concerns(entry, wish)), last }
     }
 
-    /// Does the number stand among what this vault alone has given?
-    pub(crate) fn own_number(&self, name: &SeriesName, number: u64) -> bool {
-        known(&self.rows, name, |row| row.number == number).is_some()
+    /// The life that gave the number alone, if that stands among the rows.
+    pub(crate) fn own_number(&self, name: &SeriesName, number: u64) -> Option<Life> {
+        let gave = |row: &&Entry| matches!(row.act, Act::Reserve(_)) && row.number == number;
+        self.rows.iter().filter(gave).find(|row| row.series == name.series).map(|row| row.life)
     }
 
     /// What this vault alone has given.

@@ -2,7 +2,8 @@
 
 use std::collections::VecDeque;
 
-use vault::sequence::protocol::{Core, Input, Reason};
+use vault::sequence::proof::Proof;
+use vault::sequence::protocol::{Core, Input, Memory, Reason};
 
 use crate::disk::Disk;
 use crate::world::{Checked, Control, Vault, World};
@@ -62,7 +63,30 @@ impl World {
         vault.waiting.clear();
         vault.under_way.clear();
         vault.core = None;
+        self.forget();
         self.cut()
+    }
+
+    /// Of what was told last nobody knows any more that it was: should its ticket's life be lost
+    /// as well, the key is refused.
+    fn forget(&mut self) {
+        let knows =
+            |vault: &Vault| vault.core.as_ref().map_or(0, Core::final_index).max(vault.disk.memory.settled);
+        let known = self.vaults.iter().map(knows).max().unwrap_or(0);
+        for vault in &self.vaults {
+            self.told.forget(vault.disk.entries.iter().filter(|entry| entry.index > known));
+        }
+    }
+
+    /// A vault ends in order; then, perhaps, its machine goes down.
+    pub(crate) fn stop(&mut self, who: usize) -> Checked {
+        let vault = &mut self.vaults[who];
+        if let (Some(core), None) = (&vault.core, &vault.writing) {
+            let Memory { journal, solo: rows, .. } = vault.disk.memory;
+            let former = vault.mirror.and_then(|mirror| mirror.former);
+            vault.disk.ended = Some(Proof { journal, life: core.life(), rows, former });
+        }
+        self.crash(who)
     }
 
     /// One vault's disk is lost, or an old copy of it is put back. Never both before they have

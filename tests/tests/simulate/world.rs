@@ -8,8 +8,8 @@ use vault::sequence::alone::Alone;
 use vault::sequence::book::{SeriesName, Wish};
 use vault::sequence::carry::{self, Alarm, carry};
 use vault::sequence::entry::{Act, BATCH, Entry, Life};
-use vault::sequence::protocol::{Core, Input, Message, Output, Write};
-use vault::sequence::standing::LifeState;
+use vault::sequence::proof::Proof;
+use vault::sequence::protocol::{Core, Input, Memory, Message, Output, Write};
 use vault::sequence::witness::Witness;
 
 use crate::checks::{Told, whole};
@@ -25,7 +25,8 @@ pub(crate) enum Control {
     AnswersInDoubt,
     /// A lost journal is taken for a new one, on both sides.
     LossPassesUnseen,
-    /// What a failed write left behind is not overwritten by the next one without entries.
+    /// What a failed write left behind is not overwritten by the next one without entries, and
+    /// the vault goes on giving alone.
     RemainsLinger,
     /// The operator re-seeds from the vault whose journal was lost or is an old copy.
     ReseedsFromTheWrongSide,
@@ -71,8 +72,8 @@ pub(crate) struct Vault {
     pub(crate) damaged: bool,
     /// What it remembers of its journal outside of it.
     pub(crate) witness: Option<Witness>,
-    /// In memory that outlives the process and not the machine: journal, life, last row given.
-    pub(crate) mirror: Option<(u128, Life, u64)>,
+    /// In memory that outlives the process and not the machine.
+    pub(crate) mirror: Option<Proof>,
 }
 
 impl Vault {
@@ -147,11 +148,14 @@ impl World {
         let life = self.random.nonce();
         let every = self.control == Control::EveryLifeIsProven;
         let vault = &mut self.vaults[who];
-        let former = vault.disk.life.replace(life);
-        let solo = vault.disk.memory.solo.index;
-        let is_proven = |former: &Life| vault.mirror == Some((vault.disk.memory.journal, *former, solo));
-        let proven = former.filter(|former| every || is_proven(former));
-        vault.mirror = Some((vault.disk.memory.journal, life, solo));
+        let last = vault.disk.life.replace(life);
+        let Memory { journal, solo: rows, .. } = vault.disk.memory;
+        let met = last.is_some_and(|last| vault.disk.standing.life(last).is_some());
+        let proves = |proof: Proof| proof.proven(journal, last, rows, met);
+        let proofs = [vault.mirror, vault.disk.ended.take()];
+        let former = proofs.into_iter().flatten().filter_map(proves).next();
+        let proven = if every { last } else { former };
+        vault.mirror = Some(Proof { journal, life, rows, former });
         vault.alone = Alone::default();
         let core = Core::new(life, proven, vault.disk.memory, vault.disk.tail());
         vault.core = Some(core.witnessed(vault.witness));
@@ -238,7 +242,7 @@ impl World {
             Output::Given => {
                 let vault = &mut self.vaults[who];
                 if let Some(mirror) = &mut vault.mirror {
-                    mirror.2 = vault.disk.memory.solo.index;
+                    mirror.rows = vault.disk.memory.solo;
                 }
                 self.answer_round(who, true)?;
             }
@@ -329,6 +333,7 @@ impl World {
             92 => self.disk_fails(who),
             93 if self.random.chance(30) => self.take_over(who),
             93 => self.record(who),
+            94 if self.random.chance(30) => self.stop(who),
             94..=95 => self.crash(who),
             96..=97 => {
                 if self.vaults[who].core.is_none() {
@@ -362,8 +367,11 @@ impl World {
         }
         self.look_up(0)?;
         self.look_up(1)?;
+        if let Some(row) = a.rows.iter().chain(&b.rows).next() {
+            return Err(format!("what was given alone is not done with: {row:?}"));
+        }
         whole(&a)?;
-        let is_lost = |life| a.standing.life(life).is_none_or(|state| state == LifeState::Lost);
+        let is_lost = |life| a.standing.is_lost(life);
         self.told.given_up(&a, is_lost)?;
         self.told.recorded(&a.entries, is_lost)
     }

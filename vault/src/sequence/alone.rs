@@ -20,6 +20,10 @@ pub enum Waits {
     /// The key may have been answered by the other vault, or by an earlier life of this one.
     #[error("the key was first sent to the other vault, or before this one was started")]
     Ticket,
+    /// No session has stood since this life began or a write failed: nobody knows of this life,
+    /// or it lacks what the other has.
+    #[error("this vault has not been together with the other since it was started or could not write")]
+    Unmet,
     /// No number is left in the range.
     #[error("the numbers set aside for this vault are used up")]
     UsedUp,
@@ -54,6 +58,8 @@ pub struct Place<'a> {
     pub standing: &'a Standing,
     /// Entries of the chain up to here are final.
     pub last: u64,
+    /// Has a session stood in this life, and has no write failed since?
+    pub met: bool,
 }
 
 /// What this life has given alone so far.
@@ -107,6 +113,9 @@ impl Alone {
             (_, Some(known)) => amend(name, wish, known, at),
             (Wish::Reserve { key, ticket }, None) => {
                 let series = place.standing.series(name).ok_or(Waits::Strict)?;
+                if !place.met {
+                    return Err(Waits::Unmet);
+                }
                 if *ticket != Some(place.life) {
                     return Err(Waits::Ticket);
                 }
@@ -118,6 +127,9 @@ impl Alone {
             // Whether or not it has a number elsewhere: both agree on it when they are together.
             (Wish::Supersede { key, by }, None) => {
                 place.standing.series(name).ok_or(Waits::Strict)?;
+                if !place.met {
+                    return Err(Waits::Unmet);
+                }
                 Verdict::Make(draft(name, 0, key, Act::Supersede(by.clone()), at))
             }
             (Wish::Confirm { .. } | Wish::Void { .. } | Wish::Define(_), None) => {
@@ -160,7 +172,7 @@ mod tests {
         let grant = |to| Act::Grant(Grant { to, life: 9 });
         let definition = Definition { range: 3, ..Definition::default() };
         let standing = standing(vec![(0, Act::Define(definition)), (4, grant(6)), (7, grant(9))]);
-        let place = Place { vault: "a", life: 9, standing: &standing, last: 3 };
+        let place = Place { vault: "a", life: 9, standing: &standing, last: 3, met: true };
         let mut alone = Alone::default();
         let mut given = Vec::new();
         for count in 0..7 {

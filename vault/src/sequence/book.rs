@@ -8,7 +8,7 @@ use shared::api::{Number, NumberState};
 
 use super::definition::{Definition, base_of};
 use super::entry::{Act, Draft, Life};
-use super::standing::{LifeState, Standing};
+use super::standing::Standing;
 
 /// Whose series it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -203,7 +203,7 @@ impl Round {
                     return Verdict::Refuse(Refused::Period { series: name.series.clone() });
                 }
                 let series = standing.series(name);
-                if series.is_some() && ticket.is_some_and(|life| !is_known(standing, life)) {
+                if series.is_some() && ticket.is_some_and(|life| standing.is_lost(life)) {
                     return Verdict::Refuse(Refused::KeyLost);
                 }
                 let first = if series.is_some() { 0 } else { context.last };
@@ -297,11 +297,6 @@ pub(super) fn amend(name: &SeriesName, wish: &Wish, known: Known, at: i64) -> Ve
         }
         (Wish::Confirm { .. } | Wish::Void { .. }, NumberState::Void) => Verdict::Refuse(void(known.number)),
     }
-}
-
-/// Is all known that a vault answered in that life?
-fn is_known(standing: &Standing, life: Life) -> bool {
-    matches!(standing.life(life), Some(LifeState::Present | LifeState::Proven))
 }
 
 pub(super) fn draft(name: &SeriesName, number: u64, key: &str, act: Act, at: i64) -> Draft {

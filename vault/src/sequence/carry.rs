@@ -119,7 +119,9 @@ pub fn carry<E>(
             match entries_for(row, &place, last) {
                 Ok(drafts) => carried.drafts.extend(drafts),
                 Err((drafts, alarm)) => {
-                    carried.drafts.extend(drafts);
+                    // Whatever becomes of a row, an entry stands for it, so that it is done with.
+                    let noted = drafts.is_empty().then(|| note(row, alarm.to_string()));
+                    carried.drafts.extend(drafts.into_iter().chain(noted));
                     carried.alarms.push(alarm);
                 }
             }
@@ -145,7 +147,9 @@ fn entries_for(row: &Entry, place: &Place, last: u64) -> Result<Vec<Draft>, (Vec
                 NumberState::Reserved | NumberState::Doubtful => {
                     Ok(vec![draft(row, of.number, key, act.clone(), origin)])
                 }
-                NumberState::Void => Ok(Vec::new()),
+                NumberState::Void => {
+                    Ok(vec![note(row, format!("number {} of key {key} was void already", of.number))])
+                }
                 NumberState::Confirmed => {
                     let (by, number) = (by.clone(), of.number);
                     Err((Vec::new(), Alarm::GivenUp { series, key, by, number }))
@@ -193,6 +197,11 @@ fn entries_for(row: &Entry, place: &Place, last: u64) -> Result<Vec<Draft>, (Vec
 #[must_use]
 pub fn unused(key: &str, number: u64) -> String {
     format!("{key} {number}")
+}
+
+/// Nothing changes by the row.
+fn note(row: &Entry, reason: String) -> Draft {
+    draft(row, row.number, row.key.clone(), Act::Note(reason), Some((row.life, row.index)))
 }
 
 /// The number is spoiled, since its key was given up.

@@ -115,12 +115,12 @@ impl Coordinator {
         let mut witness_due = Instant::now();
         loop {
             let work = tokio::select! {
-                () = shutdown.cancelled() => return,
+                () = shutdown.cancelled() => break,
                 work = timeout(TICK, self.queue.recv()) => work,
             };
             match work {
                 Ok(Some(work)) => self.take(work),
-                Ok(None) => return,
+                Ok(None) => break,
                 Err(_) => {}
             }
             self.take_more();
@@ -135,6 +135,7 @@ impl Coordinator {
                 witness_due = Instant::now() + TICK;
             }
         }
+        self.mirror.end();
     }
 
     fn take_more(&mut self) {
@@ -519,6 +520,7 @@ impl Coordinator {
                 life: self.core.life(),
                 standing: self.journal.standing(),
                 last: self.core.final_index(),
+                met: self.core.has_met(),
             };
             match self.alone.decide(place, &waiting.name, &waiting.wish, sight, at) {
                 Ok(Verdict::Answer(known)) => answer(waiting, Ok(held(known))),

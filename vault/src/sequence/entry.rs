@@ -61,6 +61,9 @@ pub enum Act {
     Put(String),
     /// The record that `key` names is gone with its version `number`.
     Remove,
+    /// What a vault alone did to the number or key does not fit what became of it, for this
+    /// reason; nothing changes by it.
+    Note(String),
 }
 
 /// The end of a range, and who may give from it.
@@ -122,6 +125,7 @@ impl Act {
             }
             Act::Put(value) => ("put", Cow::Borrowed(value)),
             Act::Remove => ("remove", Cow::Borrowed("")),
+            Act::Note(reason) => ("note", Cow::Borrowed(reason)),
         }
     }
 
@@ -157,6 +161,7 @@ impl Act {
             }
             "put" => Act::Put(text),
             "remove" => Act::Remove,
+            "note" => Act::Note(text),
             _ => return None,
         })
     }
@@ -350,6 +355,7 @@ mod tests {
             Act::Confirm("h".to_owned()),
             Act::Void("torn".to_owned()),
             Act::Spoil("twice".to_owned()),
+            Act::Note("late".to_owned()),
             Act::Displace("unanswered".to_owned()),
             Act::Doubt,
             Act::Define(Definition { range: 7, pattern: Some("{n}".to_owned()), expires_after: None }),

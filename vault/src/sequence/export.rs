@@ -430,6 +430,7 @@ mod tests {
             text.prop_map(Act::Confirm),
             text.prop_map(Act::Void),
             text.prop_map(Act::Spoil),
+            text.prop_map(Act::Note),
             text.prop_map(Act::Put),
             Just(Act::Doubt),
             Just(Act::Remove),

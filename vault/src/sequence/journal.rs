@@ -189,18 +189,23 @@ impl Journal {
         &self.standing
     }
 
-    /// Writes down, durably, in which life this journal is used from now on, and tells the one
-    /// before.
+    /// The life that used this journal last.
     ///
     /// # Errors
     /// SQLite's own.
-    pub fn begin(&self, life: Life) -> Result<Option<Life>, JournalError> {
-        let begin = || -> rusqlite::Result<Option<[u8; 16]>> {
-            let former = self.connection.query_row("SELECT used_by FROM memory", [], |row| row.get(0))?;
-            self.connection.execute("UPDATE memory SET used_by = ?1", params![life.to_be_bytes()])?;
-            Ok(former)
-        };
-        Ok(begin().map_err(|source| self.sql(source))?.map(Life::from_be_bytes))
+    pub fn used_by(&self) -> Result<Option<Life>, JournalError> {
+        let used_by: rusqlite::Result<Option<[u8; 16]>> =
+            self.connection.query_row("SELECT used_by FROM memory", [], |row| row.get(0));
+        Ok(used_by.map_err(|source| self.sql(source))?.map(Life::from_be_bytes))
+    }
+
+    /// Writes down, durably, in which life this journal is used from now on.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn begin(&self, life: Life) -> Result<(), JournalError> {
+        let begin = self.connection.execute("UPDATE memory SET used_by = ?1", params![life.to_be_bytes()]);
+        begin.map(drop).map_err(|source| self.sql(source))
     }
 
     /// Where the chain ends.

@@ -1,53 +1,81 @@
-//! What this vault gave alone last, kept where it outlives the process and not the machine: a
-//! small file in memory (`/run`). A vault that was killed and finds its journal as the mirror
-//! says has lost nothing it answered; one whose machine went down cannot know. Knows nothing of
-//! ranges.
+//! What this vault gave alone last, kept outside of its journal: while it runs in a small file in
+//! memory (`/run`), which outlives the process and not the machine; when it ends in order, in a
+//! file beside the journal. A vault that finds its journal as one of them says has lost nothing it
+//! answered; one whose machine went down cannot know. Knows nothing of ranges.
 
-use std::io;
+use std::fs::File;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
 use super::entry::{Life, Tail};
+use super::proof::Proof;
 use super::protocol::Nonce;
 
-/// What the file holds.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-struct Seen {
-    journal: Nonce,
-    life: Life,
-    rows: Tail,
-}
-
-/// The file, and what stands in it.
+/// The files, and what stands in them.
 #[derive(Debug)]
 pub(super) struct Mirror {
+    /// In memory, if there is such a place.
     file: Option<PathBuf>,
-    seen: Seen,
+    /// Beside the journal; stands there only between two lives.
+    ended: PathBuf,
+    seen: Proof,
+}
+
+/// A journal as it stands before a new life begins to use it.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Found {
+    /// Its identity.
+    pub(super) journal: Nonce,
+    /// Where the rows given alone end.
+    pub(super) rows: Tail,
+    /// The life that used it last.
+    pub(super) last: Option<Life>,
+    /// Does its chain know of that life?
+    pub(super) met: bool,
 }
 
 impl Mirror {
-    /// The mirror of a journal that is used in `life` from now on; and, if the file holds of the
-    /// `former` life what the journal holds, that life. Without a `file` nothing is ever proven.
+    /// The mirror of a journal that `life` will use, and the former life that one of the files
+    /// proves. Nothing is written before [`Mirror::begin`].
     #[must_use]
-    pub(super) fn begin(
+    pub(super) fn open(
         file: Option<PathBuf>,
-        journal: Nonce,
-        rows: Tail,
-        former: Option<Life>,
+        ended: PathBuf,
+        found: Found,
         life: Life,
     ) -> (Self, Option<Life>) {
-        let told = file.as_deref().and_then(read);
-        let proven = former.filter(|former| told == Some(Seen { journal, life: *former, rows }));
-        let mirror = Self { file, seen: Seen { journal, life, rows } };
-        mirror.write();
-        (mirror, proven)
+        let Found { journal, rows, last, met } = found;
+        let proofs = [file.as_deref(), Some(ended.as_path())].into_iter().flatten().filter_map(read);
+        let former = proofs.filter_map(|proof| proof.proven(journal, last, rows, met)).next();
+        (Self { file, ended, seen: Proof { journal, life, rows, former } }, former)
+    }
+
+    /// From now on the life uses the journal.
+    pub(super) fn begin(&self) {
+        // One that stays proves nothing: it names a life that is not the last.
+        let _none = std::fs::remove_file(&self.ended);
+        self.write();
     }
 
     /// These rows are durable in the journal; to be noted before anybody is told of them.
     pub(super) fn note(&mut self, rows: Tail) {
         self.seen.rows = rows;
         self.write();
+    }
+
+    /// The life ends here, and gives nothing any more.
+    pub(super) fn end(&self) {
+        let write = || -> io::Result<()> {
+            let mut file = File::create(&self.ended)?;
+            file.write_all(&serde_json::to_vec(&self.seen)?)?;
+            file.sync_all()
+        };
+        if let Err(error) = write() {
+            tracing::warn!(
+                "{}: {error}; the numbers set aside for this vault are lost unless it is started again before its machine is",
+                self.ended.display()
+            );
+        }
     }
 
     fn write(&self) {
@@ -67,7 +95,7 @@ impl Mirror {
     }
 }
 
-fn read(file: &Path) -> Option<Seen> {
+fn read(file: &Path) -> Option<Proof> {
     serde_json::from_slice(&std::fs::read(file).ok()?).ok()
 }
 
@@ -76,21 +104,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_the_very_rows_of_the_former_life_prove_it() {
+    fn a_killed_life_is_proven_by_the_file_in_memory_and_an_ended_one_by_that_beside_the_journal() {
         let folder = tempfile::tempdir().unwrap();
-        let file = Some(folder.path().join("mirror"));
+        let (memory, ended) = (folder.path().join("mirror"), folder.path().join("journal.ended"));
         let rows = |index| Tail { index, ..Tail::default() };
-        let (mut mirror, proven) = Mirror::begin(file.clone(), 1, rows(0), None, 10);
+        let open = |file: Option<&PathBuf>, index, last, life| {
+            let found = Found { journal: 1, rows: rows(index), last, met: true };
+            Mirror::open(file.cloned(), ended.clone(), found, life)
+        };
+        let (mut mirror, proven) = open(Some(&memory), 0, None, 10);
         assert_eq!(proven, None);
+        mirror.begin();
         mirror.note(rows(3));
-        let begin = |journal, index, former| Mirror::begin(file.clone(), journal, rows(index), former, 10).1;
-        assert_eq!(begin(1, 2, Some(10)), None, "rolled back");
-        mirror.note(rows(3));
-        assert_eq!(begin(2, 3, Some(10)), None, "another journal");
-        mirror.note(rows(3));
-        assert_eq!(begin(1, 3, Some(9)), None, "another life");
-        mirror.note(rows(3));
-        assert_eq!(begin(1, 3, Some(10)), Some(10));
-        assert_eq!(Mirror::begin(None, 1, rows(3), Some(10), 11).1, None);
+        assert_eq!(open(Some(&memory), 3, Some(10), 11).1, Some(10), "killed");
+        assert_eq!(open(Some(&memory), 2, Some(10), 11).1, None, "rolled back");
+        assert_eq!(open(None, 3, Some(10), 11).1, None, "its machine went down");
+        mirror.end();
+        let (next, proven) = open(None, 3, Some(10), 11);
+        assert_eq!(proven, Some(10), "ended in order");
+        next.begin();
+        assert_eq!(open(None, 3, Some(11), 12).1, None, "and the next one did not");
     }
 }

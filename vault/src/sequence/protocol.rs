@@ -149,7 +149,7 @@ pub struct Core {
     peer_durable: u64,
     /// As [`Memory::settled`], perhaps not yet durable itself.
     settled: u64,
-    /// Has a session stood in this life?
+    /// Has a session stood in this life, and has no write failed since?
     met: bool,
     /// A write failed, and none has succeeded since.
     unsure: bool,
@@ -304,6 +304,12 @@ impl Core {
         if self.memory.alone { self.tail.index } else { self.final_index() }
     }
 
+    /// Has a session stood in this life, and has no write failed since?
+    #[must_use]
+    pub fn has_met(&self) -> bool {
+        self.met
+    }
+
     /// May "there is no such entry" be said? Not before a session has shown that this journal
     /// is no old copy, and not while an operator is needed.
     #[must_use]
@@ -325,10 +331,11 @@ impl Core {
         has_all && self.damage.is_none() && !self.unsure && self.writing.is_none()
     }
 
-    /// Are there two owners of one epoch?
+    /// Are there two owners of one epoch, by an operator's word? Of the first one the configuration
+    /// says who owns it.
     #[must_use]
     pub fn may_yield(&self) -> bool {
-        self.link == Link::Apart(Reason::TwoOwners) && self.may_take_over()
+        self.link == Link::Apart(Reason::TwoOwners) && self.memory.epoch > 1 && self.may_take_over()
     }
 
     /// Where this vault's journal ends, durably.
@@ -565,6 +572,8 @@ impl Core {
     fn write_failed(&mut self, reason: Reason, out: &mut Vec<Output>) {
         let gave = self.writing.take().is_some_and(|write| write.gives);
         self.unsure = true;
+        // The other side may have what this one now lacks.
+        self.met = false;
         if gave {
             out.push(Output::InDoubt);
         }

@@ -11,7 +11,7 @@ pub enum Reason {
     Syncing,
     /// Both own the ledger in the same epoch.
     #[error(
-        "both vaults hold themselves for the ledger's owner; if neither has given anything yet: write the same [sequence] owner on both; if both were taken over: run vault number yield on the vault that shall follow"
+        "both vaults hold themselves for the ledger's owner; in epoch 1 (vault status tells): write the same [sequence] owner on both; after a take-over: run vault number yield on the vault that shall follow"
     )]
     TwoOwners,
     /// Neither does.

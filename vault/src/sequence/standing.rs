@@ -192,6 +192,13 @@ impl Standing {
         self.lives.get(&life).copied()
     }
 
+    /// May that life have answered what nobody else knows of? Not one that was never in a session:
+    /// it had no range to give from.
+    #[must_use]
+    pub fn is_lost(&self, life: Life) -> bool {
+        self.life(life) == Some(LifeState::Lost)
+    }
+
     /// How far that life's own rows have been carried into the chain.
     #[must_use]
     pub fn carried(&self, life: Life) -> u64 {
@@ -263,7 +270,8 @@ impl Standing {
             | Act::Define(_)
             | Act::Life(_)
             | Act::Put(_)
-            | Act::Remove => return None,
+            | Act::Remove
+            | Act::Note(_) => return None,
         }
         Some(name)
     }
@@ -346,12 +354,14 @@ impl Standing {
     /// whose ticket's life is lost may have been answered by that life alone, and a range that was
     /// given back without its holder's knowledge may have been given from.
     pub fn doubt(&self, doubts: &mut Doubts, entries: &[Entry], at: i64) {
-        let lost = |life| !matches!(self.life(life), Some(LifeState::Present | LifeState::Proven));
         for entry in entries {
             let name = name_of(entry);
             let (is_range, act) = match entry.act {
-                Act::Reserve(Some(ticket)) if lost(ticket) && entry.carried == 0 => (false, Some(Act::Doubt)),
-                Act::Close(grant) if lost(grant.life) => (true, Some(Act::Lost(grant))),
+                // A life that made the entry itself answered nothing else.
+                Act::Reserve(Some(ticket)) if self.is_lost(ticket) && entry.life != ticket => {
+                    (false, Some(Act::Doubt))
+                }
+                Act::Close(grant) if self.is_lost(grant.life) => (true, Some(Act::Lost(grant))),
                 Act::Lost(_) => (true, None),
                 Act::Displace(_) | Act::Doubt | Act::Confirm(_) | Act::Void(_) | Act::Supersede(_) => {
                     (false, None)

@@ -210,7 +210,8 @@ pub(super) fn apply(
         | Act::Lost(_)
         | Act::Life(_)
         | Act::Put(_)
-        | Act::Remove => 1,
+        | Act::Remove
+        | Act::Note(_) => 1,
     };
     if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed)) }
 }
