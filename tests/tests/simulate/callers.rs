@@ -48,8 +48,9 @@ impl World {
                 carried: None,
             }];
         }
-        let grants = standing.grants([&own, &peer], 0, 3);
-        if grants.is_empty() { standing.ends([&own, &peer], 0, 3) } else { grants }
+        let holders = standing.holders([own, peer]);
+        let grants = standing.grants(&holders, 0, 3);
+        if grants.is_empty() { standing.ends(&holders, 0, 3) } else { grants }
     }
 
     /// The callers of the round hear their numbers.
@@ -236,6 +237,7 @@ impl World {
             standing: &seen.standing,
             last,
             met: core.has_met() || self.control == Control::RemainsLinger,
+            known: core.is_known() || self.control == Control::RemainsLinger,
         };
         let mut drafts = Vec::new();
         let mut answers = Vec::new();
@@ -263,6 +265,39 @@ impl World {
         if drafts.is_empty() { Ok(()) } else { self.input(who, Input::Give(drafts)) }
     }
 
+    /// An operator has a token made for one of the vaults, and keeps it.
+    pub(crate) fn seal(&mut self, who: usize) -> Checked {
+        let Some(core) = &self.vaults[who].core else { return Ok(()) };
+        if core.refusal().is_some() || !core.may_propose() {
+            return Ok(());
+        }
+        let (life, vault) = (self.random.nonce(), self.vaults[self.random.place(2)].name);
+        self.tokens.push((vault, life));
+        let key = vault.to_owned();
+        let act = Act::Seal(life);
+        self.input(who, Input::Propose(vec![Draft { key, ..nothing(act) }]))
+    }
+
+    /// He brings it to a vault that was started anew and is alone; each token once.
+    pub(crate) fn bring(&mut self, who: usize) -> Checked {
+        let vault = &self.vaults[who];
+        let Some(core) = vault.core.as_ref().filter(|core| core.may_begin()) else { return Ok(()) };
+        let standing = vault.seen().standing.clone();
+        let Some(life) = standing.sealed(vault.name) else { return Ok(()) };
+        let Some(at) = self.tokens.iter().position(|token| *token == (vault.name, life)) else {
+            return Ok(());
+        };
+        if vault.disk.rows.iter().any(|row| row.life == life) {
+            return Ok(());
+        }
+        if self.control != Control::TokenTwice {
+            self.tokens.remove(at);
+        }
+        let draft = standing.begun(vault.name, life, core.proven(), 0);
+        self.log.push(format!("{} begins sealed life {life:x}", vault.name));
+        self.input(who, Input::Begin(life, draft))
+    }
+
     /// Who goes on alone enters a record.
     pub(crate) fn record(&mut self, who: usize) -> Checked {
         let Some(core) = &self.vaults[who].core else { return Ok(()) };
@@ -276,4 +311,10 @@ impl World {
             Draft { owner, series: String::new(), number, key: "r".to_owned(), act, at: 0, carried: None };
         self.input(who, Input::Propose(vec![draft]))
     }
+}
+
+/// A draft about no number.
+fn nothing(act: Act) -> Draft {
+    let (owner, series, key) = (String::new(), String::new(), String::new());
+    Draft { owner, series, number: 0, key, act, at: 0, carried: None }
 }

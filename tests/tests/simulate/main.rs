@@ -22,11 +22,13 @@ use world::{Control, World};
 fn history(seed: u64, control: Control, with_damage: bool) -> Result<[usize; 2], String> {
     let mut world = World::new(seed, control);
     let mut run = || {
-        // Most histories are short and many; some are long, so that trouble can pile up.
+        // Most histories are short and many; some are long, so that trouble can pile up. What a
+        // control takes away must turn up soon.
         if !seed.is_multiple_of(4) {
             world.come_together()?;
         }
-        for _ in 0..if seed % 50 == 49 { 6_000 } else { 500 } {
+        let short = if control == Control::Nothing { 500 } else { 2_000 };
+        for _ in 0..if seed % 50 == 49 { 6_000 } else { short } {
             world.step(with_damage)?;
         }
         world.settle()
@@ -145,6 +147,11 @@ fn control_a_number_for_a_key_of_a_lost_life_is_noticed() {
 #[test]
 fn control_forgetting_that_a_key_was_given_up_is_noticed() {
     must_fail(Control::ForgetsGivenUp, false, "was given up");
+}
+
+#[test]
+fn control_a_token_that_is_brought_again_is_noticed() {
+    must_give_a_number_twice(Control::TokenTwice, true);
 }
 
 fn draft(number: u64) -> Draft {

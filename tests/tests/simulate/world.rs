@@ -46,6 +46,8 @@ pub(crate) enum Control {
     ForgetsGivenUp,
     /// A key of a lost life gets a number like any other.
     LostKeysLive,
+    /// The operator brings a token again.
+    TokenTwice,
 }
 
 pub(crate) const STRICT: [&str; 2] = ["INV", "CRN"];
@@ -100,6 +102,8 @@ pub(crate) struct World {
     pub(crate) told: Told,
     /// Every key ever sent, by number, with its series and ticket.
     pub(crate) keys: Vec<(SeriesName, Option<Life>)>,
+    /// What an operator keeps: vaults, and lives that they may begin.
+    pub(crate) tokens: Vec<(&'static str, Life)>,
     pub(crate) log: Vec<String>,
 }
 
@@ -137,6 +141,7 @@ impl World {
             connected: false,
             told: Told::default(),
             keys: Vec::new(),
+            tokens: Vec::new(),
             log: Vec::new(),
         };
         world.start(0);
@@ -172,6 +177,7 @@ impl World {
                 Control::DiskLies,
                 Control::ReseedsFromTheWrongSide,
                 Control::EveryLifeIsProven,
+                Control::TokenTwice,
             ];
             if !blind.contains(&self.control) {
                 self.vaults[who].witness = core.witness().or(self.vaults[who].witness);
@@ -241,8 +247,11 @@ impl World {
             Output::Final => self.answer_round(who, false)?,
             Output::Given => {
                 let vault = &mut self.vaults[who];
-                if let Some(mirror) = &mut vault.mirror {
-                    mirror.rows = vault.disk.memory.solo;
+                if let Some(life) = vault.core.as_ref().map(Core::life) {
+                    vault.disk.life = Some(life);
+                    if let Some(mirror) = &mut vault.mirror {
+                        (mirror.life, mirror.rows) = (life, vault.disk.memory.solo);
+                    }
                 }
                 self.answer_round(who, true)?;
             }
@@ -323,6 +332,16 @@ impl World {
             72..=80 => self.propose(who),
             81..=86 => self.connect(),
             87 => self.cut(),
+            88 if self.random.chance(50) => self.bring(who),
+            // He is in a hurry.
+            89..=91 if self.control == Control::TokenTwice => match self.random.below(3) {
+                0 => self.damage(who),
+                1 => {
+                    self.vaults[who].copy = Some(self.vaults[who].disk.clone());
+                    Ok(())
+                }
+                _ => self.bring(who),
+            },
             88 => self.look_up(who),
             89 if with_damage && self.random.chance(30) => {
                 self.vaults[who].copy = Some(self.vaults[who].disk.clone());
@@ -332,6 +351,7 @@ impl World {
             90..=91 => self.repeat(),
             92 => self.disk_fails(who),
             93 if self.random.chance(30) => self.take_over(who),
+            93 if self.random.chance(30) => self.seal(who),
             93 => self.record(who),
             94 if self.random.chance(30) => self.stop(who),
             94..=95 => self.crash(who),

@@ -60,6 +60,8 @@ pub struct Place<'a> {
     pub last: u64,
     /// Has a session stood in this life, and has no write failed since?
     pub met: bool,
+    /// As `met`; or is it a life that the last session sealed?
+    pub known: bool,
 }
 
 /// What this life has given alone so far.
@@ -113,7 +115,7 @@ impl Alone {
             (_, Some(known)) => amend(name, wish, known, at),
             (Wish::Reserve { key, ticket }, None) => {
                 let series = place.standing.series(name).ok_or(Waits::Strict)?;
-                if !place.met {
+                if !place.known {
                     return Err(Waits::Unmet);
                 }
                 if *ticket != Some(place.life) {
@@ -172,7 +174,7 @@ mod tests {
         let grant = |to| Act::Grant(Grant { to, life: 9 });
         let definition = Definition { range: 3, ..Definition::default() };
         let standing = standing(vec![(0, Act::Define(definition)), (4, grant(6)), (7, grant(9))]);
-        let place = Place { vault: "a", life: 9, standing: &standing, last: 3, met: true };
+        let place = Place { vault: "a", life: 9, standing: &standing, last: 3, met: true, known: true };
         let mut alone = Alone::default();
         let mut given = Vec::new();
         for count in 0..7 {

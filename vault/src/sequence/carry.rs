@@ -137,6 +137,7 @@ fn entries_for(row: &Entry, place: &Place, last: u64) -> Result<Vec<Draft>, (Vec
     let (series, key, number) = (series.clone(), key.clone(), *number);
     let origin = Some((row.life, row.index));
     match (act, &place.by_number, &place.by_key) {
+        (Act::Life(_), ..) => Ok(vec![draft(row, number, key, act.clone(), origin)]),
         (Act::Reserve(_), Some(known), _) => {
             let has = known.number.key.clone();
             Err((Vec::new(), Alarm::TwoKeys { series, number, has, key }))

@@ -371,8 +371,9 @@ impl Coordinator {
                 return Ok(doubtful);
             }
         }
-        let grants = standing.grants([&own, &peer], at, BATCH);
-        Ok(if grants.is_empty() { standing.ends([&own, &peer], at, BATCH) } else { grants })
+        let holders = standing.holders([own, peer]);
+        let grants = standing.grants(&holders, at, BATCH);
+        Ok(if grants.is_empty() { standing.ends(&holders, at, BATCH) } else { grants })
     }
 
     /// The round is final: everybody in it hears what the ledger says now.
@@ -521,6 +522,7 @@ impl Coordinator {
                 standing: self.journal.standing(),
                 last: self.core.final_index(),
                 met: self.core.has_met(),
+                known: self.core.is_known(),
             };
             match self.alone.decide(place, &waiting.name, &waiting.wish, sight, at) {
                 Ok(Verdict::Answer(known)) => answer(waiting, Ok(held(known))),

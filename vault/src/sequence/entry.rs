@@ -61,6 +61,8 @@ pub enum Act {
     Put(String),
     /// The record that `key` names is gone with its version `number`.
     Remove,
+    /// The vault that `key` names may live this life next, when an operator brings its token.
+    Seal(Life),
     /// What a vault alone did to the number or key does not fit what became of it, for this
     /// reason; nothing changes by it.
     Note(String),
@@ -125,6 +127,7 @@ impl Act {
             }
             Act::Put(value) => ("put", Cow::Borrowed(value)),
             Act::Remove => ("remove", Cow::Borrowed("")),
+            Act::Seal(life) => ("seal", Cow::Owned(format!("{life:032x}"))),
             Act::Note(reason) => ("note", Cow::Borrowed(reason)),
         }
     }
@@ -161,6 +164,7 @@ impl Act {
             }
             "put" => Act::Put(text),
             "remove" => Act::Remove,
+            "seal" => Act::Seal(Life::from_str_radix(&text, 16).ok()?),
             "note" => Act::Note(text),
             _ => return None,
         })
@@ -356,6 +360,7 @@ mod tests {
             Act::Void("torn".to_owned()),
             Act::Spoil("twice".to_owned()),
             Act::Note("late".to_owned()),
+            Act::Seal(7),
             Act::Displace("unanswered".to_owned()),
             Act::Doubt,
             Act::Define(Definition { range: 7, pattern: Some("{n}".to_owned()), expires_after: None }),

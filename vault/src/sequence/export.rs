@@ -431,6 +431,7 @@ mod tests {
             text.prop_map(Act::Void),
             text.prop_map(Act::Spoil),
             text.prop_map(Act::Note),
+            any::<u128>().prop_map(Act::Seal),
             text.prop_map(Act::Put),
             Just(Act::Doubt),
             Just(Act::Remove),

@@ -257,7 +257,7 @@ impl Journal {
             records::apply(&transaction, entry)?;
             let last = || last_number(&transaction, &entry.owner, &entry.series).unwrap_or(i64::MAX as u64);
             touched.extend(self.standing.apply(entry, last));
-            if let Act::Life(_) = entry.act {
+            if let Act::Life(_) | Act::Seal(_) = entry.act {
                 put_lives(&transaction, &self.standing)?;
             } else if entry.carried > 0 {
                 let sql = "UPDATE life SET carried = ?2 WHERE life = ?1";

@@ -151,6 +151,8 @@ pub struct Core {
     settled: u64,
     /// Has a session stood in this life, and has no write failed since?
     met: bool,
+    /// Is it one that a session sealed, and has no write failed since?
+    sealed: bool,
     /// A write failed, and none has succeeded since.
     unsure: bool,
     /// What the witness holds against our own journal, until a session has mended it.
@@ -179,6 +181,7 @@ impl Core {
             peer_durable: memory.peer_durable,
             settled: memory.settled,
             met: false,
+            sealed: false,
             unsure: false,
             damage: None,
             stranger: None,
@@ -310,6 +313,20 @@ impl Core {
         self.met
     }
 
+    /// May this life answer keys by itself that were first sent to it? See [`Core::has_met`]; a
+    /// life that a session sealed is known as well.
+    #[must_use]
+    pub fn is_known(&self) -> bool {
+        self.met || self.sealed
+    }
+
+    /// May the life of a token begin here? Only in a vault that has not met the other since it was
+    /// started.
+    #[must_use]
+    pub fn may_begin(&self) -> bool {
+        self.may_give_alone() && !self.met && !self.sealed && self.memory.whole && !self.unsure
+    }
+
     /// May "there is no such entry" be said? Not before a session has shown that this journal
     /// is no old copy, and not while an operator is needed.
     #[must_use]
@@ -376,6 +393,7 @@ impl Core {
             Input::Propose(drafts) => self.propose(drafts, &mut out),
             Input::Settled => self.settled(&mut out),
             Input::Give(drafts) => self.give(drafts, &mut out),
+            Input::Begin(life, draft) => self.begin_sealed(life, draft, &mut out),
             Input::Ask(count) => self.ask(count, &mut out),
             Input::TakeOver(alone) => self.take_over(alone, &mut out),
             Input::Yield => self.give_way(&mut out),
@@ -573,7 +591,7 @@ impl Core {
         let gave = self.writing.take().is_some_and(|write| write.gives);
         self.unsure = true;
         // The other side may have what this one now lacks.
-        self.met = false;
+        (self.met, self.sealed) = (false, false);
         if gave {
             out.push(Output::InDoubt);
         }

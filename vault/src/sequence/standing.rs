@@ -57,6 +57,8 @@ pub enum LifeState {
     Proven,
     /// Over, and what it answered may be lost.
     Lost,
+    /// Not begun: its vault may live it next, when an operator brings its token.
+    Sealed,
 }
 
 /// Lives and ranges, as the entries leave them.
@@ -66,6 +68,8 @@ pub struct Standing {
     series: HashMap<SeriesName, Series>,
     lives: HashMap<Life, LifeState>,
     present: BTreeMap<String, Life>,
+    /// The life that each vault may live next by a token, if there is one.
+    sealed: BTreeMap<String, Life>,
     /// How far each life's own rows have been carried into the chain.
     carried: HashMap<Life, u64>,
 }
@@ -170,8 +174,10 @@ impl Standing {
         };
         for (life, state, vault, carried) in lives {
             standing.lives.insert(life, state);
-            if state == LifeState::Present {
-                standing.present.insert(vault, life);
+            match state {
+                LifeState::Present => drop(standing.present.insert(vault, life)),
+                LifeState::Sealed => drop(standing.sealed.insert(vault, life)),
+                LifeState::Proven | LifeState::Lost => {}
             }
             if carried > 0 {
                 standing.carried.insert(life, carried);
@@ -221,11 +227,12 @@ impl Standing {
         self.series.keys()
     }
 
-    /// All lives, each with its vault, where that is its last one, and how far its rows have been
-    /// carried over.
+    /// All lives, each with its vault, where that is its last one or may be its next, and how far
+    /// its rows have been carried over.
     pub fn lives(&self) -> impl Iterator<Item = (Life, LifeState, &str, u64)> {
         self.lives.iter().map(|(life, state)| {
-            let vault = self.present.iter().find(|(_, present)| *present == life);
+            let mut named = self.present.iter().chain(&self.sealed);
+            let vault = named.find(|(_, named)| *named == life);
             (*life, *state, vault.map_or("", |(vault, _)| vault), self.carried(*life))
         })
     }
@@ -236,9 +243,16 @@ impl Standing {
         if entry.carried > 0 {
             self.carried.insert(entry.life, entry.carried);
         }
-        if let Act::Life(birth) = entry.act {
-            self.born(&entry.key, birth);
-            return None;
+        match entry.act {
+            Act::Life(birth) => {
+                self.born(&entry.key, birth);
+                return None;
+            }
+            Act::Seal(life) => {
+                self.seal(&entry.key, life);
+                return None;
+            }
+            _ => {}
         }
         let name = name_of(entry);
         if let Act::Define(definition) = &entry.act {
@@ -271,6 +285,7 @@ impl Standing {
             | Act::Life(_)
             | Act::Put(_)
             | Act::Remove
+            | Act::Seal(_)
             | Act::Note(_) => return None,
         }
         Some(name)
@@ -313,7 +328,32 @@ impl Standing {
         base
     }
 
+    /// The life takes the place of another that nobody can live any more.
+    fn seal(&mut self, vault: &str, life: Life) {
+        if let Some(former) = self.sealed.insert(vault.to_owned(), life) {
+            self.lives.insert(former, LifeState::Proven);
+        }
+        self.lives.insert(life, LifeState::Sealed);
+    }
+
+    /// The life that this vault may live next, by a token.
+    #[must_use]
+    pub fn sealed(&self, vault: &str) -> Option<Life> {
+        self.sealed.get(vault).copied()
+    }
+
+    /// For whom ranges are kept ready: these two, and those lives of theirs that are sealed.
+    #[must_use]
+    pub fn holders(&self, vaults: [Present; 2]) -> Vec<Present> {
+        let sealed = vaults.each_ref().map(|vault| {
+            let life = self.sealed(&vault.name)?;
+            Some(Present { name: vault.name.clone(), life, proven: None })
+        });
+        vaults.into_iter().chain(sealed.into_iter().flatten()).collect()
+    }
+
     fn born(&mut self, vault: &str, birth: Birth) {
+        self.sealed.retain(|_, life| *life != birth.life);
         if let Some(former) = self.present.insert(vault.to_owned(), birth.life) {
             let state = if birth.proven && birth.former == Some(former) {
                 LifeState::Proven
@@ -321,10 +361,24 @@ impl Standing {
                 LifeState::Lost
             };
             self.lives.insert(former, state);
+            // One that lost what it answered may have lost that the token was used, too.
+            if state == LifeState::Lost
+                && let Some(sealed) = self.sealed.remove(vault)
+            {
+                self.lives.insert(sealed, LifeState::Lost);
+            }
         }
         if birth.life != NOBODY {
             self.lives.insert(birth.life, LifeState::Present);
         }
+    }
+
+    /// What a vault enters that begins its sealed life. `proven`: as in [`Present`].
+    #[must_use]
+    pub fn begun(&self, vault: &str, life: Life, proven: Option<Life>, at: i64) -> Draft {
+        let former = self.present.get(vault).copied();
+        let act = Act::Life(Birth { life, former, proven: former.is_some() && former == proven });
+        Draft { key: vault.to_owned(), ..about(&SeriesName::default(), 0, act, at) }
     }
 
     /// What the owner must enter first in a session of these two: the lives that begin, and those of
@@ -378,10 +432,10 @@ impl Standing {
         }
     }
 
-    /// Ranges that must be granted now, so that each of the two holds an open one of its present
-    /// life, unused and well ahead of what sessions give.
+    /// Ranges that must be granted now, so that each of the [`Standing::holders`] has an open one,
+    /// unused and well ahead of what sessions give.
     #[must_use]
-    pub fn grants(&self, vaults: [&Present; 2], at: i64, most: usize) -> Vec<Draft> {
+    pub fn grants(&self, vaults: &[Present], at: i64, most: usize) -> Vec<Draft> {
         let mut drafts = Vec::new();
         let sized = self.series.iter().map(|(name, series)| (name, series, self.size(name)));
         for (name, series, size) in sized.filter(|(_, _, size)| *size > 0) {
@@ -410,7 +464,7 @@ impl Standing {
     /// near. To be asked when [`Standing::grants`] has nothing more to grant and what it granted
     /// is final.
     #[must_use]
-    pub fn ends(&self, vaults: [&Present; 2], at: i64, most: usize) -> Vec<Draft> {
+    pub fn ends(&self, vaults: &[Present], at: i64, most: usize) -> Vec<Draft> {
         let mut drafts = Vec::new();
         for (name, series) in &self.series {
             let size = self.size(name);

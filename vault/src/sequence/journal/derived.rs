@@ -127,11 +127,12 @@ fn life_word(state: LifeState) -> &'static str {
         LifeState::Present => "present",
         LifeState::Proven => "proven",
         LifeState::Lost => "lost",
+        LifeState::Sealed => "sealed",
     }
 }
 
 pub(super) fn life_state(word: &str) -> Option<LifeState> {
-    [LifeState::Present, LifeState::Proven, LifeState::Lost]
+    [LifeState::Present, LifeState::Proven, LifeState::Lost, LifeState::Sealed]
         .into_iter()
         .find(|state| life_word(*state) == word)
 }
@@ -211,6 +212,7 @@ pub(super) fn apply(
         | Act::Life(_)
         | Act::Put(_)
         | Act::Remove
+        | Act::Seal(_)
         | Act::Note(_) => 1,
     };
     if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed)) }

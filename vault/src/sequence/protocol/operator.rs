@@ -2,6 +2,7 @@
 //! new.
 
 use super::{Core, Link, Memory, Output};
+use crate::sequence::entry::{Draft, Life};
 use crate::sequence::reason::Reason;
 
 impl Core {
@@ -13,6 +14,16 @@ impl Core {
         self.start_over(out);
         let epoch = self.memory.epoch + 1;
         self.remember(Memory { epoch, owns: true, alone, ..self.current() }, out);
+    }
+
+    /// Goes on as the life that a session sealed: nothing is given in it before its row is durable.
+    pub(super) fn begin_sealed(&mut self, life: Life, draft: Draft, out: &mut Vec<Output>) {
+        debug_assert!(self.may_begin(), "the shell asks first");
+        if !self.may_begin() {
+            return;
+        }
+        (self.life, self.sealed) = (life, true);
+        self.give(vec![draft], out);
     }
 
     /// Steps back below the epoch that two own, so that the other's chain prevails.

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::sequence::entry::{Draft, Entry, Tail};
+use crate::sequence::entry::{Draft, Entry, Life, Tail};
 use crate::sequence::message::{Message, Nonce};
 
 /// What this side keeps durably beside the entries.
@@ -72,6 +72,9 @@ pub enum Input {
     Settled,
     /// Rows to be given alone. Only when [`may_give_alone`](super::Core::may_give_alone).
     Give(Vec<Draft>),
+    /// An operator has brought the token of this life, which the draft tells. Only when
+    /// [`may_begin`](super::Core::may_begin).
+    Begin(Life, Draft),
     /// Does the session still stand? Counts the questions.
     Ask(u64),
     /// The operator makes this vault the owner; with `true`, of a ledger that goes on without the
