@@ -1,6 +1,7 @@
 //! The store's promises, against the real file and the real thread.
 
 mod doubts;
+mod model;
 mod wear;
 
 use std::path::{Path, PathBuf};
@@ -8,6 +9,7 @@ use std::process::Command;
 
 use shared::api::client::Tickets as _;
 
+use super::writer::{Ask, Work, Writer};
 use super::*;
 
 const FIRST: Life = Life(1);

@@ -5,24 +5,23 @@ use shared::api::client::Life;
 
 use super::super::clock::Now;
 use super::super::store::Sought;
-use super::super::writer::{Ask, Work, Writer};
 use super::*;
 
 const DAY: u64 = 86_400;
 /// Some day of 2026.
-const TODAY: u64 = 20_780 * DAY;
+pub(super) const TODAY: u64 = 20_780 * DAY;
 
 /// A writer without a thread, whose clocks are moved by hand.
-struct Hands {
+pub(super) struct Hands {
     writer: Writer,
     standing: Standing,
-    wall: u64,
+    pub(super) wall: u64,
     running: u64,
 }
 
 impl Hands {
     /// Edge is started, at this time by the wall clock.
-    fn start(settings: Settings, wall: u64) -> Self {
+    pub(super) fn start(settings: Settings, wall: u64) -> Self {
         let standing = Standing::default();
         let metrics = Metrics::register(&Registry::new()).unwrap();
         let now = Self::at(wall, 0);
@@ -35,7 +34,7 @@ impl Hands {
         Now { wall: Duration::from_secs(wall), running: Duration::from_secs(running) }
     }
 
-    fn turn(&mut self, work: Vec<Work>) {
+    pub(super) fn turn(&mut self, work: Vec<Work>) {
         self.writer.turn(work, Self::at(self.wall, self.running));
     }
 
@@ -48,7 +47,7 @@ impl Hands {
     }
 
     /// The wall clock is set.
-    fn set(&mut self, wall: u64) {
+    pub(super) fn set(&mut self, wall: u64) {
         self.wall = wall;
         self.turn(Vec::new());
     }
@@ -64,11 +63,11 @@ impl Hands {
         answered.try_recv().ok().and_then(|lives| lives[0])
     }
 
-    fn ask(&mut self, key: &str, life: Life) -> Option<Life> {
+    pub(super) fn ask(&mut self, key: &str, life: Life) -> Option<Life> {
         self.ask_in("INV", key, life)
     }
 
-    fn doubt(&self) -> Option<u64> {
+    pub(super) fn doubt(&self) -> Option<u64> {
         self.standing.told().doubt
     }
 
@@ -77,7 +76,7 @@ impl Hands {
     }
 
     /// Both vaults are together.
-    fn settle(&mut self) {
+    pub(super) fn settle(&mut self) {
         let doubt = self.doubt().expect("there is a doubt to be ended");
         self.turn(vec![Work::WereTogether(doubt)]);
         assert_eq!(self.doubt(), None);
