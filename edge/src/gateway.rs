@@ -305,6 +305,7 @@ impl Gateway {
         let places = Arc::new(Semaphore::new(room.limits.connections));
         let turned_away = Arc::new(Semaphore::new(TURNED_AWAY));
         tasks.spawn(keep_probing(room.client.clone(), room.limits.probe, shutdown.clone()));
+        tasks.spawn(end_doubts(room.client.clone(), room.tickets.clone(), shutdown.clone()));
         loop {
             let accepted = tokio::select! {
                 () = shutdown.cancelled() => break,
@@ -353,6 +354,26 @@ async fn keep_probing(client: Client, silent_for: Duration, shutdown: Shutdown) 
     };
     tokio::select! {
         () = probing => {}
+        () = shutdown.cancelled() => {}
+    }
+}
+
+/// While the tickets' store waits for it, asks the vaults whether they are together.
+async fn end_doubts(client: Client, tickets: Tickets, shutdown: Shutdown) {
+    use client::Tickets as _;
+    let asking = async {
+        loop {
+            // Told before the vaults are asked: what they say counts for what was doubted by then.
+            if let Some(doubt) = tickets.doubt()
+                && client.are_together().await
+            {
+                tickets.were_together(doubt);
+            }
+            sleep(PROBE_TURN).await;
+        }
+    };
+    tokio::select! {
+        () = asking => {}
         () = shutdown.cancelled() => {}
     }
 }

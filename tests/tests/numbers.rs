@@ -8,10 +8,12 @@ use harness::cluster::temporary_folder;
 use harness::curl::{Answer, Curl};
 use harness::program::{Ran, run};
 use harness::vault_host::{Holder, Pair, PairPlan};
-use harness::{binaries, wait};
+use harness::{binaries, plain, wait};
 use serde_json::{Value, json};
 use shared::api::{BatchAnswer, Number, Page, Series, SeriesKind};
 use tempfile::TempDir;
+
+const SOON: std::time::Duration = std::time::Duration::from_secs(60);
 
 /// A pair with an edge of owner `erp` and an operator enrolled.
 struct House {
@@ -95,6 +97,74 @@ fn every_answer_tells_its_life_and_a_ticket_must_name_one() {
     let long = house.reserve(0, "/v1/series/INV/numbers", &"k".repeat(256));
     assert_eq!(number(&long).number, 2);
     is_problem(&house.reserve(0, "/v1/series/INV/numbers", &"k".repeat(257)), 400, "key_invalid");
+}
+
+#[test]
+fn a_vault_says_that_both_are_together_only_while_the_other_confirms_it() {
+    let mut house = house();
+    let together = |house: &House, vault: usize| {
+        let answer = house.erp(vault, "/v1/life").send().unwrap().expect(&[200]).unwrap();
+        answer.json().unwrap()["together"].as_bool().unwrap()
+    };
+    for vault in 0..2 {
+        wait::until("they are together", SOON, || {
+            anyhow::ensure!(together(&house, vault), "vault {vault} does not say so");
+            Ok(())
+        })
+        .unwrap();
+    }
+    house.pair.vaults[1].program().unwrap().freeze().unwrap();
+    assert!(!together(&house, 0), "the other one cannot have confirmed it");
+    house.pair.vaults[1].program().unwrap().thaw().unwrap();
+}
+
+#[test]
+fn forgotten_reservations_are_counted() {
+    let mut house = house();
+    let define = |series: &str, body: Value| {
+        house
+            .define(&house.operator, &format!("/v1/series/{series}?owner=erp"), &body)
+            .expect(&[200])
+            .unwrap()
+    };
+    define("SOON", json!({ "expires_after": 1 }));
+    define("YEARLY", json!({ "expires_after": 1, "pattern": "{year}-{n}" }));
+    define("LATE", json!({ "expires_after": 86_400 }));
+    for (path, key) in [
+        ("SOON/numbers", "a"),
+        ("SOON/numbers", "b"),
+        ("YEARLY/numbers?period=2026", "a"),
+        ("YEARLY/numbers?period=2027", "a"),
+        ("LATE/numbers", "a"),
+        ("NEVER/numbers", "a"),
+    ] {
+        assert_eq!(house.reserve(0, &format!("/v1/series/{path}"), key).status, 201);
+    }
+    let void = house.post(0, "/v1/series/SOON/numbers/2/void", &json!({ "reason": "spoiled" }));
+    assert_eq!(void.status, 200, "{}", void.text());
+    std::thread::sleep(std::time::Duration::from_millis(1100));
+    // It is counted as soon as a vault is started, and every half minute.
+    let expired = |house: &House, wanted: f64| {
+        wait::until("forgotten reservations", SOON, || {
+            let found = plain::metric(house.pair.vaults[0].admin, "vault_sequence_reservations_expired")?;
+            anyhow::ensure!(found == wanted, "{found}, not {wanted}");
+            Ok(())
+        })
+        .unwrap();
+    };
+    house.pair.vaults[0].program().unwrap().restart().unwrap();
+    house.pair.wait_ready().unwrap();
+    expired(&house, 3.0);
+    let confirm = |path: &str| {
+        wait::until("confirmed", SOON, || {
+            let call = house.erp(0, path).header("Content-Type", "application/json").method("POST");
+            call.body(json!({ "document_hash": "5feceb66" }).to_string()).send()?.expect(&[200]).map(drop)
+        })
+        .unwrap();
+    };
+    confirm("/v1/series/SOON/numbers/1/confirm");
+    confirm("/v1/series/YEARLY/numbers/1/confirm?period=2026");
+    expired(&house, 1.0);
 }
 
 #[test]

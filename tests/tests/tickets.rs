@@ -13,12 +13,18 @@ use harness::{plain, wait};
 const SOON: Duration = Duration::from_secs(60);
 const NUMBERS: &str = "/v1/series/ORDER/numbers";
 
-/// A cluster whose series either vault may give alone, and whose edge writes tickets.
-fn available() -> Cluster {
+/// A cluster whose series either vault may give alone.
+fn defined() -> Cluster {
     let cluster = Cluster::start().unwrap();
     let define = cluster.pair.vaults[0].control("/v1/series/ORDER?owner=erp").method("PUT");
     let define = define.header("content-type", "application/json").body(r#"{"range":100}"#);
     define.send().unwrap().expect(&[200, 201, 204]).unwrap();
+    cluster
+}
+
+/// As [`defined`], and its edge writes tickets.
+fn available() -> Cluster {
+    let cluster = defined();
     let mut count = 0;
     wait::until("tickets are written", SOON, || {
         count += 1;
@@ -183,4 +189,128 @@ fn keys_under_way_at_a_vault_that_is_killed_get_one_number_each_or_none() {
         }
     }
     assert!(seen.len() >= told.len() / 2, "most keys get a number: {told:?}");
+}
+
+/// What became of these keys in one batch: their numbers, or none.
+fn batch(cluster: &Cluster, keys: &[String]) -> anyhow::Result<Vec<Option<u64>>> {
+    let call = cluster.handler(&format!("{NUMBERS}/batch")).header("Content-Type", "application/json");
+    let body = serde_json::json!({ "keys": keys }).to_string();
+    let answer = call.method("POST").body(body).send()?.expect(&[200])?.json()?;
+    let items = answer["items"].as_array().cloned().unwrap_or_default();
+    Ok(items.iter().map(|item| item["number"]["number"].as_u64()).collect())
+}
+
+#[test]
+fn a_handler_that_sends_only_batches_gets_tickets_and_numbers_of_a_vault_alone() {
+    let mut cluster = defined();
+    let mut count = 0;
+    let mut fresh = || {
+        count += 1;
+        ["x", "y", "z"].map(|key| format!("batch-{count}-{key}"))
+    };
+    wait::until("tickets are written", SOON, || {
+        batch(&cluster, &fresh())?;
+        let kept = plain::metric(cluster.edge.admin, "edge_gateway_tickets_kept")?;
+        anyhow::ensure!(kept >= 3.0, "{kept} kept");
+        Ok(())
+    })
+    .unwrap();
+    cluster.pair.vaults[1].program().unwrap().freeze().unwrap();
+    let (keys, numbers) = wait::until("vault-a gives alone", SOON, || {
+        let keys = fresh();
+        let numbers = batch(&cluster, &keys)?;
+        anyhow::ensure!(numbers.iter().all(Option::is_some), "{numbers:?}");
+        Ok((keys, numbers))
+    })
+    .unwrap();
+    assert_eq!(batch(&cluster, &keys).unwrap(), numbers);
+    cluster.pair.vaults[1].program().unwrap().thaw().unwrap();
+}
+
+#[test]
+fn an_export_made_while_the_vaults_are_apart_says_what_is_not_in_it() {
+    let mut cluster = available();
+    let export = |cluster: &Cluster, name: &str| {
+        let made = cluster.pair.vaults[0].command(&["number", "export", "ORDER", "--owner", "erp"]).unwrap();
+        let file = cluster.pair.vaults[0].folder.join(name);
+        std::fs::write(&file, &made).unwrap();
+        let told = cluster.pair.vaults[0].command(&["number", "verify", file.to_str().unwrap()]).unwrap();
+        assert!(told.starts_with("proved: "), "{told}");
+        (made, told)
+    };
+    let (made, told) = export(&cluster, "together.csv");
+    assert!(!made.contains(",apart,") && !told.contains("not the whole"), "{told}");
+    cluster.pair.vaults[1].program().unwrap().freeze().unwrap();
+    let (key, _) = given_alone(&cluster, "alone");
+    given(&cluster, "alone-too").unwrap();
+    let (made, told) = export(&cluster, "apart.csv");
+    assert!(!made.contains(&key), "it is in no chain yet");
+    let row: Vec<&str> = made.lines().filter(|line| line.contains(",apart,")).collect();
+    assert!(row.len() == 1 && row[0].split(',').nth(6) == Some("2"), "{row:?}");
+    assert!(told.contains("2 numbers that this one had given alone are not in it"), "{told}");
+    cluster.pair.vaults[1].program().unwrap().thaw().unwrap();
+    cluster.pair.wait_ready().unwrap();
+    let (made, _) = wait::until("they have met", SOON, || {
+        let (made, told) = export(&cluster, "again.csv");
+        anyhow::ensure!(!made.contains(",apart,"), "{told}");
+        Ok((made, told))
+    })
+    .unwrap();
+    assert!(made.contains(&key) && made.contains("alone-too"));
+}
+
+#[test]
+fn keys_of_an_edge_that_is_killed_again_and_again_get_one_number_each_or_none() {
+    let mut cluster = available();
+    cluster.pair.vaults[1].program().unwrap().freeze().unwrap();
+    given_alone(&cluster, "warm");
+    let mut told: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
+    for round in 0..6_u64 {
+        let asking: Vec<_> = (0..8)
+            .map(|thread| {
+                let calls: Vec<_> = (0..6)
+                    .map(|number| format!("round-{round}-{thread}-{number}"))
+                    .map(|key| (cluster.handler(NUMBERS).key(&key).method("POST"), key))
+                    .collect();
+                std::thread::spawn(move || {
+                    let send = |(call, key): (harness::curl::Curl, String)| {
+                        let answer = call.send().ok().and_then(|answer| answer.expect(&[200, 201]).ok());
+                        (key, answer.and_then(|answer| answer.json().ok()?["number"].as_u64()))
+                    };
+                    calls.into_iter().map(send).collect::<Vec<_>>()
+                })
+            })
+            .collect();
+        std::thread::sleep(Duration::from_millis(20 + 15 * round));
+        cluster.edge.program.kill().unwrap();
+        restart_edge(&mut cluster);
+        for (key, number) in asking.into_iter().flat_map(|asked| asked.join().unwrap()) {
+            told.entry(key).or_default().extend(number);
+        }
+    }
+    let heard = told.values().filter(|numbers| !numbers.is_empty()).count();
+    assert!(heard > 6, "edge was killed too early to show anything: {heard} answers");
+    // Half of those that were cut off are repeated where they went first, the others only at the
+    // other vault, which is then alone.
+    for (key, numbers) in told.iter_mut().step_by(2) {
+        numbers.extend(given(&cluster, key).ok());
+    }
+    cluster.pair.vaults[0].program().unwrap().kill().unwrap();
+    cluster.pair.vaults[1].program().unwrap().thaw().unwrap();
+    given_alone(&cluster, "by-b");
+    for (key, numbers) in &mut told {
+        numbers.extend(given(&cluster, key).ok());
+    }
+    cluster.pair.vaults[0].program().unwrap().restart().unwrap();
+    cluster.pair.wait_ready().unwrap();
+    wait::until("numbers go on", SOON, || given(&cluster, "after")).unwrap();
+    let mut seen = BTreeSet::new();
+    for (key, numbers) in &mut told {
+        numbers.extend(given(&cluster, key).ok());
+        assert!(numbers.len() <= 1, "{key} was told {numbers:?}");
+        for number in numbers.iter() {
+            assert!(seen.insert(*number), "{number} was given twice: {key}");
+        }
+    }
+    assert!(seen.len() * 2 > told.len(), "most keys get a number in the end: {}", seen.len());
 }

@@ -94,8 +94,10 @@ fn a_certificate_opens_its_owners_doors_and_no_others() {
     let token = token.body(r#"{"role":"admin","owner":"erp","name":"me"}"#).send().unwrap();
     assert_eq!(token.status, 403, "an edge makes no tokens");
 
-    let nobody = house.vault(0).call_without_certificate(&house.erp, &path);
-    assert_eq!(nobody.send().unwrap().status, 401);
+    for path in [path.as_str(), "/v1/life"] {
+        let nobody = house.vault(0).call_without_certificate(&house.erp, path);
+        assert_eq!(nobody.send().unwrap().status, 401, "{path}");
+    }
     let own = house.folder.path();
     let impostor = browser::Authority::new(own, "impostor").unwrap();
     let forged = impostor.issue_uri(own, "forged", "spiffe://loopback/admin/erp/root").unwrap();

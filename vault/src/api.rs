@@ -56,7 +56,6 @@ pub fn router(parts: Parts) -> Router {
         .merge(parts.rooms)
         .merge(enrol::routes(parts.pki.clone()))
         .merge(pki::routes(parts.pki))
-        .merge(life::routes(parts.life.clone()))
         .merge(status::routes(parts.status))
         .fallback(guard::no_such_path)
         .layer(DefaultBodyLimit::max(MAX_JSON))
@@ -159,7 +158,6 @@ mod tests {
             ("POST", "/axum", edge, &long, 413, "too_large"),
             ("POST", "/write", edge, "", 400, "key_missing"),
             ("GET", "/panics", edge, "", 500, "internal"),
-            ("GET", "/v1/life", None, "", 401, "no_certificate"),
             ("GET", "/v1/status", None, "", 401, "no_certificate"),
             ("GET", "/v1/status", edge, "", 403, "role_refused"),
             ("GET", "/v1/pki/certificates", edge, "", 403, "role_refused"),

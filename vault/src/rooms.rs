@@ -16,11 +16,10 @@ use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
 
 use crate::api::admin::{Health, Readiness};
-use crate::api::life::Life;
 use crate::api::server::PairDoor;
 use crate::api::status::Sources;
 use crate::api::upkeep::TellOfAdoption;
-use crate::api::{database, files, leases, names, numbers, records, upkeep};
+use crate::api::{database, files, leases, life, names, numbers, records, upkeep};
 use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
@@ -60,7 +59,7 @@ pub(crate) struct Rooms {
     /// Their routes.
     pub(crate) routes: Router,
     /// Which life answers.
-    pub(crate) life: Life,
+    pub(crate) life: life::Life,
     /// What they say in `vault status`.
     pub(crate) status: Sources,
     /// Where the peer's connections go.
@@ -116,9 +115,10 @@ impl Rooms {
                 .merge(names::routes(sequence.clone(), storage.clone(), config.api.idle_timeout))
                 .merge(leases::routes(sequence.clone()))
                 .merge(database::routes(sequence.clone()))
+                .merge(life::routes(sequence.clone()))
                 .merge(files::routes(storage.clone(), config.api.idle_timeout))
                 .merge(upkeep::routes(storage.clone(), tell_of_adoption(&pair))),
-            life: Life::of(sequence.life()),
+            life: life::Life::of(sequence.life()),
             status: status(&pair, &sequence, &storage),
             door: PairDoor { peer: config.pair.peer.clone(), acceptor },
             sequence,

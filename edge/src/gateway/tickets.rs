@@ -7,6 +7,8 @@
 //! (`writer`). What cannot be written goes out without a ticket, which is always safe: only a
 //! vault that is alone refuses it then.
 
+mod clock;
+mod file;
 mod secret;
 mod store;
 mod writer;
@@ -33,7 +35,7 @@ const QUEUE: usize = 1024;
 pub struct Settings {
     /// The SQLite file; the secret lies beside it, with `.key` added to its name.
     pub store: PathBuf,
-    /// How many days a ticket is kept after its key was first sent.
+    /// How many days of edge's running a ticket is kept after its key was first sent.
     pub days: u32,
     /// Most tickets kept; further keys go out without.
     pub most: u64,
@@ -121,13 +123,15 @@ struct Standing(Arc<Mutex<Told>>);
 struct Told {
     /// The secret, once it is read: no key can be marked without.
     secret: Option<Secret>,
+    /// Which doubt keeps tickets from being written, if one does.
+    doubt: Option<u64>,
     /// For `edge status`.
     words: String,
 }
 
 impl Standing {
-    fn say(&self, secret: Option<Secret>, words: String) {
-        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = Told { secret, words };
+    fn say(&self, told: Told) {
+        *self.0.lock().unwrap_or_else(PoisonError::into_inner) = told;
     }
 
     fn told(&self) -> Told {
@@ -158,12 +162,12 @@ impl Tickets {
         let metrics = Metrics::register(registry)?;
         let standing = Standing::default();
         let (queue, work) = sync_channel(QUEUE);
-        let mut writer = Writer::new(settings, work, standing.clone(), metrics.clone());
+        let mut writer = Writer::new(settings, standing.clone(), metrics.clone(), writer::now());
         // The first handler must not find it closed for a moment only.
-        writer.open();
+        writer.open(writer::now());
         std::thread::Builder::new()
             .name("tickets".to_owned())
-            .spawn(move || writer.run())
+            .spawn(move || writer.run(&work))
             .map_err(super::GatewayError::Thread)?;
         Ok(Self { queue, standing, metrics, patience })
     }
@@ -175,7 +179,7 @@ impl Tickets {
 
     async fn ask(&self, series: &str, keys: &[String], life: Life) -> Option<Vec<Option<Life>>> {
         let secret = self.standing.told().secret?;
-        let marks = keys.iter().map(|key| secret.mark(series, key)).collect();
+        let marks = keys.iter().map(|key| secret.sought(series, key)).collect();
         let (answer, answered) = oneshot::channel();
         self.queue.try_send(Work::Ask(Ask { marks, life, answer })).ok()?;
         timeout(self.patience, answered).await.ok()?.ok()
@@ -192,9 +196,13 @@ impl client::Tickets for Tickets {
         })
     }
 
-    fn both_gave(&self) {
-        // A full queue has enough to do; the next number says it again.
-        let _full = self.queue.try_send(Work::BothGave);
+    fn doubt(&self) -> Option<u64> {
+        self.standing.told().doubt
+    }
+
+    fn were_together(&self, doubt: u64) {
+        // A full queue has enough to do; it is said again.
+        let _full = self.queue.try_send(Work::WereTogether(doubt));
     }
 }
 

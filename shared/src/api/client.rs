@@ -208,6 +208,18 @@ impl Client {
         self.inner.failovers.load(Ordering::Relaxed)
     }
 
+    /// Does a vault that answers make sure that both are together, at a moment during this call?
+    /// Whatever either has given alone before is known to both then. Asks each that answered last
+    /// time; changes nothing about which vault goes first.
+    pub async fn are_together(&self) -> bool {
+        for vault in self.inner.vaults.iter().filter(|vault| vault.state().up) {
+            if vault.is_together().await {
+                return true;
+            }
+        }
+        false
+    }
+
     /// Connects to each vault that is thought down and due, or that nobody has heard for
     /// `silent_for`; for a caller that wants to know before it needs to.
     pub async fn probe(&self, silent_for: Duration) {

@@ -125,6 +125,10 @@ pub struct Epoch {
 pub struct LifeAnswer {
     /// The life of the vault process that answers, 32 hex digits.
     pub life: String,
+    /// `true`: at a moment during this call both vaults were together, and each knew whatever the
+    /// other had given alone. `false`: that could not be made sure.
+    #[serde(default)]
+    pub together: bool,
 }
 
 /// Body of `POST /v1/series/{series}/numbers/batch`.

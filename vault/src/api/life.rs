@@ -1,15 +1,16 @@
-//! `GET /v1/life`, and the `Vault-Life` header on every answer: which process answers. Tickets
-//! name lives; what they decide is the ledger's.
+//! `GET /v1/life`, and the `Vault-Life` header on every answer: which process answers, and whether
+//! it is together with the other vault. Tickets name lives; what they decide is the ledger's.
 
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
 use axum::routing::get;
 use axum::{Json, Router};
-use http::HeaderValue;
+use http::{HeaderValue, Method};
 use shared::api::{LifeAnswer, VAULT_LIFE};
 
 use super::caller::Caller;
+use crate::sequence::Sequence;
 
 /// The life of this process, as it stands on the wire.
 #[derive(Debug, Clone)]
@@ -24,13 +25,16 @@ impl Life {
     }
 }
 
-pub(super) fn routes(life: Life) -> Router {
-    Router::new().route("/v1/life", get(tell)).with_state(life)
+/// The routes under `/v1/life`.
+pub fn routes(sequence: Sequence) -> Router {
+    Router::new().route("/v1/life", get(tell)).with_state(sequence)
 }
 
-/// Any verified caller may ask: it names no one but this process.
-async fn tell(_caller: Caller, State(Life(life)): State<Life>) -> Json<LifeAnswer> {
-    Json(LifeAnswer { life: life.to_str().unwrap_or_default().to_owned() })
+/// Any verified caller may ask: it names no one but this process. Only who reads the answer's body
+/// has the other vault asked.
+async fn tell(_caller: Caller, State(sequence): State<Sequence>, method: Method) -> Json<LifeAnswer> {
+    let together = method != Method::HEAD && sequence.are_together().await;
+    Json(LifeAnswer { life: format!("{:032x}", sequence.life()), together })
 }
 
 /// Puts the header on an answer, a refusal too.

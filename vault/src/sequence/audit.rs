@@ -33,6 +33,7 @@ pub struct Audit {
     rows: u64,
     skipped: u64,
     ended: bool,
+    apart: Option<u64>,
     standing: Standing,
     series: HashMap<SeriesName, Held>,
     problems: Vec<String>,
@@ -97,6 +98,7 @@ impl Audit {
                 }
                 self.tail = Tail { index, hash };
             }
+            Row::Apart { alone, .. } => self.apart = Some(alone),
             Row::End(tail) => {
                 self.ended = true;
                 if tail != self.tail {
@@ -129,6 +131,7 @@ impl Audit {
             skipped: self.skipped,
             last_index: self.tail.index,
             last_hash: self.tail.hash.to_string(),
+            apart: self.apart,
             series,
             problems: self.problems,
             more_problems: self.more,

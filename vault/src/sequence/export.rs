@@ -5,7 +5,9 @@
 //! Both forms have the same thirteen fields, those of an [`Entry`], its act as its word and its
 //! text. Entries of others stand as rows of their index and the two hashes alone, with the act
 //! `skipped`, so that the chain holds. The last row has the act `end`: its index and hash are
-//! those of the entry before, so that a copy that broke off is known.
+//! those of the entry before, so that a copy that broke off is known. Where a vault made it while
+//! the two were apart, a row of the act `apart` stands before that: numbers that were given alone
+//! are not in the ledger yet, and its number says how many of this series that vault has given so.
 
 use std::io::{BufRead, Read as _};
 
@@ -25,6 +27,9 @@ pub const COLUMNS: [&str; 13] = [
 const MAX_ROW: usize = 1 << 20;
 const SKIPPED: &str = "skipped";
 const END: &str = "end";
+const APART: &str = "apart";
+/// What the row says in words.
+const APART_TEXT: &str = "numbers that a vault gave alone are not in it; export again when both have met";
 
 /// One row of an export.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -39,6 +44,13 @@ pub enum Row {
         previous: Digest,
         /// Its own.
         hash: Digest,
+    },
+    /// The two vaults were apart, and numbers of this series that either gave alone are missing.
+    Apart {
+        /// The last entry.
+        tail: Tail,
+        /// How many the vault that made the export gave alone.
+        alone: u64,
     },
     /// There is no more.
     End(Tail),
@@ -183,6 +195,14 @@ impl From<&Row> for Fields {
                 hash: *hash,
                 ..Self::default()
             },
+            Row::Apart { tail, alone } => Self {
+                index: tail.index,
+                number: Some(*alone),
+                act: APART.to_owned(),
+                text: Some(APART_TEXT.to_owned()),
+                hash: tail.hash,
+                ..Self::default()
+            },
             Row::End(tail) => {
                 Self { index: tail.index, act: END.to_owned(), hash: tail.hash, ..Self::default() }
             }
@@ -195,6 +215,10 @@ impl Fields {
         let missing = |name: &str| format!("it has no {name}");
         match self.act.as_str() {
             END => Ok(Row::End(Tail { index: self.index, hash: self.hash })),
+            APART => {
+                let alone = self.number.ok_or_else(|| missing("number"))?;
+                Ok(Row::Apart { tail: Tail { index: self.index, hash: self.hash }, alone })
+            }
             SKIPPED => {
                 let previous = self.previous.ok_or_else(|| missing("previous"))?;
                 Ok(Row::Skipped { index: self.index, previous, hash: self.hash })
@@ -257,7 +281,7 @@ impl Fields {
             read().map(Some).ok_or_else(|| format!("{text:?} is no whole number"))
         }
         let digest = |text: &str| Digest::from_hex(text).ok_or_else(|| format!("{text:?} is no hash"));
-        let is_entry = act != END && act != SKIPPED;
+        let is_entry = ![END, SKIPPED, APART].contains(&act.as_str());
         let kept = |text: String| is_entry.then_some(text);
         Ok(Self {
             index: whole(&index)?.ok_or("it has no index")?,
@@ -470,6 +494,7 @@ mod tests {
                 previous,
                 hash
             }),
+            (tail.clone(), any::<u64>()).prop_map(|(tail, alone)| Row::Apart { tail, alone }),
             tail.prop_map(Row::End),
         ]
     }

@@ -188,10 +188,20 @@ impl Sequence {
         Ok(names)
     }
 
-    /// How far entries are final, and so may be exported.
-    #[must_use]
-    pub fn final_index(&self) -> u64 {
-        self.seen().final_index
+    /// How far entries are final, and so may be exported; and while the two are apart, how many
+    /// numbers of this series this vault gave alone, which are not among them. Of a strict series
+    /// nobody gives any alone.
+    ///
+    /// # Errors
+    /// The journal.
+    pub async fn exportable(&self, base: &SeriesName) -> Result<(u64, Option<u64>), SequenceError> {
+        let seen = self.seen();
+        if seen.refusal.is_none() || self.definition(base).range == 0 {
+            return Ok((seen.final_index, None));
+        }
+        let asked = base.clone();
+        let alone = self.read(move |journal| journal.given_alone(&asked)).await?;
+        Ok((seen.final_index, Some(alone)))
     }
 
     /// The next entries after `after`, as far as they are final; empty when there are no more.
@@ -199,7 +209,7 @@ impl Sequence {
     /// # Errors
     /// The journal.
     pub async fn entries(&self, after: u64) -> Result<Vec<Entry>, SequenceError> {
-        let last = self.final_index();
+        let last = self.seen().final_index;
         let mut entries = self.read(move |journal| journal.entries(after)).await?;
         entries.retain(|entry| entry.index <= last);
         Ok(entries)
@@ -265,30 +275,36 @@ impl Sequence {
     /// Keeps the gauge of forgotten reservations.
     pub(super) async fn count_expired(self, gauge: IntGauge, shutdown: Shutdown) {
         loop {
+            // The journal's trouble was said where it was met; what was counted last stays.
+            if let Ok(count) = self.expired().await {
+                gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
+            }
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(COUNT_EXPIRED) => {}
             }
-            let definitions = Arc::clone(&self.seen().definitions);
-            let mut count = 0;
-            for (base, definition) in definitions.iter() {
-                let Some(before) = expiry(definition) else { continue };
-                let asked = base.clone();
-                let counted = self.read(move |journal| {
-                    let mut names =
-                        journal.counted(&asked.owner, &format!("{}/", asked.series), MAX_PERIODS)?;
-                    names.retain(|series| base_of(series) == asked.series);
-                    names.push(asked.series.clone());
-                    names.into_iter().try_fold(0, |count, series| {
-                        let name = SeriesName { series, ..asked.clone() };
-                        Ok(count + journal.count_reserved(&name, Some(before))?)
-                    })
-                });
-                // The journal's trouble was said where it was met.
-                count += counted.await.unwrap_or(0);
-            }
-            gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
         }
+    }
+
+    /// How many reservations are older than their series' `expires_after`.
+    async fn expired(&self) -> Result<u64, SequenceError> {
+        let definitions = Arc::clone(&self.seen().definitions);
+        let mut count = 0;
+        for (base, definition) in definitions.iter() {
+            let Some(before) = expiry(definition) else { continue };
+            let asked = base.clone();
+            let counted = self.read(move |journal| {
+                let mut names = journal.counted(&asked.owner, &format!("{}/", asked.series), MAX_PERIODS)?;
+                names.retain(|series| base_of(series) == asked.series);
+                names.push(asked.series.clone());
+                names.into_iter().try_fold(0, |count, series| {
+                    let name = SeriesName { series, ..asked.clone() };
+                    Ok(count + journal.count_reserved(&name, Some(before))?)
+                })
+            });
+            count += counted.await?;
+        }
+        Ok(count)
     }
 
     /// What is said of a series, or of the one whose period it is.

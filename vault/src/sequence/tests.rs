@@ -121,6 +121,23 @@ async fn either_vault_gives_numbers_while_both_are_together_and_none_while_apart
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn they_are_together_only_as_long_as_each_hears_the_other() {
+    let two = two();
+    let [a, b] = &two.rooms;
+    assert!(!a.are_together().await && !b.are_together().await, "they have never met");
+    two.connect().await;
+    assert!(a.are_together().await && b.are_together().await);
+    // Both still believe in the session; what one believes is not enough.
+    two.mute();
+    assert!(two.rooms.iter().all(|room| room.status().together));
+    assert!(!a.are_together().await && !b.are_together().await, "nobody hears the other");
+    two.cut().await;
+    assert!(!a.are_together().await && !b.are_together().await);
+    two.connect().await;
+    assert!(a.are_together().await && b.are_together().await);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_thousand_callers_at_once_get_consecutive_numbers() {
     let two = two();
     two.connect().await;

@@ -7,6 +7,7 @@ use std::io::{ErrorKind, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 
+use super::store::Sought;
 use super::{Mark, TicketsError};
 
 /// 256 random bits.
@@ -40,10 +41,16 @@ impl Secret {
         Ok(Self(bits))
     }
 
+    /// How a key of a series, with its period, is found in the store.
+    pub(super) fn sought(&self, series: &str, key: &str) -> Sought {
+        let base = series.split_once('/').map_or(series, |(base, _)| base);
+        Sought { mark: self.mark(series, key), former: self.mark(base, key) }
+    }
+
     /// What is kept of a key.
-    pub(super) fn mark(&self, series: &str, key: &str) -> Mark {
+    fn mark(&self, series: &str, key: &str) -> Mark {
         let mut hasher = blake3::Hasher::new_keyed(&self.0);
-        // No series has a blank, so that two parts cannot be read as two others.
+        // No series and no period has a blank, so that two parts cannot be read as two others.
         hasher.update(series.as_bytes()).update(b" ").update(key.as_bytes());
         shortened(&hasher.finalize())
     }
@@ -89,6 +96,16 @@ mod tests {
         assert!(Secret::of(&store).unwrap() == secret);
         std::fs::write(&file, "short").unwrap();
         assert!(Secret::of(&store).unwrap() != secret);
+    }
+
+    #[test]
+    fn a_key_has_a_mark_for_each_period_and_one_that_the_first_version_knew() {
+        let secret = Secret([1; 32]);
+        let (whole, year) = (secret.sought("INV", "k"), secret.sought("INV/2026", "k"));
+        assert_eq!((whole.mark, whole.former), (secret.mark("INV", "k"), secret.mark("INV", "k")));
+        assert_eq!((year.mark, year.former), (secret.mark("INV/2026", "k"), whole.mark));
+        assert_ne!(year.mark, secret.sought("INV/2027", "k").mark);
+        assert_ne!(year.mark, whole.mark);
     }
 
     #[test]

@@ -1,10 +1,15 @@
 //! The store's promises, against the real file and the real thread.
 
+mod doubts;
+mod model;
+mod wear;
+
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use shared::api::client::Tickets as _;
 
+use super::writer::{Ask, Work, Writer};
 use super::*;
 
 const FIRST: Life = Life(1);
@@ -20,10 +25,10 @@ fn start(settings: Settings) -> (Tickets, Registry) {
     (Tickets::start(settings, Duration::from_secs(60), &registry).unwrap(), registry)
 }
 
-/// A store that has seen both vaults give a number.
+/// A store that knows that both vaults were together.
 async fn settled(settings: Settings) -> (Tickets, Registry) {
     let (tickets, registry) = start(settings);
-    tickets.both_gave();
+    tickets.were_together(tickets.doubt().unwrap());
     // Through the same queue: once it is answered, the word has arrived.
     tickets.write_down("NONE", vec!["first".to_owned()], FIRST).await;
     tickets.write_down("NONE", vec!["second".to_owned()], FIRST).await;
@@ -84,23 +89,14 @@ async fn a_key_keeps_the_life_that_it_was_first_sent_to() {
 }
 
 #[tokio::test]
-async fn a_new_store_writes_no_ticket_before_both_vaults_gave_a_number() {
+async fn each_period_of_a_key_has_its_own_ticket() {
     let folder = tempfile::tempdir().unwrap();
-    let (tickets, registry) = start(settings(folder.path()));
-    assert_eq!(ticket(&tickets, "k", FIRST).await, None);
-    assert_eq!(figure(&registry, "edge_gateway_tickets_total", "without"), 1.0);
-    drop(tickets);
     let (tickets, _) = settled(settings(folder.path())).await;
-    assert_eq!(ticket(&tickets, "k", SECOND).await, Some(SECOND));
-    drop(tickets);
-    // It remembers that; a store in the place of a lost one does not.
-    let (tickets, _) = start(settings(folder.path()));
-    assert_eq!(ticket(&tickets, "l", FIRST).await, Some(FIRST));
-    for file in ["tickets.db", "tickets.db-wal", "tickets.db-shm"] {
-        let _absent = std::fs::remove_file(folder.path().join(file));
-    }
-    assert_eq!(ticket(&tickets, "k", FIRST).await, None, "the file was removed under a running edge");
-    assert!(tickets.words().contains("new"), "{}", tickets.words());
+    let key = || vec!["k".to_owned()];
+    assert_eq!(tickets.write_down("INV/2026", key(), FIRST).await, [Some(FIRST)]);
+    assert_eq!(tickets.write_down("INV/2027", key(), SECOND).await, [Some(SECOND)]);
+    assert_eq!(tickets.write_down("INV", key(), SECOND).await, [Some(SECOND)]);
+    assert_eq!(tickets.write_down("INV/2026", key(), SECOND).await, [Some(FIRST)]);
 }
 
 #[tokio::test]
@@ -234,30 +230,4 @@ async fn at_the_bound_new_keys_go_without_and_old_ones_keep_theirs() {
     assert_eq!(tickets.write_down("INV", keys, SECOND).await, lives);
     assert!(tickets.words().contains("gateway.max_tickets"), "{}", tickets.words());
     assert_eq!(figure(&registry, "edge_gateway_tickets_kept", ""), 10.0);
-}
-
-#[test]
-fn old_tickets_are_forgotten_a_few_at_a_time() {
-    let folder = tempfile::tempdir().unwrap();
-    let file: PathBuf = folder.path().join("tickets.db");
-    let secret = Secret::of(&file).unwrap();
-    let mut store = store::Store::open(&file, &secret).unwrap();
-    store.note_both_gave().unwrap();
-    let marks =
-        |day: u32| (0..50).map(|number| secret.mark("INV", &format!("{day}-{number}"))).collect::<Vec<_>>();
-    for day in [10, 11] {
-        assert_eq!(store.write_down(&[(&marks(day), FIRST)], day, 1000).written, 50);
-    }
-    let (mut from, mut steps) = (None, 0);
-    loop {
-        from = store.thin_out(from, 11, 7).unwrap();
-        steps += 1;
-        if from.is_none() {
-            break;
-        }
-    }
-    assert!(steps >= 100 / 7, "{steps}");
-    assert_eq!(store.kept(), 50);
-    let round = store.write_down(&[(&marks(10), SECOND), (&marks(11), SECOND)], 41, 1000);
-    assert_eq!(round.lives, [vec![Some(SECOND); 50], vec![Some(FIRST); 50]]);
 }

@@ -1,15 +1,18 @@
 //! The thread between handlers and the tickets' file: whoever waits while a commit is under way
 //! shares the next one. Knows days and retries; must not know keys or requests.
 
+use std::sync::OnceLock;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime};
 
 use shared::api::client::Life;
 use tokio::sync::oneshot;
 
+use super::clock::{Clock, Moved, Now};
+use super::file::{is_damage, set_aside};
 use super::secret::Secret;
-use super::store::{Round, Store, is_damage};
-use super::{Mark, Metrics, Settings, Standing, TicketsError};
+use super::store::{Doubt, Round, Sought, Store};
+use super::{Mark, Metrics, Settings, Standing, TicketsError, Told};
 
 /// Most keys of one transaction; one batch is not split.
 const ROUND: usize = 20_000;
@@ -19,29 +22,37 @@ const RETRY: Duration = Duration::from_secs(5);
 const STEP: u32 = 1000;
 /// Between two steps when nothing else is to be done.
 const PAUSE: Duration = Duration::from_millis(100);
-/// How often it is looked whether a new day has begun.
+/// How often it is looked at the clocks.
 const IDLE: Duration = Duration::from_secs(60);
+/// What tells one boot of the host from another.
+const BOOT: &str = "/proc/sys/kernel/random/boot_id";
 
 pub(super) enum Work {
     Ask(Ask),
-    /// Both vaults have given a number together.
-    BothGave,
+    /// Both vaults were together since this doubt was told.
+    WereTogether(u64),
 }
 
 /// Marks that go to a life, unless an earlier one is known.
 pub(super) struct Ask {
-    pub(super) marks: Vec<Mark>,
+    pub(super) marks: Vec<Sought>,
     pub(super) life: Life,
     pub(super) answer: oneshot::Sender<Vec<Option<Life>>>,
 }
 
 pub(super) struct Writer {
     settings: Settings,
-    work: Receiver<Work>,
     standing: Standing,
     metrics: Metrics,
+    boot: Option<String>,
+    clock: Clock,
     store: Option<(Store, Secret)>,
-    tried: Option<Instant>,
+    /// When opening it was tried last, in the clock's running time.
+    tried: Option<Duration>,
+    /// What is wrong with the file that has to be set aside.
+    damaged: Option<String>,
+    /// Counts doubts, so that none is ended by what was seen before it arose.
+    doubts: u64,
     /// What the log last heard.
     told: Option<String>,
     full: bool,
@@ -56,69 +67,95 @@ enum Walk {
 }
 
 impl Writer {
-    pub(super) fn new(
-        settings: Settings,
-        work: Receiver<Work>,
-        standing: Standing,
-        metrics: Metrics,
-    ) -> Self {
-        let (store, tried, told, full, walk) = (None, None, None, false, Walk::Due);
-        Self { settings, work, standing, metrics, store, tried, told, full, walk }
+    pub(super) fn new(settings: Settings, standing: Standing, metrics: Metrics, now: Now) -> Self {
+        let boot = std::fs::read_to_string(BOOT).ok().map(|boot| boot.trim().to_owned());
+        Self {
+            settings,
+            standing,
+            metrics,
+            boot,
+            clock: Clock::new(now),
+            store: None,
+            tried: None,
+            damaged: None,
+            doubts: 0,
+            told: None,
+            full: false,
+            walk: Walk::Due,
+        }
     }
 
-    pub(super) fn run(mut self) {
+    /// Takes work until nobody has any more.
+    pub(super) fn run(mut self, queue: &Receiver<Work>) {
         loop {
             let wait = match (&self.store, &self.walk) {
                 (None, _) => RETRY,
                 (Some(_), Walk::Due | Walk::At(_)) => PAUSE,
                 (Some(_), Walk::Done(_)) => IDLE,
             };
-            let mut next = match self.work.recv_timeout(wait) {
+            let mut next = match queue.recv_timeout(wait) {
                 Ok(work) => Some(work),
                 Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => return,
+                Err(RecvTimeoutError::Disconnected) => break,
             };
-            let (mut asks, mut keys, mut both_gave) = (Vec::new(), 0, false);
-            while let Some(work) = next {
-                match work {
-                    Work::Ask(ask) => {
-                        keys += ask.marks.len();
-                        asks.push(ask);
-                    }
-                    Work::BothGave => both_gave = true,
+            let (mut work, mut keys) = (Vec::new(), 0);
+            while let Some(one) = next {
+                if let Work::Ask(ask) = &one {
+                    keys += ask.marks.len();
                 }
-                next = if keys < ROUND { self.work.try_recv().ok() } else { None };
+                work.push(one);
+                next = if keys < ROUND { queue.try_recv().ok() } else { None };
             }
-            self.open();
-            if !asks.is_empty() {
-                self.round(asks);
+            self.turn(work, now());
+        }
+        if let Some((store, _)) = &mut self.store {
+            // What is not noted keeps tickets a little longer.
+            let _unnoted = store.note();
+        }
+    }
+
+    /// One turn: what the clocks say, then what was asked, then a little tidying up.
+    pub(super) fn turn(&mut self, work: Vec<Work>, now: Now) {
+        self.open(now);
+        let (ran, moved) = self.clock.look(now);
+        self.pass(ran, moved);
+        let (mut asks, mut ended) = (Vec::new(), None);
+        for one in work {
+            match one {
+                Work::Ask(ask) => asks.push(ask),
+                Work::WereTogether(doubt) => ended = ended.max(Some(doubt)),
             }
-            if both_gave {
-                self.note_both_gave();
-            }
-            self.walk();
+        }
+        if !asks.is_empty() {
+            self.round(asks);
+        }
+        if ended == Some(self.doubts) {
+            self.end_doubt();
+        }
+        self.walk();
+        if self.damaged.is_some() {
+            self.open(now);
         }
     }
 
     /// Opens the file where that is due.
-    pub(super) fn open(&mut self) {
+    pub(super) fn open(&mut self, now: Now) {
         if self.store.as_ref().is_some_and(|(store, _)| !store.is_there()) {
-            tracing::error!("tickets: {}: was removed; a fresh one is begun", self.settings.store.display());
+            tracing::error!(
+                "tickets: {}: was removed or replaced while edge was running",
+                self.settings.store.display()
+            );
             (self.store, self.tried) = (None, None);
         }
-        if self.store.is_some() || self.tried.is_some_and(|tried| tried.elapsed() < RETRY) {
+        let waits = self.tried.is_some_and(|tried| now.running.saturating_sub(tried) < RETRY);
+        if self.store.is_some() || waits {
             return;
         }
-        self.tried = Some(now());
-        let file = &self.settings.store;
-        let opened = Secret::of(file).and_then(|secret| Ok((Store::open(file, &secret)?, secret)));
-        match opened {
+        self.tried = Some(now.running);
+        match self.try_open() {
             Ok((store, secret)) => {
-                if !store.both_gave() {
-                    tracing::info!(
-                        "tickets: {}: is new; tickets are written from the first number on that both vaults give",
-                        file.display()
-                    );
+                if let Some(doubt) = store.doubt() {
+                    self.say_doubt(doubt);
                 }
                 self.store = Some((store, secret));
                 self.walk = Walk::Due;
@@ -128,13 +165,48 @@ impl Writer {
         }
     }
 
+    fn try_open(&mut self) -> Result<(Store, Secret), TicketsError> {
+        let file = &self.settings.store;
+        if let Some(why) = &self.damaged {
+            set_aside(file, why)?;
+            self.damaged = None;
+        }
+        let secret = Secret::of(file)?;
+        Ok((Store::open(file, &secret, self.boot.as_deref())?, secret))
+    }
+
+    /// A doubt has arisen that nothing seen before can end.
+    fn say_doubt(&mut self, doubt: Doubt) {
+        self.doubts += 1;
+        tracing::warn!(
+            "tickets: {}: {doubt}: every ticket in it is kept, new ones are written as soon as both vaults are together; \
+             until then a vault that is alone gives this host's new keys no numbers",
+            self.settings.store.display()
+        );
+    }
+
+    /// Edge has run for so long, and perhaps the clock was moved.
+    fn pass(&mut self, ran: Duration, moved: Option<Moved>) {
+        let Some((store, _)) = &mut self.store else { return };
+        let mut trouble = store.pass(ran).and_then(|()| store.write_doubt()).err();
+        if let Some(moved) = moved {
+            let doubt = Doubt::Clock(moved);
+            trouble = store.begin_doubt(doubt).err().or(trouble);
+            self.say_doubt(doubt);
+            self.tell_kept();
+        }
+        if let Some(source) = trouble {
+            self.failed(source);
+        }
+    }
+
     fn round(&mut self, asks: Vec<Ask>) {
         let Some((store, _)) = &mut self.store else {
             // Their senders hear it by the dropped answer.
             return;
         };
-        let marks: Vec<(&[Mark], Life)> = asks.iter().map(|ask| (&ask.marks[..], ask.life)).collect();
-        let round = store.write_down(&marks, today(), self.settings.most);
+        let marks: Vec<(&[Sought], Life)> = asks.iter().map(|ask| (&ask.marks[..], ask.life)).collect();
+        let round = store.write_down(&marks, self.settings.most);
         let Round { lives, written, known, committed, no_room, trouble } = round;
         self.metrics.count("written", written);
         self.metrics.count("known", known);
@@ -151,11 +223,13 @@ impl Writer {
         }
     }
 
-    fn note_both_gave(&mut self) {
-        let Some((store, _)) = self.store.as_mut().filter(|(store, _)| !store.both_gave()) else { return };
-        match store.note_both_gave() {
+    fn end_doubt(&mut self) {
+        let Some((store, _)) = self.store.as_mut().filter(|(store, _)| store.doubt().is_some()) else {
+            return;
+        };
+        match store.end_doubt() {
             Ok(()) => {
-                tracing::info!("tickets: both vaults gave a number; tickets are written from now on");
+                tracing::info!("tickets: both vaults were together; tickets are written from now on");
                 self.tell(None);
             }
             Err(source) => self.failed(source),
@@ -164,8 +238,8 @@ impl Writer {
 
     fn failed(&mut self, source: rusqlite::Error) {
         if is_damage(&source) {
-            // Opening it anew sets it aside.
             (self.store, self.tried) = (None, None);
+            self.damaged = Some(format!("is damaged: {source}"));
         }
         self.tell(Some(TicketsError::Database { file: self.settings.store.clone(), source }));
     }
@@ -173,18 +247,19 @@ impl Writer {
     /// Looks for old tickets, a little at a time.
     fn walk(&mut self) {
         let Some((store, _)) = &mut self.store else { return };
-        let today = today();
+        let today = store.today();
         let from = match self.walk {
             Walk::Done(day) if day == today => return,
             Walk::Due | Walk::Done(_) => None,
             Walk::At(mark) => mark,
         };
-        match store.thin_out(from, today.saturating_sub(self.settings.days), STEP) {
+        match store.thin_out(from, self.settings.days, STEP) {
             Ok(Some(last)) => self.walk = Walk::At(Some(last)),
             Ok(None) => {
                 self.walk = Walk::Done(today);
                 self.tell_kept();
             }
+            Err(error) if is_damage(&error) => self.failed(error),
             Err(error) => {
                 // Tomorrow again; whoever writes tickets tells what is wrong.
                 tracing::debug!("tickets: looking for old ones: {error}");
@@ -213,17 +288,19 @@ impl Writer {
         let secret = self.store.as_ref().map(|(_, secret)| secret.clone());
         let kept = self.store.as_ref().map_or(0, |(store, _)| store.kept());
         self.metrics.kept.set(i64::try_from(kept).unwrap_or(i64::MAX));
-        let words = match (&self.told, &self.store) {
+        let doubt = self.store.as_ref().and_then(|(store, _)| store.doubt());
+        let words = match (&self.told, doubt) {
             (Some(trouble), _) => format!("NOT written: {trouble}"),
-            (None, Some((store, _))) if !store.both_gave() => {
-                "new: written from the first number on that both vaults give".to_owned()
+            (None, Some(doubt)) => {
+                format!("{kept} kept, new ones as soon as both vaults are together: {doubt}")
             }
-            (None, _) if self.full => {
+            (None, None) if self.full => {
                 format!("FULL: {kept} kept, new keys go without; raise gateway.max_tickets")
             }
-            (None, _) => format!("{kept} kept, of at most {}", self.settings.most),
+            (None, None) => format!("{kept} kept, of at most {}", self.settings.most),
         };
-        self.standing.say(secret, words);
+        let doubt = doubt.map(|_| self.doubts);
+        self.standing.say(Told { secret, doubt, words });
     }
 
     fn say_room(&mut self, no_room: usize, committed: bool) {
@@ -240,17 +317,13 @@ impl Writer {
     }
 }
 
-/// Days since 1970.
-#[expect(clippy::disallowed_methods, reason = "the day on which a ticket is forgotten needs no other clock")]
-fn today() -> u32 {
-    let since = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default();
-    u32::try_from(since.as_secs() / 86_400).unwrap_or(u32::MAX)
-}
-
+/// What both clocks say.
 #[expect(
     clippy::disallowed_methods,
-    reason = "this thread is a corridor's: it alone decides when to try again"
+    reason = "this thread is a corridor's: it alone decides when to try again, and what the clocks are good for"
 )]
-fn now() -> Instant {
-    Instant::now()
+pub(super) fn now() -> Now {
+    static BEGAN: OnceLock<Instant> = OnceLock::new();
+    let running = BEGAN.get_or_init(Instant::now).elapsed();
+    Now { wall: SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap_or_default(), running }
 }

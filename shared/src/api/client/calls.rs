@@ -10,7 +10,9 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Answer, Body, Client, ClientError};
-use crate::api::{Confirm, FILE_LABEL, File, IDEMPOTENCY_KEY, MAX_KEY, Number, Problem, Void};
+use crate::api::{
+    Confirm, FILE_LABEL, File, IDEMPOTENCY_KEY, MAX_KEY, MAX_NUMBER_KEY, Number, Problem, Void,
+};
 use crate::tls::is_name;
 
 /// Longest JSON answer; a page of a thousand files stays below.
@@ -22,7 +24,7 @@ impl Client {
     /// # Errors
     /// As [`Client::call`], or the vault's refusal (503 `peer_away` while the pair is apart).
     pub async fn reserve(&self, series: &str, key: &str) -> Result<Number, ClientError> {
-        let request = post(&numbers(series)?, Some(key), Body::Empty)?;
+        let request = post(&numbers(series)?, Some(Key::Number(key)), Body::Empty)?;
         self.json("reserve", request).await
     }
 
@@ -83,7 +85,7 @@ impl Client {
         label: &str,
         content: Bytes,
     ) -> Result<File, ClientError> {
-        let mut request = post("/v1/files", Some(key), Body::Kept(content))?;
+        let mut request = post("/v1/files", Some(Key::File(key)), Body::Kept(content))?;
         let media_type = HeaderValue::try_from(media_type)
             .map_err(|_| ClientError::Argument("the media type is no header value"))?;
         request.headers_mut().insert(header::CONTENT_TYPE, media_type);
@@ -155,14 +157,28 @@ fn bare(method: Method, path: &str) -> Result<Request<Body>, ClientError> {
     Ok(request)
 }
 
-fn post(path: &str, key: Option<&str>, body: Body) -> Result<Request<Body>, ClientError> {
+/// What a key is of; each has its own length.
+enum Key<'a> {
+    Number(&'a str),
+    File(&'a str),
+}
+
+impl Key<'_> {
+    fn value(self) -> Result<HeaderValue, ClientError> {
+        let (key, most, wrong) = match self {
+            Self::Number(key) => (key, MAX_NUMBER_KEY, "a number's key is 1 to 256 visible ASCII characters"),
+            Self::File(key) => (key, MAX_KEY, "a file's key is 1 to 128 visible ASCII characters"),
+        };
+        let fits = (1..=most).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());
+        let value = if fits { HeaderValue::try_from(key).ok() } else { None };
+        value.ok_or(ClientError::Argument(wrong))
+    }
+}
+
+fn post(path: &str, key: Option<Key<'_>>, body: Body) -> Result<Request<Body>, ClientError> {
     let mut request = bare(Method::POST, path)?.map(|_| body);
     if let Some(key) = key {
-        let wrong = ClientError::Argument("an idempotency key is 1 to 128 visible ASCII characters");
-        if key.is_empty() || key.len() > MAX_KEY || !key.bytes().all(|byte| byte.is_ascii_graphic()) {
-            return Err(wrong);
-        }
-        request.headers_mut().insert(IDEMPOTENCY_KEY, HeaderValue::try_from(key).map_err(|_| wrong)?);
+        request.headers_mut().insert(IDEMPOTENCY_KEY, key.value()?);
     }
     Ok(request)
 }
@@ -235,6 +251,24 @@ mod tests {
             let encoded = encode(&text);
             prop_assert!(encoded.bytes().all(|byte| byte.is_ascii_graphic()));
             prop_assert_eq!(decode(&encoded), Some(text));
+        }
+    }
+
+    #[test]
+    fn keys_are_as_long_as_the_vault_takes_them_and_no_longer() {
+        let key = |length: usize| "k".repeat(length);
+        let number = |length| post("/", Some(Key::Number(&key(length))), Body::Empty).map(drop);
+        let file = |length| post("/", Some(Key::File(&key(length))), Body::Empty).map(drop);
+        assert!(number(1).is_ok() && number(MAX_NUMBER_KEY).is_ok());
+        assert!(file(1).is_ok() && file(MAX_KEY).is_ok());
+        for (refused, most) in [
+            (number(0), MAX_NUMBER_KEY),
+            (number(MAX_NUMBER_KEY + 1), MAX_NUMBER_KEY),
+            (file(0), MAX_KEY),
+            (file(MAX_KEY + 1), MAX_KEY),
+        ] {
+            let told = refused.unwrap_err().to_string();
+            assert!(told.contains(&format!("1 to {most} visible")), "{told}");
         }
     }
 

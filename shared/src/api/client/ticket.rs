@@ -3,9 +3,9 @@
 //! written. It exists because a vault that is alone may give a number only to a key that nobody
 //! else can have answered: one that was first sent to this very process.
 //!
-//! What a ticket belongs to is the series' name and the key alone. Another way to write the same
-//! call (an encoded letter, a query that says what goes without saying) must not get a second
-//! ticket; one ticket for two owners or two periods costs nothing but an answer alone.
+//! What a ticket belongs to is the series, its period and the key, as the vault reads them. Another
+//! way to write the same call (an encoded letter, a query that says what goes without saying) must
+//! not get a second ticket; one ticket for two owners costs nothing but an answer alone.
 
 use std::fmt;
 use std::str::FromStr;
@@ -20,6 +20,9 @@ use super::body::Load;
 use super::{ClientError, Head};
 use crate::api::{CONTENT_DIGEST, IDEMPOTENCY_KEY, MAX_BATCH, MAX_NUMBER_KEY, VAULT_LIFE, VAULT_TICKET};
 use crate::tls::is_name;
+
+/// Longest period: a year and a month.
+const MAX_PERIOD: usize = 7;
 
 /// One run of a vault's process, from its start to its end: 32 lower-case hex digits on the wire.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
@@ -64,15 +67,23 @@ impl From<Life> for String {
 
 /// Where a caller of the client keeps its tickets; see [`super::Client::with_tickets`].
 pub trait Tickets: Send + Sync {
-    /// These keys of `series` go to `life`, unless an earlier life is written down for them. Tells
-    /// for each, in order, the life that was written down first, once it would survive a crash;
-    /// `None` where nothing can be: such a key goes out without a ticket, which is safe, but a
-    /// vault that is alone refuses it. Must answer in bounded time.
+    /// These keys of `series` (`INV`, or `INV/2026` where the call names a period) go to `life`,
+    /// unless an earlier life is written down for them. Tells for each, in order, the life that was
+    /// written down first, once it would survive a crash; `None` where nothing can be: such a key
+    /// goes out without a ticket, which is safe, but a vault that is alone refuses it. Must answer
+    /// in bounded time.
     fn write_down(&self, series: &str, keys: Vec<String>, life: Life) -> BoxFuture<'_, Vec<Option<Life>>>;
 
-    /// A key without a ticket just got a new number: both vaults were together a moment ago, and
-    /// whatever either had given alone before is known to both.
-    fn both_gave(&self) {}
+    /// Whoever cannot be sure to know every key that was sent before (its store is new, or may be
+    /// an older state of itself) writes nothing down until both vaults were together after that
+    /// doubt arose, for then each knows what the other had given alone. Tells the doubt, by a
+    /// number of its own.
+    fn doubt(&self) -> Option<u64> {
+        None
+    }
+
+    /// Both vaults were together at a moment after [`Tickets::doubt`] told this.
+    fn were_together(&self, _doubt: u64) {}
 }
 
 /// The life that an answer names.
@@ -85,6 +96,8 @@ pub(super) struct Stamp {
     tickets: Arc<dyn Tickets>,
     reserve: Reserve,
     state: State,
+    /// What was not sure before the call went out.
+    doubt: Option<u64>,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -114,7 +127,8 @@ impl Stamp {
         if matches!(&reserve, Reserve::Many { batch, .. } if batch.tickets.is_some()) {
             return Err(ClientError::ForeignTicket);
         }
-        Ok(Some(Self { tickets: Arc::clone(tickets), reserve, state: State::Due }))
+        let (tickets, doubt) = (Arc::clone(tickets), tickets.doubt());
+        Ok(Some(Self { tickets, reserve, state: State::Due, doubt }))
     }
 
     /// Is the vault's life needed, to which the call goes first?
@@ -136,12 +150,11 @@ impl Stamp {
 
     /// The call was answered so.
     pub(super) fn answered(&self, status: StatusCode) {
-        // Only a single reserve tells a new number from one that was given before.
-        if self.state == State::Without
-            && status == StatusCode::CREATED
-            && matches!(self.reserve, Reserve::One { .. })
-        {
-            self.tickets.both_gave();
+        // Without a ticket only both together give a new number, and only a single reserve tells it
+        // from one that was given before.
+        let is_new = status == StatusCode::CREATED && matches!(self.reserve, Reserve::One { .. });
+        if let Some(doubt) = self.doubt.filter(|_| is_new && self.state == State::Without) {
+            self.tickets.were_together(doubt);
         }
     }
 }
@@ -170,7 +183,11 @@ impl Reserve {
             return None;
         }
         let (series, what) = head.path.path().strip_prefix("/v1/series/")?.split_once('/')?;
-        let series = decoded(series).filter(|series| is_name(series))?;
+        let series = decoded(series, false).filter(|series| is_name(series))?;
+        let series = match period(head.path.query().unwrap_or_default())? {
+            Some(period) => format!("{series}/{period}"),
+            None => series,
+        };
         match what {
             "numbers" => {
                 let mut keys = head.headers.get_all(IDEMPOTENCY_KEY).iter();
@@ -222,13 +239,32 @@ fn is_key(key: &str) -> bool {
     (1..=MAX_NUMBER_KEY).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic())
 }
 
-/// A path's segment without its percent-encoding, RFC 3986.
-fn decoded(segment: &str) -> Option<String> {
+/// The period that the query names, if it names one; `None` for a query that no vault would take.
+fn period(query: &str) -> Option<Option<String>> {
+    let mut found = None;
+    for field in query.split('&') {
+        let (name, value) = field.split_once('=').unwrap_or((field, ""));
+        if decoded(name, true)? != "period" {
+            continue;
+        }
+        // Years and months, as the vault writes them; two of them are no period.
+        let value = decoded(value, true)?;
+        let is_plain = value.bytes().all(|byte| byte.is_ascii_digit() || byte == b'-');
+        if !is_plain || !(1..=MAX_PERIOD).contains(&value.len()) || found.replace(value).is_some() {
+            return None;
+        }
+    }
+    Some(found)
+}
+
+/// A path's segment without its percent-encoding, RFC 3986; with `form`, a query's name or value,
+/// where a plus is a blank.
+fn decoded(segment: &str, form: bool) -> Option<String> {
     let mut bytes = Vec::with_capacity(segment.len());
     let mut rest = segment.bytes();
     while let Some(byte) = rest.next() {
         if byte != b'%' {
-            bytes.push(byte);
+            bytes.push(if form && byte == b'+' { b' ' } else { byte });
             continue;
         }
         let high = char::from(rest.next()?).to_digit(16)?;
@@ -339,6 +375,32 @@ mod tests {
         assert!(book.len() == 3 && book.iter().all(|asked| *asked == book[0]), "{book:?}");
     }
 
+    #[tokio::test]
+    async fn each_period_of_a_key_has_a_ticket_of_its_own_however_it_is_written() {
+        let series = |query: &str| {
+            let head = head(&format!("/v1/series/INV/numbers{query}"), "k");
+            Reserve::of(&head, &Load::Kept(Bytes::new())).map(|reserve| reserve.keys().0.to_owned())
+        };
+        for query in
+            ["?period=2026", "?owner=erp&period=2026", "?%70eriod=%32026&owner=erp", "?&period=2026&"]
+        {
+            assert_eq!(series(query).as_deref(), Some("INV/2026"), "{query}");
+        }
+        assert_eq!(series("?period=2026-03").as_deref(), Some("INV/2026-03"));
+        for query in ["", "?", "?owner=erp", "?Period=2026", "?owner=period%3D2026"] {
+            assert_eq!(series(query).as_deref(), Some("INV"), "{query}");
+        }
+        // No vault takes these: they get no ticket, which is safe whatever comes of them.
+        for query in
+            ["?period=", "?period", "?period=2026&period=2027", "?period=2026/1", "?period=%zz", "?%=x"]
+        {
+            assert_eq!(series(query), None, "{query}");
+        }
+        let body = Load::Kept(Bytes::from_static(br#"{"keys":["a"]}"#));
+        let batch = Reserve::of(&head("/v1/series/INV/numbers/batch?period=2026", "k"), &body).unwrap();
+        assert_eq!(batch.keys().0, "INV/2026");
+    }
+
     #[test]
     fn a_life_is_32_hex_digits() {
         for bad in ["", "7", "+0000000000000000000000000000007", "g0000000000000000000000000000007"] {
@@ -353,7 +415,7 @@ mod tests {
         }
 
         #[test]
-        fn no_path_and_no_body_make_the_stamp_panic(path in "/v1/series/[ -~]{0,20}", body in "\\PC{0,60}") {
+        fn no_path_and_no_body_make_the_stamp_panic(path in "/v1/series/(INV/numbers[?])?[ -~]{0,20}", body in "\\PC{0,60}") {
             let Ok(path) = PathAndQuery::try_from(path.as_str()) else { return Ok(()) };
             let head = Head { path, ..head("/", "k") };
             let _ = Reserve::of(&head, &Load::Kept(Bytes::from(body)));

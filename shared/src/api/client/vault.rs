@@ -7,6 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::uri::PathAndQuery;
 use http::{HeaderMap, HeaderValue, Method, Request, Response, Version, header};
+use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use hyper::client::conn::http1::{self, SendRequest};
 use hyper_util::rt::TokioIo;
@@ -20,10 +21,13 @@ use super::body::{Lent, Load, Outgoing};
 use super::identity::Identity;
 use super::ticket::{Life, life_of};
 use super::{ClientError, Head, Limits, Transport, VaultAddress, VaultState};
+use crate::api::LifeAnswer;
 use crate::retry::Backoff;
 
 /// Longest head of an answer; ours are far below.
 const MAX_HEAD: usize = 64 << 10;
+/// Longest answer to the question which life it is.
+const MAX_LIFE: usize = 4 << 10;
 
 pub(super) struct Vault {
     pub(super) name: String,
@@ -127,12 +131,25 @@ impl Vault {
             return Ok(connection);
         }
         // The header says it; whatever the status, there is no body.
-        let path = PathAndQuery::from_static("/v1/life");
-        let head = Head { method: Method::HEAD, path, headers: HeaderMap::new() };
-        let request = self.request(&head, &Load::Kept(Bytes::new()));
+        let request = self.request(&life_call(Method::HEAD), &Load::Kept(Bytes::new()));
         let (_, mut connection) = send(connection, request).await?;
         connection.sender.ready().await.map_err(Transport::Lost)?;
         Ok(connection)
+    }
+
+    /// Does it make sure now that both vaults are together? No answer is no.
+    pub(super) async fn is_together(self: &Arc<Self>) -> bool {
+        let within = self.limits.attempt;
+        let patience = Patience { first: within, alive: Duration::ZERO };
+        let asking = async {
+            let none = Load::Kept(Bytes::new());
+            let asked = self.exchange(&life_call(Method::GET), &none, patience, None).await;
+            let (response, connection) = asked.ok()?;
+            let body = Limited::new(response.into_body(), MAX_LIFE).collect().await.ok()?.to_bytes();
+            connection.give_back(self);
+            serde_json::from_slice::<LifeAnswer>(&body).ok()
+        };
+        timeout(within, asking).await.ok().flatten().is_some_and(|answer| answer.together)
     }
 
     /// One exchange until the answer's head, on `opened` or a kept connection if there is one. One
@@ -361,6 +378,10 @@ impl Connection {
             }
         });
     }
+}
+
+fn life_call(method: Method) -> Head {
+    Head { method, path: PathAndQuery::from_static("/v1/life"), headers: HeaderMap::new() }
 }
 
 async fn send(

@@ -8,7 +8,7 @@ use futures_util::stream;
 use http::header;
 use serde::Deserialize;
 
-use super::asked::{Asked, invalid};
+use super::asked::{Asked, invalid, refusal};
 use crate::api::refusal::Refusal;
 use crate::sequence::book::SeriesName;
 use crate::sequence::entry::Tail;
@@ -29,6 +29,8 @@ struct Walk {
     tail: Tail,
     /// The last one to be written.
     last: u64,
+    /// Numbers that this vault gave alone, which are not among them, while the two are apart.
+    alone: Option<u64>,
     begun: bool,
     ended: bool,
 }
@@ -41,9 +43,9 @@ pub(super) async fn export(
         return Err(invalid("an export holds a series with all its periods; leave period out"));
     }
     let format = asked.more.format.unwrap_or(Format::Csv);
-    let last = sequence.final_index();
+    let (last, alone) = sequence.exportable(&asked.base).await.map_err(refusal)?;
     let (name, tail) = (asked.base, Tail::default());
-    let walk = Walk { sequence, name, format, tail, last, begun: false, ended: false };
+    let walk = Walk { sequence, name, format, tail, last, alone, begun: false, ended: false };
     let body = Body::from_stream(stream::try_unfold(walk, Walk::next));
     Ok(([(header::CONTENT_TYPE, format.media_type())], body).into_response())
 }
@@ -67,6 +69,10 @@ impl Walk {
             text.push_str(&row.text(self.format, std::mem::take(&mut first)));
         }
         if self.tail.index >= self.last {
+            if let Some(alone) = self.alone {
+                let apart = Row::Apart { tail: self.tail, alone };
+                text.push_str(&apart.text(self.format, std::mem::take(&mut first)));
+            }
             text.push_str(&Row::End(self.tail).text(self.format, first));
             text.push_str(self.format.foot());
             self.ended = true;

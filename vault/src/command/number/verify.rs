@@ -117,6 +117,12 @@ fn told(findings: &Findings) -> String {
         if *skipped > 0 { format!(", {skipped} of others by their hashes alone") } else { String::new() };
     let mut text =
         format!("{verdict}: {entries} entries{others}, the last is {last_index}\nits hash: {last_hash}\n");
+    if let Some(alone) = findings.apart {
+        text.push_str(&format!(
+            "not the whole: the vaults were apart, and {alone} numbers that this one had given alone are not in it, nor \
+             those of the other; export again when both have met\n"
+        ));
+    }
     for series in &findings.series {
         let SeriesFindings { owner, given, last, confirmed, reserved, voided, doubtful, .. } = series;
         let period = series.period.as_deref().map_or_else(String::new, |period| format!(" {period}"));

@@ -16,6 +16,10 @@ pub struct Findings {
     pub last_index: u64,
     /// Its hash: as `vault status` shows it, if nothing came after.
     pub last_hash: String,
+    /// The vaults were apart when it was exported, and so many numbers that the one had given alone
+    /// are not in it; how many the other had, it could not know.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub apart: Option<u64>,
     /// Each series, and each period of one.
     pub series: Vec<SeriesFindings>,
     /// What is wrong, the first hundred.

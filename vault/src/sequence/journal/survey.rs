@@ -62,6 +62,19 @@ impl Journal {
         read().map_err(|source| self.sql(source))
     }
 
+    /// How many numbers of this series and its periods this vault gave alone that are not in the
+    /// chain for good.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn given_alone(&self, base: &SeriesName) -> Result<u64, JournalError> {
+        let sql = "SELECT count(*) FROM solo
+             WHERE owner = ?1 AND (series = ?2 OR series > ?2 || '/' AND series < ?2 || '0') AND act = 'reserve'";
+        let read =
+            || self.connection.prepare_cached(sql)?.query_row([&base.owner, &base.series], |row| row.get(0));
+        read().map_err(|source| self.sql(source))
+    }
+
     /// From now on, what is read is what the journal holds at this moment, whatever a running vault
     /// writes meanwhile.
     ///

@@ -25,6 +25,9 @@ use crate::sequence::{ANSWER_DEADLINE, Sequence};
 /// The other vault has said within this time that the session stands, or nothing is answered.
 const SURE_DEADLINE: Duration = Duration::from_secs(2);
 
+/// Whoever wants to know whether both are together hears no after this long.
+const TOGETHER_DEADLINE: Duration = Duration::from_millis(500);
+
 /// What a follower asks the owner.
 #[derive(Debug, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase", deny_unknown_fields)]
@@ -91,6 +94,21 @@ impl Sequence {
         stale: bool,
     ) -> Result<Seen<Leaf>, RecordError> {
         self.look(stale, move |journal, upto| journal.records(&name, &prefix, limit, upto)).await
+    }
+
+    /// Can it be made sure that both vaults are together at a moment during this call? Then each
+    /// knows whatever the other has given alone before.
+    pub async fn are_together(&self) -> bool {
+        let stands = || self.seen().refusal.is_none();
+        let asking = async {
+            let unheard = RecordError::from(Reason::Away);
+            match self.asks_the_owner() {
+                true => self.ask_owner::<u64>(&Question::Sure, unheard).await,
+                false => self.sure().await,
+            }
+        };
+        // An owner that an operator lets go on alone is as sure of itself.
+        stands() && matches!(timeout(TOGETHER_DEADLINE, asking).await, Ok(Ok(_))) && stands()
     }
 
     /// The answer to the other vault's question.
