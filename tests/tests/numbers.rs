@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use harness::cluster::temporary_folder;
 use harness::curl::{Answer, Curl};
 use harness::program::{Ran, run};
-use harness::vault_host::{Holder, Pair, PairPlan};
+use harness::vault_host::{Holder, NAMES, Pair, PairPlan};
 use harness::{binaries, plain, wait};
 use serde_json::{Value, json};
 use shared::api::{BatchAnswer, Number, Page, Series, SeriesKind};
@@ -249,6 +249,81 @@ fn a_batch_gives_each_key_what_it_would_have_got_alone() {
         Ok(())
     })
     .unwrap();
+}
+
+#[test]
+fn a_vault_started_anew_and_alone_gives_numbers_by_a_token_that_works_once() {
+    let mut house = house();
+    let series = "/v1/series/POS?owner=erp";
+    house.define(&house.operator, series, &json!({ "range": 10 })).expect(&[200]).unwrap();
+    let path = "/v1/series/POS/numbers";
+    let first = number(&house.reserve(0, path, "together")).number;
+    // The ledger's owner makes it, for either vault.
+    let make = |house: &House, by: usize, vault: &str| {
+        house.pair.vaults[by].command(&["number", "token", "--for", vault])
+    };
+    let owner = (0..2).find(|by| make(&house, *by, NAMES[1]).is_ok()).unwrap();
+    let why = |error: anyhow::Error| format!("{error:#}");
+    let refused = why(make(&house, 1 - owner, NAMES[1]).unwrap_err());
+    assert!(refused.contains("made by the ledger's owner"), "{refused}");
+    assert!(make(&house, owner, "nobody").is_err());
+    let printed = make(&house, owner, NAMES[1]).unwrap();
+    let token = printed.lines().next().unwrap().to_owned();
+    let open = |house: &House, token: &str| house.pair.vaults[1].command(&["number", "open", token]);
+    let refused = why(open(&house, &token).unwrap_err());
+    assert!(refused.contains("started anew"), "{refused}");
+    // What is set aside for it is in both journals once the rounds after it are final.
+    for key in ["later", "latest"] {
+        assert_eq!(house.reserve(0, path, key).status, 201);
+    }
+
+    for vault in &mut house.pair.vaults {
+        vault.program().unwrap().kill().unwrap();
+    }
+    house.pair.vaults[1].program().unwrap().restart().unwrap();
+    house.pair.vaults[1].wait_alive().unwrap();
+    let ticketed = |house: &House, key: &str| {
+        let life = house.erp(1, "/v1/life").send().unwrap().word("life").unwrap();
+        let call = house.erp(1, path).key(key).method("POST");
+        (call.header("Vault-Ticket", &life).send().unwrap(), life)
+    };
+    let (refused, before) = ticketed(&house, "alone-1");
+    is_problem(&refused, 503, "peer_away");
+    assert!(refused.text().contains("was started"), "{}", refused.text());
+    let wrong = why(open(&house, "0123-4567-89ab-cdef-0123-4567-89ab-cdef").unwrap_err());
+    assert!(wrong.contains("does not take that token"), "{wrong}");
+    let opened = open(&house, &token).unwrap();
+    assert!(opened.contains("destroy the token"), "{opened}");
+    let mut given = Vec::new();
+    for count in 0..10 {
+        let (answer, life) = ticketed(&house, &format!("alone-{count}"));
+        assert_ne!(life, before, "a token begins a new life");
+        given.push(number(&answer).number);
+    }
+    assert!(given.windows(2).all(|pair| pair[0] + 1 == pair[1]) && given[0] > first, "{given:?}");
+    is_problem(&ticketed(&house, "one-too-many").0, 503, "peer_away");
+
+    // Killed and started again, it remembers that the token was used.
+    house.pair.vaults[1].program().unwrap().kill().unwrap();
+    house.pair.vaults[1].program().unwrap().restart().unwrap();
+    house.pair.vaults[1].wait_alive().unwrap();
+    assert!(why(open(&house, &token).unwrap_err()).contains("does not take that token"));
+    assert_eq!(number(&ticketed(&house, "alone-3").0).number, given[3]);
+
+    house.pair.vaults[0].program().unwrap().restart().unwrap();
+    house.pair.wait_ready().unwrap();
+    wait::until("the rows given alone stand in the ledger", SOON, || {
+        let answer = house.erp(0, &format!("{path}/{}", given[9])).send()?.expect(&[200])?;
+        anyhow::ensure!(answer.word("key")? == "alone-9", "{}", answer.text());
+        Ok(())
+    })
+    .unwrap();
+    let more = number(&house.reserve(0, path, "together-again")).number;
+    assert!(!given.contains(&more), "{more}");
+    for vault in &house.pair.vaults {
+        let journal = vault.folder.join("state/journal.db");
+        house.verify(&["--journal", journal.to_str().unwrap()]).well().unwrap();
+    }
 }
 
 #[test]

@@ -112,7 +112,7 @@ mod tests {
             .route("/axum", post(|_: axum::Json<Confirm>| async {}))
             .route("/write", post(|IdempotencyKey(key): IdempotencyKey| async { key }));
         let metrics = Metrics::register(&prometheus::Registry::new()).unwrap();
-        router(Parts { rooms, pki, life: life::Life::of(7), status: Vec::new(), metrics })
+        router(Parts { rooms, pki, life: life::Life::of(|| 7), status: Vec::new(), metrics })
     }
 
     fn call(method: &str, path: &str, role: Option<Role>, body: impl Into<Body>) -> Request<Body> {
@@ -225,7 +225,7 @@ mod tests {
         let guarded = super::router(Parts {
             rooms: Router::new(),
             pki,
-            life: life::Life::of(7),
+            life: life::Life::of(|| 7),
             status: Vec::new(),
             metrics,
         });

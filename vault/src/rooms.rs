@@ -118,7 +118,10 @@ impl Rooms {
                 .merge(life::routes(sequence.clone()))
                 .merge(files::routes(storage.clone(), config.api.idle_timeout))
                 .merge(upkeep::routes(storage.clone(), tell_of_adoption(&pair))),
-            life: life::Life::of(sequence.life()),
+            life: life::Life::of({
+                let sequence = sequence.clone();
+                move || sequence.life()
+            }),
             status: status(&pair, &sequence, &storage),
             door: PairDoor { peer: config.pair.peer.clone(), acceptor },
             sequence,

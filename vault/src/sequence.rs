@@ -22,6 +22,7 @@ mod reading;
 pub mod reason;
 pub mod record;
 pub mod standing;
+pub mod token;
 pub mod witness;
 
 use std::collections::VecDeque;
@@ -50,6 +51,7 @@ use mirror::{Found, Mirror};
 use protocol::{Core, Memory, Nonce, Reason};
 use record::desk::Desk;
 use record::front::Question;
+use token::Token;
 use witness::WitnessError;
 
 /// A caller hears "in doubt" after this long; the same key gets the same number later.
@@ -127,6 +129,21 @@ pub enum SequenceError {
         "there is nothing to yield: the two vaults are not both the ledger's owners of one epoch; in epoch 1 the configurations' [sequence] owner decides"
     )]
     NothingToYield,
+    /// No token can be made here and now.
+    #[error(
+        "a token is made by the ledger's owner for one of the two vaults, while both are together; vault status tells where things stand"
+    )]
+    MayNotSeal,
+    /// This vault gives numbers as it is, or can give none by a token either.
+    #[error(
+        "a token serves a vault that was started anew and is apart from the other, with its journal undamaged; this one is not: vault status tells where things stand"
+    )]
+    NeedsNoToken,
+    /// It is not this vault's token, or not any more.
+    #[error(
+        "this vault does not take that token: it is the other vault's, was used, was replaced by a newer one, or was made before this vault lost what it may have answered"
+    )]
+    NotThatToken,
     /// The journal cannot be read.
     #[error("the journal cannot be read; the operator finds the cause in the log")]
     Unreadable,
@@ -203,6 +220,8 @@ pub struct Status {
     pub epoch: u64,
     /// This process's life, hex.
     pub life: String,
+    /// The vaults for which a token holds.
+    pub tokens: Vec<String>,
     /// The copy in a database, if there is one.
     pub database: Option<Brief>,
 }
@@ -320,6 +339,7 @@ impl Sequence {
             entered_index: core.entered_index(),
             complete: core.is_complete(),
             epoch: core.epoch(),
+            sealed: [&settings.own, &settings.peer].map(|name| journal.standing().sealed(name).is_some()),
             definitions: journal.standing().shown_definitions(),
         });
         let (database, replies) = match settings.database.clone() {
@@ -344,6 +364,7 @@ impl Sequence {
             alone: Alone::default(),
             mirror,
             chores_due: false,
+            seal: None,
             queue,
             waiting: VecDeque::new(),
             under_way: Vec::new(),
@@ -498,6 +519,26 @@ impl Sequence {
         self.told(Work::Yield).await
     }
 
+    /// Has a token made with which the vault of that name, started anew and alone, may give numbers
+    /// of available series. It takes the place of an earlier one.
+    ///
+    /// # Errors
+    /// [`SequenceError::MayNotSeal`], or that it is in doubt: then make another.
+    pub async fn seal(&self, vault: String) -> Result<Token, SequenceError> {
+        let token = nonce().map(Token).map_err(|_| SequenceError::Busy)?;
+        self.told(|done| Work::Seal(vault, token.life(), done)).await?;
+        Ok(token)
+    }
+
+    /// Lets this vault, started anew and alone, give numbers from what is set aside for the token:
+    /// the word of an operator who has never used it before.
+    ///
+    /// # Errors
+    /// [`SequenceError::NeedsNoToken`], [`SequenceError::NotThatToken`], or the disk.
+    pub async fn open(&self, token: Token) -> Result<u64, SequenceError> {
+        self.told(|done| Work::Open(token.life(), done)).await
+    }
+
     async fn told(
         &self,
         word: impl FnOnce(oneshot::Sender<Result<u64, SequenceError>>) -> Work,
@@ -541,6 +582,13 @@ impl Sequence {
             last_hash: seen.tail.hash.to_string(),
             epoch: seen.epoch,
             life: format!("{:032x}", seen.life),
+            tokens: self
+                .names
+                .iter()
+                .zip(seen.sealed)
+                .filter(|(_, is)| *is)
+                .map(|(name, _)| name.clone())
+                .collect(),
             database: self.database.as_ref().map(Database::brief),
         }
     }

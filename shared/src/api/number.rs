@@ -113,6 +113,22 @@ pub struct TakeOver {
     pub alone: bool,
 }
 
+/// Body of `POST /v1/numbers/token`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenFor {
+    /// The name of the vault that may use it.
+    pub vault: String,
+}
+
+/// Answer of `POST /v1/numbers/token`, body of `POST /v1/numbers/token/open`.
+#[derive(Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TokenText {
+    /// 32 hex digits, in groups. It works once.
+    pub token: String,
+}
+
 /// Answer of `POST /v1/numbers/take-over` and `POST /v1/numbers/yield`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Epoch {

@@ -1,6 +1,8 @@
 //! `GET /v1/life`, and the `Vault-Life` header on every answer: which process answers, and whether
 //! it is together with the other vault. Tickets name lives; what they decide is the ledger's.
 
+use std::sync::Arc;
+
 use axum::extract::{Request, State};
 use axum::middleware::Next;
 use axum::response::Response;
@@ -12,16 +14,15 @@ use shared::api::{LifeAnswer, VAULT_LIFE};
 use super::caller::Caller;
 use crate::sequence::Sequence;
 
-/// The life of this process, as it stands on the wire.
-#[derive(Debug, Clone)]
-pub struct Life(HeaderValue);
+/// The life that answers, asked for each answer: a token begins a new one without a new process.
+#[derive(Clone)]
+pub struct Life(Arc<dyn Fn() -> u128 + Send + Sync>);
 
 impl Life {
-    /// Of a life of the ledger.
+    /// Whatever this tells.
     #[must_use]
-    pub fn of(life: u128) -> Self {
-        let digits = HeaderValue::try_from(format!("{life:032x}"));
-        Self(digits.unwrap_or(HeaderValue::from_static("00000000000000000000000000000000")))
+    pub fn of(life: impl Fn() -> u128 + Send + Sync + 'static) -> Self {
+        Self(Arc::new(life))
     }
 }
 
@@ -40,6 +41,8 @@ async fn tell(_caller: Caller, State(sequence): State<Sequence>, method: Method)
 /// Puts the header on an answer, a refusal too.
 pub(super) async fn sign(State(Life(life)): State<Life>, request: Request, next: Next) -> Response {
     let mut response = next.run(request).await;
-    response.headers_mut().insert(VAULT_LIFE, life);
+    if let Ok(life) = HeaderValue::try_from(format!("{:032x}", life())) {
+        response.headers_mut().insert(VAULT_LIFE, life);
+    }
     response
 }

@@ -13,7 +13,8 @@ use axum::routing::{get, post, put};
 use axum::{Json, Router};
 use serde::Deserialize;
 use shared::api::{
-    Confirm, Epoch, MAX_NUMBER_KEY, MAX_PAGE, Number, NumberState, Page, Reseeded, TakeOver, Void,
+    Confirm, Epoch, MAX_NUMBER_KEY, MAX_PAGE, Number, NumberState, Page, Reseeded, TakeOver, TokenFor,
+    TokenText, Void,
 };
 use shared::tls::Role;
 
@@ -21,6 +22,7 @@ use super::body::JsonBody;
 use super::caller::Caller;
 use super::key::IdempotencyKey;
 use super::refusal::Refusal;
+use crate::sequence::token::{NoToken, Token};
 use crate::sequence::{Done, Sequence};
 use asked::{Asked, AskedNumber, NoMore, Supersedes, Ticket, checked_text, invalid, refusal};
 
@@ -43,7 +45,34 @@ pub fn routes(sequence: Sequence) -> Router {
         .route("/v1/numbers/re-seed", post(reseed))
         .route("/v1/numbers/take-over", post(take_over))
         .route("/v1/numbers/yield", post(give_way))
+        .route("/v1/numbers/token", post(seal))
+        .route("/v1/numbers/token/open", post(open))
         .with_state(sequence)
+}
+
+/// Operators only: a token with which one of the vaults may give numbers when it is alone.
+async fn seal(
+    State(sequence): State<Sequence>,
+    caller: Caller,
+    JsonBody(TokenFor { vault }): JsonBody<TokenFor>,
+) -> Result<Json<TokenText>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let token = sequence.seal(vault.clone()).await.map_err(refusal)?;
+    tracing::warn!(by = caller.0.name, "numbers: a token was made for {vault}");
+    Ok(Json(TokenText { token: token.to_string() }))
+}
+
+/// Operators only: this vault goes on by its token.
+async fn open(
+    State(sequence): State<Sequence>,
+    caller: Caller,
+    JsonBody(TokenText { token }): JsonBody<TokenText>,
+) -> Result<Json<Epoch>, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    let token: Token = token.parse().map_err(|error: NoToken| invalid(error.to_string()))?;
+    let epoch = sequence.open(token).await.map_err(refusal)?;
+    tracing::warn!(by = caller.0.name, "numbers: this vault gives numbers by a token");
+    Ok(Json(Epoch { epoch }))
 }
 
 /// Operators only: the other vault's journal is lost, this vault's is whole.

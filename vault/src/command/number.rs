@@ -16,7 +16,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::api::{
     Batch, BatchAnswer, Confirm, Count, Epoch, Number, NumberState, Page, Reseeded, Series, SeriesKind, Span,
-    TakeOver, Void,
+    TakeOver, TokenFor, TokenText, Void,
 };
 
 use super::control::{self, Progress, whole};
@@ -144,6 +144,26 @@ pub enum Verb {
         #[arg(long)]
         alone: bool,
     },
+    /// Make a token with which one vault may give numbers while it is alone, though it was started anew
+    ///
+    /// A vault that stays up gives numbers of available series alone by itself; one that was started
+    /// anew, with the other away, cannot know what it answered last and gives none. With this token,
+    /// kept outside of both, it may give from numbers set aside for it. Run it on the owner while
+    /// both are together. It works once; a newer one takes its place; and once the two are
+    /// together again after its vault lost power or its journal, it is void: make a new one.
+    Token {
+        /// The vault that may use it
+        #[arg(long = "for", value_name = "VAULT")]
+        vault: String,
+    },
+    /// Let this vault, started anew and alone, give numbers of available series by its token
+    ///
+    /// Never use a token twice, and never after this vault was restored from a copy made before it
+    /// was used: the vault knows of neither, and numbers would be given twice.
+    Open {
+        /// As vault number token printed it
+        token: String,
+    },
     /// Of two vaults that were both taken over, let the other one be the owner
     Yield,
 }
@@ -248,6 +268,8 @@ impl Verb {
             Self::Verify(verify) => verify.run(output),
             Self::Reseed => reseed(socket, output).await,
             Self::TakeOver { alone } => take_over(socket, *alone, output).await,
+            Self::Token { vault } => token(socket, vault, output).await,
+            Self::Open { token } => open(socket, token, output).await,
             Self::Yield => give_way(socket, output).await,
         }
     }
@@ -305,6 +327,28 @@ async fn take_over(socket: &Path, alone: bool, output: &mut Output<'_>) -> Resul
         "the other vault follows as soon as the two are connected; until then strict numbers and records wait"
     };
     output.show(&now, &format!("this vault owns the ledger in epoch {};\n{rest}", now.epoch))
+}
+
+async fn token(socket: &Path, vault: &str, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let asked = TokenFor { vault: vault.to_owned() };
+    let made: TokenText = ask(socket, Method::POST, "/v1/numbers/token", Some(&asked)).await?;
+    let text = format!(
+        "{}\nkeep it outside of both vaults; if {vault} is started anew while the other is away, \
+         run there, once: vault number open {}",
+        made.token, made.token
+    );
+    output.show(&made, &text)
+}
+
+async fn open(socket: &Path, token: &str, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let asked = TokenText { token: token.to_owned() };
+    let now: Epoch = ask(socket, Method::POST, "/v1/numbers/token/open", Some(&asked)).await?;
+    output.show(
+        &now,
+        "this vault gives numbers of available series alone, from what is set aside for the token, \
+         until the two are together again;\ndestroy the token: it must never be used again. \
+         When both are together, make a new one: vault number token",
+    )
 }
 
 async fn give_way(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {

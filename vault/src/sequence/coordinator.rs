@@ -29,6 +29,7 @@ use super::record::desk::{self, Desk};
 use super::standing::{Doubts, Present};
 use super::{Done, HangUp, Outcome, SequenceError, Tell};
 pub(super) use metrics::Metrics;
+use operator::Seal;
 
 /// Most wishes waiting for their round; further ones are refused as busy.
 pub(super) const WAITING: usize = 4096;
@@ -54,6 +55,10 @@ pub(super) enum Work {
     Reseed(oneshot::Sender<Result<u64, SequenceError>>),
     /// This vault shall be the owner; with `true`, without the other.
     TakeOver(bool, oneshot::Sender<Result<u64, SequenceError>>),
+    /// A token is to be made for the vault of that name, which begins this life.
+    Seal(String, Life, oneshot::Sender<Result<u64, SequenceError>>),
+    /// A token has been brought that begins this life.
+    Open(Life, oneshot::Sender<Result<u64, SequenceError>>),
     /// Of two owners the other is right.
     Yield(oneshot::Sender<Result<u64, SequenceError>>),
 }
@@ -77,6 +82,8 @@ pub(super) struct Seen {
     pub(super) entered_index: u64,
     pub(super) complete: bool,
     pub(super) epoch: u64,
+    /// Is there a token for this vault, and for the other?
+    pub(super) sealed: [bool; 2],
     pub(super) definitions: Arc<HashMap<SeriesName, Definition>>,
 }
 
@@ -90,6 +97,8 @@ pub(super) struct Coordinator {
     pub(super) mirror: Mirror,
     /// May ranges have to be granted or ended?
     pub(super) chores_due: bool,
+    /// A token that is being made.
+    pub(super) seal: Option<Seal>,
     pub(super) queue: mpsc::Receiver<Work>,
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) under_way: Vec<Waiting>,
@@ -219,6 +228,12 @@ impl Coordinator {
                 // As above.
                 let _gone = done.send(outcome);
             }
+            Work::Seal(vault, life, done) => self.seal(Seal { vault, life, done }),
+            Work::Open(life, done) => {
+                let outcome = self.open(life);
+                // As above.
+                let _gone = done.send(outcome);
+            }
         }
     }
 
@@ -291,7 +306,7 @@ impl Coordinator {
                 }
             }),
             Output::Given => {
-                self.mirror.note(self.core.solo());
+                self.mirror.note(self.core.life(), self.core.solo());
                 self.answer_given();
                 None
             }
@@ -308,6 +323,7 @@ impl Coordinator {
                     answer(waiting, Err(SequenceError::InDoubt));
                 }
                 self.records.doubt();
+                self.sealed(Err(SequenceError::InDoubt));
                 None
             }
             Output::HangUp => {
@@ -371,6 +387,9 @@ impl Coordinator {
                 return Ok(doubtful);
             }
         }
+        if let Some(draft) = self.seal.as_ref().and_then(|seal| seal.draft(standing, at)) {
+            return Ok(vec![draft]);
+        }
         let holders = standing.holders([own, peer]);
         let grants = standing.grants(&holders, at, BATCH);
         Ok(if grants.is_empty() { standing.ends(&holders, at, BATCH) } else { grants })
@@ -378,6 +397,7 @@ impl Coordinator {
 
     /// The round is final: everybody in it hears what the ledger says now.
     fn conclude(&mut self) {
+        self.sealed(Ok(self.core.final_index()));
         let of_record = |entry: &Entry| matches!(entry.act, Act::Put(_) | Act::Remove);
         let mut made = std::mem::take(&mut self.made).into_iter().filter(|entry| !of_record(entry));
         let mut replies: Vec<Reply> = Vec::with_capacity(self.under_way.len());
@@ -652,6 +672,8 @@ impl Coordinator {
             seen.entered_index = self.core.entered_index();
             seen.complete = self.core.is_complete();
             seen.epoch = self.core.epoch();
+            seen.life = self.core.life();
+            seen.sealed = self.names.each_ref().map(|name| self.journal.standing().sealed(name).is_some());
             seen.definitions = self.journal.standing().shown_definitions();
         });
         self.metrics.together.set(i64::from(refusal.is_none()));

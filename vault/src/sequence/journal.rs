@@ -199,6 +199,16 @@ impl Journal {
         Ok(used_by.map_err(|source| self.sql(source))?.map(Life::from_be_bytes))
     }
 
+    /// Is there a row that was given alone in that life?
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn gave_in(&self, life: Life) -> Result<bool, JournalError> {
+        let sql = "SELECT EXISTS (SELECT 1 FROM solo WHERE life = ?1)";
+        let gave = self.connection.query_row(sql, params![life.to_be_bytes()], |row| row.get(0));
+        gave.map_err(|source| self.sql(source))
+    }
+
     /// Writes down, durably, in which life this journal is used from now on.
     ///
     /// # Errors

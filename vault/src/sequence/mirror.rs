@@ -58,8 +58,8 @@ impl Mirror {
     }
 
     /// These rows are durable in the journal; to be noted before anybody is told of them.
-    pub(super) fn note(&mut self, rows: Tail) {
-        self.seen.rows = rows;
+    pub(super) fn note(&mut self, life: Life, rows: Tail) {
+        (self.seen.life, self.seen.rows) = (life, rows);
         self.write();
     }
 
@@ -115,7 +115,7 @@ mod tests {
         let (mut mirror, proven) = open(Some(&memory), 0, None, 10);
         assert_eq!(proven, None);
         mirror.begin();
-        mirror.note(rows(3));
+        mirror.note(10, rows(3));
         assert_eq!(open(Some(&memory), 3, Some(10), 11).1, Some(10), "killed");
         assert_eq!(open(Some(&memory), 2, Some(10), 11).1, None, "rolled back");
         assert_eq!(open(None, 3, Some(10), 11).1, None, "its machine went down");

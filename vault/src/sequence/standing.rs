@@ -373,6 +373,12 @@ impl Standing {
         }
     }
 
+    /// What the owner enters for a token.
+    #[must_use]
+    pub fn sealing(&self, vault: &str, life: Life, at: i64) -> Draft {
+        Draft { key: vault.to_owned(), ..about(&SeriesName::default(), 0, Act::Seal(life), at) }
+    }
+
     /// What a vault enters that begins its sealed life. `proven`: as in [`Present`].
     #[must_use]
     pub fn begun(&self, vault: &str, life: Life, proven: Option<Life>, at: i64) -> Draft {

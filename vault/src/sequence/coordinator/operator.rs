@@ -1,9 +1,28 @@
 //! What an operator's word does at the ledger: an empty journal taken for the other vault's new
 //! one, another owner, which of two owners is right. Asks the core whether it may be.
 
-use super::Coordinator;
+use tokio::sync::oneshot;
+
+use super::{Coordinator, label};
 use crate::sequence::SequenceError;
+use crate::sequence::entry::{Draft, Life};
 use crate::sequence::protocol::{Input, Reason};
+use crate::sequence::standing::Standing;
+
+/// A token that is being made, and who waits for it.
+pub(in crate::sequence) struct Seal {
+    pub(super) vault: String,
+    pub(super) life: Life,
+    pub(super) done: oneshot::Sender<Result<u64, SequenceError>>,
+}
+
+impl Seal {
+    /// What must be entered, unless it is.
+    pub(super) fn draft(&self, standing: &Standing, at: i64) -> Option<Draft> {
+        let entered = standing.sealed(&self.vault) == Some(self.life);
+        (!entered).then(|| standing.sealing(&self.vault, self.life, at))
+    }
+}
 
 impl Coordinator {
     /// Takes the other vault's empty journal for its new one. Tells how many entries it lacks.
@@ -48,6 +67,53 @@ impl Coordinator {
         tracing::warn!("sequence: yielding: the operator says that the other vault is the ledger's owner");
         self.feed(Input::Yield);
         self.written_down()
+    }
+
+    /// Has the ledger know of a token, if this is the owner of a session.
+    pub(super) fn seal(&mut self, seal: Seal) {
+        let together = self.core.leads() && self.core.refusal().is_none();
+        if !together || !self.names.contains(&seal.vault) || self.seal.is_some() {
+            // An operator who has gone does without a token.
+            let _gone = seal.done.send(Err(SequenceError::MayNotSeal));
+            return;
+        }
+        tracing::info!("sequence: a token is made for {}", seal.vault);
+        self.seal = Some(seal);
+        self.chores_due = true;
+    }
+
+    /// A round has ended: does the ledger know of the token now?
+    pub(super) fn sealed(&mut self, outcome: Result<u64, SequenceError>) {
+        let entered = |seal: &Seal| self.journal.standing().sealed(&seal.vault) == Some(seal.life);
+        if self.seal.as_ref().is_some_and(|seal| outcome.is_err() || entered(seal))
+            && let Some(seal) = self.seal.take()
+        {
+            // As above.
+            let _gone = seal.done.send(outcome);
+        }
+    }
+
+    /// Goes on as the life that a token begins.
+    pub(super) fn open(&mut self, life: Life) -> Result<u64, SequenceError> {
+        if !self.core.may_begin() {
+            return Err(SequenceError::NeedsNoToken);
+        }
+        let (own, standing) = (&self.names[0], self.journal.standing());
+        let used = self.journal.gave_in(life).map_err(|error| {
+            tracing::error!("sequence: {error}");
+            SequenceError::Unreadable
+        })?;
+        if standing.sealed(own) != Some(life) || used {
+            return Err(SequenceError::NotThatToken);
+        }
+        tracing::warn!("sequence: the operator has brought a token: this vault gives numbers alone");
+        let draft = standing.begun(own, life, self.core.proven(), label());
+        self.feed(Input::Begin(life, draft));
+        let done = self.written_down();
+        if let (Ok(_), Err(error)) = (&done, self.journal.begin(life)) {
+            tracing::warn!("sequence: {error}; after a restart the rest of what is set aside is lost");
+        }
+        done
     }
 
     /// The epoch, if the operator's word could be written down.
