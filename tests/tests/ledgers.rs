@@ -580,6 +580,21 @@ fn take_over_promotes_the_standby_and_replays_what_it_lost_and_the_old_primary_s
     reserve(&pair, 14);
     assert_eq!(held(&first), stale);
     is_current(&pair, &second);
+
+    // Wound back to the new history it is taken at once, and has what is written from then on.
+    first.kill().unwrap();
+    first.follow(&second).unwrap();
+    let host = first.address.to_string();
+    let told = wait::until("the old one is taken back", Duration::from_secs(20), || {
+        vault.command(&["database", "rejoin", "--host", &host])
+    });
+    assert!(told.unwrap().contains("is a standby"));
+    reserve(&pair, 15);
+    wait::until("the old one has it", SOON, || {
+        anyhow::ensure!(held(&first) == held(&second));
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]
