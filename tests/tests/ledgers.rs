@@ -568,7 +568,10 @@ fn take_over_promotes_the_standby_and_replays_what_it_lost_and_the_old_primary_s
     // The old one comes back and takes writes: an alarm, and nothing is written to it.
     first.restart().unwrap();
     let stale = held(&first);
+    // Also while there is always something to copy.
+    let mut keys = 100..;
     wait::until("the alarm", SOON, || {
+        reserve(&pair, keys.next().unwrap());
         anyhow::ensure!(plain::metric(vault.admin, "vault_database_writable_servers")? == 2.0);
         Ok(())
     })
