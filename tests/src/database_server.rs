@@ -1,8 +1,10 @@
-//! Real database servers on loopback, each with its own data folder and TLS: PostgreSQL with
-//! standbys, MariaDB, etcd. Knows how they are made, started and killed, not what is kept in them.
+//! Real database servers, each with its own data folder and TLS, on loopback or in a network
+//! namespace: PostgreSQL with standbys, MariaDB with replicas, etcd. Knows how they are made,
+//! started and killed, not what is kept in them.
 
-use std::net::SocketAddr;
-use std::os::unix::fs::{PermissionsExt, chown};
+use std::ffi::OsString;
+use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -14,9 +16,15 @@ use crate::browser::Authority;
 use crate::program::{Program, Recipe};
 use crate::{ports, wait};
 
+mod etcd;
+mod mariadb;
+mod postgres;
+
 /// How long a server may take until it answers, on a busy machine.
 const READY: Duration = Duration::from_secs(60);
-/// The accounts' password: `postgres`, `vault` and MariaDB's `vault`.
+/// A client program that takes longer is ended: a server that stands still keeps it waiting.
+const PATIENCE: &str = "60";
+/// The accounts' password: `postgres`, `vault`, MariaDB's `vault` and `feed`.
 pub const PASSWORD: &str = "not-in-the-log";
 
 /// Which program.
@@ -28,6 +36,37 @@ pub enum Kind {
     Mariadb,
     /// etcd, one member.
     Etcd,
+}
+
+/// Where a server is to run.
+#[derive(Debug, Clone)]
+pub struct Seat {
+    /// Its name, and that of its folder.
+    pub name: String,
+    /// Its own folder lies in this one, which other accounts may pass through.
+    pub folder: PathBuf,
+    /// Where it listens.
+    pub address: SocketAddr,
+    /// What stands before every program that must run there; see [`Recipe::wrapper`].
+    pub wrapper: Vec<OsString>,
+    /// Further arguments of the server.
+    pub arguments: Vec<String>,
+}
+
+impl Seat {
+    /// On loopback, at a free port.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn loopback(folder: &Path, name: &str) -> anyhow::Result<Self> {
+        Ok(Self {
+            name: name.to_owned(),
+            folder: folder.to_owned(),
+            address: ports::free()?,
+            wrapper: Vec::new(),
+            arguments: Vec::new(),
+        })
+    }
 }
 
 /// One server that runs, or ran.
@@ -43,76 +82,116 @@ pub struct DatabaseServer {
     pub authority: PathBuf,
     /// A file with [`PASSWORD`].
     pub password_file: PathBuf,
+    wrapper: Vec<OsString>,
     program: Program,
 }
 
 impl DatabaseServer {
-    /// Makes one with an empty database `vault` of account `vault`, and starts it.
+    /// Makes one on loopback with an empty database `vault` of account `vault`, and starts it.
     ///
     /// # Errors
     /// Whatever a program says.
     pub fn start(kind: Kind, folder: &Path, name: &str) -> anyhow::Result<Self> {
-        let place = Place::new(folder, name)?;
+        Self::start_at(kind, Seat::loopback(folder, name)?)
+    }
+
+    /// The same somewhere else.
+    ///
+    /// # Errors
+    /// Whatever a program says.
+    pub fn start_at(kind: Kind, seat: Seat) -> anyhow::Result<Self> {
+        let place = Place::new(seat)?;
         match kind {
             Kind::Postgres => place.postgres(),
             Kind::Mariadb => place.mariadb(),
-            Kind::Etcd => place.etcd(),
+            Kind::Etcd => {
+                let mut members = etcd::cluster(vec![place])?;
+                members.pop().context("one member")
+            }
         }
     }
 
-    /// A standby of this PostgreSQL server.
+    /// The members of one etcd.
+    ///
+    /// # Errors
+    /// Whatever a program says.
+    pub fn etcd(seats: Vec<Seat>) -> anyhow::Result<Vec<Self>> {
+        etcd::cluster(seats.into_iter().map(Place::new).collect::<anyhow::Result<_>>()?)
+    }
+
+    /// A standby of this PostgreSQL server on loopback.
     ///
     /// # Errors
     /// Whatever a program says.
     pub fn standby(&self, folder: &Path, name: &str) -> anyhow::Result<Self> {
-        let place = Place::new(folder, name)?;
-        let owner = postgres_ids()?;
-        chown(&place.data, Some(owner.0), Some(owner.1))?;
-        let mut copy = as_postgres(&postgres("pg_basebackup")?);
-        copy.args(["-R", "-X", "stream", "-c", "fast", "-h", "127.0.0.1", "-U", "postgres", "-p"])
-            .arg(self.address.port().to_string())
-            .arg("-D")
-            .arg(&place.data)
-            .env("PGPASSWORD", PASSWORD);
-        done(&mut copy)?;
-        place.start_postgres()
+        self.standby_at(Seat::loopback(folder, name)?)
     }
 
-    /// Runs SQL as the superuser; what it prints, unaligned.
+    /// A standby of this PostgreSQL server, or a replica of this MariaDB.
+    ///
+    /// # Errors
+    /// Whatever a program says.
+    pub fn standby_at(&self, seat: Seat) -> anyhow::Result<Self> {
+        let place = Place::new(seat)?;
+        match self.kind {
+            Kind::Postgres => place.postgres_standby(self.address),
+            Kind::Mariadb => place.mariadb_replica(self),
+            Kind::Etcd => anyhow::bail!("etcd's members are made together"),
+        }
+    }
+
+    /// Makes this server, which must not run, a standby of `primary` again, and starts it: whatever
+    /// it has beyond that one's history is gone.
+    ///
+    /// # Errors
+    /// Whatever a program says.
+    pub fn follow(&mut self, primary: &Self) -> anyhow::Result<()> {
+        match self.kind {
+            Kind::Postgres => postgres::rewind(self, primary),
+            Kind::Mariadb => mariadb::build_anew(self, primary),
+            Kind::Etcd => anyhow::bail!("etcd's members follow by themselves"),
+        }
+    }
+
+    /// Makes this standby a primary with its own tools, whatever anybody thinks of it.
+    ///
+    /// # Errors
+    /// Whatever it says.
+    pub fn promote(&self) -> anyhow::Result<()> {
+        match self.kind {
+            Kind::Postgres => self.sql("postgres", "SELECT pg_promote(true, 30)").map(drop),
+            Kind::Mariadb => mariadb::promote(self),
+            Kind::Etcd => anyhow::bail!("etcd chooses by itself"),
+        }
+    }
+
+    /// Runs SQL as the superuser, on the server's own host; what it prints, unaligned.
     ///
     /// # Errors
     /// What the server says.
     pub fn sql(&self, database: &str, text: &str) -> anyhow::Result<String> {
         let mut client = match self.kind {
-            Kind::Postgres => {
-                let mut client = Command::new(postgres("psql")?);
-                client
-                    .args([
-                        "-qtAX",
-                        "-v",
-                        "ON_ERROR_STOP=1",
-                        "-h",
-                        "127.0.0.1",
-                        "-U",
-                        "postgres",
-                        "-d",
-                        database,
-                        "-p",
-                    ])
-                    .arg(self.address.port().to_string())
-                    .args(["-c", text])
-                    .env("PGPASSWORD", PASSWORD);
-                client
-            }
-            Kind::Mariadb => {
-                let mut client = Command::new("mariadb");
-                client.args(["-N", "-B", "-u", "root", "--socket"]).arg(self.data.join("socket"));
-                client.args([database, "-e", text]);
-                client
-            }
+            Kind::Postgres => postgres::client(self, database)?,
+            Kind::Mariadb => mariadb::client(&self.data, database),
             Kind::Etcd => anyhow::bail!("etcd speaks no SQL"),
         };
+        match self.kind {
+            Kind::Postgres => client.args(["-c", text]),
+            _ => client.args(["-e", text]),
+        };
         done(&mut client)
+    }
+
+    /// Calls etcd's JSON gateway.
+    ///
+    /// # Errors
+    /// What it says.
+    pub fn call(&self, path: &str, question: &str) -> anyhow::Result<String> {
+        let mut curl = wrapped(&self.wrapper, Path::new("curl"));
+        curl.args(["-sf", "--max-time", "5", "-X", "POST", "-d", question, "--cacert"])
+            .arg(&self.authority)
+            .arg(format!("https://{}{path}", self.address));
+        done(&mut curl)
     }
 
     /// SIGKILL for it and all its children: after the end of the first alone the others may go on.
@@ -122,7 +201,7 @@ impl DatabaseServer {
     pub fn kill(&mut self) -> anyhow::Result<()> {
         // It must not start new ones meanwhile.
         self.program.freeze()?;
-        self.signal_children(Signal::KILL)?;
+        self.signal_children("", Signal::KILL)?;
         self.program.kill()
     }
 
@@ -132,7 +211,7 @@ impl DatabaseServer {
     /// It does not run.
     pub fn freeze(&self) -> anyhow::Result<()> {
         self.program.freeze()?;
-        self.signal_children(Signal::STOP)
+        self.signal_children("", Signal::STOP).map(drop)
     }
 
     /// Lets them go on.
@@ -140,8 +219,29 @@ impl DatabaseServer {
     /// # Errors
     /// It does not run.
     pub fn thaw(&self) -> anyhow::Result<()> {
-        self.signal_children(Signal::CONT)?;
+        self.signal_children("", Signal::CONT)?;
         self.program.thaw()
+    }
+
+    /// Stops those of its children whose command line has this word in it. Tells how many.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn freeze_children(&self, word: &str) -> anyhow::Result<usize> {
+        self.signal_children(word, Signal::STOP)
+    }
+
+    /// Kills those of its children whose command line has this word in it. Tells how many.
+    ///
+    /// # Errors
+    /// It does not run.
+    pub fn kill_children(&self, word: &str) -> anyhow::Result<usize> {
+        self.signal_children(word, Signal::KILL)
+    }
+
+    /// Does it run?
+    pub fn is_running(&mut self) -> bool {
+        self.program.is_running()
     }
 
     /// Starts it again where it was, and waits until it answers.
@@ -153,41 +253,51 @@ impl DatabaseServer {
         self.wait_ready()
     }
 
-    fn signal_children(&self, signal: Signal) -> anyhow::Result<()> {
-        let own = self.program.pid().context("it does not run")?;
-        for child in children(own)? {
-            let pid = Pid::from_raw(i32::try_from(child)?).context("a process id is positive")?;
-            // It may have ended just now.
-            let _ = kill_process(pid, signal);
-        }
-        Ok(())
+    /// Starts it again and waits for nothing: members of an etcd wait for each other.
+    ///
+    /// # Errors
+    /// It still runs.
+    pub fn launch(&mut self) -> anyhow::Result<()> {
+        self.program.restart()
     }
 
-    fn wait_ready(&mut self) -> anyhow::Result<()> {
-        let kind = self.kind;
+    /// Waits until it answers.
+    ///
+    /// # Errors
+    /// The end of its log.
+    pub fn wait_ready(&mut self) -> anyhow::Result<()> {
         wait::until(&format!("{} answers", self.program.name()), READY, || {
             anyhow::ensure!(self.program.is_running(), "it has ended: {}", self.program.log_tail(20));
-            match kind {
+            match self.kind {
                 Kind::Postgres => self.sql("postgres", "SELECT 1").map(drop),
                 Kind::Mariadb => self.sql("mysql", "SELECT 1").map(drop),
-                Kind::Etcd => {
-                    let mut curl = Command::new("curl");
-                    curl.args(["-sf", "-X", "POST", "-d", "{}", "--cacert"])
-                        .arg(&self.authority)
-                        .arg(format!("https://{}/v3/maintenance/status", self.address));
-                    done(&mut curl).map(drop)
-                }
+                // Only with a quorum.
+                Kind::Etcd => self.call("/v3/kv/range", r#"{"key":"AA=="}"#).map(drop),
             }
         })
+    }
+
+    fn signal_children(&self, word: &str, signal: Signal) -> anyhow::Result<usize> {
+        let own = self.program.pid().context("it does not run")?;
+        let mut count = 0;
+        for child in children(own)? {
+            let line = std::fs::read(format!("/proc/{child}/cmdline")).unwrap_or_default();
+            if !String::from_utf8_lossy(&line).contains(word) {
+                continue;
+            }
+            let pid = Pid::from_raw(i32::try_from(child)?).context("a process id is positive")?;
+            // It may have ended just now.
+            count += usize::from(kill_process(pid, signal).is_ok());
+        }
+        Ok(count)
     }
 }
 
 /// Where a server is about to be.
 struct Place {
-    name: String,
-    folder: PathBuf,
+    seat: Seat,
+    own: PathBuf,
     data: PathBuf,
-    address: SocketAddr,
     authority: PathBuf,
     certificate: PathBuf,
     key: PathBuf,
@@ -195,177 +305,60 @@ struct Place {
 }
 
 impl Place {
-    fn new(folder: &Path, name: &str) -> anyhow::Result<Self> {
+    fn new(seat: Seat) -> anyhow::Result<Self> {
         // PostgreSQL runs as an account of its own, which must get there.
-        std::fs::set_permissions(folder, std::fs::Permissions::from_mode(0o711))?;
-        let folder = folder.join(name);
-        let data = folder.join("data");
+        std::fs::set_permissions(&seat.folder, std::fs::Permissions::from_mode(0o711))?;
+        let own = seat.folder.join(&seat.name);
+        let data = own.join("data");
         std::fs::create_dir_all(&data)?;
-        let authority = Authority::new(&folder, "authority")?;
-        let pair = authority.issue(&folder, "server", &["127.0.0.1"])?;
-        let password_file = folder.join("password");
+        let authority = Authority::new(&own, "authority")?;
+        let pair = authority.issue(&own, "server", &[&seat.address.ip().to_string()])?;
+        let password_file = own.join("password");
         std::fs::write(&password_file, format!("{PASSWORD}\n"))?;
-        for file in [&pair.key, &data] {
-            let mode = if file == &data { 0o700 } else { 0o600 };
+        for (file, mode) in [(&pair.key, 0o600), (&data, 0o700)] {
             std::fs::set_permissions(file, std::fs::Permissions::from_mode(mode))?;
         }
         Ok(Self {
-            name: name.to_owned(),
-            address: ports::free()?,
             authority: authority.certificate,
             certificate: pair.certificate,
             key: pair.key,
             password_file,
             data,
-            folder,
+            own,
+            seat,
         })
     }
 
-    fn run(self, kind: Kind, program: Recipe) -> anyhow::Result<DatabaseServer> {
-        let mut server = DatabaseServer {
+    fn ip(&self) -> IpAddr {
+        self.seat.address.ip()
+    }
+
+    /// Starts `binary` with these arguments and the seat's own after them; waits for nothing.
+    fn launch(self, kind: Kind, binary: PathBuf, arguments: Vec<String>) -> anyhow::Result<DatabaseServer> {
+        let arguments = arguments.into_iter().chain(self.seat.arguments);
+        let mut recipe = Recipe::new(&self.seat.name, binary, arguments, &self.own);
+        recipe.wrapper.clone_from(&self.seat.wrapper);
+        if kind == Kind::Postgres {
+            recipe.wrapper.extend(postgres::AS_POSTGRES.iter().map(Into::into));
+        }
+        Ok(DatabaseServer {
             kind,
-            address: self.address,
+            address: self.seat.address,
             data: self.data,
             authority: self.authority,
             password_file: self.password_file,
-            program: Program::start(program)?,
-        };
-        server.wait_ready()?;
-        Ok(server)
-    }
-
-    fn postgres(self) -> anyhow::Result<DatabaseServer> {
-        let owner = postgres_ids()?;
-        chown(&self.data, Some(owner.0), Some(owner.1))?;
-        let mut make = as_postgres(&postgres("initdb")?);
-        make.args(["-E", "UTF8", "--locale=C.UTF-8", "-A", "scram-sha-256", "-U", "postgres", "--pwfile"])
-            .arg(&self.password_file)
-            .arg("-D")
-            .arg(&self.data);
-        done(&mut make)?;
-        let server = self.start_postgres()?;
-        server.sql("postgres", &format!("CREATE ROLE vault LOGIN PASSWORD '{PASSWORD}'"))?;
-        server.sql("postgres", "CREATE DATABASE vault OWNER vault")?;
-        let rights = "GRANT EXECUTE ON FUNCTION pg_read_file(text) TO vault;
-            GRANT EXECUTE ON FUNCTION pg_promote TO vault; GRANT pg_read_all_stats TO vault";
-        server.sql("vault", rights)?;
-        Ok(server)
-    }
-
-    fn start_postgres(self) -> anyhow::Result<DatabaseServer> {
-        let owner = postgres_ids()?;
-        for file in [&self.data, &self.key] {
-            chown(file, Some(owner.0), Some(owner.1))?;
-        }
-        let setting = |name: &str, value: &Path| format!("{name}={}", value.display());
-        let arguments = [
-            "-D".to_owned(),
-            self.data.display().to_string(),
-            "-h".to_owned(),
-            "127.0.0.1".to_owned(),
-            "-p".to_owned(),
-            self.address.port().to_string(),
-            "-k".to_owned(),
-            self.data.display().to_string(),
-        ];
-        let settings = [
-            "ssl=on".to_owned(),
-            setting("ssl_cert_file", &self.certificate),
-            setting("ssl_key_file", &self.key),
-            // Needed to be wound back after a promotion of the other.
-            "wal_log_hints=on".to_owned(),
-        ];
-        let settings = settings.into_iter().flat_map(|setting| ["-c".to_owned(), setting]);
-        let mut recipe = Recipe::new(
-            &self.name,
-            postgres("postgres")?,
-            arguments.into_iter().chain(settings),
-            &self.folder,
-        );
-        recipe.wrapper = AS_POSTGRES.iter().map(Into::into).collect();
-        self.run(Kind::Postgres, recipe)
-    }
-
-    fn mariadb(self) -> anyhow::Result<DatabaseServer> {
-        let data = format!("--datadir={}", self.data.display());
-        let mut make = Command::new("mariadb-install-db");
-        make.args([
-            "--no-defaults",
-            "--user=root",
-            "--auth-root-authentication-method=normal",
-            "--skip-test-db",
-        ])
-        .arg(&data);
-        done(&mut make)?;
-        let arguments = [
-            "--no-defaults".to_owned(),
-            "--user=root".to_owned(),
-            data,
-            format!("--socket={}", self.data.join("socket").display()),
-            format!("--port={}", self.address.port()),
-            "--bind-address=127.0.0.1".to_owned(),
-            "--skip-name-resolve".to_owned(),
-            format!("--ssl-cert={}", self.certificate.display()),
-            format!("--ssl-key={}", self.key.display()),
-        ];
-        let recipe = Recipe::new(&self.name, "/usr/sbin/mariadbd".into(), arguments, &self.folder);
-        let server = self.run(Kind::Mariadb, recipe)?;
-        server.sql(
-            "mysql",
-            &format!(
-                "CREATE DATABASE vault CHARACTER SET utf8mb4; CREATE USER vault@'127.0.0.1' IDENTIFIED BY '{PASSWORD}';
-                 GRANT SELECT, INSERT, UPDATE, CREATE ON vault.* TO vault@'127.0.0.1'"
-            ),
-        )?;
-        Ok(server)
-    }
-
-    fn etcd(self) -> anyhow::Result<DatabaseServer> {
-        let peer = format!("http://{}", ports::free()?);
-        let client = format!("https://{}", self.address);
-        let arguments = [
-            format!("--data-dir={}", self.data.display()),
-            format!("--listen-client-urls={client}"),
-            format!("--advertise-client-urls={client}"),
-            format!("--listen-peer-urls={peer}"),
-            format!("--initial-advertise-peer-urls={peer}"),
-            format!("--initial-cluster=default={peer}"),
-            format!("--cert-file={}", self.certificate.display()),
-            format!("--key-file={}", self.key.display()),
-        ];
-        let recipe = Recipe::new(&self.name, "/usr/bin/etcd".into(), arguments, &self.folder);
-        self.run(Kind::Etcd, recipe)
+            wrapper: self.seat.wrapper,
+            program: Program::start(recipe)?,
+        })
     }
 }
 
-const AS_POSTGRES: [&str; 4] = ["setpriv", "--reuid=postgres", "--regid=postgres", "--init-groups"];
-
-/// PostgreSQL refuses to run as root.
-fn as_postgres(binary: &Path) -> Command {
-    let [wrapper, arguments @ ..] = AS_POSTGRES;
-    let mut command = Command::new(wrapper);
-    command.args(arguments).arg(binary).current_dir("/");
+/// `binary` as it runs behind a wrapper.
+fn wrapped(wrapper: &[OsString], binary: &Path) -> Command {
+    let mut words = wrapper.iter().map(OsString::as_os_str).chain([binary.as_os_str()]);
+    let mut command = Command::new(words.next().unwrap_or_default());
+    command.args(words);
     command
-}
-
-/// Debian keeps each version's programs apart; the newest is taken.
-fn postgres(program: &str) -> anyhow::Result<PathBuf> {
-    let mut versions: Vec<PathBuf> = std::fs::read_dir("/usr/lib/postgresql")
-        .context("install the package postgresql")?
-        .flatten()
-        .map(|version| version.path().join("bin").join(program))
-        .filter(|program| program.is_file())
-        .collect();
-    versions.sort();
-    versions.pop().with_context(|| format!("no {program}: install the package postgresql"))
-}
-
-fn postgres_ids() -> anyhow::Result<(u32, u32)> {
-    let accounts = std::fs::read_to_string("/etc/passwd")?;
-    let line = accounts.lines().find_map(|line| line.strip_prefix("postgres:"));
-    let mut words = line.context("no account postgres: install the package postgresql")?.split(':').skip(1);
-    let mut id = || anyhow::Ok(words.next().context("no id")?.parse()?);
-    Ok((id()?, id()?))
 }
 
 fn done(command: &mut Command) -> anyhow::Result<String> {

@@ -568,7 +568,10 @@ fn take_over_promotes_the_standby_and_replays_what_it_lost_and_the_old_primary_s
     // The old one comes back and takes writes: an alarm, and nothing is written to it.
     first.restart().unwrap();
     let stale = held(&first);
+    // Also while there is always something to copy.
+    let mut keys = 100..;
     wait::until("the alarm", SOON, || {
+        reserve(&pair, keys.next().unwrap());
         anyhow::ensure!(plain::metric(vault.admin, "vault_database_writable_servers")? == 2.0);
         Ok(())
     })
@@ -580,6 +583,21 @@ fn take_over_promotes_the_standby_and_replays_what_it_lost_and_the_old_primary_s
     reserve(&pair, 14);
     assert_eq!(held(&first), stale);
     is_current(&pair, &second);
+
+    // Wound back to the new history it is taken at once, and has what is written from then on.
+    first.kill().unwrap();
+    first.follow(&second).unwrap();
+    let host = first.address.to_string();
+    let told = wait::until("the old one is taken back", Duration::from_secs(20), || {
+        vault.command(&["database", "rejoin", "--host", &host])
+    });
+    assert!(told.unwrap().contains("is a standby"));
+    reserve(&pair, 15);
+    wait::until("the old one has it", SOON, || {
+        anyhow::ensure!(held(&first) == held(&second));
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]

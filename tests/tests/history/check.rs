@@ -7,10 +7,6 @@ use std::time::Duration;
 
 use crate::history::{Act, Call, Ending, Line, Outcome, Story};
 
-/// How soon a vault must give numbers alone: it has to notice that the other is away.
-const NOTICE: Duration = Duration::from_secs(5);
-/// A shorter window says nothing.
-const TELLING: Duration = Duration::from_secs(7);
 /// How long the other vault may take to hear that what it has was answered.
 const HEARSAY: Duration = Duration::from_secs(2);
 /// Codes after which nothing was done, and nothing will be.
@@ -35,8 +31,10 @@ pub(crate) enum Promise {
     NotDenied,
     /// Records are linearizable.
     Record,
-    /// An available series goes on through every single failure.
+    /// An available series goes on through every single failure, records where an operator said so.
     Answers,
+    /// The database's outage alone stops nothing.
+    Outage,
 }
 
 /// A broken promise, and how it shows.
@@ -67,7 +65,8 @@ pub(crate) fn faults(story: &Story) -> Vec<Fault> {
     not_denied(story, &mut faults);
     not_given_up(story, &mut faults);
     crate::register::check(&story.calls, |words| faults.add(Promise::Record, words));
-    answers(story, &mut faults);
+    crate::answers::alone(story, |words| faults.add(Promise::Answers, words));
+    crate::answers::outages(story, |words| faults.add(Promise::Outage, words));
     faults.0
 }
 
@@ -303,36 +302,6 @@ fn not_given_up(story: &Story, faults: &mut Faults) {
     }
 }
 
-fn answers(story: &Story, faults: &mut Faults) {
-    let is_available = |call: &Call| {
-        let series = call.act.series().unwrap_or_default();
-        !story.strict.iter().any(|strict| strict == series)
-    };
-    for window in story.windows.iter().filter(|window| window.to.saturating_sub(window.from) >= TELLING) {
-        for living in &window.living {
-            let due: Vec<_> = story
-                .calls
-                .iter()
-                .filter(|call| call.vault == *living && is_available(call))
-                .filter(|call| matches!(&call.act, Act::Reserve { ticket: Some(_), .. }))
-                .filter(|call| call.invoked >= window.from + NOTICE && call.ended <= window.to)
-                .collect();
-            let answered = due.iter().any(|call| matches!(call.outcome, Outcome::Number(_)));
-            if !due.is_empty() && !answered {
-                let words = format!(
-                    "{}: from {:?} to {:?} vault {living} answered none of {} calls, the last with {:?}",
-                    window.what,
-                    window.from,
-                    window.to,
-                    due.len(),
-                    due.last().map(|call| &call.outcome)
-                );
-                faults.add(Promise::Answers, words);
-            }
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -547,13 +516,26 @@ mod tests {
                 made = made.call(1, reserve("TKT", "a"), outcome.clone());
             }
             let (from, to) = (Duration::ZERO, Duration::from_secs(seconds));
-            made.0.windows.push(Window { what: "Kill(0)".to_owned(), living: vec![1], from, to });
+            made.0.windows.push(Window {
+                what: "Kill(0)".to_owned(),
+                living: vec![1],
+                from,
+                to,
+                records: None,
+            });
             made
         };
         window(refused(503, "peer_away"), 9).breaks(Promise::Answers);
         window(Outcome::Number(line(1, "a", "reserved")), 9).is_well();
         // Nobody can have noticed yet.
         window(refused(503, "peer_away"), 4).is_well();
+        // Records too, where an operator has made it the owner to go on alone.
+        for (outcome, is_well) in [(refused(503, "peer_away"), false), (made(1), true)] {
+            let mut made = window(Outcome::Number(line(1, "a", "reserved")), 20);
+            made.0.windows[0].records = Some(1);
+            let made = made.late().call(1, write(0, "x"), outcome);
+            if is_well { made.is_well() } else { made.breaks(Promise::Answers) }
+        }
     }
 
     fn write(base: u64, value: &str) -> Act {

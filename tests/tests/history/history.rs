@@ -71,6 +71,16 @@ pub(crate) struct Window {
     pub(crate) living: Vec<usize>,
     pub(crate) from: Duration,
     pub(crate) to: Duration,
+    /// The one of them that an operator has made the owner of the records, to go on alone.
+    pub(crate) records: Option<usize>,
+}
+
+/// A time in which the database was away or in trouble, and nothing else was wrong.
+#[derive(Debug, Clone)]
+pub(crate) struct Outage {
+    pub(crate) what: String,
+    pub(crate) from: Duration,
+    pub(crate) to: Duration,
 }
 
 /// A journal that was deleted: what its vault gave alone from `since` on may be forgotten.
@@ -97,6 +107,7 @@ pub(crate) struct Ending {
 pub(crate) struct Story {
     pub(crate) calls: Vec<Call>,
     pub(crate) windows: Vec<Window>,
+    pub(crate) outages: Vec<Outage>,
     pub(crate) losses: Vec<Loss>,
     /// The vaults' lives: each was still there to hear a call that began then.
     pub(crate) lives: BTreeMap<String, Duration>,

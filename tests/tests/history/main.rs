@@ -1,13 +1,18 @@
-//! Numbers and records under a nemesis: two real vaults in network namespaces of their own, callers
-//! that ask either, faults of every kind by a seed, and a checker that judges the whole history of
-//! calls. `HISTORY_SEEDS` sets how many runs there are, `HISTORY_SECONDS` how long each is troubled,
-//! `HISTORY_SEED` picks one; a failure prints its seed and what befell the pair.
+//! Numbers and records under a nemesis: two real vaults in network namespaces of their own, the
+//! database servers that hold the ledger's copy, callers that ask either vault, faults of every kind
+//! by a seed, and a checker that judges the whole history of calls and what lies on the disks at the
+//! end. `HISTORY_SEEDS` sets how many runs there are, `HISTORY_SECONDS` how long each is troubled,
+//! `HISTORY_SEED` picks one, `HISTORY_LEDGER` the database: `journals` (none), `postgres`,
+//! `postgres-sync`, `mariadb`, `etcd`; five neighbouring seeds take one each. A failure prints its
+//! seed and what befell the pair.
 //!
 //! The controls run the same checker on what is known to be wrong. It must find it.
 
+mod answers;
 mod callers;
 mod check;
 mod controls;
+mod databases;
 mod dice;
 mod door;
 mod history;
@@ -15,8 +20,10 @@ mod nemesis;
 mod network;
 mod own_journals;
 mod postgres;
+mod proof;
 mod register;
 mod vaults;
+mod wounds;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -27,6 +34,7 @@ use harness::cluster::temporary_folder;
 
 use crate::callers::Callers;
 use crate::check::Fault;
+use crate::databases::{Databases, Ledger};
 use crate::dice::Dice;
 use crate::history::{History, Outcome, Story};
 use crate::nemesis::Nemesis;
@@ -60,30 +68,43 @@ fn from_environment(name: &str) -> Option<u64> {
 /// One run. Whatever is wrong comes back as an error that says it all.
 fn run(seed: u64, seconds: u64) -> anyhow::Result<String> {
     let folder = temporary_folder()?;
-    let network = Network::build()?;
-    let mut vaults = Vaults::start(folder.path(), &network)?;
+    let ledger = Ledger::of(seed)?;
+    let network = Network::build(ledger.servers())?;
+    let mut databases = Databases::start(ledger, folder.path(), &network)?;
+    let mut vaults = Vaults::start(folder.path(), &network, &databases.config())?;
     let (series, records) = served(&vaults)?;
     let history = History::new(&[STRICT]);
     let callers = Callers::new(vaults.addresses(), &series, &records, &history);
     let stop = AtomicBool::new(false);
-    let (log, done) = std::thread::scope(|scope| {
+    let (log, struck, done) = std::thread::scope(|scope| {
         let asked =
             scope.spawn(|| network.inside(Place::Callers, || callers.ask(seed, CALLERS, REST, &stop)));
         let dice = Dice::new(seed, 1_000);
-        let mut nemesis =
-            Nemesis { vaults: &mut vaults, network: &network, history: &history, dice, log: Vec::new() };
+        let mut nemesis = Nemesis {
+            vaults: &mut vaults,
+            databases: &mut databases,
+            network: &network,
+            history: &history,
+            dice,
+            log: Vec::new(),
+            struck: Vec::new(),
+        };
         let troubled = nemesis.trouble(seed, seconds);
-        let log = nemesis.log;
+        let Nemesis { log, struck, .. } = nemesis;
         stop.store(true, Ordering::Relaxed);
         let pending = asked.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
         let settle = || network.inside(Place::Callers, || callers.settle(pending?))?;
-        (log, troubled.and_then(|()| settle()))
+        (log, struck, troubled.and_then(|()| settle()))
     });
     let story = history.story();
+    let done = done.and_then(|()| vaults.wait_still(&databases));
+    let done = done.and_then(|()| proof::prove(&mut vaults, &databases, &network));
     let faults = check::faults(&story);
-    let report = report(&story);
+    let proved = done.as_deref().unwrap_or("not proved");
+    let report =
+        format!("{ledger:?}: {}; {proved}; {} faults: {}", report(&story), struck.len(), struck.join(", "));
     let told = story.calls.iter().filter(|call| call.line().is_some()).count();
-    let done = done.and_then(|()| {
+    let done = done.and_then(|_| {
         anyhow::ensure!(told >= LEAST, "only {told} numbers were answered: that shows nothing");
         Ok(())
     });

@@ -1,5 +1,5 @@
-//! Two vaults and their callers, each in a network namespace of its own, on one wire that can be
-//! cut anywhere. Knows addresses and packets; not what runs there. The machine's own network and
+//! Two vaults, their callers and the database servers, each in a network namespace of its own, on
+//! one wire that can be cut anywhere. Knows addresses and packets; not what runs there. The machine's own network and
 //! firewall are never touched.
 
 use std::ffi::OsString;
@@ -22,6 +22,8 @@ pub(crate) enum Place {
     Vault(usize),
     /// Everybody who asks them.
     Callers,
+    /// A server of the ledger's database.
+    Database(usize),
 }
 
 /// What is cut.
@@ -35,51 +37,58 @@ pub(crate) enum Cut {
     Callers(usize),
     /// The callers do not hear this vault, which hears them: it acts, and nobody is told.
     Mute(usize),
+    /// This database server and both vaults do not hear each other.
+    Database(usize),
+    /// This database server and the others do not hear each other.
+    Feed(usize),
 }
 
 /// The network. Its namespaces go when it is dropped; what runs in them must be stopped before.
 #[derive(Debug)]
 pub(crate) struct Network {
     prefix: String,
+    places: Vec<Place>,
 }
 
 impl Place {
-    const ALL: [Self; 3] = [Self::Vault(0), Self::Vault(1), Self::Callers];
-
-    const fn name(self) -> &'static str {
+    fn name(self) -> String {
         match self {
-            Self::Vault(0) => "one",
-            Self::Vault(_) => "two",
-            Self::Callers => "ask",
+            Self::Vault(0) => "one".to_owned(),
+            Self::Vault(_) => "two".to_owned(),
+            Self::Callers => "ask".to_owned(),
+            Self::Database(server) => format!("db{server}"),
         }
     }
 
     /// Its address.
-    pub(crate) const fn address(self) -> IpAddr {
+    pub(crate) fn address(self) -> IpAddr {
         let last = match self {
             Self::Vault(0) => 1,
             Self::Vault(_) => 2,
             Self::Callers => 3,
+            Self::Database(server) => u8::try_from(server).map_or(u8::MAX, |server| 11 + server),
         };
         IpAddr::V4(Ipv4Addr::new(10, 79, 0, last))
     }
 }
 
 impl Network {
-    /// Lays it.
+    /// Lays it, with room for so many database servers.
     ///
     /// # Errors
     /// Not root, no `ip`, or the kernel refuses.
-    pub(crate) fn build() -> anyhow::Result<Self> {
-        let network = Self { prefix: fresh_prefix()? };
+    pub(crate) fn build(databases: usize) -> anyhow::Result<Self> {
+        let places = [Place::Vault(0), Place::Vault(1), Place::Callers];
+        let places = places.into_iter().chain((0..databases).map(Place::Database)).collect();
+        let network = Self { prefix: fresh_prefix()?, places };
         let street = network.street();
         add_namespace(&street)?;
         ip(&["-n", &street, "link", "add", "bridge0", "type", "bridge", "stp_state", "0"])?;
         ip(&["-n", &street, "link", "set", "bridge0", "up"])?;
-        for place in Place::ALL {
+        for place in network.places.iter().copied() {
             let own = network.name(place);
             add_namespace(&own)?;
-            let plug = place.name();
+            let plug = &place.name();
             ip(&["-n", &street, "link", "add", plug, "type", "veth", "peer", "name", WIRE, "netns", &own])?;
             ip(&["-n", &street, "link", "set", plug, "master", "bridge0", "up"])?;
             ip(&["-n", &own, "address", "add", &format!("{}/24", place.address()), "dev", WIRE])?;
@@ -106,37 +115,57 @@ impl Network {
     /// # Errors
     /// What `nft` said.
     pub(crate) fn cut(&self, cut: Cut) -> anyhow::Result<()> {
+        let vaults = || vec![Place::Vault(0), Place::Vault(1)];
+        let others = |own: usize| {
+            let is_other = |place: &Place| matches!(place, Place::Database(server) if *server != own);
+            self.places.iter().copied().filter(is_other).collect::<Vec<_>>()
+        };
         let (at, from, to) = match cut {
-            Cut::Link => (0, Some(Place::Vault(1)), Some(Place::Vault(1))),
-            Cut::Deaf(vault) => (vault, Some(Place::Vault(1 - vault)), None),
-            Cut::Callers(vault) => (vault, Some(Place::Callers), Some(Place::Callers)),
-            Cut::Mute(vault) => (vault, None, Some(Place::Callers)),
+            Cut::Link => (Place::Vault(0), vec![Place::Vault(1)], vec![Place::Vault(1)]),
+            Cut::Deaf(vault) => (Place::Vault(vault), vec![Place::Vault(1 - vault)], vec![]),
+            Cut::Callers(vault) => (Place::Vault(vault), vec![Place::Callers], vec![Place::Callers]),
+            Cut::Mute(vault) => (Place::Vault(vault), vec![], vec![Place::Callers]),
+            Cut::Database(server) => (Place::Database(server), vaults(), vaults()),
+            Cut::Feed(server) => (Place::Database(server), others(server), others(server)),
         };
         let mut rules = String::from(
             "add table inet cut\n\
              add chain inet cut hear { type filter hook input priority 0; }\n\
              add chain inet cut say { type filter hook output priority 0; }\n",
         );
-        if let Some(from) = from {
+        for from in from {
             rules += &format!("add rule inet cut hear ip saddr {} drop\n", from.address());
         }
-        if let Some(to) = to {
+        for to in to {
             rules += &format!("add rule inet cut say ip daddr {} drop\n", to.address());
         }
         self.nft(at, &rules)
     }
 
-    /// Everybody hears everybody.
+    /// The vaults hear each other and the callers again.
     ///
     /// # Errors
     /// What `nft` said.
     pub(crate) fn heal(&self) -> anyhow::Result<()> {
-        (0..2).try_for_each(|vault| self.nft(vault, "add table inet cut\ndelete table inet cut\n"))
+        [Place::Vault(0), Place::Vault(1)].into_iter().try_for_each(|place| self.mend(place))
     }
 
-    fn nft(&self, vault: usize, rules: &str) -> anyhow::Result<()> {
+    /// Everybody hears every database server again.
+    ///
+    /// # Errors
+    /// What `nft` said.
+    pub(crate) fn heal_databases(&self) -> anyhow::Result<()> {
+        let databases = self.places.iter().copied().filter(|place| matches!(place, Place::Database(_)));
+        databases.into_iter().try_for_each(|place| self.mend(place))
+    }
+
+    fn mend(&self, place: Place) -> anyhow::Result<()> {
+        self.nft(place, "add table inet cut\ndelete table inet cut\n")
+    }
+
+    fn nft(&self, place: Place, rules: &str) -> anyhow::Result<()> {
         let mut child = Command::new("ip")
-            .args(["netns", "exec", &self.name(Place::Vault(vault)), "nft", "-f", "-"])
+            .args(["netns", "exec", &self.name(place), "nft", "-f", "-"])
             .stdin(Stdio::piped())
             .stderr(Stdio::piped())
             .spawn()
@@ -158,7 +187,7 @@ impl Network {
 
 impl Drop for Network {
     fn drop(&mut self) {
-        for name in Place::ALL.map(|place| self.name(place)).into_iter().chain([self.street()]) {
+        for name in self.places.iter().map(|place| self.name(*place)).chain([self.street()]) {
             // Perhaps it was never made.
             let _ = ip(&["netns", "delete", &name]);
         }

@@ -16,6 +16,7 @@ use rustls::ClientConfig;
 use serde_json::Value;
 use shared::tls::Files;
 
+use crate::databases::Databases;
 use crate::door::Address;
 use crate::network::{Network, Place};
 
@@ -25,6 +26,8 @@ pub(crate) const NAMES: [&str; 2] = ["vault-a", "vault-b"];
 pub(crate) const OWNER: &str = "erp";
 /// How long a vault may take to start, or two to come together; the machine is busy.
 const READY: Duration = Duration::from_secs(60);
+/// How old the certificates are, in faketime's words; no clock goes back further.
+const BIRTH: &str = "-3d";
 /// The same in each namespace.
 const PORT: u16 = 7443;
 
@@ -49,7 +52,7 @@ impl Vaults {
     ///
     /// # Errors
     /// What a command or a program said.
-    pub(crate) fn start(folder: &Path, network: &Network) -> anyhow::Result<Self> {
+    pub(crate) fn start(folder: &Path, network: &Network, database: &str) -> anyhow::Result<Self> {
         let binary = binaries::find("vault")?;
         let servers = ["paris", "lyon"].map(|name| folder.join(name));
         servers.iter().try_for_each(std::fs::create_dir)?;
@@ -69,9 +72,16 @@ impl Vaults {
         ran.well().context("vault keys init")?;
         let recipient = word(&said, "age1").context("no recipient")?;
         std::fs::copy(&key, second.folder.join("storage.key"))?;
-        first.write_config(&servers, &recipient)?;
-        second.write_config(&servers, &recipient)?;
-        first.command(&["pki", "init", "--authority", "history"])?;
+        first.write_config(&servers, &recipient, database)?;
+        second.write_config(&servers, &recipient, database)?;
+        // The authority and its certificates are some days old: they are good also where a clock
+        // goes back.
+        first.set_clock(BIRTH)?;
+        let mut words = with_own_clock(&first.folder.join("clock"))?;
+        words.push(binary.clone().into());
+        words.extend(["pki", "init", "--authority", "history", "--config"].map(Into::into));
+        words.push(first.config.clone().into());
+        run(Path::new("env"), &words)?.well().context("vault pki init")?;
         first.launch(network)?;
         first.wait_alive()?;
         let token = first.token("vault", "pair", NAMES[1])?;
@@ -86,6 +96,7 @@ impl Vaults {
         let words: Vec<OsString> =
             words.into_iter().map(OsString::from).chain([own.clone().into()]).collect();
         network.inside(Place::Callers, || run(&binary, &words)?.well())??;
+        first.set_clock("+0")?;
         let tls = Arc::new(shared::tls::client(&files(&own)?, &[b"http/1.1"])?);
         let vaults = Self { each: [first, second], tls };
         vaults.wait_together(READY)?;
@@ -113,6 +124,27 @@ impl Vaults {
     }
 }
 
+impl Vaults {
+    /// Nobody asks any more: waits until both have the same, and the copy has it too, if there is one.
+    ///
+    /// # Errors
+    /// What each says of it at the end.
+    pub(crate) fn wait_still(&self, databases: &Databases) -> anyhow::Result<()> {
+        wait::until("nothing is under way", READY, || {
+            let each = [self.each[0].status()?, self.each[1].status()?];
+            let ends =
+                each.each_ref().map(|status| [status.pointer("/entries"), status.pointer("/final_entries")]);
+            let same = ends[0][0].is_some() && ends.iter().flatten().all(|end| *end == ends[0][0]);
+            let copied = each.iter().any(|status| {
+                status.pointer("/database/phase") == Some(&Value::from("current"))
+                    && status.pointer("/database/holds") == ends[0][0]
+            });
+            anyhow::ensure!(same && (copied || databases.servers.is_empty()), "{each:?}");
+            Ok(())
+        })
+    }
+}
+
 impl Vault {
     fn place(folder: &Path, place: usize, binary: &Path) -> anyhow::Result<Self> {
         let own = folder.join(NAMES[place]);
@@ -134,7 +166,7 @@ impl Vault {
         format!("{}={}", self.name(), socket(self.place))
     }
 
-    fn write_config(&self, servers: &[PathBuf; 2], escrow: &str) -> anyhow::Result<()> {
+    fn write_config(&self, servers: &[PathBuf; 2], escrow: &str, database: &str) -> anyhow::Result<()> {
         let text = format!(
             r#"name = "{name}"
 state = "{folder}/state"
@@ -153,6 +185,7 @@ silence = "1s"
 [sequence]
 owner = "{owner}"
 
+{database}
 [storage]
 key_file = "{folder}/storage.key"
 escrow_recipient = "{escrow}"
@@ -202,6 +235,19 @@ path = "{lyon}"
     fn token(&self, role: &str, owner: &str, name: &str) -> anyhow::Result<String> {
         let said = self.command(&["pki", "token", "--role", role, "--owner", owner, "--name", name])?;
         word(&said, "evt1.").with_context(|| format!("no token in: {said}"))
+    }
+
+    /// The same of a command that needs none.
+    ///
+    /// # Errors
+    /// What it said.
+    pub(crate) fn command_without_config(&self, words: &[&str]) -> anyhow::Result<String> {
+        run(&self.binary, words)?.well().with_context(|| format!("vault {}", words.join(" ")))
+    }
+
+    /// Its journal.
+    pub(crate) fn journal_file(&self) -> PathBuf {
+        self.folder.join("state/journal.db")
     }
 
     /// A call over its control socket: an operator on the vault's own host.

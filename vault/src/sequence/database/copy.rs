@@ -9,19 +9,20 @@ use serde::{Deserialize, Serialize};
 use shared::retry::Backoff;
 use shared::shutdown::Shutdown;
 use tokio::sync::{Notify, watch};
+use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep};
 
 use super::super::coordinator::Seen;
 use super::super::digest::Digest;
 use super::super::entry::{Entry, Tail};
 use super::super::journal::{Journal, JournalError};
-use super::note::Kept;
+use super::note::{Kept, Note};
 use super::open::{Connection, choose, survey, writable};
 use super::operator::Metrics;
 use super::replies::{Replies, Waiters};
 use super::{DatabaseError, Host, Settings};
 
-/// How often the servers are looked at while nothing goes wrong.
+/// How often the servers are looked at.
 const PROBE: Duration = Duration::from_secs(5);
 /// How often it is written down how far the copy goes.
 const NOTE: Duration = Duration::from_secs(2);
@@ -277,7 +278,18 @@ impl Keeper {
     /// Copies what becomes final, until this vault no longer leads or something goes wrong.
     async fn keep(&mut self, connection: &mut Connection, held: Tail) -> Result<(), DatabaseError> {
         let mut copied = held;
+        let (mut looks, mut looked) = (JoinSet::new(), None);
+        self.look_around(&mut looks);
         loop {
+            // However much there is to copy.
+            if let Some(look) = looked.take().or_else(|| looks.try_join_next()) {
+                if let Ok((note, hosts)) = look
+                    && !self.probe(connection, copied, &note, &hosts).await?
+                {
+                    return Ok(());
+                }
+                self.look_around(&mut looks);
+            }
             let (leads, final_index) = {
                 let seen = self.seen.borrow_and_update();
                 (seen.leads, seen.final_index)
@@ -305,11 +317,7 @@ impl Keeper {
                 changed = self.seen.changed() => if changed.is_err() { return Ok(()) },
                 () = self.waiters.next() => {}
                 () = self.shared.again.notified() => return Ok(()),
-                () = sleep(PROBE) => {
-                    if !self.probe(connection, copied).await? {
-                        return Ok(());
-                    }
-                }
+                look = looks.join_next() => looked = look,
             }
         }
     }
@@ -339,13 +347,29 @@ impl Keeper {
         }
     }
 
+    /// Looks at every server in a while, beside the copying: one that does not answer takes its time.
+    fn look_around(&self, looks: &mut JoinSet<(Note, Vec<Host>)>) {
+        let shared = Arc::clone(&self.shared);
+        looks.spawn(async move {
+            sleep(PROBE).await;
+            // What is written down later, no server needs to have had yet.
+            let note = shared.kept.note();
+            let (hosts, _closed) = survey(&shared.settings, &note.fenced).await;
+            (note, hosts)
+        });
+    }
+
     /// Is the server that is written to still the right one?
-    async fn probe(&mut self, connection: &mut Connection, copied: Tail) -> Result<bool, DatabaseError> {
+    async fn probe(
+        &mut self,
+        connection: &mut Connection,
+        copied: Tail,
+        note: &Note,
+        hosts: &[Host],
+    ) -> Result<bool, DatabaseError> {
         self.take_note(connection);
-        let note = self.shared.kept.note();
-        let (hosts, _closed) = self.waiters.during(survey(&self.shared.settings, &note.fenced)).await;
-        self.look_at(&hosts);
-        let right = choose(&hosts, &note)?;
+        self.look_at(hosts);
+        let right = choose(hosts, note)?;
         let held = self.waiters.during(connection.tail()).await?;
         let same = hosts.get(right).is_some_and(|host| host.host == connection.place());
         Ok(same && held.index >= copied.index)
@@ -362,7 +386,7 @@ impl Keeper {
         read.map_err(|error| away(error.to_string()))?.map_err(|error| away(error.to_string()))
     }
 
-    async fn note(&mut self, change: impl FnOnce(&mut super::note::Note) + Send + 'static) {
+    async fn note(&mut self, change: impl FnOnce(&mut Note) + Send + 'static) {
         let shared = Arc::clone(&self.shared);
         let changed = tokio::task::spawn_blocking(move || shared.kept.change(change));
         if let Ok(Err(error)) = self.waiters.during(changed).await {

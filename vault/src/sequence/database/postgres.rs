@@ -69,9 +69,13 @@ const LOOK_AT_PRIMARY: &str = "
         pg_wal_lsn_diff(pg_current_wal_lsn(), '0/0')::bigint,
         (SELECT max(pg_wal_lsn_diff(pg_current_wal_lsn(), replay_lsn))::bigint FROM pg_stat_replication)";
 
+/// The last checkpoint may lie on an older timeline than what came after it, above all in a server
+/// that was wound back a moment ago. Without rights on `pg_stat_wal_receiver` its columns are empty.
 const LOOK_AT_STANDBY: &str = "
     SELECT pg_wal_lsn_diff(greatest(pg_last_wal_replay_lsn(), pg_last_wal_receive_lsn()), '0/0')::bigint,
-        pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::bigint";
+        pg_wal_lsn_diff(pg_last_wal_receive_lsn(), pg_last_wal_replay_lsn())::bigint,
+        (SELECT greatest(min_recovery_end_timeline, (SELECT received_tli FROM pg_stat_wal_receiver))
+            FROM pg_control_recovery())";
 
 /// Rights on `pg_stat_replication` may be missing; then its columns are empty.
 const FED: &str = "
@@ -225,7 +229,8 @@ impl Ledger for Postgres {
         let encoding: String = cell(&row, 4)?;
         let (timeline, at, lag): (i32, Option<i64>, Option<i64>) = if standby {
             let row = self.row(LOOK_AT_STANDBY).await?;
-            (checkpoint, cell(&row, 0)?, cell(&row, 1)?)
+            let replayed: Option<i32> = cell(&row, 2)?;
+            (checkpoint.max(replayed.unwrap_or(0)), cell(&row, 0)?, cell(&row, 1)?)
         } else {
             let row = self.row(LOOK_AT_PRIMARY).await?;
             (cell(&row, 0)?, cell(&row, 1)?, cell(&row, 2)?)
