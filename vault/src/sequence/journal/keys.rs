@@ -6,14 +6,14 @@
 //! A key is found by the first 8 bytes of a hash of it; whether an entry is really about it, the
 //! entry says.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, Transaction, ffi, params};
 use sha2::{Digest as _, Sha256};
 
 use crate::sequence::book::SeriesName;
-use crate::sequence::entry::{Act, Entry};
+use crate::sequence::entry::{Act, BATCH, Entry};
 
 /// So many keys are brought into the table in one sweep; few in tests, so that they see many.
 const SWEEP: usize = if cfg!(test) { 1 << 10 } else { 1 << 16 };
@@ -50,9 +50,17 @@ struct Places {
     more: BTreeSet<Place>,
 }
 
+/// Hashes of keys that were looked for since the last write, and under which there is no entry: who
+/// is about to give them numbers need not look again.
+pub(super) type Absent = HashSet<i64>;
+
+/// No more are noted than the largest round looks for.
+const ABSENT: usize = 2 * BATCH;
+
 /// What one transaction changes, once it is durable.
 #[derive(Debug, Default)]
 pub(super) struct Change {
+    absent: Absent,
     added: Places,
     removed: BTreeSet<Place>,
     swept: usize,
@@ -105,11 +113,17 @@ impl Keys {
     pub(super) fn find(
         &self,
         connection: &Connection,
+        absent: &mut Absent,
         name: &SeriesName,
         key: &str,
     ) -> rusqlite::Result<Option<u64>> {
         let wanted = Wanted { owner: &name.owner, series: &name.series, key };
-        self.look(connection, &Change::default(), wanted, wanted.hash())
+        let hash = wanted.hash();
+        let found = self.look(connection, &Change::default(), wanted, hash)?;
+        if found.is_none() && absent.len() < ABSENT {
+            absent.insert(hash);
+        }
+        Ok(found)
     }
 
     fn look(
@@ -149,6 +163,11 @@ impl Keys {
         entry: &Entry,
     ) -> rusqlite::Result<()> {
         let place = (Wanted::by(entry).hash(), entry.index);
+        // It may have been noted for another key of the same hash: two of a round are looked at.
+        if change.absent.remove(&place.0) && change.cut.is_none() {
+            change.added.insert(place);
+            return Ok(());
+        }
         match self.look(transaction, change, Wanted::by(entry), place.0)? {
             // It stood there before the cut, and nobody would look for it again.
             None if change.cut.is_some_and(|cut| entry.index <= cut) => {
@@ -292,6 +311,11 @@ impl Places {
 }
 
 impl Change {
+    /// A write that begins after these lookups.
+    pub(super) fn after(absent: Absent) -> Self {
+        Self { absent, ..Self::default() }
+    }
+
     /// The entries after `index` are dropped; `dropped` are among them.
     pub(super) fn cut(
         &mut self,

@@ -1,0 +1,62 @@
+//! Entries on their way into their table: the columns in their order, several lines a statement.
+//! Knows SQL's `INSERT`; not what is derived of an entry.
+
+use std::sync::LazyLock;
+
+use rusqlite::{Statement, Transaction};
+
+use crate::sequence::entry::Entry;
+
+/// Lines that one statement takes: starting one costs as much as a line does.
+const LINES: usize = 16;
+const COLUMNS: usize = 13;
+
+static MANY: LazyLock<String> = LazyLock::new(|| insert("entry", LINES));
+static ONE: LazyLock<String> = LazyLock::new(|| insert("entry", 1));
+static ALONE: LazyLock<String> = LazyLock::new(|| insert("solo", 1));
+
+/// Adds entries to the chain's table, in their order.
+pub(super) fn append(transaction: &Transaction<'_>, entries: &[Entry]) -> rusqlite::Result<()> {
+    let (many, rest) = entries.as_chunks::<LINES>();
+    for lines in many {
+        put(&mut *transaction.prepare_cached(&MANY)?, lines)?;
+    }
+    for line in rest {
+        put(&mut *transaction.prepare_cached(&ONE)?, std::slice::from_ref(line))?;
+    }
+    Ok(())
+}
+
+/// Adds rows to those that this vault gave alone.
+pub(super) fn append_alone(transaction: &Transaction<'_>, rows: &[Entry]) -> rusqlite::Result<()> {
+    for row in rows {
+        put(&mut *transaction.prepare_cached(&ALONE)?, std::slice::from_ref(row))?;
+    }
+    Ok(())
+}
+
+fn insert(table: &str, lines: usize) -> String {
+    let line = format!("({})", vec!["?"; COLUMNS].join(","));
+    format!("INSERT INTO {table} VALUES {}", vec![line; lines].join(","))
+}
+
+fn put(statement: &mut Statement<'_>, lines: &[Entry]) -> rusqlite::Result<()> {
+    for (line, entry) in lines.iter().enumerate() {
+        let (act, text) = entry.act.parts();
+        let at = |column: usize| line * COLUMNS + column;
+        statement.raw_bind_parameter(at(1), entry.index)?;
+        statement.raw_bind_parameter(at(2), entry.epoch)?;
+        statement.raw_bind_parameter(at(3), entry.life.to_be_bytes())?;
+        statement.raw_bind_parameter(at(4), entry.carried)?;
+        statement.raw_bind_parameter(at(5), &entry.owner)?;
+        statement.raw_bind_parameter(at(6), &entry.series)?;
+        statement.raw_bind_parameter(at(7), entry.number)?;
+        statement.raw_bind_parameter(at(8), &entry.key)?;
+        statement.raw_bind_parameter(at(9), act)?;
+        statement.raw_bind_parameter(at(10), text)?;
+        statement.raw_bind_parameter(at(11), entry.at)?;
+        statement.raw_bind_parameter(at(12), entry.previous.0)?;
+        statement.raw_bind_parameter(at(13), entry.hash.0)?;
+    }
+    statement.raw_execute().map(drop)
+}
