@@ -100,7 +100,8 @@ pub struct Journal {
     /// Rows that stand in the chain up to this entry are not kept any more.
     forgotten: u64,
     keys: Keys,
-    absent: RefCell<Absent>,
+    /// The writer's alone: beside others nobody knows when it was last written.
+    absent: Option<RefCell<Absent>>,
     /// Highest numbers; the writer's alone.
     last: RefCell<HashMap<SeriesName, u64>>,
 }
@@ -127,6 +128,7 @@ impl Journal {
             }
         }
         journal.standing = journal.restored()?;
+        journal.absent = Some(RefCell::default());
         journal.has_rows = journal.last("solo")?.is_some();
         journal.keys = Keys::read(&journal.connection).map_err(|source| journal.sql(source))?;
         Ok(journal)
@@ -160,7 +162,7 @@ impl Journal {
             has_rows: false,
             forgotten: 0,
             keys: Keys::default(),
-            absent: RefCell::default(),
+            absent: None,
             last: RefCell::default(),
         }
     }
@@ -238,7 +240,8 @@ impl Journal {
     fn try_write(&mut self, write: &Write) -> rusqlite::Result<bool> {
         let Write { cut, entries, rows, memory } = write;
         let transaction = self.connection.transaction()?;
-        let (keys, mut change) = (&self.keys, Change::after(self.absent.take()));
+        let (keys, mut change) =
+            (&self.keys, Change::after(self.absent.as_ref().map(RefCell::take).unwrap_or_default()));
         let mut touched = HashSet::new();
         if let Some(cut) = cut {
             if !stands(&transaction, *cut)? {
@@ -284,11 +287,17 @@ impl Journal {
         self.has_rows = has_rows;
         self.forgotten = memory.settled;
         keys.changed(change, entries.last().map(Entry::tail).or(*cut).map(|tail| tail.index));
-        for entry in entries.iter().filter(|entry| matches!(entry.act, Act::Reserve(_) | Act::Spoil(_))) {
+        for same in entries.chunk_by(|one, next| one.owner == next.owner && one.series == next.series) {
+            let gives = |entry: &&Entry| matches!(entry.act, Act::Reserve(_) | Act::Spoil(_));
+            let (Some(entry), Some(most)) =
+                (same.first(), same.iter().filter(gives).map(|entry| entry.number).max())
+            else {
+                continue;
+            };
             // Only what is there already: a series that nobody asked for is read when asked for.
             let name = SeriesName { owner: entry.owner.clone(), series: entry.series.clone() };
             if let Some(last) = self.last.get_mut().get_mut(&name) {
-                *last = entry.number.max(*last);
+                *last = most.max(*last);
             }
         }
         Ok(true)
@@ -417,7 +426,8 @@ impl Journal {
     /// # Errors
     /// SQLite's own.
     pub fn by_key(&self, name: &SeriesName, key: &str) -> Result<Option<Known>, JournalError> {
-        let found = self.keys.find(&self.connection, &mut self.absent.borrow_mut(), name, key);
+        let mut absent = self.absent.as_ref().map(RefCell::borrow_mut);
+        let found = self.keys.find(&self.connection, absent.as_deref_mut(), name, key);
         match found.map_err(|source| self.sql(source))? {
             Some(index) => self.one(
                 "SELECT number.* FROM entry JOIN number USING (owner, series)

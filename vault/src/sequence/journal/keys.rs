@@ -50,11 +50,10 @@ struct Places {
     more: BTreeSet<Place>,
 }
 
-/// Hashes of keys that were looked for since the last write, and under which there is no entry: who
-/// is about to give them numbers need not look again.
+/// Hashes of keys that the writer has looked for in vain since its last write: it need not look again.
 pub(super) type Absent = HashSet<i64>;
 
-/// No more are noted than the largest round looks for.
+/// No more are noted than two of the largest rounds look for.
 const ABSENT: usize = 2 * BATCH;
 
 /// What one transaction changes, once it is durable.
@@ -113,14 +112,19 @@ impl Keys {
     pub(super) fn find(
         &self,
         connection: &Connection,
-        absent: &mut Absent,
+        absent: Option<&mut Absent>,
         name: &SeriesName,
         key: &str,
     ) -> rusqlite::Result<Option<u64>> {
         let wanted = Wanted { owner: &name.owner, series: &name.series, key };
         let hash = wanted.hash();
+        if absent.as_ref().is_some_and(|absent| absent.contains(&hash)) {
+            return Ok(None);
+        }
         let found = self.look(connection, &Change::default(), wanted, hash)?;
-        if found.is_none() && absent.len() < ABSENT {
+        if let (None, Some(absent)) = (found, absent)
+            && absent.len() < ABSENT
+        {
             absent.insert(hash);
         }
         Ok(found)
@@ -481,5 +485,25 @@ mod tests {
         let memory = journal.memory().unwrap();
         let refused = journal.write(&Write { cut: None, entries: vec![taken], rows: Vec::new(), memory });
         assert!(refused.unwrap_err().to_string().contains("entry 5 gives a number to the key of entry 1"));
+    }
+
+    #[test]
+    fn a_key_looked_for_in_vain_is_found_once_it_has_a_number_and_gets_no_second_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(&folder.path().join("journal.db"), 5).unwrap();
+        let memory = journal.memory().unwrap();
+        let twice = |tail: Tail| {
+            let first = entry(tail, 1, "k", Act::Reserve(None));
+            vec![entry(first.tail(), 2, "k", Act::Reserve(None)), first].into_iter().rev().collect()
+        };
+        assert_eq!(number(&journal, "k"), None);
+        let entries: Vec<Entry> = twice(Tail::default());
+        let one = entries[..1].to_vec();
+        journal.write(&Write { cut: None, entries, rows: Vec::new(), memory }).unwrap_err();
+        assert_eq!(number(&journal, "k"), None);
+        write(&mut journal, None, one);
+        assert_eq!(number(&journal, "k"), Some(1));
+        let again = entry(journal.tail().unwrap(), 2, "k", Act::Reserve(None));
+        journal.write(&Write { cut: None, entries: vec![again], rows: Vec::new(), memory }).unwrap_err();
     }
 }

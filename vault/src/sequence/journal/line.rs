@@ -60,3 +60,43 @@ fn put(statement: &mut Statement<'_>, lines: &[Entry]) -> rusqlite::Result<()> {
     }
     statement.raw_execute().map(drop)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Journal;
+    use super::*;
+    use crate::sequence::entry::{Act, Draft};
+    use crate::sequence::protocol::Write;
+
+    #[test]
+    fn entries_are_read_back_in_their_order_however_many_are_written_at_once() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(&folder.path().join("journal.db"), 5).unwrap();
+        let memory = journal.memory().unwrap();
+        let mut all = Vec::new();
+        for count in [1, LINES - 1, LINES, LINES + 1, 3 * LINES + 5] {
+            let mut tail = journal.tail().unwrap();
+            let entries: Vec<Entry> = (0..count)
+                .map(|_| {
+                    let (owner, series) = ("erp".to_owned(), "INV".to_owned());
+                    let (number, key) = (tail.index + 1, format!("k{}", tail.index));
+                    let draft = Draft {
+                        owner,
+                        series,
+                        number,
+                        key,
+                        act: Act::Reserve(Some(7)),
+                        at: -1,
+                        carried: None,
+                    };
+                    let entry = Entry::append(tail, 1, u128::MAX, draft);
+                    tail = entry.tail();
+                    entry
+                })
+                .collect();
+            all.extend_from_slice(&entries);
+            journal.write(&Write { cut: None, entries, rows: Vec::new(), memory }).unwrap();
+        }
+        assert_eq!(journal.entries(0).unwrap(), all);
+    }
+}
