@@ -23,11 +23,14 @@ use vault::Vault;
 use vault::config::Config;
 use vault::sequence::Sequence;
 use vault::sequence::book::SeriesName;
+use vault::sequence::database::copy::Phase;
 
 const OWNER: &str = "erp";
 const SERIES: &str = "BENCH";
-/// The other vault may still be starting.
+/// The other vault may still be starting, and so may a database.
 const TOGETHER: Duration = Duration::from_secs(60);
+/// So often a turn looks whether its answers wait for the database.
+const LOOK: Duration = Duration::from_millis(5);
 
 fn main() -> anyhow::Result<()> {
     let words: Vec<String> = std::env::args().skip(1).collect();
@@ -51,8 +54,8 @@ async fn inside(config: &Path) -> anyhow::Result<()> {
     let (numbers, shutdown) = (vault.numbers(), Shutdown::new());
     let serving = tokio::spawn(vault.run(shutdown.clone(), Arc::new(Notify::new())));
     let due = Instant::now() + TOGETHER;
-    while !numbers.status().together {
-        anyhow::ensure!(Instant::now() < due, "the vaults do not come together: {:?}", numbers.status());
+    while !(numbers.status().together && copied(&numbers)) {
+        anyhow::ensure!(Instant::now() < due, "the ledger does not come together: {:?}", numbers.status());
         tokio::time::sleep(Duration::from_millis(10)).await;
     }
     writeln!(std::io::stdout(), "ready")?;
@@ -65,11 +68,25 @@ async fn inside(config: &Path) -> anyhow::Result<()> {
             let ticket = Some(numbers.life());
             numbers.reserve(name, key, ticket).await.map(drop).map_err(anyhow::Error::from)
         };
-        turn(callers.parse()?, seconds.parse()?, &numbers, reserve).await?;
+        let watched = async {
+            while copied(&numbers) {
+                tokio::time::sleep(LOOK).await;
+            }
+            anyhow::bail!("answers did not wait for the database: {:?}", numbers.status().database)
+        };
+        tokio::select! {
+            turned = turn(callers.parse()?, seconds.parse()?, &numbers, reserve) => turned?,
+            missed = watched => missed?,
+        }
     }
     shutdown.cancel();
     serving.await?;
     Ok(())
+}
+
+/// Does every answer wait for the copy of the ledger, if there is one?
+fn copied(numbers: &Sequence) -> bool {
+    numbers.status().database.is_none_or(|copy| copy.state.phase == Phase::Current)
 }
 
 async fn over_http(vault: &str, files: Files, callers: usize, seconds: u64) -> anyhow::Result<()> {

@@ -368,6 +368,7 @@ impl Sequence {
             queue,
             waiting: VecDeque::new(),
             under_way: Vec::new(),
+            looked_at: 0,
             company: 0,
             made: Vec::new(),
             records: Desk::default(),

@@ -6,8 +6,9 @@ a line, `NAME<TAB>VALUE<TAB>UNIT`; every turn, and the CPU seconds it took, goes
 What is measured: both vaults are real processes with their real link (TCP, mutual TLS), and both
 journals are on this machine's disk, synced before an answer. The callers, 32 or 1,000 of them, are
 in the first vault's process and skip HTTP, nothing else; those of `numbers_http_…` do not skip even
-that. Each reserves one number after the other, always with a new random key. pgbench's 32 clients
-are pgbench's."""
+that. Each reserves one number after the other, always with a new random key. Where a database keeps a
+copy of the ledger, an answer waits for that copy too, and a turn in which one did not is no turn: it
+ends the benchmark. pgbench's 32 clients are pgbench's."""
 
 import argparse
 import os
@@ -16,6 +17,7 @@ import subprocess
 import sys
 import tempfile
 
+from databases import Etcd, Mariadb
 from parts import Pair, run
 from postgres import Postgres, children, with_standby
 from process import Failed, Process
@@ -60,6 +62,7 @@ class Ours:
             raise Failed(f"the first vault does not start; see {self.folder}/inside.log")
 
     def cpu(self):
+        """Of both vaults; a database's own time is left out."""
         return cpu_of(self.inside.pid) + cpu_of(self.second.process.pid)
 
     def turn(self, callers, seconds=SECONDS):
@@ -88,6 +91,13 @@ class Ours:
             self.inside.kill()
             self.inside.wait()
         self.second.process.stop()
+
+
+def copied_to(server):
+    """The section of both configurations that names this server."""
+    hosts = ", ".join(f'"{host}"' for host in server.hosts())
+    server_is = f'kind = "{server.kind}"\nhosts = [{hosts}]\ndatabase = "{server.database}"\nuser = "{server.user}"'
+    return f"[sequence.database]\n{server_is}\nin_clear = true\n"
 
 
 def find(folder):
@@ -138,9 +148,16 @@ def measure(folder, binaries, running):
     primary, standby = with_standby("synchronous", folder)
     running.extend((primary, standby))
     primary.sql(SCHEMA)
+    for one in (plain, primary):
+        one.sql("CREATE DATABASE vault")
+    mariadb, etcd = start(Mariadb(folder)), start(Etcd(folder))
     sqlite = start(Ours("pair", folder, binaries))
+    copied = {server: start(Ours(name, folder, binaries, copied_to(server))) for name, server in (
+        ("with-postgres", plain), ("with-standby", primary), ("with-mariadb", mariadb), ("with-etcd", etcd))}
     for callers in (32, 1000):
         sqlite.turn(callers, 1)
+    for ours in copied.values():
+        ours.turn(32, 1)
     turns = Turns({
         "nextval": lambda: plain.bench(NEXTVAL, SECONDS),
         "pair": lambda: sqlite.turn(32),
@@ -149,8 +166,18 @@ def measure(folder, binaries, running):
         "row update": lambda: plain.bench(UPDATE, SECONDS),
         "pair, HTTP": lambda: sqlite.over_http(32),
         "row update, synchronous standby": lambda: primary.bench(UPDATE, SECONDS),
+        "pair and PostgreSQL": lambda: copied[plain].turn(32),
+        "pair and PostgreSQL, synchronous standby": lambda: copied[primary].turn(32),
+        "pair and MariaDB": lambda: copied[mariadb].turn(32),
+        "pair and etcd": lambda: copied[etcd].turn(32),
     })
     turns.figure("numbers_sqlite_pair_vs_nextval", "pair", "nextval")
+    turns.figure("numbers_pg_vs_nextval", "pair and PostgreSQL", "nextval")
+    turns.figure("numbers_pg_sync_vs_nextval", "pair and PostgreSQL, synchronous standby", "nextval")
+    turns.figure("numbers_pg_sync_vs_row_update", "pair and PostgreSQL, synchronous standby",
+                 "row update, synchronous standby")
+    turns.figure("numbers_mariadb_vs_nextval", "pair and MariaDB", "nextval")
+    turns.figure("numbers_etcd_vs_nextval", "pair and etcd", "nextval")
     turns.figure("numbers_1000_vs_nextval", "pair, 1000 callers", "nextval")
     turns.figure("numbers_p99_vs_nextval", "pair", "nextval", of="late")
     turns.figure("numbers_http_vs_nextval", "pair, HTTP", "nextval")

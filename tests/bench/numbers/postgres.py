@@ -29,7 +29,9 @@ def as_user(*command):
 
 
 class Postgres:
-    """One server. It listens on a socket in its own folder alone."""
+    """One server. It listens on a socket in its own folder, and on loopback."""
+
+    kind, database, user = "postgres", "vault", USER
 
     def __init__(self, name, folder, settings=""):
         self.name, self.bin, self.port = name, programs(), free_port()
@@ -53,7 +55,7 @@ class Postgres:
 
     def start(self):
         words = [f"{self.bin}/postgres", "-D", self.data, "-p", self.port, "-k", self.folder,
-                 "-c", "listen_addresses=", "-c", "fsync=on", "-c", "max_connections=100"]
+                 "-c", "listen_addresses=127.0.0.1", "-c", "fsync=on", "-c", "max_connections=100"]
         for setting in self.settings.split():
             words += ["-c", setting]
         self.process = Process(self.name, as_user(*words), self.folder)
@@ -69,6 +71,9 @@ class Postgres:
 
     def sql(self, text):
         return run(f"{self.bin}/psql", "-h", self.folder, "-p", self.port, "-U", USER, "-Atqc", text)
+
+    def hosts(self):
+        return [f"127.0.0.1:{self.port}"]
 
     def cpu(self):
         """Seconds of CPU time of all its processes, those that have ended among them."""

@@ -1,7 +1,7 @@
 //! What a request does to a number, given what the ledger already says of it: an answer, a
 //! refusal, or an entry to be made. Pure; knows neither the pair nor the disk.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use serde::{Deserialize, Serialize};
 use shared::api::{Number, NumberState};
@@ -167,7 +167,7 @@ pub enum Verdict {
 #[derive(Debug, Default)]
 pub struct Round {
     last: HashMap<SeriesName, u64>,
-    keys: std::collections::HashSet<(SeriesName, String)>,
+    keys: HashMap<SeriesName, HashSet<String>>,
     defined: Vec<SeriesName>,
 }
 
@@ -188,15 +188,16 @@ impl Round {
             (Wish::Define(definition), _) => {
                 return self.define(name, definition, context.last, standing, at);
             }
-            (Wish::Reserve { key, .. } | Wish::Supersede { key, .. }, _) => key.clone(),
-            (_, Some(known)) => known.number.key.clone(),
+            (Wish::Reserve { key, .. } | Wish::Supersede { key, .. }, _) => key,
+            (_, Some(known)) => &known.number.key,
             (Wish::Confirm { number, .. } | Wish::Void { number, .. }, None) => {
                 return Verdict::Refuse(Refused::Unknown { series: name.series.clone(), number: *number });
             }
         };
-        if self.keys.contains(&(name.clone(), key.clone())) {
+        if self.keys.get(name).is_some_and(|touched| touched.contains(key)) {
             return Verdict::Wait;
         }
+        let key = key.clone();
         let verdict = match (wish, context.known) {
             (Wish::Reserve { key, ticket }, None) => {
                 if !standing.counts(name) {
@@ -207,7 +208,7 @@ impl Round {
                     return Verdict::Refuse(Refused::KeyLost);
                 }
                 let first = if series.is_some() { 0 } else { context.last };
-                let last = self.last.entry(name.clone()).or_insert(first);
+                let last = place(&mut self.last, name, || first);
                 let next = match series {
                     Some(series) => series.next(*last),
                     None => last.checked_add(1).filter(|next| *next <= i64::MAX as u64),
@@ -225,7 +226,7 @@ impl Round {
             },
             (Wish::Confirm { .. } | Wish::Void { .. } | Wish::Define(_), None) => unreachable!("done above"),
         };
-        self.keys.insert((name.clone(), key));
+        place(&mut self.keys, name, HashSet::default).insert(key);
         Verdict::Make(verdict)
     }
 
@@ -297,6 +298,18 @@ pub(super) fn amend(name: &SeriesName, wish: &Wish, known: Known, at: i64) -> Ve
         }
         (Wish::Confirm { .. } | Wish::Void { .. }, NumberState::Void) => Verdict::Refuse(void(known.number)),
     }
+}
+
+/// What is kept of a series; its name is copied only where nothing is yet.
+fn place<'m, T>(
+    of: &'m mut HashMap<SeriesName, T>,
+    name: &SeriesName,
+    first: impl FnOnce() -> T,
+) -> &'m mut T {
+    if !of.contains_key(name) {
+        return of.entry(name.clone()).or_insert_with(first);
+    }
+    of.get_mut(name).unwrap_or_else(|| unreachable!("it is there"))
 }
 
 pub(super) fn draft(name: &SeriesName, number: u64, key: &str, act: Act, at: i64) -> Draft {

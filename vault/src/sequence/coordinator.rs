@@ -2,6 +2,7 @@
 //! events in, carries out what the core asks, and answers callers when their entries are final.
 //! Wishes that wait while a round is under way share the next one (group commit).
 
+mod company;
 mod metrics;
 mod operator;
 
@@ -38,11 +39,6 @@ pub(super) const WAITING: usize = 4096;
 const SESSION_DEADLINE: Duration = Duration::from_secs(10);
 /// How often the thread looks at its deadlines when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
-
-/// Whoever was in the last round asks again at about the same time: one round for all of them costs
-/// what one for the first of them would. So long is waited at a time, while more come, and in all.
-const COMPANY: Duration = Duration::from_micros(50);
-const COMPANY_TURNS: usize = 4;
 
 /// What the thread takes in.
 pub(super) enum Work {
@@ -102,6 +98,8 @@ pub(super) struct Coordinator {
     pub(super) queue: mpsc::Receiver<Work>,
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) under_way: Vec<Waiting>,
+    /// Of how many of them the keys have been looked for.
+    pub(super) looked_at: usize,
     /// How many were in the last round.
     pub(super) company: usize,
     /// The entries that were made for them.
@@ -152,21 +150,6 @@ impl Coordinator {
             && let Ok(work) = self.queue.try_recv()
         {
             self.take(work);
-        }
-    }
-
-    /// Waits for company as long as that comes: this thread has nothing else to do meanwhile.
-    fn gather(&mut self) {
-        for _ in 0..COMPANY_TURNS {
-            let before = self.waiting.len();
-            if before == 0 || before >= self.company || !self.core.may_propose() {
-                return;
-            }
-            std::thread::sleep(COMPANY);
-            self.take_more();
-            if self.waiting.len() == before {
-                return;
-            }
         }
     }
 
@@ -465,7 +448,7 @@ impl Coordinator {
             let together = self.core.refusal().is_none();
             if together && !may_propose && self.core.leads() {
                 // A round is under way; what waits shares the next one.
-                return;
+                return self.look_ahead();
             }
             if std::mem::take(&mut self.chores_due) && may_propose && together && self.do_chores() {
                 return;
@@ -574,6 +557,7 @@ impl Coordinator {
         let mut drafts = self.record_drafts(may_propose);
         let mut later = VecDeque::new();
         let at = label();
+        self.looked_at = 0;
         // Without it each wish is looked up by itself, and hears what is wrong.
         let at_once = self.journal.at_once();
         while drafts.len() < BATCH

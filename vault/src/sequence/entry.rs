@@ -107,7 +107,7 @@ impl Act {
     pub fn parts(&self) -> (&'static str, Cow<'_, str>) {
         match self {
             Act::Reserve(None) => ("reserve", Cow::Borrowed("")),
-            Act::Reserve(Some(ticket)) => ("reserve", Cow::Owned(format!("{ticket:032x}"))),
+            Act::Reserve(Some(ticket)) => ("reserve", Cow::Owned(hex(*ticket))),
             Act::Confirm(hash) => ("confirm", Cow::Borrowed(hash)),
             Act::Void(reason) => ("void", Cow::Borrowed(reason)),
             Act::Spoil(reason) => ("spoil", Cow::Borrowed(reason)),
@@ -169,6 +169,13 @@ impl Act {
             _ => return None,
         })
     }
+}
+
+/// As `{life:032x}`, which takes as long as the entry's hash.
+fn hex(life: Life) -> String {
+    const DIGITS: &[u8; 16] = b"0123456789abcdef";
+    let digit = |half: u8| char::from(DIGITS[usize::from(half)]);
+    life.to_be_bytes().iter().flat_map(|byte| [digit(byte >> 4), digit(byte & 15)]).collect()
 }
 
 /// An entry before it has its place in the chain.

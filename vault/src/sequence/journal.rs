@@ -8,6 +8,7 @@
 
 mod derived;
 mod keys;
+mod line;
 mod records;
 mod schema;
 mod survey;
@@ -16,7 +17,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension as _, Row, Statement, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
 use serde::de::DeserializeOwned;
 use shared::api::{Number, NumberState};
 
@@ -31,8 +32,10 @@ use crate::sqlite::{self, SqliteError};
 pub use records::Leaf;
 pub use survey::Which;
 
-use derived::{apply, cut_off, forget_carried, last_number, life_state, put_lives, put_series, stands};
-use keys::{Change, Keys};
+use derived::{
+    apply, cut_off, forget_carried, is_plain, last_number, life_state, put_lives, put_series, reserve, stands,
+};
+use keys::{Absent, Change, Keys};
 use schema::MIGRATIONS;
 
 /// Pages that SQLite keeps for the writer, as SQLite counts: so many KiB.
@@ -97,6 +100,8 @@ pub struct Journal {
     /// Rows that stand in the chain up to this entry are not kept any more.
     forgotten: u64,
     keys: Keys,
+    /// The writer's alone: beside others nobody knows when it was last written.
+    absent: Option<RefCell<Absent>>,
     /// Highest numbers; the writer's alone.
     last: RefCell<HashMap<SeriesName, u64>>,
 }
@@ -123,6 +128,7 @@ impl Journal {
             }
         }
         journal.standing = journal.restored()?;
+        journal.absent = Some(RefCell::default());
         journal.has_rows = journal.last("solo")?.is_some();
         journal.keys = Keys::read(&journal.connection).map_err(|source| journal.sql(source))?;
         Ok(journal)
@@ -156,6 +162,7 @@ impl Journal {
             has_rows: false,
             forgotten: 0,
             keys: Keys::default(),
+            absent: None,
             last: RefCell::default(),
         }
     }
@@ -248,7 +255,8 @@ impl Journal {
     fn try_write(&mut self, write: &Write) -> rusqlite::Result<bool> {
         let Write { cut, entries, rows, memory } = write;
         let transaction = self.connection.transaction()?;
-        let (keys, mut change) = (&self.keys, Change::default());
+        let (keys, mut change) =
+            (&self.keys, Change::after(self.absent.as_ref().map(RefCell::take).unwrap_or_default()));
         let mut touched = HashSet::new();
         if let Some(cut) = cut {
             if !stands(&transaction, *cut)? {
@@ -260,29 +268,30 @@ impl Journal {
                 self.standing.names().chain(self.standing.definitions().map(|(name, _)| name)).cloned(),
             );
         }
-        let mut line = transaction.prepare_cached(INSERT_ENTRY)?;
-        for entry in entries {
-            insert(&mut line, entry)?;
-            apply(&transaction, entry, keys, &mut change)?;
-            records::apply(&transaction, entry)?;
-            let last = || last_number(&transaction, &entry.owner, &entry.series).unwrap_or(i64::MAX as u64);
-            touched.extend(self.standing.apply(entry, last));
-            if let Act::Life(_) | Act::Seal(_) = entry.act {
-                put_lives(&transaction, &self.standing)?;
-            } else if entry.carried > 0 {
-                let sql = "UPDATE life SET carried = ?2 WHERE life = ?1";
-                transaction.prepare_cached(sql)?.execute(params![entry.life.to_be_bytes(), entry.carried])?;
+        line::append(&transaction, entries)?;
+        for run in entries.chunk_by(|one, next| is_plain(one) && is_plain(next)) {
+            match run {
+                [entry] if !is_plain(entry) => apply(&transaction, entry, keys, &mut change)?,
+                _ => reserve(&transaction, run, keys, &mut change)?,
+            }
+            for entry in run {
+                records::apply(&transaction, entry)?;
+                let last =
+                    || last_number(&transaction, &entry.owner, &entry.series).unwrap_or(i64::MAX as u64);
+                touched.extend(self.standing.apply(entry, last));
+                if let Act::Life(_) | Act::Seal(_) = entry.act {
+                    put_lives(&transaction, &self.standing)?;
+                } else if entry.carried > 0 {
+                    let sql = "UPDATE life SET carried = ?2 WHERE life = ?1";
+                    let carried = params![entry.life.to_be_bytes(), entry.carried];
+                    transaction.prepare_cached(sql)?.execute(carried)?;
+                }
             }
         }
-        drop(line);
         for name in touched {
             put_series(&transaction, &self.standing, &name)?;
         }
-        let mut line = transaction.prepare_cached(INSERT_ROW)?;
-        for row in rows {
-            insert(&mut line, row)?;
-        }
-        drop(line);
+        line::append_alone(&transaction, rows)?;
         remember(&transaction, memory)?;
         let mut has_rows = self.has_rows || !rows.is_empty();
         if has_rows && memory.settled > self.forgotten {
@@ -293,11 +302,17 @@ impl Journal {
         self.has_rows = has_rows;
         self.forgotten = memory.settled;
         keys.changed(change, entries.last().map(Entry::tail).or(*cut).map(|tail| tail.index));
-        for entry in entries.iter().filter(|entry| matches!(entry.act, Act::Reserve(_) | Act::Spoil(_))) {
+        for same in entries.chunk_by(|one, next| one.owner == next.owner && one.series == next.series) {
+            let gives = |entry: &&Entry| matches!(entry.act, Act::Reserve(_) | Act::Spoil(_));
+            let (Some(entry), Some(most)) =
+                (same.first(), same.iter().filter(gives).map(|entry| entry.number).max())
+            else {
+                continue;
+            };
             // Only what is there already: a series that nobody asked for is read when asked for.
             let name = SeriesName { owner: entry.owner.clone(), series: entry.series.clone() };
             if let Some(last) = self.last.get_mut().get_mut(&name) {
-                *last = entry.number.max(*last);
+                *last = most.max(*last);
             }
         }
         Ok(true)
@@ -426,7 +441,9 @@ impl Journal {
     /// # Errors
     /// SQLite's own.
     pub fn by_key(&self, name: &SeriesName, key: &str) -> Result<Option<Known>, JournalError> {
-        match self.keys.find(&self.connection, name, key).map_err(|source| self.sql(source))? {
+        let mut absent = self.absent.as_ref().map(RefCell::borrow_mut);
+        let found = self.keys.find(&self.connection, absent.as_deref_mut(), name, key);
+        match found.map_err(|source| self.sql(source))? {
             Some(index) => self.one(
                 "SELECT number.* FROM entry JOIN number USING (owner, series)
                  WHERE entry.idx = ?1 AND number.number = iif(entry.number = 0, -entry.idx, entry.number)",
@@ -515,29 +532,6 @@ fn remember(transaction: &Transaction<'_>, memory: &Memory) -> rusqlite::Result<
             memory.peer_durable,
             memory.settled
         ])?;
-    Ok(())
-}
-
-const INSERT_ENTRY: &str = "INSERT INTO entry VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)";
-const INSERT_ROW: &str = "INSERT INTO solo VALUES (?1,?2,?3,?4,?5,?6,?7,?8,?9,?10,?11,?12,?13)";
-
-fn insert(statement: &mut Statement<'_>, entry: &Entry) -> rusqlite::Result<()> {
-    let (act, text) = entry.act.parts();
-    statement.execute(params![
-        entry.index,
-        entry.epoch,
-        entry.life.to_be_bytes(),
-        entry.carried,
-        entry.owner,
-        entry.series,
-        entry.number,
-        entry.key,
-        act,
-        text,
-        entry.at,
-        entry.previous.0,
-        entry.hash.0
-    ])?;
     Ok(())
 }
 

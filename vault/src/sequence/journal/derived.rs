@@ -156,6 +156,32 @@ pub(super) fn forget_carried(transaction: &Transaction<'_>, last: u64) -> rusqli
         .query_row([], |row| Ok(row.get::<_, u64>(0)? > 0))
 }
 
+/// Does it give the next number to a new key, as nearly all entries do?
+pub(super) fn is_plain(entry: &Entry) -> bool {
+    matches!(entry.act, Act::Reserve(_)) && entry.carried == 0
+}
+
+/// As [`apply`], for plain entries in a row that stand in their table already: all at once, which
+/// takes a third of the time.
+pub(super) fn reserve(
+    transaction: &Transaction<'_>,
+    entries: &[Entry],
+    keys: &Keys,
+    change: &mut Change,
+) -> rusqlite::Result<()> {
+    let [first, .., last] = entries else {
+        return entries.iter().try_for_each(|entry| apply(transaction, entry, keys, change));
+    };
+    entries.iter().try_for_each(|entry| keys.add(transaction, change, entry))?;
+    let added = transaction
+        .prepare_cached(
+            "INSERT INTO number SELECT owner, series, number, key, 'reserved', NULL, NULL, idx, hash
+             FROM entry WHERE idx BETWEEN ?1 AND ?2 ORDER BY idx",
+        )?
+        .execute([first.index, last.index])?;
+    if added == entries.len() { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(added)) }
+}
+
 /// Brings the derived `number` row up to date. A reserve that meets a taken number or key
 /// violates the table's keys, and the whole write fails: the last fence.
 pub(super) fn apply(

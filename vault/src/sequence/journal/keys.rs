@@ -6,14 +6,14 @@
 //! A key is found by the first 8 bytes of a hash of it; whether an entry is really about it, the
 //! entry says.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use rusqlite::{Connection, Transaction, ffi, params};
 use sha2::{Digest as _, Sha256};
 
 use crate::sequence::book::SeriesName;
-use crate::sequence::entry::{Act, Entry};
+use crate::sequence::entry::{Act, BATCH, Entry};
 
 /// So many keys are brought into the table in one sweep; few in tests, so that they see many.
 const SWEEP: usize = if cfg!(test) { 1 << 10 } else { 1 << 16 };
@@ -50,9 +50,16 @@ struct Places {
     more: BTreeSet<Place>,
 }
 
+/// Hashes of keys that the writer has looked for in vain since its last write: it need not look again.
+pub(super) type Absent = HashSet<i64>;
+
+/// No more are noted than two of the largest rounds look for.
+const ABSENT: usize = 2 * BATCH;
+
 /// What one transaction changes, once it is durable.
 #[derive(Debug, Default)]
 pub(super) struct Change {
+    absent: Absent,
     added: Places,
     removed: BTreeSet<Place>,
     swept: usize,
@@ -105,11 +112,22 @@ impl Keys {
     pub(super) fn find(
         &self,
         connection: &Connection,
+        absent: Option<&mut Absent>,
         name: &SeriesName,
         key: &str,
     ) -> rusqlite::Result<Option<u64>> {
         let wanted = Wanted { owner: &name.owner, series: &name.series, key };
-        self.look(connection, &Change::default(), wanted, wanted.hash())
+        let hash = wanted.hash();
+        if absent.as_ref().is_some_and(|absent| absent.contains(&hash)) {
+            return Ok(None);
+        }
+        let found = self.look(connection, &Change::default(), wanted, hash)?;
+        if let (None, Some(absent)) = (found, absent)
+            && absent.len() < ABSENT
+        {
+            absent.insert(hash);
+        }
+        Ok(found)
     }
 
     fn look(
@@ -149,6 +167,11 @@ impl Keys {
         entry: &Entry,
     ) -> rusqlite::Result<()> {
         let place = (Wanted::by(entry).hash(), entry.index);
+        // It may have been noted for another key of the same hash: two of a round are looked at.
+        if change.absent.remove(&place.0) && change.cut.is_none() {
+            change.added.insert(place);
+            return Ok(());
+        }
         match self.look(transaction, change, Wanted::by(entry), place.0)? {
             // It stood there before the cut, and nobody would look for it again.
             None if change.cut.is_some_and(|cut| entry.index <= cut) => {
@@ -292,6 +315,11 @@ impl Places {
 }
 
 impl Change {
+    /// A write that begins after these lookups.
+    pub(super) fn after(absent: Absent) -> Self {
+        Self { absent, ..Self::default() }
+    }
+
     /// The entries after `index` are dropped; `dropped` are among them.
     pub(super) fn cut(
         &mut self,
@@ -457,5 +485,25 @@ mod tests {
         let memory = journal.memory().unwrap();
         let refused = journal.write(&Write { cut: None, entries: vec![taken], rows: Vec::new(), memory });
         assert!(refused.unwrap_err().to_string().contains("entry 5 gives a number to the key of entry 1"));
+    }
+
+    #[test]
+    fn a_key_looked_for_in_vain_is_found_once_it_has_a_number_and_gets_no_second_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(&folder.path().join("journal.db"), 5).unwrap();
+        let memory = journal.memory().unwrap();
+        let twice = |tail: Tail| {
+            let first = entry(tail, 1, "k", Act::Reserve(None));
+            vec![entry(first.tail(), 2, "k", Act::Reserve(None)), first].into_iter().rev().collect()
+        };
+        assert_eq!(number(&journal, "k"), None);
+        let entries: Vec<Entry> = twice(Tail::default());
+        let one = entries[..1].to_vec();
+        journal.write(&Write { cut: None, entries, rows: Vec::new(), memory }).unwrap_err();
+        assert_eq!(number(&journal, "k"), None);
+        write(&mut journal, None, one);
+        assert_eq!(number(&journal, "k"), Some(1));
+        let again = entry(journal.tail().unwrap(), 2, "k", Act::Reserve(None));
+        journal.write(&Write { cut: None, entries: vec![again], rows: Vec::new(), memory }).unwrap_err();
     }
 }

@@ -1,0 +1,45 @@
+//! How the coordinator spends the time between rounds: it waits for those who ask together, and
+//! looks ahead for the keys of those who wait. Decides nothing; without it all is the same, slower.
+
+use std::time::Duration;
+
+use super::Coordinator;
+use crate::sequence::entry::BATCH;
+
+/// Whoever was in the last round asks again at about the same time: one round for all of them costs
+/// what one for the first of them would. So long is waited at a time, while more come, and in all.
+const COMPANY: Duration = Duration::from_micros(50);
+const COMPANY_TURNS: usize = 4;
+/// Keys that are looked for before this thread looks whether it has something else to do.
+const LOOKED_AT: usize = 32;
+
+impl Coordinator {
+    /// Waits for company as long as that comes: this thread has nothing else to do meanwhile.
+    pub(super) fn gather(&mut self) {
+        for _ in 0..COMPANY_TURNS {
+            let before = self.waiting.len();
+            if before == 0 || before >= self.company || !self.core.may_propose() {
+                return;
+            }
+            std::thread::sleep(COMPANY);
+            self.take_more();
+            if self.waiting.len() == before {
+                return;
+            }
+        }
+    }
+
+    /// Looks for the keys of what waits, as long as there is nothing else to do: the round then
+    /// need not, while nobody works but this thread.
+    pub(super) fn look_ahead(&mut self) {
+        while self.looked_at < self.waiting.len().min(BATCH) && self.queue.is_empty() {
+            let at_once = self.journal.at_once();
+            for waiting in self.waiting.iter().skip(self.looked_at).take(LOOKED_AT) {
+                // The journal remembers it until it is written; what is wrong shows in the round.
+                drop(self.journal.context(&waiting.name, &waiting.wish));
+            }
+            self.looked_at += LOOKED_AT;
+            drop(at_once);
+        }
+    }
+}
