@@ -260,10 +260,8 @@ async fn a_vault_apart_gives_numbers_of_an_available_series_to_keys_that_were_fi
         }
     }
     two.connect().await;
-    for room in [a, b] {
-        let lost = room.reserve(invoices(), "elsewhere".to_owned(), Some(7)).await.unwrap_err();
-        assert_eq!(lost, SequenceError::Refused(Refused::KeyLost));
-    }
+    // A life that nobody ever met had nothing to give.
+    assert!(b.reserve(invoices(), "elsewhere".to_owned(), Some(7)).await.unwrap().fresh);
 }
 
 #[tokio::test(flavor = "multi_thread")]
