@@ -152,7 +152,9 @@ fn forgotten_reservations_are_counted() {
         })
         .unwrap();
     };
-    house.pair.vaults[0].program().unwrap().restart().unwrap();
+    let vault = house.pair.vaults[0].program().unwrap();
+    vault.kill().unwrap();
+    vault.restart().unwrap();
     house.pair.wait_ready().unwrap();
     expired(&house, 3.0);
     let confirm = |path: &str| {

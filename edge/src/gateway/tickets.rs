@@ -85,6 +85,7 @@ struct Metrics {
     commits: IntCounter,
     kept: IntGauge,
     failing: IntGauge,
+    doubted: IntGauge,
 }
 
 impl Metrics {
@@ -101,11 +102,16 @@ impl Metrics {
         let kept = IntGauge::new("edge_gateway_tickets_kept", "Tickets in the store")?;
         let failing =
             IntGauge::new("edge_gateway_tickets_failing", "1 while tickets cannot be written down")?;
+        let doubted = IntGauge::new(
+            "edge_gateway_tickets_doubted",
+            "1 while no new tickets are written until both vaults were together",
+        )?;
+        registry.register(Box::new(doubted.clone()))?;
         registry.register(Box::new(tickets.clone()))?;
         registry.register(Box::new(commits.clone()))?;
         registry.register(Box::new(kept.clone()))?;
         registry.register(Box::new(failing.clone()))?;
-        Ok(Self { tickets, commits, kept, failing })
+        Ok(Self { tickets, commits, kept, failing, doubted })
     }
 
     fn count(&self, ticket: &str, keys: usize) {

@@ -28,10 +28,12 @@ fn start(settings: Settings) -> (Tickets, Registry) {
 /// A store that knows that both vaults were together.
 async fn settled(settings: Settings) -> (Tickets, Registry) {
     let (tickets, registry) = start(settings);
+    assert_eq!(figure(&registry, "edge_gateway_tickets_doubted", ""), 1.0);
     tickets.were_together(tickets.doubt().unwrap());
     // Through the same queue: once it is answered, the word has arrived.
     tickets.write_down("NONE", vec!["first".to_owned()], FIRST).await;
     tickets.write_down("NONE", vec!["second".to_owned()], FIRST).await;
+    assert_eq!(figure(&registry, "edge_gateway_tickets_doubted", ""), 0.0);
     (tickets, registry)
 }
 

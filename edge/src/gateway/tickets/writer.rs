@@ -289,6 +289,7 @@ impl Writer {
         let kept = self.store.as_ref().map_or(0, |(store, _)| store.kept());
         self.metrics.kept.set(i64::try_from(kept).unwrap_or(i64::MAX));
         let doubt = self.store.as_ref().and_then(|(store, _)| store.doubt());
+        self.metrics.doubted.set(i64::from(doubt.is_some()));
         let words = match (&self.told, doubt) {
             (Some(trouble), _) => format!("NOT written: {trouble}"),
             (None, Some(doubt)) => {
