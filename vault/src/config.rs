@@ -348,6 +348,20 @@ fn database_settings(mut section: Section<'_>) -> Option<database::Settings> {
             None
         }
     });
+    let role = section.or("role", "copy".to_owned());
+    let role = match (role.as_str(), kind) {
+        ("copy", _) => Some(database::Role::Copy),
+        ("truth", None | Some((database::Kind::Etcd, _))) => Some(database::Role::Truth),
+        ("truth", Some(_)) => {
+            let why = "etcd alone can be the ledger itself: a standby of this kind may be promoted without what was answered last; write \"copy\"";
+            section.fault("role", why);
+            None
+        }
+        (other, _) => {
+            section.fault("role", format!("{other:?} is no role; write \"copy\" or \"truth\""));
+            None
+        }
+    };
     let texts: Vec<String> = section.list("hosts");
     let mut hosts = Vec::new();
     for text in &texts {
@@ -381,6 +395,7 @@ fn database_settings(mut section: Section<'_>) -> Option<database::Settings> {
     }
     Some(database::Settings {
         kind: kind?.0,
+        role: role?,
         hosts,
         database: name,
         user,

@@ -209,6 +209,9 @@ pub enum RecordError {
         "records need both vaults: {0}; this call wrote nothing; try again, or read with stale=true what may be old"
     )]
     Apart(String),
+    /// etcd is the ledger, and is not there; it passes by itself.
+    #[error("{0}; this call wrote nothing; try again, or read with stale=true what may be old")]
+    NoLedger(String),
     /// The pair is closed until an operator acts.
     #[error("records are closed: {0}")]
     Closed(String),
@@ -226,7 +229,11 @@ pub enum RecordError {
 impl From<Reason> for RecordError {
     fn from(reason: Reason) -> Self {
         let text = reason.to_string();
-        if reason.needs_operator() { Self::Closed(text) } else { Self::Apart(text) }
+        match reason {
+            _ if reason.needs_operator() => Self::Closed(text),
+            Reason::NoQuorum | Reason::NotBegun => Self::NoLedger(text),
+            _ => Self::Apart(text),
+        }
     }
 }
 
