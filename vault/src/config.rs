@@ -464,6 +464,23 @@ mod tests {
     }
 
     #[test]
+    fn etcd_alone_can_be_the_ledger_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vault.toml");
+        let told = |kind: &str, role: &str| {
+            let text = format!("[sequence.database]\nkind = \"{kind}\"\nrole = \"{role}\"\n");
+            std::fs::write(&file, text).unwrap();
+            Config::read(&file).unwrap_err().to_string()
+        };
+        assert!(!told("etcd", "truth").contains("sequence.database.role"));
+        for kind in ["postgres", "mariadb"] {
+            assert!(told(kind, "truth").contains("sequence.database.role: etcd alone can be the ledger"));
+            assert!(!told(kind, "copy").contains("sequence.database.role"));
+        }
+        assert!(told("etcd", "first").contains("is no role"));
+    }
+
+    #[test]
     fn the_first_key_goes_where_an_unfinished_configuration_says() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("vault.toml");
