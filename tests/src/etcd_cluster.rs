@@ -102,7 +102,8 @@ impl EtcdCluster {
     /// `[sequence.database]` of a vault.
     #[must_use]
     pub fn section(&self, role: &str) -> String {
-        let hosts: Vec<String> = self.members.iter().map(|member| format!("\"{}\"", member.address)).collect();
+        let hosts: Vec<String> =
+            self.members.iter().map(|member| format!("\"{}\"", member.address)).collect();
         format!(
             "[sequence.database]\nkind = \"etcd\"\nrole = \"{role}\"\nhosts = [{}]\nauthority_file = \"{}\"\n",
             hosts.join(", "),

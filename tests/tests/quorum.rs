@@ -79,9 +79,15 @@ fn restart_both(pair: &mut Pair, change: impl Fn(&Vault)) {
 
 /// Callers of both vaults at once, until they are told to stop; a key that got no number is tried
 /// again at the other vault.
-fn load(pair: &Pair, series: &'static str, stop: &Arc<AtomicBool>) -> Vec<std::thread::JoinHandle<BTreeMap<String, u64>>> {
+fn load(
+    pair: &Pair,
+    series: &'static str,
+    stop: &Arc<AtomicBool>,
+) -> Vec<std::thread::JoinHandle<BTreeMap<String, u64>>> {
     let callers = (0..6).map(|caller| {
-        let controls = [0, 1].map(|vault: usize| pair.vaults[vault].control(&format!("/v1/series/{series}/numbers?owner=erp")));
+        let controls = [0, 1].map(|vault: usize| {
+            pair.vaults[vault].control(&format!("/v1/series/{series}/numbers?owner=erp"))
+        });
         let stop = Arc::clone(stop);
         std::thread::spawn(move || {
             let mut given = BTreeMap::new();
@@ -189,7 +195,11 @@ fn either_vault_gives_numbers_alone_while_a_quorum_of_etcd_stands() {
         vault.program().unwrap().terminate().unwrap();
     }
     for (vault, peer) in [(0, 1), (1, 0)] {
-        edit(&pair.vaults[vault], &format!("address = \"{}\"", addresses[peer]), &format!("address = \"{nobody}\""));
+        edit(
+            &pair.vaults[vault],
+            &format!("address = \"{}\"", addresses[peer]),
+            &format!("address = \"{nobody}\""),
+        );
         pair.vaults[vault].program().unwrap().restart().unwrap();
     }
     pair.vaults.iter().for_each(|vault| vault.wait_together().unwrap());
@@ -246,7 +256,11 @@ fn either_vault_gives_numbers_alone_while_a_quorum_of_etcd_stands() {
     let vault = binaries::find("vault").unwrap();
     let words = ["serve".into(), "--config".into(), pair.vaults[0].config.clone().into_os_string()];
     let told = run(&vault, &words).unwrap();
-    assert!(told.err.contains("role = \\\"truth\\\"") || told.err.contains("role = \"truth\""), "{}", told.err);
+    assert!(
+        told.err.contains("role = \\\"truth\\\"") || told.err.contains("role = \"truth\""),
+        "{}",
+        told.err
+    );
 }
 
 #[test]

@@ -256,7 +256,8 @@ impl World {
             }
             Output::Fetch(_) if lost => self.lose(place),
             Output::Fetch(after) => {
-                let rest = self.etcd.entries.get(usize::try_from(after).unwrap()..).unwrap_or_default().to_vec();
+                let rest =
+                    self.etcd.entries.get(usize::try_from(after).unwrap()..).unwrap_or_default().to_vec();
                 let most = 1 + self.dice.below(rest.len());
                 self.feed(place, Input::Fetched(rest.into_iter().take(most).collect()));
             }
@@ -382,10 +383,14 @@ impl World {
     fn settle(&mut self) -> Result<(), String> {
         for _ in 0..10_000 {
             let busy = |vault: &Vault| {
-                !vault.current || !vault.to_do.is_empty() || !vault.waiting.is_empty() || !vault.under_way.is_empty()
+                !vault.current
+                    || !vault.to_do.is_empty()
+                    || !vault.waiting.is_empty()
+                    || !vault.under_way.is_empty()
             };
             let behind = |vault: &Vault| vault.disk.len() < self.etcd.entries.len();
-            let Some(place) = (0..2).find(|place| busy(&self.vaults[*place]) || behind(&self.vaults[*place])) else {
+            let Some(place) = (0..2).find(|place| busy(&self.vaults[*place]) || behind(&self.vaults[*place]))
+            else {
                 break;
             };
             if !busy(&self.vaults[place]) {
@@ -410,7 +415,8 @@ impl World {
         if of_key.len() != numbers.len() {
             return Err("a key has two numbers".to_owned());
         }
-        if let Some((key, told)) = self.told.iter().find(|(key, told)| of_key.get(key.as_str()) != Some(told)) {
+        if let Some((key, told)) = self.told.iter().find(|(key, told)| of_key.get(key.as_str()) != Some(told))
+        {
             return Err(format!("{key} was told {told}, which is lost"));
         }
         if let Some(key) = self.refused.iter().find(|key| of_key.contains_key(key.as_str())) {

@@ -88,7 +88,9 @@ impl Rooms {
         if let Some(database) = &config.database {
             // A ledger that is gone is not begun anew.
             let prepare = database.role == sequence::database::Role::Copy;
-            sequence::database::open::check(database, prepare).await.map_err(sequence::StartError::Database)?;
+            sequence::database::open::check(database, prepare)
+                .await
+                .map_err(sequence::StartError::Database)?;
         }
         let (sequence, feed) = open_sequence(config, &pair, registry, shutdown)?;
         tokio::spawn(pass_on(events, feed));

@@ -343,7 +343,8 @@ impl Sequence {
                 queue,
                 forward: Arc::clone(&forward),
             };
-            let Started { seen, database, ready } = quorum::start(start, metrics, registry, shutdown.clone())?;
+            let Started { seen, database, ready } =
+                quorum::start(start, metrics, registry, shutdown.clone())?;
             let (database, ready) = (Some(database), Some(ready));
             let sequence = Self { work: work.clone(), reader, seen, names, forward, database, ready };
             tokio::spawn(sequence.clone().count_expired(expired, shutdown));

@@ -414,7 +414,8 @@ impl Quorum {
     }
 
     fn connection(&mut self) -> Result<&mut Connection, DatabaseError> {
-        let none = || DatabaseError::Away { place: "etcd".to_owned(), why: "no member is connected".to_owned() };
+        let none =
+            || DatabaseError::Away { place: "etcd".to_owned(), why: "no member is connected".to_owned() };
         self.connection.as_mut().ok_or_else(none)
     }
 
@@ -493,7 +494,9 @@ impl Quorum {
                     let why = why.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
                     if reason.needs_operator() {
                         tracing::error!("sequence: numbering is closed: {reason}{why}");
-                    } else if self.said.as_ref().map(|said| said.0) != Some(*reason) || *reason == Reason::NotBegun {
+                    } else if self.said.as_ref().map(|said| said.0) != Some(*reason)
+                        || *reason == Reason::NotBegun
+                    {
                         tracing::warn!("sequence: no new numbers: {reason}{why}");
                     }
                 }

@@ -68,7 +68,9 @@ pub enum Reason {
     )]
     LedgerForked,
     /// What etcd holds cannot be read.
-    #[error("etcd's entries after this vault's journal are damaged; restore etcd's data; nothing was changed in it")]
+    #[error(
+        "etcd's entries after this vault's journal are damaged; restore etcd's data; nothing was changed in it"
+    )]
     LedgerDamaged,
 }
 

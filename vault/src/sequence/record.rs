@@ -128,6 +128,11 @@ pub struct Context {
 }
 
 impl Wish {
+    /// Does it make a lease last, or last longer?
+    pub(super) fn renews(&self) -> bool {
+        matches!(self, Wish::Lease(Claim::Acquire { .. } | Claim::Renew { .. }))
+    }
+
     /// Its idempotency key, if it has one.
     pub(super) fn key(&self) -> Option<&str> {
         match self {

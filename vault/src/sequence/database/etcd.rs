@@ -275,7 +275,10 @@ impl Ledger for Etcd {
             lineage: Some(lineage),
             lag_bytes: None,
             replication: vec![
-                Some(format!("etcd {version}, {role} in term {}", status["raftTerm"].as_str().unwrap_or("0"))),
+                Some(format!(
+                    "etcd {version}, {role} in term {}",
+                    status["raftTerm"].as_str().unwrap_or("0")
+                )),
                 self.truth.map(|since| format!("the ledger itself since entry {since}")),
             ]
             .into_iter()
@@ -396,9 +399,8 @@ impl Etcd {
     fn fitting(&mut self, end: End) -> Result<Tail, DatabaseError> {
         if end.version != VERSION {
             let version = end.version;
-            return Err(
-                self.foreign(format!("its layout is version {version}, this program writes version {VERSION}"))
-            );
+            return Err(self
+                .foreign(format!("its layout is version {version}, this program writes version {VERSION}")));
         }
         self.truth = end.truth;
         match end.truth {

@@ -219,7 +219,8 @@ impl Quorum {
     }
 
     fn chores(&self, own: &Ready, peer: &Ready) -> Result<Vec<Draft>, JournalError> {
-        let present = |ready: &Ready| Present { name: ready.name.clone(), life: ready.life, proven: ready.proven };
+        let present =
+            |ready: &Ready| Present { name: ready.name.clone(), life: ready.life, proven: ready.proven };
         let (own, peer, at) = (present(own), present(peer), label());
         let standing = self.journal.standing();
         let births = standing.births([&own, &peer], at);

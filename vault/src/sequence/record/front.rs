@@ -129,13 +129,21 @@ impl Sequence {
     async fn enter_record(&self, name: RecordName, wish: Wish) -> Result<Done, RecordError> {
         let before = self.seen().tail.index;
         let outcome = self.enter_once(name.clone(), wish.clone()).await;
+        if self.ready.is_some() && wish.renews() && outcome.is_ok() {
+            // An entry there, though it changes nothing that its holder sees.
+            return outcome;
+        }
         match &outcome {
             Ok(Done { fresh: false, .. }) | Err(RecordError::Refused(_)) => {
                 // Nothing was entered: what was found is true only if this vault is the owner.
                 let upto = self.sure().await?;
                 // Of a ledger that the other vault enters in too, only if nothing was missing here;
                 // now nothing is that was there when this was asked.
-                if self.ready.is_some() && upto != before { self.enter_once(name, wish).await } else { outcome }
+                if self.ready.is_some() && upto != before {
+                    self.enter_once(name, wish).await
+                } else {
+                    outcome
+                }
             }
             _ => outcome,
         }

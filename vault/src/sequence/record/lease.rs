@@ -182,7 +182,9 @@ impl Leases {
 
     fn renewed(&mut self, name: &RecordName, version: u64, tenancy: &Tenancy, now: Instant) -> Verdict {
         if self.shared {
-            return enter(version, tenancy.clone());
+            // To its holder it is the lease that it has, entered anew.
+            let done = told(version + 1, tenancy, Duration::from_secs(tenancy.ttl));
+            return Verdict::Make(done, Some(serde_json::to_string(tenancy).unwrap_or_default()));
         }
         self.renew(name, tenancy.epoch, now);
         Verdict::Answer(told(version, tenancy, Duration::from_secs(tenancy.ttl)))
