@@ -31,6 +31,7 @@ pub struct Member {
     pub address: SocketAddr,
     /// The running program.
     pub program: Program,
+    data: PathBuf,
 }
 
 impl EtcdCluster {
@@ -64,7 +65,8 @@ impl EtcdCluster {
                 format!("--key-file={}", pair.key.display()),
             ];
             let recipe = Recipe::new(name, "/usr/bin/etcd".into(), arguments, &folder);
-            members.push(Member { address: *address, program: Program::start(recipe)? });
+            let data = folder.join(name);
+            members.push(Member { address: *address, program: Program::start(recipe)?, data });
         }
         let cluster = Self { authority: authority.certificate, members };
         cluster.wait_leader()?;
@@ -82,6 +84,31 @@ impl EtcdCluster {
             }
             Ok(())
         })
+    }
+
+    /// All members end, lose their data and begin anew: another cluster in the same place.
+    ///
+    /// # Errors
+    /// Whatever a program or the disk says.
+    pub fn lose_everything(&mut self) -> anyhow::Result<()> {
+        for member in &mut self.members {
+            member.program.kill()?;
+            std::fs::remove_dir_all(&member.data)?;
+        }
+        for member in &mut self.members {
+            member.program.restart()?;
+        }
+        self.wait_leader()
+    }
+
+    /// Is there any key?
+    ///
+    /// # Errors
+    /// No member answers.
+    pub fn holds_anything(&self) -> anyhow::Result<bool> {
+        let member = self.members.first().context("no members")?;
+        let all = self.ask(member, "/v3/kv/range", r#"{"key":"AA==","range_end":"AA==","limit":"1"}"#)?;
+        Ok(all.contains("kvs"))
     }
 
     /// Which member leads; its place in the list.
