@@ -11,6 +11,7 @@ pub mod crowd;
 pub mod curl;
 pub mod database_server;
 pub mod edge_host;
+pub mod etcd_cluster;
 pub mod extent;
 pub mod netns;
 pub mod plain;

@@ -12,7 +12,7 @@ use harness::vault_host::{Pair, PairPlan, Vault, files_below};
 use harness::{plain, wait};
 use vault::sequence::database::open::{Connection, check};
 use vault::sequence::database::sqlite::Sqlite;
-use vault::sequence::database::{DatabaseError, Kind, Settings};
+use vault::sequence::database::{DatabaseError, Kind, Role, Settings};
 use vault::sequence::entry::{Act, BATCH, Draft, Entry, Tail, verified};
 use vault::sequence::record::{MAX_VALUE, name::MAX_NAME};
 
@@ -47,6 +47,7 @@ fn settings(servers: &[&DatabaseServer]) -> Settings {
             database_server::Kind::Mariadb => Kind::Mariadb,
             database_server::Kind::Etcd => Kind::Etcd,
         },
+        role: Role::Copy,
         hosts: servers.iter().map(|server| ("127.0.0.1".to_owned(), server.address.port())).collect(),
         database: "vault".to_owned(),
         user: "vault".to_owned(),

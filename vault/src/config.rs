@@ -348,6 +348,20 @@ fn database_settings(mut section: Section<'_>) -> Option<database::Settings> {
             None
         }
     });
+    let role = section.or("role", "copy".to_owned());
+    let role = match (role.as_str(), kind) {
+        ("copy", _) => Some(database::Role::Copy),
+        ("truth", None | Some((database::Kind::Etcd, _))) => Some(database::Role::Truth),
+        ("truth", Some(_)) => {
+            let why = "etcd alone can be the ledger itself: a standby of this kind may be promoted without what was answered last; write \"copy\"";
+            section.fault("role", why);
+            None
+        }
+        (other, _) => {
+            section.fault("role", format!("{other:?} is no role; write \"copy\" or \"truth\""));
+            None
+        }
+    };
     let texts: Vec<String> = section.list("hosts");
     let mut hosts = Vec::new();
     for text in &texts {
@@ -381,6 +395,7 @@ fn database_settings(mut section: Section<'_>) -> Option<database::Settings> {
     }
     Some(database::Settings {
         kind: kind?.0,
+        role: role?,
         hosts,
         database: name,
         user,
@@ -446,6 +461,23 @@ mod tests {
         std::fs::write(&file, "[storage]\nmax_uploads = 9223372036854775807\n").unwrap();
         let told = Config::read(&file).unwrap_err().to_string();
         assert!(told.contains("storage.max_uploads: write how many"), "{told}");
+    }
+
+    #[test]
+    fn etcd_alone_can_be_the_ledger_itself() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vault.toml");
+        let told = |kind: &str, role: &str| {
+            let text = format!("[sequence.database]\nkind = \"{kind}\"\nrole = \"{role}\"\n");
+            std::fs::write(&file, text).unwrap();
+            Config::read(&file).unwrap_err().to_string()
+        };
+        assert!(!told("etcd", "truth").contains("sequence.database.role"));
+        for kind in ["postgres", "mariadb"] {
+            assert!(told(kind, "truth").contains("sequence.database.role: etcd alone can be the ledger"));
+            assert!(!told(kind, "copy").contains("sequence.database.role"));
+        }
+        assert!(told("etcd", "first").contains("is no role"));
     }
 
     #[test]

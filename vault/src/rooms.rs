@@ -85,7 +85,11 @@ impl Rooms {
         let pair = Pair::new(config.pair.clone());
         let (ordered, events) = mpsc::channel(EVENTS);
         if let Some(database) = &config.database {
-            sequence::database::open::check(database, true).await.map_err(sequence::StartError::Database)?;
+            // A ledger that is gone is not begun anew.
+            let prepare = database.role == sequence::database::Role::Copy;
+            sequence::database::open::check(database, prepare)
+                .await
+                .map_err(sequence::StartError::Database)?;
         }
         let (sequence, feed) = open_sequence(config, &pair, registry, shutdown)?;
         tokio::spawn(pass_on(events, feed));

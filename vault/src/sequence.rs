@@ -18,6 +18,7 @@ pub mod message;
 mod mirror;
 pub mod proof;
 pub mod protocol;
+pub mod quorum;
 mod reading;
 pub mod reason;
 pub mod record;
@@ -42,6 +43,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use alone::{Alone, Waits};
 use book::{Refused, SeriesName, Wish};
 use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
+use database::Role;
+use database::note::Kept;
 use database::operator::{Brief, Database, OpenError};
 use definition::{Definition, DefinitionError};
 use entry::Life;
@@ -49,6 +52,7 @@ use journal::{Journal, JournalError};
 use keeper::Keeper;
 use mirror::{Found, Mirror};
 use protocol::{Core, Memory, Nonce, Reason};
+use quorum::{Ready, Started};
 use record::desk::Desk;
 use record::front::Question;
 use token::Token;
@@ -105,6 +109,14 @@ pub enum SequenceError {
         /// Why that matters here.
         waits: String,
     },
+    /// etcd is the ledger, and is not there; it passes by itself.
+    #[error("{0}; nothing was given, the same key may be tried again")]
+    NoLedger(String),
+    /// etcd is the ledger: there is no pair, and no owner.
+    #[error(
+        "etcd holds this ledger (role = \"truth\" in [sequence.database]): either vault gives numbers at any time, and there is no owner to be changed and no journal to be re-seeded; vault database status shows etcd's members"
+    )]
+    NoPair,
     /// The pair is closed until an operator acts.
     #[error("numbering is closed: {0}")]
     Closed(String),
@@ -167,7 +179,11 @@ impl From<DefinitionError> for SequenceError {
 impl From<Reason> for SequenceError {
     fn from(reason: Reason) -> Self {
         let text = reason.to_string();
-        if reason.needs_operator() { Self::Closed(text) } else { Self::Apart(text) }
+        match reason {
+            _ if reason.needs_operator() => Self::Closed(text),
+            Reason::NoQuorum | Reason::NotBegun => Self::NoLedger(text),
+            _ => Self::Apart(text),
+        }
     }
 }
 
@@ -202,7 +218,7 @@ impl Outcome {
 /// Where the room stands, for `vault status`.
 #[derive(Debug, Clone, Serialize)]
 pub struct Status {
-    /// The ledger's owner.
+    /// The ledger's owner: a vault, or etcd where that is the ledger.
     pub owner: String,
     /// Are numbers given now?
     pub together: bool,
@@ -251,6 +267,8 @@ pub struct Sequence {
     names: [String; 2],
     forward: Forward,
     database: Option<Database>,
+    /// Where etcd is the ledger: what this vault tells the other of itself.
+    ready: Option<Arc<Ready>>,
 }
 
 /// Why the room cannot start.
@@ -268,6 +286,11 @@ pub enum StartError {
     /// What is remembered of it.
     #[error(transparent)]
     Copy(#[from] OpenError),
+    /// etcd has become the ledger.
+    #[error(
+        "sequence.database: this vault's ledger is etcd itself, and its journal only an index of it: write kind = \"etcd\" and role = \"truth\" again"
+    )]
+    Truth,
     /// The system gives no random numbers.
     #[error("no randomness for this life's name: {0}")]
     Random(#[from] getrandom::Error),
@@ -329,6 +352,32 @@ impl Sequence {
         let (mirror, proven) = Mirror::open(mirror, ended, found, life);
         let witness_file = witness::beside(&settings.journal);
         let witnessed = witness::read(&witness_file)?;
+        let names = [settings.own.clone(), settings.peer.clone()];
+        let (work, queue) = mpsc::channel(WAITING);
+        let metrics = Metrics::new(registry)?;
+        let expired = metrics.expired.clone();
+        if let Some(database) = settings.database.clone().filter(|database| database.role == Role::Truth) {
+            let start = quorum::Start {
+                settings: database,
+                file: &settings.journal,
+                journal,
+                names: names.clone(),
+                life,
+                proven,
+                witness: witnessed,
+                queue,
+                forward: Arc::clone(&forward),
+            };
+            let Started { seen, database, ready } =
+                quorum::start(start, metrics, registry, shutdown.clone())?;
+            let (database, ready) = (Some(database), Some(ready));
+            let sequence = Self { work: work.clone(), reader, seen, names, forward, database, ready };
+            tokio::spawn(sequence.clone().count_expired(expired, shutdown));
+            return Ok((sequence, Events(work)));
+        }
+        if Kept::open(&settings.journal).map_err(OpenError::from)?.note().truth {
+            return Err(StartError::Truth);
+        }
         let core = Core::new(life, proven, memory, tail).witnessed(witnessed);
         let (shown, seen) = watch::channel(Seen {
             life,
@@ -350,9 +399,6 @@ impl Sequence {
             }
             None => Default::default(),
         };
-        let (work, queue) = mpsc::channel(WAITING);
-        let metrics = Metrics::new(registry)?;
-        let expired = metrics.expired.clone();
         let witness = Keeper::start(witness_file, witnessed)?;
         // A life that cannot begin leaves no trace.
         journal.begin(life)?;
@@ -360,7 +406,7 @@ impl Sequence {
         let coordinator = Coordinator {
             core,
             journal,
-            names: [settings.own.clone(), settings.peer.clone()],
+            names: names.clone(),
             alone: Alone::default(),
             mirror,
             chores_due: false,
@@ -386,8 +432,7 @@ impl Sequence {
             let shutdown = shutdown.clone();
             move || runtime.block_on(coordinator.run(shutdown))
         })?;
-        let names = [settings.own.clone(), settings.peer.clone()];
-        let sequence = Self { work: work.clone(), reader, seen, names, forward, database };
+        let sequence = Self { work: work.clone(), reader, seen, names, forward, database, ready: None };
         tokio::spawn(sequence.clone().count_expired(expired, shutdown));
         Ok((sequence, Events(work)))
     }
@@ -557,6 +602,9 @@ impl Sequence {
     /// # Errors
     /// The question is no JSON of ours; text for the log.
     pub async fn forwarded(&self, body: Bytes) -> Result<Bytes, String> {
+        if let Some(answer) = self.greeted(&body) {
+            return answer;
+        }
         if let Ok(question) = serde_json::from_slice::<Question>(&body) {
             return self.answer_follower(question).await;
         }
@@ -574,7 +622,10 @@ impl Sequence {
     pub fn status(&self) -> Status {
         let seen = self.seen();
         Status {
-            owner: self.names[usize::from(!seen.leads)].clone(),
+            owner: match self.ready {
+                Some(_) => "etcd".to_owned(),
+                None => self.names[usize::from(!seen.leads)].clone(),
+            },
             together: seen.refusal.is_none(),
             reason: seen.refusal.map(|reason| reason.to_string()),
             needs_operator: seen.refusal.is_some_and(Reason::needs_operator),

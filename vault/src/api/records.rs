@@ -313,7 +313,9 @@ pub(super) fn refusal(error: RecordError) -> Refusal {
             Refused::Held { .. } => conflict("lease_held"),
             Refused::Lost => conflict("lease_lost"),
         },
-        RecordError::Apart(_) => Refusal::later("peer_away", text, Duration::from_secs(2)),
+        RecordError::Apart(_) | RecordError::NoLedger(_) => {
+            Refusal::later("peer_away", text, Duration::from_secs(2))
+        }
         RecordError::Closed(_) => Refusal::later("numbering_closed", text, Duration::from_secs(60)),
         RecordError::InDoubt => Refusal::later("in_doubt", text, Duration::from_secs(1)),
         RecordError::Busy => Refusal::later("busy", text, Duration::from_secs(1)),

@@ -14,7 +14,7 @@ use super::{CommandError, Output};
 use crate::config::Config;
 use crate::sequence::database::open::check;
 use crate::sequence::database::operator::{Decided, Report, Server};
-use crate::sequence::database::{Lineage, Place};
+use crate::sequence::database::{Lineage, Place, Role};
 
 /// Servers that are away are waited for; a promotion and the replay after it take longer.
 const LOOK: Duration = Duration::from_secs(15);
@@ -107,10 +107,15 @@ fn told(report: &Report) -> String {
         Some(why) => why.clone(),
         None => format!("{:?}", report.phase).to_lowercase(),
     };
-    text.push_str(&format!(
-        "copy: {phase}; it holds {} entries of {} in the journals\n",
-        report.holds, report.final_entries
-    ));
+    text.push_str(&match report.role {
+        Role::Copy => format!(
+            "copy: {phase}; it holds {} entries of {} in the journals\n",
+            report.holds, report.final_entries
+        ),
+        Role::Truth => {
+            format!("etcd is the ledger: {phase}; this vault's journal has {} entries of it\n", report.holds)
+        }
+    });
     if let Some(known) = &report.known {
         text.push_str(&format!("the journals know: {known}\n"));
     }
@@ -170,6 +175,7 @@ mod tests {
         });
         let report = Report {
             kind: Kind::Postgres,
+            role: Role::Copy,
             phase: Phase::Current,
             why: None,
             final_entries: 9,

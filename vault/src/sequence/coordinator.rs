@@ -665,7 +665,7 @@ impl Coordinator {
 }
 
 /// The number that this entry has just given to whoever waits for it.
-fn given(waiting: &Waiting, made: Option<Entry>) -> Option<Known> {
+pub(super) fn given(waiting: &Waiting, made: Option<Entry>) -> Option<Known> {
     let Wish::Reserve { key: wanted, .. } = &waiting.wish else { return None };
     let Entry { index, owner, series, number, key, act: Act::Reserve(_), hash, .. } = made? else {
         return None;
@@ -676,11 +676,11 @@ fn given(waiting: &Waiting, made: Option<Entry>) -> Option<Known> {
 }
 
 /// A number that an earlier call has got.
-fn held(known: Known) -> Outcome {
+pub(super) fn held(known: Known) -> Outcome {
     Outcome::Number(Done { number: known.number, fresh: false })
 }
 
-fn answer(waiting: Waiting, outcome: Result<Outcome, SequenceError>) {
+pub(super) fn answer(waiting: Waiting, outcome: Result<Outcome, SequenceError>) {
     // A caller that has gone repeats its key and hears the same.
     let _gone = waiting.answer.send(outcome);
 }

@@ -1,12 +1,13 @@
 //! The ledger's copy in a database: what every copy can do, and why one cannot be used. The copy
 //! is always a prefix of the chain; the journals are the truth, and nothing is ever answered from
-//! a copy. Knows no implementer: `open` chooses, `copy` keeps it up to date.
+//! a copy. Knows no implementer: `open` chooses, `copy` keeps it up to date. etcd may also be the
+//! truth itself ([`Role`]): see [`super::quorum`].
 
 pub mod copy;
 pub mod etcd;
 mod lineage;
 pub mod mariadb;
-mod note;
+pub(super) mod note;
 pub mod open;
 pub mod operator;
 pub mod postgres;
@@ -33,6 +34,8 @@ pub const VERSION: i32 = 1;
 pub struct Settings {
     /// Which kind of database.
     pub kind: Kind,
+    /// What it is for.
+    pub role: Role,
     /// `host:port` of each server: primary and standbys, in any order.
     pub hosts: Vec<(String, u16)>,
     /// The database's name; for etcd the prefix of the keys.
@@ -57,6 +60,17 @@ pub enum Kind {
     Mariadb,
     /// etcd, from 3.4.
     Etcd,
+}
+
+/// What the database is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Role {
+    /// It holds a copy of what both journals hold.
+    #[default]
+    Copy,
+    /// It is the ledger, and the journals are indexes of it. etcd alone.
+    Truth,
 }
 
 /// Why a copy cannot be used now.
@@ -209,6 +223,24 @@ pub trait Ledger: Send {
 
     /// Up to [`BATCH`](super::entry::BATCH) entries after `after`, in order.
     async fn entries(&mut self, after: u64) -> Result<Vec<Entry>, DatabaseError>;
+
+    /// Since which entry it is the ledger itself, as of the last look at its end.
+    fn begun(&self) -> Option<u64> {
+        None
+    }
+
+    /// Makes it the ledger itself from this end on, if it ends there; no copy is ever written to it
+    /// again.
+    async fn begin(&mut self, at: Tail) -> Result<(), DatabaseError> {
+        let (place, found) = (self.place().to_owned(), at.index);
+        Err(DatabaseError::Moved { place, found })
+    }
+
+    /// What an append that was told [`DatabaseError::Moved`] has found in the place of its own
+    /// entries: where the ledger ended then, and the first of them.
+    fn found(&mut self) -> Option<(Tail, Vec<Entry>)> {
+        None
+    }
 
     /// Makes a standby take writes; `false` where this kind of database leaves that to its own tools.
     async fn promote(&mut self) -> Result<bool, DatabaseError> {

@@ -46,6 +46,7 @@ impl Sequence {
     /// # Errors
     /// [`SequenceError::InDoubt`] where its last entry is not known to be on both vaults.
     pub async fn by_number(&self, name: SeriesName, number: u64) -> Result<Option<Number>, SequenceError> {
+        self.newest().await?;
         let (last, asked) = (self.seen().final_index, name.clone());
         let known = self.read(move |journal| {
             let chain = journal.by_number(&asked, number)?;
@@ -59,6 +60,7 @@ impl Sequence {
     /// # Errors
     /// As [`Sequence::by_number`].
     pub async fn by_key(&self, name: SeriesName, key: String) -> Result<Option<Number>, SequenceError> {
+        self.newest().await?;
         let (last, asked) = (self.seen().final_index, name.clone());
         let known = self.read(move |journal| {
             let chain = journal.by_key(&asked, &key)?;
@@ -108,6 +110,7 @@ impl Sequence {
         after: u64,
         limit: usize,
     ) -> Result<Vec<Number>, SequenceError> {
+        self.newest().await?;
         let (definition, asked) = (self.definition(&name), name.clone());
         let before = expiry(&definition);
         let known = self.read(move |journal| {
@@ -127,6 +130,7 @@ impl Sequence {
     /// # Errors
     /// The journal, or the pair has never been together in this life.
     pub async fn survey(&self, name: SeriesName) -> Result<Option<Series>, SequenceError> {
+        self.newest().await?;
         let defined = self.seen().definitions.get(&name).cloned();
         let definition = defined.clone().unwrap_or_default();
         let before = expiry(&definition);
@@ -165,6 +169,7 @@ impl Sequence {
         after: String,
         limit: usize,
     ) -> Result<Vec<String>, SequenceError> {
+        self.newest().await?;
         let definitions = Arc::clone(&self.seen().definitions);
         let asked = owner.clone();
         let used = self.read(move |journal| {

@@ -47,6 +47,31 @@ pub enum Reason {
     /// The disk refuses.
     #[error("this vault cannot write its journal; look at its disk")]
     CannotWrite,
+    /// Where etcd is the ledger: it is not reached.
+    #[error(
+        "no quorum of etcd's members answers; bring them back (vault database status shows each): numbers go on by themselves then"
+    )]
+    NoQuorum,
+    /// etcd shall be the ledger, and is not yet.
+    #[error(
+        "etcd does not hold the ledger yet: both vaults must run with role = \"truth\" in [sequence.database] and be connected once; vault database status tells what is missing"
+    )]
+    NotBegun,
+    /// etcd has forgotten what it held.
+    #[error(
+        "etcd holds less of the ledger than it did: its data was restored from a copy, or this is another cluster or prefix; put the right one back; nothing was changed in it"
+    )]
+    LedgerShrunk,
+    /// etcd holds another ledger.
+    #[error(
+        "what etcd holds is not what this vault's journal holds; if etcd is the right one: stop this vault, move its journal.db files out of its state folder and start it, the journal is made anew from etcd; otherwise put etcd's data, hosts or prefix right"
+    )]
+    LedgerForked,
+    /// What etcd holds cannot be read.
+    #[error(
+        "etcd's entries after this vault's journal are damaged; restore etcd's data; nothing was changed in it"
+    )]
+    LedgerDamaged,
 }
 
 impl Reason {
@@ -62,12 +87,21 @@ impl Reason {
             | Reason::PeerJournalLost
             | Reason::PeerRolledBack => true,
             Reason::OwnJournalLost | Reason::OwnRolledBack | Reason::Forked | Reason::CannotWrite => false,
+            // Nobody is alone where etcd is the ledger.
+            Reason::NoQuorum
+            | Reason::NotBegun
+            | Reason::LedgerShrunk
+            | Reason::LedgerForked
+            | Reason::LedgerDamaged => false,
         }
     }
 
     /// Does it need an operator, or does it pass by itself?
     #[must_use]
     pub fn needs_operator(self) -> bool {
-        !matches!(self, Reason::Away | Reason::Syncing | Reason::CannotWrite)
+        !matches!(
+            self,
+            Reason::Away | Reason::Syncing | Reason::CannotWrite | Reason::NoQuorum | Reason::NotBegun
+        )
     }
 }

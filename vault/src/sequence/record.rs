@@ -128,6 +128,11 @@ pub struct Context {
 }
 
 impl Wish {
+    /// Does it make a lease last, or last longer?
+    pub(super) fn renews(&self) -> bool {
+        matches!(self, Wish::Lease(Claim::Acquire { .. } | Claim::Renew { .. }))
+    }
+
     /// Its idempotency key, if it has one.
     pub(super) fn key(&self) -> Option<&str> {
         match self {
@@ -209,6 +214,9 @@ pub enum RecordError {
         "records need both vaults: {0}; this call wrote nothing; try again, or read with stale=true what may be old"
     )]
     Apart(String),
+    /// etcd is the ledger, and is not there; it passes by itself.
+    #[error("{0}; this call wrote nothing; try again, or read with stale=true what may be old")]
+    NoLedger(String),
     /// The pair is closed until an operator acts.
     #[error("records are closed: {0}")]
     Closed(String),
@@ -226,7 +234,11 @@ pub enum RecordError {
 impl From<Reason> for RecordError {
     fn from(reason: Reason) -> Self {
         let text = reason.to_string();
-        if reason.needs_operator() { Self::Closed(text) } else { Self::Apart(text) }
+        match reason {
+            _ if reason.needs_operator() => Self::Closed(text),
+            Reason::NoQuorum | Reason::NotBegun => Self::NoLedger(text),
+            _ => Self::Apart(text),
+        }
     }
 }
 

@@ -202,10 +202,11 @@ pub(super) fn refusal(error: SequenceError) -> Refusal {
         SequenceError::Refused(Refused::Exhausted { .. }) => {
             Refusal::new(StatusCode::CONFLICT, "series_exhausted", text)
         }
-        SequenceError::Apart(_) | SequenceError::Waits { .. } => {
+        SequenceError::Apart(_) | SequenceError::Waits { .. } | SequenceError::NoLedger(_) => {
             Refusal::later("peer_away", text, Duration::from_secs(2))
         }
         SequenceError::Closed(_) => Refusal::later("numbering_closed", text, Duration::from_secs(60)),
+        SequenceError::NoPair => Refusal::new(StatusCode::CONFLICT, "no_pair", text),
         SequenceError::NothingToReseed => Refusal::new(StatusCode::CONFLICT, "nothing_to_reseed", text),
         SequenceError::MayNotTakeOver => Refusal::new(StatusCode::CONFLICT, "may_not_take_over", text),
         SequenceError::NothingToYield => Refusal::new(StatusCode::CONFLICT, "nothing_to_yield", text),

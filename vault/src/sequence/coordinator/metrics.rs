@@ -4,8 +4,8 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 
 /// What the thread counts.
 pub(in crate::sequence) struct Metrics {
-    pub(super) entries: IntCounterVec,
-    pub(super) together: IntGauge,
+    pub(in crate::sequence) entries: IntCounterVec,
+    pub(in crate::sequence) together: IntGauge,
     pub(super) alarms: IntCounter,
     pub(in crate::sequence) expired: IntGauge,
 }

@@ -4,6 +4,9 @@
 //!
 //! A block is kept under the index of its last entry, so that the block which holds an entry is
 //! the first one not below it.
+//!
+//! Where etcd is the ledger itself, the key that tells the end says so too, and since which entry.
+//! Whoever would write a copy compares that key as a copy has it, and so writes nothing any more.
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -20,10 +23,14 @@ use tokio::task::JoinHandle;
 use super::super::entry::{BATCH, Entry, Tail};
 use super::lineage::Lineage;
 use super::tls::{Tls, dial, password, place};
-use super::{DatabaseError, Host, Ledger, Place, Settings, VERSION};
+use super::{DatabaseError, Host, Ledger, Place, Role, Settings, VERSION};
 
 /// No answer is longer: a block, and base64 of it.
 const LONGEST: usize = 16 << 20;
+/// Blocks that are read at once: at first, and where they are short. A block is at most 1.5 MiB.
+const BLOCKS: u64 = 4;
+const MOST_BLOCKS: u64 = 128;
+const SHORT: usize = 256 << 10;
 /// gRPC's codes, as the gateway passes them on.
 const PERMISSION_DENIED: u64 = 7;
 const INVALID_ARGUMENT: u64 = 3;
@@ -35,6 +42,9 @@ struct End {
     version: i32,
     #[serde(flatten)]
     tail: Tail,
+    /// Since this entry it is the ledger itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    truth: Option<u64>,
 }
 
 /// A connection to one member.
@@ -47,6 +57,13 @@ pub struct Etcd {
     connection: JoinHandle<()>,
     token: Option<String>,
     lineage: Option<Lineage>,
+    role: Role,
+    /// As the end said when it was last read.
+    truth: Option<u64>,
+    /// So many blocks are read at once.
+    blocks: u64,
+    /// What an append has found in its place.
+    found: Option<(Tail, Vec<Entry>)>,
 }
 
 impl Drop for Etcd {
@@ -95,6 +112,10 @@ impl Etcd {
             connection,
             token: None,
             lineage: None,
+            role: settings.role,
+            truth: None,
+            blocks: BLOCKS,
+            found: None,
         };
         if let Some(password) = password(settings, &etcd.place)? {
             let asked = json!({ "name": settings.user, "password": password });
@@ -160,9 +181,42 @@ impl Etcd {
     async fn end(&mut self) -> Result<Option<End>, DatabaseError> {
         let asked = json!({ "key": self.end_key() });
         let found = self.ask("/v3/kv/range", &asked).await?;
+        self.read_end(&found)
+    }
+
+    fn read_end(&self, found: &Value) -> Result<Option<End>, DatabaseError> {
         let Some(value) = found["kvs"][0]["value"].as_str() else { return Ok(None) };
         let end = STANDARD.decode(value).ok().and_then(|bytes| serde_json::from_slice(&bytes).ok());
         end.map(Some).ok_or_else(|| self.foreign("its end is not what this program writes"))
+    }
+
+    /// The entries of the blocks that were found, from `from` on.
+    fn read_blocks(&self, found: &Value, from: u64) -> Result<Vec<Entry>, DatabaseError> {
+        let mut entries: Vec<Entry> = Vec::new();
+        for block in found["kvs"].as_array().into_iter().flatten() {
+            let block = block["value"].as_str().and_then(|block| STANDARD.decode(block).ok());
+            let block = block.and_then(|bytes| serde_json::from_slice::<Vec<Entry>>(&bytes).ok());
+            let Some(block) = block else {
+                return Err(DatabaseError::Damaged { place: self.place.clone(), index: from });
+            };
+            entries.extend(block.into_iter().filter(|entry| entry.index >= from));
+        }
+        Ok(entries)
+    }
+
+    /// Asks for the block that holds this entry, and those after it.
+    fn blocks_from(&self, from: u64, limit: u64) -> Value {
+        json!({
+            "key": self.block_key(from),
+            "range_end": self.block_key(u64::MAX),
+            "limit": limit.to_string(),
+            "sort_order": "ASCEND",
+            "sort_target": "KEY",
+        })
+    }
+
+    fn value(&self, tail: Tail, truth: Option<u64>) -> String {
+        STANDARD.encode(json!(End { version: VERSION, tail, truth }).to_string())
     }
 
     fn foreign(&self, what: impl Into<String>) -> DatabaseError {
@@ -173,10 +227,13 @@ impl Etcd {
         }
     }
 
-    /// What a transaction came to: `None` where its comparison did not hold.
-    async fn transact(&mut self, transaction: &Value) -> Result<Option<u64>, DatabaseError> {
-        let done = self.ask("/v3/kv/txn", transaction).await?;
-        Ok((done["succeeded"] == true).then(|| whole(&done["header"]["revision"])))
+    /// What a transaction came to; `Err` of what it found where its comparison did not hold.
+    async fn transact(&mut self, transaction: &Value) -> Result<Result<u64, Value>, DatabaseError> {
+        let mut done = self.ask("/v3/kv/txn", transaction).await?;
+        Ok(match done["succeeded"] == true {
+            true => Ok(whole(&done["header"]["revision"])),
+            false => Err(done["responses"].take()),
+        })
     }
 }
 
@@ -198,7 +255,10 @@ impl Ledger for Etcd {
             return Err(DatabaseError::Away { place: self.place.clone(), why });
         };
         let own = status["header"]["member_id"].as_str() == Some(leader);
-        let holds = self.end().await?.map(|end| end.tail);
+        let holds = match self.end().await? {
+            Some(end) => Some(self.fitting(end)?),
+            None => None,
+        };
         let lineage = Lineage {
             system: status["header"]["cluster_id"].as_str().unwrap_or_default().to_owned(),
             timeline: 1,
@@ -214,10 +274,16 @@ impl Ledger for Etcd {
             why: None,
             lineage: Some(lineage),
             lag_bytes: None,
-            replication: vec![format!(
-                "etcd {version}, {role} in term {}",
-                status["raftTerm"].as_str().unwrap_or("0")
-            )],
+            replication: vec![
+                Some(format!(
+                    "etcd {version}, {role} in term {}",
+                    status["raftTerm"].as_str().unwrap_or("0")
+                )),
+                self.truth.map(|since| format!("the ledger itself since entry {since}")),
+            ]
+            .into_iter()
+            .flatten()
+            .collect(),
             holds,
             fenced: false,
         })
@@ -227,86 +293,124 @@ impl Ledger for Etcd {
         if let Some(end) = self.end().await? {
             return self.fitting(end);
         }
-        let key = self.end_key();
-        let fresh = End { version: VERSION, tail: Tail::default() };
-        let value = STANDARD.encode(json!(fresh).to_string());
+        let (key, value) = (self.end_key(), self.value(Tail::default(), None));
         let make = json!({
             "compare": [{ "key": key, "target": "CREATE", "result": "EQUAL", "create_revision": "0" }],
             "success": [{ "request_put": { "key": key, "value": value } }],
         });
-        self.transact(&make).await?;
-        let made = self.end().await?;
-        made.ok_or_else(|| self.foreign("its end is gone")).and_then(|end| self.fitting(end))
+        // Whoever was first, it is there now.
+        let _made = self.transact(&make).await?;
+        let made = self.end().await?.ok_or_else(|| self.foreign("its end is gone"))?;
+        self.fitting(made)
     }
 
     async fn tail(&mut self) -> Result<Tail, DatabaseError> {
-        let end = self.end().await?.ok_or_else(|| self.foreign("its end is gone"))?;
-        self.fitting(end)
+        match self.end().await? {
+            Some(end) => self.fitting(end),
+            // Where it is the ledger, who asks knows what it must hold.
+            None if self.role == Role::Truth => Ok(Tail::default()),
+            None => Err(self.foreign("its end is gone")),
+        }
     }
 
     async fn append(&mut self, after: Tail, entries: &[Entry]) -> Result<(), DatabaseError> {
         let Some(tail) = entries.last().map(Entry::tail) else { return Ok(()) };
-        let value = |tail| STANDARD.encode(json!(End { version: VERSION, tail }).to_string());
+        self.found = None;
+        let truth = self.truth;
         // Not by way of a `Value`, which holds no number of 128 bits.
         let block = serde_json::to_vec(entries).map(|block| STANDARD.encode(block));
         let block = block.map_err(|error| self.foreign(format!("entries cannot be written: {error}")))?;
         let transaction = json!({
-            "compare": [{ "key": self.end_key(), "target": "VALUE", "result": "EQUAL", "value": value(after) }],
+            "compare": [{
+                "key": self.end_key(), "target": "VALUE", "result": "EQUAL", "value": self.value(after, truth)
+            }],
             "success": [
-                { "request_put": { "key": self.end_key(), "value": value(tail) } },
+                { "request_put": { "key": self.end_key(), "value": self.value(tail, truth) } },
                 { "request_put": { "key": self.block_key(tail.index), "value": block } },
             ],
+            "failure": [
+                { "request_range": { "key": self.end_key() } },
+                { "request_range": self.blocks_from(after.index + 1, BLOCKS) },
+            ],
         });
-        match self.transact(&transaction).await? {
-            Some(revision) => {
+        let found = match self.transact(&transaction).await? {
+            Ok(revision) => {
                 if let Some(lineage) = &mut self.lineage {
                     lineage.at = revision;
                 }
-                Ok(())
+                return Ok(());
             }
-            None => {
-                let found = Ledger::tail(self).await?.index;
-                Err(DatabaseError::Moved { place: self.place.clone(), found })
-            }
-        }
+            Err(found) => found,
+        };
+        let end = self.read_end(&found[0]["response_range"])?;
+        let end = self.fitting(end.ok_or_else(|| self.foreign("its end is gone"))?)?;
+        let entries = self.read_blocks(&found[1]["response_range"], after.index + 1)?;
+        self.found = Some((end, entries));
+        Err(DatabaseError::Moved { place: self.place.clone(), found: end.index })
     }
 
     async fn entries(&mut self, after: u64) -> Result<Vec<Entry>, DatabaseError> {
         let mut entries: Vec<Entry> = Vec::new();
         while entries.len() < BATCH {
             let from = entries.last().map_or(after, |entry| entry.index) + 1;
-            let asked = json!({
-                "key": self.block_key(from),
-                "range_end": self.block_key(u64::MAX),
-                "limit": "1",
-                "sort_order": "ASCEND",
-                "sort_target": "KEY",
-            });
-            let found = self.ask("/v3/kv/range", &asked).await?;
-            let Some(block) = found["kvs"][0]["value"].as_str() else { break };
-            let block = STANDARD.decode(block).ok();
-            let block = block.and_then(|bytes| serde_json::from_slice::<Vec<Entry>>(&bytes).ok());
-            let Some(block) = block else {
-                return Err(DatabaseError::Damaged { place: self.place.clone(), index: from });
-            };
-            let before = entries.len();
-            entries.extend(block.into_iter().filter(|entry| entry.index >= from));
-            if entries.len() == before {
+            let found = self.ask("/v3/kv/range", &self.blocks_from(from, self.blocks)).await?;
+            let more = self.read_blocks(&found, from)?;
+            let blocks = found["kvs"].as_array().map_or(&[][..], Vec::as_slice);
+            if blocks.is_empty() {
+                break;
+            }
+            let bytes: usize = blocks.iter().filter_map(|block| block["value"].as_str()).map(str::len).sum();
+            self.blocks = if bytes < SHORT { MOST_BLOCKS.min(self.blocks * 2) } else { BLOCKS };
+            if more.is_empty() {
                 return Err(DatabaseError::Damaged { place: self.place.clone(), index: from });
             }
+            entries.extend(more);
         }
         entries.truncate(BATCH);
         Ok(entries)
     }
+
+    fn begun(&self) -> Option<u64> {
+        self.truth
+    }
+
+    async fn begin(&mut self, at: Tail) -> Result<(), DatabaseError> {
+        let truth = Some(at.index);
+        let begin = json!({
+            "compare": [{
+                "key": self.end_key(), "target": "VALUE", "result": "EQUAL", "value": self.value(at, None)
+            }],
+            "success": [{ "request_put": { "key": self.end_key(), "value": self.value(at, truth) } }],
+        });
+        if self.transact(&begin).await?.is_ok() {
+            self.truth = truth;
+            return Ok(());
+        }
+        let found = Ledger::tail(self).await?.index;
+        Err(DatabaseError::Moved { place: self.place.clone(), found })
+    }
+
+    fn found(&mut self) -> Option<(Tail, Vec<Entry>)> {
+        self.found.take()
+    }
 }
 
 impl Etcd {
-    fn fitting(&self, end: End) -> Result<Tail, DatabaseError> {
-        if end.version == VERSION {
-            return Ok(end.tail);
+    fn fitting(&mut self, end: End) -> Result<Tail, DatabaseError> {
+        if end.version != VERSION {
+            let version = end.version;
+            return Err(self
+                .foreign(format!("its layout is version {version}, this program writes version {VERSION}")));
         }
-        Err(self
-            .foreign(format!("its layout is version {}, this program writes version {VERSION}", end.version)))
+        self.truth = end.truth;
+        match end.truth {
+            Some(since) if self.role == Role::Copy => Err(DatabaseError::Unfit {
+                place: self.place.clone(),
+                what: format!("it is the ledger itself since entry {since}, and no copy any more"),
+                next: "write role = \"truth\" in [sequence.database] of both vaults".to_owned(),
+            }),
+            _ => Ok(end.tail),
+        }
     }
 }
 

@@ -24,6 +24,8 @@ pub struct Note {
     pub fenced: BTreeSet<String>,
     /// How often an operator has decided something.
     pub decided: u64,
+    /// The database is the ledger itself, and no copy of it.
+    pub truth: bool,
     /// Why the copy is not written to until an operator acts.
     pub refused: Option<String>,
 }
@@ -53,14 +55,14 @@ pub enum NoteError {
 
 /// The note and its file.
 #[derive(Debug)]
-pub(super) struct Kept {
+pub(in crate::sequence) struct Kept {
     file: PathBuf,
     note: Mutex<Note>,
 }
 
 impl Kept {
     /// Reads the file; an empty note where there is none yet.
-    pub(super) fn open(journal: &Path) -> Result<Self, NoteError> {
+    pub(in crate::sequence) fn open(journal: &Path) -> Result<Self, NoteError> {
         let file = journal.with_extension("database");
         let note = match std::fs::read(&file) {
             Ok(text) => serde_json::from_slice(&text)
@@ -71,12 +73,12 @@ impl Kept {
         Ok(Self { file, note: Mutex::new(note) })
     }
 
-    pub(super) fn note(&self) -> Note {
+    pub(in crate::sequence) fn note(&self) -> Note {
         self.note.lock().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     /// Changes the note, durably before it returns. Blocks for a disk's flush.
-    pub(super) fn change(&self, change: impl FnOnce(&mut Note)) -> Result<(), NoteError> {
+    pub(in crate::sequence) fn change(&self, change: impl FnOnce(&mut Note)) -> Result<(), NoteError> {
         let mut note = self.note.lock().unwrap_or_else(PoisonError::into_inner);
         let mut next = note.clone();
         change(&mut next);

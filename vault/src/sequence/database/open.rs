@@ -106,6 +106,26 @@ impl Connection {
         within(APPEND, &place, self.0.entries(after)).await
     }
 
+    /// See [`Ledger::begun`].
+    #[must_use]
+    pub fn begun(&self) -> Option<u64> {
+        self.0.begun()
+    }
+
+    /// See [`Ledger::begin`].
+    ///
+    /// # Errors
+    /// See [`DatabaseError`]; but for [`DatabaseError::Moved`] it may have been done all the same.
+    pub async fn begin(&mut self, at: Tail) -> Result<(), DatabaseError> {
+        let place = self.place().to_owned();
+        within(APPEND, &place, self.0.begin(at)).await
+    }
+
+    /// See [`Ledger::found`].
+    pub fn found(&mut self) -> Option<(Tail, Vec<Entry>)> {
+        self.0.found()
+    }
+
     /// See [`Ledger::promote`].
     ///
     /// # Errors

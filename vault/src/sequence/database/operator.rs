@@ -12,6 +12,7 @@ use tokio::sync::{Notify, watch};
 use tokio::time::timeout;
 
 use super::super::coordinator::Seen;
+use super::super::entry::{Entry, Tail};
 use super::super::journal::{Journal, JournalError};
 use super::copy::{Keeper, Phase, Shared, State};
 use super::lineage::{Descent, Lineage, written};
@@ -19,7 +20,7 @@ use super::note::{Kept, Note, NoteError};
 use super::open::{Connection, lacks, survey};
 use super::replies::Replies;
 use super::tls::place;
-use super::{DatabaseError, Host, Kind, Place, Settings};
+use super::{DatabaseError, Host, Kind, Place, Role, Settings};
 
 /// A promoted server must have everything within this time.
 const REPLAY: Duration = Duration::from_secs(20);
@@ -47,6 +48,11 @@ pub enum OperatorError {
     /// The other vault writes the copy.
     #[error("this vault does not write the database's copy now; write the same on the ledger's owner")]
     NotHere,
+    /// There is no copy.
+    #[error(
+        "{0} does not apply: etcd holds this ledger itself (role = \"truth\"), and its members agree by themselves; add, remove or restore members with etcdctl; vault database status shows them"
+    )]
+    Truth(&'static str),
     /// Which server?
     #[error("no single standby is meant; add --host, one of: {0}")]
     WhichHost(String),
@@ -136,6 +142,8 @@ impl Metrics {
 pub struct Brief {
     /// Which kind of database.
     pub kind: Kind,
+    /// What it is for.
+    pub role: Role,
     /// Where the copy stands.
     #[serde(flatten)]
     pub state: State,
@@ -148,6 +156,9 @@ pub struct Brief {
 pub struct Report {
     /// Which kind of database.
     pub kind: Kind,
+    /// What it is for.
+    #[serde(default)]
+    pub role: Role,
     /// How the copy is.
     pub phase: Phase,
     /// Why it is not current.
@@ -187,6 +198,58 @@ pub struct Decided {
     pub to_do: Vec<String>,
 }
 
+/// What whoever appends to the ledger itself tells the door, and asks it.
+pub(in crate::sequence) struct Told {
+    shared: Arc<Shared>,
+    state: watch::Sender<State>,
+}
+
+impl Told {
+    /// The members, and how they are reached.
+    pub(in crate::sequence) fn settings(&self) -> &Settings {
+        &self.shared.settings
+    }
+
+    /// What is remembered outside the journal.
+    pub(in crate::sequence) fn note(&self) -> Note {
+        self.shared.kept.note()
+    }
+
+    /// Remembers something, durably; blocks for a disk's flush.
+    pub(in crate::sequence) fn remember(&self, change: impl FnOnce(&mut Note)) -> Result<(), NoteError> {
+        self.shared.kept.change(change)
+    }
+
+    /// This vault's entries after `after`: as many as one append takes.
+    pub(in crate::sequence) fn read(&self, after: u64) -> Result<Vec<Entry>, JournalError> {
+        self.shared.read(after, u64::MAX)
+    }
+
+    /// Where this vault's chain stood at `index`; `None` where it does not reach so far.
+    pub(in crate::sequence) fn tail_at(&self, index: u64) -> Result<Option<Tail>, JournalError> {
+        self.shared.tail_at(index)
+    }
+
+    /// Another connection was made.
+    pub(in crate::sequence) fn connected(&self, place: &str) {
+        self.shared.metrics.connected();
+        self.state.send_modify(|state| {
+            state.place = Some(place.to_owned());
+            state.connected += 1;
+        });
+    }
+
+    /// How it stands.
+    pub(in crate::sequence) fn show(&self, phase: Phase, holds: u64, why: Option<String>) {
+        self.shared.metrics.phase(phase);
+        self.state.send_if_modified(|state| {
+            let changed = state.phase != phase || state.holds != holds || state.why != why;
+            (state.phase, state.holds, state.why) = (phase, holds, why);
+            changed
+        });
+    }
+}
+
 /// The door; cheap to clone.
 #[derive(Clone)]
 pub struct Database {
@@ -219,13 +282,35 @@ impl Database {
         Ok((Self { shared, state }, replies))
     }
 
+    /// The door to a database that holds the ledger itself. Whoever appends to it gets the rest.
+    ///
+    /// # Errors
+    /// The note or the journal cannot be read.
+    pub(in crate::sequence) fn of_truth(
+        settings: Settings,
+        journal: &Path,
+        seen: watch::Receiver<Seen>,
+        registry: &Registry,
+    ) -> Result<(Self, Told), OpenError> {
+        let shared = Arc::new(Shared {
+            settings,
+            kept: Kept::open(journal)?,
+            journal: Mutex::new(Journal::open_to_read(journal)?),
+            seen,
+            again: Notify::new(),
+            metrics: Metrics::new(registry)?,
+        });
+        let (state, shown) = watch::channel(State::default());
+        Ok((Self { shared: Arc::clone(&shared), state: shown }, Told { shared, state }))
+    }
+
     /// Where the copy stands.
     #[must_use]
     pub fn brief(&self) -> Brief {
         let state = self.state.borrow().clone();
         let lag = self.final_index().saturating_sub(state.holds);
         self.shared.metrics.lag(lag);
-        Brief { kind: self.shared.settings.kind, lag, state }
+        Brief { kind: self.shared.settings.kind, role: self.shared.settings.role, lag, state }
     }
 
     /// Looks at every server now.
@@ -250,6 +335,7 @@ impl Database {
         });
         Report {
             kind: self.shared.settings.kind,
+            role: self.shared.settings.role,
             servers: servers.collect(),
             phase: state.phase,
             why: state.why,
@@ -265,6 +351,7 @@ impl Database {
     /// # Errors
     /// No such server, or the disk.
     pub async fn fence(&self, host: &str) -> Result<Decided, OperatorError> {
+        self.refuse_truth("fence")?;
         let host = self.known_host(host)?;
         let fenced = host.clone();
         self.decide(move |note| {
@@ -290,6 +377,7 @@ impl Database {
     /// # Errors
     /// It does not answer, or goes on apart from the one that is written to.
     pub async fn rejoin(&self, host: Option<&str>) -> Result<Decided, OperatorError> {
+        self.refuse_truth("rejoin")?;
         let host = host.map(|host| self.known_host(host)).transpose()?;
         let Some(host) = host else {
             self.decide(|note| (note.refused, note.copied, note.lineage) = (None, 0, None)).await?;
@@ -335,6 +423,7 @@ impl Database {
     /// # Errors
     /// Its history or its entries are not this ledger's; then nothing was changed.
     pub async fn take_over(&self, host: Option<&str>) -> Result<Decided, OperatorError> {
+        self.refuse_truth("take-over")?;
         if !self.shared.seen.borrow().leads {
             return Err(OperatorError::NotHere);
         }
@@ -470,6 +559,13 @@ impl Database {
         match (hits.next(), hits.next()) {
             (Some((_, place)), None) => Ok(place),
             _ => Err(OperatorError::Unknown(host.to_owned(), self.names())),
+        }
+    }
+
+    fn refuse_truth(&self, word: &'static str) -> Result<(), OperatorError> {
+        match self.shared.settings.role {
+            Role::Truth => Err(OperatorError::Truth(word)),
+            Role::Copy => Ok(()),
         }
     }
 

@@ -7,16 +7,20 @@ use std::time::Instant;
 
 use tokio::sync::oneshot;
 
-use super::lease::Leases;
-use super::{Done, RecordError, RecordName, Round, Verdict, Wish, draft};
+use super::lease::{Leases, Tenancy};
+use super::{Done, Kind, RecordError, RecordName, Round, Verdict, Wish, draft};
 use crate::sequence::coordinator::WAITING;
-use crate::sequence::entry::Draft;
+use crate::sequence::entry::{Act, Draft, Entry};
 use crate::sequence::journal::{Journal, JournalError};
 use crate::sequence::reason::Reason;
 
 /// One round's entries hold no more text than this, and one entry: a message must stay below the
 /// link's longest frame.
 pub(in crate::sequence) const ROUND_BYTES: usize = 1 << 20;
+
+/// The same where etcd is the ledger, which takes 1.5 MiB at a time: a text of control characters or
+/// quotes doubles at most once more in a block's JSON, and the last text may be the longest.
+pub(in crate::sequence) const SHARED_BYTES: usize = 256 << 10;
 
 /// A wish, and who waits for what becomes of it.
 pub(in crate::sequence) struct Waiting {
@@ -40,9 +44,33 @@ pub(in crate::sequence) struct Desk {
     /// The question under way, and who came before it was asked.
     asked: Option<(u64, Vec<Sure>)>,
     questions: u64,
+    /// Does another vault enter records too?
+    shared: bool,
 }
 
 impl Desk {
+    /// Of a ledger that another vault enters in too.
+    pub(in crate::sequence) fn shared() -> Self {
+        Self { leases: Leases::shared(), shared: true, ..Self::default() }
+    }
+
+    /// Of a shared ledger: these were entered, here or by the other vault. Leases run from now on.
+    pub(in crate::sequence) fn entered(&mut self, entries: &[Entry], now: Instant) {
+        for entry in entries.iter().filter(|entry| entry.series == Kind::Lease.word()) {
+            let Act::Put(text) = &entry.act else { continue };
+            let Ok(tenancy) = serde_json::from_str::<Tenancy>(text) else { continue };
+            let (owner, name) = (entry.owner.clone(), entry.key.clone());
+            self.leases.renew(&RecordName { owner, kind: Kind::Lease, name }, tenancy.epoch, now);
+        }
+    }
+
+    /// What was to be entered never will be: it is decided anew.
+    pub(in crate::sequence) fn again(&mut self) {
+        for (waiting, _) in self.under_way.drain(..).rev() {
+            self.waiting.push_front(waiting);
+        }
+    }
+
     /// A wish wants to be entered.
     pub(in crate::sequence) fn take(&mut self, waiting: Waiting) {
         if self.waiting.len() >= WAITING {
@@ -108,8 +136,9 @@ impl Desk {
     ) -> Vec<Draft> {
         let (mut round, mut drafts, mut bytes) = (Round::default(), Vec::new(), 0);
         let mut later = VecDeque::new();
+        let most_bytes = if self.shared { SHARED_BYTES } else { ROUND_BYTES };
         while drafts.len() < most
-            && bytes < ROUND_BYTES
+            && bytes < most_bytes
             && let Some(waiting) = self.waiting.pop_front()
         {
             if waiting.answer.is_closed() {

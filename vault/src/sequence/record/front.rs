@@ -23,7 +23,7 @@ use crate::sequence::reason::Reason;
 use crate::sequence::{ANSWER_DEADLINE, Sequence};
 
 /// The other vault has said within this time that the session stands, or nothing is answered.
-const SURE_DEADLINE: Duration = Duration::from_secs(2);
+pub(in crate::sequence) const SURE_DEADLINE: Duration = Duration::from_secs(2);
 
 /// Whoever wants to know whether both are together hears no after this long.
 const TOGETHER_DEADLINE: Duration = Duration::from_millis(500);
@@ -145,20 +145,35 @@ impl Sequence {
 
     /// At the owner.
     async fn enter_record(&self, name: RecordName, wish: Wish) -> Result<Done, RecordError> {
-        let (answer, answered) = oneshot::channel();
-        self.work.try_send(Work::Record(Waiting { name, wish, answer })).map_err(|_| RecordError::Busy)?;
-        let outcome = match timeout(ANSWER_DEADLINE, answered).await {
-            Ok(Ok(outcome)) => outcome,
-            // Late, or the thread has ended: the entry may stand all the same.
-            Ok(Err(_)) | Err(_) => return Err(RecordError::InDoubt),
-        };
+        let before = self.seen().tail.index;
+        let outcome = self.enter_once(name.clone(), wish.clone()).await;
+        if self.ready.is_some() && wish.renews() && outcome.is_ok() {
+            // An entry there, though it changes nothing that its holder sees.
+            return outcome;
+        }
         match &outcome {
             Ok(Done { fresh: false, .. }) | Err(RecordError::Refused(_)) => {
                 // Nothing was entered: what was found is true only if this vault is the owner.
-                self.sure().await?;
-                outcome
+                let upto = self.sure().await?;
+                // Of a ledger that the other vault enters in too, only if nothing was missing here;
+                // now nothing is that was there when this was asked.
+                if self.ready.is_some() && upto != before {
+                    self.enter_once(name, wish).await
+                } else {
+                    outcome
+                }
             }
             _ => outcome,
+        }
+    }
+
+    async fn enter_once(&self, name: RecordName, wish: Wish) -> Result<Done, RecordError> {
+        let (answer, answered) = oneshot::channel();
+        self.work.try_send(Work::Record(Waiting { name, wish, answer })).map_err(|_| RecordError::Busy)?;
+        match timeout(ANSWER_DEADLINE, answered).await {
+            Ok(Ok(outcome)) => outcome,
+            // Late, or the thread has ended: the entry may stand all the same.
+            Ok(Err(_)) | Err(_) => Err(RecordError::InDoubt),
         }
     }
 
@@ -168,6 +183,7 @@ impl Sequence {
         self.work.try_send(Work::Sure(answer)).map_err(|_| RecordError::Busy)?;
         match timeout(SURE_DEADLINE, answered).await {
             Ok(Ok(outcome)) => outcome,
+            Ok(Err(_)) | Err(_) if self.ready.is_some() => Err(Reason::NoQuorum.into()),
             Ok(Err(_)) | Err(_) => Err(RecordError::Apart("the other vault does not answer".to_owned())),
         }
     }

@@ -10,6 +10,8 @@
 //!   runs anew for its whole `ttl`. So a lease may last longer than its holder asked for, never
 //!   shorter, and no second holder is entered while the first may still believe in its own: it
 //!   counts its time from before it asked.
+//! - **Where etcd is the ledger** two vaults judge, each by its own clock. There a renewal is an entry,
+//!   so that both hear of it, and each counts from the moment when it read the entry.
 //! - A holder that sleeps past its time is not stopped by any clock. The epoch is what stops it.
 
 use std::collections::HashMap;
@@ -95,9 +97,17 @@ pub struct Leases {
     /// Since when this vault is sure to be the owner.
     since: Option<Instant>,
     renewed: HashMap<RecordName, (u64, Instant)>,
+    /// Does another vault judge too?
+    shared: bool,
 }
 
 impl Leases {
+    /// Judged by another vault too.
+    #[must_use]
+    pub fn shared() -> Self {
+        Self { shared: true, ..Self::default() }
+    }
+
     /// Is this vault the owner, and sure of it? Told at every change, at least.
     pub fn follow(&mut self, sure: bool, now: Instant) {
         if !sure {
@@ -171,6 +181,11 @@ impl Leases {
     }
 
     fn renewed(&mut self, name: &RecordName, version: u64, tenancy: &Tenancy, now: Instant) -> Verdict {
+        if self.shared {
+            // To its holder it is the lease that it has, entered anew.
+            let done = told(version + 1, tenancy, Duration::from_secs(tenancy.ttl));
+            return Verdict::Make(done, Some(serde_json::to_string(tenancy).unwrap_or_default()));
+        }
         self.renew(name, tenancy.epoch, now);
         Verdict::Answer(told(version, tenancy, Duration::from_secs(tenancy.ttl)))
     }

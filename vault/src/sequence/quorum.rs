@@ -1,0 +1,577 @@
+//! The coordinator where etcd is the ledger: a thread that owns the journal and a connection to one
+//! of etcd's members. Either vault has one and appends at any time, also with the other away; what
+//! both may do at once is settled by etcd, which compares where the ledger ends. No lives, ranges or
+//! epochs count here; a number is refused only while no quorum of etcd's members answers.
+//!
+//! The core ([`core`]) says what must be asked and written; this file asks and writes, answers
+//! callers, and never lets one wait for a member that does not answer.
+
+pub mod begin;
+pub mod core;
+mod members;
+mod turn;
+
+use std::collections::VecDeque;
+use std::future::Future;
+use std::path::Path;
+use std::pin::pin;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use prometheus::Registry;
+use shared::retry::Backoff;
+use shared::shutdown::Shutdown;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::{Instant, sleep, timeout};
+
+use self::begin::Greeting;
+pub(super) use self::begin::Ready;
+use self::core::{Core, Input, Output};
+use super::coordinator::{Metrics, Seen, WAITING, Waiting, Work, answer};
+use super::database::copy::Phase;
+use super::database::note::Note;
+use super::database::open::Connection;
+use super::database::operator::{Database, Told};
+use super::database::{self, DatabaseError};
+use super::entry::{Act, Entry, Life, Tail};
+use super::journal::{Journal, JournalError};
+use super::protocol::{Memory, Reason, Write};
+use super::record::desk::Desk;
+use super::record::{RecordError, front};
+use super::witness::Witness;
+use super::{Forward, Outcome, Sequence, SequenceError, StartError};
+use members::PATIENCE;
+
+/// Callers wait this long for another member before they are refused.
+const GRACE: Duration = Duration::from_secs(1);
+/// How often the ledger's end is looked at while nobody asks for anything.
+const PROBE: Duration = Duration::from_secs(1);
+/// How often the vaults ask each other whether etcd may become the ledger, and how often a ledger
+/// that is not the journal's is looked at again.
+const AGAIN: Duration = Duration::from_secs(1);
+/// Waits between two attempts to reach a member.
+const FIRST_WAIT: Duration = Duration::from_millis(100);
+const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// How often it is written down outside the journal how far the ledger goes.
+const NOTE: Duration = Duration::from_secs(5);
+
+/// What the room hands over when it starts.
+pub(super) struct Start<'a> {
+    pub(super) settings: database::Settings,
+    pub(super) file: &'a Path,
+    pub(super) journal: Journal,
+    pub(super) names: [String; 2],
+    pub(super) life: Life,
+    pub(super) proven: Option<Life>,
+    pub(super) witness: Option<Witness>,
+    pub(super) queue: mpsc::Receiver<Work>,
+    pub(super) forward: Forward,
+}
+
+/// What the room gets back.
+pub(super) struct Started {
+    pub(super) seen: watch::Receiver<Seen>,
+    pub(super) database: Database,
+    pub(super) ready: Arc<Ready>,
+}
+
+/// Opens everything and starts the thread; call inside a runtime.
+pub(super) fn start(
+    start: Start<'_>,
+    metrics: Metrics,
+    registry: &Registry,
+    shutdown: Shutdown,
+) -> Result<Started, StartError> {
+    let Start { settings, file, journal, names, life, proven, witness, queue, forward } = start;
+    let (memory, tail) = (journal.memory()?, journal.tail()?);
+    let (shown, seen) = watch::channel(Seen {
+        life,
+        leads: true,
+        refusal: Some(Reason::NoQuorum),
+        tail,
+        final_index: tail.index,
+        entered_index: tail.index,
+        complete: false,
+        epoch: memory.epoch,
+        sealed: [false; 2],
+        definitions: journal.standing().shown_definitions(),
+    });
+    let (database, told) = Database::of_truth(settings, file, seen.clone(), registry)?;
+    let note = told.note();
+    let ready = Arc::new(Ready {
+        name: names[0].clone(),
+        life,
+        proven,
+        tail,
+        journal: memory.journal,
+        knows: memory.peer_journal,
+        unfit: begin::unfit(&memory, tail, witness, has_rows(&journal)?),
+    });
+    let floor = if note.truth { note.copied } else { 0 };
+    let quorum = Quorum {
+        core: Core::new(life, memory.epoch, tail, floor),
+        journal,
+        memory,
+        ready: Arc::clone(&ready),
+        forward,
+        queue,
+        waiting: VecDeque::new(),
+        under_way: Vec::new(),
+        told_later: Vec::new(),
+        decided_at: tail,
+        question: None,
+        records: Desk::shared(),
+        connection: None,
+        passed_by: None,
+        current: false,
+        begun: false,
+        known: floor,
+        noted: Instant::now(),
+        door: Arc::new(told),
+        refusal: Some(Reason::NoQuorum),
+        why: None,
+        failures: 0,
+        said: None,
+        backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
+        seen: shown,
+        metrics,
+    };
+    let runtime = tokio::runtime::Handle::current();
+    std::thread::Builder::new()
+        .name("sequence".to_owned())
+        .spawn(move || runtime.block_on(quorum.run(shutdown)))?;
+    Ok(Started { seen, database, ready })
+}
+
+/// Are there rows given alone that the chain does not hold?
+fn has_rows(journal: &Journal) -> Result<bool, JournalError> {
+    let mut after = 0;
+    loop {
+        let rows = journal.rows(after)?;
+        let Some(last) = rows.last() else { return Ok(false) };
+        after = last.index;
+        if rows.iter().any(|row| journal.standing().carried(row.life) < row.index) {
+            return Ok(true);
+        }
+    }
+}
+
+/// The thread's own state.
+struct Quorum {
+    core: Core,
+    journal: Journal,
+    memory: Memory,
+    /// What the other vault is told before etcd is the ledger.
+    ready: Arc<Ready>,
+    forward: Forward,
+    queue: mpsc::Receiver<Work>,
+    waiting: VecDeque<Waiting>,
+    /// In the block that was sent.
+    under_way: Vec<Waiting>,
+    /// Decided without an entry; told once it is known that this journal had everything then.
+    told_later: Vec<(Waiting, Result<Outcome, SequenceError>)>,
+    /// Where the journal ended when those were decided.
+    decided_at: Tail,
+    /// Readers wait to hear that this journal has everything.
+    question: Option<u64>,
+    records: Desk,
+    connection: Option<Connection>,
+    /// What an append has found in its place.
+    passed_by: Option<Vec<Entry>>,
+    /// Has the journal everything, as of the last time that the ledger was asked?
+    current: bool,
+    /// Is etcd the ledger, as this process has seen?
+    begun: bool,
+    /// As far as is written down outside the journal.
+    known: u64,
+    noted: Instant,
+    door: Arc<Told>,
+    refusal: Option<Reason>,
+    /// What the members said.
+    why: Option<String>,
+    /// How often in a row a member has failed.
+    failures: u32,
+    /// What the log last heard.
+    said: Option<(Reason, Option<String>)>,
+    backoff: Backoff,
+    seen: watch::Sender<Seen>,
+    metrics: Metrics,
+}
+
+impl Quorum {
+    async fn run(mut self, shutdown: Shutdown) {
+        tokio::select! {
+            () = shutdown.cancelled() => {}
+            () = self.turns() => {}
+        }
+    }
+
+    async fn turns(&mut self) {
+        loop {
+            if self.connection.is_none() && !self.connect().await {
+                continue;
+            }
+            if let Err(error) = self.advance().await {
+                self.connection = None;
+                self.current = false;
+                tracing::debug!("sequence: etcd: {error}");
+                self.why = Some(error.to_string());
+                // Another member may answer at once; whoever waits is refused if that fails too.
+                self.failures += 1;
+                if self.failures > 1 || error.needs_operator() {
+                    self.give_up().await;
+                }
+            }
+        }
+    }
+
+    /// Reaches a member, while callers are told that none answers.
+    async fn connect(&mut self) -> bool {
+        let door = Arc::clone(&self.door);
+        match self.meanwhile(members::reach(door.settings())).await {
+            Ok(connection) => {
+                self.door.connected(connection.place());
+                self.connection = Some(connection);
+                true
+            }
+            Err(error) => {
+                self.why = Some(error.to_string());
+                self.give_up().await;
+                false
+            }
+        }
+    }
+
+    /// Nobody is kept waiting any more, and the members are left alone for a while.
+    async fn give_up(&mut self) {
+        self.refuse(Reason::NoQuorum);
+        let mut jitter = [0; 4];
+        // Without randomness two vaults come back together, which is only slower.
+        let _ = getrandom::fill(&mut jitter);
+        let wait = self.backoff.next(u32::from_le_bytes(jitter));
+        self.meanwhile(sleep(wait)).await;
+    }
+
+    /// One step further with the member that is connected.
+    async fn advance(&mut self) -> Result<(), DatabaseError> {
+        if !self.begun {
+            return self.advance_to_begin().await;
+        }
+        if !self.current {
+            self.drive(Input::Ask).await?;
+            if !self.current {
+                // It was said why.
+                self.meanwhile(sleep(AGAIN)).await;
+                return Ok(());
+            }
+        }
+        self.be_well();
+        let probe = match timeout(PROBE, self.queue.recv()).await {
+            Ok(Some(work)) => {
+                self.take(work);
+                false
+            }
+            // The room has ended, and this thread is about to.
+            Ok(None) => return std::future::pending().await,
+            Err(_) => true,
+        };
+        self.work(probe).await
+    }
+
+    /// Numbers are given.
+    fn be_well(&mut self) {
+        (self.refusal, self.why, self.failures) = (None, None, 0);
+        self.backoff.reset();
+        self.show();
+    }
+
+    /// Enters what waits, round after round, and tells what is known.
+    async fn work(&mut self, probe: bool) -> Result<(), DatabaseError> {
+        let mut probe = probe;
+        loop {
+            self.take_more();
+            self.question = self.question.or_else(|| self.records.question());
+            let drafts = self.decide();
+            if !drafts.is_empty() {
+                self.drive(Input::Propose(drafts)).await?;
+            } else if self.question.is_some() || !self.told_later.is_empty() || probe {
+                self.drive(Input::Ask).await?;
+            } else {
+                return Ok(());
+            }
+            if !self.current {
+                return Ok(());
+            }
+            self.be_well();
+            probe = false;
+        }
+    }
+
+    /// Steps the core until it asks for nothing more.
+    async fn drive(&mut self, input: Input) -> Result<(), DatabaseError> {
+        self.current = false;
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            for output in self.core.step(input) {
+                if let Some(next) = self.carry_out(output).await? {
+                    inputs.push_back(next);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    async fn carry_out(&mut self, output: Output) -> Result<Option<Input>, DatabaseError> {
+        Ok(match output {
+            Output::Look => {
+                if let Some((end, entries)) = self.connection()?.found() {
+                    self.passed_by = Some(entries);
+                    return Ok(Some(Input::Found(end)));
+                }
+                let end = within(self.connection()?.tail()).await?;
+                if self.begun && self.connection()?.begun().is_none() {
+                    self.close(Reason::LedgerShrunk);
+                    return Ok(None);
+                }
+                Some(Input::Found(end))
+            }
+            Output::Fetch(after) => Some(Input::Fetched(self.fetch(after).await?)),
+            Output::Append(after, entries) => {
+                match within(self.connection()?.append(after, &entries)).await {
+                    Ok(()) => Some(Input::Appended),
+                    Err(DatabaseError::Moved { .. }) => Some(Input::Moved),
+                    Err(error) if error.needs_operator() => {
+                        for output in self.core.step(Input::Refused) {
+                            debug_assert_eq!(output, Output::Passed);
+                            self.decide_anew();
+                        }
+                        return Err(error);
+                    }
+                    Err(error) => return Err(error),
+                }
+            }
+            Output::Write(entries) => Some(self.write(entries)),
+            Output::Landed(entries) => {
+                self.conclude(entries);
+                None
+            }
+            Output::Passed => {
+                self.decide_anew();
+                None
+            }
+            Output::Current => {
+                self.current = true;
+                self.tell();
+                None
+            }
+            Output::Closed(reason) => {
+                self.close(reason);
+                None
+            }
+        })
+    }
+
+    async fn fetch(&mut self, after: u64) -> Result<Vec<Entry>, DatabaseError> {
+        if let Some(entries) = self.passed_by.take()
+            && entries.first().is_some_and(|entry| entry.index == after + 1)
+        {
+            return Ok(entries);
+        }
+        within(self.connection()?.entries(after)).await
+    }
+
+    /// Into the journal; where etcd has it already, a restart reads it from there again.
+    fn write(&mut self, entries: Vec<Entry>) -> Input {
+        let last = entries.last().map_or(self.core.tail().index, |entry| entry.index);
+        let epoch = entries.iter().map(|entry| entry.epoch).fold(self.memory.epoch, u64::max);
+        let mut memory = Memory { epoch, ..self.memory };
+        if self.begun {
+            (memory.settled, memory.whole) = (last, true);
+        }
+        let write = Write { cut: None, entries, rows: Vec::new(), memory };
+        match self.journal.write(&write) {
+            Ok(()) => {
+                self.memory = memory;
+                self.records.entered(&write.entries, Instant::now().into_std());
+                if write.entries.iter().any(|entry| matches!(entry.act, Act::Define(_))) {
+                    let now = self.journal.standing().shown_definitions();
+                    self.seen.send_modify(|seen| seen.definitions = now);
+                }
+                self.seen.send_modify(|seen| {
+                    seen.tail = write.entries.last().map_or(seen.tail, Entry::tail);
+                    (seen.final_index, seen.entered_index) = (last, last);
+                    seen.epoch = memory.epoch;
+                });
+                Input::Written
+            }
+            Err(error) => {
+                tracing::error!("sequence: {error}; numbering waits until the journal can be written");
+                self.why = Some(error.to_string());
+                self.refuse(Reason::CannotWrite);
+                Input::WriteFailed
+            }
+        }
+    }
+
+    fn connection(&mut self) -> Result<&mut Connection, DatabaseError> {
+        let none =
+            || DatabaseError::Away { place: "etcd".to_owned(), why: "no member is connected".to_owned() };
+        self.connection.as_mut().ok_or_else(none)
+    }
+
+    fn close(&mut self, reason: Reason) {
+        self.current = false;
+        self.refuse(reason);
+    }
+
+    /// Does `work`; whoever wants something meanwhile waits for a moment and is then refused.
+    async fn meanwhile<T>(&mut self, work: impl Future<Output = T>) -> T {
+        let mut work = pin!(work);
+        let mut grace = pin!(sleep(GRACE));
+        loop {
+            tokio::select! {
+                biased;
+                done = &mut work => return done,
+                () = &mut grace, if self.refusal.is_none() => self.refuse(Reason::NoQuorum),
+                Some(wanted) = self.queue.recv(), if self.waiting.len() < WAITING => {
+                    self.take(wanted);
+                    if let Some(reason) = self.refusal {
+                        self.refuse(reason);
+                    }
+                }
+            }
+        }
+    }
+
+    fn take_more(&mut self) {
+        while self.waiting.len() < WAITING
+            && let Ok(work) = self.queue.try_recv()
+        {
+            self.take(work);
+        }
+    }
+
+    fn take(&mut self, work: Work) {
+        match work {
+            // The other vault is needed for nothing here.
+            Work::Up | Work::Told(_) => {}
+            Work::Down(noted) => drop(noted),
+            Work::Wish(waiting) if self.waiting.len() >= WAITING => {
+                answer(waiting, Err(SequenceError::Busy));
+            }
+            Work::Wish(waiting) => self.waiting.push_back(waiting),
+            Work::Record(waiting) => self.records.take(waiting),
+            Work::Sure(reader) => self.records.take_reader(reader),
+            Work::Reseed(done)
+            | Work::TakeOver(_, done)
+            | Work::Yield(done)
+            | Work::Seal(_, _, done)
+            | Work::Open(_, done) => {
+                // An operator who has gone looks at the status.
+                let _gone = done.send(Err(SequenceError::NoPair));
+            }
+        }
+    }
+
+    /// Tells everybody who waits that nothing is entered now. What was sent stays under way.
+    fn refuse(&mut self, reason: Reason) {
+        self.refusal = Some(reason);
+        for waiting in self.waiting.drain(..) {
+            answer(waiting, Err(reason.into()));
+        }
+        for (waiting, _) in self.told_later.drain(..) {
+            answer(waiting, Err(reason.into()));
+        }
+        self.records.refuse(reason);
+        self.question = None;
+        self.show();
+    }
+
+    /// Shows the outside where things stand, and tells the log when that changes.
+    fn show(&mut self) {
+        let (refusal, tail) = (self.refusal, self.core.tail());
+        let said = refusal.map(|reason| (reason, self.why.clone()));
+        if said != self.said {
+            match &said {
+                None => tracing::info!("sequence: etcd is the ledger; numbers are given"),
+                Some((reason, why)) => {
+                    let why = why.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
+                    if reason.needs_operator() {
+                        tracing::error!("sequence: numbering is closed: {reason}{why}");
+                    } else if self.said.as_ref().map(|said| said.0) != Some(*reason)
+                        || *reason == Reason::NotBegun
+                    {
+                        tracing::warn!("sequence: no new numbers: {reason}{why}");
+                    }
+                }
+            }
+            self.said = said;
+        }
+        let phase = match refusal {
+            None => Phase::Current,
+            Some(reason) if reason.needs_operator() => Phase::Refused,
+            Some(Reason::NotBegun) => Phase::Connecting,
+            Some(_) => Phase::Away,
+        };
+        let why = refusal.map(|reason| match &self.why {
+            Some(why) => format!("{reason} ({why})"),
+            None => reason.to_string(),
+        });
+        self.door.show(phase, tail.index, why);
+        self.records.follow(refusal.map_or(Ok(()), Err), Instant::now().into_std());
+        self.seen.send_if_modified(|seen| {
+            let complete = refusal.is_none();
+            let changed = seen.refusal != refusal || seen.complete != complete;
+            (seen.refusal, seen.complete) = (refusal, complete);
+            changed
+        });
+        self.metrics.together.set(i64::from(refusal.is_none()));
+        self.take_note();
+    }
+
+    /// Writes down outside the journal how far the ledger goes: a lower bound that may be old.
+    fn take_note(&mut self) {
+        let index = self.core.tail().index;
+        if !self.begun || index == self.known || self.noted.elapsed() < NOTE {
+            return;
+        }
+        (self.known, self.noted) = (index, Instant::now());
+        let door = Arc::clone(&self.door);
+        tokio::task::spawn_blocking(move || {
+            if let Err(error) = door.remember(|note: &mut Note| note.copied = note.copied.max(index)) {
+                tracing::warn!("sequence: database: {error}");
+            }
+        });
+    }
+}
+
+/// A member that takes longer is left for another.
+async fn within<T>(work: impl Future<Output = Result<T, DatabaseError>>) -> Result<T, DatabaseError> {
+    let late = |_| Err(DatabaseError::Late { place: "etcd".to_owned(), deadline: PATIENCE });
+    timeout(PATIENCE, work).await.unwrap_or_else(late)
+}
+
+impl Sequence {
+    /// Where etcd is the ledger: this vault's journal has everything that was entered before now.
+    /// Elsewhere there is nothing to be asked.
+    pub(super) async fn newest(&self) -> Result<(), SequenceError> {
+        if self.ready.is_none() {
+            return Ok(());
+        }
+        let (sure, told) = oneshot::channel();
+        self.work.try_send(Work::Sure(sure)).map_err(|_| SequenceError::Busy)?;
+        match timeout(front::SURE_DEADLINE, told).await {
+            Ok(Ok(Ok(_index))) => Ok(()),
+            Ok(Ok(Err(RecordError::Busy))) => Err(SequenceError::Busy),
+            _ => Err(self.seen().refusal.unwrap_or(Reason::NoQuorum).into()),
+        }
+    }
+
+    /// The other vault asks whether etcd may become the ledger; `None`: it asks for something else.
+    pub(super) fn greeted(&self, body: &Bytes) -> Option<Result<Bytes, String>> {
+        let ready = self.ready.as_deref()?;
+        let Greeting::Truth(_) = serde_json::from_slice(body).ok()?;
+        Some(serde_json::to_vec(&Greeting::Truth(ready.clone())).map(Bytes::from).map_err(|e| e.to_string()))
+    }
+}
