@@ -95,9 +95,17 @@ pub fn told(status: &Value, wanting: &[String], now: i64) -> String {
     let there = if pair["connected"] == true { "connected" } else { "AWAY" };
     line("other vault", format!("{}, {there}", word(&pair["peer"])));
     let given = if numbers["reason"].is_string() { "NOT given" } else { "given" };
+    let tokens: Vec<&str> = numbers["tokens"].as_array().into_iter().flatten().map(word).collect();
+    let tokens =
+        if tokens.is_empty() { String::new() } else { format!("; a token for {}", tokens.join(" and ")) };
     line(
         "numbers",
-        format!("{given}; {} entries, kept by {}", count(&numbers["entries"]), word(&numbers["owner"])),
+        format!(
+            "{given}; {} entries, kept by {} in epoch {}{tokens}",
+            count(&numbers["entries"]),
+            word(&numbers["owner"]),
+            count(&numbers["epoch"])
+        ),
     );
     let database = &numbers["database"];
     if database.is_object() {
@@ -266,7 +274,7 @@ mod tests {
         json!({
             "vault": {"name": "vault-a", "version": "0.1.0", "uptime_seconds": 11_000},
             "pair": {"peer": "vault-b", "connected": true, "its_status": {"files": {}}},
-            "numbers": {"owner": "vault-a", "entries": 21, "reason": null},
+            "numbers": {"owner": "vault-a", "entries": 21, "epoch": 2, "tokens": ["vault-b"], "reason": null},
             "pki": {"certificates": 4, "revoked": 0, "open_tokens": 0, "authority_key_here": false},
             "files": files,
         })
@@ -279,9 +287,13 @@ mod tests {
         let text = told(&status, &[], NOW);
         assert!(text.starts_with("vault-a: well\n"), "{text}");
         assert!(text.lines().count() <= 13, "{text}");
-        for words in
-            ["first byte after 3 ms", "12.3 GiB free", "3 deleted (the oldest for 2 h)", "(5 min ago)"]
-        {
+        for words in [
+            "kept by vault-a in epoch 2; a token for vault-b",
+            "first byte after 3 ms",
+            "12.3 GiB free",
+            "3 deleted (the oldest for 2 h)",
+            "(5 min ago)",
+        ] {
             assert!(text.contains(words), "{words}: {text}");
         }
         assert!(!text.contains("long ago"), "an error that does not hold any more: {text}");
