@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use vault::sequence::alone::Alone;
 use vault::sequence::book::{SeriesName, Wish};
 use vault::sequence::carry::{self, Alarm, carry};
+use vault::sequence::chores::Chores;
 use vault::sequence::entry::{Act, BATCH, Entry, Life};
 use vault::sequence::protocol::{Core, Input, Message, Output, Write};
 use vault::sequence::standing::LifeState;
@@ -58,6 +59,7 @@ pub(crate) struct Vault {
     pub(crate) disk: Disk,
     pub(crate) core: Option<Core>,
     pub(crate) alone: Alone,
+    pub(crate) chores: Chores,
     /// Handed to the disk, not yet reported durable.
     pub(crate) writing: Option<Write>,
     /// What a failed write left on the disk; a crash may make it stand.
@@ -116,6 +118,7 @@ impl World {
             disk: Disk::new(&mut random, owns),
             core: None,
             alone: Alone::default(),
+            chores: Chores::default(),
             writing: None,
             remains: None,
             copy: None,
@@ -153,6 +156,7 @@ impl World {
         let proven = former.filter(|former| every || is_proven(former));
         vault.mirror = Some((vault.disk.memory.journal, life, solo));
         vault.alone = Alone::default();
+        vault.chores = Chores::default();
         let core = Core::new(life, proven, vault.disk.memory, vault.disk.tail());
         vault.core = Some(core.witnessed(vault.witness));
     }
@@ -192,7 +196,10 @@ impl World {
                 if !vault.seen().fits(&write) {
                     inputs.push_back(Input::CutRefused);
                 } else if self.control == Control::DiskLies {
+                    let entries = write.entries.clone();
                     vault.cache.push(write);
+                    let standing = vault.seen().standing.clone();
+                    vault.chores.wrote(&entries, &standing);
                     inputs.push_back(Input::Written);
                 } else {
                     vault.writing = Some(write);
@@ -265,6 +272,7 @@ impl World {
         self.connected = true;
         for who in 0..2 {
             let nonce = self.random.nonce();
+            self.vaults[who].chores.forget();
             self.input(who, Input::Connected(nonce))?;
         }
         Ok(())
@@ -289,9 +297,10 @@ impl World {
                     vault.remains = None;
                 }
                 vault.disk.apply(&write);
+                vault.chores.wrote(&write.entries, &vault.disk.standing);
                 self.input(who, Input::Written)
             }
-            None => Ok(()),
+            None => self.try_disk(who),
         }
     }
 
