@@ -6,6 +6,7 @@ pub mod alone;
 pub mod audit;
 pub mod book;
 pub mod carry;
+pub mod chores;
 mod coordinator;
 pub mod database;
 pub mod definition;
@@ -19,6 +20,7 @@ mod mirror;
 pub mod proof;
 pub mod protocol;
 pub mod quorum;
+mod readers;
 mod reading;
 pub mod reason;
 pub mod record;
@@ -28,7 +30,7 @@ pub mod witness;
 
 use std::collections::VecDeque;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex};
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -42,17 +44,19 @@ use tokio::time::{Instant, timeout, timeout_at};
 
 use alone::{Alone, Waits};
 use book::{Refused, SeriesName, Wish};
+use chores::Chores;
 use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
 use database::Role;
 use database::note::Kept;
 use database::operator::{Brief, Database, OpenError};
 use definition::{Definition, DefinitionError};
 use entry::Life;
-use journal::{Journal, JournalError};
+use journal::{Dropped, Journal, JournalError};
 use keeper::Keeper;
 use mirror::{Found, Mirror};
 use protocol::{Core, Memory, Nonce, Reason};
 use quorum::{Ready, Started};
+use readers::Readers;
 use record::desk::Desk;
 use record::front::Question;
 use token::Token;
@@ -126,6 +130,17 @@ pub enum SequenceError {
     /// Too many wait already.
     #[error("too many requests for numbers wait already")]
     Busy,
+    /// An operator's word was heard, and not what became of it.
+    #[error(
+        "the vault has not come to this within {} s and may still do it: vault status tells its owner, its epoch and whether it is busy; repeat it only if nothing has changed there",
+        ANSWER_DEADLINE.as_secs()
+    )]
+    Unheard,
+    /// It is not known whether both vaults wrote a definition down.
+    #[error(
+        "it is not known yet whether this was recorded on both vaults; vault number show tells what the series is counted by, and the same may be said again"
+    )]
+    DefinitionInDoubt,
     /// The other vault does not stand there with an empty journal in the place of a lost one.
     #[error(
         "there is nothing to re-seed: the other vault must be connected, with an empty journal in the place of the one it had; vault status tells how things stand"
@@ -136,6 +151,11 @@ pub enum SequenceError {
         "this vault cannot take over: its journal is damaged, not yet whole, or has never met the other vault's; vault status tells how things stand"
     )]
     MayNotTakeOver,
+    /// The last write of this vault's journal failed.
+    #[error(
+        "this vault cannot take over now: its journal could not be written; look at its disk, which is tried again every 10 s, and repeat this"
+    )]
+    CannotWrite,
     /// There are no two owners.
     #[error(
         "there is nothing to yield: the two vaults are not both the ledger's owners of one epoch; in epoch 1 the configurations' [sequence] owner decides"
@@ -156,6 +176,9 @@ pub enum SequenceError {
         "this vault does not take that token: it is the other vault's, was used, was replaced by a newer one, or was made before this vault lost what it may have answered"
     )]
     NotThatToken,
+    /// It was more than is read at once, or others read too.
+    #[error("reading so much of the journal took too long; ask for less of it, or again a little later")]
+    TooLong,
     /// The journal cannot be read.
     #[error("the journal cannot be read; the operator finds the cause in the log")]
     Unreadable,
@@ -238,6 +261,9 @@ pub struct Status {
     pub life: String,
     /// The vaults for which a token holds.
     pub tokens: Vec<String>,
+    /// Writes of records that this vault answered alone, that gave way to the other vault's, and that
+    /// no operator has looked at yet.
+    pub dropped: u64,
     /// The copy in a database, if there is one.
     pub database: Option<Brief>,
 }
@@ -262,7 +288,7 @@ pub type HangUp = Box<dyn Fn() + Send>;
 #[derive(Clone)]
 pub struct Sequence {
     work: mpsc::Sender<Work>,
-    reader: Arc<Mutex<Journal>>,
+    readers: Readers,
     seen: watch::Receiver<Seen>,
     names: [String; 2],
     forward: Forward,
@@ -339,7 +365,7 @@ impl Sequence {
         shutdown: Shutdown,
     ) -> Result<(Self, Events), StartError> {
         let journal = Journal::open(&settings.journal, nonce()?)?;
-        let reader = Arc::new(Mutex::new(journal.reader()?));
+        let readers = Readers::beside(&journal)?;
         let (memory, tail, life) = (journal.memory()?, journal.tail()?, nonce()?);
         // Until somebody takes over, the configuration says who the owner is.
         let owns = if memory.epoch == 1 { settings.own == settings.owner } else { memory.owns };
@@ -371,7 +397,7 @@ impl Sequence {
             let Started { seen, database, ready } =
                 quorum::start(start, metrics, registry, shutdown.clone())?;
             let (database, ready) = (Some(database), Some(ready));
-            let sequence = Self { work: work.clone(), reader, seen, names, forward, database, ready };
+            let sequence = Self { work: work.clone(), readers, seen, names, forward, database, ready };
             tokio::spawn(sequence.clone().count_expired(expired, shutdown));
             return Ok((sequence, Events(work)));
         }
@@ -390,6 +416,7 @@ impl Sequence {
             epoch: core.epoch(),
             sealed: [&settings.own, &settings.peer].map(|name| journal.standing().sealed(name).is_some()),
             definitions: journal.standing().shown_definitions(),
+            dropped: journal.dropped_unseen()?,
         });
         let (database, replies) = match settings.database.clone() {
             Some(database) => {
@@ -409,7 +436,8 @@ impl Sequence {
             names: names.clone(),
             alone: Alone::default(),
             mirror,
-            chores_due: false,
+            chores: Chores::default(),
+            settling: false,
             seal: None,
             queue,
             waiting: VecDeque::new(),
@@ -419,6 +447,7 @@ impl Sequence {
             made: Vec::new(),
             records: Desk::default(),
             session_due: None,
+            disk_due: None,
             witness,
             said: Some(Reason::Away),
             seen: shown,
@@ -432,7 +461,7 @@ impl Sequence {
             let shutdown = shutdown.clone();
             move || runtime.block_on(coordinator.run(shutdown))
         })?;
-        let sequence = Self { work: work.clone(), reader, seen, names, forward, database, ready: None };
+        let sequence = Self { work: work.clone(), readers, seen, names, forward, database, ready: None };
         tokio::spawn(sequence.clone().count_expired(expired, shutdown));
         Ok((sequence, Events(work)))
     }
@@ -500,9 +529,10 @@ impl Sequence {
         definition: Definition,
     ) -> Result<Definition, SequenceError> {
         definition.check()?;
-        match self.wish(name, Wish::Define(definition)).await? {
-            Outcome::Defined(definition) => Ok(definition),
-            Outcome::Number(_) => Err(SequenceError::InDoubt),
+        match self.wish(name, Wish::Define(definition)).await {
+            Ok(Outcome::Defined(definition)) => Ok(definition),
+            Ok(Outcome::Number(_)) | Err(SequenceError::InDoubt) => Err(SequenceError::DefinitionInDoubt),
+            Err(error) => Err(error),
         }
     }
 
@@ -557,11 +587,12 @@ impl Sequence {
     }
 
     /// Of two owners of one epoch the other one is right: what this vault entered in that epoch,
-    /// which was never answered as final, gives way.
+    /// which was never answered as final, gives way. Tells the epoch, and how many writes of records
+    /// that were answered alone give way at most.
     ///
     /// # Errors
     /// [`SequenceError::NothingToYield`], or the disk.
-    pub async fn give_way(&self) -> Result<u64, SequenceError> {
+    pub async fn give_way(&self) -> Result<[u64; 2], SequenceError> {
         self.told(Work::Yield).await
     }
 
@@ -581,19 +612,35 @@ impl Sequence {
     ///
     /// # Errors
     /// [`SequenceError::NeedsNoToken`], [`SequenceError::NotThatToken`], or the disk.
-    pub async fn open(&self, token: Token) -> Result<u64, SequenceError> {
+    pub async fn bring(&self, token: Token) -> Result<u64, SequenceError> {
         self.told(|done| Work::Open(token.life(), done)).await
     }
 
-    async fn told(
+    /// A page of what gave way although it was answered, after that place.
+    ///
+    /// # Errors
+    /// The journal.
+    pub async fn dropped(&self, after: u64, limit: usize) -> Result<Vec<Dropped>, SequenceError> {
+        self.readers.walk(move |journal| journal.dropped(after, limit)).await
+    }
+
+    /// An operator has looked at what gave way, up to that place. Tells how much of it is left.
+    ///
+    /// # Errors
+    /// The disk.
+    pub async fn looked_at(&self, upto: u64) -> Result<u64, SequenceError> {
+        self.told(|done| Work::LookedAt(upto, done)).await
+    }
+
+    async fn told<T>(
         &self,
-        word: impl FnOnce(oneshot::Sender<Result<u64, SequenceError>>) -> Work,
-    ) -> Result<u64, SequenceError> {
+        word: impl FnOnce(oneshot::Sender<Result<T, SequenceError>>) -> Work,
+    ) -> Result<T, SequenceError> {
         let (done, outcome) = oneshot::channel();
         self.work.try_send(word(done)).map_err(|_| SequenceError::Busy)?;
         match timeout(ANSWER_DEADLINE, outcome).await {
             Ok(Ok(outcome)) => outcome,
-            Ok(Err(_)) | Err(_) => Err(SequenceError::Busy),
+            Ok(Err(_)) | Err(_) => Err(SequenceError::Unheard),
         }
     }
 
@@ -641,6 +688,7 @@ impl Sequence {
                 .filter(|(_, is)| *is)
                 .map(|(name, _)| name.clone())
                 .collect(),
+            dropped: seen.dropped,
             database: self.database.as_ref().map(Database::brief),
         }
     }

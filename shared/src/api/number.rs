@@ -134,6 +134,46 @@ pub struct TokenText {
 pub struct Epoch {
     /// The ledger's epoch now.
     pub epoch: u64,
+    /// Of a vault that yielded: at most so many writes of records, names and leases that it had
+    /// answered alone give way as soon as the two vaults meet.
+    #[serde(default)]
+    pub given_up: u64,
+}
+
+/// A write of a record, a name or a lease that a vault answered alone and that gave way to the other
+/// vault's.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Dropped {
+    /// Its place in the list of them.
+    pub place: u64,
+    /// Whose.
+    pub owner: String,
+    /// `record`, `name` or `lease`.
+    pub kind: String,
+    /// Its name within owner and kind.
+    pub name: String,
+    /// The version that the writer was told.
+    pub version: u64,
+    /// What was written, as it stood in the ledger; nothing where the record was removed.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub text: Option<String>,
+    /// When, by the vault's clock; milliseconds since 1970.
+    pub at: i64,
+}
+
+/// Body of `POST /v1/numbers/dropped`: all up to here was looked at.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct LookedAt {
+    /// The place of the last of them.
+    pub place: u64,
+}
+
+/// Answer of `POST /v1/numbers/dropped`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Left {
+    /// How many were not looked at yet.
+    pub left: u64,
 }
 
 /// Answer of `GET /v1/life`.

@@ -2,34 +2,43 @@
 
 use vault::sequence::alone::{self, Sight};
 use vault::sequence::book::{Refused, Round, SeriesName, Verdict, Wish};
+use vault::sequence::chores::Chores;
 use vault::sequence::definition::Definition;
 use vault::sequence::entry::{Act, Draft};
 use vault::sequence::protocol::{Core, Input};
-use vault::sequence::standing::{Doubts, Present};
+use vault::sequence::standing::Present;
 
 use crate::disk::given;
 use crate::world::{AVAILABLE, Checked, Control, STRICT, Vault, World, series};
 
 impl World {
     /// What the owner must enter before callers' wishes are, or when the cursor is near a range.
-    pub(crate) fn chores(&self, who: usize) -> Vec<Draft> {
+    pub(crate) fn chores(&mut self, who: usize) -> Vec<Draft> {
+        let mut chores = std::mem::take(&mut self.vaults[who].chores);
+        let drafts = self.look(who, &mut chores);
+        self.vaults[who].chores = chores;
+        drafts
+    }
+
+    fn look(&self, who: usize, chores: &mut Chores) -> Vec<Draft> {
         let vault = &self.vaults[who];
         let Some(core) = &vault.core else { return Vec::new() };
-        let standing = vault.seen().standing.clone();
         let Some(peer) = core.peer() else { return Vec::new() };
         let other = self.vaults[1 - who].name;
         let own = Present { name: vault.name.to_owned(), life: core.life(), proven: core.proven() };
         let peer = Present { name: other.to_owned(), life: peer.life, proven: peer.proven };
+        let (first, last) = (core.refusal().is_some(), core.final_index());
+        let disk = vault.seen();
+        let standing = &disk.standing;
         let births = standing.births([&own, &peer], 0);
         if !births.is_empty() {
             return births;
         }
-        if core.refusal().is_some() {
-            let disk = vault.seen();
-            let fresh = disk.entries.partition_point(|entry| entry.index <= core.final_index());
-            let mut doubts = Doubts::default();
-            standing.doubt(&mut doubts, &disk.entries[fresh..], 0);
-            let doubtful = doubts.drafts(3);
+        if first {
+            chores.begin(standing, last);
+            let fresh = disk.entries.partition_point(|entry| entry.index <= chores.looked_at());
+            chores.look_at(&disk.entries[fresh..], disk.tail().index, standing, 0);
+            let doubtful = chores.doubtful(3);
             if !doubtful.is_empty() && self.control != Control::KeepsWhatIsDoubtful {
                 return doubtful;
             }
@@ -49,8 +58,7 @@ impl World {
             }];
         }
         let holders = standing.holders([own, peer]);
-        let grants = standing.grants(&holders, 0, 3);
-        if grants.is_empty() { standing.ends(&holders, 0, 3) } else { grants }
+        chores.ranges(standing, &holders, 0, 3)
     }
 
     /// The callers of the round hear their numbers.

@@ -44,6 +44,14 @@ impl World {
         }
     }
 
+    /// The shell sees whether a disk that failed takes writes again.
+    pub(crate) fn try_disk(&mut self, who: usize) -> Checked {
+        match &self.vaults[who].core {
+            Some(core) if core.cannot_write() => self.input(who, Input::TryAgain),
+            _ => Ok(()),
+        }
+    }
+
     pub(crate) fn crash(&mut self, who: usize) -> Checked {
         let linger = self.control == Control::RemainsLinger && self.vaults[who].remains.is_some();
         let hit_the_disk = self.random.chance(50) || linger;

@@ -7,6 +7,7 @@ use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use vault::sequence::alone::Alone;
 use vault::sequence::book::{SeriesName, Wish};
 use vault::sequence::carry::{self, Alarm, carry};
+use vault::sequence::chores::Chores;
 use vault::sequence::entry::{Act, BATCH, Entry, Life};
 use vault::sequence::proof::Proof;
 use vault::sequence::protocol::{Core, Input, Memory, Message, Output, Write};
@@ -61,6 +62,7 @@ pub(crate) struct Vault {
     pub(crate) disk: Disk,
     pub(crate) core: Option<Core>,
     pub(crate) alone: Alone,
+    pub(crate) chores: Chores,
     /// Handed to the disk, not yet reported durable.
     pub(crate) writing: Option<Write>,
     /// What a failed write left on the disk; a crash may make it stand.
@@ -121,6 +123,7 @@ impl World {
             disk: Disk::new(&mut random, owns),
             core: None,
             alone: Alone::default(),
+            chores: Chores::default(),
             writing: None,
             remains: None,
             copy: None,
@@ -162,6 +165,7 @@ impl World {
         let proven = if every { last } else { former };
         vault.mirror = Some(Proof { journal, life, rows, former });
         vault.alone = Alone::default();
+        vault.chores = Chores::default();
         let core = Core::new(life, proven, vault.disk.memory, vault.disk.tail());
         vault.core = Some(core.witnessed(vault.witness));
     }
@@ -202,7 +206,10 @@ impl World {
                 if !vault.seen().fits(&write) {
                     inputs.push_back(Input::CutRefused);
                 } else if self.control == Control::DiskLies {
+                    let entries = write.entries.clone();
                     vault.cache.push(write);
+                    let standing = vault.seen().standing.clone();
+                    vault.chores.wrote(&entries, &standing);
                     inputs.push_back(Input::Written);
                 } else {
                     vault.writing = Some(write);
@@ -278,6 +285,7 @@ impl World {
         self.connected = true;
         for who in 0..2 {
             let nonce = self.random.nonce();
+            self.vaults[who].chores.forget();
             self.input(who, Input::Connected(nonce))?;
         }
         Ok(())
@@ -302,9 +310,10 @@ impl World {
                     vault.remains = None;
                 }
                 vault.disk.apply(&write);
+                vault.chores.wrote(&write.entries, &vault.disk.standing);
                 self.input(who, Input::Written)
             }
-            None => Ok(()),
+            None => self.try_disk(who),
         }
     }
 

@@ -3,6 +3,7 @@
 
 mod asked;
 mod batch;
+mod dropped;
 mod export;
 mod series;
 
@@ -47,6 +48,7 @@ pub fn routes(sequence: Sequence) -> Router {
         .route("/v1/numbers/yield", post(give_way))
         .route("/v1/numbers/token", post(seal))
         .route("/v1/numbers/token/open", post(open))
+        .route("/v1/numbers/dropped", get(dropped::list).post(dropped::looked_at))
         .with_state(sequence)
 }
 
@@ -70,9 +72,9 @@ async fn open(
 ) -> Result<Json<Epoch>, Refusal> {
     caller.must_be(&[Role::Admin])?;
     let token: Token = token.parse().map_err(|error: NoToken| invalid(error.to_string()))?;
-    let epoch = sequence.open(token).await.map_err(refusal)?;
+    let epoch = sequence.bring(token).await.map_err(refusal)?;
     tracing::warn!(by = caller.0.name, "numbers: this vault gives numbers by a token");
-    Ok(Json(Epoch { epoch }))
+    Ok(Json(Epoch { epoch, given_up: 0 }))
 }
 
 /// Operators only: the other vault's journal is lost, this vault's is whole.
@@ -92,15 +94,15 @@ async fn take_over(
     caller.must_be(&[Role::Admin])?;
     let epoch = sequence.take_over(alone).await.map_err(refusal)?;
     tracing::warn!(by = caller.0.name, alone, "numbers: this vault has taken over in epoch {epoch}");
-    Ok(Json(Epoch { epoch }))
+    Ok(Json(Epoch { epoch, given_up: 0 }))
 }
 
 /// Operators only: of two owners the other is right.
 async fn give_way(State(sequence): State<Sequence>, caller: Caller) -> Result<Json<Epoch>, Refusal> {
     caller.must_be(&[Role::Admin])?;
-    let epoch = sequence.give_way().await.map_err(refusal)?;
-    tracing::warn!(by = caller.0.name, "numbers: this vault has yielded to the other");
-    Ok(Json(Epoch { epoch }))
+    let [epoch, given_up] = sequence.give_way().await.map_err(refusal)?;
+    tracing::warn!(by = caller.0.name, given_up, "numbers: this vault has yielded to the other");
+    Ok(Json(Epoch { epoch, given_up }))
 }
 
 async fn reserve(

@@ -2,6 +2,7 @@
 //! the running vault; and the proof of what was exported, which needs no vault. Knows how to ask
 //! and show; the vault knows what a number is.
 
+mod dropped;
 mod export;
 mod verify;
 
@@ -166,6 +167,11 @@ pub enum Verb {
     },
     /// Of two vaults that were both taken over, let the other one be the owner
     Yield,
+    /// List the writes of records, names and leases that this vault answered alone, and that gave
+    /// way to the other vault's
+    ///
+    /// Whoever wrote them was told that they hold. Write again what shall hold, then add --done.
+    Dropped(dropped::Dropped),
 }
 
 /// Which series.
@@ -271,6 +277,7 @@ impl Verb {
             Self::Token { vault } => token(socket, vault, output).await,
             Self::Open { token } => open(socket, token, output).await,
             Self::Yield => give_way(socket, output).await,
+            Self::Dropped(dropped) => dropped.run(socket, output).await,
         }
     }
 }
@@ -353,10 +360,15 @@ async fn open(socket: &Path, token: &str, output: &mut Output<'_>) -> Result<(),
 
 async fn give_way(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
     let now: Epoch = ask(socket, Method::POST, "/v1/numbers/yield", None::<&()>).await?;
-    output.show(
-        &now,
-        "the other vault is the ledger's owner; this one follows as soon as the two are connected",
-    )
+    let mut text =
+        "the other vault is the ledger's owner; this one follows as soon as the two are connected".to_owned();
+    if now.given_up > 0 {
+        text.push_str(&format!(
+            "\nat most {} writes of records, names and leases that this vault answered alone give way then: vault number dropped lists them",
+            now.given_up
+        ));
+    }
+    output.show(&now, &text)
 }
 
 async fn ask<Q: Serialize + Sync, A: DeserializeOwned>(

@@ -23,6 +23,11 @@ pub fn wanting(status: &Value) -> Vec<String> {
         wanting.push(format!("{} is away", word(&pair["peer"])));
     }
     wanting.extend(status["numbers"]["reason"].as_str().map(|reason| format!("no numbers: {reason}")));
+    if let dropped @ 1.. = count(&status["numbers"]["dropped"]) {
+        wanting.push(format!(
+            "{dropped} writes of records that were answered here alone gave way: vault number dropped"
+        ));
+    }
     let database = &status["numbers"]["database"];
     if let Some(why) = database["why"].as_str() {
         wanting.push(format!("database: {why}"));

@@ -2,9 +2,11 @@
 //! events in, carries out what the core asks, and answers callers when their entries are final.
 //! Wishes that wait while a round is under way share the next one (group commit).
 
+mod chores;
 mod company;
 mod metrics;
 mod operator;
+mod upkeep;
 
 use std::collections::{HashMap, VecDeque};
 use std::sync::Arc;
@@ -18,7 +20,7 @@ use tokio::time::{Instant, timeout};
 
 use super::alone::{self, Alone, Sight, Waits};
 use super::book::{Known, Refused, Round, SeriesName, Verdict, Wish};
-use super::carry::{self, carry};
+use super::chores::Chores;
 use super::database::replies::{Replies, Reply};
 use super::definition::Definition;
 use super::entry::{Act, BATCH, Draft, Entry, Life, Tail};
@@ -27,7 +29,6 @@ use super::keeper::Keeper;
 use super::mirror::Mirror;
 use super::protocol::{Core, Input, Message, Output, Reason};
 use super::record::desk::{self, Desk};
-use super::standing::{Doubts, Present};
 use super::{Done, HangUp, Outcome, SequenceError, Tell};
 pub(super) use metrics::Metrics;
 use operator::Seal;
@@ -56,7 +57,9 @@ pub(super) enum Work {
     /// A token has been brought that begins this life.
     Open(Life, oneshot::Sender<Result<u64, SequenceError>>),
     /// Of two owners the other is right.
-    Yield(oneshot::Sender<Result<u64, SequenceError>>),
+    Yield(oneshot::Sender<Result<[u64; 2], SequenceError>>),
+    /// What gave way was looked at, up to this place.
+    LookedAt(u64, oneshot::Sender<Result<u64, SequenceError>>),
 }
 
 pub(super) struct Waiting {
@@ -81,6 +84,8 @@ pub(super) struct Seen {
     /// Is there a token for this vault, and for the other?
     pub(super) sealed: [bool; 2],
     pub(super) definitions: Arc<HashMap<SeriesName, Definition>>,
+    /// Writes that were answered, gave way, and were not looked at yet.
+    pub(super) dropped: u64,
 }
 
 /// The thread's own state.
@@ -91,10 +96,11 @@ pub(super) struct Coordinator {
     pub(super) names: [String; 2],
     pub(super) alone: Alone,
     pub(super) mirror: Mirror,
-    /// May ranges have to be granted or ended?
-    pub(super) chores_due: bool,
     /// A token that is being made.
     pub(super) seal: Option<Seal>,
+    pub(super) chores: Chores,
+    /// Is there more to be looked at before callers' wishes may be entered?
+    pub(super) settling: bool,
     pub(super) queue: mpsc::Receiver<Work>,
     pub(super) waiting: VecDeque<Waiting>,
     pub(super) under_way: Vec<Waiting>,
@@ -106,6 +112,8 @@ pub(super) struct Coordinator {
     pub(super) made: Vec<Entry>,
     pub(super) records: Desk,
     pub(super) session_due: Option<Instant>,
+    /// When a disk that refused is tried again.
+    pub(super) disk_due: Option<Instant>,
     pub(super) witness: Keeper,
     /// What the log last heard of the refusal.
     pub(super) said: Option<Reason>,
@@ -123,7 +131,7 @@ impl Coordinator {
         loop {
             let work = tokio::select! {
                 () = shutdown.cancelled() => break,
-                work = timeout(TICK, self.queue.recv()) => work,
+                work = timeout(if self.settling { Duration::ZERO } else { TICK }, self.queue.recv()) => work,
             };
             match work {
                 Ok(Some(work)) => self.take(work),
@@ -135,8 +143,10 @@ impl Coordinator {
             if let Some(question) = self.records.question() {
                 self.feed(Input::Ask(question));
             }
+            self.settle_on();
             self.rounds();
             self.watch_session();
+            self.try_disk();
             if Instant::now() >= witness_due {
                 self.keep_witness();
                 witness_due = Instant::now() + TICK;
@@ -164,6 +174,7 @@ impl Coordinator {
         match work {
             Work::Up => match super::nonce() {
                 Ok(nonce) => {
+                    self.end_chores();
                     self.session_due = Some(Instant::now() + SESSION_DEADLINE);
                     self.feed(Input::Connected(nonce));
                 }
@@ -174,6 +185,7 @@ impl Coordinator {
             },
             Work::Down(noted) => {
                 self.session_due = None;
+                self.end_chores();
                 self.feed(Input::Disconnected);
                 drop(noted);
             }
@@ -217,6 +229,11 @@ impl Coordinator {
                 // As above.
                 let _gone = done.send(outcome);
             }
+            Work::LookedAt(upto, done) => {
+                let outcome = self.looked_at(upto);
+                // As above.
+                let _gone = done.send(outcome);
+            }
         }
     }
 
@@ -244,12 +261,14 @@ impl Coordinator {
                 None
             }
             Output::Write(write) => {
-                let is_number = |entry: &Entry| !matches!(entry.act, Act::Put(_) | Act::Remove);
-                if write.entries.iter().any(|entry| !entry.series.is_empty() && is_number(entry)) {
-                    self.chores_due = true;
-                }
                 Some(match self.journal.write(&write) {
                     Ok(()) => {
+                        if write.cut.is_some() {
+                            self.tell_dropped();
+                        }
+                        if self.core.leads() {
+                            self.chores.wrote(&write.entries, self.journal.standing());
+                        }
                         // Whoever is answered next reads by it.
                         if write.entries.iter().any(|entry| matches!(entry.act, Act::Define(_))) {
                             let now = self.journal.standing().shown_definitions();
@@ -279,15 +298,7 @@ impl Coordinator {
                 self.loaded(self.journal.rows(after)).map(|rows| Input::SoloLoaded(after, rows))
             }
             Output::Adopt(rows) => self.adopt(&rows),
-            Output::Settle => Some(match self.chores(true) {
-                Ok(drafts) if drafts.is_empty() => Input::Settled,
-                Ok(drafts) => Input::Propose(drafts),
-                Err(error) => {
-                    tracing::error!("sequence: {error}; comparing journals again later");
-                    (self.hang_up)();
-                    return None;
-                }
-            }),
+            Output::Settle => self.settle(),
             Output::Given => {
                 self.mirror.note(self.core.life(), self.core.solo());
                 self.answer_given();
@@ -326,56 +337,6 @@ impl Coordinator {
                 None
             }
         }
-    }
-
-    /// What must be entered for a first part of the rows that a vault gave alone.
-    fn adopt(&self, rows: &[Entry]) -> Option<Input> {
-        let look = |name: &SeriesName, row: &Entry| {
-            Ok::<_, JournalError>(carry::Place {
-                by_key: self.journal.by_key(name, &row.key)?,
-                by_number: self.journal.by_number(name, row.number)?,
-            })
-        };
-        let carried = self.loaded(carry(rows, self.journal.standing(), self.core.final_index(), look))?;
-        for alarm in &carried.alarms {
-            tracing::error!("sequence: {alarm}");
-            self.metrics.alarms.inc();
-        }
-        Some(Input::Adopt(carried.drafts, carried.upto))
-    }
-
-    /// What the owner of a session must enter by itself: lives that begin, what must be doubted
-    /// (only before callers' wishes), ranges to be granted and to be ended.
-    fn chores(&self, first: bool) -> Result<Vec<Draft>, JournalError> {
-        let (Some(peer), standing, at) = (self.core.peer(), self.journal.standing(), label()) else {
-            return Ok(Vec::new());
-        };
-        let [own, other] = &self.names;
-        let own = Present { name: own.clone(), life: self.core.life(), proven: self.core.proven() };
-        let peer = Present { name: other.clone(), life: peer.life, proven: peer.proven };
-        let births = standing.births([&own, &peer], at);
-        if !births.is_empty() {
-            return Ok(births);
-        }
-        if first {
-            let (mut doubts, mut after) = (Doubts::default(), self.core.final_index());
-            loop {
-                let fresh = self.journal.entries(after)?;
-                let Some(last) = fresh.last() else { break };
-                after = last.index;
-                standing.doubt(&mut doubts, &fresh, at);
-            }
-            let doubtful = doubts.drafts(BATCH);
-            if !doubtful.is_empty() {
-                return Ok(doubtful);
-            }
-        }
-        if let Some(draft) = self.seal.as_ref().and_then(|seal| seal.draft(standing, at)) {
-            return Ok(vec![draft]);
-        }
-        let holders = standing.holders([own, peer]);
-        let grants = standing.grants(&holders, at, BATCH);
-        Ok(if grants.is_empty() { standing.ends(&holders, at, BATCH) } else { grants })
     }
 
     /// The round is final: everybody in it hears what the ledger says now.
@@ -443,14 +404,14 @@ impl Coordinator {
 
     /// Proposes what waits, round after round, as long as rounds end at once.
     fn rounds(&mut self) {
-        while self.chores_due || !self.waiting.is_empty() || self.records.waits() {
+        while self.chores_due() || !self.waiting.is_empty() || self.records.waits() {
             let may_propose = self.core.may_propose();
             let together = self.core.refusal().is_none();
             if together && !may_propose && self.core.leads() {
                 // A round is under way; what waits shares the next one.
                 return self.look_ahead();
             }
-            if std::mem::take(&mut self.chores_due) && may_propose && together && self.do_chores() {
+            if self.chores_due() && may_propose && together && self.do_chores() {
                 return;
             }
             if self.waiting.is_empty() && !self.records.waits() {
@@ -467,21 +428,6 @@ impl Coordinator {
             };
             if !goes_on {
                 return;
-            }
-        }
-    }
-
-    /// `true`: a round of the owner's own is under way.
-    fn do_chores(&mut self) -> bool {
-        match self.chores(false) {
-            Ok(drafts) if drafts.is_empty() => false,
-            Ok(drafts) => {
-                self.feed(Input::Propose(drafts));
-                !self.core.may_propose()
-            }
-            Err(error) => {
-                tracing::error!("sequence: {error}");
-                false
             }
         }
     }

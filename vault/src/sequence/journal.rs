@@ -7,6 +7,7 @@
 //! transaction.
 
 mod derived;
+mod dropped;
 mod keys;
 mod line;
 mod records;
@@ -17,7 +18,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, OptionalExtension as _, Row, Transaction, params};
+use rusqlite::{Connection, InterruptHandle, OptionalExtension as _, Row, Transaction, params};
 use serde::de::DeserializeOwned;
 use shared::api::{Number, NumberState};
 
@@ -29,8 +30,9 @@ use super::record::desk::ROUND_BYTES;
 use super::standing::Standing;
 use crate::sqlite::{self, SqliteError};
 
+pub use dropped::Dropped;
 pub use records::Leaf;
-pub use survey::Which;
+pub use survey::{Open, Which};
 
 use derived::{
     apply, cut_off, forget_carried, is_plain, last_number, life_state, put_lives, put_series, reserve, stands,
@@ -42,6 +44,9 @@ use schema::MIGRATIONS;
 const CACHE: i64 = -32_768;
 /// Series whose highest number is kept at hand.
 const SERIES: usize = 4096;
+
+/// So many entries are looked through at a time.
+const LOOKED_THROUGH: u64 = if cfg!(test) { 100 } else { 10_000 };
 
 /// What can go wrong with the journal.
 #[derive(Debug, thiserror::Error)]
@@ -117,7 +122,7 @@ impl Journal {
         journal
             .connection
             .execute(
-                "INSERT INTO memory VALUES (1, ?1, 1, 0, 0, 1, 0, ?2, NULL, 0, 0, NULL, 0) ON CONFLICT DO NOTHING",
+                "INSERT INTO memory VALUES (1, ?1, 1, 0, 0, 1, 0, ?2, NULL, 0, 0, NULL, 0, 0) ON CONFLICT DO NOTHING",
                 params![fresh.to_be_bytes(), Digest::default().0],
             )
             .map_err(|source| journal.sql(source))?;
@@ -152,6 +157,19 @@ impl Journal {
     pub fn reader(&self) -> Result<Self, JournalError> {
         let reader = Self::prepared(&self.file, sqlite::open_to_read(&self.file)?);
         Ok(Self { has_rows: true, keys: self.keys.clone(), ..reader })
+    }
+
+    /// Ends what a reader is just about, from another thread.
+    #[must_use]
+    pub fn interrupt(&self) -> InterruptHandle {
+        self.connection.get_interrupt_handle()
+    }
+
+    /// A walk that has no end of its own.
+    #[cfg(test)]
+    pub(super) fn walk_for_ever(&self) -> Result<u64, JournalError> {
+        let sql = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n) SELECT count(*) FROM n";
+        self.connection.query_row(sql, [], |row| row.get(0)).map_err(|source| self.sql(source))
     }
 
     fn prepared(file: &Path, connection: Connection) -> Self {
@@ -247,20 +265,24 @@ impl Journal {
     /// [`JournalError::Cut`], or SQLite's own; then nothing was kept.
     pub fn write(&mut self, write: &Write) -> Result<(), JournalError> {
         let file = self.file.clone();
-        let done = self.try_write(write);
-        if done.is_err() {
-            // What was derived half-way is read anew.
-            self.last.get_mut().clear();
-            self.standing = self.restored()?;
-        }
-        match done {
+        let (before, mut uncut) = (self.standing.before(&write.entries), None);
+        match self.try_write(write, &mut uncut) {
             Ok(true) => Ok(()),
             Ok(false) => Err(JournalError::Cut { file }),
-            Err(source) => Err(JournalError::Sql { file, source }),
+            Err(source) => {
+                // A disk that cannot be written is not asked what it holds.
+                self.last.get_mut().clear();
+                match uncut {
+                    Some(standing) => self.standing = standing,
+                    None => self.standing.take_back(before),
+                }
+                Err(JournalError::Sql { file, source })
+            }
         }
     }
 
-    fn try_write(&mut self, write: &Write) -> rusqlite::Result<bool> {
+    /// `uncut` becomes what stood before a cut.
+    fn try_write(&mut self, write: &Write, uncut: &mut Option<Standing>) -> rusqlite::Result<bool> {
         let Write { cut, entries, rows, memory } = write;
         let transaction = self.connection.transaction()?;
         let (keys, mut change) =
@@ -270,7 +292,8 @@ impl Journal {
             if !stands(&transaction, *cut)? {
                 return Ok(false);
             }
-            self.standing = cut_off(&transaction, cut.index, keys, &mut change)?;
+            let left = cut_off(&transaction, cut.index, keys, &mut change)?;
+            *uncut = Some(std::mem::replace(&mut self.standing, left));
             self.last.get_mut().clear();
             touched.extend(
                 self.standing.names().chain(self.standing.definitions().map(|(name, _)| name)).cloned(),
@@ -301,6 +324,9 @@ impl Journal {
         }
         line::append_alone(&transaction, rows)?;
         remember(&transaction, memory)?;
+        if memory.alone {
+            dropped::note_alone(&transaction)?;
+        }
         let mut has_rows = self.has_rows || !rows.is_empty();
         if has_rows && memory.settled > self.forgotten {
             has_rows = forget_carried(&transaction, memory.settled)?;
@@ -341,6 +367,21 @@ impl Journal {
     /// SQLite's own.
     pub fn rows(&self, after: u64) -> Result<Vec<Entry>, JournalError> {
         self.after("SELECT * FROM solo WHERE idx > ?1 ORDER BY idx LIMIT ?2", after)
+    }
+
+    /// Those of the next [`LOOKED_THROUGH`] entries after `after` that can raise or settle a doubt,
+    /// and up to where they were looked through.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn doubtable(&self, after: u64) -> Result<(Vec<Entry>, u64), JournalError> {
+        let sql = "SELECT * FROM entry WHERE idx > ?1 AND idx <= ?2 AND act IN ('reserve', 'close', 'lost',
+             'displace', 'doubt', 'confirm', 'void', 'supersede') ORDER BY idx";
+        let upto = after.saturating_add(LOOKED_THROUGH);
+        let read = || -> rusqlite::Result<Vec<Entry>> {
+            self.connection.prepare_cached(sql)?.query_map([after, upto], entry)?.collect()
+        };
+        Ok((read().map_err(|source| self.sql(source))?, upto))
     }
 
     fn after(&self, sql: &str, after: u64) -> Result<Vec<Entry>, JournalError> {
@@ -616,94 +657,4 @@ fn known(row: &Row<'_>) -> rusqlite::Result<Known> {
 }
 
 #[cfg(test)]
-mod tests {
-    use super::super::entry::Draft;
-    use super::*;
-
-    fn chain(acts: &[(u64, &str, Act)]) -> Vec<Entry> {
-        let mut tail = Tail::default();
-        acts.iter()
-            .map(|(number, key, act)| {
-                let draft = Draft {
-                    owner: "erp".to_owned(),
-                    series: "INV".to_owned(),
-                    number: *number,
-                    key: (*key).to_owned(),
-                    act: act.clone(),
-                    at: -1,
-                    carried: None,
-                };
-                let entry = Entry::append(tail, 1, u128::MAX, draft);
-                tail = entry.tail();
-                entry
-            })
-            .collect()
-    }
-
-    fn whole(entries: &[Entry], memory: Memory) -> Write {
-        Write { cut: None, entries: entries.to_vec(), rows: Vec::new(), memory }
-    }
-
-    fn name() -> SeriesName {
-        SeriesName { owner: "erp".to_owned(), series: "INV".to_owned() }
-    }
-
-    #[test]
-    fn what_was_written_is_there_after_reopening() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("journal.db");
-        let entries = chain(&[
-            (1, "a", Act::Reserve(None)),
-            (2, "b", Act::Reserve(None)),
-            (1, "a", Act::Confirm("h".to_owned())),
-        ]);
-        let memory = Memory {
-            journal: 5,
-            epoch: 3,
-            owns: true,
-            alone: true,
-            whole: true,
-            solo: entries[0].tail(),
-            peer_journal: Some(u128::MAX),
-            peer_durable: 2,
-            settled: 1,
-        };
-        Journal::open(&file, 5).unwrap().write(&whole(&entries, memory)).unwrap();
-        let journal = Journal::open(&file, 6).unwrap();
-        assert_eq!(journal.memory().unwrap(), memory);
-        assert_eq!(journal.entries(0).unwrap(), entries);
-        assert_eq!(journal.tail().unwrap(), entries[2].tail());
-        let first = journal.by_key(&name(), "a").unwrap().unwrap();
-        assert_eq!((first.number.number, first.number.state, first.index), (1, NumberState::Confirmed, 3));
-        assert_eq!(
-            journal.context(&name(), &Wish::Reserve { key: "c".to_owned(), ticket: None }).unwrap().last,
-            2
-        );
-        assert_eq!(journal.numbers(&name(), Which::All, 1, 10).unwrap().len(), 1);
-    }
-
-    #[test]
-    fn a_second_reserve_of_a_number_or_key_is_refused_whole() {
-        let folder = tempfile::tempdir().unwrap();
-        let mut journal = Journal::open(&folder.path().join("journal.db"), 5).unwrap();
-        let memory = journal.memory().unwrap();
-        for second in [(1, "b"), (2, "a")] {
-            let entries = chain(&[(1, "a", Act::Reserve(None)), (second.0, second.1, Act::Reserve(None))]);
-            journal.write(&whole(&entries, memory)).unwrap_err();
-            assert_eq!(journal.tail().unwrap(), Tail::default());
-        }
-    }
-
-    #[test]
-    fn a_damaged_last_entry_is_told() {
-        let folder = tempfile::tempdir().unwrap();
-        let file = folder.path().join("journal.db");
-        let mut journal = Journal::open(&file, 5).unwrap();
-        let memory = journal.memory().unwrap();
-        journal.write(&whole(&chain(&[(1, "a", Act::Reserve(None))]), memory)).unwrap();
-        journal.connection.execute("UPDATE entry SET key = 'z'", []).unwrap();
-        drop(journal);
-        let told = Journal::open(&file, 5).unwrap_err().to_string();
-        assert!(told.ends_with("entry 1 is damaged; stop this vault and restore its state folder"), "{told}");
-    }
-}
+mod tests;

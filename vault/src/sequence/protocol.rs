@@ -348,6 +348,12 @@ impl Core {
         has_all && self.damage.is_none() && !self.unsure && self.writing.is_none()
     }
 
+    /// Did the last write fail, and is nothing under way that would tell whether the next one does?
+    #[must_use]
+    pub fn cannot_write(&self) -> bool {
+        self.unsure && self.writing.is_none() && matches!(self.link, Link::Apart(_))
+    }
+
     /// Are there two owners of one epoch, by an operator's word? Of the first one the configuration
     /// says who owns it.
     #[must_use]
@@ -386,6 +392,7 @@ impl Core {
             Input::Received(message) => self.received(message, &mut out),
             Input::Written => self.written(&mut out),
             Input::WriteFailed => self.write_failed(Reason::CannotWrite, &mut out),
+            Input::TryAgain => self.try_again(&mut out),
             Input::CutRefused => self.write_failed(Reason::Forked, &mut out),
             Input::Loaded(after, entries) => self.loaded(after, entries, &mut out),
             Input::SoloLoaded(after, rows) => self.solo_loaded(after, rows, &mut out),
@@ -578,6 +585,7 @@ impl Core {
                 }
             }
             Link::Syncing(_) => self.sync(out),
+            Link::Apart(Reason::CannotWrite) => self.start_over(out),
             Link::Together(_) | Link::Apart(_) => self.conclude(out),
         }
         while self.writing.is_none()
@@ -596,6 +604,13 @@ impl Core {
             out.push(Output::InDoubt);
         }
         self.hang_up(reason, out);
+    }
+
+    /// Writes what it remembers anyway: if that succeeds, the disk is well.
+    fn try_again(&mut self, out: &mut Vec<Output>) {
+        if self.cannot_write() {
+            self.remember(self.current(), out);
+        }
     }
 
     /// The owner: is what was proposed durable where it must be?

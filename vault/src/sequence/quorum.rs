@@ -95,6 +95,7 @@ pub(super) fn start(
         complete: false,
         epoch: memory.epoch,
         sealed: [false; 2],
+        dropped: 0,
         definitions: journal.standing().shown_definitions(),
     });
     let (database, told) = Database::of_truth(settings, file, seen.clone(), registry)?;
@@ -465,12 +466,14 @@ impl Quorum {
             Work::Sure(reader) => self.records.take_reader(reader),
             Work::Reseed(done)
             | Work::TakeOver(_, done)
-            | Work::Yield(done)
             | Work::Seal(_, _, done)
-            | Work::Open(_, done) => {
+            | Work::Open(_, done)
+            | Work::LookedAt(_, done) => {
                 // An operator who has gone looks at the status.
                 let _gone = done.send(Err(SequenceError::NoPair));
             }
+            // As above.
+            Work::Yield(done) => drop(done.send(Err(SequenceError::NoPair))),
         }
     }
 

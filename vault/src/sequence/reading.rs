@@ -2,19 +2,19 @@
 //! out only what both vaults have, or what this one gave alone; puts text and period to each
 //! number, as the series' definition says.
 
-use std::sync::{Arc, PoisonError};
+use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::IntGauge;
 use shared::api::{Number, NumberState, Series, SeriesKind};
 use shared::shutdown::Shutdown;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
 use super::book::{Known, SeriesName, Wish, given_up};
 use super::coordinator::label;
 use super::definition::{Counted, Definition, base_of, period_of};
 use super::entry::Entry;
-use super::journal::{Journal, JournalError, Which};
+use super::journal::{Journal, JournalError, Open, Which};
 use super::protocol::Reason;
 use super::{COUNT_EXPIRED, Done, Outcome, Sequence, SequenceError};
 
@@ -48,7 +48,7 @@ impl Sequence {
     pub async fn by_number(&self, name: SeriesName, number: u64) -> Result<Option<Number>, SequenceError> {
         self.newest().await?;
         let (last, asked) = (self.seen().final_index, name.clone());
-        let known = self.read(move |journal| {
+        let known = self.readers.look(move |journal| {
             let chain = journal.by_number(&asked, number)?;
             own_first(chain, last, || journal.own_by_number(&asked, number))
         });
@@ -62,7 +62,7 @@ impl Sequence {
     pub async fn by_key(&self, name: SeriesName, key: String) -> Result<Option<Number>, SequenceError> {
         self.newest().await?;
         let (last, asked) = (self.seen().final_index, name.clone());
-        let known = self.read(move |journal| {
+        let known = self.readers.look(move |journal| {
             let chain = journal.by_key(&asked, &key)?;
             own_first(chain, last, || journal.own_by_key(&asked, &key))
         });
@@ -113,7 +113,7 @@ impl Sequence {
         self.newest().await?;
         let (definition, asked) = (self.definition(&name), name.clone());
         let before = expiry(&definition);
-        let known = self.read(move |journal| {
+        let known = self.readers.walk(move |journal| {
             let known = journal.numbers(&asked, which, after, limit)?;
             known.into_iter().map(|known| flagged(journal, known, before)).collect::<Result<Vec<_>, _>>()
         });
@@ -135,19 +135,13 @@ impl Sequence {
         let definition = defined.clone().unwrap_or_default();
         let before = expiry(&definition);
         let (asked, through) = (name.clone(), definition.counted() == Counted::Through);
-        let counts = self.read(move |journal| {
-            let mut names = journal.counted(&asked.owner, &format!("{}/", asked.series), MAX_PERIODS)?;
-            names.retain(|series| base_of(series) == asked.series);
-            if through {
-                names.insert(0, asked.series.clone());
-            }
-            let name = |series| SeriesName { series, ..asked.clone() };
-            names
-                .into_iter()
-                .map(|series| journal.count(&name(series), before))
-                .collect::<Result<Vec<_>, _>>()
-        });
-        let counts = counts.await?;
+        let names = self.readers.walk(move |journal| periods(journal, &asked, through));
+        let mut counts = Vec::new();
+        for series in names.await? {
+            let asked = SeriesName { series, ..name.clone() };
+            let open = self.open(&asked, before).await?;
+            counts.push(self.readers.walk(move |journal| journal.count(&asked, open)).await?);
+        }
         self.complete()?;
         if defined.is_none() && counts.iter().all(|count| count.last == 0) {
             return Ok(None);
@@ -172,7 +166,7 @@ impl Sequence {
         self.newest().await?;
         let definitions = Arc::clone(&self.seen().definitions);
         let asked = owner.clone();
-        let used = self.read(move |journal| {
+        let used = self.readers.walk(move |journal| {
             let (mut names, mut after) = (Vec::new(), String::new());
             while names.len() < MAX_SERIES {
                 let Some(next) = journal.counted(&asked, &after, 1)?.pop() else { break };
@@ -205,7 +199,7 @@ impl Sequence {
             return Ok((seen.final_index, None));
         }
         let asked = base.clone();
-        let alone = self.read(move |journal| journal.given_alone(&asked)).await?;
+        let alone = self.readers.look(move |journal| journal.given_alone(&asked)).await?;
         Ok((seen.final_index, Some(alone)))
     }
 
@@ -215,7 +209,7 @@ impl Sequence {
     /// The journal.
     pub async fn entries(&self, after: u64) -> Result<Vec<Entry>, SequenceError> {
         let last = self.seen().final_index;
-        let mut entries = self.read(move |journal| journal.entries(after)).await?;
+        let mut entries = self.readers.walk(move |journal| journal.entries(after)).await?;
         entries.retain(|entry| entry.index <= last);
         Ok(entries)
     }
@@ -233,7 +227,7 @@ impl Sequence {
         };
         let keys: Vec<Option<String>> = wishes.iter().map(key).collect();
         let asked = name.clone();
-        let known = self.read(move |journal| {
+        let known = self.readers.look(move |journal| {
             let find = |key: Option<String>| match key {
                 Some(key) => journal.by_key(&asked, &key),
                 None => Ok(None),
@@ -259,7 +253,7 @@ impl Sequence {
             return Ok(());
         }
         let (asked, which) = (name.clone(), number.number);
-        let known = self.read(move |journal| match journal.by_number(&asked, which)? {
+        let known = self.readers.look(move |journal| match journal.by_number(&asked, which)? {
             Some(known) => flagged(journal, known, before).map(Some),
             None => Ok(None),
         });
@@ -277,16 +271,18 @@ impl Sequence {
         }
     }
 
-    /// Keeps the gauge of forgotten reservations.
+    /// Keeps the gauge of forgotten reservations, and reads a small part of the time.
     pub(super) async fn count_expired(self, gauge: IntGauge, shutdown: Shutdown) {
         loop {
+            let began = Instant::now();
             // The journal's trouble was said where it was met; what was counted last stays.
             if let Ok(count) = self.expired().await {
                 gauge.set(i64::try_from(count).unwrap_or(i64::MAX));
             }
+            let pause = COUNT_EXPIRED.max(began.elapsed() * 20);
             tokio::select! {
                 () = shutdown.cancelled() => return,
-                () = tokio::time::sleep(COUNT_EXPIRED) => {}
+                () = tokio::time::sleep(pause) => {}
             }
         }
     }
@@ -296,20 +292,31 @@ impl Sequence {
         let definitions = Arc::clone(&self.seen().definitions);
         let mut count = 0;
         for (base, definition) in definitions.iter() {
-            let Some(before) = expiry(definition) else { continue };
+            let before = expiry(definition);
+            if before.is_none() {
+                continue;
+            }
             let asked = base.clone();
-            let counted = self.read(move |journal| {
-                let mut names = journal.counted(&asked.owner, &format!("{}/", asked.series), MAX_PERIODS)?;
-                names.retain(|series| base_of(series) == asked.series);
-                names.push(asked.series.clone());
-                names.into_iter().try_fold(0, |count, series| {
-                    let name = SeriesName { series, ..asked.clone() };
-                    Ok(count + journal.count_reserved(&name, Some(before))?)
-                })
-            });
-            count += counted.await?;
+            for series in self.readers.walk(move |journal| periods(journal, &asked, true)).await? {
+                let name = SeriesName { series, ..base.clone() };
+                count += self.open(&name, before).await?.expired;
+            }
         }
         Ok(count)
+    }
+
+    /// How many reservations of a series are open, and how many of them are older than `before`;
+    /// counted a part at a time, so that others have their turn.
+    async fn open(&self, name: &SeriesName, before: Option<i64>) -> Result<Open, SequenceError> {
+        let mut open = Open::default();
+        loop {
+            let asked = name.clone();
+            let more = self.readers.walk(move |journal| journal.count_open(&asked, before, open)).await?;
+            open = more;
+            if open.after.is_none() {
+                return Ok(open);
+            }
+        }
     }
 
     /// What is said of a series, or of the one whose period it is.
@@ -320,23 +327,6 @@ impl Sequence {
         }
         let base = SeriesName { owner: name.owner.clone(), series: base_of(&name.series).to_owned() };
         definitions.get(&base).cloned().unwrap_or_default()
-    }
-
-    pub(super) async fn read<T: Send + 'static>(
-        &self,
-        read: impl FnOnce(&Journal) -> Result<T, JournalError> + Send + 'static,
-    ) -> Result<T, SequenceError> {
-        let reader = Arc::clone(&self.reader);
-        let read =
-            tokio::task::spawn_blocking(move || read(&reader.lock().unwrap_or_else(PoisonError::into_inner)));
-        match read.await {
-            Ok(Ok(value)) => Ok(value),
-            Ok(Err(error)) => {
-                tracing::error!("sequence: reading: {error}");
-                Err(SequenceError::Unreadable)
-            }
-            Err(_) => Err(SequenceError::Unreadable),
-        }
     }
 
     /// Lets out what is final. Whatever was answered anywhere is durable in both journals, so
@@ -415,4 +405,14 @@ fn dressed(definition: &Definition, name: &SeriesName, number: Number) -> Number
         text: definition.text(&name.series, number.number),
         ..number
     }
+}
+
+/// The series' periods that have numbers; with `through` also the series itself.
+fn periods(journal: &Journal, base: &SeriesName, through: bool) -> Result<Vec<String>, JournalError> {
+    let mut names = journal.counted(&base.owner, &format!("{}/", base.series), MAX_PERIODS)?;
+    names.retain(|series| base_of(series) == base.series);
+    if through {
+        names.insert(0, base.series.clone());
+    }
+    Ok(names)
 }

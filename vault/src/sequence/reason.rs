@@ -45,7 +45,9 @@ pub enum Reason {
     )]
     Forked,
     /// The disk refuses.
-    #[error("this vault cannot write its journal; look at its disk")]
+    #[error(
+        "this vault cannot write its journal; look at its disk: it is tried again every 10 s, and goes on by itself once that succeeds"
+    )]
     CannotWrite,
     /// Where etcd is the ledger: it is not reached.
     #[error(

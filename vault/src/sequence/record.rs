@@ -264,6 +264,12 @@ pub struct Round {
 }
 
 impl Round {
+    /// Does an earlier wish of this round touch that record? Then all others wait, whatever they are.
+    #[must_use]
+    pub fn touches(&self, name: &RecordName) -> bool {
+        self.touched.contains(name)
+    }
+
     /// What becomes of `wish` at an owner who may enter it.
     pub fn decide(
         &mut self,
@@ -273,7 +279,7 @@ impl Round {
         leases: &mut Leases,
         now: Instant,
     ) -> Verdict {
-        if self.touched.contains(name) {
+        if self.touches(name) {
             return Verdict::Wait;
         }
         let verdict = match wish {

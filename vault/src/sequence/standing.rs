@@ -6,7 +6,7 @@
 //! it back in the same life, or when all that the life ever answered is proven to be known;
 //! otherwise the rest is lost: nobody can say whether it was answered, so it never is again.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::sync::Arc;
 
 use rangemap::RangeInclusiveSet;
@@ -60,6 +60,18 @@ pub enum LifeState {
     /// Not begun: its vault may live it next, when an operator brings its token.
     Sealed,
 }
+
+/// What some entries may change of a [`Standing`], as it was before them.
+#[derive(Debug, Default)]
+pub struct Before {
+    definitions: Arc<HashMap<SeriesName, Definition>>,
+    series: Vec<(SeriesName, Option<Series>)>,
+    /// Lives, whose are present or sealed, and how far their rows are carried; only where that may
+    /// change.
+    lives: Option<Lives>,
+}
+
+type Lives = (HashMap<Life, LifeState>, [BTreeMap<String, Life>; 2], HashMap<Life, u64>);
 
 /// Lives and ranges, as the entries leave them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -291,6 +303,40 @@ impl Standing {
         Some(name)
     }
 
+    /// What [`Standing::take_back`] needs after these entries.
+    #[must_use]
+    pub fn before(&self, entries: &[Entry]) -> Before {
+        let of_lives = |entry: &Entry| entry.carried > 0 || matches!(entry.act, Act::Life(_) | Act::Seal(_));
+        let lives =
+            || (self.lives.clone(), [self.present.clone(), self.sealed.clone()], self.carried.clone());
+        // All others are strict, and stay so.
+        let defines = entries.iter().any(|entry| matches!(entry.act, Act::Define(_)));
+        let may_change = |name: &SeriesName| defines || self.series.contains_key(name) || self.size(name) > 0;
+        let same = |a: &Entry, b: &Entry| a.owner == b.owner && a.series == b.series;
+        let names = entries.chunk_by(same).filter_map(|run| run.first()).map(name_of);
+        let names: HashSet<SeriesName> = names.filter(may_change).collect();
+        let part = |name: SeriesName| (self.series.get(&name).cloned(), name);
+        Before {
+            definitions: Arc::clone(&self.definitions),
+            series: names.into_iter().map(part).map(|(series, name)| (name, series)).collect(),
+            lives: entries.iter().any(of_lives).then(lives),
+        }
+    }
+
+    /// Makes it as it was: none of the entries after that stands.
+    pub fn take_back(&mut self, before: Before) {
+        self.definitions = before.definitions;
+        for (name, series) in before.series {
+            match series {
+                Some(series) => drop(self.series.insert(name, series)),
+                None => drop(self.series.remove(&name)),
+            }
+        }
+        if let Some((lives, [present, sealed], carried)) = before.lives {
+            (self.lives, self.present, self.sealed, self.carried) = (lives, present, sealed, carried);
+        }
+    }
+
     /// What is said of a series, or of the one whose period it is.
     #[must_use]
     pub fn definition(&self, name: &SeriesName) -> Option<&Definition> {
@@ -438,69 +484,57 @@ impl Standing {
         }
     }
 
-    /// Ranges that must be granted now, so that each of the [`Standing::holders`] has an open one,
-    /// unused and well ahead of what sessions give.
+    /// Ranges of a series that must be granted now, so that each of the two holds an open one of its
+    /// present life, unused and well ahead of what sessions give.
     #[must_use]
-    pub fn grants(&self, vaults: &[Present], at: i64, most: usize) -> Vec<Draft> {
+    pub fn grants(&self, name: &SeriesName, vaults: &[Present], at: i64) -> Vec<Draft> {
         let mut drafts = Vec::new();
-        let sized = self.series.iter().map(|(name, series)| (name, series, self.size(name)));
-        for (name, series, size) in sized.filter(|(_, _, size)| *size > 0) {
-            // Some numbers before the ranges are for sessions.
-            let mut highest = series.highest().max(series.coming().saturating_add(size - 1));
-            for vault in vaults {
-                if series.ranges().any(|(from, range)| series.serves(size, from, range, vault)) {
-                    continue;
-                }
-                let to = highest.saturating_add(size);
-                if to > i64::MAX as u64 {
-                    continue;
-                }
+        let (Some(series), size @ 1..) = (self.series(name), self.size(name)) else { return drafts };
+        // Some numbers before the ranges are for sessions.
+        let mut highest = series.highest().max(series.coming().saturating_add(size - 1));
+        for vault in vaults {
+            if series.ranges().any(|(from, range)| series.serves(size, from, range, vault)) {
+                continue;
+            }
+            let to = highest.saturating_add(size);
+            if to <= i64::MAX as u64 {
                 let act = Act::Grant(Grant { to, life: vault.life });
                 drafts.push(Draft { key: vault.name.clone(), ..about(name, highest + 1, act, at) });
                 highest = to;
-                if drafts.len() == most {
-                    return drafts;
-                }
             }
         }
         drafts
     }
 
-    /// Ranges that must be ended now: of former lives, used ones, and those that sessions come
-    /// near. To be asked when [`Standing::grants`] has nothing more to grant and what it granted
-    /// is final.
+    /// Ranges of a series that must be ended now: of former lives, used ones, and those that
+    /// sessions come near. To be asked when [`Standing::grants`] has nothing more to grant and what
+    /// it granted is final.
     #[must_use]
-    pub fn ends(&self, vaults: &[Present], at: i64, most: usize) -> Vec<Draft> {
-        let mut drafts = Vec::new();
-        for (name, series) in &self.series {
-            let size = self.size(name);
-            for (from, range) in series.ranges() {
-                if size > 0 && vaults.iter().any(|vault| series.serves(size, from, range, vault)) {
-                    continue;
-                }
-                let present = vaults.iter().any(|v| v.name == range.holder && v.life == range.life);
-                let known = present || self.life(range.life) == Some(LifeState::Proven);
-                let grant = Grant { to: range.to, life: range.life };
-                let act = if known { Act::Close(grant) } else { Act::Lost(grant) };
-                drafts.push(Draft { key: range.holder.clone(), ..about(name, from, act, at) });
-                if drafts.len() == most {
-                    return drafts;
-                }
-            }
-        }
-        drafts
+    pub fn ends(&self, name: &SeriesName, vaults: &[Present], at: i64) -> Vec<Draft> {
+        let (Some(series), size) = (self.series(name), self.size(name)) else { return Vec::new() };
+        let serves = |from, range: &Range| {
+            size > 0 && vaults.iter().any(|vault| series.serves(size, from, range, vault))
+        };
+        let end = |(from, range): (u64, &Range)| {
+            let present = vaults.iter().any(|v| v.name == range.holder && v.life == range.life);
+            let known = present || self.life(range.life) == Some(LifeState::Proven);
+            let grant = Grant { to: range.to, life: range.life };
+            let act = if known { Act::Close(grant) } else { Act::Lost(grant) };
+            Draft { key: range.holder.clone(), ..about(name, from, act, at) }
+        };
+        series.ranges().filter(|(from, range)| !serves(*from, range)).map(end).collect()
     }
 }
 
 /// What is doubtful of the entries looked at so far: numbers, and ranges that were given back.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 pub struct Doubts(BTreeMap<(SeriesName, u64, bool), Draft>);
 
 impl Doubts {
     /// What must be entered for the first so many of them.
     #[must_use]
-    pub fn drafts(self, most: usize) -> Vec<Draft> {
-        self.0.into_values().take(most).collect()
+    pub fn drafts(&self, most: usize) -> Vec<Draft> {
+        self.0.values().take(most).cloned().collect()
     }
 }
 

@@ -1,5 +1,9 @@
 //! Two rooms in one process, told through the front door: who gives what, together and apart.
 
+mod long_apart;
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
 use shared::api::NumberState;
 
 use super::*;
@@ -10,11 +14,19 @@ pub(super) struct Two {
     events: [Events; 2],
     /// Nothing is heard before both sides know of the connection, as on a real one.
     open: tokio::sync::watch::Sender<bool>,
-    _folder: tempfile::TempDir,
+    /// How often a room has ended the connection.
+    hung_up: Arc<AtomicUsize>,
+    shutdown: Shutdown,
+    folder: tempfile::TempDir,
 }
 
 pub(super) fn two() -> Two {
-    let folder = tempfile::tempdir().unwrap();
+    two_in(tempfile::tempdir().unwrap())
+}
+
+/// As [`two`], with the journals that lie there.
+fn two_in(folder: tempfile::TempDir) -> Two {
+    let (hung_up, shutdown) = (Arc::new(AtomicUsize::new(0)), Shutdown::new());
     let (to_a, mut from_b) = mpsc::unbounded_channel::<Bytes>();
     let (to_b, mut from_a) = mpsc::unbounded_channel::<Bytes>();
     let others: [Arc<std::sync::OnceLock<Sequence>>; 2] = Default::default();
@@ -33,7 +45,11 @@ pub(super) fn two() -> Two {
             Box::pin(async move { room.ok_or(false)?.forwarded(body).await.map_err(|_| true) })
         });
         let tell: Tell = Box::new(move |body| to.send(body).is_ok());
-        Sequence::start(&settings, &Registry::new(), tell, Box::new(|| {}), forward, Shutdown::new()).unwrap()
+        let ended = Arc::clone(&hung_up);
+        let hang_up: HangUp = Box::new(move || {
+            ended.fetch_add(1, Ordering::SeqCst);
+        });
+        Sequence::start(&settings, &Registry::new(), tell, hang_up, forward, shutdown.clone()).unwrap()
     };
     let (a, events_a) = start("a", to_b);
     let (b, events_b) = start("b", to_a);
@@ -55,10 +71,18 @@ pub(super) fn two() -> Two {
             hear_b.told(body).await;
         }
     });
-    Two { rooms: [a, b], events: [events_a, events_b], open, _folder: folder }
+    Two { rooms: [a, b], events: [events_a, events_b], open, hung_up, shutdown, folder }
 }
 
 impl Two {
+    /// Ends both, and leaves their journals.
+    async fn stop(self) -> tempfile::TempDir {
+        self.shutdown.cancel();
+        for room in &self.rooms {
+            room.work.closed().await;
+        }
+        self.folder
+    }
     pub(super) async fn connect(&self) {
         self.meet().await;
         while !self.rooms.iter().all(|room| room.status().together) {
@@ -421,9 +445,47 @@ async fn the_vault_that_takes_over_is_followed_and_of_two_owners_one_yields() {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
-    assert_eq!(b.give_way().await, Ok(2));
+    assert_eq!(b.give_way().await, Ok([2, 0]));
     two.hang_up().await;
     two.connect().await;
     assert_eq!([a, b].map(|room| room.status().owner), ["a", "a"]);
     assert_eq!((number(b, "k2").await, number(b, "k3").await), (2, 3));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_was_answered_alone_and_gave_way_is_told_until_somebody_has_looked_at_it() {
+    use super::record::{Content, Expect, Kind, RecordName, Wish, Written};
+    let two = two();
+    two.connect().await;
+    let put = async |room: &Sequence, name: &str, value: &str| {
+        let content = Content { value: value.to_owned(), json: false };
+        let written = Written { content, by: "www1".to_owned(), key: value.to_owned() };
+        let name = RecordName { owner: "erp".to_owned(), kind: Kind::Record, name: name.to_owned() };
+        room.write_record(name, Wish::Put { written, expect: Expect::Absent }).await.unwrap().version
+    };
+    let [a, b] = &two.rooms;
+    put(a, "both", "0").await;
+    while b.status().final_entries < a.status().entries {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    two.cut().await;
+    for room in [a, b] {
+        assert_eq!(room.take_over(true).await, Ok(2));
+        assert_eq!((put(room, "lot/1", "1").await, put(room, "lot/2", "2").await), (1, 1));
+    }
+    two.meet().await;
+    while b.status().reason.as_deref() != Some(&Reason::TwoOwners.to_string()) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert_eq!(b.give_way().await, Ok([1, 2]), "both are said to give way before they do");
+    assert_eq!(b.status().dropped, 0);
+    two.hang_up().await;
+    two.connect().await;
+    assert_eq!([a, b].map(|room| room.status().dropped), [0, 2]);
+    let dropped = b.dropped(0, 10).await.unwrap();
+    let names: Vec<_> = dropped.iter().map(|(_, entry)| entry.key.as_str()).collect();
+    assert_eq!(names, ["lot/1", "lot/2"]);
+    assert_eq!(b.looked_at(dropped[0].0).await, Ok(1));
+    assert_eq!(b.looked_at(dropped[1].0).await, Ok(0));
+    assert_eq!((b.status().dropped, b.dropped(0, 10).await.unwrap().len()), (0, 2));
 }

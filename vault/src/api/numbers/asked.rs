@@ -209,12 +209,15 @@ pub(super) fn refusal(error: SequenceError) -> Refusal {
         SequenceError::NoPair => Refusal::new(StatusCode::CONFLICT, "no_pair", text),
         SequenceError::NothingToReseed => Refusal::new(StatusCode::CONFLICT, "nothing_to_reseed", text),
         SequenceError::MayNotTakeOver => Refusal::new(StatusCode::CONFLICT, "may_not_take_over", text),
+        SequenceError::CannotWrite => Refusal::later("cannot_write", text, Duration::from_secs(10)),
         SequenceError::NothingToYield => Refusal::new(StatusCode::CONFLICT, "nothing_to_yield", text),
         SequenceError::MayNotSeal => Refusal::new(StatusCode::CONFLICT, "may_not_seal", text),
         SequenceError::NeedsNoToken => Refusal::new(StatusCode::CONFLICT, "needs_no_token", text),
         SequenceError::NotThatToken => Refusal::new(StatusCode::CONFLICT, "not_that_token", text),
-        SequenceError::InDoubt => Refusal::later("in_doubt", text, Duration::from_secs(1)),
-        SequenceError::Busy => Refusal::later("busy", text, Duration::from_secs(1)),
+        SequenceError::InDoubt | SequenceError::DefinitionInDoubt | SequenceError::Unheard => {
+            Refusal::later("in_doubt", text, Duration::from_secs(1))
+        }
+        SequenceError::Busy | SequenceError::TooLong => Refusal::later("busy", text, Duration::from_secs(1)),
         SequenceError::Unreadable => Refusal::internal(),
     }
 }

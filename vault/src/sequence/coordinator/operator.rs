@@ -6,6 +6,7 @@ use tokio::sync::oneshot;
 use super::{Coordinator, label};
 use crate::sequence::SequenceError;
 use crate::sequence::entry::{Draft, Life};
+use crate::sequence::journal::JournalError;
 use crate::sequence::protocol::{Input, Reason};
 use crate::sequence::standing::Standing;
 
@@ -48,7 +49,8 @@ impl Coordinator {
     /// Makes this vault the ledger's owner in a new epoch, and tells which.
     pub(super) fn take_over(&mut self, alone: bool) -> Result<u64, SequenceError> {
         if !self.core.may_take_over() {
-            return Err(SequenceError::MayNotTakeOver);
+            let refused = SequenceError::MayNotTakeOver;
+            return Err(if self.core.cannot_write() { SequenceError::CannotWrite } else { refused });
         }
         let how = if alone { "without the other vault" } else { "with the other vault" };
         tracing::warn!(
@@ -59,14 +61,33 @@ impl Coordinator {
         self.written_down()
     }
 
-    /// Follows the other of two owners.
-    pub(super) fn give_way(&mut self) -> Result<u64, SequenceError> {
+    /// Follows the other of two owners. Tells the epoch, and how many answered writes give way with that.
+    pub(super) fn give_way(&mut self) -> Result<[u64; 2], SequenceError> {
         if !self.core.may_yield() {
             return Err(SequenceError::NothingToYield);
         }
         tracing::warn!("sequence: yielding: the operator says that the other vault is the ledger's owner");
+        let given_up = self.journal.answered_alone(self.core.final_index()).map_err(unreadable)?;
         self.feed(Input::Yield);
-        self.written_down()
+        self.written_down().map(|epoch| [epoch, given_up])
+    }
+
+    /// An operator has looked at what gave way. Tells how much of it is left.
+    pub(super) fn looked_at(&mut self, upto: u64) -> Result<u64, SequenceError> {
+        let left = self.journal.looked_at(upto).map_err(unreadable)?;
+        self.seen.send_modify(|seen| seen.dropped = left);
+        Ok(left)
+    }
+
+    /// The chain was cut: was anything dropped that somebody relies on?
+    pub(super) fn tell_dropped(&mut self) {
+        let Ok(dropped) = self.journal.dropped_unseen().map_err(unreadable) else { return };
+        if dropped > self.seen.borrow().dropped {
+            tracing::error!(
+                "sequence: {dropped} writes of records, names and leases that this vault answered alone gave way to the other vault's; vault number dropped lists them: write again what shall hold"
+            );
+        }
+        self.seen.send_modify(|seen| seen.dropped = dropped);
     }
 
     /// Has the ledger know of a token, if this is the owner of a session.
@@ -79,7 +100,6 @@ impl Coordinator {
         }
         tracing::info!("sequence: a token is made for {}", seal.vault);
         self.seal = Some(seal);
-        self.chores_due = true;
     }
 
     /// A round has ended: does the ledger know of the token now?
@@ -123,4 +143,9 @@ impl Coordinator {
             _ => Ok(self.core.epoch()),
         }
     }
+}
+
+fn unreadable(error: JournalError) -> SequenceError {
+    tracing::error!("sequence: {error}");
+    SequenceError::Unreadable
 }

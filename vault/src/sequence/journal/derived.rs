@@ -6,7 +6,7 @@ use std::collections::{HashMap, HashSet};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::keys::{Change, Keys};
-use super::{entry, records};
+use super::{dropped, entry, records};
 use crate::sequence::book::{SeriesName, given_up_for};
 use crate::sequence::carry::unused;
 use crate::sequence::definition::base_of;
@@ -39,25 +39,21 @@ pub(super) fn cut_off(
     keys: &Keys,
     change: &mut Change,
 ) -> rusqlite::Result<Standing> {
-    let dropped: Vec<Entry> = transaction
+    let given_up: Vec<Entry> = transaction
         .prepare("SELECT * FROM entry WHERE idx > ?1 ORDER BY idx")?
         .query_map(params![index], entry)?
         .collect::<rusqlite::Result<_>>()?;
-    change.cut(transaction, index, &dropped)?;
+    change.cut(transaction, index, &given_up)?;
+    dropped::keep(transaction, &given_up)?;
     transaction.execute("DELETE FROM entry WHERE idx > ?1", params![index])?;
     let mut touched = HashSet::new();
-    for entry in &dropped {
-        let text = serde_json::to_string(entry).unwrap_or_default();
-        transaction.execute(
-            "INSERT INTO dropped VALUES (?1, ?2, ?3) ON CONFLICT DO NOTHING",
-            params![entry.index, entry.hash.0, text],
-        )?;
+    for entry in &given_up {
         if touched.insert(name_of(entry)) {
             let of = params![entry.owner, entry.series];
             transaction.execute("DELETE FROM number WHERE owner = ?1 AND series = ?2", of)?;
         }
     }
-    records::cut_off(transaction, &dropped)?;
+    records::cut_off(transaction, &given_up)?;
     // What may have changed hands among the entries dropped is derived anew.
     let mut statement = transaction.prepare("SELECT * FROM entry ORDER BY idx")?;
     for entry in statement.query_map([], entry)? {

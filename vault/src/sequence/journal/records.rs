@@ -39,6 +39,8 @@ pub(super) const MIGRATION: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
+const COUNTED: &str = "SELECT records FROM record_count WHERE owner = ?1";
+
 /// Versions in their order, and where the next page starts, unless this was the last.
 pub type Leaf = (Vec<Held>, Option<String>);
 
@@ -164,13 +166,20 @@ impl Journal {
             };
             let records = self
                 .connection
-                .prepare_cached("SELECT records FROM record_count WHERE owner = ?1")?
+                .prepare_cached(COUNTED)?
                 .query_row(params![owner], |row| row.get(0))
                 .optional()?;
             let held = last(&self.connection, whose, u64::MAX >> 1)?;
             Ok(Context { held, repeated, records: records.unwrap_or(0) })
         };
         read().map_err(|source| self.sql(source))
+    }
+
+    /// How often [`Journal::record_context`] was asked.
+    #[cfg(test)]
+    pub(in crate::sequence) fn records_looked_up(&self) -> i32 {
+        let counted = self.connection.prepare_cached(COUNTED).unwrap();
+        counted.get_status(rusqlite::StatementStatus::Run)
     }
 
     fn wrote(&self, [owner, kind, name]: [&str; 3], key: &str) -> rusqlite::Result<Option<Held>> {

@@ -1,7 +1,7 @@
 //! The journal's tables, as they have become.
 
 /// The first is what was released first; each later one brings what is there to the next.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, SECOND, super::records::MIGRATION];
+pub(super) const MIGRATIONS: &[&str] = &[FIRST, SECOND, super::records::MIGRATION, super::dropped::MIGRATION];
 
 const FIRST: &str = "
     CREATE TABLE memory (

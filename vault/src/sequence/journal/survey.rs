@@ -22,6 +22,20 @@ pub enum Which {
     ReservedBefore(i64),
 }
 
+/// So many open reservations are counted at a time.
+const COUNTED: u64 = if cfg!(test) { 2 } else { 20_000 };
+
+/// Reservations that are neither confirmed nor voided.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Open {
+    /// All of them.
+    pub open: u64,
+    /// Those made too long ago.
+    pub expired: u64,
+    /// The number after which the count goes on; `None`: it is complete.
+    pub after: Option<u64>,
+}
+
 impl Journal {
     /// A page of a series' numbers above `after`.
     ///
@@ -119,29 +133,46 @@ impl Journal {
             .map_err(|source| self.sql(source))
     }
 
-    /// How many reservations of a series are open: all of them, or those made before `before`
-    /// (milliseconds since 1970).
+    /// Counts on from `so_far`, which begins as nothing, over the next open reservations of a series;
+    /// those made before `before` (milliseconds since 1970) are expired.
     ///
     /// # Errors
     /// SQLite's own.
-    pub fn count_reserved(&self, name: &SeriesName, before: Option<i64>) -> Result<u64, JournalError> {
-        let count = || -> rusqlite::Result<u64> {
-            let (owner, series) = (&name.owner, &name.series);
+    pub fn count_open(
+        &self,
+        name: &SeriesName,
+        before: Option<i64>,
+        so_far: Open,
+    ) -> Result<Open, JournalError> {
+        let sql = match before {
+            None => {
+                "SELECT count(*), 0, max(number) FROM (SELECT number FROM number
+                 WHERE owner = ?1 AND series = ?2 AND number > ?3 AND state = 'reserved' ORDER BY number LIMIT ?4)"
+            }
+            Some(_) => {
+                "SELECT count(*), coalesce(sum(at < ?5), 0), max(number) FROM (
+                 SELECT number.number AS number, at FROM number JOIN entry ON entry.idx = number.idx
+                 WHERE number.owner = ?1 AND number.series = ?2 AND number.number > ?3 AND state = 'reserved'
+                 ORDER BY number.number LIMIT ?4)"
+            }
+        };
+        let count = || -> rusqlite::Result<Open> {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let after = so_far.after.unwrap_or(0);
+            let open = |row: &Row<'_>| {
+                let (more, expired): (u64, u64) = (row.get(0)?, row.get(1)?);
+                let last: Option<u64> = row.get(2)?;
+                Ok(Open {
+                    open: so_far.open + more,
+                    expired: so_far.expired + expired,
+                    after: last.filter(|_| more >= COUNTED),
+                })
+            };
             match before {
-                None => self
-                    .connection
-                    .prepare_cached(
-                        "SELECT count(*) FROM number WHERE owner = ?1 AND series = ?2 AND state = 'reserved'",
-                    )?
-                    .query_row(params![owner, series], |row| row.get(0)),
-                Some(before) => self
-                    .connection
-                    .prepare_cached(
-                        "SELECT count(*) FROM number JOIN entry ON entry.idx = number.idx
-                         WHERE number.owner = ?1 AND number.series = ?2 AND state = 'reserved'
-                         AND entry.at < ?3",
-                    )?
-                    .query_row(params![owner, series, before], |row| row.get(0)),
+                None => statement.query_row(params![name.owner, name.series, after, COUNTED], open),
+                Some(before) => {
+                    statement.query_row(params![name.owner, name.series, after, COUNTED, before], open)
+                }
             }
         };
         count().map_err(|source| self.sql(source))
@@ -184,19 +215,17 @@ impl Journal {
             .map_err(|source| self.sql(source))
     }
 
-    /// How far a series, or one period of it, is counted; `before` as in
-    /// [`Journal::count_reserved`].
+    /// How far a series, or one period of it, is counted, with what is open of it.
     ///
     /// # Errors
     /// SQLite's own, or a damaged table.
-    pub fn count(&self, name: &SeriesName, before: Option<i64>) -> Result<Count, JournalError> {
+    pub fn count(&self, name: &SeriesName, open: Open) -> Result<Count, JournalError> {
         let last = last_number(&self.connection, &name.owner, &name.series);
-        let expired = before.map(|before| self.count_reserved(name, Some(before))).transpose()?;
         Ok(Count {
             period: period_of(&name.series).map(str::to_owned),
             last: last.map_err(|source| self.sql(source))?,
-            open: self.count_reserved(name, None)?,
-            expired: expired.unwrap_or(0),
+            open: open.open,
+            expired: open.expired,
             ranges: self.ranges(name)?,
             unaccounted: self.unaccounted(name)?,
         })

@@ -57,6 +57,9 @@ pub enum Input {
     /// The last [`Output::Write`] failed (disk full, I/O error). What it wrote may yet turn up
     /// after a crash, unless another write has succeeded since.
     WriteFailed,
+    /// Time to see whether the disk takes writes again. Only when
+    /// [`cannot_write`](super::Core::cannot_write).
+    TryAgain,
     /// The last [`Output::Write`] was not even tried: its cut does not fit this journal.
     CutRefused,
     /// The entries that an [`Output::Load`] asked for, with the index it named.

@@ -235,7 +235,10 @@ impl Quorum {
             standing.doubt(&mut doubts, &fresh, at);
         }
         let doubtful = doubts.drafts(BATCH);
-        Ok(if doubtful.is_empty() { standing.ends(&[own, peer], at, BATCH) } else { doubtful })
+        let vaults = [own, peer];
+        let ends =
+            || standing.names().flat_map(|name| standing.ends(name, &vaults, at)).take(BATCH).collect();
+        Ok(if doubtful.is_empty() { ends() } else { doubtful })
     }
 
     /// What the other vault says of itself, if it takes etcd for the ledger too.

@@ -144,6 +144,11 @@ impl Desk {
             if waiting.answer.is_closed() {
                 continue;
             }
+            // Of many that write one record at once, one is looked up a round.
+            if round.touches(&waiting.name) {
+                later.push_back(waiting);
+                continue;
+            }
             let context = match journal.record_context(&waiting.name, &waiting.wish) {
                 Ok(context) => context,
                 Err(error) => {
@@ -210,6 +215,28 @@ fn tell(reader: Sure, outcome: Result<u64, RecordError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_many_that_write_one_record_at_once_one_is_looked_up_a_round() {
+        use crate::sequence::record::{Content, Expect, Kind, Written};
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(&folder.path().join("journal.db"), 5).unwrap();
+        let (mut desk, mut answers) = (Desk::default(), Vec::new());
+        for number in 0..500 {
+            let (answer, answered) = oneshot::channel();
+            let content = Content { value: "100".to_owned(), json: false };
+            let written = Written { content, by: "www1".to_owned(), key: format!("k{number}") };
+            let lot = if number == 499 { "lots/8" } else { "lots/7" };
+            let name = RecordName { owner: "erp".to_owned(), kind: Kind::Record, name: lot.to_owned() };
+            desk.take(Waiting { name, wish: Wish::Put { written, expect: Expect::Absent }, answer });
+            answers.push(answered);
+        }
+        let now = tokio::time::Instant::now().into_std();
+        let drafts = desk.round(&journal, 100, now, 0);
+        let names: Vec<_> = drafts.iter().map(|draft| draft.key.as_str()).collect();
+        assert_eq!(names, ["lots/7", "lots/8"], "nobody waits behind those");
+        assert_eq!((desk.waiting.len(), journal.records_looked_up()), (498, 2));
+    }
 
     #[test]
     fn one_question_serves_all_readers_that_came_before_it() {

@@ -20,7 +20,7 @@ use super::{Done, Held, RecordError, RecordName, Wish};
 use crate::sequence::coordinator::Work;
 use crate::sequence::journal::{Journal, JournalError, Leaf};
 use crate::sequence::reason::Reason;
-use crate::sequence::{ANSWER_DEADLINE, Sequence};
+use crate::sequence::{ANSWER_DEADLINE, Sequence, SequenceError};
 
 /// The other vault has said within this time that the session stands, or nothing is answered.
 pub(in crate::sequence) const SURE_DEADLINE: Duration = Duration::from_secs(2);
@@ -65,7 +65,7 @@ impl Sequence {
     /// # Errors
     /// See [`RecordError`].
     pub async fn record(&self, name: RecordName, stale: bool) -> Result<Seen<Option<Held>>, RecordError> {
-        self.look(stale, move |journal, upto| journal.record(&name, upto)).await
+        self.look(stale, false, move |journal, upto| journal.record(&name, upto)).await
     }
 
     /// A page of the record's versions above `after`.
@@ -79,7 +79,7 @@ impl Sequence {
         limit: usize,
         stale: bool,
     ) -> Result<Seen<Leaf>, RecordError> {
-        self.look(stale, move |journal, upto| journal.record_versions(&name, after, limit, upto)).await
+        self.look(stale, true, move |journal, upto| journal.record_versions(&name, after, limit, upto)).await
     }
 
     /// A page of the records after `name` that begin with `prefix`.
@@ -93,7 +93,7 @@ impl Sequence {
         limit: usize,
         stale: bool,
     ) -> Result<Seen<Leaf>, RecordError> {
-        self.look(stale, move |journal, upto| journal.records(&name, &prefix, limit, upto)).await
+        self.look(stale, true, move |journal, upto| journal.records(&name, &prefix, limit, upto)).await
     }
 
     /// Can it be made sure that both vaults are together at a moment during this call? Then each
@@ -202,6 +202,7 @@ impl Sequence {
     async fn look<T: Send + 'static>(
         &self,
         stale: bool,
+        walks: bool,
         read: impl FnOnce(&Journal, u64) -> Result<T, JournalError> + Send + 'static,
     ) -> Result<Seen<T>, RecordError> {
         let upto = if self.asks_the_owner() {
@@ -218,8 +219,13 @@ impl Sequence {
             Err(_) if stale => (self.seen().entered_index, true),
             Err(error) => return Err(error),
         };
-        let found = self.read(move |journal| read(journal, upto)).await;
-        Ok(Seen { found: found.map_err(|_| RecordError::Unreadable)?, stale: is_stale })
+        let read = move |journal: &Journal| read(journal, upto);
+        let found = if walks { self.readers.walk(read).await } else { self.readers.look(read).await };
+        let found = found.map_err(|error| match error {
+            SequenceError::TooLong => RecordError::Busy,
+            _ => RecordError::Unreadable,
+        });
+        Ok(Seen { found: found?, stale: is_stale })
     }
 }
 

@@ -26,8 +26,8 @@ use super::{Context, Done, Refused, Verdict};
 pub const TTL: std::ops::RangeInclusive<u64> = 5..=3600;
 /// Longest token, in bytes.
 pub const MAX_TOKEN: usize = 128;
-/// So many renewals are remembered before those that are long over are forgotten.
-const REMEMBERED: usize = 4096;
+/// So many renewals are remembered before those that are long over are forgotten for the first time.
+const REMEMBERED: usize = if cfg!(test) { 64 } else { 4096 };
 
 /// Who holds a lease: a certificate, and a word that tells its programs apart.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -99,6 +99,10 @@ pub struct Leases {
     renewed: HashMap<RecordName, (u64, Instant)>,
     /// Does another vault judge too?
     shared: bool,
+    /// As many as were left when they were last swept.
+    swept: usize,
+    #[cfg(test)]
+    sweeps: usize,
 }
 
 impl Leases {
@@ -113,6 +117,7 @@ impl Leases {
         if !sure {
             self.since = None;
             self.renewed.clear();
+            self.swept = 0;
         } else if self.since.is_none() {
             self.since = Some(now);
         }
@@ -120,10 +125,16 @@ impl Leases {
 
     /// The lease's holder was entered or renewed in this epoch of it.
     pub fn renew(&mut self, name: &RecordName, epoch: u64, now: Instant) {
-        if self.renewed.len() >= REMEMBERED {
+        // Only once they are twice as many: however many are held, a renewal looks at few.
+        if self.renewed.len() >= REMEMBERED.max(2 * self.swept) {
             // Forgotten, they count from an earlier moment, and are over all the same.
             let longest = Duration::from_secs(*TTL.end());
             self.renewed.retain(|_, (_, at)| now.saturating_duration_since(*at) <= longest);
+            self.swept = self.renewed.len();
+            #[cfg(test)]
+            {
+                self.sweeps += 1;
+            }
         }
         self.renewed.insert(name.clone(), (epoch, now));
     }
@@ -205,4 +216,32 @@ fn told(version: u64, tenancy: &Tenancy, left: Duration) -> Done {
 
 fn millis(left: Duration) -> u64 {
     u64::try_from(left.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::name::Kind;
+    use super::*;
+
+    #[test]
+    fn however_many_leases_are_held_few_sweeps_forget_those_that_are_over() {
+        let (mut leases, start) = (Leases::default(), tokio::time::Instant::now().into_std());
+        let name = |number: u64| RecordName {
+            owner: "erp".to_owned(),
+            kind: Kind::Lease,
+            name: format!("job/{number}"),
+        };
+        for turn in 0..3 {
+            for number in 0..5_000 {
+                leases.renew(&name(number), 1, start + Duration::from_secs(turn));
+            }
+        }
+        assert_eq!((leases.renewed.len(), leases.sweeps), (5_000, 7), "64, 128, 256 … 4,096");
+        // An hour later none of them is held, and others are.
+        let later = start + Duration::from_secs(2 * TTL.end());
+        for number in 5_000..15_000 {
+            leases.renew(&name(number), 1, later);
+        }
+        assert_eq!((leases.renewed.len(), leases.sweeps), (10_000, 9), "the old ones made room");
+    }
 }
