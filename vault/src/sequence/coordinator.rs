@@ -345,22 +345,32 @@ impl Coordinator {
         let of_record = |entry: &Entry| matches!(entry.act, Act::Put(_) | Act::Remove);
         let mut made = std::mem::take(&mut self.made).into_iter().filter(|entry| !of_record(entry));
         let mut replies: Vec<Reply> = Vec::with_capacity(self.under_way.len());
+        let mut reserved = 0;
         for waiting in std::mem::take(&mut self.under_way) {
-            let made = made.next();
-            let outcome = if let Wish::Define(_) = waiting.wish {
-                let now = self.journal.standing().definition(&waiting.name).cloned().unwrap_or_default();
-                self.metrics.entries.with_label_values(&["define"]).inc();
-                Ok(Outcome::Defined(now))
-            } else {
-                let known = match given(&waiting, made) {
-                    Some(number) => Ok(Some(number)),
-                    None => self.journal.context(&waiting.name, &waiting.wish).map(|context| context.known),
-                };
-                self.done(&waiting.wish, known)
+            let outcome = match (&waiting.wish, made.next()) {
+                (_, Some(entry)) if gives(&waiting, &entry) => {
+                    reserved += 1;
+                    replies.push(Box::new(move || answer(waiting, Ok(given(entry)))));
+                    continue;
+                }
+                (Wish::Define(_), _) => {
+                    let now = self.journal.standing().definition(&waiting.name).cloned().unwrap_or_default();
+                    self.metrics.entries.with_label_values(&["define"]).inc();
+                    Ok(Outcome::Defined(now))
+                }
+                (wish, _) => {
+                    let context = self.journal.context(&waiting.name, wish);
+                    self.done(wish, context.map(|context| context.known))
+                }
             };
             replies.push(Box::new(move || answer(waiting, outcome)));
         }
-        self.replies.hold(self.core.final_index(), replies);
+        self.metrics.entries.with_label_values(&["reserve"]).inc_by(reserved);
+        let at_once = self.replies.hold(self.core.final_index(), replies);
+        if !at_once.is_empty() {
+            // Here it would take longer, and the next round would wait for it.
+            tokio::spawn(async move { at_once.into_iter().for_each(|reply| reply()) });
+        }
         let counts = self.records.conclude(Instant::now().into_std());
         for (act, count) in ["put", "remove"].into_iter().zip(counts) {
             self.metrics.entries.with_label_values(&[act]).inc_by(count);
@@ -610,15 +620,17 @@ impl Coordinator {
     }
 }
 
-/// The number that this entry has just given to whoever waits for it.
-pub(super) fn given(waiting: &Waiting, made: Option<Entry>) -> Option<Known> {
-    let Wish::Reserve { key: wanted, .. } = &waiting.wish else { return None };
-    let Entry { index, owner, series, number, key, act: Act::Reserve(_), hash, .. } = made? else {
-        return None;
-    };
-    let fits = *wanted == key && waiting.name.series == series && waiting.name.owner == owner;
+/// Does this entry give whoever waits his number?
+pub(super) fn gives(waiting: &Waiting, made: &Entry) -> bool {
+    let (Wish::Reserve { key, .. }, Act::Reserve(_)) = (&waiting.wish, &made.act) else { return false };
+    *key == made.key && waiting.name.series == made.series && waiting.name.owner == made.owner
+}
+
+/// The number that this entry has just given.
+pub(super) fn given(made: Entry) -> Outcome {
+    let Entry { series, number, key, hash, .. } = made;
     let number = Number::reserved(series, number, key, hash.to_string());
-    fits.then_some(Known { number, index })
+    Outcome::Number(Done { number, fresh: true })
 }
 
 /// A number that an earlier call has got.

@@ -42,6 +42,9 @@ use schema::MIGRATIONS;
 
 /// Pages that SQLite keeps for the writer, as SQLite counts: so many KiB.
 const CACHE: i64 = -32_768;
+/// Pages in SQLite's log before they go into the file itself, 16 MiB: what is written again and
+/// again, as the ends of tables are, goes there once.
+const LOG: i64 = 4096;
 /// Series whose highest number is kept at hand.
 const SERIES: usize = 4096;
 
@@ -118,7 +121,10 @@ impl Journal {
     /// The file, or a damaged last entry.
     pub fn open(file: &Path, fresh: Nonce) -> Result<Self, JournalError> {
         let mut journal = Self::prepared(file, sqlite::open(file, MIGRATIONS)?);
-        journal.connection.pragma_update(None, "cache_size", CACHE).map_err(|source| journal.sql(source))?;
+        for (pragma, pages) in [("cache_size", CACHE), ("wal_autocheckpoint", LOG)] {
+            let set = journal.connection.pragma_update(None, pragma, pages);
+            set.map_err(|source| journal.sql(source))?;
+        }
         journal
             .connection
             .execute(

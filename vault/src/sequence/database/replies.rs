@@ -51,19 +51,20 @@ impl Replies {
         (Self(Some(line)), Waiters { incoming, queue: VecDeque::new(), current, state })
     }
 
-    /// Gives these replies once the copy has all entries up to `upto`: at once where there is no
-    /// copy, or it is behind. Never waits itself.
-    pub(in crate::sequence) fn hold(&self, upto: u64, replies: Vec<Reply>) {
+    /// Gives these replies once the copy has all entries up to `upto`. What need not wait, for
+    /// there is no copy or it is behind, comes back: the caller gives it. Never waits itself.
+    #[must_use]
+    pub(in crate::sequence) fn hold(&self, upto: u64, replies: Vec<Reply>) -> Vec<Reply> {
         // A round of records alone: nobody in it waits for the copy.
         if replies.is_empty() {
-            return;
+            return replies;
         }
-        let held = Held { upto, due: Instant::now(), replies };
         let Some(line) = self.0.as_ref().filter(|line| line.current.load(Ordering::Acquire)) else {
-            return held.release();
+            return replies;
         };
-        if let Err(full) = line.held.try_send(Held { due: held.due + line.wait, ..held }) {
-            full.into_inner().release();
+        match line.held.try_send(Held { upto, due: Instant::now() + line.wait, replies }) {
+            Ok(()) => Vec::new(),
+            Err(full) => full.into_inner().replies,
         }
     }
 }
@@ -162,6 +163,10 @@ mod tests {
         (replies, waiters)
     }
 
+    fn hold(replies: &Replies, upto: u64, held: Vec<Reply>) {
+        replies.hold(upto, held).into_iter().for_each(|reply| reply());
+    }
+
     fn reply(told: &mpsc::UnboundedSender<u64>, upto: u64) -> Vec<Reply> {
         let told = told.clone();
         vec![Box::new(move || told.send(upto).unwrap())]
@@ -171,8 +176,8 @@ mod tests {
     async fn replies_wait_for_the_copy_and_no_longer_than_the_deadline() {
         let (replies, mut waiters) = line();
         let (told, mut heard) = mpsc::unbounded_channel();
-        replies.hold(1, reply(&told, 1));
-        replies.hold(2, reply(&told, 2));
+        hold(&replies, 1, reply(&told, 1));
+        hold(&replies, 2, reply(&told, 2));
         waiters.during(sleep(Duration::from_millis(10))).await;
         heard.try_recv().unwrap_err();
         waiters.copied(1);
@@ -181,14 +186,14 @@ mod tests {
         waiters.during(sleep(Duration::from_millis(200))).await;
         assert_eq!(heard.try_recv(), Ok(2));
         // It is behind now: nobody waits.
-        replies.hold(3, reply(&told, 3));
+        hold(&replies, 3, reply(&told, 3));
         assert_eq!(heard.try_recv(), Ok(3));
     }
 
     #[tokio::test]
     async fn a_round_that_nobody_waits_for_makes_no_copy_late() {
         let (replies, mut waiters) = line();
-        replies.hold(1, Vec::new());
+        hold(&replies, 1, Vec::new());
         waiters.during(sleep(Duration::from_millis(200))).await;
         assert!(waiters.is_current());
     }
@@ -199,7 +204,7 @@ mod tests {
         let (told, mut heard) = mpsc::unbounded_channel();
         let most = HELD as u64;
         for upto in 1..=most + 1 {
-            replies.hold(upto, reply(&told, upto));
+            hold(&replies, upto, reply(&told, upto));
         }
         assert_eq!(heard.try_recv(), Ok(most + 1));
         heard.try_recv().unwrap_err();

@@ -7,9 +7,9 @@
 //! entry says.
 
 use std::collections::{BTreeSet, HashMap, HashSet};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
-use rusqlite::{Connection, Transaction, ffi, params};
+use rusqlite::{Connection, Transaction, ffi, params, params_from_iter};
 use sha2::{Digest as _, Sha256};
 
 use crate::sequence::book::SeriesName;
@@ -21,6 +21,13 @@ const SWEEP: usize = if cfg!(test) { 1 << 10 } else { 1 << 16 };
 const LONGEST: u64 = 4 * SWEEP as u64;
 /// Fewest keys that a write takes along while a sweep is under way.
 const FEWEST: usize = 64;
+
+/// Places that one statement takes: starting one costs as much as a place does.
+const PLACES: usize = 32;
+
+static PUT_MANY: LazyLock<String> = LazyLock::new(|| {
+    format!("INSERT INTO key VALUES {} ON CONFLICT DO NOTHING", ["(?,?)"; PLACES].join(","))
+});
 
 /// A key's hash, and the entry that gave it its number.
 type Place = (i64, u64);
@@ -232,9 +239,16 @@ impl Keys {
             let ends = swept.len() == waiting.order.len() && waiting.done < waiting.upto;
             (swept, ends.then_some(waiting.upto))
         };
-        for place in swept.iter().rev().filter(|place| !change.removed.contains(place)) {
-            put(transaction, *place)?;
+        let left: Vec<Place> =
+            swept.iter().filter(|place| !change.removed.contains(place)).copied().collect();
+        let (many, rest) = left.as_chunks::<PLACES>();
+        for places in many {
+            let mut statement = transaction.prepare_cached(&PUT_MANY)?;
+            statement.execute(params_from_iter(
+                places.iter().flat_map(|(hash, index)| [*hash, index.cast_signed()]),
+            ))?;
         }
+        rest.iter().try_for_each(|place| put(transaction, *place))?;
         change.swept = swept.len();
         if let Some(upto) = ends.map(|upto| upto.min(change.cut.unwrap_or(upto))) {
             transaction.prepare_cached("UPDATE memory SET keyed = ?1")?.execute([upto])?;

@@ -11,7 +11,7 @@ use super::begin::{Greeting, Plan, Ready, plan};
 use super::core::Input;
 use super::{AGAIN, Quorum, within};
 use crate::sequence::book::{Round, Verdict, Wish};
-use crate::sequence::coordinator::{Waiting, answer, given, held, label};
+use crate::sequence::coordinator::{Waiting, answer, given, gives, held, label};
 use crate::sequence::database::DatabaseError;
 use crate::sequence::entry::{Act, BATCH, Draft, Entry, Tail};
 use crate::sequence::journal::JournalError;
@@ -106,11 +106,10 @@ impl Quorum {
             let outcome = if let Wish::Define(_) = waiting.wish {
                 let now = self.journal.standing().definition(&waiting.name).cloned().unwrap_or_default();
                 Ok(Outcome::Defined(now))
+            } else if let Some(entry) = made.filter(|entry| gives(&waiting, entry)) {
+                Ok(given(entry))
             } else {
-                let known = match given(&waiting, made) {
-                    Some(number) => Ok(Some(number)),
-                    None => self.journal.context(&waiting.name, &waiting.wish).map(|context| context.known),
-                };
+                let known = self.journal.context(&waiting.name, &waiting.wish).map(|context| context.known);
                 match known {
                     Ok(Some(known)) => Ok(Outcome::Number(Done { number: known.number, fresh: true })),
                     Ok(None) => Err(SequenceError::InDoubt),
