@@ -25,6 +25,7 @@ mod reading;
 pub mod reason;
 pub mod record;
 pub mod standing;
+mod starting;
 pub mod token;
 pub mod witness;
 
@@ -51,16 +52,16 @@ use database::note::Kept;
 use database::operator::{Brief, Database, OpenError};
 use definition::{Definition, DefinitionError};
 use entry::Life;
-use journal::{Dropped, Journal, JournalError};
+use journal::{Dropped, Journal};
 use keeper::Keeper;
 use mirror::{Found, Mirror};
 use protocol::{Core, Memory, Nonce, Reason};
-use quorum::{Ready, Started};
+use quorum::Ready;
 use readers::Readers;
 use record::desk::Desk;
 use record::front::Question;
+pub use starting::StartError;
 use token::Token;
-use witness::WitnessError;
 
 /// A caller hears "in doubt" after this long; the same key gets the same number later.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
@@ -297,37 +298,6 @@ pub struct Sequence {
     ready: Option<Arc<Ready>>,
 }
 
-/// Why the room cannot start.
-#[derive(Debug, thiserror::Error)]
-pub enum StartError {
-    /// The journal.
-    #[error(transparent)]
-    Journal(#[from] JournalError),
-    /// What is remembered of it.
-    #[error(transparent)]
-    Witness(#[from] WitnessError),
-    /// The database of the ledger's copy.
-    #[error("sequence.database: {0}")]
-    Database(#[from] database::DatabaseError),
-    /// What is remembered of it.
-    #[error(transparent)]
-    Copy(#[from] OpenError),
-    /// etcd has become the ledger.
-    #[error(
-        "sequence.database: this vault's ledger is etcd itself, and its journal only an index of it: write kind = \"etcd\" and role = \"truth\" again"
-    )]
-    Truth,
-    /// The system gives no random numbers.
-    #[error("no randomness for this life's name: {0}")]
-    Random(#[from] getrandom::Error),
-    /// A metric's name is taken.
-    #[error("metrics: {0}")]
-    Metrics(#[from] prometheus::Error),
-    /// No thread.
-    #[error("cannot start a thread: {0}")]
-    Thread(#[from] std::io::Error),
-}
-
 /// The connection's events, to be fed by whoever holds the link.
 #[derive(Clone)]
 pub struct Events(mpsc::Sender<Work>);
@@ -378,28 +348,9 @@ impl Sequence {
         let (mirror, proven) = Mirror::open(mirror, ended, found, life);
         let witness_file = witness::beside(&settings.journal);
         let witnessed = witness::read(&witness_file)?;
-        let names = [settings.own.clone(), settings.peer.clone()];
-        let (work, queue) = mpsc::channel(WAITING);
-        let metrics = Metrics::new(registry)?;
-        let expired = metrics.expired.clone();
         if let Some(database) = settings.database.clone().filter(|database| database.role == Role::Truth) {
-            let start = quorum::Start {
-                settings: database,
-                file: &settings.journal,
-                journal,
-                names: names.clone(),
-                life,
-                proven,
-                witness: witnessed,
-                queue,
-                forward: Arc::clone(&forward),
-            };
-            let Started { seen, database, ready } =
-                quorum::start(start, metrics, registry, shutdown.clone())?;
-            let (database, ready) = (Some(database), Some(ready));
-            let sequence = Self { work: work.clone(), readers, seen, names, forward, database, ready };
-            tokio::spawn(sequence.clone().count_expired(expired, shutdown));
-            return Ok((sequence, Events(work)));
+            let found = quorum::Found { journal, readers, life, proven, witnessed };
+            return quorum::start(settings, database, found, forward, registry, shutdown);
         }
         if Kept::open(&settings.journal).map_err(OpenError::from)?.note().truth {
             return Err(StartError::Truth);
@@ -426,6 +377,9 @@ impl Sequence {
             }
             None => Default::default(),
         };
+        let (work, queue) = mpsc::channel(WAITING);
+        let metrics = Metrics::new(registry)?;
+        let expired = metrics.expired.clone();
         let witness = Keeper::start(witness_file, witnessed)?;
         // A life that cannot begin leaves no trace.
         journal.begin(life)?;
@@ -433,7 +387,7 @@ impl Sequence {
         let coordinator = Coordinator {
             core,
             journal,
-            names: names.clone(),
+            names: [settings.own.clone(), settings.peer.clone()],
             alone: Alone::default(),
             mirror,
             chores: Chores::default(),
@@ -461,6 +415,7 @@ impl Sequence {
             let shutdown = shutdown.clone();
             move || runtime.block_on(coordinator.run(shutdown))
         })?;
+        let names = [settings.own.clone(), settings.peer.clone()];
         let sequence = Self { work: work.clone(), readers, seen, names, forward, database, ready: None };
         tokio::spawn(sequence.clone().count_expired(expired, shutdown));
         Ok((sequence, Events(work)))

@@ -13,7 +13,6 @@ mod turn;
 
 use std::collections::VecDeque;
 use std::future::Future;
-use std::path::Path;
 use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
@@ -37,10 +36,11 @@ use super::database::{self, DatabaseError};
 use super::entry::{Act, Entry, Life, Tail};
 use super::journal::{Journal, JournalError};
 use super::protocol::{Memory, Reason, Write};
+use super::readers::Readers;
 use super::record::desk::Desk;
 use super::record::{RecordError, front};
 use super::witness::Witness;
-use super::{Forward, Outcome, Sequence, SequenceError, StartError};
+use super::{Events, Forward, Outcome, Sequence, SequenceError, Settings, StartError};
 use members::PATIENCE;
 
 /// Callers wait this long for another member before they are refused.
@@ -56,34 +56,29 @@ const LONGEST_WAIT: Duration = Duration::from_secs(2);
 /// How often it is written down outside the journal how far the ledger goes.
 const NOTE: Duration = Duration::from_secs(5);
 
-/// What the room hands over when it starts.
-pub(super) struct Start<'a> {
-    pub(super) settings: database::Settings,
-    pub(super) file: &'a Path,
+/// The journal as it was found.
+pub(super) struct Found {
     pub(super) journal: Journal,
-    pub(super) names: [String; 2],
+    pub(super) readers: Readers,
     pub(super) life: Life,
     pub(super) proven: Option<Life>,
-    pub(super) witness: Option<Witness>,
-    pub(super) queue: mpsc::Receiver<Work>,
-    pub(super) forward: Forward,
+    pub(super) witnessed: Option<Witness>,
 }
 
-/// What the room gets back.
-pub(super) struct Started {
-    pub(super) seen: watch::Receiver<Seen>,
-    pub(super) database: Database,
-    pub(super) ready: Arc<Ready>,
-}
-
-/// Opens everything and starts the thread; call inside a runtime.
+/// Opens the room and starts the thread; call inside a runtime.
 pub(super) fn start(
-    start: Start<'_>,
-    metrics: Metrics,
+    settings: &Settings,
+    database: database::Settings,
+    found: Found,
+    forward: Forward,
     registry: &Registry,
     shutdown: Shutdown,
-) -> Result<Started, StartError> {
-    let Start { settings, file, journal, names, life, proven, witness, queue, forward } = start;
+) -> Result<(Sequence, Events), StartError> {
+    let Found { journal, readers, life, proven, witnessed } = found;
+    let names = [settings.own.clone(), settings.peer.clone()];
+    let (work, queue) = mpsc::channel(WAITING);
+    let metrics = Metrics::new(registry)?;
+    let expired = metrics.expired.clone();
     let (memory, tail) = (journal.memory()?, journal.tail()?);
     let (shown, seen) = watch::channel(Seen {
         life,
@@ -98,7 +93,7 @@ pub(super) fn start(
         dropped: 0,
         definitions: journal.standing().shown_definitions(),
     });
-    let (database, told) = Database::of_truth(settings, file, seen.clone(), registry)?;
+    let (database, told) = Database::of_truth(database, &settings.journal, seen.clone(), registry)?;
     let note = told.note();
     let ready = Arc::new(Ready {
         name: names[0].clone(),
@@ -107,7 +102,7 @@ pub(super) fn start(
         tail,
         journal: memory.journal,
         knows: memory.peer_journal,
-        unfit: begin::unfit(&memory, tail, witness, has_rows(&journal)?),
+        unfit: begin::unfit(&memory, tail, witnessed, has_rows(&journal)?),
     });
     let floor = if note.truth { note.copied } else { 0 };
     let quorum = Quorum {
@@ -115,7 +110,7 @@ pub(super) fn start(
         journal,
         memory,
         ready: Arc::clone(&ready),
-        forward,
+        forward: Arc::clone(&forward),
         queue,
         waiting: VecDeque::new(),
         under_way: Vec::new(),
@@ -139,10 +134,14 @@ pub(super) fn start(
         metrics,
     };
     let runtime = tokio::runtime::Handle::current();
+    let end = shutdown.clone();
     std::thread::Builder::new()
         .name("sequence".to_owned())
-        .spawn(move || runtime.block_on(quorum.run(shutdown)))?;
-    Ok(Started { seen, database, ready })
+        .spawn(move || runtime.block_on(quorum.run(end)))?;
+    let (database, ready) = (Some(database), Some(ready));
+    let sequence = Sequence { work: work.clone(), readers, seen, names, forward, database, ready };
+    tokio::spawn(sequence.clone().count_expired(expired, shutdown));
+    Ok((sequence, Events(work)))
 }
 
 /// Are there rows given alone that the chain does not hold?
