@@ -4,9 +4,12 @@
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::Duration;
 
 use harness::cluster::Cluster;
+use harness::curl::Curl;
 use harness::vault_host::files_below;
 use harness::{plain, wait};
 
@@ -17,7 +20,7 @@ const NUMBERS: &str = "/v1/series/ORDER/numbers";
 fn defined() -> Cluster {
     let cluster = Cluster::start().unwrap();
     let define = cluster.pair.vaults[0].control("/v1/series/ORDER?owner=erp").method("PUT");
-    let define = define.header("content-type", "application/json").body(r#"{"range":100}"#);
+    let define = define.header("content-type", "application/json").body(r#"{"range":1000}"#);
     define.send().unwrap().expect(&[200, 201, 204]).unwrap();
     cluster
 }
@@ -188,7 +191,8 @@ fn keys_under_way_at_a_vault_that_is_killed_get_one_number_each_or_none() {
             assert!(seen.insert(*number), "{number} was given twice: {told:?}");
         }
     }
-    assert!(seen.len() >= told.len() / 2, "most keys get a number: {told:?}");
+    // Those that a killed vault had only just heard of get none; how many, the machine's speed decides.
+    assert!(seen.len() >= told.len() / 4, "many keys get a number: {told:?}");
 }
 
 /// What became of these keys in one batch: their numbers, or none.
@@ -265,23 +269,33 @@ fn keys_of_an_edge_that_is_killed_again_and_again_get_one_number_each_or_none() 
     cluster.pair.vaults[1].program().unwrap().freeze().unwrap();
     given_alone(&cluster, "warm");
     let mut told: BTreeMap<String, BTreeSet<u64>> = BTreeMap::new();
-    for round in 0..6_u64 {
+    for round in 0..6 {
+        let heard = Arc::new(AtomicUsize::new(0));
         let asking: Vec<_> = (0..8)
             .map(|thread| {
+                let heard = Arc::clone(&heard);
                 let calls: Vec<_> = (0..6)
                     .map(|number| format!("round-{round}-{thread}-{number}"))
                     .map(|key| (cluster.handler(NUMBERS).key(&key).method("POST"), key))
                     .collect();
                 std::thread::spawn(move || {
-                    let send = |(call, key): (harness::curl::Curl, String)| {
+                    let send = |(call, key): (Curl, String)| {
                         let answer = call.send().ok().and_then(|answer| answer.expect(&[200, 201]).ok());
-                        (key, answer.and_then(|answer| answer.json().ok()?["number"].as_u64()))
+                        let number = answer.and_then(|answer| answer.json().ok()?["number"].as_u64());
+                        heard.fetch_add(usize::from(number.is_some()), Ordering::Relaxed);
+                        (key, number)
                     };
                     calls.into_iter().map(send).collect::<Vec<_>>()
                 })
             })
             .collect();
-        std::thread::sleep(Duration::from_millis(20 + 15 * round));
+        // In the midst of them, at another place each time.
+        wait::until("some are answered", SOON, || {
+            let heard = heard.load(Ordering::Relaxed);
+            anyhow::ensure!(heard > 5 * round, "{heard} answers");
+            Ok(())
+        })
+        .unwrap();
         cluster.edge.program.kill().unwrap();
         restart_edge(&mut cluster);
         for (key, number) in asking.into_iter().flat_map(|asked| asked.join().unwrap()) {
@@ -289,7 +303,7 @@ fn keys_of_an_edge_that_is_killed_again_and_again_get_one_number_each_or_none() 
         }
     }
     let heard = told.values().filter(|numbers| !numbers.is_empty()).count();
-    assert!(heard > 6, "edge was killed too early to show anything: {heard} answers");
+    assert!(heard < told.len(), "edge was never killed in the midst of them");
     // Half of those that were cut off are repeated where they went first, the others only at the
     // other vault, which is then alone.
     for (key, numbers) in told.iter_mut().step_by(2) {

@@ -32,7 +32,7 @@ fn old_tickets_are_forgotten_a_few_at_a_time() {
 
 /// Waits until the thread has gone and all of it is in the file itself.
 async fn closed(file: &Path) {
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     while PathBuf::from(format!("{}-wal", file.display())).exists() {
         assert!(began.elapsed() < Duration::from_secs(60));
         tokio::time::sleep(Duration::from_millis(10)).await;
@@ -64,7 +64,7 @@ async fn damage_that_shows_only_later_is_set_aside_then_and_nothing_of_it_is_los
         damage(&file);
         let (tickets, registry) = start(settings(folder.path()));
         // None of them gets another ticket, though the store was settled.
-        let began = std::time::Instant::now();
+        let began = tokio::time::Instant::now();
         while !tickets.words().contains("is new") {
             let lives = tickets.write_down("INV", keys.clone(), SECOND).await;
             assert!(lives.iter().all(|life| *life != Some(SECOND)));
@@ -118,7 +118,7 @@ async fn a_disk_that_may_not_be_written_is_told_and_forgets_nothing() {
     assert!(fault(&settings(disk.0.path())).is_some());
     assert_eq!(figure(&registry, "edge_gateway_tickets_failing", ""), 1.0);
     again("remount,rw");
-    let began = std::time::Instant::now();
+    let began = tokio::time::Instant::now();
     while ticket(&tickets, "before", SECOND).await.is_none() {
         assert!(began.elapsed() < Duration::from_secs(60), "{}", tickets.words());
         tokio::time::sleep(Duration::from_millis(50)).await;
