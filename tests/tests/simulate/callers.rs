@@ -50,7 +50,7 @@ impl World {
                 carried: None,
             }];
         }
-        self.vaults[who].chores.ranges(standing, [&own, &peer], 0, 3)
+        self.vaults[who].chores.ranges(standing, &[own, peer], 0, 3)
     }
 
     /// The callers of the round hear their numbers.

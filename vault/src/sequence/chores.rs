@@ -39,6 +39,9 @@ impl Chores {
 
     /// These entries are in the chain, and `standing` is what they leave.
     pub fn wrote(&mut self, entries: &[Entry], standing: &Standing) {
+        if !self.begun {
+            return;
+        }
         for entry in entries.iter().filter(|entry| !entry.series.is_empty()) {
             let name = SeriesName { owner: entry.owner.clone(), series: entry.series.clone() };
             match entry.act {
@@ -79,7 +82,7 @@ impl Chores {
 
     /// Ranges that must be granted now, or if there are none, those that must be ended. What was
     /// told last must be final, or the session over.
-    pub fn ranges(&mut self, standing: &Standing, vaults: [&Present; 2], at: i64, most: usize) -> Vec<Draft> {
+    pub fn ranges(&mut self, standing: &Standing, vaults: &[Present], at: i64, most: usize) -> Vec<Draft> {
         let (grants, done) = look(&self.granting, most, |name| standing.grants(name, vaults, at));
         for name in done {
             self.granting.remove(&name);
@@ -146,13 +149,13 @@ mod tests {
         }
         /// Enters all that is to be entered, `most` at a time; tells how often and how much.
         fn work(&mut self, lives: [Life; 2], most: usize) -> (usize, usize) {
-            let [a, b] = [("a", lives[0]), ("b", lives[1])].map(|(name, life)| {
+            let vaults = [("a", lives[0]), ("b", lives[1])].map(|(name, life)| {
                 let (name, proven) = (name.to_owned(), None);
                 Present { name, life, proven }
             });
             let (mut rounds, mut entries) = (0, 0);
             loop {
-                let drafts = self.chores.ranges(&self.standing, [&a, &b], 0, most);
+                let drafts = self.chores.ranges(&self.standing, &vaults, 0, most);
                 if drafts.is_empty() {
                     return (rounds, entries);
                 }
@@ -165,6 +168,7 @@ mod tests {
     #[test]
     fn every_series_gets_its_ranges_and_a_round_looks_only_at_what_it_touched() {
         let mut ledger = Ledger::default();
+        ledger.chores.begin(&ledger.standing, 0);
         for series in 0..50 {
             let available = Definition { range: 10, ..Definition::default() };
             ledger.draft(&format!("S{series}"), 0, Act::Define(available));
@@ -194,6 +198,7 @@ mod tests {
     #[test]
     fn a_definition_concerns_all_periods_of_its_series() {
         let mut ledger = Ledger::default();
+        ledger.chores.begin(&ledger.standing, 0);
         let yearly =
             |range| Definition { range, pattern: Some("{year}-{n}".to_owned()), ..Definition::default() };
         ledger.draft("INV", 0, Act::Define(yearly(10)));

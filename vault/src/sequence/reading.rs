@@ -258,21 +258,21 @@ impl Sequence {
 
     /// Keeps the gauge of forgotten reservations, and reads a small part of the time.
     pub(super) async fn count_expired(self, gauge: IntGauge, shutdown: Shutdown) {
-        let mut pause = COUNT_EXPIRED;
         loop {
+            let began = Instant::now();
+            // The journal's trouble was said where it was met; what was counted last stays.
+            if let Ok(expired) = self.expired().await {
+                gauge.set(i64::try_from(expired).unwrap_or(i64::MAX));
+            }
+            let pause = COUNT_EXPIRED.max(began.elapsed() * 20);
             tokio::select! {
                 () = shutdown.cancelled() => return,
                 () = tokio::time::sleep(pause) => {}
             }
-            let began = Instant::now();
-            // The journal's trouble was said where it was met.
-            if let Ok(expired) = self.expired().await {
-                gauge.set(i64::try_from(expired).unwrap_or(i64::MAX));
-            }
-            pause = COUNT_EXPIRED.max(began.elapsed() * 20);
         }
     }
 
+    /// How many reservations are older than their series' `expires_after`.
     async fn expired(&self) -> Result<u64, SequenceError> {
         let definitions = Arc::clone(&self.seen().definitions);
         let mut count = 0;

@@ -16,6 +16,9 @@ use super::book::SeriesName;
 use super::definition::{Counted, Definition, base_of};
 use super::entry::{Act, Birth, Draft, Entry, Grant, Life};
 
+/// Most series, each of their periods by itself, that vaults may give from alone. Periods beyond
+/// them are strict, and no definition makes more series available.
+pub const MAX_AVAILABLE: usize = if cfg!(test) { 60 } else { 100_000 };
 /// Most numbers that one range sets aside.
 pub const MAX_RANGE: u64 = 1_000_000;
 
@@ -251,7 +254,7 @@ impl Standing {
         if let Act::Reserve(_) = entry.act
             && !self.series.contains_key(&name)
         {
-            if self.size(&name) == 0 {
+            if self.size(&name) == 0 || self.is_full() {
                 return None;
             }
             self.series.insert(name.clone(), Series::after(entry.number - 1));
@@ -331,6 +334,12 @@ impl Standing {
         }
     }
 
+    /// Are as many series available as may be?
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.series.len() >= MAX_AVAILABLE
+    }
+
     /// How many numbers a range of that series has; 0: it is strict.
     fn size(&self, name: &SeriesName) -> u64 {
         self.definition(name).map_or(0, |definition| definition.range)
@@ -342,7 +351,8 @@ impl Standing {
         definition: &Definition,
         last: impl FnOnce() -> u64,
     ) -> SeriesName {
-        if definition.range > 0 && definition.counted() == Counted::Through {
+        let full = self.is_full();
+        if definition.range > 0 && definition.counted() == Counted::Through && !full {
             self.series.entry(base.clone()).or_insert_with(|| Series::after(last()));
         }
         Arc::make_mut(&mut self.definitions).insert(base.clone(), definition.clone());
@@ -415,7 +425,7 @@ impl Standing {
     /// Ranges of a series that must be granted now, so that each of the two holds an open one of its
     /// present life, unused and well ahead of what sessions give.
     #[must_use]
-    pub fn grants(&self, name: &SeriesName, vaults: [&Present; 2], at: i64) -> Vec<Draft> {
+    pub fn grants(&self, name: &SeriesName, vaults: &[Present], at: i64) -> Vec<Draft> {
         let mut drafts = Vec::new();
         let (Some(series), size @ 1..) = (self.series(name), self.size(name)) else { return drafts };
         // Some numbers before the ranges are for sessions.
@@ -438,7 +448,7 @@ impl Standing {
     /// sessions come near. To be asked when [`Standing::grants`] has nothing more to grant and what
     /// it granted is final.
     #[must_use]
-    pub fn ends(&self, name: &SeriesName, vaults: [&Present; 2], at: i64) -> Vec<Draft> {
+    pub fn ends(&self, name: &SeriesName, vaults: &[Present], at: i64) -> Vec<Draft> {
         let (Some(series), size) = (self.series(name), self.size(name)) else { return Vec::new() };
         let serves = |from, range: &Range| {
             size > 0 && vaults.iter().any(|vault| series.serves(size, from, range, vault))

@@ -107,7 +107,7 @@ impl Coordinator {
                 return Ok(Next::Enter(doubtful));
             }
         }
-        let ranges = self.chores.ranges(standing, [&own, &peer], at, BATCH);
+        let ranges = self.chores.ranges(standing, &[own, peer], at, BATCH);
         Ok(if ranges.is_empty() { Next::Done } else { Next::Enter(ranges) })
     }
 }
