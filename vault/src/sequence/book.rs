@@ -8,7 +8,7 @@ use shared::api::{Number, NumberState};
 
 use super::definition::{Definition, base_of};
 use super::entry::{Act, Draft, Life};
-use super::standing::Standing;
+use super::standing::{MAX_AVAILABLE, Standing};
 
 /// Whose series it is.
 #[derive(Debug, Clone, PartialEq, Eq, Hash, PartialOrd, Ord, Default, Serialize, Deserialize)]
@@ -139,6 +139,11 @@ pub enum Refused {
         /// The series, as the caller meant it.
         series: String,
     },
+    /// Each of them costs a little at every session.
+    #[error(
+        "{MAX_AVAILABLE} series and periods are available already, which is the most; define this one with range 0"
+    )]
+    TooMany,
     /// Two numbers might come to read the same.
     #[error(
         "series {series} has numbers already, and its pattern stays as it is, so that no two of its numbers ever read the same; define a new series"
@@ -246,6 +251,9 @@ impl Round {
         let used = last > 0 || standing.names().any(|series| series.is_of(name));
         if used && !before.may_become(definition) {
             return Verdict::Refuse(Refused::InUse { series: name.series.clone() });
+        }
+        if definition.range > 0 && before.range == 0 && standing.is_full() {
+            return Verdict::Refuse(Refused::TooMany);
         }
         self.defined.push(name.clone());
         Verdict::Make(draft(name, 0, "", Act::Define(definition.clone()), at))
@@ -437,6 +445,39 @@ mod tests {
         for (before, now) in [(&plain, &through), (&through, &available), (&available, &through)] {
             assert!(matches!(decide(before, now, 7), Verdict::Make(_)), "{before:?} {now:?}");
         }
+    }
+
+    #[test]
+    fn so_many_series_are_available_and_no_more() {
+        let available = Definition { range: 9, ..Definition::default() };
+        let define = |series: usize| (name_of(series), Act::Define(available.clone()));
+        let (mut standing, mut tail) = (Standing::default(), crate::sequence::entry::Tail::default());
+        let mut enter = |standing: &mut Standing, (name, act): (SeriesName, Act)| {
+            let draft = draft(&name, 1, "k", act, 0);
+            let entry = crate::sequence::entry::Entry::append(tail, 1, 7, draft);
+            tail = entry.tail();
+            let _touched = standing.apply(&entry, || 0);
+        };
+        let yearly = Definition { pattern: Some("{year}-{n}".to_owned()), ..available.clone() };
+        enter(&mut standing, (name(), Act::Define(yearly.clone())));
+        (0..MAX_AVAILABLE).map(define).for_each(|entry| enter(&mut standing, entry));
+        let wish = |name: &SeriesName, definition: &Definition| {
+            let wish = Wish::Define(definition.clone());
+            Round::default().decide(name, &wish, Context::default(), &standing, 0)
+        };
+        assert_eq!(wish(&name_of(MAX_AVAILABLE), &available), Verdict::Refuse(Refused::TooMany));
+        assert!(matches!(wish(&name_of(MAX_AVAILABLE), &Definition::default()), Verdict::Make(_)));
+        let larger = Definition { range: 10, ..yearly };
+        assert!(matches!(wish(&name(), &larger), Verdict::Make(_)), "it is available already");
+        let period = SeriesName { series: "INV/2026".to_owned(), ..name() };
+        enter(&mut standing, (period.clone(), Act::Reserve(None)));
+        assert_eq!(standing.series(&period), None, "it is strict");
+        enter(&mut standing, define(MAX_AVAILABLE));
+        assert_eq!(standing.names().count(), MAX_AVAILABLE);
+    }
+
+    fn name_of(series: usize) -> SeriesName {
+        SeriesName { series: format!("S{series}"), ..name() }
     }
 
     #[test]

@@ -39,6 +39,9 @@ impl Chores {
 
     /// These entries are in the chain, and `standing` is what they leave.
     pub fn wrote(&mut self, entries: &[Entry], standing: &Standing) {
+        if !self.begun {
+            return;
+        }
         if entries.iter().any(|entry| matches!(entry.act, Act::Seal(_))) {
             // Each needs a range for one holder more.
             self.granting.extend(standing.names().cloned());
@@ -169,6 +172,7 @@ mod tests {
     #[test]
     fn every_series_gets_its_ranges_and_a_round_looks_only_at_what_it_touched() {
         let mut ledger = Ledger::default();
+        ledger.chores.begin(&ledger.standing, 0);
         for series in 0..50 {
             let available = Definition { range: 10, ..Definition::default() };
             ledger.draft(&format!("S{series}"), 0, Act::Define(available));
@@ -198,6 +202,7 @@ mod tests {
     #[test]
     fn a_definition_concerns_all_periods_of_its_series() {
         let mut ledger = Ledger::default();
+        ledger.chores.begin(&ledger.standing, 0);
         let yearly =
             |range| Definition { range, pattern: Some("{year}-{n}".to_owned()), ..Definition::default() };
         ledger.draft("INV", 0, Act::Define(yearly(10)));

@@ -16,6 +16,9 @@ use super::book::SeriesName;
 use super::definition::{Counted, Definition, base_of};
 use super::entry::{Act, Birth, Draft, Entry, Grant, Life};
 
+/// Most series, each of their periods by itself, that vaults may give from alone. Periods beyond
+/// them are strict, and no definition makes more series available.
+pub const MAX_AVAILABLE: usize = if cfg!(test) { 60 } else { 100_000 };
 /// Most numbers that one range sets aside.
 pub const MAX_RANGE: u64 = 1_000_000;
 
@@ -273,7 +276,7 @@ impl Standing {
         if let Act::Reserve(_) = entry.act
             && !self.series.contains_key(&name)
         {
-            if self.size(&name) == 0 {
+            if self.size(&name) == 0 || self.is_full() {
                 return None;
             }
             self.series.insert(name.clone(), Series::after(entry.number - 1));
@@ -356,6 +359,12 @@ impl Standing {
         }
     }
 
+    /// Are as many series available as may be?
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        self.series.len() >= MAX_AVAILABLE
+    }
+
     /// How many numbers a range of that series has; 0: it is strict.
     fn size(&self, name: &SeriesName) -> u64 {
         self.definition(name).map_or(0, |definition| definition.range)
@@ -367,7 +376,8 @@ impl Standing {
         definition: &Definition,
         last: impl FnOnce() -> u64,
     ) -> SeriesName {
-        if definition.range > 0 && definition.counted() == Counted::Through {
+        let full = self.is_full();
+        if definition.range > 0 && definition.counted() == Counted::Through && !full {
             self.series.entry(base.clone()).or_insert_with(|| Series::after(last()));
         }
         Arc::make_mut(&mut self.definitions).insert(base.clone(), definition.clone());

@@ -453,6 +453,32 @@ async fn the_vault_that_takes_over_is_followed_and_of_two_owners_one_yields() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn an_operators_word_that_takes_long_is_not_told_to_have_failed() {
+    let two = two();
+    two.connect().await;
+    two.cut().await;
+    let [a, _] = &two.rooms;
+    // Another program holds the file for longer than an answer may take.
+    let other = rusqlite::Connection::open(two.folder.path().join("a.db")).unwrap();
+    other.execute_batch("BEGIN IMMEDIATE").unwrap();
+    let (first, second) = tokio::join!(a.take_over(false), async {
+        tokio::time::sleep(Duration::from_millis(200)).await;
+        a.looked_at(0).await
+    });
+    for outcome in [first.map(drop), second.map(drop)] {
+        let told = outcome.unwrap_err();
+        assert!(matches!(told, SequenceError::Unheard | SequenceError::Apart(_)), "{told:?}");
+    }
+    let told = SequenceError::Unheard.to_string();
+    assert!(told.starts_with("the vault has not come to this within 5 s and may still do it: vault status"));
+    other.execute_batch("ROLLBACK").unwrap();
+    while a.take_over(false).await.is_err() {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    assert!(a.status().epoch > 1);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_was_answered_alone_and_gave_way_is_told_until_somebody_has_looked_at_it() {
     use super::record::{Content, Expect, Kind, RecordName, Wish, Written};
     let two = two();

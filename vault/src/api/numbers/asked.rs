@@ -182,6 +182,9 @@ pub(super) fn refusal(error: SequenceError) -> Refusal {
     let text = error.to_string();
     match error {
         SequenceError::Definition(_) | SequenceError::Refused(Refused::Period { .. }) => invalid(text),
+        SequenceError::Refused(Refused::TooMany) => {
+            Refusal::new(StatusCode::CONFLICT, "too_many_available", text)
+        }
         SequenceError::Refused(Refused::InUse { .. }) => {
             Refusal::new(StatusCode::CONFLICT, "series_in_use", text)
         }

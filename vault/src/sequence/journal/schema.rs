@@ -40,8 +40,35 @@ const FIRST: &str = "
     ) STRICT, WITHOUT ROWID;
 ";
 
+/// A table of entries: of the chain, or of the rows given alone.
+macro_rules! rows {
+    ($table:literal) => {
+        concat!(
+            "CREATE TABLE ",
+            $table,
+            " (
+                idx INTEGER PRIMARY KEY,
+                epoch INTEGER NOT NULL,
+                life BLOB NOT NULL,
+                carried INTEGER NOT NULL,
+                owner TEXT NOT NULL,
+                series TEXT NOT NULL,
+                number INTEGER NOT NULL,
+                key TEXT NOT NULL,
+                act TEXT NOT NULL,
+                text TEXT NOT NULL,
+                at INTEGER NOT NULL,
+                previous BLOB NOT NULL,
+                hash BLOB NOT NULL
+            ) STRICT;
+            "
+        )
+    };
+}
+
 /// Ranges, lives, rows given alone; and keys are found by their hash.
-const SECOND: &str = "
+const SECOND: &str = concat!(
+    "
     ALTER TABLE memory RENAME TO memory_1;
     ALTER TABLE entry RENAME TO entry_1;
     ALTER TABLE number RENAME TO number_1;
@@ -60,37 +87,13 @@ const SECOND: &str = "
         used_by BLOB,
         keyed INTEGER NOT NULL
     ) STRICT;
-    CREATE TABLE entry (
-        idx INTEGER PRIMARY KEY,
-        epoch INTEGER NOT NULL,
-        life BLOB NOT NULL,
-        carried INTEGER NOT NULL,
-        owner TEXT NOT NULL,
-        series TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        act TEXT NOT NULL,
-        text TEXT NOT NULL,
-        at INTEGER NOT NULL,
-        previous BLOB NOT NULL,
-        hash BLOB NOT NULL
-    ) STRICT;
+",
+    rows!("entry"),
+    "
     CREATE INDEX entry_carried ON entry (life, carried) WHERE carried > 0;
-    CREATE TABLE solo (
-        idx INTEGER PRIMARY KEY,
-        epoch INTEGER NOT NULL,
-        life BLOB NOT NULL,
-        carried INTEGER NOT NULL,
-        owner TEXT NOT NULL,
-        series TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        act TEXT NOT NULL,
-        text TEXT NOT NULL,
-        at INTEGER NOT NULL,
-        previous BLOB NOT NULL,
-        hash BLOB NOT NULL
-    ) STRICT;
+",
+    rows!("solo"),
+    "
     CREATE INDEX solo_key ON solo (owner, series, key);
     CREATE INDEX solo_number ON solo (owner, series, number);
     CREATE UNIQUE INDEX solo_given ON solo (owner, series, number) WHERE act = 'reserve';
@@ -145,7 +148,8 @@ const SECOND: &str = "
     DROP TABLE memory_1;
     DROP TABLE entry_1;
     DROP TABLE number_1;
-";
+"
+);
 
 #[cfg(test)]
 mod tests {
