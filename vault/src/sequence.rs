@@ -66,6 +66,9 @@ use token::Token;
 /// A caller hears "in doubt" after this long; the same key gets the same number later.
 const ANSWER_DEADLINE: Duration = Duration::from_secs(5);
 
+/// So long the program waits for the journal's last write.
+const END_DEADLINE: Duration = Duration::from_secs(10);
+
 /// So many wishes of one caller wait at once: single callers share its rounds.
 const CHUNK: usize = 256;
 
@@ -167,6 +170,11 @@ pub enum SequenceError {
         "a token is made by the ledger's owner for one of the two vaults, while both are together; vault status tells where things stand"
     )]
     MayNotSeal,
+    /// It may yet be entered, or have been; nobody has it.
+    #[error(
+        "it is not known whether a token was made; make another one now: an earlier one for the same vault may be void"
+    )]
+    SealInDoubt,
     /// This vault gives numbers as it is, or can give none by a token either.
     #[error(
         "a token serves a vault that was started anew and is apart from the other, with its journal undamaged; this one is not: vault status tells where things stand"
@@ -174,7 +182,7 @@ pub enum SequenceError {
     NeedsNoToken,
     /// It is not this vault's token, or not any more.
     #[error(
-        "this vault does not take that token: it is the other vault's, was used, was replaced by a newer one, or was made before this vault lost what it may have answered"
+        "this vault does not take that token: it is the other vault's, was used, was replaced by a newer one, was made before this vault lost what it may have answered, or nothing is set aside for it"
     )]
     NotThatToken,
     /// It was more than is read at once, or others read too.
@@ -345,7 +353,7 @@ impl Sequence {
         let found = Found { journal: memory.journal, rows: memory.solo, last, met };
         let mirror = settings.run.as_ref().map(|run| run.join("sequence.mirror"));
         let ended = settings.journal.with_extension("ended");
-        let (mirror, proven) = Mirror::open(mirror, ended, found, life);
+        let (mut mirror, proven) = Mirror::open(mirror, ended, found, life);
         let witness_file = witness::beside(&settings.journal);
         let witnessed = witness::read(&witness_file)?;
         if let Some(database) = settings.database.clone().filter(|database| database.role == Role::Truth) {
@@ -356,6 +364,11 @@ impl Sequence {
             return Err(StartError::Truth);
         }
         let core = Core::new(life, proven, memory, tail).witnessed(witnessed);
+        let sealed = journal.standing().sealed(&settings.own);
+        let used = match sealed {
+            Some(sealed) if journal.gave_in(sealed)? => Some(sealed),
+            _ => None,
+        };
         let (shown, seen) = watch::channel(Seen {
             life,
             leads: core.leads(),
@@ -365,7 +378,8 @@ impl Sequence {
             entered_index: core.entered_index(),
             complete: core.is_complete(),
             epoch: core.epoch(),
-            sealed: [&settings.own, &settings.peer].map(|name| journal.standing().sealed(name).is_some()),
+            sealed: [&settings.own, &settings.peer]
+                .map(|name| journal.standing().sealed(name).is_some_and(|life| used != Some(life))),
             definitions: journal.standing().shown_definitions(),
             dropped: journal.dropped_unseen()?,
         });
@@ -393,6 +407,7 @@ impl Sequence {
             chores: Chores::default(),
             settling: false,
             seal: None,
+            used,
             queue,
             waiting: VecDeque::new(),
             under_way: Vec::new(),
@@ -558,8 +573,12 @@ impl Sequence {
     /// [`SequenceError::MayNotSeal`], or that it is in doubt: then make another.
     pub async fn seal(&self, vault: String) -> Result<Token, SequenceError> {
         let token = nonce().map(Token).map_err(|_| SequenceError::Busy)?;
-        self.told(|done| Work::Seal(vault, token.life(), done)).await?;
-        Ok(token)
+        let sealed = self.told(|done| Work::Seal(vault, token.life(), done)).await;
+        match sealed {
+            Ok(_) => Ok(token),
+            Err(SequenceError::InDoubt | SequenceError::Unheard) => Err(SequenceError::SealInDoubt),
+            Err(error) => Err(error),
+        }
     }
 
     /// Lets this vault, started anew and alone, give numbers from what is set aside for the token:
@@ -585,6 +604,15 @@ impl Sequence {
     /// The disk.
     pub async fn looked_at(&self, upto: u64) -> Result<u64, SequenceError> {
         self.told(|done| Work::LookedAt(upto, done)).await
+    }
+
+    /// Waits until the room's thread has ended, after its shutdown was asked for.
+    pub async fn ended(&self) {
+        if timeout(END_DEADLINE, self.work.closed()).await.is_err() {
+            tracing::warn!(
+                "sequence: still at work after {END_DEADLINE:?}; ended without a proof of what it gave last"
+            );
+        }
     }
 
     async fn told<T>(

@@ -129,7 +129,7 @@ impl Vault {
         status.extend(rooms.status);
         let mut registries = vec![registry];
         registries.extend(rooms.registries);
-        let name = config.name.clone();
+        let (name, sequence) = (config.name.clone(), rooms.sequence.clone());
         let watching = tokio::spawn(Arc::clone(&certificates).watch(reload, shutdown.clone()));
         let router = crate::api::router(crate::api::Parts {
             rooms: rooms.routes,
@@ -159,6 +159,7 @@ impl Vault {
         });
         server.run(bound, shutdown).await;
         last.cancel();
+        sequence.ended().await;
         watching.abort();
         tracing::info!("vault {name}: stopped");
     }

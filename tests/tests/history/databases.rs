@@ -174,6 +174,7 @@ impl Databases {
         };
         let host = |server: &DatabaseServer| (server.address.ip().to_string(), server.address.port());
         Some(Settings {
+            role: database::Role::Copy,
             kind,
             hosts: self.servers.iter().map(host).collect(),
             database: "vault".to_owned(),

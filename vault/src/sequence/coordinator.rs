@@ -98,6 +98,8 @@ pub(super) struct Coordinator {
     pub(super) mirror: Mirror,
     /// A token that is being made.
     pub(super) seal: Option<Seal>,
+    /// The life of this vault's own token that was used last.
+    pub(super) used: Option<Life>,
     pub(super) chores: Chores,
     /// Is there more to be looked at before callers' wishes may be entered?
     pub(super) settling: bool,
@@ -279,7 +281,7 @@ impl Coordinator {
                         }
                         Input::Written
                     }
-                    Err(error @ JournalError::Cut { .. }) => {
+                    Err(error) if error.contradicts() => {
                         tracing::error!("sequence: {error}");
                         Input::CutRefused
                     }
@@ -341,7 +343,6 @@ impl Coordinator {
 
     /// The round is final: everybody in it hears what the ledger says now.
     fn conclude(&mut self) {
-        self.sealed(Ok(self.core.final_index()));
         let of_record = |entry: &Entry| matches!(entry.act, Act::Put(_) | Act::Remove);
         let mut made = std::mem::take(&mut self.made).into_iter().filter(|entry| !of_record(entry));
         let mut replies: Vec<Reply> = Vec::with_capacity(self.under_way.len());
@@ -530,10 +531,12 @@ impl Coordinator {
                     continue;
                 }
             };
+            // Whatever is said of a number that is not final tells the number.
+            if context.known.as_ref().is_some_and(|known| known.index > self.core.final_index()) {
+                answer(waiting, Err(SequenceError::InDoubt));
+                continue;
+            }
             match round.decide(&waiting.name, &waiting.wish, context, self.journal.standing(), at) {
-                Verdict::Answer(known) if known.index > self.core.final_index() => {
-                    answer(waiting, Err(SequenceError::InDoubt));
-                }
                 Verdict::Answer(known) => answer(waiting, Ok(held(known))),
                 Verdict::Refuse(Refused::Unknown { .. }) if !self.core.is_complete() => {
                     answer(waiting, Err(self.core.refusal().unwrap_or(Reason::Syncing).into()));
@@ -613,7 +616,10 @@ impl Coordinator {
             seen.complete = self.core.is_complete();
             seen.epoch = self.core.epoch();
             seen.life = self.core.life();
-            seen.sealed = self.names.each_ref().map(|name| self.journal.standing().sealed(name).is_some());
+            let unused = |name: &String| {
+                self.journal.standing().sealed(name).is_some_and(|life| self.used != Some(life))
+            };
+            seen.sealed = self.names.each_ref().map(unused);
             seen.definitions = self.journal.standing().shown_definitions();
         });
         self.metrics.together.set(i64::from(refusal.is_none()));

@@ -18,7 +18,7 @@ use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
 use std::path::{Path, PathBuf};
 
-use rusqlite::{Connection, InterruptHandle, OptionalExtension as _, Row, Transaction, params};
+use rusqlite::{Connection, ErrorCode, InterruptHandle, OptionalExtension as _, Row, Transaction, params};
 use serde::de::DeserializeOwned;
 use shared::api::{Number, NumberState};
 
@@ -90,6 +90,18 @@ pub enum JournalError {
         /// Which entry.
         index: u64,
     },
+}
+
+impl JournalError {
+    /// Does what was to be written contradict what stands there? It will not fit later either.
+    #[must_use]
+    pub fn contradicts(&self) -> bool {
+        match self {
+            Self::Cut { .. } => true,
+            Self::Sql { source, .. } => source.sqlite_error_code() == Some(ErrorCode::ConstraintViolation),
+            Self::File(_) | Self::Series { .. } | Self::Damaged { .. } => false,
+        }
+    }
 }
 
 /// See [`Journal::at_once`].

@@ -3,13 +3,39 @@
 //! file beside the journal. A vault that finds its journal as one of them says has lost nothing it
 //! answered; one whose machine went down cannot know. Knows nothing of ranges.
 
-use std::fs::File;
-use std::io::{self, Write as _};
+use std::fs::{File, Metadata};
+use std::io::{self, Read as _, Write as _};
+use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+use serde::{Deserialize, Serialize};
 
 use super::entry::{Life, Tail};
 use super::proof::Proof;
 use super::protocol::Nonce;
+
+/// A file that was put back from a copy is changed, as the file system sees it, later than by this
+/// many seconds after it was written.
+const WRITTEN_WITHIN: i64 = 5;
+
+/// What a life leaves beside its journal when it ends in order; and which file that is, so that a
+/// copy of the folder, put back later, proves nothing.
+#[derive(Debug, Serialize, Deserialize)]
+struct Ended {
+    proof: Proof,
+    device: u64,
+    inode: u64,
+    /// In seconds since 1970.
+    at: i64,
+}
+
+impl Ended {
+    fn is_original(&self, file: &Metadata) -> bool {
+        let since = file.ctime() - self.at;
+        (file.dev(), file.ino()) == (self.device, self.inode) && (-1..=WRITTEN_WITHIN).contains(&since)
+    }
+}
 
 /// The files, and what stands in them.
 #[derive(Debug)]
@@ -19,6 +45,8 @@ pub(super) struct Mirror {
     /// Beside the journal; stands there only between two lives.
     ended: PathBuf,
     seen: Proof,
+    /// Did the last write fail?
+    failed: bool,
 }
 
 /// A journal as it stands before a new life begins to use it.
@@ -45,13 +73,15 @@ impl Mirror {
         life: Life,
     ) -> (Self, Option<Life>) {
         let Found { journal, rows, last, met } = found;
-        let proofs = [file.as_deref(), Some(ended.as_path())].into_iter().flatten().filter_map(read);
-        let former = proofs.filter_map(|proof| proof.proven(journal, last, rows, met)).next();
-        (Self { file, ended, seen: Proof { journal, life, rows, former } }, former)
+        // What outlived the process alone is newer than any file beside the journal.
+        let mirrored = file.as_deref().and_then(read).filter(|proof| proof.journal == journal);
+        let proof = mirrored.or_else(|| read_ended(&ended));
+        let former = proof.and_then(|proof| proof.proven(journal, last, rows, met));
+        (Self { file, ended, seen: Proof { journal, life, rows, former }, failed: false }, former)
     }
 
     /// From now on the life uses the journal.
-    pub(super) fn begin(&self) {
+    pub(super) fn begin(&mut self) {
         // One that stays proves nothing: it names a life that is not the last.
         let _none = std::fs::remove_file(&self.ended);
         self.write();
@@ -67,7 +97,9 @@ impl Mirror {
     pub(super) fn end(&self) {
         let write = || -> io::Result<()> {
             let mut file = File::create(&self.ended)?;
-            file.write_all(&serde_json::to_vec(&self.seen)?)?;
+            let (about, at) = (file.metadata()?, now());
+            let ended = Ended { proof: self.seen, device: about.dev(), inode: about.ino(), at };
+            file.write_all(&serde_json::to_vec(&ended)?)?;
             file.sync_all()
         };
         if let Err(error) = write() {
@@ -78,21 +110,43 @@ impl Mirror {
         }
     }
 
-    fn write(&self) {
+    fn write(&mut self) {
         let Some(file) = &self.file else { return };
         let write = || -> io::Result<()> {
             let fresh = file.with_extension("new");
             std::fs::write(&fresh, serde_json::to_vec(&self.seen)?)?;
             std::fs::rename(&fresh, file)
         };
-        if let Err(error) = write() {
+        let written = write();
+        if let Err(error) = &written
+            && !self.failed
+        {
             // What is not noted is not proven: numbers may become unaccounted, none is given twice.
             tracing::warn!(
-                "{}: {error}; ranges will be lost when this vault is killed alone",
+                "{}: {error}; ranges will be lost when this vault is killed alone; make room there",
                 file.display()
             );
         }
+        self.failed = written.is_err();
     }
+}
+
+fn read_ended(file: &Path) -> Option<Proof> {
+    let mut file = File::open(file).ok()?;
+    let about = file.metadata().ok()?;
+    let mut text = Vec::new();
+    file.read_to_end(&mut text).ok()?;
+    let ended: Ended = serde_json::from_slice(&text).ok()?;
+    ended.is_original(&about).then_some(ended.proof)
+}
+
+#[expect(
+    clippy::disallowed_methods,
+    reason = "compared with the file system's own stamp, made at the same time"
+)]
+fn now() -> i64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH);
+    since.map_or(0, |since| i64::try_from(since.as_secs()).unwrap_or(i64::MAX))
 }
 
 fn read(file: &Path) -> Option<Proof> {
@@ -120,8 +174,15 @@ mod tests {
         assert_eq!(open(Some(&memory), 2, Some(10), 11).1, None, "rolled back");
         assert_eq!(open(None, 3, Some(10), 11).1, None, "its machine went down");
         mirror.end();
-        let (next, proven) = open(None, 3, Some(10), 11);
+        let (mut next, proven) = open(None, 3, Some(10), 11);
         assert_eq!(proven, Some(10), "ended in order");
+        let copy = folder.path().join("copy");
+        std::fs::copy(&ended, &copy).unwrap();
+        std::fs::rename(&copy, &ended).unwrap();
+        assert_eq!(open(None, 3, Some(10), 11).1, None, "put back from a copy");
+        mirror.note(9, rows(3));
+        assert_eq!(open(Some(&memory), 3, Some(10), 11).1, None, "a later life is remembered");
+        mirror.note(10, rows(3));
         next.begin();
         assert_eq!(open(None, 3, Some(11), 12).1, None, "and the next one did not");
     }

@@ -120,6 +120,8 @@ struct UnderWay {
     acknowledge: bool,
     /// Does a caller of rows given alone?
     gives: bool,
+    /// The life that begins with it.
+    begins: Option<Life>,
 }
 
 /// A well-behaved owner never has more messages under way than this.
@@ -151,6 +153,8 @@ pub struct Core {
     settled: u64,
     /// Has a session stood in this life, and has no write failed since?
     met: bool,
+    /// Has a session ever stood in this life?
+    stood: bool,
     /// Is it one that a session sealed, and has no write failed since?
     sealed: bool,
     /// A write failed, and none has succeeded since.
@@ -181,6 +185,7 @@ impl Core {
             peer_durable: memory.peer_durable,
             settled: memory.settled,
             met: false,
+            stood: false,
             sealed: false,
             unsure: false,
             damage: None,
@@ -324,7 +329,7 @@ impl Core {
     /// started.
     #[must_use]
     pub fn may_begin(&self) -> bool {
-        self.may_give_alone() && !self.met && !self.sealed && self.memory.whole && !self.unsure
+        self.may_give_alone() && !self.stood && !self.sealed && self.memory.whole && !self.unsure
     }
 
     /// May "there is no such entry" be said? Not before a session has shown that this journal
@@ -515,7 +520,7 @@ impl Core {
         };
         debug_assert!(self.proposed.is_none() && !drafts.is_empty() && drafts.len() <= BATCH);
         let after = self.tail;
-        let entries = self.chained(after, drafts);
+        let entries = self.chained(after, self.life, drafts);
         self.proposed = entries.last().map(|entry| entry.index);
         if let Some(session) = session {
             // The peer's disk and ours work at the same time.
@@ -531,16 +536,20 @@ impl Core {
             return out.push(Output::InDoubt);
         }
         debug_assert!(!drafts.is_empty() && drafts.len() <= BATCH);
-        let rows = self.chained(self.memory.solo, drafts);
+        self.write_alone(self.life, drafts, None, out);
+    }
+
+    fn write_alone(&mut self, life: Life, drafts: Vec<Draft>, begins: Option<Life>, out: &mut Vec<Output>) {
+        let rows = self.chained(self.memory.solo, life, drafts);
         let solo = rows.last().map_or(self.memory.solo, Entry::tail);
         let memory = Memory { solo, ..self.current() };
-        self.writing = Some(UnderWay { tail: self.tail, memory, acknowledge: false, gives: true });
+        self.writing = Some(UnderWay { tail: self.tail, memory, acknowledge: false, gives: true, begins });
         out.push(Output::Write(Write { cut: None, entries: Vec::new(), rows, memory }));
     }
 
-    fn chained(&self, mut tail: Tail, drafts: Vec<Draft>) -> Vec<Entry> {
+    fn chained(&self, mut tail: Tail, life: Life, drafts: Vec<Draft>) -> Vec<Entry> {
         let chain = |draft| {
-            let entry = Entry::append(tail, self.memory.epoch, self.life, draft);
+            let entry = Entry::append(tail, self.memory.epoch, life, draft);
             tail = entry.tail();
             entry
         };
@@ -559,7 +568,8 @@ impl Core {
     fn add(&mut self, entries: Vec<Entry>, memory: Memory, out: &mut Vec<Output>) {
         debug_assert!(self.writing.is_none(), "one write at a time");
         let tail = entries.last().map_or(self.tail, Entry::tail);
-        self.writing = Some(UnderWay { tail, memory, acknowledge: !entries.is_empty(), gives: false });
+        self.writing =
+            Some(UnderWay { tail, memory, acknowledge: !entries.is_empty(), gives: false, begins: None });
         out.push(Output::Write(Write { cut: None, entries, rows: Vec::new(), memory }));
     }
 
@@ -572,6 +582,9 @@ impl Core {
         }
         self.memory = write.memory;
         self.unsure = false;
+        if let Some(life) = write.begins {
+            (self.life, self.sealed) = (life, true);
+        }
         if write.gives {
             out.push(Output::Given);
         }

@@ -62,6 +62,9 @@ pub enum LifeState {
     Lost,
     /// Not begun: its vault may live it next, when an operator brings its token.
     Sealed,
+    /// Was sealed, and a newer token has taken its place; its vault may have begun it before it
+    /// heard of that.
+    Replaced,
 }
 
 /// What some entries may change of a [`Standing`], as it was before them.
@@ -74,7 +77,7 @@ pub struct Before {
     lives: Option<Lives>,
 }
 
-type Lives = (HashMap<Life, LifeState>, [BTreeMap<String, Life>; 2], HashMap<Life, u64>);
+type Lives = (HashMap<Life, LifeState>, BTreeMap<String, Life>, BTreeMap<Life, String>, HashMap<Life, u64>);
 
 /// Lives and ranges, as the entries leave them.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -83,8 +86,8 @@ pub struct Standing {
     series: HashMap<SeriesName, Series>,
     lives: HashMap<Life, LifeState>,
     present: BTreeMap<String, Life>,
-    /// The life that each vault may live next by a token, if there is one.
-    sealed: BTreeMap<String, Life>,
+    /// Lives that are sealed or replaced, and their vaults.
+    sealed: BTreeMap<Life, String>,
     /// How far each life's own rows have been carried into the chain.
     carried: HashMap<Life, u64>,
 }
@@ -191,7 +194,7 @@ impl Standing {
             standing.lives.insert(life, state);
             match state {
                 LifeState::Present => drop(standing.present.insert(vault, life)),
-                LifeState::Sealed => drop(standing.sealed.insert(vault, life)),
+                LifeState::Sealed | LifeState::Replaced => drop(standing.sealed.insert(life, vault)),
                 LifeState::Proven | LifeState::Lost => {}
             }
             if carried > 0 {
@@ -246,9 +249,9 @@ impl Standing {
     /// its rows have been carried over.
     pub fn lives(&self) -> impl Iterator<Item = (Life, LifeState, &str, u64)> {
         self.lives.iter().map(|(life, state)| {
-            let mut named = self.present.iter().chain(&self.sealed);
-            let vault = named.find(|(_, named)| *named == life);
-            (*life, *state, vault.map_or("", |(vault, _)| vault), self.carried(*life))
+            let present = || self.present.iter().find(|(_, present)| *present == life);
+            let vault = self.sealed.get(life).or_else(|| present().map(|(vault, _)| vault));
+            (*life, *state, vault.map_or("", String::as_str), self.carried(*life))
         })
     }
 
@@ -310,8 +313,7 @@ impl Standing {
     #[must_use]
     pub fn before(&self, entries: &[Entry]) -> Before {
         let of_lives = |entry: &Entry| entry.carried > 0 || matches!(entry.act, Act::Life(_) | Act::Seal(_));
-        let lives =
-            || (self.lives.clone(), [self.present.clone(), self.sealed.clone()], self.carried.clone());
+        let lives = || (self.lives.clone(), self.present.clone(), self.sealed.clone(), self.carried.clone());
         // All others are strict, and stay so.
         let defines = entries.iter().any(|entry| matches!(entry.act, Act::Define(_)));
         let may_change = |name: &SeriesName| defines || self.series.contains_key(name) || self.size(name) > 0;
@@ -335,7 +337,7 @@ impl Standing {
                 None => drop(self.series.remove(&name)),
             }
         }
-        if let Some((lives, [present, sealed], carried)) = before.lives {
+        if let Some((lives, present, sealed, carried)) = before.lives {
             (self.lives, self.present, self.sealed, self.carried) = (lives, present, sealed, carried);
         }
     }
@@ -386,16 +388,24 @@ impl Standing {
 
     /// The life takes the place of another that nobody can live any more.
     fn seal(&mut self, vault: &str, life: Life) {
-        if let Some(former) = self.sealed.insert(vault.to_owned(), life) {
-            self.lives.insert(former, LifeState::Proven);
+        if let Some(former) = self.sealed(vault) {
+            self.lives.insert(former, LifeState::Replaced);
         }
+        self.sealed.insert(life, vault.to_owned());
         self.lives.insert(life, LifeState::Sealed);
     }
 
     /// The life that this vault may live next, by a token.
     #[must_use]
     pub fn sealed(&self, vault: &str) -> Option<Life> {
-        self.sealed.get(vault).copied()
+        let of = |life: &Life| self.life(*life) == Some(LifeState::Sealed);
+        self.sealed.iter().find(|(life, of_vault)| *of_vault == vault && of(life)).map(|(life, _)| *life)
+    }
+
+    /// Is anything set aside for that life?
+    #[must_use]
+    pub fn holds(&self, life: Life) -> bool {
+        self.series.values().any(|series| series.ranges.values().any(|range| range.life == life))
     }
 
     /// For whom ranges are kept ready: these two, and those lives of theirs that are sealed.
@@ -409,7 +419,7 @@ impl Standing {
     }
 
     fn born(&mut self, vault: &str, birth: Birth) {
-        self.sealed.retain(|_, life| *life != birth.life);
+        self.sealed.remove(&birth.life);
         if let Some(former) = self.present.insert(vault.to_owned(), birth.life) {
             let state = if birth.proven && birth.former == Some(former) {
                 LifeState::Proven
@@ -417,11 +427,13 @@ impl Standing {
                 LifeState::Lost
             };
             self.lives.insert(former, state);
-            // One that lost what it answered may have lost that the token was used, too.
-            if state == LifeState::Lost
-                && let Some(sealed) = self.sealed.remove(vault)
-            {
-                self.lives.insert(sealed, LifeState::Lost);
+            // One that lost what it answered may have lost that a token was used, too.
+            if state == LifeState::Lost {
+                let (lost, kept) =
+                    std::mem::take(&mut self.sealed).into_iter().partition(|(_, of)| of == vault);
+                self.sealed = kept;
+                let lost: BTreeMap<Life, String> = lost;
+                self.lives.extend(lost.into_keys().map(|life| (life, LifeState::Lost)));
             }
         }
         if birth.life != NOBODY {
@@ -527,7 +539,8 @@ impl Standing {
         };
         let end = |(from, range): (u64, &Range)| {
             let present = vaults.iter().any(|v| v.name == range.holder && v.life == range.life);
-            let known = present || self.life(range.life) == Some(LifeState::Proven);
+            let over = matches!(self.life(range.life), Some(LifeState::Proven | LifeState::Replaced));
+            let known = present || over;
             let grant = Grant { to: range.to, life: range.life };
             let act = if known { Act::Close(grant) } else { Act::Lost(grant) };
             Draft { key: range.holder.clone(), ..about(name, from, act, at) }

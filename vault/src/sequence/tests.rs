@@ -417,6 +417,36 @@ async fn a_key_in_doubt_is_given_up_for_another_and_its_number_never_counts() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn no_refusal_tells_a_number_that_may_yet_be_another() {
+    let two = two();
+    two.connect().await;
+    let a = &two.rooms[0];
+    let number = a.reserve(invoices(), "k1".to_owned(), None).await.unwrap().number.number;
+    // The other one never hears of the next.
+    two.mute();
+    let asked = tokio::spawn({
+        let a = a.clone();
+        async move { a.reserve(invoices(), "k2".to_owned(), None).await }
+    });
+    while a.status().entries < 2 {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    two.hang_up().await;
+    assert_eq!(asked.await.unwrap(), Err(SequenceError::InDoubt));
+    // A connection stands, and nothing is agreed yet.
+    for events in &two.events {
+        events.up().await;
+    }
+    for key in ["k1", "k2"] {
+        let refused = a.supersede(invoices(), key.to_owned(), "new".to_owned()).await.unwrap_err();
+        let told = matches!(refused, SequenceError::Refused(Refused::HasNumber { .. }));
+        assert_eq!(told, key == "k1", "{key}: {refused:?}");
+    }
+    let confirmed = a.confirm(invoices(), number + 1, "h".to_owned()).await.unwrap_err();
+    assert_eq!(confirmed, SequenceError::InDoubt);
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_vault_that_takes_over_is_followed_and_of_two_owners_one_yields() {
     let two = two();
     let [a, b] = &two.rooms;

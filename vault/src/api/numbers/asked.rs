@@ -215,6 +215,7 @@ pub(super) fn refusal(error: SequenceError) -> Refusal {
         SequenceError::CannotWrite => Refusal::later("cannot_write", text, Duration::from_secs(10)),
         SequenceError::NothingToYield => Refusal::new(StatusCode::CONFLICT, "nothing_to_yield", text),
         SequenceError::MayNotSeal => Refusal::new(StatusCode::CONFLICT, "may_not_seal", text),
+        SequenceError::SealInDoubt => Refusal::later("in_doubt", text, Duration::from_secs(1)),
         SequenceError::NeedsNoToken => Refusal::new(StatusCode::CONFLICT, "needs_no_token", text),
         SequenceError::NotThatToken => Refusal::new(StatusCode::CONFLICT, "not_that_token", text),
         SequenceError::InDoubt | SequenceError::DefinitionInDoubt | SequenceError::Unheard => {

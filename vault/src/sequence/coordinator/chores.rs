@@ -79,7 +79,11 @@ impl Coordinator {
                 self.feed(Input::Propose(drafts));
                 !self.core.may_propose()
             }
-            Ok(Next::Look | Next::Done) => false,
+            Ok(Next::Look) => false,
+            Ok(Next::Done) => {
+                self.sealed(Ok(self.core.final_index()));
+                false
+            }
             Err(error) => {
                 tracing::error!("sequence: {error}");
                 false

@@ -21,7 +21,8 @@ impl Seal {
     /// What must be entered, unless it is.
     pub(super) fn draft(&self, standing: &Standing, at: i64) -> Option<Draft> {
         let entered = standing.sealed(&self.vault) == Some(self.life);
-        (!entered).then(|| standing.sealing(&self.vault, self.life, at))
+        // An operator who has gone has no token, and keeps the one before.
+        (!entered && !self.done.is_closed()).then(|| standing.sealing(&self.vault, self.life, at))
     }
 }
 
@@ -93,7 +94,8 @@ impl Coordinator {
     /// Has the ledger know of a token, if this is the owner of a session.
     pub(super) fn seal(&mut self, seal: Seal) {
         let together = self.core.leads() && self.core.refusal().is_none();
-        if !together || !self.names.contains(&seal.vault) || self.seal.is_some() {
+        let busy = self.seal.as_ref().is_some_and(|seal| !seal.done.is_closed());
+        if !together || !self.names.contains(&seal.vault) || busy {
             // An operator who has gone does without a token.
             let _gone = seal.done.send(Err(SequenceError::MayNotSeal));
             return;
@@ -102,10 +104,11 @@ impl Coordinator {
         self.seal = Some(seal);
     }
 
-    /// A round has ended: does the ledger know of the token now?
+    /// Does the ledger know of the token now, and is all set aside for it, or is there no hope?
     pub(super) fn sealed(&mut self, outcome: Result<u64, SequenceError>) {
         let entered = |seal: &Seal| self.journal.standing().sealed(&seal.vault) == Some(seal.life);
-        if self.seal.as_ref().is_some_and(|seal| outcome.is_err() || entered(seal))
+        let over = |seal: &Seal| outcome.is_err() || seal.done.is_closed() || entered(seal);
+        if self.seal.as_ref().is_some_and(over)
             && let Some(seal) = self.seal.take()
         {
             // As above.
@@ -123,13 +126,16 @@ impl Coordinator {
             tracing::error!("sequence: {error}");
             SequenceError::Unreadable
         })?;
-        if standing.sealed(own) != Some(life) || used {
+        if standing.sealed(own) != Some(life) || used || !standing.holds(life) {
             return Err(SequenceError::NotThatToken);
         }
         tracing::warn!("sequence: the operator has brought a token: this vault gives numbers alone");
         let draft = standing.begun(own, life, self.core.proven(), label());
         self.feed(Input::Begin(life, draft));
         let done = self.written_down();
+        if done.is_ok() {
+            self.used = Some(life);
+        }
         if let (Ok(_), Err(error)) = (&done, self.journal.begin(life)) {
             tracing::warn!("sequence: {error}; after a restart the rest of what is set aside is lost");
         }

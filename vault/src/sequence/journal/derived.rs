@@ -124,13 +124,13 @@ fn life_word(state: LifeState) -> &'static str {
         LifeState::Proven => "proven",
         LifeState::Lost => "lost",
         LifeState::Sealed => "sealed",
+        LifeState::Replaced => "replaced",
     }
 }
 
 pub(super) fn life_state(word: &str) -> Option<LifeState> {
-    [LifeState::Present, LifeState::Proven, LifeState::Lost, LifeState::Sealed]
-        .into_iter()
-        .find(|state| life_word(*state) == word)
+    use LifeState::{Lost, Present, Proven, Replaced, Sealed};
+    [Present, Proven, Lost, Sealed, Replaced].into_iter().find(|state| life_word(*state) == word)
 }
 
 /// Removes the rows that stand in the chain for good; tells whether others are left.

@@ -63,6 +63,24 @@ pub(super) type Absent = HashSet<i64>;
 /// No more are noted than two of the largest rounds look for.
 const ABSENT: usize = 2 * BATCH;
 
+/// What there is of a key's hash.
+enum Looked {
+    /// The entry that gave the key its number.
+    Found(u64),
+    /// Other keys alone.
+    Others,
+    Nothing,
+}
+
+impl Looked {
+    fn found(self) -> Option<u64> {
+        match self {
+            Self::Found(index) => Some(index),
+            Self::Others | Self::Nothing => None,
+        }
+    }
+}
+
 /// What one transaction changes, once it is durable.
 #[derive(Debug, Default)]
 pub(super) struct Change {
@@ -128,13 +146,14 @@ impl Keys {
         if absent.as_ref().is_some_and(|absent| absent.contains(&hash)) {
             return Ok(None);
         }
-        let found = self.look(connection, &Change::default(), wanted, hash)?;
-        if let (None, Some(absent)) = (found, absent)
+        let looked = self.look(connection, &Change::default(), wanted, hash)?;
+        // Another key of the same hash may be asked for next: it is noted only where there is none.
+        if let (Looked::Nothing, Some(absent)) = (&looked, absent)
             && absent.len() < ABSENT
         {
             absent.insert(hash);
         }
-        Ok(found)
+        Ok(looked.found())
     }
 
     fn look(
@@ -143,7 +162,8 @@ impl Keys {
         change: &Change,
         wanted: Wanted<'_>,
         hash: i64,
-    ) -> rusqlite::Result<Option<u64>> {
+    ) -> rusqlite::Result<Looked> {
+        let mut looked = Looked::Nothing;
         let fits = |index: u64| -> rusqlite::Result<bool> {
             Ok(!change.removed.contains(&(hash, index)) && wanted.is_of(connection, index)?)
         };
@@ -151,18 +171,20 @@ impl Keys {
         let waiting = self.waiting().at(hash);
         for index in change.added.at(hash).chain(waiting) {
             if fits(index)? {
-                return Ok(Some(index));
+                return Ok(Looked::Found(index));
             }
+            looked = Looked::Others;
         }
         let mut statement = connection.prepare_cached("SELECT idx FROM key WHERE hash = ?1")?;
         let mut rows = statement.query([hash])?;
         while let Some(row) = rows.next()? {
             let index = row.get(0)?;
             if fits(index)? {
-                return Ok(Some(index));
+                return Ok(Looked::Found(index));
             }
+            looked = Looked::Others;
         }
-        Ok(None)
+        Ok(looked)
     }
 
     /// Notes that an entry has given its key a number. A key that has one already is an error:
@@ -179,7 +201,7 @@ impl Keys {
             change.added.insert(place);
             return Ok(());
         }
-        match self.look(transaction, change, Wanted::by(entry), place.0)? {
+        match self.look(transaction, change, Wanted::by(entry), place.0)?.found() {
             // It stood there before the cut, and nobody would look for it again.
             None if change.cut.is_some_and(|cut| entry.index <= cut) => {
                 change.removed.remove(&place);
@@ -205,7 +227,7 @@ impl Keys {
         entry: &Entry,
     ) -> rusqlite::Result<()> {
         let hash = Wanted::by(entry).hash();
-        match self.look(transaction, change, Wanted::by(entry), hash)? {
+        match self.look(transaction, change, Wanted::by(entry), hash)?.found() {
             Some(index) => change.forget(transaction, (hash, index)),
             None => Ok(()),
         }
@@ -220,7 +242,9 @@ impl Keys {
         entry: &Entry,
     ) -> rusqlite::Result<Option<u64>> {
         let hash = Wanted::by(entry).hash();
-        let Some(index) = self.look(transaction, change, Wanted::by(entry), hash)? else { return Ok(None) };
+        let Some(index) = self.look(transaction, change, Wanted::by(entry), hash)?.found() else {
+            return Ok(None);
+        };
         let mut statement =
             transaction.prepare_cached("SELECT 1 FROM entry WHERE idx = ?1 AND number = 0")?;
         if !statement.exists([index])? {

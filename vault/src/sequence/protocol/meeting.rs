@@ -269,7 +269,8 @@ impl Core {
         let memory = Memory { epoch, owns, alone: false, ..self.current() };
         let memory = Memory { whole: memory.whole || self.is_granted(), ..memory };
         let tail = entries.last().map_or(same, Entry::tail);
-        self.writing = Some(UnderWay { tail, memory, acknowledge: !self.is_granted(), gives: false });
+        self.writing =
+            Some(UnderWay { tail, memory, acknowledge: !self.is_granted(), gives: false, begins: None });
         let cut = (same != self.tail).then_some(same);
         out.push(Output::Write(Write { cut, entries, rows: Vec::new(), memory }));
     }

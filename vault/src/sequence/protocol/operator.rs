@@ -16,14 +16,13 @@ impl Core {
         self.remember(Memory { epoch, owns: true, alone, ..self.current() }, out);
     }
 
-    /// Goes on as the life that a session sealed: nothing is given in it before its row is durable.
+    /// Goes on as the life that a session sealed, once its row is durable.
     pub(super) fn begin_sealed(&mut self, life: Life, draft: Draft, out: &mut Vec<Output>) {
         debug_assert!(self.may_begin(), "the shell asks first");
         if !self.may_begin() {
             return;
         }
-        (self.life, self.sealed) = (life, true);
-        self.give(vec![draft], out);
+        self.write_alone(life, vec![draft], Some(life), out);
     }
 
     /// Steps back below the epoch that two own, so that the other's chain prevails.

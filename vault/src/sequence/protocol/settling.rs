@@ -72,7 +72,7 @@ impl Core {
             return;
         }
         together.stage = Stage::Settled;
-        self.met = true;
+        (self.met, self.stood) = (true, true);
         self.settled = self.tail.index;
         if together.leads {
             out.push(Output::Send(Message::Settled { session: together.session }));

@@ -60,7 +60,7 @@ pub enum Input {
     /// Time to see whether the disk takes writes again. Only when
     /// [`cannot_write`](super::Core::cannot_write).
     TryAgain,
-    /// The last [`Output::Write`] was not even tried: its cut does not fit this journal.
+    /// The last [`Output::Write`] contradicts what stands in this journal, and was not kept.
     CutRefused,
     /// The entries that an [`Output::Load`] asked for, with the index it named.
     Loaded(u64, Vec<Entry>),
