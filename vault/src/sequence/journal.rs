@@ -261,14 +261,6 @@ impl Journal {
         begin.map(drop).map_err(|source| self.sql(source))
     }
 
-    /// From now on a power failure may take the last writes with it, for they stand elsewhere too.
-    ///
-    /// # Errors
-    /// SQLite's own.
-    pub fn relax(&self) -> Result<(), JournalError> {
-        self.connection.pragma_update(None, "synchronous", "NORMAL").map_err(|source| self.sql(source))
-    }
-
     /// Where the chain ends.
     ///
     /// # Errors

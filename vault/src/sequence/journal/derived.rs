@@ -239,3 +239,14 @@ pub(super) fn apply(
     };
     if changed == 1 { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(changed)) }
 }
+
+impl super::Journal {
+    /// The whole journal is derived from now on, of entries that stand elsewhere: a power failure
+    /// may take the last writes with it.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn relax(&self) -> Result<(), super::JournalError> {
+        self.connection.pragma_update(None, "synchronous", "NORMAL").map_err(|source| self.sql(source))
+    }
+}
