@@ -46,6 +46,8 @@ pub(super) struct Writer {
     metrics: Metrics,
     boot: Option<String>,
     clock: Clock,
+    /// The clock was moved, and no store was open to doubt.
+    moved: Option<Moved>,
     store: Option<(Store, Secret)>,
     /// When opening it was tried last, in the clock's running time.
     tried: Option<Duration>,
@@ -75,6 +77,7 @@ impl Writer {
             metrics,
             boot,
             clock: Clock::new(now),
+            moved: None,
             store: None,
             tried: None,
             damaged: None,
@@ -187,9 +190,10 @@ impl Writer {
 
     /// Edge has run for so long, and perhaps the clock was moved.
     fn pass(&mut self, ran: Duration, moved: Option<Moved>) {
+        self.moved = moved.or(self.moved);
         let Some((store, _)) = &mut self.store else { return };
         let mut trouble = store.pass(ran).and_then(|()| store.write_doubt()).err();
-        if let Some(moved) = moved {
+        if let Some(moved) = self.moved.take() {
             let doubt = Doubt::Clock(moved);
             trouble = store.begin_doubt(doubt).err().or(trouble);
             self.say_doubt(doubt);

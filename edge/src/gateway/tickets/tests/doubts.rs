@@ -173,6 +173,28 @@ fn a_clock_that_is_set_by_hours_forgets_nothing_and_is_doubted_once() {
 }
 
 #[test]
+fn a_clock_that_is_set_while_the_store_cannot_be_opened_is_doubted_when_it_can() {
+    let folder = tempfile::tempdir().unwrap();
+    let (file, away) = (folder.path().join("tickets.db"), folder.path().join("away.db"));
+    let mut edge = Hands::start(settings(folder.path()), TODAY);
+    edge.settle();
+    drop(edge);
+    std::fs::rename(&file, &away).unwrap();
+    std::fs::create_dir(&file).unwrap();
+    let mut edge = Hands::start(settings(folder.path()), TODAY);
+    assert!(edge.words().contains("NOT written"), "{}", edge.words());
+    edge.set(TODAY + DAY);
+    std::fs::remove_dir(&file).unwrap();
+    std::fs::rename(&away, &file).unwrap();
+    edge.run(60);
+    assert!(edge.words().contains("clock went"), "{}", edge.words());
+    // The same without: it is the file that it was.
+    edge.settle();
+    drop(edge);
+    assert_eq!(Hands::start(settings(folder.path()), TODAY).doubt(), None);
+}
+
+#[test]
 fn a_small_correction_is_no_doubt() {
     let folder = tempfile::tempdir().unwrap();
     let mut edge = Hands::start(settings(folder.path()), TODAY);
