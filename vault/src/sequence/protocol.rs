@@ -611,8 +611,10 @@ impl Core {
     fn write_failed(&mut self, reason: Reason, out: &mut Vec<Output>) {
         let gave = self.writing.take().is_some_and(|write| write.gives);
         self.unsure = true;
-        // The other side may have what this one now lacks.
-        (self.met, self.sealed) = (false, false);
+        if !gave {
+            // The other side may have what this one now lacks.
+            (self.met, self.sealed) = (false, false);
+        }
         if gave {
             out.push(Output::InDoubt);
         }

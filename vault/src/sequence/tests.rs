@@ -6,6 +6,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use shared::api::NumberState;
 
+use super::book::Refused;
 use super::*;
 
 /// Two rooms in one process, joined by a link that can be cut.
