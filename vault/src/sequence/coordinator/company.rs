@@ -23,7 +23,7 @@ impl Coordinator {
             if before == 0 || before >= self.company || !self.core.may_propose() {
                 return;
             }
-            // A sleep takes three times as long as it should; whoever comes can run meanwhile.
+            // A sleep may take much longer than it should; whoever comes can run meanwhile.
             let due = Instant::now() + COMPANY;
             while self.waiting.len() < self.company && Instant::now() < due {
                 std::thread::yield_now();

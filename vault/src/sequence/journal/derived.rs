@@ -157,8 +157,8 @@ pub(super) fn is_plain(entry: &Entry) -> bool {
     matches!(entry.act, Act::Reserve(_)) && entry.carried == 0
 }
 
-/// As [`apply`], for plain entries in a row that stand in their table already: all at once, which
-/// takes a third of the time.
+/// As [`apply`], for plain entries in a row that stand in their table already: all at once, since
+/// each statement has its price.
 pub(super) fn reserve(
     transaction: &Transaction<'_>,
     entries: &[Entry],

@@ -22,7 +22,7 @@ const LONGEST: u64 = 4 * SWEEP as u64;
 /// Fewest keys that a write takes along while a sweep is under way.
 const FEWEST: usize = 64;
 
-/// Places that one statement takes: starting one costs as much as a place does.
+/// Places that one statement takes: starting one has its price too.
 const PLACES: usize = 32;
 
 static PUT_MANY: LazyLock<String> = LazyLock::new(|| {

@@ -7,7 +7,7 @@ use rusqlite::{Statement, Transaction};
 
 use crate::sequence::entry::Entry;
 
-/// Lines that one statement takes: starting one costs as much as a line does.
+/// Lines that one statement takes: starting one has its price too.
 const LINES: usize = 16;
 const COLUMNS: usize = 13;
 
