@@ -11,6 +11,7 @@ mod clock;
 mod file;
 mod secret;
 mod store;
+mod witness;
 mod writer;
 
 use std::path::{Path, PathBuf};

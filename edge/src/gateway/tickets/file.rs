@@ -1,9 +1,9 @@
 //! The tickets' SQLite file: made, opened, brought to the present version, known again, set aside.
 //! Knows what stands in it about itself; must not know what a ticket is for.
 //!
-//! A file is known again by its *place*: the host's present boot, its device and its inode. One
-//! that was last open elsewhere may be an earlier state of itself, from a snapshot or a backup,
-//! and lack what was written since; nothing in it can tell.
+//! A file is known again by its *place*, which is the host's present boot, its device and its inode,
+//! and by its *token* (see `witness`), since an inode is used again at once. Any other may be an
+//! earlier state of itself, from a snapshot or a backup, and lack what was written since.
 
 use std::fs::{Metadata, OpenOptions};
 use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
@@ -13,19 +13,21 @@ use std::time::Duration;
 use rusqlite::{Connection, ErrorCode, OpenFlags, TransactionBehavior, params};
 
 use super::secret::Secret;
+use super::witness::Witness;
 use super::{Mark, TicketsError};
 
 /// `edtk` in ASCII: tells our file from another program's.
 const APPLICATION: i64 = 0x6564_746b;
-/// The file's `user_version`. Version 1 had marks without period, and days by the wall clock.
-const VERSION: i64 = 2;
+/// The file's `user_version`. Version 1 had marks without period, and days by the wall clock;
+/// version 2 had no token.
+const VERSION: i64 = 3;
 const TICKETS: &str = "
     CREATE TABLE tickets (mark BLOB PRIMARY KEY, life BLOB NOT NULL, day INTEGER NOT NULL) WITHOUT ROWID;
 ";
 const ABOUT: &str = "
     CREATE TABLE about (id INTEGER PRIMARY KEY CHECK (id = 1), secret BLOB NOT NULL,
         settled INTEGER NOT NULL, kept INTEGER NOT NULL, former INTEGER NOT NULL,
-        ran INTEGER NOT NULL, place TEXT NOT NULL);
+        ran INTEGER NOT NULL, place TEXT NOT NULL, token BLOB NOT NULL);
 ";
 /// What version 1 wrote counts on, as if it were written today: its days may be any clock's.
 const FROM_1: &str = "
@@ -36,6 +38,7 @@ const FROM_1: &str = "
     ALTER TABLE about ADD COLUMN place TEXT NOT NULL DEFAULT '';
     UPDATE about SET former = kept;
 ";
+const FROM_2: &str = "ALTER TABLE about ADD COLUMN token BLOB NOT NULL DEFAULT x'';";
 /// How long another process may hold the file, such as an edge that is just ending.
 const BUSY: Duration = Duration::from_secs(5);
 /// So many that were set aside are kept, the first ones and the last.
@@ -45,6 +48,7 @@ const MOST_ASIDE: u32 = 9;
 pub(super) struct Opened {
     pub(super) connection: Connection,
     pub(super) place: Place,
+    pub(super) witness: Witness,
     /// Was it last open in another place, or made just now?
     pub(super) fresh: Option<Fresh>,
     /// Were both vaults together since its last doubt?
@@ -62,7 +66,8 @@ pub(super) struct Opened {
 pub(super) enum Fresh {
     /// It was made just now.
     Made,
-    /// It was last open in another boot, or lay elsewhere, or is of version 1.
+    /// It was last open in another boot, lay elsewhere, is an earlier state of itself, or of an
+    /// earlier version.
     Elsewhere,
 }
 
@@ -127,13 +132,15 @@ fn try_open(file: &Path, secret: &Secret, boot: Option<&str>) -> Result<Option<O
     configure(&connection).map_err(wrap)?;
     let place = Place::of(&metadata);
     let known = place.text(boot).unwrap_or_default();
-    let (about, fresh) = prepare(&mut connection, secret, &known).map_err(wrap)?;
+    let mut witness = Witness::of(file).map_err(wrap)?;
+    let (about, fresh) = prepare(&mut connection, secret, &known, &witness).map_err(wrap)?;
     if about.sign != secret.sign() {
         return Ok(None);
     }
+    witness.begin(&about.token).map_err(wrap)?;
     let About { settled, kept, former, ran, .. } = about;
     let ran = Duration::from_secs(ran);
-    Ok(Some(Opened { connection, place, fresh, settled, kept, former, ran }))
+    Ok(Some(Opened { connection, place, witness, fresh, settled, kept, former, ran }))
 }
 
 /// Nobody else's, nor a newer program's.
@@ -162,6 +169,7 @@ struct About {
     former: u64,
     ran: u64,
     place: String,
+    token: Vec<u8>,
 }
 
 /// The tables of the present version; and what is written about the file, whose place is noted.
@@ -170,33 +178,38 @@ fn prepare(
     connection: &mut Connection,
     secret: &Secret,
     place: &str,
+    witness: &Witness,
 ) -> rusqlite::Result<(About, Option<Fresh>)> {
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
     let tables: i64 = transaction.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))?;
     let version: i64 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
     if tables == 0 {
         transaction.execute_batch(&format!("{TICKETS}{ABOUT}"))?;
-        transaction.execute("INSERT INTO about VALUES (1, ?1, 0, 0, 0, 0, '')", [secret.sign()])?;
+        transaction.execute("INSERT INTO about VALUES (1, ?1, 0, 0, 0, 0, '', x'')", [secret.sign()])?;
         transaction.pragma_update(None, "application_id", APPLICATION)?;
     } else if version == 1 {
-        transaction.execute_batch(&format!("{FROM_1}{TICKETS}"))?;
+        transaction.execute_batch(&format!("{FROM_1}{TICKETS}{FROM_2}"))?;
+    } else if version == 2 {
+        transaction.execute_batch(FROM_2)?;
     }
     if version != VERSION {
         transaction.pragma_update(None, "user_version", VERSION)?;
     }
-    let select = "SELECT secret, settled, kept, former, ran, place FROM about";
+    let select = "SELECT secret, settled, kept, former, ran, place, token FROM about";
     let mut about = transaction.query_row(select, [], |row| {
         let (sign, settled, kept) = (row.get(0)?, row.get(1)?, row.get(2)?);
-        Ok(About { sign, settled, kept, former: row.get(3)?, ran: row.get(4)?, place: row.get(5)? })
+        let (former, ran, place, token) = (row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?);
+        Ok(About { sign, settled, kept, former, ran, place, token })
     })?;
-    let is_known = !place.is_empty() && about.place == place;
+    let is_known = !place.is_empty() && about.place == place && witness.vouches(&about.token);
     let fresh = match tables {
         0 => Some(Fresh::Made),
         _ => (!is_known).then_some(Fresh::Elsewhere),
     };
     if fresh.is_some() && about.sign == secret.sign() {
-        transaction.execute("UPDATE about SET settled = 0, place = ?1", params![place])?;
-        about.settled = false;
+        let set = "UPDATE about SET settled = 0, place = ?1, token = ?2";
+        transaction.execute(set, params![place, witness.next()])?;
+        (about.settled, about.token) = (false, witness.next().to_vec());
     }
     transaction.commit()?;
     Ok((about, fresh))

@@ -18,6 +18,7 @@ use shared::api::client::Life;
 use super::clock::Moved;
 use super::file::{self, Fresh, Opened, Place};
 use super::secret::Secret;
+use super::witness::Witness;
 use super::{Mark, TicketsError};
 
 /// How often it is written down how long edge has run: so much is lost by a crash, and the tickets
@@ -29,6 +30,7 @@ pub(super) struct Store {
     connection: Connection,
     file: PathBuf,
     place: Place,
+    witness: Witness,
     doubt: Option<Doubt>,
     /// The doubt could not be written down yet.
     owes_doubt: bool,
@@ -56,7 +58,9 @@ impl fmt::Display for Doubt {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::New => f.write_str("is new"),
-            Self::Elsewhere => f.write_str("was last used before the host was started, or lay elsewhere"),
+            Self::Elsewhere => f.write_str(
+                "was last used before the host was started, lay elsewhere, or is an earlier state of itself",
+            ),
             Self::Clock(moved) => write!(f, "the host's clock went {moved}"),
             Self::Earlier => f.write_str("has not seen both vaults together yet"),
         }
@@ -86,17 +90,25 @@ pub(super) struct Round {
     pub(super) trouble: Option<rusqlite::Error>,
 }
 
+impl Round {
+    fn nothing(asks: &[(&[Sought], Life)], trouble: Option<rusqlite::Error>) -> Self {
+        let lives = asks.iter().map(|(marks, _)| vec![None; marks.len()]).collect();
+        Self { lives, trouble, ..Self::default() }
+    }
+}
+
 impl Store {
     /// Opens or makes the file, in this `boot` of the host; see [`file::open`].
     pub(super) fn open(file: &Path, secret: &Secret, boot: Option<&str>) -> Result<Self, TicketsError> {
-        let Opened { connection, place, fresh, settled, kept, former, ran } = file::open(file, secret, boot)?;
+        let opened = file::open(file, secret, boot)?;
+        let Opened { connection, place, witness, fresh, settled, kept, former, ran } = opened;
         let doubt = match fresh {
             Some(Fresh::Made) => Some(Doubt::New),
             Some(Fresh::Elsewhere) => Some(Doubt::Elsewhere),
             None => (!settled).then_some(Doubt::Earlier),
         };
         let (file, since, owes_doubt) = (file.to_owned(), Duration::ZERO, false);
-        Ok(Self { connection, file, place, doubt, owes_doubt, kept, former, ran, since })
+        Ok(Self { connection, file, place, witness, doubt, owes_doubt, kept, former, ran, since })
     }
 
     /// Is the file still where it was? Else what is written goes nowhere.
@@ -142,7 +154,10 @@ impl Store {
     /// Writes down a doubt that could not be written down before.
     pub(super) fn write_doubt(&mut self) -> rusqlite::Result<()> {
         if self.owes_doubt {
-            self.connection.execute("UPDATE about SET settled = 0", [])?;
+            self.witness.settle()?;
+            let set = "UPDATE about SET settled = 0, token = ?1";
+            self.connection.execute(set, [self.witness.next()])?;
+            self.witness.tell()?;
             self.owes_doubt = false;
         }
         Ok(())
@@ -159,12 +174,16 @@ impl Store {
     /// one transaction, durable when it returns. What is known is told even if nothing can be
     /// written.
     pub(super) fn write_down(&mut self, asks: &[(&[Sought], Life)], most: u64) -> Round {
-        let mut trouble = None;
-        if self.doubt.is_none() {
+        let mut trouble = self.witness.settle().err();
+        if trouble.is_none() && self.doubt.is_none() {
             match self.try_write(asks, most) {
                 Ok(round) => return round,
                 Err(error) => trouble = Some(error),
             }
+        }
+        if self.witness.owes() {
+            // What is written could be lost unseen by a copy put back: none of it may go out.
+            return Round::nothing(asks, trouble);
         }
         // Nothing is written: what was there before still counts.
         self.look(asks, trouble)
@@ -195,9 +214,12 @@ impl Store {
             round.lives.push(lives);
         }
         if !fresh.is_empty() {
-            transaction.prepare_cached("UPDATE about SET kept = kept + ?1")?.execute([fresh.len()])?;
+            transaction
+                .prepare_cached("UPDATE about SET kept = kept + ?1, token = ?2")?
+                .execute(params![fresh.len(), self.witness.next()])?;
             transaction.commit()?;
             self.kept += fresh.len() as u64;
+            self.witness.tell()?;
             (round.written, round.committed) = (fresh.len(), true);
         }
         Ok(round)
@@ -213,10 +235,7 @@ impl Store {
                 let known = lives.iter().flatten().flatten().count();
                 Round { lives, known, trouble, ..Round::default() }
             }
-            Err(error) => {
-                let lives = asks.iter().map(|(marks, _)| vec![None; marks.len()]).collect();
-                Round { lives, trouble: Some(error), ..Round::default() }
-            }
+            Err(error) => Round::nothing(asks, Some(error)),
         }
     }
 

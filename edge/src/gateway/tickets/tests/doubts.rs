@@ -257,6 +257,91 @@ fn a_store_from_another_boot_or_another_place_tells_what_it_knows_and_writes_not
     put_back(&mut Hands::start(settings(folder.path()), TODAY));
 }
 
+/// How a backup of the store is put back.
+fn put_back(backup: &Path, file: &Path, in_place: bool) {
+    use std::os::unix::fs::MetadataExt;
+    let inode = || std::fs::metadata(file).unwrap().ino();
+    let before = inode();
+    if !in_place {
+        std::fs::remove_file(file).unwrap();
+    }
+    std::fs::copy(backup, file).unwrap();
+    assert!(!in_place || inode() == before);
+}
+
+#[test]
+fn an_earlier_state_that_is_put_back_is_doubted_even_with_the_same_inode() {
+    for in_place in [false, true] {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, backup) = (folder.path().join("tickets.db"), folder.path().join("backup"));
+        let mut edge = Hands::start(settings(folder.path()), TODAY);
+        edge.settle();
+        edge.ask("before", FIRST).unwrap();
+        drop(edge);
+        std::fs::copy(&file, &backup).unwrap();
+        // Unless it is the last state: then nothing was lost.
+        put_back(&backup, &file, in_place);
+        let mut edge = Hands::start(settings(folder.path()), TODAY);
+        if !in_place && edge.doubt().is_some() {
+            // The file system did not use the inode again.
+            edge.settle();
+        }
+        assert_eq!(edge.ask("after", FIRST), Some(FIRST));
+        drop(edge);
+        put_back(&backup, &file, in_place);
+        for _ in 0..2 {
+            let mut edge = Hands::start(settings(folder.path()), TODAY);
+            assert_eq!(edge.ask("before", SECOND), Some(FIRST));
+            assert_eq!(edge.ask("after", SECOND), None, "it was sent, in place: {in_place}");
+        }
+        let mut edge = Hands::start(settings(folder.path()), TODAY);
+        edge.settle();
+        drop(edge);
+        let mut edge = Hands::start(settings(folder.path()), TODAY);
+        assert_eq!(edge.ask("after", SECOND), Some(SECOND), "no doubt lasts for ever");
+    }
+}
+
+#[test]
+fn a_store_whose_witness_is_lost_or_damaged_is_doubted_once() {
+    let folder = tempfile::tempdir().unwrap();
+    let witness = folder.path().join("tickets.db.witness");
+    let mut edge = Hands::start(settings(folder.path()), TODAY);
+    edge.settle();
+    edge.ask("k", FIRST).unwrap();
+    drop(edge);
+    for damage in [&b""[..], b"short", &[7; 32], &[7; 33]] {
+        std::fs::write(&witness, damage).unwrap();
+        if damage.is_empty() {
+            std::fs::remove_file(&witness).unwrap();
+        }
+        let mut edge = Hands::start(settings(folder.path()), TODAY);
+        assert_eq!(edge.ask("k", SECOND), Some(FIRST));
+        assert_eq!(edge.ask("fresh", SECOND), None);
+        edge.settle();
+        drop(edge);
+        assert_eq!(Hands::start(settings(folder.path()), TODAY).doubt(), None);
+    }
+}
+
+#[test]
+fn edge_killed_between_the_store_and_its_witness_is_no_doubt_and_told_nothing() {
+    let folder = tempfile::tempdir().unwrap();
+    let witness = folder.path().join("tickets.db.witness");
+    let mut edge = Hands::start(settings(folder.path()), TODAY);
+    edge.settle();
+    for (key, life) in [("one", FIRST), ("two", SECOND), ("three", FIRST)] {
+        let before = std::fs::read(&witness).unwrap();
+        assert_eq!(edge.ask(key, life), Some(life));
+        drop(edge);
+        // The commit is done, and the witness was not told.
+        std::fs::write(&witness, before).unwrap();
+        edge = Hands::start(settings(folder.path()), TODAY);
+        assert_eq!(edge.doubt(), None);
+        assert_eq!(edge.ask(key, Life(9)), Some(life));
+    }
+}
+
 #[test]
 fn a_file_that_is_replaced_under_a_running_edge_is_noticed() {
     let folder = tempfile::tempdir().unwrap();

@@ -140,8 +140,8 @@ impl World {
                     let connection = rusqlite::Connection::open(self.file("tickets.db")).unwrap();
                     connection.execute("UPDATE about SET place = 'another boot'", []).unwrap();
                 } else {
-                    std::fs::copy(self.file("snapshot"), self.file("copy")).unwrap();
-                    std::fs::rename(self.file("copy"), self.file("tickets.db")).unwrap();
+                    // The same inode: only the witness knows.
+                    std::fs::copy(self.file("snapshot"), self.file("tickets.db")).unwrap();
                 }
             }
             Op::Lose => {
