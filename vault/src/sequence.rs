@@ -205,7 +205,7 @@ impl From<Reason> for SequenceError {
         let text = reason.to_string();
         match reason {
             _ if reason.needs_operator() => Self::Closed(text),
-            Reason::NoQuorum | Reason::NotBegun => Self::NoLedger(text),
+            Reason::NoQuorum | Reason::NotBegun | Reason::Behind => Self::NoLedger(text),
             _ => Self::Apart(text),
         }
     }
@@ -295,7 +295,7 @@ pub struct Sequence {
     forward: Forward,
     database: Option<Database>,
     /// Where etcd is the ledger: what this vault tells the other of itself.
-    ready: Option<Arc<Ready>>,
+    ready: Option<watch::Receiver<Ready>>,
 }
 
 /// The connection's events, to be fed by whoever holds the link.
