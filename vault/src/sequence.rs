@@ -182,7 +182,7 @@ pub struct Sequence {
     forward: Forward,
     database: Option<Database>,
     /// Where etcd is the ledger: what this vault tells the other of itself.
-    ready: Option<Arc<Ready>>,
+    ready: Option<watch::Receiver<Ready>>,
 }
 
 /// The connection's events, to be fed by whoever holds the link.
@@ -389,7 +389,7 @@ impl Sequence {
     /// `key` has none that counts.
     ///
     /// # Errors
-    /// [`Refused::HasNumber`] where there is no doubt; else see [`SequenceError`].
+    /// [`Refused::HasNumber`](book::Refused::HasNumber) where there is no doubt; else see [`SequenceError`].
     pub async fn supersede(&self, name: SeriesName, key: String, by: String) -> Result<(), SequenceError> {
         self.wish(name, Wish::Supersede { key, by }).await.map(drop)
     }

@@ -73,6 +73,17 @@ pub enum Role {
     Truth,
 }
 
+/// What a database that is the ledger itself says of that.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Mark {
+    /// Since this entry.
+    pub since: u64,
+    /// Which database it is.
+    pub id: String,
+    /// The two vaults whose ledger it is, in order.
+    pub vaults: [String; 2],
+}
+
 /// Why a copy cannot be used now.
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DatabaseError {
@@ -224,14 +235,24 @@ pub trait Ledger: Send {
     /// Up to [`BATCH`](super::entry::BATCH) entries after `after`, in order.
     async fn entries(&mut self, after: u64) -> Result<Vec<Entry>, DatabaseError>;
 
-    /// Since which entry it is the ledger itself, as of the last look at its end.
-    fn begun(&self) -> Option<u64> {
+    /// That it is the ledger itself, as of the last look at its end.
+    fn begun(&self) -> Option<&Mark> {
         None
+    }
+
+    /// Which one it is among all that may stand under this address: random, and made once.
+    async fn identity(&mut self) -> Result<String, DatabaseError> {
+        let what = "it cannot be the ledger itself".to_owned();
+        Err(DatabaseError::Unfit {
+            place: self.place().to_owned(),
+            what,
+            next: "write role = \"copy\"".to_owned(),
+        })
     }
 
     /// Makes it the ledger itself from this end on, if it ends there; no copy is ever written to it
     /// again.
-    async fn begin(&mut self, at: Tail) -> Result<(), DatabaseError> {
+    async fn begin(&mut self, at: Tail, _mark: Mark) -> Result<(), DatabaseError> {
         let (place, found) = (self.place().to_owned(), at.index);
         Err(DatabaseError::Moved { place, found })
     }

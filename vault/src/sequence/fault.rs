@@ -125,7 +125,7 @@ impl From<Reason> for SequenceError {
         let text = reason.to_string();
         match reason {
             _ if reason.needs_operator() => Self::Closed(text),
-            Reason::NoQuorum | Reason::NotBegun => Self::NoLedger(text),
+            Reason::NoQuorum | Reason::NotBegun | Reason::Behind => Self::NoLedger(text),
             _ => Self::Apart(text),
         }
     }

@@ -24,15 +24,15 @@ use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use self::begin::Greeting;
 pub(super) use self::begin::Ready;
+use self::begin::{Greeting, misfit};
 use self::core::{Core, Input, Output};
 use super::coordinator::{Metrics, Seen, WAITING, Waiting, Work, answer};
 use super::database::copy::Phase;
 use super::database::note::Note;
 use super::database::open::Connection;
 use super::database::operator::{Database, Told};
-use super::database::{self, DatabaseError};
+use super::database::{self, DatabaseError, Mark};
 use super::entry::{Act, Entry, Life, Tail};
 use super::journal::{Journal, JournalError};
 use super::protocol::{Memory, Reason, Write};
@@ -41,7 +41,7 @@ use super::record::desk::Desk;
 use super::record::{RecordError, front};
 use super::witness::Witness;
 use super::{Events, Forward, Outcome, Sequence, SequenceError, Settings, StartError};
-use members::PATIENCE;
+use members::{PATIENCE, Reached};
 
 /// Callers wait this long for another member before they are refused.
 const GRACE: Duration = Duration::from_secs(1);
@@ -50,6 +50,10 @@ const PROBE: Duration = Duration::from_secs(1);
 /// How often the vaults ask each other whether etcd may become the ledger, and how often a ledger
 /// that is not the journal's is looked at again.
 const AGAIN: Duration = Duration::from_secs(1);
+/// A vault that has just started waits so long for the other, to ask how far the ledger goes.
+const COMPANY: Duration = Duration::from_secs(3);
+/// The other vault's answer to that.
+const ASKED: Duration = Duration::from_secs(1);
 /// Waits between two attempts to reach a member.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
@@ -95,21 +99,26 @@ pub(super) fn start(
     });
     let (database, told) = Database::of_truth(database, &settings.journal, seen.clone(), registry)?;
     let note = told.note();
-    let ready = Arc::new(Ready {
+    let rows = has_rows(&journal)?;
+    let floor = if note.truth { note.copied } else { 0 };
+    let (ready, told_of) = watch::channel(Ready {
         name: names[0].clone(),
         life,
         proven,
         tail,
+        end: if note.truth { floor.max(tail.index) } else { 0 },
+        reads: note.ledger.clone(),
+        begun: note.truth,
         journal: memory.journal,
         knows: memory.peer_journal,
-        unfit: begin::unfit(&memory, tail, witnessed, has_rows(&journal)?),
+        unfit: begin::unfit(&memory, tail, witnessed, rows),
     });
-    let floor = if note.truth { note.copied } else { 0 };
     let quorum = Quorum {
         core: Core::new(life, memory.epoch, tail, floor),
         journal,
         memory,
-        ready: Arc::clone(&ready),
+        names: names.clone(),
+        ready,
         forward: Arc::clone(&forward),
         queue,
         waiting: VecDeque::new(),
@@ -122,6 +131,13 @@ pub(super) fn start(
         passed_by: None,
         current: false,
         begun: false,
+        rows,
+        ledger: note.ledger.filter(|_| note.truth),
+        theirs: None,
+        asked: false,
+        alone: false,
+        passed: Vec::new(),
+        started: Instant::now(),
         known: floor,
         noted: Instant::now(),
         door: Arc::new(told),
@@ -138,7 +154,7 @@ pub(super) fn start(
     std::thread::Builder::new()
         .name("sequence".to_owned())
         .spawn(move || runtime.block_on(quorum.run(end)))?;
-    let (database, ready) = (Some(database), Some(ready));
+    let (database, ready) = (Some(database), Some(told_of));
     let sequence = Sequence { work: work.clone(), readers, seen, names, forward, database, ready };
     tokio::spawn(sequence.clone().count_expired(expired, shutdown));
     Ok((sequence, Events(work)))
@@ -162,8 +178,9 @@ struct Quorum {
     core: Core,
     journal: Journal,
     memory: Memory,
-    /// What the other vault is told before etcd is the ledger.
-    ready: Arc<Ready>,
+    names: [String; 2],
+    /// What the other vault is told whenever it asks.
+    ready: watch::Sender<Ready>,
     forward: Forward,
     queue: mpsc::Receiver<Work>,
     waiting: VecDeque<Waiting>,
@@ -183,6 +200,19 @@ struct Quorum {
     current: bool,
     /// Is etcd the ledger, as this process has seen?
     begun: bool,
+    /// Did this vault, as one of a pair, give numbers alone that the ledger may not have?
+    rows: bool,
+    /// Which etcd is the ledger, as this vault has written down.
+    ledger: Option<String>,
+    /// Which one the other vault has said that it uses as the ledger.
+    theirs: Option<String>,
+    /// Was the other vault asked how far the ledger goes, since a member or the other was reached?
+    asked: bool,
+    /// Was it said that it could not be?
+    alone: bool,
+    /// Members that were passed over, as the log last heard.
+    passed: Vec<String>,
+    started: Instant,
     /// As far as is written down outside the journal.
     known: u64,
     noted: Instant,
@@ -229,8 +259,24 @@ impl Quorum {
     /// Reaches a member, while callers are told that none answers.
     async fn connect(&mut self) -> bool {
         let door = Arc::clone(&self.door);
-        match self.meanwhile(members::reach(door.settings())).await {
-            Ok(connection) => {
+        let (floor, names) = (self.floor(), self.names.clone());
+        let (own, theirs) = (self.ledger.clone(), self.theirs.clone());
+        let fits = move |end: Tail, mark: Option<&Mark>| match &own {
+            // What it must say of itself is known only where it has begun.
+            None => Ok(()),
+            Some(_) if end.index < floor => Err(Reason::LedgerShrunk),
+            Some(_) => misfit(mark, &names, [own.as_ref(), theirs.as_ref()]).map_or(Ok(()), Err),
+        };
+        match self.meanwhile(members::reach(door.settings(), fits)).await {
+            Ok(Reached { connection, mut passed }) => {
+                passed.sort();
+                if passed != self.passed {
+                    for member in &passed {
+                        tracing::error!("sequence: database: {member}");
+                    }
+                    self.passed = passed;
+                }
+                self.asked = false;
                 self.door.connected(connection.place());
                 self.connection = Some(connection);
                 true
@@ -255,6 +301,9 @@ impl Quorum {
 
     /// One step further with the member that is connected.
     async fn advance(&mut self) -> Result<(), DatabaseError> {
+        if !self.asked {
+            self.ask_other().await;
+        }
         if !self.begun {
             return self.advance_to_begin().await;
         }
@@ -267,6 +316,9 @@ impl Quorum {
             }
         }
         self.be_well();
+        if !self.waiting.is_empty() || self.question.is_some() {
+            return self.work(false).await;
+        }
         let probe = match timeout(PROBE, self.queue.recv()).await {
             Ok(Some(work)) => {
                 self.take(work);
@@ -291,6 +343,9 @@ impl Quorum {
         let mut probe = probe;
         loop {
             self.take_more();
+            if !self.asked {
+                return Ok(());
+            }
             self.question = self.question.or_else(|| self.records.question());
             let drafts = self.decide();
             if !drafts.is_empty() {
@@ -313,7 +368,9 @@ impl Quorum {
         self.current = false;
         let mut inputs = VecDeque::from([input]);
         while let Some(input) = inputs.pop_front() {
-            for output in self.core.step(input) {
+            let outputs = self.core.step(input);
+            self.publish();
+            for output in outputs {
                 if let Some(next) = self.carry_out(output).await? {
                     inputs.push_back(next);
                 }
@@ -327,14 +384,10 @@ impl Quorum {
             Output::Look => {
                 if let Some((end, entries)) = self.connection()?.found() {
                     self.passed_by = Some(entries);
-                    return Ok(Some(Input::Found(end)));
+                    return Ok(self.may_use()?.then_some(Input::Found(end)));
                 }
                 let end = within(self.connection()?.tail()).await?;
-                if self.begun && self.connection()?.begun().is_none() {
-                    self.close(Reason::LedgerShrunk);
-                    return Ok(None);
-                }
-                Some(Input::Found(end))
+                self.may_use()?.then_some(Input::Found(end))
             }
             Output::Fetch(after) => Some(Input::Fetched(self.fetch(after).await?)),
             Output::Append(after, entries) => {
@@ -361,6 +414,10 @@ impl Quorum {
                 None
             }
             Output::Current => {
+                if self.lacks_rows()? {
+                    self.close(Reason::AloneLost);
+                    return Ok(None);
+                }
                 self.current = true;
                 self.tell();
                 None
@@ -420,8 +477,48 @@ impl Quorum {
         self.connection.as_mut().ok_or_else(none)
     }
 
+    /// Is the connected etcd still the ledger of these two vaults? Closes the room if not.
+    fn may_use(&mut self) -> Result<bool, DatabaseError> {
+        if !self.begun {
+            return Ok(true);
+        }
+        let mark = self.connection()?.begun().cloned();
+        let reason = misfit(mark.as_ref(), &self.names, [self.ledger.as_ref(), self.theirs.as_ref()]);
+        if let Some(reason) = reason {
+            self.close(reason);
+        }
+        Ok(reason.is_none())
+    }
+
+    /// Does the ledger lack what this vault gave alone, now that the journal has all of it?
+    fn lacks_rows(&mut self) -> Result<bool, DatabaseError> {
+        if self.begun && self.rows {
+            self.rows = has_rows(&self.journal).map_err(|error| DatabaseError::Away {
+                place: "this vault's journal".to_owned(),
+                why: error.to_string(),
+            })?;
+        }
+        Ok(self.begun && self.rows)
+    }
+
+    /// So many entries the ledger is known to have held.
+    fn floor(&self) -> u64 {
+        self.core.floor()
+    }
+
+    /// What the other vault hears from now on when it asks.
+    fn publish(&self) {
+        let (tail, end, begun) = (self.core.tail(), self.floor(), self.begun);
+        self.ready.send_modify(|ready| {
+            (ready.tail, ready.begun) = (tail, begun || ready.begun);
+            ready.end = if ready.begun { end } else { 0 };
+        });
+    }
+
+    /// The member that is connected may be asked no more: another may hold the right ledger.
     fn close(&mut self, reason: Reason) {
         self.current = false;
+        self.connection = None;
         self.refuse(reason);
     }
 
@@ -455,7 +552,9 @@ impl Quorum {
     fn take(&mut self, work: Work) {
         match work {
             // The other vault is needed for nothing here.
-            Work::Up | Work::Told(_) => {}
+            Work::Told(_) => {}
+            // It may know of more.
+            Work::Up => self.asked = false,
             Work::Down(noted) => drop(noted),
             Work::Wish(waiting) if self.waiting.len() >= WAITING => {
                 answer(waiting, Err(SequenceError::Busy));
@@ -534,7 +633,7 @@ impl Quorum {
 
     /// Writes down outside the journal how far the ledger goes: a lower bound that may be old.
     fn take_note(&mut self) {
-        let index = self.core.tail().index;
+        let index = self.floor();
         if !self.begun || index == self.known || self.noted.elapsed() < NOTE {
             return;
         }
@@ -572,8 +671,8 @@ impl Sequence {
 
     /// The other vault asks whether etcd may become the ledger; `None`: it asks for something else.
     pub(super) fn greeted(&self, body: &Bytes) -> Option<Result<Bytes, String>> {
-        let ready = self.ready.as_deref()?;
+        let ready = self.ready.as_ref()?.borrow().clone();
         let Greeting::Truth(_) = serde_json::from_slice(body).ok()?;
-        Some(serde_json::to_vec(&Greeting::Truth(ready.clone())).map(Bytes::from).map_err(|e| e.to_string()))
+        Some(serde_json::to_vec(&Greeting::Truth(ready)).map(Bytes::from).map_err(|e| e.to_string()))
     }
 }

@@ -189,11 +189,12 @@ impl Sequence {
 
     /// How far entries are final, and so may be exported; and while the two are apart, how many
     /// numbers of this series this vault gave alone, which are not among them. Of a strict series
-    /// nobody gives any alone.
+    /// nobody gives any alone. Where etcd is the ledger, all that it holds now.
     ///
     /// # Errors
-    /// The journal.
+    /// The journal; that etcd is not reached.
     pub async fn exportable(&self, base: &SeriesName) -> Result<(u64, Option<u64>), SequenceError> {
+        self.newest().await?;
         let seen = self.seen();
         if seen.refusal.is_none() || self.definition(base).range == 0 {
             return Ok((seen.final_index, None));

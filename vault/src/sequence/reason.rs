@@ -59,6 +59,21 @@ pub enum Reason {
         "etcd does not hold the ledger yet: both vaults must run with role = \"truth\" in [sequence.database] and be connected once; vault database status tells what is missing"
     )]
     NotBegun,
+    /// Where etcd is the ledger: this vault has not caught up with it.
+    #[error(
+        "this vault is learning how far the ledger in etcd goes; it goes on by itself (vault database status tells how far)"
+    )]
+    Behind,
+    /// etcd is another one.
+    #[error(
+        "this etcd is not the one that this vault or the other one has used, or its ledger is that of other vaults; put hosts and database in [sequence.database] right on both; another pair of vaults needs another prefix (database); nothing was changed in it"
+    )]
+    OtherLedger,
+    /// What this vault gave alone, when it was one of a pair, etcd does not hold.
+    #[error(
+        "numbers that this vault gave alone, as one of a pair, are not in the ledger that etcd became; stop this vault, keep its journal.db files (what it gave stands in them), move them out of its state folder and start it; enter or void those numbers by hand"
+    )]
+    AloneLost,
     /// etcd has forgotten what it held.
     #[error(
         "etcd holds less of the ledger than it did: its data was restored from a copy, or this is another cluster or prefix; put the right one back; nothing was changed in it"
@@ -92,6 +107,9 @@ impl Reason {
             // Nobody is alone where etcd is the ledger.
             Reason::NoQuorum
             | Reason::NotBegun
+            | Reason::Behind
+            | Reason::OtherLedger
+            | Reason::AloneLost
             | Reason::LedgerShrunk
             | Reason::LedgerForked
             | Reason::LedgerDamaged => false,
@@ -103,7 +121,12 @@ impl Reason {
     pub fn needs_operator(self) -> bool {
         !matches!(
             self,
-            Reason::Away | Reason::Syncing | Reason::CannotWrite | Reason::NoQuorum | Reason::NotBegun
+            Reason::Away
+                | Reason::Syncing
+                | Reason::CannotWrite
+                | Reason::NoQuorum
+                | Reason::NotBegun
+                | Reason::Behind
         )
     }
 }

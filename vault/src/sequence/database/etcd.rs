@@ -5,8 +5,8 @@
 //! A block is kept under the index of its last entry, so that the block which holds an entry is
 //! the first one not below it.
 //!
-//! Where etcd is the ledger itself, the key that tells the end says so too, and since which entry.
-//! Whoever would write a copy compares that key as a copy has it, and so writes nothing any more.
+//! Where etcd is the ledger itself, the key that tells the end says so too: since which entry, whose,
+//! and which etcd it is, so that another one is known. Whoever would write a copy compares that key as a copy has it, and so writes nothing any more.
 
 use async_trait::async_trait;
 use base64::Engine as _;
@@ -23,7 +23,7 @@ use tokio::task::JoinHandle;
 use super::super::entry::{BATCH, Entry, Tail};
 use super::lineage::Lineage;
 use super::tls::{Tls, dial, password, place};
-use super::{DatabaseError, Host, Ledger, Place, Role, Settings, VERSION};
+use super::{DatabaseError, Host, Ledger, Mark, Place, Role, Settings, VERSION};
 
 /// No answer is longer: a block, and base64 of it.
 const LONGEST: usize = 16 << 20;
@@ -37,14 +37,14 @@ const INVALID_ARGUMENT: u64 = 3;
 const UNAUTHENTICATED: u64 = 16;
 
 /// The value of the key that tells the end.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct End {
     version: i32,
     #[serde(flatten)]
     tail: Tail,
-    /// Since this entry it is the ledger itself.
+    /// It is the ledger itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    truth: Option<u64>,
+    truth: Option<Mark>,
 }
 
 /// A connection to one member.
@@ -59,7 +59,7 @@ pub struct Etcd {
     lineage: Option<Lineage>,
     role: Role,
     /// As the end said when it was last read.
-    truth: Option<u64>,
+    truth: Option<Mark>,
     /// So many blocks are read at once.
     blocks: u64,
     /// What an append has found in its place.
@@ -215,7 +215,8 @@ impl Etcd {
         })
     }
 
-    fn value(&self, tail: Tail, truth: Option<u64>) -> String {
+    fn value(&self, tail: Tail, truth: Option<&Mark>) -> String {
+        let truth = truth.cloned();
         STANDARD.encode(json!(End { version: VERSION, tail, truth }).to_string())
     }
 
@@ -279,7 +280,10 @@ impl Ledger for Etcd {
                     "etcd {version}, {role} in term {}",
                     status["raftTerm"].as_str().unwrap_or("0")
                 )),
-                self.truth.map(|since| format!("the ledger itself since entry {since}")),
+                self.truth.as_ref().map(|mark| {
+                    let Mark { since, vaults: [one, two], .. } = mark;
+                    format!("the ledger itself of {one} and {two} since entry {since}")
+                }),
             ]
             .into_iter()
             .flatten()
@@ -316,7 +320,7 @@ impl Ledger for Etcd {
     async fn append(&mut self, after: Tail, entries: &[Entry]) -> Result<(), DatabaseError> {
         let Some(tail) = entries.last().map(Entry::tail) else { return Ok(()) };
         self.found = None;
-        let truth = self.truth;
+        let truth = self.truth.as_ref();
         // Not by way of a `Value`, which holds no number of 128 bits.
         let block = serde_json::to_vec(entries).map(|block| STANDARD.encode(block));
         let block = block.map_err(|error| self.foreign(format!("entries cannot be written: {error}")))?;
@@ -370,12 +374,29 @@ impl Ledger for Etcd {
         Ok(entries)
     }
 
-    fn begun(&self) -> Option<u64> {
-        self.truth
+    fn begun(&self) -> Option<&Mark> {
+        self.truth.as_ref()
     }
 
-    async fn begin(&mut self, at: Tail) -> Result<(), DatabaseError> {
-        let truth = Some(at.index);
+    async fn identity(&mut self) -> Result<String, DatabaseError> {
+        let key = STANDARD.encode(format!("{}id", self.prefix));
+        let mut id = [0; 16];
+        let no_chance = |error: getrandom::Error| self.foreign(format!("no randomness: {error}"));
+        getrandom::fill(&mut id).map_err(no_chance)?;
+        let id = format!("{:032x}", u128::from_be_bytes(id));
+        let make = json!({
+            "compare": [{ "key": key, "target": "CREATE", "result": "EQUAL", "create_revision": "0" }],
+            "success": [{ "request_put": { "key": key, "value": STANDARD.encode(&id) } }],
+            "failure": [{ "request_range": { "key": key } }],
+        });
+        let Err(found) = self.transact(&make).await? else { return Ok(id) };
+        let found = found[0]["response_range"]["kvs"][0]["value"].as_str();
+        let found = found.and_then(|id| String::from_utf8(STANDARD.decode(id).ok()?).ok());
+        found.ok_or_else(|| self.foreign("its id is not what this program writes"))
+    }
+
+    async fn begin(&mut self, at: Tail, mark: Mark) -> Result<(), DatabaseError> {
+        let truth = Some(&mark);
         let begin = json!({
             "compare": [{
                 "key": self.end_key(), "target": "VALUE", "result": "EQUAL", "value": self.value(at, None)
@@ -383,7 +404,7 @@ impl Ledger for Etcd {
             "success": [{ "request_put": { "key": self.end_key(), "value": self.value(at, truth) } }],
         });
         if self.transact(&begin).await?.is_ok() {
-            self.truth = truth;
+            self.truth = Some(mark);
             return Ok(());
         }
         let found = Ledger::tail(self).await?.index;
@@ -403,11 +424,11 @@ impl Etcd {
                 .foreign(format!("its layout is version {version}, this program writes version {VERSION}")));
         }
         self.truth = end.truth;
-        match end.truth {
-            Some(since) if self.role == Role::Copy => Err(DatabaseError::Unfit {
+        match &self.truth {
+            Some(Mark { since, vaults: [one, two], .. }) if self.role == Role::Copy => Err(DatabaseError::Unfit {
                 place: self.place.clone(),
-                what: format!("it is the ledger itself since entry {since}, and no copy any more"),
-                next: "write role = \"truth\" in [sequence.database] of both vaults".to_owned(),
+                what: format!("it is the ledger itself of {one} and {two} since entry {since}, and no copy any more"),
+                next: "write role = \"truth\" in [sequence.database] of both, and another prefix for other vaults".to_owned(),
             }),
             _ => Ok(end.tail),
         }

@@ -26,6 +26,8 @@ pub struct Note {
     pub decided: u64,
     /// The database is the ledger itself, and no copy of it.
     pub truth: bool,
+    /// Which one it is, then.
+    pub ledger: Option<String>,
     /// Why the copy is not written to until an operator acts.
     pub refused: Option<String>,
 }

@@ -15,7 +15,7 @@ use super::mariadb::Mariadb;
 use super::note::Note;
 use super::postgres::Postgres;
 use super::tls::place;
-use super::{DatabaseError, Host, Kind, Ledger, Place, Settings};
+use super::{DatabaseError, Host, Kind, Ledger, Mark, Place, Settings};
 
 /// Connecting, looking, reading: a server that takes longer counts as away.
 const LOOK: Duration = Duration::from_secs(3);
@@ -108,7 +108,7 @@ impl Connection {
 
     /// See [`Ledger::begun`].
     #[must_use]
-    pub fn begun(&self) -> Option<u64> {
+    pub fn begun(&self) -> Option<&Mark> {
         self.0.begun()
     }
 
@@ -116,9 +116,18 @@ impl Connection {
     ///
     /// # Errors
     /// See [`DatabaseError`]; but for [`DatabaseError::Moved`] it may have been done all the same.
-    pub async fn begin(&mut self, at: Tail) -> Result<(), DatabaseError> {
+    pub async fn begin(&mut self, at: Tail, mark: Mark) -> Result<(), DatabaseError> {
         let place = self.place().to_owned();
-        within(APPEND, &place, self.0.begin(at)).await
+        within(APPEND, &place, self.0.begin(at, mark)).await
+    }
+
+    /// See [`Ledger::identity`].
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn identity(&mut self) -> Result<String, DatabaseError> {
+        let place = self.place().to_owned();
+        within(LOOK, &place, self.0.identity()).await
     }
 
     /// See [`Ledger::found`].

@@ -123,6 +123,11 @@ impl Core {
         self.floor.max(self.tail.index)
     }
 
+    /// The other vault knows the ledger to have held so many.
+    pub fn heard(&mut self, floor: u64) {
+        self.floor = self.floor.max(floor);
+    }
+
     /// Is nothing under way?
     #[must_use]
     pub fn may_propose(&self) -> bool {
@@ -155,6 +160,7 @@ impl Core {
             return vec![Output::Closed(Reason::LedgerForked)];
         }
         self.end = end.index;
+        self.floor = self.floor.max(end.index);
         vec![self.go_on()]
     }
 
@@ -352,6 +358,13 @@ mod tests {
         let mut torn = chain(7, ours[1].tail(), &["c"]);
         torn[0].number = 9;
         assert_eq!(ahead.step(Input::Fetched(torn)), closed(Reason::LedgerDamaged));
+        // It was seen to hold more than was fetched, or the other vault has seen it.
+        let mut seen = journal();
+        assert_eq!(seen.step(Input::Found(theirs[2].tail())), [Output::Fetch(2)]);
+        assert_eq!(seen.step(Input::Found(ours[1].tail())), closed(Reason::LedgerShrunk));
+        let mut told = journal();
+        told.heard(3);
+        assert_eq!(told.step(Input::Found(ours[1].tail())), closed(Reason::LedgerShrunk));
         // The journal is gone, and the ledger with it: something else remembers.
         let mut bare = Core::new(7, 1, Tail::default(), 2);
         assert_eq!(bare.step(Input::Found(ours[0].tail())), closed(Reason::LedgerShrunk));

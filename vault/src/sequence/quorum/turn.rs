@@ -2,17 +2,16 @@
 //! round decided on this vault's journal, and answered once etcd has it.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep};
+use tokio::time::{Instant, sleep, timeout};
 
-use super::begin::{Greeting, Plan, Ready, plan};
+use super::begin::{Greeting, Plan, Ready, misfit, plan, sorted};
 use super::core::Input;
-use super::{AGAIN, Quorum, within};
+use super::{AGAIN, ASKED, COMPANY, Quorum, within};
 use crate::sequence::book::{Round, Verdict, Wish};
 use crate::sequence::coordinator::{Waiting, answer, given, gives, held, label};
-use crate::sequence::database::DatabaseError;
+use crate::sequence::database::{DatabaseError, Mark};
 use crate::sequence::entry::{Act, BATCH, Draft, Entry, Tail};
 use crate::sequence::journal::JournalError;
 use crate::sequence::protocol::Reason;
@@ -144,49 +143,97 @@ impl Quorum {
             false => within(self.connection()?.prepare()).await?,
         };
         if self.connection()?.begun().is_some() {
-            return self.has_begun();
+            return self.has_begun().await;
         }
         if was {
             self.close(Reason::LedgerShrunk);
         } else if let Err(why) = self.begin(end).await? {
             self.why = Some(why);
-            self.refuse(Reason::NotBegun);
+            self.refuse(if self.theirs.is_some() { Reason::OtherLedger } else { Reason::NotBegun });
         } else {
-            return self.has_begun();
+            return self.has_begun().await;
         }
         self.meanwhile(sleep(AGAIN)).await;
         Ok(())
     }
 
-    fn has_begun(&mut self) -> Result<(), DatabaseError> {
-        let kept = self.door.remember(|note| note.truth = true);
+    async fn has_begun(&mut self) -> Result<(), DatabaseError> {
+        let mark = self.connection()?.begun().cloned();
+        let reason = misfit(mark.as_ref(), &self.names, [self.ledger.as_ref(), self.theirs.as_ref()]);
+        if let Some(reason) = reason {
+            self.close(reason);
+            self.meanwhile(sleep(AGAIN)).await;
+            return Ok(());
+        }
+        let id = mark.map(|mark| mark.id);
+        let kept = self.door.remember(|note| (note.truth, note.ledger) = (true, id.clone()));
         let here = |why: String| DatabaseError::Away { place: "this vault's state folder".to_owned(), why };
         kept.map_err(|error| here(error.to_string()))?;
         // What is lost with the power is read from etcd again.
         self.journal.relax().map_err(|error| here(error.to_string()))?;
-        self.begun = true;
+        (self.begun, self.ledger) = (true, id.clone());
+        self.ready.send_modify(|ready| (ready.reads, ready.begun) = (id, true));
+        self.publish();
         Ok(())
+    }
+
+    /// Asks the other vault how far the ledger goes, as it knows: etcd may have been put back from a
+    /// backup while this vault was off. One that has just started waits a moment for the other.
+    pub(super) async fn ask_other(&mut self) {
+        self.asked = true;
+        let peer = loop {
+            let peer = timeout(ASKED, self.ask_peer()).await.ok().flatten();
+            if peer.is_some() || self.alone || self.started.elapsed() >= COMPANY {
+                break peer;
+            }
+            self.refuse(Reason::Behind);
+            self.meanwhile(sleep(COMPANY / 30)).await;
+        };
+        match peer {
+            Some(peer) if peer.begun => {
+                self.alone = false;
+                self.core.heard(peer.end);
+                self.theirs = peer.reads;
+                // What the ledger holds is looked at after this, never before.
+                self.current = false;
+                self.publish();
+            }
+            Some(_) => self.alone = false,
+            None if !self.alone => {
+                self.alone = true;
+                tracing::warn!(
+                    "sequence: the other vault cannot be asked how far the ledger in etcd goes; if etcd was restored from a backup, stop this vault, and start the one first that was on until then"
+                );
+            }
+            None => {}
+        }
     }
 
     /// Makes etcd the ledger, if both vaults are ready for it; tells why not.
     async fn begin(&mut self, end: Tail) -> Result<Result<(), String>, DatabaseError> {
-        let own = Arc::clone(&self.ready);
-        let Some(peer) = self.peer().await else {
+        let reads = within(self.connection()?.identity()).await?;
+        self.ready.send_modify(|ready| ready.reads = Some(reads));
+        let Some(peer) = self.ask_peer().await else {
             return Ok(Err("the other vault is not connected, or runs with another role".to_owned()));
         };
         let here = |error: JournalError| DatabaseError::Away {
             place: "this vault's journal".to_owned(),
             why: error.to_string(),
         };
-        let own = Ready { tail: self.core.tail(), ..(*own).clone() };
+        if peer.begun {
+            // It may have begun it here, a moment ago.
+            within(self.connection()?.tail()).await?;
+            if self.connection()?.begun().is_some() {
+                return Ok(Ok(()));
+            }
+            self.theirs.clone_from(&peer.reads);
+        }
+        let own = self.ready.borrow().clone();
         let ours = self.door.tail_at(peer.tail.index).map_err(here)?;
         match plan(&own, &peer, ours.map(|tail| tail.hash)) {
             Ok(Plan::Begin) => {}
             Ok(Plan::Follow) => return Ok(Err(format!("{} brings its journal into etcd first", peer.name))),
-            Err(why) => {
-                let next = "start both with role = \"copy\", or without [sequence.database], until vault status says that they are together";
-                return Ok(Err(format!("{why}; {next}")));
-            }
+            Err(why) => return Ok(Err(why)),
         }
         if self.door.tail_at(end.index).map_err(here)? != Some(end) {
             let why = "what etcd holds is no part of the two journals; give the vaults another prefix in sequence.database.database, or put etcd's data right";
@@ -212,7 +259,9 @@ impl Quorum {
             return Ok(Err("etcd moved meanwhile".to_owned()));
         }
         let tail = self.core.tail();
-        within(self.connection()?.begin(tail)).await?;
+        let mark =
+            Mark { since: tail.index, id: own.reads.unwrap_or_default(), vaults: sorted(self.names.clone()) };
+        within(self.connection()?.begin(tail, mark)).await?;
         tracing::info!("sequence: etcd is the ledger itself from now on, after entry {}", tail.index);
         Ok(Ok(()))
     }
@@ -241,8 +290,9 @@ impl Quorum {
     }
 
     /// What the other vault says of itself, if it takes etcd for the ledger too.
-    async fn peer(&mut self) -> Option<Ready> {
-        let body = serde_json::to_vec(&Greeting::Truth((*self.ready).clone())).ok()?;
+    async fn ask_peer(&mut self) -> Option<Ready> {
+        let greeting = Greeting::Truth(self.ready.borrow().clone());
+        let body = serde_json::to_vec(&greeting).ok()?;
         let asked = (self.forward)(Bytes::from(body));
         let told = self.meanwhile(asked).await.ok()?;
         let Greeting::Truth(peer) = serde_json::from_slice(&told).ok()?;
