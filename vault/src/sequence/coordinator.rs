@@ -225,7 +225,7 @@ impl Coordinator {
                 // As above.
                 let _gone = done.send(outcome);
             }
-            Work::Seal(vault, life, done) => self.seal(Seal { vault, life, done }),
+            Work::Seal(vault, life, done) => self.seal(Seal { vault, life, sealed: false, done }),
             Work::Open(life, done) => {
                 let outcome = self.open(life);
                 // As above.
@@ -343,6 +343,7 @@ impl Coordinator {
 
     /// The round is final: everybody in it hears what the ledger says now.
     fn conclude(&mut self) {
+        self.sealed(Ok(self.core.final_index()));
         let of_record = |entry: &Entry| matches!(entry.act, Act::Put(_) | Act::Remove);
         let mut made = std::mem::take(&mut self.made).into_iter().filter(|entry| !of_record(entry));
         let mut replies: Vec<Reply> = Vec::with_capacity(self.under_way.len());

@@ -402,10 +402,11 @@ impl Standing {
         self.sealed.iter().find(|(life, of_vault)| *of_vault == vault && of(life)).map(|(life, _)| *life)
     }
 
-    /// Is anything set aside for that life?
+    /// Is anything set aside for that life, by one of the first `last` entries?
     #[must_use]
-    pub fn holds(&self, life: Life) -> bool {
-        self.series.values().any(|series| series.ranges.values().any(|range| range.life == life))
+    pub fn holds(&self, life: Life, last: u64) -> bool {
+        let holds = |range: &Range| range.life == life && range.index <= last;
+        self.series.values().any(|series| series.ranges.values().any(holds))
     }
 
     /// For whom ranges are kept ready: these two, and those lives of theirs that are sealed.
@@ -445,6 +446,12 @@ impl Standing {
     #[must_use]
     pub fn sealing(&self, vault: &str, life: Life, at: i64) -> Draft {
         Draft { key: vault.to_owned(), ..about(&SeriesName::default(), 0, Act::Seal(life), at) }
+    }
+
+    /// What is only to be read, about a vault.
+    #[must_use]
+    pub fn noting(&self, vault: &str, text: String, at: i64) -> Draft {
+        Draft { key: vault.to_owned(), ..about(&SeriesName::default(), 0, Act::Note(text), at) }
     }
 
     /// What a vault enters that begins its sealed life. `proven`: as in [`Present`].

@@ -81,8 +81,13 @@ impl Coordinator {
             }
             Ok(Next::Look) => false,
             Ok(Next::Done) => {
-                self.sealed(Ok(self.core.final_index()));
-                false
+                let standing = self.journal.standing();
+                let Some(last) = self.seal.as_mut().and_then(|seal| seal.last(standing, label())) else {
+                    self.sealed(Ok(self.core.final_index()));
+                    return false;
+                };
+                self.feed(Input::Propose(vec![last]));
+                !self.core.may_propose()
             }
             Err(error) => {
                 tracing::error!("sequence: {error}");

@@ -14,6 +14,9 @@ use crate::sequence::standing::Standing;
 pub(in crate::sequence) struct Seal {
     pub(super) vault: String,
     pub(super) life: Life,
+    /// Has an entry been made after all that is set aside? A vault that is started anew knows what
+    /// stands before its last entry to be final.
+    pub(super) sealed: bool,
     pub(super) done: oneshot::Sender<Result<u64, SequenceError>>,
 }
 
@@ -23,6 +26,12 @@ impl Seal {
         let entered = standing.sealed(&self.vault) == Some(self.life);
         // An operator who has gone has no token, and keeps the one before.
         (!entered && !self.done.is_closed()).then(|| standing.sealing(&self.vault, self.life, at))
+    }
+
+    /// What is entered last.
+    pub(super) fn last(&mut self, standing: &Standing, at: i64) -> Option<Draft> {
+        let due = !std::mem::replace(&mut self.sealed, true) && !self.done.is_closed();
+        due.then(|| standing.noting(&self.vault, "a token was made".to_owned(), at))
     }
 }
 
@@ -104,10 +113,10 @@ impl Coordinator {
         self.seal = Some(seal);
     }
 
-    /// Does the ledger know of the token now, and is all set aside for it, or is there no hope?
+    /// A round has ended: does the ledger know of the token now, and is all set aside for it, or is
+    /// there no hope?
     pub(super) fn sealed(&mut self, outcome: Result<u64, SequenceError>) {
-        let entered = |seal: &Seal| self.journal.standing().sealed(&seal.vault) == Some(seal.life);
-        let over = |seal: &Seal| outcome.is_err() || seal.done.is_closed() || entered(seal);
+        let over = |seal: &Seal| outcome.is_err() || seal.done.is_closed() || seal.sealed;
         if self.seal.as_ref().is_some_and(over)
             && let Some(seal) = self.seal.take()
         {
@@ -126,7 +135,7 @@ impl Coordinator {
             tracing::error!("sequence: {error}");
             SequenceError::Unreadable
         })?;
-        if standing.sealed(own) != Some(life) || used || !standing.holds(life) {
+        if standing.sealed(own) != Some(life) || used || !standing.holds(life, self.core.final_index()) {
             return Err(SequenceError::NotThatToken);
         }
         tracing::warn!("sequence: the operator has brought a token: this vault gives numbers alone");
