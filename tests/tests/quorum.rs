@@ -234,6 +234,13 @@ fn either_vault_gives_numbers_alone_while_a_quorum_of_etcd_stands() {
     .unwrap();
     assert_eq!(number(&pair.vaults[0], "ALONE", "k24"), 25);
     etcd.members[(leader + 1) % 3].program.restart().unwrap();
+    // Each vault finds the members again by itself.
+    wait::until("the other gives numbers too", SOON, || {
+        let answer = reserve(&pair.vaults[1], "ALONE", "k25");
+        anyhow::ensure!(answer.status != 503, "{}", answer.text());
+        Ok(())
+    })
+    .unwrap();
     assert_eq!(number(&pair.vaults[1], "ALONE", "k25"), 26);
 
     // A journal is only an index: it is made anew.
