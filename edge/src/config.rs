@@ -129,7 +129,9 @@ impl Config {
         let listen = sections::listen(root.section("listen"), certificates.count, &mut taken);
         let clients = sections::clients(root.section("clients"));
         let (admin, control_socket) = sections::admin(root.section("admin"), &mut taken);
-        let gateway = root.optional_section("gateway").map(|section| door::gateway(section, &mut taken));
+        let gateway = root
+            .optional_section("gateway")
+            .map(|section| door::gateway(section, &control_socket, &mut taken));
         let upstreams = routes::upstreams(root, &taken);
         let routes = routes::routes(root, &upstreams.names);
         let access_log = sections::access_log(root.section("access_log"));

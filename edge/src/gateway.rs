@@ -342,6 +342,7 @@ impl Gateway {
             cut.cancel();
             tasks.wait().await;
         }
+        room.tickets.end().await;
     }
 }
 

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 pub use number::{
     Batch, BatchAnswer, BatchItem, Confirm, Count, Dropped, Epoch, Left, LifeAnswer, LookedAt, MAX_BATCH,
     MAX_NUMBER_KEY, MAX_SPANS, Number, NumberState, Reseeded, Series, SeriesKind, Span, TakeOver, TokenFor,
-    TokenText, VAULT_LIFE, VAULT_SUPERSEDES, VAULT_TICKET, Void,
+    TokenText, VAULT_FINAL, VAULT_LIFE, VAULT_SUPERSEDES, VAULT_TICKET, Void,
 };
 
 /// The media type of every error body, RFC 9457.

@@ -2,7 +2,7 @@
 //! may listen where; must not open anything.
 
 use std::net::SocketAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use shared::api::client::VaultAddress;
 use shared::config::{ByteSize, Section};
@@ -12,7 +12,11 @@ use super::addresses::Taken;
 use super::sections::{name, size};
 use crate::gateway;
 
-pub(super) fn gateway(mut section: Section<'_>, taken: &mut Taken) -> Option<gateway::Settings> {
+pub(super) fn gateway(
+    mut section: Section<'_>,
+    control_socket: &Path,
+    taken: &mut Taken,
+) -> Option<gateway::Settings> {
     let s = &mut section;
     let listen = gateway_address(s, taken);
     let tokens_file: Option<PathBuf> = s.optional("tokens_file");
@@ -38,7 +42,7 @@ pub(super) fn gateway(mut section: Section<'_>, taken: &mut Taken) -> Option<gat
     let tls = tls(s);
     let max_kept_body = size(s, "max_kept_body", ByteSize::mib(1), ByteSize(0), ByteSize::mib(16));
     let max_file = size(s, "max_file", ByteSize::gib(4), ByteSize(1), ByteSize(u64::MAX));
-    let tickets = tickets(s);
+    let tickets = tickets(s, control_socket);
     Some(gateway::Settings {
         listen: listen?,
         tokens_file,
@@ -52,8 +56,9 @@ pub(super) fn gateway(mut section: Section<'_>, taken: &mut Taken) -> Option<gat
 }
 
 /// A handler that repeats a key after its ticket is forgotten gets a new one, so that a day is the
-/// least; a year is more than any handler waits.
-fn tickets(s: &mut Section<'_>) -> gateway::tickets::Settings {
+/// least; a year is more than any handler waits. The seal's second file lies beside the control socket,
+/// which is in `/run`.
+fn tickets(s: &mut Section<'_>, control_socket: &Path) -> gateway::tickets::Settings {
     let store = s.or("tickets", PathBuf::from("/var/lib/edge/tickets.db"));
     let days: u32 = s.or("tickets_days", 30);
     if !(1..=366).contains(&days) {
@@ -63,7 +68,7 @@ fn tickets(s: &mut Section<'_>) -> gateway::tickets::Settings {
     if !(1_000..=100_000_000).contains(&most) {
         s.fault("max_tickets", format!("{most} is out of range; write 1000 to 100000000, usually 5000000"));
     }
-    gateway::tickets::Settings { store, days, most }
+    gateway::tickets::Settings { store, memory: Some(control_socket.with_extension("tickets")), days, most }
 }
 
 fn gateway_address(s: &mut Section<'_>, taken: &mut Taken) -> Option<gateway::Address> {

@@ -3,7 +3,7 @@
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
 use shared::api::record::VAULT_STALE;
-use shared::api::{CONTENT_DIGEST, FILE_LABEL, IDEMPOTENCY_KEY, Problem, VAULT_SUPERSEDES};
+use shared::api::{CONTENT_DIGEST, FILE_LABEL, IDEMPOTENCY_KEY, Problem, VAULT_FINAL, VAULT_SUPERSEDES};
 
 use super::reply::Refusal;
 
@@ -23,7 +23,7 @@ const INWARD: [HeaderName; 11] = [
 ];
 
 /// From the vault to a handler.
-const OUTWARD: [HeaderName; 13] = [
+const OUTWARD: [HeaderName; 14] = [
     header::ACCEPT_RANGES,
     header::ALLOW,
     header::CACHE_CONTROL,
@@ -35,6 +35,7 @@ const OUTWARD: [HeaderName; 13] = [
     header::RETRY_AFTER,
     header::X_CONTENT_TYPE_OPTIONS,
     HeaderName::from_static(FILE_LABEL),
+    HeaderName::from_static(VAULT_FINAL),
     HeaderName::from_static(VAULT_STALE),
     HeaderName::from_static("x-request-id"),
 ];

@@ -9,13 +9,14 @@
 
 mod clock;
 mod file;
+mod seal;
 mod secret;
 mod store;
 mod witness;
 mod writer;
 
 use std::path::{Path, PathBuf};
-use std::sync::mpsc::{SyncSender, sync_channel};
+use std::sync::mpsc::{SyncSender, TrySendError, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -23,11 +24,13 @@ use futures_util::future::BoxFuture;
 use prometheus::{IntCounter, IntCounterVec, IntGauge, Opts, Registry};
 use shared::api::client::{self, Life};
 use tokio::sync::oneshot;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use self::secret::Secret;
 use self::writer::{Ask, Work, Writer};
 
+/// How long the end of edge waits for the file.
+const END: Duration = Duration::from_secs(5);
 /// Asks that may wait for the disk; further ones go without a ticket.
 const QUEUE: usize = 1024;
 
@@ -36,6 +39,8 @@ const QUEUE: usize = 1024;
 pub struct Settings {
     /// The SQLite file; the secret lies beside it, with `.key` added to its name.
     pub store: PathBuf,
+    /// Where in memory (`/run`) its seal is kept as well, if there is such a place.
+    pub memory: Option<PathBuf>,
     /// How many days of edge's running a ticket is kept after its key was first sent.
     pub days: u32,
     /// Most tickets kept; further keys go out without.
@@ -73,6 +78,9 @@ pub enum TicketsError {
     /// Another program's database, or a newer edge's, must not be touched.
     #[error("{0}: is another program's database, or a newer edge's; name another file (gateway.tickets)")]
     Foreign(PathBuf),
+    /// Two edges cannot share it.
+    #[error("{0}: is another edge's, which is running; give each its own file (gateway.tickets)")]
+    Taken(PathBuf),
     /// The system gives no randomness for the secret.
     #[error("the system gives no randomness for a secret; edge tries again")]
     NoRandomness,
@@ -182,6 +190,21 @@ impl Tickets {
     /// How it is, for `edge status`.
     pub(super) fn words(&self) -> String {
         self.standing.told().words
+    }
+
+    /// Edge ends: the file is put in order.
+    pub(super) async fn end(&self) {
+        let (done, ended) = oneshot::channel();
+        let asking = async {
+            let mut work = Work::End(done);
+            while let Err(TrySendError::Full(back)) = self.queue.try_send(work) {
+                work = back;
+                sleep(Duration::from_millis(10)).await;
+            }
+            ended.await
+        };
+        // One that does not end is as good as killed: no ticket that went out is lost by it.
+        let _late = timeout(END, asking).await;
     }
 
     async fn ask(&self, series: &str, keys: &[String], life: Life) -> Option<Vec<Option<Life>>> {

@@ -43,7 +43,12 @@ fn settings(pair: &Pair) -> Settings {
         tls: pair.caller(),
         max_kept_body: ByteSize::kib(64),
         max_file: ByteSize::mib(8),
-        tickets: tickets::Settings { store: pair.folder().join("tickets.db"), days: 30, most: 100_000 },
+        tickets: tickets::Settings {
+            store: pair.folder().join("tickets.db"),
+            memory: Some(pair.folder().join("control.tickets")),
+            days: 30,
+            most: 100_000,
+        },
     }
 }
 

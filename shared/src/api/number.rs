@@ -11,6 +11,9 @@ pub const VAULT_LIFE: &str = "vault-life";
 pub const VAULT_TICKET: &str = "vault-ticket";
 /// Request header: the key in doubt in whose place this one is taken.
 pub const VAULT_SUPERSEDES: &str = "vault-supersedes";
+/// Response header of an answer about numbers that may be stale: the entry of the ledger up to which
+/// it is final.
+pub const VAULT_FINAL: &str = "vault-final";
 /// Longest key of a number, in bytes of visible ASCII.
 pub const MAX_NUMBER_KEY: usize = 256;
 /// Most keys of one batch.
@@ -52,6 +55,12 @@ pub struct Number {
     /// changes by it: the number stays the key's.
     #[serde(skip_serializing_if = "std::ops::Not::not", default)]
     pub expired: bool,
+    /// In a list that may be stale: this vault gave it alone, and it is not in the ledger yet.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub alone: bool,
+    /// In a list that may be stale: what is said of it last is not known to be in both journals.
+    #[serde(skip_serializing_if = "std::ops::Not::not", default)]
+    pub in_doubt: bool,
     /// The caller's hash of the document that uses it, once confirmed.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub document_hash: Option<String>,
@@ -74,6 +83,8 @@ impl Number {
             key,
             state: NumberState::Reserved,
             expired: false,
+            alone: false,
+            in_doubt: false,
             document_hash: None,
             reason: None,
             entry_hash,
@@ -261,6 +272,10 @@ pub struct Count {
     pub open: u64,
     /// Those of them that are older than `expires_after`.
     pub expired: u64,
+    /// Numbers that the vault which answers gave alone, and that are not in the ledger yet: none of
+    /// them is counted in `last` and `open`.
+    #[serde(skip_serializing_if = "is_none_at_all", default)]
+    pub alone: u64,
     /// Numbers set aside for one vault, not all of them given.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub ranges: Vec<Span>,
@@ -268,6 +283,10 @@ pub struct Count {
     /// have given them. The first [`MAX_SPANS`] spans.
     #[serde(skip_serializing_if = "Vec::is_empty", default)]
     pub unaccounted: Vec<Span>,
+}
+
+fn is_none_at_all(count: &u64) -> bool {
+    *count == 0
 }
 
 /// Most spans of a kind that one answer names.

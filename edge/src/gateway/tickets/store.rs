@@ -9,28 +9,42 @@
 
 use std::collections::HashSet;
 use std::fmt;
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use rusqlite::config::DbConfig;
 use rusqlite::{Connection, OptionalExtension, TransactionBehavior, params};
 use shared::api::client::Life;
 
 use super::clock::Moved;
-use super::file::{self, Fresh, Opened, Place};
+use super::file::{self, Fresh, Opened};
+use super::seal::Stamp;
 use super::secret::Secret;
-use super::witness::Witness;
+use super::witness::{Witness, failure};
 use super::{Mark, TicketsError};
 
 /// How often it is written down how long edge has run: so much is lost by a crash, and the tickets
 /// are kept the longer.
 const NOTE: Duration = Duration::from_secs(3600);
 const DAY: u64 = 86_400;
+/// So many pages stand in the log, as far as can be guessed, before they are copied into the file.
+const LOG: usize = 1000;
+/// Tickets on one page, when they are looked at in order.
+const ON_A_PAGE: usize = 64;
 
 pub(super) struct Store {
     connection: Connection,
     file: PathBuf,
-    place: Place,
+    /// The file as edge changed it last; as any other, it is not ours.
+    stamp: Stamp,
     witness: Witness,
+    /// Somebody else has written into it.
+    is_foreign: bool,
+    /// Pages in the log, at most.
+    logged: usize,
+    /// The commit since which the log has them all.
+    base: i64,
     doubt: Option<Doubt>,
     /// The doubt could not be written down yet.
     owes_doubt: bool,
@@ -39,6 +53,8 @@ pub(super) struct Store {
     /// How long edge has run with it, as it stands in the file, and since.
     ran: Duration,
     since: Duration,
+    /// Last, so that it is let go last.
+    _lock: File,
 }
 
 /// Why the store may not know every key that was sent before.
@@ -99,21 +115,72 @@ impl Round {
 
 impl Store {
     /// Opens or makes the file, in this `boot` of the host; see [`file::open`].
-    pub(super) fn open(file: &Path, secret: &Secret, boot: Option<&str>) -> Result<Self, TicketsError> {
-        let opened = file::open(file, secret, boot)?;
-        let Opened { connection, place, witness, fresh, settled, kept, former, ran } = opened;
+    pub(super) fn open(
+        file: &Path,
+        memory: Option<&Path>,
+        secret: &Secret,
+        boot: Option<&str>,
+    ) -> Result<Self, TicketsError> {
+        let opened = file::open(file, memory, secret, boot)?;
+        let Opened { connection, stamp, witness, lock, fresh, settled, kept, former, ran, base } = opened;
         let doubt = match fresh {
             Some(Fresh::Made) => Some(Doubt::New),
             Some(Fresh::Elsewhere) => Some(Doubt::Elsewhere),
             None => (!settled).then_some(Doubt::Earlier),
         };
-        let (file, since, owes_doubt) = (file.to_owned(), Duration::ZERO, false);
-        Ok(Self { connection, file, place, witness, doubt, owes_doubt, kept, former, ran, since })
+        let mut store = Self {
+            connection,
+            file: file.to_owned(),
+            stamp,
+            witness,
+            is_foreign: false,
+            // A log that was left is not known to be short.
+            logged: LOG,
+            base,
+            doubt,
+            owes_doubt: false,
+            kept,
+            former,
+            ran,
+            since: Duration::ZERO,
+            _lock: lock,
+        };
+        // The log of the last one is not built upon. It is tried again where it fails.
+        let _later = store.tidy();
+        Ok(store)
     }
 
-    /// Is the file still where it was? Else what is written goes nowhere.
+    /// Is the file still where it was, and as edge left it? Else what is written goes nowhere, or to
+    /// an earlier state. A file that cannot be looked at is taken to be there.
     pub(super) fn is_there(&self) -> bool {
-        self.place.is_at(&self.file)
+        let is_same = match Stamp::at(&self.file) {
+            Ok(stamp) => stamp == self.stamp,
+            Err(error) => error.kind() != std::io::ErrorKind::NotFound,
+        };
+        is_same && !self.is_foreign
+    }
+
+    /// Copies the log into the file where it has become long.
+    pub(super) fn tidy(&mut self) -> rusqlite::Result<()> {
+        if self.logged >= LOG { self.copy_log().map(drop) } else { Ok(()) }
+    }
+
+    /// Tells whether all of it is in the file now.
+    fn copy_log(&mut self) -> rusqlite::Result<bool> {
+        if !self.is_there() {
+            return Ok(false);
+        }
+        self.witness.reseal(None)?;
+        let copied = file::copy_log(&self.connection);
+        if let Ok(stamp) = Stamp::at(&self.file) {
+            self.stamp = stamp;
+        }
+        self.witness.reseal(Some(self.stamp))?;
+        self.logged = 0;
+        if copied.as_ref().is_ok_and(|all| *all) {
+            self.base = self.connection.query_row("SELECT turn FROM about", [], |row| row.get(0))?;
+        }
+        copied
     }
 
     /// Why it writes no tickets, where it does not.
@@ -140,7 +207,10 @@ impl Store {
     /// Writes down how long edge has run.
     pub(super) fn note(&mut self) -> rusqlite::Result<()> {
         let ran = self.ran + self.since;
-        self.connection.execute("UPDATE about SET ran = ?1", [ran.as_secs()])?;
+        self.connection.execute(
+            "UPDATE about SET ran = ?1, turn = turn + 1, base = ?2",
+            params![ran.as_secs(), self.base],
+        )?;
         (self.ran, self.since) = (ran, Duration::ZERO);
         Ok(())
     }
@@ -154,10 +224,10 @@ impl Store {
     /// Writes down a doubt that could not be written down before.
     pub(super) fn write_doubt(&mut self) -> rusqlite::Result<()> {
         if self.owes_doubt {
-            self.witness.settle()?;
-            let set = "UPDATE about SET settled = 0, token = ?1";
-            self.connection.execute(set, [self.witness.next()])?;
-            self.witness.tell()?;
+            self.witness.settle(self.stamp)?;
+            let set = "UPDATE about SET settled = 0, token = ?1, turn = turn + 1, base = ?2";
+            self.connection.execute(set, params![self.witness.next(), self.base])?;
+            self.witness.tell(self.stamp)?;
             self.owes_doubt = false;
         }
         Ok(())
@@ -165,7 +235,7 @@ impl Store {
 
     /// Both vaults were together since the doubt arose.
     pub(super) fn end_doubt(&mut self) -> rusqlite::Result<()> {
-        self.connection.execute("UPDATE about SET settled = 1", [])?;
+        self.connection.execute("UPDATE about SET settled = 1, turn = turn + 1, base = ?1", [self.base])?;
         (self.doubt, self.owes_doubt) = (None, false);
         Ok(())
     }
@@ -174,7 +244,7 @@ impl Store {
     /// one transaction, durable when it returns. What is known is told even if nothing can be
     /// written.
     pub(super) fn write_down(&mut self, asks: &[(&[Sought], Life)], most: u64) -> Round {
-        let mut trouble = self.witness.settle().err();
+        let mut trouble = self.witness.settle(self.stamp).err();
         if trouble.is_none() && self.doubt.is_none() {
             match self.try_write(asks, most) {
                 Ok(round) => return round,
@@ -214,12 +284,17 @@ impl Store {
             round.lives.push(lives);
         }
         if !fresh.is_empty() {
-            transaction
-                .prepare_cached("UPDATE about SET kept = kept + ?1, token = ?2")?
-                .execute(params![fresh.len(), self.witness.next()])?;
+            let update = "UPDATE about SET kept = kept + ?1, token = ?2, turn = turn + 1, base = ?3
+                WHERE token = ?4";
+            let values = params![fresh.len(), self.witness.next(), self.base, self.witness.told()];
+            if transaction.prepare_cached(update)?.execute(values)? != 1 {
+                self.is_foreign = true;
+                return Err(failure("another program has changed it while edge was running".to_owned()));
+            }
             transaction.commit()?;
             self.kept += fresh.len() as u64;
-            self.witness.tell()?;
+            self.logged += fresh.len() + 1;
+            self.witness.tell(self.stamp)?;
             (round.written, round.committed) = (fresh.len(), true);
         }
         Ok(round)
@@ -272,15 +347,35 @@ impl Store {
         for mark in &old {
             transaction.prepare_cached("DELETE FROM tickets WHERE mark = ?1")?.execute([mark])?;
         }
-        if !old.is_empty() {
-            transaction.execute("UPDATE about SET kept = max(0, kept - ?1)", [old.len()])?;
-        }
         if former > 0 || !old.is_empty() {
+            let update = "UPDATE about SET kept = max(0, kept - ?1), turn = turn + 1, base = ?2";
+            transaction.execute(update, params![old.len(), self.base])?;
             transaction.commit()?;
+            self.logged += old.len() / ON_A_PAGE + 1;
             self.kept = self.kept.saturating_sub(old.len() as u64).saturating_sub(former);
             self.former -= former;
         }
         Ok(last)
+    }
+}
+
+impl Drop for Store {
+    /// In order, all of it is in the file, and no log stays. A log beside a file that is not as edge
+    /// left it is left there as well.
+    fn drop(&mut self) {
+        let copied = self.copy_log().unwrap_or(false);
+        if copied {
+            // Nothing is left to be copied: the file is not changed any more.
+            let _kept = self.connection.set_db_config(DbConfig::SQLITE_DBCONFIG_NO_CKPT_ON_CLOSE, false);
+        }
+    }
+}
+
+#[cfg(test)]
+impl Store {
+    /// The files are left as a process that is killed leaves them.
+    pub(super) fn kill(mut self) {
+        self.is_foreign = true;
     }
 }
 

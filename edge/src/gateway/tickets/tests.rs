@@ -2,6 +2,9 @@
 
 mod doubts;
 mod model;
+mod process;
+mod restored;
+mod trouble;
 mod wear;
 
 use std::path::{Path, PathBuf};
@@ -16,7 +19,7 @@ const FIRST: Life = Life(1);
 const SECOND: Life = Life(2);
 
 fn settings(folder: &Path) -> Settings {
-    Settings { store: folder.join("tickets.db"), days: 30, most: 1_000_000 }
+    Settings { store: folder.join("tickets.db"), memory: None, days: 30, most: 1_000_000 }
 }
 
 /// Deadlines that a slow machine does not meet by chance.

@@ -6,38 +6,54 @@
 //! witness says that this is now the last one do answers go out. So a crash between the two leaves
 //! a store that has the last token or the announced one, and lacks nothing that was sent; every
 //! other token is an earlier state's. The witness is written without waiting for the disk: what it
-//! says outlives edge, and after the host's own end the store is in doubt by its boot.
+//! says outlives edge, and after the host's own end the store is in doubt by its boot. That neither
+//! of the two was put back since, the seal says.
 
-use std::fs::{File, OpenOptions};
-use std::os::unix::fs::{FileExt, OpenOptionsExt};
+use std::fs::File;
 use std::path::{Path, PathBuf};
 
 use rusqlite::ffi;
 
 use super::Mark;
-
-/// Both tokens.
-const LENGTH: usize = size_of::<Mark>() * 2;
+use super::seal::{Seal, Stamp, open, read, write};
 
 pub(super) struct Witness {
     path: PathBuf,
     file: File,
+    /// The file as edge wrote it last, or found it.
+    stamp: Stamp,
+    seal: Seal,
     /// The last state that was told, and the announced one, as the file said when it was opened.
     said: Option<[Mark; 2]>,
+    told: Mark,
     next: Mark,
     /// The store has the announced token, and the file does not say so yet.
     owes: bool,
 }
 
 impl Witness {
-    /// Opens or makes the witness of `store` (mode 0600).
-    pub(super) fn of(store: &Path) -> rusqlite::Result<Self> {
+    /// Opens or makes the witness of `store` (mode 0600), and its seal, which is at `memory` too.
+    pub(super) fn of(store: &Path, memory: Option<&Path>) -> rusqlite::Result<Self> {
         let path = PathBuf::from(format!("{}.witness", store.display()));
-        let opened =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(&path);
-        let read = opened.and_then(|file| Ok((read(&file)?, file)));
-        let (said, file) = read.map_err(|error| fault(&path, "opened", &error))?;
-        Ok(Self { path, file, said, next: random()?, owes: false })
+        let opened = open(&path).and_then(|file| {
+            let (said, stamp) = (read(&file)?, Stamp::of(&file.metadata()?));
+            Ok((said, file, stamp, Seal::of(store, memory)?))
+        });
+        let (said, file, stamp, seal) = opened.map_err(|error| fault(&path, "opened", &error))?;
+        let said = said.map(|both| {
+            let (mut told, mut next) = (Mark::default(), Mark::default());
+            let from = both.split_at(told.len());
+            told.copy_from_slice(from.0);
+            next.copy_from_slice(from.1);
+            [told, next]
+        });
+        Ok(Self { path, file, stamp, seal, said, told: Mark::default(), next: random()?, owes: false })
+    }
+
+    /// Are this store and this witness the files that edge wrote last? No store: one that edge was just
+    /// changing.
+    pub(super) fn is_sealed(&self, store: Option<Stamp>) -> bool {
+        self.seal.is_whole(store, self.stamp)
     }
 
     /// Is a store with this token as new as anything that was ever told of it?
@@ -45,26 +61,31 @@ impl Witness {
         self.said.is_some_and(|said| said.iter().any(|said| said[..] == *token))
     }
 
+    /// The token that the store must have.
+    pub(super) fn told(&self) -> Mark {
+        self.told
+    }
+
     /// The token of the next commit.
     pub(super) fn next(&self) -> Mark {
         self.next
     }
 
-    /// The store is open, and has this token.
-    pub(super) fn begin(&mut self, token: &[u8]) -> rusqlite::Result<()> {
-        self.write(token, random()?)
+    /// This store is open, and has this token.
+    pub(super) fn begin(&mut self, token: Mark, store: Stamp) -> rusqlite::Result<()> {
+        self.write(token, random()?, store)
     }
 
     /// The store has the announced token now. Nothing of that commit may be told before this
     /// succeeds, or [`Self::settle`] does.
-    pub(super) fn tell(&mut self) -> rusqlite::Result<()> {
+    pub(super) fn tell(&mut self, store: Stamp) -> rusqlite::Result<()> {
         self.owes = true;
-        self.settle()
+        self.settle(store)
     }
 
     /// Says what could not be said before.
-    pub(super) fn settle(&mut self) -> rusqlite::Result<()> {
-        if self.owes { self.write(&self.next(), random()?) } else { Ok(()) }
+    pub(super) fn settle(&mut self, store: Stamp) -> rusqlite::Result<()> {
+        if self.owes { self.write(self.next, random()?, store) } else { Ok(()) }
     }
 
     /// Does the store know what must not be told yet?
@@ -72,24 +93,24 @@ impl Witness {
         self.owes
     }
 
-    fn write(&mut self, told: &[u8], next: Mark) -> rusqlite::Result<()> {
-        let both = [told, &next].concat();
-        let written = self.file.write_all_at(&both, 0).and_then(|()| self.file.set_len(LENGTH as u64));
-        written.map_err(|error| fault(&self.path, "written", &error))?;
-        (self.next, self.owes) = (next, false);
+    /// The store's file is this one now, by edge itself; none: edge is going to change it. Where that
+    /// cannot be said, it is doubted later.
+    pub(super) fn reseal(&self, store: Option<Stamp>) -> rusqlite::Result<()> {
+        // Whoever else has changed the witness meanwhile breaks the seal.
+        self.seal.put(store, self.stamp).map_err(|error| fault(&self.path, "sealed", &error))
+    }
+
+    fn write(&mut self, told: Mark, next: Mark, store: Stamp) -> rusqlite::Result<()> {
+        let mut both = [0; size_of::<Mark>() * 2];
+        let parts = both.split_at_mut(told.len());
+        parts.0.copy_from_slice(&told);
+        parts.1.copy_from_slice(&next);
+        let written = write(&self.file, &both).and_then(|()| self.file.metadata());
+        self.stamp = Stamp::of(&written.map_err(|error| fault(&self.path, "written", &error))?);
+        self.reseal(Some(store))?;
+        (self.told, self.next, self.owes) = (told, next, false);
         Ok(())
     }
-}
-
-/// `None`: it is new, or no witness.
-fn read(file: &File) -> std::io::Result<Option<[Mark; 2]>> {
-    if file.metadata()?.len() != LENGTH as u64 {
-        return Ok(None);
-    }
-    let (mut told, mut next) = (Mark::default(), Mark::default());
-    file.read_exact_at(&mut told, 0)?;
-    file.read_exact_at(&mut next, size_of::<Mark>() as u64)?;
-    Ok(Some([told, next]))
 }
 
 fn random() -> rusqlite::Result<Mark> {
@@ -104,6 +125,6 @@ fn fault(path: &Path, what: &str, error: &std::io::Error) -> rusqlite::Error {
 }
 
 /// The store as a whole cannot be written then.
-fn failure(why: String) -> rusqlite::Error {
+pub(super) fn failure(why: String) -> rusqlite::Error {
     rusqlite::Error::SqliteFailure(ffi::Error::new(ffi::SQLITE_IOERR), Some(why))
 }

@@ -31,6 +31,8 @@ pub(super) enum Work {
     Ask(Ask),
     /// Both vaults were together since this doubt was told.
     WereTogether(u64),
+    /// Edge ends: the file is put in order, then this is answered.
+    End(oneshot::Sender<()>),
 }
 
 /// Marks that go to a life, unless an earlier one is known.
@@ -90,7 +92,8 @@ impl Writer {
 
     /// Takes work until nobody has any more.
     pub(super) fn run(mut self, queue: &Receiver<Work>) {
-        loop {
+        let mut ending = None;
+        while ending.is_none() {
             let wait = match (&self.store, &self.walk) {
                 (None, _) => RETRY,
                 (Some(_), Walk::Due | Walk::At(_)) => PAUSE,
@@ -103,10 +106,14 @@ impl Writer {
             };
             let (mut work, mut keys) = (Vec::new(), 0);
             while let Some(one) = next {
-                if let Work::Ask(ask) = &one {
-                    keys += ask.marks.len();
+                match one {
+                    Work::End(ended) => ending = Some(ended),
+                    Work::Ask(ask) => {
+                        keys += ask.marks.len();
+                        work.push(Work::Ask(ask));
+                    }
+                    one @ Work::WereTogether(_) => work.push(one),
                 }
-                work.push(one);
                 next = if keys < ROUND { queue.try_recv().ok() } else { None };
             }
             self.turn(work, now());
@@ -114,6 +121,11 @@ impl Writer {
         if let Some((store, _)) = &mut self.store {
             // What is not noted keeps tickets a little longer.
             let _unnoted = store.note();
+        }
+        self.store = None;
+        if let Some(ended) = ending {
+            // Whoever waited may have gone.
+            let _gone = ended.send(());
         }
     }
 
@@ -127,6 +139,7 @@ impl Writer {
             match one {
                 Work::Ask(ask) => asks.push(ask),
                 Work::WereTogether(doubt) => ended = ended.max(Some(doubt)),
+                Work::End(_) => {}
             }
         }
         if !asks.is_empty() {
@@ -136,6 +149,7 @@ impl Writer {
             self.end_doubt();
         }
         self.walk();
+        self.tidy();
         if self.damaged.is_some() {
             self.open(now);
         }
@@ -145,7 +159,7 @@ impl Writer {
     pub(super) fn open(&mut self, now: Now) {
         if self.store.as_ref().is_some_and(|(store, _)| !store.is_there()) {
             tracing::error!(
-                "tickets: {}: was removed or replaced while edge was running",
+                "tickets: {}: was removed, replaced or touched while edge was running",
                 self.settings.store.display()
             );
             (self.store, self.tried) = (None, None);
@@ -175,7 +189,8 @@ impl Writer {
             self.damaged = None;
         }
         let secret = Secret::of(file)?;
-        Ok((Store::open(file, &secret, self.boot.as_deref())?, secret))
+        let memory = self.settings.memory.as_deref();
+        Ok((Store::open(file, memory, &secret, self.boot.as_deref())?, secret))
     }
 
     /// A doubt has arisen that nothing seen before can end.
@@ -272,6 +287,16 @@ impl Writer {
         }
     }
 
+    fn tidy(&mut self) {
+        let Some((store, _)) = &mut self.store else { return };
+        match store.tidy() {
+            Err(error) if is_damage(&error) => self.failed(error),
+            // The log grows on; where that has no room, writing tickets tells.
+            Err(error) => tracing::debug!("tickets: the log is not copied: {error}"),
+            Ok(()) => {}
+        }
+    }
+
     /// Tells the log and the status how it is, the log only what is new.
     fn tell(&mut self, trouble: Option<TicketsError>) {
         let text = trouble.map(|error| error.to_string());
@@ -318,6 +343,16 @@ impl Writer {
             self.tell_kept();
         } else if no_room == 0 && committed {
             self.full = false;
+        }
+    }
+}
+
+#[cfg(test)]
+impl Writer {
+    /// The files are left as a process that is killed leaves them.
+    pub(super) fn kill(mut self) {
+        if let Some((store, _)) = self.store.take() {
+            store.kill();
         }
     }
 }

@@ -12,6 +12,8 @@ use proptest::test_runner::TestRunner;
 use super::doubts::{Hands, TODAY};
 use super::*;
 
+const FILES: [&str; 4] = ["", "-wal", ".witness", ".seal"];
+
 /// How far a call gets before edge is killed, if it is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 enum Fate {
@@ -32,11 +34,13 @@ enum Op {
     Cut,
     Join,
     RestartVault(usize),
-    RestartEdge,
+    /// Killed, or in order.
+    RestartEdge(bool),
     SetClock,
-    Snapshot,
-    /// The snapshot is put back: with the host, or as a file alone.
-    PutBack(bool),
+    /// Of the files that a killed edge left, or one that ended.
+    Snapshot(bool),
+    /// The snapshot is put back: with the host, or these files of it alone, written over or renamed.
+    PutBack(Option<u8>, bool),
     Lose,
     /// Edge asks whether both are together.
     AskTogether,
@@ -54,10 +58,11 @@ fn op() -> impl Strategy<Value = Op> {
         2 => Just(Op::Cut),
         1 => Just(Op::Join),
         1 => (0..2_usize).prop_map(Op::RestartVault),
-        1 => Just(Op::RestartEdge),
+        1 => any::<bool>().prop_map(Op::RestartEdge),
         1 => Just(Op::SetClock),
-        1 => Just(Op::Snapshot),
-        1 => any::<bool>().prop_map(Op::PutBack),
+        1 => any::<bool>().prop_map(Op::Snapshot),
+        1 => (prop::option::weighted(0.8, 1..16_u8), any::<bool>())
+            .prop_map(|(files, renamed)| Op::PutBack(files, renamed)),
         1 => Just(Op::Lose),
         2 => Just(Op::AskTogether),
     ]
@@ -121,27 +126,30 @@ impl World {
                 self.lives += 1;
                 self.vaults[vault].life = self.lives;
             }
-            Op::RestartEdge => self.edge = None,
+            Op::RestartEdge(killed) => self.stop(killed),
             Op::SetClock => {
                 let edge = self.edge();
                 edge.set(edge.wall + 86_400);
             }
-            Op::Snapshot => {
-                self.edge = None;
-                std::fs::copy(self.file("tickets.db"), self.file("snapshot")).unwrap();
-            }
-            Op::PutBack(with_host) => {
-                self.edge = None;
-                if !self.file("snapshot").exists() {
-                    return;
+            Op::Snapshot(killed) => {
+                self.stop(killed);
+                for name in FILES {
+                    let copy = self.file(&format!("snapshot{name}"));
+                    match std::fs::copy(self.file(&format!("tickets.db{name}")), &copy) {
+                        Ok(_) => {}
+                        Err(_) => drop(std::fs::remove_file(copy)),
+                    }
                 }
-                if with_host {
-                    std::fs::copy(self.file("snapshot"), self.file("tickets.db")).unwrap();
-                    let connection = rusqlite::Connection::open(self.file("tickets.db")).unwrap();
-                    connection.execute("UPDATE about SET place = 'another boot'", []).unwrap();
-                } else {
-                    // The same inode: only the witness knows.
-                    std::fs::copy(self.file("snapshot"), self.file("tickets.db")).unwrap();
+            }
+            Op::PutBack(files, renamed) => {
+                self.stop(!renamed);
+                if self.file("snapshot").exists() {
+                    std::thread::sleep(Duration::from_millis(10));
+                    self.put_back(files.unwrap_or(15), renamed);
+                    if files.is_none() {
+                        let connection = rusqlite::Connection::open(self.file("tickets.db")).unwrap();
+                        connection.execute("UPDATE about SET place = 'another boot'", []).unwrap();
+                    }
                 }
             }
             Op::Lose => {
@@ -159,16 +167,38 @@ impl World {
         }
     }
 
+    fn stop(&mut self, killed: bool) {
+        match self.edge.take() {
+            Some(edge) if killed => edge.kill(),
+            _ended => {}
+        }
+    }
+
+    fn put_back(&self, files: u8, renamed: bool) {
+        for (at, name) in FILES.into_iter().enumerate() {
+            let (from, to) = (self.file(&format!("snapshot{name}")), self.file(&format!("tickets.db{name}")));
+            match (files & 1 << at != 0, from.exists(), renamed) {
+                (false, ..) => {}
+                (true, false, _) => drop(std::fs::remove_file(to)),
+                (true, true, false) => drop(std::fs::copy(from, to).unwrap()),
+                (true, true, true) => {
+                    std::fs::copy(from, self.file("fresh")).unwrap();
+                    std::fs::rename(self.file("fresh"), to).unwrap();
+                }
+            }
+        }
+    }
+
     fn send(&mut self, key: u8, first: usize, to: usize, fate: Fate) {
         if fate == Fate::NotWritten {
-            self.edge = None;
+            self.stop(true);
             return;
         }
         let life = self.vaults[first].life;
         let doubt = self.edge().doubt();
         let ticket = self.edge().ask(&key.to_string(), Life(life));
         if fate == Fate::NotSent {
-            self.edge = None;
+            self.stop(true);
             return;
         }
         let before = self.given;
@@ -176,7 +206,7 @@ impl World {
             self.told.entry(key).or_default().insert(number);
         }
         match (doubt, ticket) {
-            _ if fate == Fate::NotHeard => self.edge = None,
+            _ if fate == Fate::NotHeard => self.stop(true),
             (Some(doubt), None) if self.given > before => self.edge().turn(vec![Work::WereTogether(doubt)]),
             _ => {}
         }

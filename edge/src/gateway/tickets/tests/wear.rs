@@ -8,7 +8,7 @@ fn old_tickets_are_forgotten_a_few_at_a_time() {
     let folder = tempfile::tempdir().unwrap();
     let file: PathBuf = folder.path().join("tickets.db");
     let secret = Secret::of(&file).unwrap();
-    let mut store = Store::open(&file, &secret, Some("boot")).unwrap();
+    let mut store = Store::open(&file, None, &secret, Some("boot")).unwrap();
     store.end_doubt().unwrap();
     let marks =
         |day: u32| (0..50).map(|number| secret.sought("INV", &format!("{day}-{number}"))).collect::<Vec<_>>();
@@ -86,14 +86,14 @@ fn a_crash_while_a_damaged_store_is_set_aside_leaves_none_that_looks_whole() {
     let folder = tempfile::tempdir().unwrap();
     let file = folder.path().join("tickets.db");
     let secret = Secret::of(&file).unwrap();
-    let mut store = Store::open(&file, &secret, Some("boot")).unwrap();
+    let mut store = Store::open(&file, None, &secret, Some("boot")).unwrap();
     store.end_doubt().unwrap();
     let sought = [secret.sought("INV", "k")];
     store.write_down(&[(&sought, FIRST)], 10);
     // The first of the three renames is done, the second is not: the log is still in its place.
     assert!(folder.path().join("tickets.db-wal").exists());
     std::fs::rename(&file, folder.path().join("tickets.db.damaged")).unwrap();
-    let mut fresh = Store::open(&file, &secret, Some("boot")).unwrap();
+    let mut fresh = Store::open(&file, None, &secret, Some("boot")).unwrap();
     assert!(fresh.doubt().is_some());
     assert_eq!(fresh.write_down(&[(&sought, SECOND)], 10).lives, [[None]]);
     assert_eq!(fresh.kept(), 0);
