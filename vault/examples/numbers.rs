@@ -25,6 +25,10 @@ use vault::sequence::Sequence;
 use vault::sequence::book::SeriesName;
 use vault::sequence::database::copy::Phase;
 
+/// As in the vault itself.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 const OWNER: &str = "erp";
 const SERIES: &str = "BENCH";
 /// The other vault may still be starting, and so may a database.

@@ -74,6 +74,14 @@ pub enum CommandError {
     /// It says no.
     #[error("the vault refuses: {0}{next}", next = next_step(&.0.code))]
     Refused(Problem),
+    /// Some of many keys got no number. The answer says why.
+    #[error("{refused} of {of} keys got no number; each is named above with its reason")]
+    WithoutNumber {
+        /// How many.
+        refused: usize,
+        /// Of how many.
+        of: usize,
+    },
     /// An upload that may be repeated, and its idempotency key.
     #[error("{source}; to repeat this upload safely, add --key {key}")]
     Repeatable {
@@ -122,6 +130,13 @@ pub enum CommandError {
     /// A journal cannot be read.
     #[error(transparent)]
     Journal(#[from] JournalError),
+    /// What should be a journal cannot be opened as one.
+    #[error("{source}; name the journal.db of a vault's state folder, or a copy of it (with its -wal)")]
+    NoJournal {
+        /// What is wrong.
+        #[source]
+        source: JournalError,
+    },
     /// The ledger was looked at, and is not as it should be. The answer says what.
     #[error("{0}")]
     NotProved(NotProved),
@@ -462,6 +477,7 @@ fn next_step(code: &str) -> &'static str {
         }
         "catalog" | "internal" => "; vault's log has the cause; check the disk under `state`",
         "peer_away" => "; vault status tells what the two vaults wait for",
+        "ledger_away" => "; vault database status shows etcd's members",
         "stopping" => "; or start it again with `vault serve`",
         _ => "",
     }

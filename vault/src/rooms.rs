@@ -23,7 +23,8 @@ use crate::api::{database, files, leases, life, names, numbers, records, upkeep}
 use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
-use crate::sequence::{self, Events, Forward, Sequence};
+use crate::sequence::run_folder::run_folder;
+use crate::sequence::{self, Events, Forward, Sequence, Unheard};
 use crate::storage::{Adoption, AskPeerKeys, PeerAdoption, Storage, StorageError};
 use crate::worker::{self, HeardOf, Listener, Merge, Merged, SharedWith, Source, Worker};
 
@@ -134,13 +135,6 @@ impl Rooms {
     }
 }
 
-/// The socket's folder, where it lies in memory: it outlives this process and not the machine.
-fn folder_in_memory(socket: &std::path::Path) -> Option<std::path::PathBuf> {
-    let folder = socket.parent()?;
-    let found = rustix::fs::statfs(folder).ok()?;
-    (found.f_type == libc::TMPFS_MAGIC).then(|| folder.to_owned())
-}
-
 fn open_sequence(
     config: &Config,
     pair: &Pair,
@@ -152,9 +146,7 @@ fn open_sequence(
         own: config.name.clone(),
         peer: config.pair.peer.clone(),
         owner: config.sequence_owner.clone(),
-        run: std::env::var_os("RUNTIME_DIRECTORY")
-            .map(Into::into)
-            .or_else(|| folder_in_memory(&config.api.control_socket)),
+        run: run_folder(std::env::var_os("RUNTIME_DIRECTORY"), &config.api.control_socket),
         database: config.database.clone(),
     };
     let (tell, hang_up, ask) = (pair.clone(), pair.clone(), pair.clone());
@@ -162,7 +154,11 @@ fn open_sequence(
         let pair = ask.clone();
         Box::pin(async move {
             let asked = pair.ask(Topic::Number, body, FORWARD_DEADLINE).await;
-            asked.map_err(|error| !matches!(error, PairError::Away(_)))
+            asked.map_err(|error| match error {
+                PairError::Away(_) => Unheard::Away,
+                PairError::Late(_) => Unheard::Late,
+                _ => Unheard::Unknown,
+            })
         })
     });
     Sequence::start(
@@ -176,7 +172,7 @@ fn open_sequence(
 }
 
 /// Where the ledger's journal lies in the state folder.
-fn journal(state: &Path) -> std::path::PathBuf {
+pub(crate) fn journal(state: &Path) -> std::path::PathBuf {
     state.join("journal.db")
 }
 
@@ -553,8 +549,8 @@ fn status(pair: &Pair, sequence: &Sequence, storage: &Storage) -> Sources {
         (
             "numbers",
             Arc::new(move || {
-                let about = json!(sequence.status());
-                Box::pin(async move { about })
+                let sequence = sequence.clone();
+                Box::pin(async move { json!(sequence.status_in_full().await) })
             }),
         ),
         (

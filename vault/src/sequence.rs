@@ -3,6 +3,7 @@
 //! Knows neither HTTP nor the connection to the peer: it is handed both ends.
 
 pub mod alone;
+mod apart;
 pub mod audit;
 pub mod book;
 pub mod carry;
@@ -22,9 +23,10 @@ pub mod proof;
 pub mod protocol;
 pub mod quorum;
 mod readers;
-mod reading;
+pub mod reading;
 pub mod reason;
 pub mod record;
+pub mod run_folder;
 pub mod standing;
 mod starting;
 pub mod token;
@@ -33,6 +35,7 @@ pub mod witness;
 use std::collections::VecDeque;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -45,12 +48,13 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout, timeout_at};
 
 use alone::Alone;
+use apart::GoesOn;
+pub use apart::{Apart, TokenOver};
 use book::{SeriesName, Wish};
 use chores::Chores;
-use coordinator::{Coordinator, Metrics, Seen, WAITING, Waiting, Work};
+use coordinator::{Coordinator, Metrics, Seen, Silence, WAITING, Waiting, Work};
 use database::Role;
-use database::note::Kept;
-use database::operator::{Brief, Database, OpenError};
+use database::operator::{Brief, Database};
 use definition::Definition;
 use entry::Life;
 pub use fault::SequenceError;
@@ -62,7 +66,8 @@ use quorum::Ready;
 use readers::Readers;
 use record::desk::Desk;
 use record::front::Question;
-pub use starting::StartError;
+use run_folder::NoRunFolder;
+pub use starting::{StartError, fits};
 use token::Token;
 
 /// A caller hears "in doubt" after this long; the same key gets the same number later.
@@ -80,6 +85,9 @@ const BATCH_DEADLINE: Duration = Duration::from_secs(20);
 /// How often the forgotten reservations are counted.
 const COUNT_EXPIRED: Duration = Duration::from_secs(30);
 
+/// Where it is not given, but confirmed or void.
+const CHANGED: &str = "such a number is changed";
+
 /// What the room needs to know.
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -92,8 +100,8 @@ pub struct Settings {
     /// The ledger's first owner: this vault or the other. After a take-over the journal says who
     /// is.
     pub owner: String,
-    /// A folder in memory that outlives the process, if there is one.
-    pub run: Option<PathBuf>,
+    /// A folder in memory that outlives the process, or why there is none.
+    pub run: Result<PathBuf, NoRunFolder>,
     /// Where a copy of the ledger is kept beside the journals, if anywhere.
     pub database: Option<database::Settings>,
 }
@@ -149,6 +157,13 @@ pub struct Status {
     pub life: String,
     /// The vaults for which a token holds.
     pub tokens: Vec<String>,
+    /// Tokens made last for a vault, that hold no more. Only in [`Sequence::status_in_full`].
+    pub tokens_over: Vec<TokenOver>,
+    /// What goes on while the two vaults are apart. Only in [`Sequence::status_in_full`].
+    pub apart: Option<Apart>,
+    /// Why numbers of available series are unaccounted once this vault is killed. Only in
+    /// [`Sequence::status_in_full`].
+    pub unproven: Option<String>,
     /// Writes of records that this vault answered alone, that gave way to the other vault's, and that
     /// no operator has looked at yet.
     pub dropped: u64,
@@ -157,8 +172,21 @@ pub struct Status {
 }
 
 /// Forwards wishes to the owner vault: JSON of [`Forwarded`] there, JSON of the outcomes back.
-/// `Err(true)` means the owner may have acted, `Err(false)` that it surely has not.
-pub type Forward = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, bool>> + Send + Sync>;
+pub type Forward = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, Unheard>> + Send + Sync>;
+
+/// Why no outcomes came back.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unheard {
+    /// The owner was not reached, and has surely not acted.
+    Away,
+    /// It may have acted.
+    Unknown,
+    /// As that; its connection stands, and its answer did not come in time.
+    Late,
+}
+
+/// So many late answers in a row, and the owner counts as silent: one may have been too much to ask.
+const LATE: u32 = 2;
 
 /// Wishes on their way to the owner vault.
 #[derive(Debug, Serialize, Deserialize)]
@@ -180,9 +208,13 @@ pub struct Sequence {
     seen: watch::Receiver<Seen>,
     names: [String; 2],
     forward: Forward,
+    /// Answers of the owner that came late, in a row.
+    late: Arc<AtomicU32>,
     database: Option<Database>,
     /// Where etcd is the ledger: what this vault tells the other of itself.
     ready: Option<watch::Receiver<Ready>>,
+    /// Why this vault, once it is killed, cannot prove what it gave alone.
+    no_run_folder: Option<NoRunFolder>,
 }
 
 /// The connection's events, to be fed by whoever holds the link.
@@ -230,7 +262,7 @@ impl Sequence {
         let last = journal.used_by()?;
         let met = last.is_some_and(|last| journal.standing().life(last).is_some());
         let found = Found { journal: memory.journal, rows: memory.solo, last, met };
-        let mirror = settings.run.as_ref().map(|run| run.join("sequence.mirror"));
+        let mirror = settings.run.as_ref().ok().map(|run| run.join("sequence.mirror"));
         let ended = settings.journal.with_extension("ended");
         let (mut mirror, proven) = Mirror::open(mirror, ended, found, life);
         let witness_file = witness::beside(&settings.journal);
@@ -239,9 +271,10 @@ impl Sequence {
             let found = quorum::Found { journal, readers, life, proven, witnessed };
             return quorum::start(settings, database, found, forward, registry, shutdown);
         }
-        if Kept::open(&settings.journal).map_err(OpenError::from)?.note().truth {
-            return Err(StartError::Truth);
+        if let Err(none) = &settings.run {
+            tracing::warn!("sequence: {none}");
         }
+        fits(&settings.journal, settings.database.as_ref())?;
         let core = Core::new(life, proven, memory, tail).witnessed(witnessed);
         let sealed = journal.standing().sealed(&settings.own);
         let used = match sealed {
@@ -252,20 +285,23 @@ impl Sequence {
             life,
             leads: core.leads(),
             refusal: core.refusal(),
+            why: None,
             tail,
             final_index: core.final_index(),
             entered_index: core.entered_index(),
             complete: core.is_complete(),
             epoch: core.epoch(),
             sealed: [&settings.own, &settings.peer]
-                .map(|name| journal.standing().sealed(name).is_some_and(|life| used != Some(life))),
+                .map(|name| journal.standing().sealed(name).filter(|life| used != Some(*life))),
+            apart: GoesOn::of(&core, used),
             definitions: journal.standing().shown_definitions(),
             dropped: journal.dropped_unseen()?,
         });
         let (database, replies) = match settings.database.clone() {
             Some(database) => {
+                let (journal, shutdown) = (&settings.journal, shutdown.clone());
                 let (database, replies) =
-                    Database::start(database, &settings.journal, seen.clone(), registry, shutdown.clone())?;
+                    Database::start(database, &settings.peer, journal, seen.clone(), registry, shutdown)?;
                 (Some(database), replies)
             }
             None => Default::default(),
@@ -294,7 +330,7 @@ impl Sequence {
             company: 0,
             made: Vec::new(),
             records: Desk::default(),
-            session_due: None,
+            silence: Silence::default(),
             disk_due: None,
             witness,
             said: Some(Reason::Away),
@@ -310,7 +346,10 @@ impl Sequence {
             move || runtime.block_on(coordinator.run(shutdown))
         })?;
         let names = [settings.own.clone(), settings.peer.clone()];
-        let sequence = Self { work: work.clone(), readers, seen, names, forward, database, ready: None };
+        let (late, no_run_folder) = (Arc::default(), settings.run.clone().err());
+        let (ready, to_it) = (None, work.clone());
+        let sequence =
+            Self { work: to_it, readers, seen, names, forward, late, database, ready, no_run_folder };
         tokio::spawn(sequence.clone().count_expired(expired, shutdown));
         Ok((sequence, Events(work)))
     }
@@ -381,7 +420,7 @@ impl Sequence {
         match self.wish(name, Wish::Define(definition)).await {
             Ok(Outcome::Defined(definition)) => Ok(definition),
             Ok(Outcome::Number(_)) | Err(SequenceError::InDoubt) => Err(SequenceError::DefinitionInDoubt),
-            Err(error) => Err(error),
+            Err(error) => Err(error.of_a_change("a series is defined")),
         }
     }
 
@@ -404,7 +443,8 @@ impl Sequence {
         number: u64,
         document_hash: String,
     ) -> Result<Done, SequenceError> {
-        self.number(name, Wish::Confirm { number, document_hash }).await
+        let done = self.number(name, Wish::Confirm { number, document_hash }).await;
+        done.map_err(|error| error.of_a_change(CHANGED))
     }
 
     /// The number is spoiled.
@@ -412,7 +452,8 @@ impl Sequence {
     /// # Errors
     /// See [`SequenceError`].
     pub async fn void(&self, name: SeriesName, number: u64, reason: String) -> Result<Done, SequenceError> {
-        self.number(name, Wish::Void { number, reason }).await
+        let done = self.number(name, Wish::Void { number, reason }).await;
+        done.map_err(|error| error.of_a_change(CHANGED))
     }
 
     /// Takes the other vault's empty journal for its new one; the word of an operator who knows
@@ -511,7 +552,7 @@ impl Sequence {
     /// # Errors
     /// The question is no JSON of ours; text for the log.
     pub async fn forwarded(&self, body: Bytes) -> Result<Bytes, String> {
-        if let Some(answer) = self.greeted(&body) {
+        if let Some(answer) = self.greeted(&body).await {
             return answer;
         }
         if let Ok(question) = serde_json::from_slice::<Question>(&body) {
@@ -536,7 +577,7 @@ impl Sequence {
                 None => self.names[usize::from(!seen.leads)].clone(),
             },
             together: seen.refusal.is_none(),
-            reason: seen.refusal.map(|reason| reason.to_string()),
+            reason: seen.told().map(|told| told.to_string()),
             needs_operator: seen.refusal.is_some_and(Reason::needs_operator),
             entries: seen.tail.index,
             final_entries: seen.final_index,
@@ -547,9 +588,11 @@ impl Sequence {
                 .names
                 .iter()
                 .zip(seen.sealed)
-                .filter(|(_, is)| *is)
-                .map(|(name, _)| name.clone())
+                .filter_map(|(name, sealed)| sealed.map(|_| name.clone()))
                 .collect(),
+            tokens_over: Vec::new(),
+            apart: None,
+            unproven: None,
             dropped: seen.dropped,
             database: self.database.as_ref().map(Database::brief),
         }
@@ -593,11 +636,24 @@ impl Sequence {
         let Ok(body) = serde_json::to_vec(&Forwarded { name, wishes }) else {
             return vec![Err(SequenceError::Unreadable); count];
         };
-        match (self.forward)(Bytes::from(body)).await {
+        match self.ask_other(Bytes::from(body)).await {
             Ok(outcomes) => serde_json::from_slice(&outcomes).unwrap_or_default(),
-            Err(true) => vec![Err(SequenceError::InDoubt); count],
-            Err(false) => vec![Err(Reason::Away.into()); count],
+            Err(Unheard::Unknown | Unheard::Late) => vec![Err(SequenceError::InDoubt); count],
+            Err(Unheard::Away) => vec![Err(Reason::Away.into()); count],
         }
+    }
+
+    /// Asks the other vault. If that is connected and answers nothing, the coordinator hears of it.
+    async fn ask_other(&self, body: Bytes) -> Result<Bytes, Unheard> {
+        let heard = (self.forward)(body).await;
+        if heard != Err(Unheard::Late) {
+            self.late.store(0, Ordering::Relaxed);
+        } else if self.late.fetch_add(1, Ordering::Relaxed) + 1 == LATE {
+            self.late.store(0, Ordering::Relaxed);
+            // Where the queue is full, the next late answers tell it.
+            drop(self.work.try_send(Work::Unanswered));
+        }
+        heard
     }
 
     /// Hands wishes to the coordinator, all at once.

@@ -25,7 +25,7 @@ impl<T: DeserializeOwned, S: Sync, const MOST: usize> FromRequest<S> for JsonBod
     async fn from_request(request: Request<Body>, _state: &S) -> Result<Self, Refusal> {
         let kind = request.headers().get(header::CONTENT_TYPE).map(header::HeaderValue::as_bytes);
         if kind.is_some_and(|kind| !is_json(kind)) {
-            let detail = "this call takes application/json";
+            let detail = "this call takes application/json: say Content-Type: application/json (curl -d says something else)";
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_request", detail));
         }
         let whole = Limited::new(request.into_body(), MOST).collect();

@@ -78,9 +78,9 @@ fn door<'s>(sequence: &'s Sequence, caller: &Caller) -> Result<&'s Database, Ref
 
 fn refusal(error: &OperatorError) -> Refusal {
     let (status, code) = match error {
-        OperatorError::Unknown(..) | OperatorError::WhichHost(_) => (StatusCode::BAD_REQUEST, "invalid"),
+        OperatorError::Unknown(..) | OperatorError::WhichHost(..) => (StatusCode::BAD_REQUEST, "invalid"),
         OperatorError::Truth(_) => (StatusCode::CONFLICT, "no_copy"),
-        OperatorError::NotHere => (StatusCode::CONFLICT, "not_the_owner"),
+        OperatorError::NotHere { .. } => (StatusCode::CONFLICT, "not_the_owner"),
         OperatorError::NotTaken { .. } => (StatusCode::CONFLICT, "not_taken"),
         OperatorError::Database(_) => (StatusCode::BAD_GATEWAY, "database"),
         OperatorError::NotYet { .. } => (StatusCode::GATEWAY_TIMEOUT, "not_yet"),

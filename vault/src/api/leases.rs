@@ -36,8 +36,8 @@ struct Whose {
 #[derive(Debug, Deserialize)]
 struct Release {
     owner: Option<String>,
-    token: String,
-    epoch: u64,
+    token: Option<String>,
+    epoch: Option<u64>,
 }
 
 async fn list(
@@ -91,6 +91,10 @@ async fn release(
     Path(name): Path<String>,
     Query(Release { owner, token, epoch }): Query<Release>,
 ) -> Result<Response, Refusal> {
+    let (Some(token), Some(epoch)) = (token, epoch) else {
+        let detail = "say which lease ends: add ?token=TOKEN&epoch=EPOCH, the token it was acquired with and the epoch of that answer";
+        return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_lease", detail));
+    };
     let holder = holder(&caller, token)?;
     claim(&sequence, &caller, owner, name, Claim::Release { holder, epoch }).await
 }

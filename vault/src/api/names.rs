@@ -17,7 +17,7 @@ use super::caller::Caller;
 use super::files::{self, Files, parse_id};
 use super::key::IdempotencyKey;
 use super::records::{
-    One, Window, by, changed, expected, history, marked, named, page, removed, tagged, version, written,
+    One, Window, by, changed, expected_of, history, marked, named, page, removed, tagged, version, written,
 };
 use super::refusal::Refusal;
 use crate::sequence::Sequence;
@@ -92,7 +92,7 @@ async fn write(
     JsonBody(PointAt { file }): JsonBody<PointAt>,
 ) -> Result<Response, Refusal> {
     let name = named(&caller, one.owner, Kind::Name, path)?;
-    let expect = expected(&headers)?;
+    let expect = expected_of(&names.sequence, &name, &headers).await?;
     let id = parse_id(&file, &caller)?;
     match names.storage.find(&id).await.map_err(|error| files::refuse(&error))? {
         Found::Stored(entry) if entry.metadata.owner == name.owner => {}
@@ -111,7 +111,7 @@ async fn remove(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let name = named(&caller, one.owner, Kind::Name, path)?;
-    let wish = Wish::Remove { expect: expected(&headers)? };
+    let wish = Wish::Remove { expect: expected_of(&names.sequence, &name, &headers).await? };
     removed(names.sequence.write_record(name, wish).await)
 }
 

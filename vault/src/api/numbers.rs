@@ -23,9 +23,10 @@ use super::body::JsonBody;
 use super::caller::Caller;
 use super::key::IdempotencyKey;
 use super::refusal::Refusal;
+use crate::sequence::reading::Stale;
 use crate::sequence::token::{NoToken, Token};
 use crate::sequence::{Done, Sequence};
-use asked::{Asked, AskedNumber, NoMore, Supersedes, Ticket, checked_text, invalid, refusal};
+use asked::{Asked, AskedNumber, NoMore, Supersedes, Ticket, checked_text, invalid, marked, refusal};
 
 /// Longest document hash, in bytes.
 const MAX_DOCUMENT_HASH: usize = 128;
@@ -81,7 +82,7 @@ async fn open(
 async fn reseed(State(sequence): State<Sequence>, caller: Caller) -> Result<Json<Reseeded>, Refusal> {
     caller.must_be(&[Role::Admin])?;
     let entries = sequence.reseed().await.map_err(refusal)?;
-    tracing::warn!(by = caller.0.name, "numbers: re-seeding the other vault with {entries} entries");
+    tracing::warn!(by = caller.0.name, "numbers: re-seeding with {entries} entries");
     Ok(Json(Reseeded { entries }))
 }
 
@@ -146,32 +147,39 @@ enum Wanted {
 }
 
 async fn find(State(sequence): State<Sequence>, asked: Asked<Find>) -> Result<Response, Refusal> {
-    let name = asked.counted(&sequence)?;
+    let (name, stale) = (asked.counted(&sequence)?, sequence.stale(asked.stale));
     let find = asked.more;
     if let Some(key) = find.key {
         let IdempotencyKey(key) = IdempotencyKey::read(key.as_bytes()).ok_or_else(|| {
             invalid(format!("an idempotency key is 1 to {MAX_NUMBER_KEY} visible ASCII characters"))
         })?;
-        let absent = format!("series {} has no number for this key", name.series);
-        let number = sequence.by_key(name, key).await.map_err(refusal)?;
-        return number.map(|number| Json(number).into_response()).ok_or_else(|| Refusal::not_found(absent));
+        let absent = absent(format!("series {} has no number for this key", name.series), stale);
+        let number = sequence.by_key(name, key, stale.is_some()).await.map_err(refusal)?;
+        return number.map(|number| marked(Json(number), stale)).ok_or(absent);
     }
     let limit = find.limit.unwrap_or(100).clamp(1, MAX_PAGE);
     // SQLite's integers end where i64 does, and so do the numbers.
     let after = find.after.unwrap_or(0).min(i64::MAX as u64);
-    let state = match find.state {
-        None => None,
-        Some(Wanted::Reserved) => Some(NumberState::Reserved),
-        Some(Wanted::Confirmed) => Some(NumberState::Confirmed),
-        Some(Wanted::Void) => Some(NumberState::Void),
-        Some(Wanted::Doubtful) => Some(NumberState::Doubtful),
-        Some(Wanted::Expired) => {
-            let items = sequence.list_expired(name, after, limit).await.map_err(refusal)?;
-            return Ok(Json(page(items, limit)).into_response());
-        }
+    let (state, expired) = match find.state {
+        None => (None, false),
+        Some(Wanted::Reserved) => (Some(NumberState::Reserved), false),
+        Some(Wanted::Confirmed) => (Some(NumberState::Confirmed), false),
+        Some(Wanted::Void) => (Some(NumberState::Void), false),
+        Some(Wanted::Doubtful) => (Some(NumberState::Doubtful), false),
+        Some(Wanted::Expired) => (None, true),
     };
-    let items = sequence.list(name, state, after, limit).await.map_err(refusal)?;
-    Ok(Json(page(items, limit)).into_response())
+    let items = match stale {
+        Some(upto) => sequence.list_stale(name, (state, expired), (after, limit), upto).await,
+        None if expired => sequence.list_expired(name, after, limit).await,
+        None => sequence.list(name, state, after, limit).await,
+    };
+    Ok(marked(Json(page(items.map_err(refusal)?, limit)), stale))
+}
+
+/// 404, which of a vault that is alone does not say much.
+fn absent(detail: String, stale: Option<Stale>) -> Refusal {
+    let known = if stale.is_some() { ", as far as this vault knows" } else { "" };
+    Refusal::not_found(format!("{detail}{known}"))
 }
 
 fn page(items: Vec<Number>, limit: usize) -> Page<Number> {
@@ -181,16 +189,17 @@ fn page(items: Vec<Number>, limit: usize) -> Page<Number> {
 
 async fn one(
     State(sequence): State<Sequence>,
-    AskedNumber { name, number }: AskedNumber,
-) -> Result<Json<Number>, Refusal> {
-    let absent = format!("series {} has no number {number}", name.series);
-    let found = sequence.by_number(name, number).await.map_err(refusal)?;
-    found.map(Json).ok_or_else(|| Refusal::not_found(absent))
+    AskedNumber { name, number, stale }: AskedNumber,
+) -> Result<Response, Refusal> {
+    let stale = sequence.stale(stale);
+    let absent = absent(format!("series {} has no number {number}", name.series), stale);
+    let found = sequence.by_number(name, number, stale.is_some()).await.map_err(refusal)?;
+    found.map(|number| marked(Json(number), stale)).ok_or(absent)
 }
 
 async fn confirm(
     State(sequence): State<Sequence>,
-    AskedNumber { name, number }: AskedNumber,
+    AskedNumber { name, number, .. }: AskedNumber,
     JsonBody(body): JsonBody<Confirm>,
 ) -> Result<Json<Number>, Refusal> {
     let hash = checked_text(body.document_hash, "document_hash", MAX_DOCUMENT_HASH)?;
@@ -199,7 +208,7 @@ async fn confirm(
 
 async fn void(
     State(sequence): State<Sequence>,
-    AskedNumber { name, number }: AskedNumber,
+    AskedNumber { name, number, .. }: AskedNumber,
     JsonBody(body): JsonBody<Void>,
 ) -> Result<Json<Number>, Refusal> {
     let reason = checked_text(body.reason, "reason", MAX_REASON)?;

@@ -31,7 +31,7 @@ use crate::sequence::record::{
 
 mod condition;
 
-pub(super) use condition::expected;
+pub(super) use condition::expected_of;
 pub use condition::fuzz_condition;
 
 /// The routes under `/v1/records`.
@@ -115,7 +115,7 @@ async fn write(
     body: Bytes,
 ) -> Result<Response, Refusal> {
     let name = named(&caller, one.owner, Kind::Record, name)?;
-    let expect = expected(&headers)?;
+    let expect = expected_of(&sequence, &name, &headers).await?;
     let content = content(&headers, &body)?;
     let wish = Wish::Put { written: Written { content, by: by(&caller), key }, expect };
     written(sequence.write_record(name.clone(), wish).await, name)
@@ -129,7 +129,7 @@ async fn remove(
     headers: HeaderMap,
 ) -> Result<Response, Refusal> {
     let name = named(&caller, one.owner, Kind::Record, name)?;
-    let wish = Wish::Remove { expect: expected(&headers)? };
+    let wish = Wish::Remove { expect: expected_of(&sequence, &name, &headers).await? };
     removed(sequence.write_record(name, wish).await)
 }
 
@@ -313,9 +313,8 @@ pub(super) fn refusal(error: RecordError) -> Refusal {
             Refused::Held { .. } => conflict("lease_held"),
             Refused::Lost => conflict("lease_lost"),
         },
-        RecordError::Apart(_) | RecordError::NoLedger(_) => {
-            Refusal::later("peer_away", text, Duration::from_secs(2))
-        }
+        RecordError::Apart(_) => Refusal::later("peer_away", text, Duration::from_secs(2)),
+        RecordError::NoLedger(_) => Refusal::later("ledger_away", text, Duration::from_secs(2)),
         RecordError::Closed(_) => Refusal::later("numbering_closed", text, Duration::from_secs(60)),
         RecordError::InDoubt => Refusal::later("in_doubt", text, Duration::from_secs(1)),
         RecordError::Busy => Refusal::later("busy", text, Duration::from_secs(1)),

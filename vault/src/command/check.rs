@@ -10,6 +10,8 @@ use shared::tls::{Identity, Role};
 
 use super::status::bytes;
 use crate::config::Config;
+use crate::sequence::database;
+use crate::sequence::run_folder::run_folder;
 use crate::storage::file_server::try_out;
 use crate::storage::{FileServerError, FileServerSettings, Kind, Visit, free_below, key, visit};
 
@@ -44,6 +46,11 @@ pub fn check(config: &Config) -> Report {
     }
     if let Some(parent) = config.api.control_socket.parent() {
         note(folder("api.control_socket", parent));
+    }
+    // Where etcd is the ledger nobody gives numbers alone.
+    if config.database.as_ref().is_none_or(|database| database.role == database::Role::Copy) {
+        let none = run_folder(std::env::var_os("RUNTIME_DIRECTORY"), &config.api.control_socket).err();
+        report.found.extend(none.map(|none| format!("WARNING: {none}")));
     }
     // A running vault of this configuration holds its ports itself.
     if UnixStream::connect(&config.api.control_socket).is_err() {

@@ -12,9 +12,10 @@ use serde::de::DeserializeOwned;
 use super::control::{Progress, call, json, whole};
 use super::{CommandError, Output};
 use crate::config::Config;
-use crate::sequence::database::open::check;
+use crate::sequence::database::open::look_over;
 use crate::sequence::database::operator::{Decided, Report, Server};
-use crate::sequence::database::{Lineage, Place, Role};
+use crate::sequence::database::{DatabaseError, Host, Kind, Lineage, Place, Role};
+use crate::{rooms, sequence};
 
 /// Servers that are away are waited for; a promotion and the replay after it take longer.
 const LOOK: Duration = Duration::from_secs(15);
@@ -29,7 +30,9 @@ pub enum Verb {
     ///
     /// Checks that its history and its entries are those that the journals know, promotes it,
     /// forbids the servers that may still take writes, replays the entries that it lacks, and
-    /// tells what is left to do on the other side. Numbers go on meanwhile.
+    /// tells what is left to do on the other side, also with standbys that are away. Numbers go on
+    /// meanwhile. The server must be named: without --host nothing is done, and the standbys that
+    /// answer are told.
     #[command(name = "take-over")]
     TakeOver(Which),
     /// Never write to this server again, until it is taken back
@@ -79,10 +82,42 @@ impl Verb {
     }
 }
 
-/// What would keep vault from starting, found out without changing anything.
-pub async fn trouble(config: &Config) -> Option<String> {
-    let checked = check(config.database.as_ref()?, false).await;
-    checked.err().map(|error| format!("sequence.database: {error}"))
+/// What `vault check` finds of the database's servers, a line each, and what would keep vault from
+/// starting; changes nothing.
+pub async fn check(config: &Config) -> (Vec<String>, Vec<String>) {
+    let (mut found, mut faults) = (Vec::new(), Vec::new());
+    let journal = rooms::journal(&config.state);
+    faults.extend(sequence::fits(&journal, config.database.as_ref()).err().map(|error| error.to_string()));
+    let Some(settings) = &config.database else { return (found, faults) };
+    let looks = look_over(settings, false).await;
+    let waits = match settings.role {
+        Role::Copy => "numbers do not wait for it",
+        Role::Truth => "numbers are given while most of the members answer",
+    };
+    for (place, look) in looks {
+        match look {
+            Ok(host) => {
+                let told = about(&Server { host, lacks: None, written: false }, None);
+                found.push(format!("database {}", told.lines().next().unwrap_or_default()));
+            }
+            Err(error) if error.needs_operator() => faults.push(format!("sequence.database: {error}")),
+            Err(error) => {
+                let said = format!("{}{}", error.said(), reached(&error, settings.kind));
+                found.push(format!("database {place}: WARNING: {said} ({waits})"));
+            }
+        }
+    }
+    (found, faults)
+}
+
+/// Something listens there and does not speak as this kind of database does.
+fn reached(error: &DatabaseError, kind: Kind) -> String {
+    match error {
+        DatabaseError::Away { why, .. } if !why.starts_with("no connection") => {
+            format!("; is it {kind:?} that listens there?")
+        }
+        _ => String::new(),
+    }
 }
 
 async fn ask<A: DeserializeOwned>(
@@ -120,14 +155,50 @@ fn told(report: &Report) -> String {
         text.push_str(&format!("the journals know: {known}\n"));
     }
     for server in &report.servers {
-        text.push_str(&about(server));
+        text.push_str(&about(server, primary(report)));
     }
     text
 }
 
-fn about(server: &Server) -> String {
+/// Whom the standbys follow: the one that is written to, or the only one that takes writes.
+fn primary(report: &Report) -> Option<&Host> {
+    let mut primaries =
+        report.servers.iter().filter(|server| server.host.place == Place::Primary && !server.host.fenced);
+    let written = report.servers.iter().find(|server| server.written);
+    let one = written.or_else(|| primaries.next().filter(|_| primaries.next().is_none()))?;
+    Some(&one.host)
+}
+
+/// How far a standby is behind, or how far a primary's standbys are.
+fn behind(host: &Host, primary: Option<&Host>) -> Option<String> {
+    let bytes = host.lag_bytes;
+    if host.place == Place::Primary {
+        return Some(match bytes? {
+            0 => "no standby of it is behind".to_owned(),
+            bytes => format!("its slowest standby is {bytes} bytes behind"),
+        });
+    }
+    let entries = primary.and_then(|primary| {
+        let end = |host: &Host| host.holds.map(|tail| tail.index);
+        let behind = end(primary)?.saturating_sub(end(host)?);
+        Some(format!("{behind} entries behind the primary"))
+    });
+    let replayed = bytes.map(|bytes| match bytes {
+        0 => "all it received is replayed".to_owned(),
+        bytes => format!("{bytes} bytes of what it received are not replayed"),
+    });
+    match (entries, replayed) {
+        (Some(entries), Some(replayed)) => Some(format!("{entries} ({replayed})")),
+        (entries, replayed) => entries.or(replayed),
+    }
+}
+
+fn about(server: &Server, primary: Option<&Host>) -> String {
     let host = &server.host;
     let place = match host.place {
+        Place::Primary if host.leads == Some(true) => "member, leads",
+        Place::Primary if host.leads == Some(false) => "member, follows",
+        Place::Away if host.leads.is_some() => "answers, but has no quorum",
         Place::Primary => "primary",
         Place::Standby => "standby",
         Place::Away => "AWAY",
@@ -143,8 +214,8 @@ fn about(server: &Server) -> String {
     if let Some(tail) = host.holds {
         text.push_str(&format!(", holds {} entries", tail.index));
     }
-    if let Some(lag) = host.lag_bytes {
-        text.push_str(&format!(", {lag} bytes behind"));
+    if let Some(behind) = behind(host, primary) {
+        text.push_str(&format!(", {behind}"));
     }
     text.push('\n');
     for line in
@@ -160,7 +231,60 @@ fn about(server: &Server) -> String {
 mod tests {
     use super::*;
     use crate::sequence::database::copy::Phase;
-    use crate::sequence::database::{DatabaseError, Host, Kind};
+    use crate::sequence::entry::Tail;
+
+    #[test]
+    fn a_standby_is_told_behind_the_primary_and_the_primary_of_its_standby() {
+        let server = |name: &str, place, holds, lag, written| {
+            let mut host = Host::closed(name.to_owned(), &DatabaseError::NoPrimary(String::new()));
+            (host.place, host.why, host.lag_bytes) = (place, None, Some(lag));
+            host.holds = Some(Tail { index: holds, ..Tail::default() });
+            Server { host, lacks: None, written }
+        };
+        let mut report = Report {
+            kind: Kind::Postgres,
+            role: Role::Copy,
+            phase: Phase::Current,
+            why: None,
+            final_entries: 6,
+            holds: 6,
+            known: None,
+            servers: vec![
+                server("a", Place::Primary, 6, 2488, true),
+                server("b", Place::Standby, 4, 0, false),
+            ],
+            alarms: Vec::new(),
+        };
+        let text = told(&report);
+        assert!(
+            text.contains(
+                "a: primary, written to, holds 6 entries, its slowest standby is 2488 bytes behind\n"
+            ),
+            "{text}"
+        );
+        let words =
+            "b: standby, holds 4 entries, 2 entries behind the primary (all it received is replayed)\n";
+        assert!(text.contains(words), "{text}");
+        // Behind whom is not known while the primary is away.
+        report.servers.remove(0);
+        let text = told(&report);
+        assert!(text.contains("b: standby, holds 4 entries, all it received is replayed\n"), "{text}");
+    }
+
+    #[test]
+    fn a_member_of_etcd_is_told_as_a_member() {
+        let mut host = Host::closed("a".to_owned(), &DatabaseError::NoPrimary(String::new()));
+        host.why = None;
+        for (place, leads, words) in [
+            (Place::Primary, Some(true), "a: member, leads\n"),
+            (Place::Primary, Some(false), "a: member, follows\n"),
+            (Place::Away, Some(false), "a: answers, but has no quorum\n"),
+            (Place::Away, None, "a: AWAY\n"),
+        ] {
+            let host = Host { place, leads, ..host.clone() };
+            assert_eq!(about(&Server { host, lacks: None, written: false }, None), words);
+        }
+    }
 
     #[test]
     fn alarms_come_first_and_every_server_is_told() {

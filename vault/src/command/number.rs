@@ -2,8 +2,10 @@
 //! the running vault; and the proof of what was exported, which needs no vault. Knows how to ask
 //! and show; the vault knows what a number is.
 
+mod define;
 mod dropped;
 mod export;
+mod stale;
 mod verify;
 
 pub use verify::{NotProved, Verify};
@@ -16,14 +18,14 @@ use http::{Method, Request, header};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use shared::api::{
-    Batch, BatchAnswer, Confirm, Count, Epoch, Number, NumberState, Page, Reseeded, Series, SeriesKind, Span,
-    TakeOver, TokenFor, TokenText, Void,
+    Batch, BatchAnswer, Confirm, Count, Epoch, LifeAnswer, Number, NumberState, Page, Reseeded, Series,
+    SeriesKind, Span, TakeOver, TokenFor, TokenText, Void,
 };
 
 use super::control::{self, Progress, whole};
 use super::file::{encoded, shown};
 use super::{CommandError, Output};
-use crate::sequence::definition::Definition;
+use stale::look;
 
 /// Ten thousand keys are answered within this time.
 const SOON: Duration = Duration::from_secs(30);
@@ -34,22 +36,10 @@ pub enum Verb {
     /// Say how a series is counted: how available it is, how its numbers read, when a reservation
     /// counts as forgotten
     ///
-    /// What is not said is as without a definition: strict, without a pattern, never expired. The
-    /// pattern of a series that has numbers stays as it is.
-    Define {
-        #[command(flatten)]
-        of: Of,
-        /// Numbers set aside for each vault, to be given while the other is away; 0: strict
-        #[arg(long, value_name = "COUNT", default_value_t = 0)]
-        range: u64,
-        /// How numbers read, such as INV-{year}-{n:06}; with {year} or {year}{month} the series is
-        /// counted anew in each
-        #[arg(long, value_name = "TEXT")]
-        pattern: Option<String>,
-        /// After so many seconds a reservation that was neither confirmed nor voided is flagged
-        #[arg(long, value_name = "SECONDS")]
-        expires_after: Option<u64>,
-    },
+    /// What is not named stays as it is; of a new series: strict, without a pattern, never expired.
+    /// Prints how the series is counted now, and before where that differs. The pattern of a series
+    /// that has numbers stays as it is. (PUT /v1/series/SERIES takes a definition as a whole.)
+    Define(define::Define),
     /// Reserve a number for each key; the same key gets the same number for ever
     ///
     /// Exit code 1 where a key got none.
@@ -61,10 +51,14 @@ pub enum Verb {
         keys: Vec<String>,
         #[command(flatten)]
         period: Period,
-        /// The life that the keys were first sent to, as GET /v1/life told it then
+        /// The life that the keys were first sent to, as GET /v1/life told it then. Apart, a vault
+        /// gives numbers to such of its own present life alone: "$(vault number life)" for keys that
+        /// were never sent anywhere
         #[arg(long, value_name = "LIFE")]
         ticket: Option<String>,
     },
+    /// Print this vault's present life, which a ticket names
+    Life,
     /// Say which document uses a number
     Confirm {
         #[command(flatten)]
@@ -99,6 +93,9 @@ pub enum Verb {
         key: Option<String>,
         #[command(flatten)]
         period: Period,
+        /// While the vaults are apart, show what this one has
+        #[arg(long)]
+        stale: bool,
     },
     /// List an owner's series, or the numbers of one
     List {
@@ -118,6 +115,9 @@ pub enum Verb {
         /// At most so many, 1 to 1000
         #[arg(long, value_name = "COUNT", default_value_t = 100)]
         limit: usize,
+        /// While the vaults are apart, list what this one has, and what it gave alone, marked so
+        #[arg(long)]
+        stale: bool,
     },
     /// Write all that the ledger says of a series to standard output, to be kept and verified
     Export(export::Export),
@@ -125,12 +125,16 @@ pub enum Verb {
     ///
     /// Needs no vault and no configuration. Exit code 1 where something is wrong.
     Verify(Verify),
-    /// Give the other vault, whose journal is lost, a copy of this vault's
+    /// Give the other vault, whose journal is lost, or an etcd that has lost the ledger, a copy of
+    /// this vault's
     ///
     /// Run it on the vault that still has its journal, with both running and the other's
     /// journal empty. Only you can know that this vault's journal is whole: if it was itself
     /// restored from a copy or repaired since the two were last together, numbers that were
     /// given may be missing in it, and would be given again. Then start new series instead.
+    ///
+    /// Where etcd is the ledger and has lost everything: run it on the vault with the longer journal,
+    /// with both running as they were, and all of etcd's members new and empty.
     #[command(name = "re-seed")]
     Reseed,
     /// Make this vault the ledger's owner, in a new epoch that the other vault follows
@@ -141,7 +145,8 @@ pub enum Verb {
     #[command(name = "take-over")]
     TakeOver {
         /// Let records, names and leases go on without the other vault. Only if it is off for
-        /// sure: two owners that go on alone contradict each other
+        /// sure: two owners that go on alone contradict each other. What this one answers alone gives
+        /// way if it is lost or yields: its ETags and lease epochs may be given again then
         #[arg(long)]
         alone: bool,
     },
@@ -170,7 +175,9 @@ pub enum Verb {
     /// List the writes of records, names and leases that this vault answered alone, and that gave
     /// way to the other vault's
     ///
-    /// Whoever wrote them was told that they hold. Write again what shall hold, then add --done.
+    /// Whoever wrote them was told that they hold. Write again what shall hold, then add --done. Their
+    /// ETags and lease epochs may be given again, so that whoever has one passes for another: let the
+    /// writers read again, and the leases' holders acquire again.
     Dropped(dropped::Dropped),
 }
 
@@ -214,15 +221,14 @@ impl Verb {
     /// The vault does not run, or refuses.
     pub async fn run(&self, socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
         match self {
-            Self::Define { of, range, pattern, expires_after } => {
-                let definition =
-                    Definition { range: *range, pattern: pattern.clone(), expires_after: *expires_after };
-                let series: Series = ask(socket, Method::PUT, &of.place("", None), Some(&definition)).await?;
-                output.show(&series, &described_series(&series))
-            }
+            Self::Define(define) => define.run(socket, output).await,
             Self::Reserve { of, keys, period, ticket } => {
                 reserve(socket, &of.place("/numbers/batch", Some(period)), keys, ticket.as_deref(), output)
                     .await
+            }
+            Self::Life => {
+                let answer: LifeAnswer = ask(socket, Method::GET, "/v1/life", None::<&()>).await?;
+                output.show(&answer, &answer.life)
             }
             Self::Confirm { of, number, document_hash, period } => {
                 let path = of.place(&format!("/numbers/{number}/confirm"), Some(period));
@@ -236,39 +242,39 @@ impl Verb {
                     ask(socket, Method::POST, &path, Some(&Void { reason: reason.clone() })).await?;
                 output.show(&number, &described(&number))
             }
-            Self::Show { of, number: None, key: None, period: Period { period: None } } => {
-                let series: Series = ask(socket, Method::GET, &of.place("", None), None::<&()>).await?;
-                output.show(&series, &described_series(&series))
+            Self::Show { of, number: None, key: None, period: Period { period: None }, stale } => {
+                let (series, note) = look::<Series>(socket, &of.place("", None), *stale).await?;
+                note.show(&series, &described_series(&series), output)
             }
             Self::Show { number: None, key: None, .. } => {
                 Err(CommandError::Usage("a period alone shows nothing: name a number, or --key"))
             }
-            Self::Show { of, number, key, period } => {
+            Self::Show { of, number, key, period, stale } => {
                 let path = match (number, key) {
                     (_, Some(key)) => format!("{}&key={}", of.place("/numbers", Some(period)), encoded(key)),
                     (number, None) => {
                         of.place(&format!("/numbers/{}", number.unwrap_or_default()), Some(period))
                     }
                 };
-                let number: Number = ask(socket, Method::GET, &path, None::<&()>).await?;
-                output.show(&number, &described(&number))
+                let (number, note) = look::<Number>(socket, &path, *stale).await?;
+                note.show(&number, &described(&number), output)
             }
-            Self::List { owner, series: None, after, limit, .. } => {
+            Self::List { owner, series: None, after, limit, stale, .. } => {
                 let after = after.as_ref().map(|after| format!("&after={}", encoded(after)));
                 let path =
                     format!("/v1/series?owner={}&limit={limit}{}", encoded(owner), after.unwrap_or_default());
-                let page: Page<Series> = ask(socket, Method::GET, &path, None::<&()>).await?;
-                output.show(&page, &table_of_series(&page))
+                let (page, note) = look::<Page<Series>>(socket, &path, *stale).await?;
+                note.show(&page, &table_of_series(&page), output)
             }
-            Self::List { owner, series: Some(series), period, state, after, limit } => {
+            Self::List { owner, series: Some(series), period, state, after, limit, stale } => {
                 let of = Of { series: series.clone(), owner: owner.clone() };
                 let mut path = format!("{}&limit={limit}", of.place("/numbers", Some(period)));
                 if let Some(word) = state.and_then(|state| state.to_possible_value()) {
                     path.push_str(&format!("&state={}", word.get_name()));
                 }
                 path.extend(after.iter().map(|after| format!("&after={}", encoded(after))));
-                let page: Page<Number> = ask(socket, Method::GET, &path, None::<&()>).await?;
-                output.show(&page, &table(&page))
+                let (page, note) = look::<Page<Number>>(socket, &path, *stale).await?;
+                note.show(&page, &table(&page), output)
             }
             Self::Export(export) => export.run(socket, output).await,
             Self::Verify(verify) => verify.run(output),
@@ -301,24 +307,33 @@ async fn reserve(
     let batch = Batch { keys: keys.to_vec(), tickets };
     let answer: BatchAnswer = ask(socket, Method::POST, path, Some(&batch)).await?;
     let mut text = String::new();
+    let mut refused = 0;
     for item in &answer.items {
         match (&item.number, &item.problem) {
             (Some(number), _) => text.push_str(&format!("{}\n", line(number))),
-            (None, Some(problem)) => text.push_str(&format!("{}: {problem}\n", shown(&item.key))),
+            (None, Some(problem)) => {
+                refused += 1;
+                text.push_str(&format!("{}: {problem}\n", shown(&item.key)));
+            }
             (None, None) => {}
         }
     }
-    output.show(&answer, &text)?;
-    // Each was shown; the first stands for all.
-    let refused = answer.items.into_iter().find_map(|item| item.problem);
-    refused.map_or(Ok(()), |problem| Err(CommandError::Refused(problem)))
+    // One that is refused is told once, as the command's own failure.
+    if output.json || keys.len() > 1 || refused == 0 {
+        output.show(&answer, &text)?;
+    }
+    match answer.items.into_iter().find_map(|item| item.problem) {
+        Some(problem) if keys.len() == 1 => Err(CommandError::Refused(problem)),
+        Some(_) => Err(CommandError::WithoutNumber { refused, of: keys.len() }),
+        None => Ok(()),
+    }
 }
 
 async fn reseed(socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
     let reseeded: Reseeded = ask(socket, Method::POST, "/v1/numbers/re-seed", None::<&()>).await?;
     let text = format!(
-        "the other vault's empty journal is taken for its new one; {} entries are carried over to it.\n\
-         Numbers go on when both are equal: vault status shows it",
+        "what is empty is taken for the new one; {} entries are carried over to it.\n\
+         Numbers go on when it has them all: vault status shows it",
         reseeded.entries
     );
     output.show(&reseeded, &text)
@@ -329,6 +344,9 @@ async fn take_over(socket: &Path, alone: bool, output: &mut Output<'_>) -> Resul
     let now: Epoch = ask(socket, Method::POST, "/v1/numbers/take-over", Some(&asked)).await?;
     let rest = if alone {
         "records, names and leases go on here at once; keep the other vault off until it can reach this one.\n\
+         what this vault answers alone stands on its disk alone, and gives way if it is lost or yields: ETags and lease \
+         epochs given meanwhile may then be given again, and whoever has an old one passes for the new one;\n\
+         so stop those writers and holders then, and let them read their records and acquire their leases again.\n\
          strict numbers wait until a second vault is there: the old one, or a new one and vault number re-seed"
     } else {
         "the other vault follows as soon as the two are connected; until then strict numbers and records wait"
@@ -401,7 +419,12 @@ fn line(number: &Number) -> String {
     let why = number.reason.as_deref().or(number.document_hash.as_deref());
     let why = why.map_or_else(String::new, |why| format!("  {}", shown(why)));
     let state = word(number.state, number.expired);
-    format!("{:>10}{text}  {state}  {}{why}", number.number, shown(&number.key))
+    let alone = match (number.alone, number.in_doubt) {
+        (true, _) => ", ALONE",
+        (false, true) => ", IN DOUBT",
+        (false, false) => "",
+    };
+    format!("{:>10}{text}  {state}{alone}  {}{why}", number.number, shown(&number.key))
 }
 
 fn described(number: &Number) -> String {
@@ -438,22 +461,34 @@ fn table_of_series(page: &Page<Series>) -> String {
     text
 }
 
-fn described_series(series: &Series) -> String {
+/// How it is counted.
+fn kind_of(series: &Series) -> String {
     let kind = match series.kind {
         SeriesKind::Strict => "strict".to_owned(),
         SeriesKind::Available => format!("available, ranges of {}", series.range),
     };
     let pattern = series.pattern.as_deref().map_or_else(String::new, |text| format!(", {}", shown(text)));
     let expiry = series.expires_after.map_or_else(String::new, |after| format!(", expires after {after} s"));
-    let mut text = format!("{} of {}: {kind}{pattern}{expiry}\n", series.series, series.owner);
-    for Count { period, last, open, expired, ranges, unaccounted } in &series.counts {
+    format!("{kind}{pattern}{expiry}")
+}
+
+fn described_series(series: &Series) -> String {
+    let mut text = format!("{} of {}: {}\n", series.series, series.owner, kind_of(series));
+    for Count { period, last, open, expired, alone, ranges, unaccounted } in &series.counts {
         let period = period.as_deref().map_or_else(String::new, |period| format!("{period}: "));
         text.push_str(&format!("  {period}last number {last}, {open} reserved, {expired} of them expired\n"));
+        if *alone > 0 {
+            text.push_str(&format!(
+                "    {alone} more were given here alone, and are not in the ledger yet\n"
+            ));
+        }
         for Span { from, to, vault } in ranges {
             text.push_str(&format!("    {from} to {to}: set aside for {vault}\n"));
         }
         for Span { from, to, vault } in unaccounted {
-            text.push_str(&format!("    {from} to {to}: unaccounted, {vault} lost what it gave of it\n"));
+            text.push_str(&format!(
+                "    {from} to {to}: unaccounted, {vault} lost what it may have given of it\n"
+            ));
         }
     }
     text

@@ -186,7 +186,7 @@ fn encoded(text: &str) -> String {
 }
 
 fn warning(headers: &http::HeaderMap) -> &'static str {
-    if headers.contains_key(VAULT_STALE) { "the vaults are apart: this may be old\n" } else { "" }
+    if headers.contains_key(VAULT_STALE) { "this is what this vault has, and may be old\n" } else { "" }
 }
 
 fn listed(page: &Page<Record>) -> String {

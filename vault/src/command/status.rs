@@ -1,6 +1,8 @@
 //! `vault status` for people: a verdict first, then each part in a line or two. Knows what of the
 //! status document keeps a vault from being well; what it does not know of is in `--json`.
 
+mod numbers;
+
 use serde_json::Value;
 use time::OffsetDateTime;
 use time::format_description::well_known::Rfc3339;
@@ -22,7 +24,7 @@ pub fn wanting(status: &Value) -> Vec<String> {
     if pair["connected"] == false {
         wanting.push(format!("{} is away", word(&pair["peer"])));
     }
-    wanting.extend(status["numbers"]["reason"].as_str().map(|reason| format!("no numbers: {reason}")));
+    wanting.extend(numbers::wanting(&status["numbers"]));
     if let dropped @ 1.. = count(&status["numbers"]["dropped"]) {
         wanting.push(format!(
             "{dropped} writes of records that were answered here alone gave way: vault number dropped"
@@ -31,14 +33,11 @@ pub fn wanting(status: &Value) -> Vec<String> {
     let database = &status["numbers"]["database"];
     if let Some(why) = database["why"].as_str() {
         wanting.push(format!("database: {why}"));
+    } else if let ("behind", behind @ 1..) = (word(&database["phase"]), count(&database["lag"])) {
+        wanting.push(format!("the database is {behind} entries behind, and replies do not wait for it"));
     }
-    if let Some(writable) = database["writable"].as_array().filter(|writable| writable.len() > 1) {
-        let names: Vec<_> = writable.iter().map(word).collect();
-        wanting.push(format!(
-            "{} take writes, each without the other: vault database status",
-            names.join(" and ")
-        ));
-    }
+    wanting.extend(database["thin"].as_str().map(str::to_owned));
+    wanting.extend(database["alarm"].as_str().map(str::to_owned));
     let servers = list(&files["file_servers"]);
     for server in servers {
         let name = word(&server["name"]);
@@ -98,20 +97,16 @@ pub fn told(status: &Value, wanting: &[String], now: i64) -> String {
         text.push_str(&format!("  {name:<12} {about}\n"));
     };
     let there = if pair["connected"] == true { "connected" } else { "AWAY" };
-    line("other vault", format!("{}, {there}", word(&pair["peer"])));
-    let given = if numbers["reason"].is_string() { "NOT given" } else { "given" };
-    let tokens: Vec<&str> = numbers["tokens"].as_array().into_iter().flatten().map(word).collect();
-    let tokens =
-        if tokens.is_empty() { String::new() } else { format!("; a token for {}", tokens.join(" and ")) };
-    line(
-        "numbers",
-        format!(
-            "{given}; {} entries, kept by {} in epoch {}{tokens}",
-            count(&numbers["entries"]),
-            word(&numbers["owner"]),
-            count(&numbers["epoch"])
-        ),
-    );
+    // Where numbers are given, both say the same of it.
+    let theirs = &pair["its_status"]["numbers"];
+    let theirs = match (numbers["reason"].is_string(), theirs["owner"].as_str()) {
+        (true, Some(owner)) => {
+            format!("; to it {owner} owns the ledger, in epoch {}", count(&theirs["epoch"]))
+        }
+        _ => String::new(),
+    };
+    line("other vault", format!("{}, {there}{theirs}", word(&pair["peer"])));
+    numbers::told(numbers, &mut line);
     let database = &numbers["database"];
     if database.is_object() {
         let at = database["place"].as_str().map(|place| format!(" on {place}")).unwrap_or_default();
@@ -279,7 +274,8 @@ mod tests {
         json!({
             "vault": {"name": "vault-a", "version": "0.1.0", "uptime_seconds": 11_000},
             "pair": {"peer": "vault-b", "connected": true, "its_status": {"files": {}}},
-            "numbers": {"owner": "vault-a", "entries": 21, "epoch": 2, "tokens": ["vault-b"], "reason": null},
+            "numbers": {"owner": "vault-a", "entries": 21, "epoch": 2, "tokens": ["vault-b"], "reason": null,
+                "database": {"phase": "current", "lag": 0, "why": null, "thin": null, "writable": ["a"]}},
             "pki": {"certificates": 4, "revoked": 0, "open_tokens": 0, "authority_key_here": false},
             "files": files,
         })
@@ -315,7 +311,7 @@ mod tests {
                 "keys: storage.escrow_recipient",
             ),
             ("/files/unopened", json!(3), "3 objects on the file servers open with no key"),
-            ("/numbers/reason", json!("the other vault is away"), "no numbers: the other vault is away"),
+            ("/numbers/reason", json!("the other vault is away"), "no numbers are given: the other vault is"),
             ("/files/file_servers/0/full", json!(true), "lyon is full"),
             ("/files/file_servers/1/low", json!(true), "paris has less room"),
             ("/files/owed_oldest_seconds", json!(7200), "1 replicas owed, the oldest for 2 h"),
@@ -323,12 +319,20 @@ mod tests {
             ("/files/rebuild/last_error", json!("both must be listed"), "rebuilding the catalog: both"),
             ("/files/spool/free_bytes", json!(4096), "the spool /var/lib/vault/spool is full"),
             ("/pki", json!({"error": "disk"}), "pki: disk"),
+            ("/numbers/database", json!({"phase": "behind", "lag": 3}), "the database is 3 entries behind"),
+            ("/numbers/database", json!({"alarm": "a and b take writes"}), "a and b take writes"),
+            ("/numbers/database", json!({"thin": "etcd: a is away"}), "etcd: a is away"),
         ] {
             let mut status = well();
             *status.pointer_mut(place).unwrap() = value;
             let found = wanting(&status);
             assert!(found.len() == 1 && found[0].contains(words), "{place}: {found:?}");
         }
+        let mut status = well();
+        status["numbers"]["reason"] = json!("both own it");
+        status["pair"]["its_status"]["numbers"] = json!({ "owner": "vault-b", "epoch": 2 });
+        let text = told(&status, &wanting(&status), NOW);
+        assert!(text.contains("vault-b, connected; to it vault-b owns the ledger, in epoch 2"), "{text}");
         let mut status = well();
         let paris =
             json!({"name": "paris", "up": false, "away": "connection refused", "away_since": NOW, "owed": 1});

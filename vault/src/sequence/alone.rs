@@ -15,11 +15,18 @@ pub enum Waits {
     #[error("its numbers are given only while both vaults are together")]
     Strict,
     /// It is in the chain, and not known to be final.
-    #[error("it is not known yet whether this was recorded on both vaults; repeat it with the same key")]
+    #[error("it is not known yet whether this was recorded; repeat it with the same key")]
     InDoubt,
     /// The key may have been answered by the other vault, or by an earlier life of this one.
-    #[error("the key was first sent to the other vault, or before this one was started")]
+    #[error(
+        "the key was first sent to the other vault, or before this one was started: whether it has a number, this vault alone cannot tell"
+    )]
     Ticket,
+    /// Nobody can tell whether another has answered the key.
+    #[error(
+        "the key carries no ticket, and without one this vault alone cannot tell whether the other has given it a number: send it through edge's gateway or the client library, which write tickets; a key that was never sent anywhere yet may be sent here with Vault-Ticket and the life that GET /v1/life tells (--ticket \"$(vault number life)\")"
+    )]
+    NoTicket,
     /// No session has stood since this life began or a write failed: nobody knows of this life,
     /// or it lacks what the other has.
     #[error("this vault has not been together with the other since it was started or could not write")]
@@ -118,8 +125,10 @@ impl Alone {
                 if !place.known {
                     return Err(Waits::Unmet);
                 }
-                if *ticket != Some(place.life) {
-                    return Err(Waits::Ticket);
+                match ticket {
+                    Some(life) if *life == place.life => {}
+                    Some(_) => return Err(Waits::Ticket),
+                    None => return Err(Waits::NoTicket),
                 }
                 let after = self.last.get(name).copied();
                 let number = series.own(place.vault, place.life, place.last, after).ok_or(Waits::UsedUp)?;
@@ -186,6 +195,20 @@ mod tests {
             }
         }
         assert_eq!(given, [4, 5, 6, 7, 8, 9]);
+    }
+
+    #[test]
+    fn a_key_without_a_ticket_is_told_so_and_not_that_it_was_sent_elsewhere() {
+        let definition = Definition { range: 3, ..Definition::default() };
+        let grant = Act::Grant(Grant { to: 6, life: 9 });
+        let standing = standing(vec![(0, Act::Define(definition)), (4, grant)]);
+        let place = Place { vault: "a", life: 9, standing: &standing, last: 3, met: true, known: true };
+        for (ticket, why) in [(None, Waits::NoTicket), (Some(8), Waits::Ticket)] {
+            let wish = Wish::Reserve { key: "k".to_owned(), ticket };
+            let refused = Alone::default().decide(place, &name(), &wish, Sight::default(), 0);
+            assert_eq!(refused, Err(why));
+        }
+        assert!(Waits::NoTicket.to_string().contains("--ticket"));
     }
 
     #[test]

@@ -267,7 +267,7 @@ impl Audit {
                     let end = other.map_or(to, |(begin, ..)| begin - 1);
                     // What comes next, or later, in a session.
                     let comes = next.is_some_and(|next| from >= next);
-                    (end, comes.then(|| "comes next, when both vaults are together".to_owned()))
+                    (end, comes.then(|| "comes next".to_owned()))
                 }
             };
             match why {

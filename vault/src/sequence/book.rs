@@ -116,12 +116,14 @@ pub enum Refused {
         series: String,
     },
     /// Another document has it.
-    #[error("number {number} of series {series} is confirmed for another document")]
+    #[error("number {number} of series {series} is confirmed for another document, {document_hash}")]
     Confirmed {
         /// The series.
         series: String,
         /// The number.
         number: u64,
+        /// What identifies that document.
+        document_hash: String,
     },
     /// It is spoiled.
     #[error("number {number} of series {series} is void: {reason}")]
@@ -345,7 +347,8 @@ pub(super) fn given_up(number: Number) -> Refused {
 }
 
 fn confirmed(number: Number) -> Refused {
-    Refused::Confirmed { series: number.series, number: number.number }
+    let Number { series, number, document_hash, .. } = number;
+    Refused::Confirmed { series, number, document_hash: document_hash.unwrap_or_default() }
 }
 
 fn void(number: Number) -> Refused {
@@ -416,7 +419,7 @@ mod tests {
         let Verdict::Refuse(refused) = decide(&confirm("x"), NumberState::Confirmed) else {
             panic!("granted")
         };
-        assert_eq!(refused.to_string(), "number 3 of series INV is confirmed for another document");
+        assert_eq!(refused.to_string(), "number 3 of series INV is confirmed for another document, h");
         let Verdict::Refuse(refused) = decide(&confirm("h"), NumberState::Void) else { panic!("granted") };
         assert_eq!(refused.to_string(), "number 3 of series INV is void: torn");
     }

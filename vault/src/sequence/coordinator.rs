@@ -6,6 +6,7 @@ mod chores;
 mod company;
 mod metrics;
 mod operator;
+mod silence;
 mod upkeep;
 
 use std::collections::{HashMap, VecDeque};
@@ -19,6 +20,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, timeout};
 
 use super::alone::{self, Alone, Sight, Waits};
+use super::apart::{self, GoesOn};
 use super::book::{Known, Refused, Round, SeriesName, Verdict, Wish};
 use super::chores::Chores;
 use super::database::replies::{Replies, Reply};
@@ -28,16 +30,15 @@ use super::journal::{Journal, JournalError};
 use super::keeper::Keeper;
 use super::mirror::Mirror;
 use super::protocol::{Core, Input, Message, Output, Reason};
+use super::reason::Told;
 use super::record::desk::{self, Desk};
 use super::{Done, HangUp, Outcome, SequenceError, Tell};
 pub(super) use metrics::Metrics;
 use operator::Seal;
+pub(super) use silence::Silence;
 
 /// Most wishes waiting for their round; further ones are refused as busy.
 pub(super) const WAITING: usize = 4096;
-/// A connection that has not led to a session, and on which nothing is said for this time, is ended
-/// and made anew.
-const SESSION_DEADLINE: Duration = Duration::from_secs(10);
 /// How often the thread looks at its deadlines when nothing happens.
 const TICK: Duration = Duration::from_millis(500);
 
@@ -46,10 +47,14 @@ pub(super) enum Work {
     Up,
     Down(oneshot::Sender<()>),
     Told(Bytes),
+    /// The owner has not answered what callers here asked.
+    Unanswered,
     Wish(Waiting),
     Record(desk::Waiting),
     Sure(desk::Sure),
     Reseed(oneshot::Sender<Result<u64, SequenceError>>),
+    /// The other vault fills the empty etcd of this id again; tells whether this one will use it.
+    Adopt(String, oneshot::Sender<()>),
     /// This vault shall be the owner; with `true`, without the other.
     TakeOver(bool, oneshot::Sender<Result<u64, SequenceError>>),
     /// A token is to be made for the vault of that name, which begins this life.
@@ -75,17 +80,28 @@ pub(super) struct Seen {
     /// Does this vault enter wishes itself, or does the other?
     pub(super) leads: bool,
     pub(super) refusal: Option<Reason>,
+    /// What is known of that beyond, where etcd is the ledger.
+    pub(super) why: Option<Arc<str>>,
     pub(super) tail: Tail,
     pub(super) final_index: u64,
     /// Records may be answered up to this index, if this vault is sure to be the owner.
     pub(super) entered_index: u64,
     pub(super) complete: bool,
     pub(super) epoch: u64,
-    /// Is there a token for this vault, and for the other?
-    pub(super) sealed: [bool; 2],
+    /// What a token for this vault begins, and one for the other; of those that nobody has used.
+    pub(super) sealed: [Option<Life>; 2],
+    /// What goes on while the two are apart.
+    pub(super) apart: GoesOn,
     pub(super) definitions: Arc<HashMap<SeriesName, Definition>>,
     /// Writes that were answered, gave way, and were not looked at yet.
     pub(super) dropped: u64,
+}
+
+impl Seen {
+    /// Why nothing is entered now, as callers are told.
+    pub(super) fn told(&self) -> Option<Told> {
+        self.refusal.map(|reason| Told { reason, why: self.why.clone() })
+    }
 }
 
 /// The thread's own state.
@@ -113,7 +129,7 @@ pub(super) struct Coordinator {
     /// The entries that were made for them.
     pub(super) made: Vec<Entry>,
     pub(super) records: Desk,
-    pub(super) session_due: Option<Instant>,
+    pub(super) silence: Silence,
     /// When a disk that refused is tried again.
     pub(super) disk_due: Option<Instant>,
     pub(super) witness: Keeper,
@@ -131,6 +147,7 @@ impl Coordinator {
     pub(super) async fn run(mut self, shutdown: Shutdown) {
         let mut witness_due = Instant::now();
         loop {
+            self.await_peer();
             let work = tokio::select! {
                 () = shutdown.cancelled() => break,
                 work = timeout(if self.settling { Duration::ZERO } else { TICK }, self.queue.recv()) => work,
@@ -147,7 +164,7 @@ impl Coordinator {
             }
             self.settle_on();
             self.rounds();
-            self.watch_session();
+            self.watch_silence();
             self.try_disk();
             if Instant::now() >= witness_due {
                 self.keep_witness();
@@ -174,27 +191,15 @@ impl Coordinator {
 
     fn take(&mut self, work: Work) {
         match work {
-            Work::Up => match super::nonce() {
-                Ok(nonce) => {
-                    self.end_chores();
-                    self.session_due = Some(Instant::now() + SESSION_DEADLINE);
-                    self.feed(Input::Connected(nonce));
-                }
-                Err(error) => {
-                    tracing::error!("sequence: no randomness for a session: {error}; no session");
-                    (self.hang_up)();
-                }
-            },
+            Work::Up => self.connected(),
             Work::Down(noted) => {
-                self.session_due = None;
-                self.end_chores();
-                self.feed(Input::Disconnected);
+                self.disconnected();
                 drop(noted);
             }
+            Work::Unanswered => self.owner_is_silent(),
             Work::Told(body) => match Message::decode(&body) {
                 Ok(message) => {
-                    // As long as the other says something, it goes on.
-                    self.session_due = self.session_due.map(|_| Instant::now() + SESSION_DEADLINE);
+                    self.heard();
                     self.feed(Input::Received(message));
                 }
                 Err(error) => {
@@ -215,6 +220,8 @@ impl Coordinator {
                 // An operator who has gone asks again and is told that there is nothing to do.
                 let _gone = done.send(outcome);
             }
+            // etcd is not the ledger here.
+            Work::Adopt(_, done) => drop(done),
             Work::TakeOver(alone, done) => {
                 let outcome = self.take_over(alone);
                 // An operator who has gone looks at the status.
@@ -449,7 +456,7 @@ impl Coordinator {
         if may_propose {
             return self.records.round(&self.journal, BATCH / 2, Instant::now().into_std(), label());
         }
-        self.records.refuse(self.core.refusal().unwrap_or(Reason::Syncing));
+        self.records.refuse(&self.core.refusal().unwrap_or(Reason::Syncing).into());
         Vec::new()
     }
 
@@ -539,11 +546,9 @@ impl Coordinator {
             }
             match round.decide(&waiting.name, &waiting.wish, context, self.journal.standing(), at) {
                 Verdict::Answer(known) => answer(waiting, Ok(held(known))),
-                Verdict::Refuse(Refused::Unknown { .. }) if !self.core.is_complete() => {
-                    answer(waiting, Err(self.core.refusal().unwrap_or(Reason::Syncing).into()));
-                }
-                // Of which lives all is known, a session tells first.
-                Verdict::Refuse(Refused::KeyLost) if !may_propose => {
+                // What was given alone stands in the chain, and of which lives all is known, only when
+                // a session has come so far.
+                Verdict::Refuse(Refused::Unknown { .. } | Refused::KeyLost) if !may_propose => {
                     answer(waiting, Err(self.core.refusal().unwrap_or(Reason::Syncing).into()));
                 }
                 Verdict::Refuse(refused) => answer(waiting, Err(refused.into())),
@@ -569,24 +574,6 @@ impl Coordinator {
         self.core.may_propose()
     }
 
-    /// A connection that leads to no session is ended, so that it can be made anew.
-    fn watch_session(&mut self) {
-        let refusal = self.core.refusal();
-        if refusal.is_none() {
-            self.session_due = None;
-        } else if self.session_due.is_some_and(|due| Instant::now() >= due) {
-            self.session_due = None;
-            match refusal {
-                // Said once, where it arose.
-                Some(reason) if reason.needs_operator() => {
-                    tracing::debug!("sequence: {reason}; connecting again")
-                }
-                _ => tracing::warn!("sequence: no session within {SESSION_DEADLINE:?}; connecting again"),
-            }
-            (self.hang_up)();
-        }
-    }
-
     /// Shows the outside where things stand, and tells the log when that changes.
     fn show(&mut self) {
         let refusal = self.core.refusal();
@@ -598,6 +585,9 @@ impl Coordinator {
                 Some(reason) if reason.needs_operator() => {
                     tracing::error!("sequence: numbering is closed: {reason}");
                 }
+                Some(reason) if apart::gives(&self.core, self.journal.standing()) => {
+                    tracing::warn!("sequence: only numbers of available series are given, alone: {reason}");
+                }
                 Some(reason) => tracing::warn!("sequence: no new numbers: {reason}"),
             }
         }
@@ -607,7 +597,10 @@ impl Coordinator {
             None if self.core.leads() => Ok(()),
             None => Err(Reason::Syncing),
         };
-        self.records.follow(sure, Instant::now().into_std());
+        self.records.follow(sure.map_err(Reason::into), Instant::now().into_std());
+        let unused = |life: &Life| self.used != Some(*life);
+        let sealed = self.names.each_ref().map(|name| self.journal.standing().sealed(name).filter(unused));
+        self.tell_void(sealed);
         self.seen.send_modify(|seen| {
             seen.refusal = refusal;
             seen.leads = self.core.leads();
@@ -617,10 +610,8 @@ impl Coordinator {
             seen.complete = self.core.is_complete();
             seen.epoch = self.core.epoch();
             seen.life = self.core.life();
-            let unused = |name: &String| {
-                self.journal.standing().sealed(name).is_some_and(|life| self.used != Some(life))
-            };
-            seen.sealed = self.names.each_ref().map(unused);
+            seen.sealed = sealed;
+            seen.apart = GoesOn::of(&self.core, self.used);
             seen.definitions = self.journal.standing().shown_definitions();
         });
         self.metrics.together.set(i64::from(refusal.is_none()));

@@ -10,7 +10,9 @@ pub mod mariadb;
 pub(super) mod note;
 pub mod open;
 pub mod operator;
+mod others;
 pub mod postgres;
+pub mod redundancy;
 pub(super) mod replies;
 mod row;
 pub mod sqlite;
@@ -88,7 +90,7 @@ pub struct Mark {
 #[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
 pub enum DatabaseError {
     /// It does not answer, or broke off. What was under way may have been done.
-    #[error("{place}: {why}; connected again by itself")]
+    #[error("{place}: {why}; will connect again by itself")]
     Away {
         /// Host and port.
         place: String,
@@ -96,7 +98,7 @@ pub enum DatabaseError {
         why: String,
     },
     /// It takes too long. What was under way may have been done.
-    #[error("{place}: no answer within {deadline:?}; connected again by itself")]
+    #[error("{place}: no answer within {deadline:?}; will connect again by itself")]
     Late {
         /// Host and port.
         place: String,
@@ -104,7 +106,9 @@ pub enum DatabaseError {
         deadline: Duration,
     },
     /// Another writer was first: nothing was written.
-    #[error("{place}: another writer was first: it holds {found} entries now; compared again by itself")]
+    #[error(
+        "{place}: another writer was first: it holds {found} entries now; will be compared again by itself"
+    )]
     Moved {
         /// Host and port.
         place: String,
@@ -145,6 +149,28 @@ pub enum DatabaseError {
 }
 
 impl DatabaseError {
+    /// The server's own words and what the operator writes, where it answers and says no.
+    #[must_use]
+    pub fn words(&self) -> Option<String> {
+        match self {
+            Self::Unfit { what, next, .. } => Some(format!("{what}; {next}")),
+            _ => None,
+        }
+    }
+
+    /// What is wrong, where the place is told beside it and what follows goes without saying.
+    #[must_use]
+    pub fn said(&self) -> String {
+        match self {
+            Self::Away { why, .. } => why.clone(),
+            Self::Late { deadline, .. } => format!("no answer within {deadline:?}"),
+            Self::Unfit { what, next, .. } => format!("{what}; {next}"),
+            Self::Moved { .. } | Self::NoPrimary(_) | Self::Damaged { .. } | Self::Foreign { .. } => {
+                self.to_string()
+            }
+        }
+    }
+
     /// Does it need an operator, or does it pass by itself?
     #[must_use]
     pub fn needs_operator(&self) -> bool {
@@ -186,6 +212,9 @@ pub struct Host {
     /// Has the operator forbidden it?
     #[serde(default)]
     pub fenced: bool,
+    /// Does this member of etcd lead? It answers and is away all the same where no quorum stands.
+    #[serde(default)]
+    pub leads: Option<bool>,
 }
 
 impl Host {
@@ -196,12 +225,13 @@ impl Host {
         Self {
             host,
             place,
-            why: Some(error.to_string()),
+            why: Some(error.said()),
             lineage: None,
             lag_bytes: None,
             replication: Vec::new(),
             holds: None,
             fenced: false,
+            leads: None,
         }
     }
 }
@@ -234,6 +264,11 @@ pub trait Ledger: Send {
 
     /// Up to [`BATCH`](super::entry::BATCH) entries after `after`, in order.
     async fn entries(&mut self, after: u64) -> Result<Vec<Entry>, DatabaseError>;
+
+    /// Would it take an entry now? Writes nothing.
+    async fn would_append(&mut self) -> Result<(), DatabaseError> {
+        Ok(())
+    }
 
     /// That it is the ledger itself, as of the last look at its end.
     fn begun(&self) -> Option<&Mark> {

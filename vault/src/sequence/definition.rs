@@ -136,9 +136,9 @@ impl Definition {
             (Counted::Through, None) => Ok(base.to_owned()),
             (Counted::Through, Some(_)) => refuse("no period; leave it out"),
             (Counted::ByYear, Some(year)) if is_year(year) => Ok(format!("{base}/{year}")),
-            (Counted::ByYear, _) => refuse("year; say period=2026"),
+            (Counted::ByYear, _) => refuse("year; say ?period=2026 (vault number: --period 2026)"),
             (Counted::ByMonth, Some(month)) if is_month(month) => Ok(format!("{base}/{month}")),
-            (Counted::ByMonth, _) => refuse("month; say period=2026-03"),
+            (Counted::ByMonth, _) => refuse("month; say ?period=2026-03 (vault number: --period 2026-03)"),
         }
     }
 

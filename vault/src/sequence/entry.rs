@@ -198,6 +198,26 @@ pub struct Draft {
     pub carried: Option<(Life, u64)>,
 }
 
+impl Draft {
+    /// Its entry in JSON is no longer than this, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        json_bytes([&self.owner, &self.series, &self.key, &self.act.parts().1])
+    }
+}
+
+/// Names, numbers, lives and hashes of one entry in JSON, without its texts.
+const FIXED_BYTES: usize = 640;
+
+fn json_bytes(texts: [&str; 4]) -> usize {
+    let escaped = |byte: u8| match byte {
+        b'"' | b'\\' => 2,
+        0..0x20 => 6,
+        _ => 1,
+    };
+    FIXED_BYTES + texts.into_iter().flat_map(str::bytes).map(escaped).sum::<usize>()
+}
+
 /// One line of the ledger.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Entry {
@@ -262,6 +282,12 @@ impl Entry {
         entry
     }
 
+    /// It is no longer in JSON than this, in bytes.
+    #[must_use]
+    pub fn bytes(&self) -> usize {
+        json_bytes([&self.owner, &self.series, &self.key, &self.act.parts().1])
+    }
+
     /// Is this the entry that follows `tail`, unaltered?
     #[must_use]
     pub fn follows(&self, tail: Tail) -> bool {
@@ -314,6 +340,38 @@ mod tests {
     fn draft(number: u64, act: Act) -> Draft {
         let (owner, series, key) = ("erp".to_owned(), "INV".to_owned(), format!("k{number}"));
         Draft { owner, series, number, key, act, at: 1_700_000_000_000, carried: None }
+    }
+
+    #[test]
+    fn an_entry_is_never_longer_in_json_than_was_said() {
+        let nasty: String = (0..0x80).map(char::from).chain("ü€𝄞".chars()).collect();
+        let birth = Birth { life: Life::MAX, former: Some(Life::MAX), proven: true };
+        let definition =
+            Definition { range: u64::MAX, pattern: Some(nasty.clone()), expires_after: Some(u64::MAX) };
+        let acts = [
+            Act::Reserve(Some(Life::MAX)),
+            Act::Void(nasty.clone()),
+            Act::Put(nasty.clone()),
+            Act::Define(definition),
+            Act::Life(birth),
+            Act::Grant(Grant { to: u64::MAX, life: Life::MAX }),
+            Act::Remove,
+        ];
+        for act in acts {
+            let draft = Draft {
+                owner: nasty.clone(),
+                key: nasty.clone(),
+                at: i64::MIN,
+                carried: Some((Life::MAX, u64::MAX)),
+                ..draft(u64::MAX, act)
+            };
+            let said = draft.bytes();
+            let tail = Tail { index: u64::MAX - 1, hash: Digest([255; 32]) };
+            let entry = Entry::append(tail, u64::MAX, Life::MAX, draft);
+            assert_eq!(entry.bytes(), said);
+            let is = serde_json::to_vec(&entry).unwrap().len();
+            assert!(is <= said, "{is} of {said}: {:?}", entry.act);
+        }
     }
 
     #[test]

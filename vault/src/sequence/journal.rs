@@ -6,6 +6,7 @@
 //! the truth; the tables `number`, `series` and `life` are derived from them in the same
 //! transaction.
 
+mod cut;
 mod derived;
 mod dropped;
 mod keys;
@@ -13,6 +14,7 @@ mod line;
 mod records;
 mod schema;
 mod survey;
+mod tokens;
 
 use std::cell::RefCell;
 use std::collections::{HashMap, HashSet};
@@ -32,10 +34,11 @@ use crate::sqlite::{self, SqliteError};
 
 pub use dropped::Dropped;
 pub use records::Leaf;
-pub use survey::{Open, Which};
+pub use survey::{AllLeft, Left, Open, Which};
 
+use cut::cut_off;
 use derived::{
-    apply, cut_off, forget_carried, is_plain, last_number, life_state, put_lives, put_series, reserve, stands,
+    apply, forget_carried, is_plain, last_number, life_state, put_lives, put_series, reserve, stands,
 };
 use keys::{Absent, Change, Keys};
 use schema::MIGRATIONS;
@@ -291,7 +294,7 @@ impl Journal {
         }
     }
 
-    /// `uncut` becomes what stood before a cut.
+    /// `uncut` becomes what stood before a cut, if that changes it.
     fn try_write(&mut self, write: &Write, uncut: &mut Option<Standing>) -> rusqlite::Result<bool> {
         let Write { cut, entries, rows, memory } = write;
         let transaction = self.connection.transaction()?;
@@ -302,12 +305,12 @@ impl Journal {
             if !stands(&transaction, *cut)? {
                 return Ok(false);
             }
-            let left = cut_off(&transaction, cut.index, keys, &mut change)?;
-            *uncut = Some(std::mem::replace(&mut self.standing, left));
+            let left = cut_off(&transaction, cut.index, keys, &mut change, &self.standing)?;
             self.last.get_mut().clear();
-            touched.extend(
-                self.standing.names().chain(self.standing.definitions().map(|(name, _)| name)).cloned(),
-            );
+            if let Some((left, names)) = left {
+                *uncut = Some(std::mem::replace(&mut self.standing, left));
+                touched.extend(names);
+            }
         }
         line::append(&transaction, entries)?;
         for run in entries.chunk_by(|one, next| is_plain(one) && is_plain(next)) {

@@ -36,6 +36,7 @@ use super::entry::{BATCH, Draft, Entry, Life, Tail};
 pub use super::message::{Hello, Message, Nonce, Session};
 pub use super::reason::Reason;
 use super::witness::Witness;
+pub use operator::Opens;
 pub use step::{Input, Memory, Output, Write};
 
 /// The other vault, as its Hello tells.
@@ -229,6 +230,13 @@ impl Core {
         granted && self.proposed.is_none() && self.writing.is_none()
     }
 
+    /// The last entry of a round that the other vault has yet to write.
+    #[must_use]
+    pub fn awaits(&self) -> Option<u64> {
+        let together = matches!(&self.link, Link::Together(_)) && self.writing.is_none();
+        self.proposed.filter(|_| together)
+    }
+
     /// Is this vault the owner without the other, by an operator's word?
     #[must_use]
     pub fn goes_on_alone(&self) -> bool {
@@ -363,7 +371,8 @@ impl Core {
     /// says who owns it.
     #[must_use]
     pub fn may_yield(&self) -> bool {
-        self.link == Link::Apart(Reason::TwoOwners) && self.memory.epoch > 1 && self.may_take_over()
+        let two = matches!(self.link, Link::Apart(Reason::TwoOwners(epoch)) if epoch > 1);
+        two && self.may_take_over()
     }
 
     /// Where this vault's journal ends, durably.

@@ -9,6 +9,8 @@
 pub mod begin;
 pub mod core;
 mod members;
+mod refill;
+mod shown;
 mod turn;
 
 use std::collections::VecDeque;
@@ -28,12 +30,10 @@ pub(super) use self::begin::Ready;
 use self::begin::{Greeting, misfit};
 use self::core::{Core, Input, Output};
 use super::coordinator::{Metrics, Seen, WAITING, Waiting, Work, answer};
-use super::database::copy::Phase;
-use super::database::note::Note;
 use super::database::open::Connection;
 use super::database::operator::{Database, Told};
 use super::database::{self, DatabaseError, Mark};
-use super::entry::{Act, Entry, Life, Tail};
+use super::entry::{Act, BATCH, Entry, Life, Tail};
 use super::journal::{Journal, JournalError};
 use super::protocol::{Memory, Reason, Write};
 use super::readers::Readers;
@@ -57,6 +57,10 @@ const ASKED: Duration = Duration::from_secs(1);
 /// Waits between two attempts to reach a member.
 const FIRST_WAIT: Duration = Duration::from_millis(100);
 const LONGEST_WAIT: Duration = Duration::from_secs(2);
+/// A block in JSON, in bytes; etcd takes 1.5 MiB at a time.
+pub(super) const BLOCK_BYTES: usize = 1 << 20;
+/// So much of it is left to numbers.
+pub(super) const NUMBER_BYTES: usize = 64 << 10;
 /// How often it is written down outside the journal how far the ledger goes.
 const NOTE: Duration = Duration::from_secs(5);
 
@@ -88,17 +92,25 @@ pub(super) fn start(
         life,
         leads: true,
         refusal: Some(Reason::NoQuorum),
+        why: None,
         tail,
         final_index: tail.index,
         entered_index: tail.index,
         complete: false,
         epoch: memory.epoch,
-        sealed: [false; 2],
+        sealed: [None; 2],
+        apart: Default::default(),
         dropped: 0,
         definitions: journal.standing().shown_definitions(),
     });
-    let (database, told) = Database::of_truth(database, &settings.journal, seen.clone(), registry)?;
+    let (database, told) =
+        Database::of_truth(database, &names[1], &settings.journal, seen.clone(), registry, shutdown.clone())?;
     let note = told.note();
+    if !note.truth {
+        tracing::warn!(
+            "sequence: role = \"truth\": as soon as both vaults run so and are connected, etcd becomes the ledger itself, for good: there is no way back to a pair; where that is not meant, write role = \"copy\" and start this vault again now"
+        );
+    }
     let rows = has_rows(&journal)?;
     let floor = if note.truth { note.copied } else { 0 };
     let (ready, told_of) = watch::channel(Ready {
@@ -109,6 +121,7 @@ pub(super) fn start(
         end: if note.truth { floor.max(tail.index) } else { 0 },
         reads: note.ledger.clone(),
         begun: note.truth,
+        level: false,
         journal: memory.journal,
         knows: memory.peer_journal,
         unfit: begin::unfit(&memory, tail, witnessed, rows),
@@ -127,6 +140,7 @@ pub(super) fn start(
         decided_at: tail,
         question: None,
         records: Desk::shared(),
+        refill: None,
         connection: None,
         passed_by: None,
         current: false,
@@ -143,6 +157,8 @@ pub(super) fn start(
         door: Arc::new(told),
         refusal: Some(Reason::NoQuorum),
         why: None,
+        stuck: None,
+        catches_up: false,
         failures: 0,
         said: None,
         backoff: Backoff::new(FIRST_WAIT, LONGEST_WAIT),
@@ -155,7 +171,10 @@ pub(super) fn start(
         .name("sequence".to_owned())
         .spawn(move || runtime.block_on(quorum.run(end)))?;
     let (database, ready) = (Some(database), Some(told_of));
-    let sequence = Sequence { work: work.clone(), readers, seen, names, forward, database, ready };
+    let (late, no_run_folder) = (Arc::default(), None);
+    let own = work.clone();
+    let sequence =
+        Sequence { work: own, readers, seen, names, forward, late, database, ready, no_run_folder };
     tokio::spawn(sequence.clone().count_expired(expired, shutdown));
     Ok((sequence, Events(work)))
 }
@@ -193,6 +212,8 @@ struct Quorum {
     /// Readers wait to hear that this journal has everything.
     question: Option<u64>,
     records: Desk,
+    /// An operator wants an empty etcd filled again.
+    refill: Option<refill::Asked>,
     connection: Option<Connection>,
     /// What an append has found in its place.
     passed_by: Option<Vec<Entry>>,
@@ -220,6 +241,10 @@ struct Quorum {
     refusal: Option<Reason>,
     /// What the members said.
     why: Option<String>,
+    /// They take no entries, and said so with these words.
+    stuck: Option<String>,
+    /// Does the journal lack more than one fetch brings?
+    catches_up: bool,
     /// How often in a row a member has failed.
     failures: u32,
     /// What the log last heard.
@@ -239,6 +264,11 @@ impl Quorum {
 
     async fn turns(&mut self) {
         loop {
+            if let Some(done) = self.refill.take()
+                && let Err(error) = self.refill(done).await
+            {
+                tracing::error!("sequence: etcd is not filled: {error}; write it again");
+            }
             if self.connection.is_none() && !self.connect().await {
                 continue;
             }
@@ -246,11 +276,10 @@ impl Quorum {
                 self.connection = None;
                 self.current = false;
                 tracing::debug!("sequence: etcd: {error}");
-                self.why = Some(error.to_string());
                 // Another member may answer at once; whoever waits is refused if that fails too.
                 self.failures += 1;
                 if self.failures > 1 || error.needs_operator() {
-                    self.give_up().await;
+                    self.give_up(&error).await;
                 }
             }
         }
@@ -282,16 +311,18 @@ impl Quorum {
                 true
             }
             Err(error) => {
-                self.why = Some(error.to_string());
-                self.give_up().await;
+                self.give_up(&error).await;
                 false
             }
         }
     }
 
     /// Nobody is kept waiting any more, and the members are left alone for a while.
-    async fn give_up(&mut self) {
-        self.refuse(Reason::NoQuorum);
+    async fn give_up(&mut self, error: &DatabaseError) {
+        let words = error.words();
+        let reason = if words.is_some() { Reason::LedgerRefuses } else { Reason::NoQuorum };
+        self.why = Some(words.unwrap_or_else(|| error.to_string()));
+        self.refuse(reason);
         let mut jitter = [0; 4];
         // Without randomness two vaults come back together, which is only slower.
         let _ = getrandom::fill(&mut jitter);
@@ -315,6 +346,9 @@ impl Quorum {
                 return Ok(());
             }
         }
+        if self.stuck.is_some() {
+            return self.wait_for_room().await;
+        }
         self.be_well();
         if !self.waiting.is_empty() || self.question.is_some() {
             return self.work(false).await;
@@ -333,8 +367,9 @@ impl Quorum {
 
     /// Numbers are given.
     fn be_well(&mut self) {
-        (self.refusal, self.why, self.failures) = (None, None, 0);
+        (self.refusal, self.why, self.failures, self.catches_up) = (None, None, 0, false);
         self.backoff.reset();
+        self.ready.send_if_modified(|ready| !std::mem::replace(&mut ready.level, true));
         self.show();
     }
 
@@ -389,17 +424,34 @@ impl Quorum {
                 let end = within(self.connection()?.tail()).await?;
                 self.may_use()?.then_some(Input::Found(end))
             }
-            Output::Fetch(after) => Some(Input::Fetched(self.fetch(after).await?)),
+            Output::Fetch(after) => {
+                if let Some(end) = self.core.behind().filter(|end| *end > after + BATCH as u64) {
+                    let why = format!("it has {after} of {end} entries");
+                    if !std::mem::replace(&mut self.catches_up, true) {
+                        tracing::info!("sequence: the journal is brought up to the ledger in etcd ({why})");
+                    }
+                    self.why = Some(why);
+                    self.refuse(Reason::Behind);
+                }
+                Some(Input::Fetched(self.fetch(after).await?))
+            }
             Output::Append(after, entries) => {
                 match within(self.connection()?.append(after, &entries)).await {
-                    Ok(()) => Some(Input::Appended),
+                    Ok(()) => {
+                        self.stuck = None;
+                        Some(Input::Appended)
+                    }
                     Err(DatabaseError::Moved { .. }) => Some(Input::Moved),
                     Err(error) if error.needs_operator() => {
                         for output in self.core.step(Input::Refused) {
                             debug_assert_eq!(output, Output::Passed);
                             self.decide_anew();
                         }
-                        return Err(error);
+                        let Some(words) = error.words() else { return Err(error) };
+                        self.stuck = Some(words.clone());
+                        self.why = Some(words);
+                        self.refuse(Reason::LedgerRefuses);
+                        None
                     }
                     Err(error) => return Err(error),
                 }
@@ -435,7 +487,15 @@ impl Quorum {
         {
             return Ok(entries);
         }
-        within(self.connection()?.entries(after)).await
+        let Some(mut connection) = self.connection.take() else { return Err(away()) };
+        let fetch = within(connection.entries(after));
+        // Callers are told how far it is, and are not kept.
+        let fetched = match self.catches_up {
+            true => self.meanwhile(fetch).await,
+            false => fetch.await,
+        };
+        self.connection = Some(connection);
+        fetched
     }
 
     /// Into the journal; where etcd has it already, a restart reads it from there again.
@@ -472,9 +532,7 @@ impl Quorum {
     }
 
     fn connection(&mut self) -> Result<&mut Connection, DatabaseError> {
-        let none =
-            || DatabaseError::Away { place: "etcd".to_owned(), why: "no member is connected".to_owned() };
-        self.connection.as_mut().ok_or_else(none)
+        self.connection.as_mut().ok_or_else(away)
     }
 
     /// Is the connected etcd still the ledger of these two vaults? Closes the room if not.
@@ -552,7 +610,7 @@ impl Quorum {
     fn take(&mut self, work: Work) {
         match work {
             // The other vault is needed for nothing here.
-            Work::Told(_) => {}
+            Work::Told(_) | Work::Unanswered => {}
             // It may know of more.
             Work::Up => self.asked = false,
             Work::Down(noted) => drop(noted),
@@ -562,8 +620,13 @@ impl Quorum {
             Work::Wish(waiting) => self.waiting.push_back(waiting),
             Work::Record(waiting) => self.records.take(waiting),
             Work::Sure(reader) => self.records.take_reader(reader),
-            Work::Reseed(done)
-            | Work::TakeOver(_, done)
+            Work::Reseed(done) => self.refill = Some(done),
+            Work::Adopt(id, done) => match self.adopt(id) {
+                // The other vault looks what this one says of itself now.
+                Ok(()) => drop(done.send(())),
+                Err(why) => tracing::error!("sequence: the other vault wants to fill another etcd: {why}"),
+            },
+            Work::TakeOver(_, done)
             | Work::Seal(_, _, done)
             | Work::Open(_, done)
             | Work::LookedAt(_, done) => {
@@ -574,77 +637,10 @@ impl Quorum {
             Work::Yield(done) => drop(done.send(Err(SequenceError::NoPair))),
         }
     }
+}
 
-    /// Tells everybody who waits that nothing is entered now. What was sent stays under way.
-    fn refuse(&mut self, reason: Reason) {
-        self.refusal = Some(reason);
-        for waiting in self.waiting.drain(..) {
-            answer(waiting, Err(reason.into()));
-        }
-        for (waiting, _) in self.told_later.drain(..) {
-            answer(waiting, Err(reason.into()));
-        }
-        self.records.refuse(reason);
-        self.question = None;
-        self.show();
-    }
-
-    /// Shows the outside where things stand, and tells the log when that changes.
-    fn show(&mut self) {
-        let (refusal, tail) = (self.refusal, self.core.tail());
-        let said = refusal.map(|reason| (reason, self.why.clone()));
-        if said != self.said {
-            match &said {
-                None => tracing::info!("sequence: etcd is the ledger; numbers are given"),
-                Some((reason, why)) => {
-                    let why = why.as_deref().map(|why| format!(" ({why})")).unwrap_or_default();
-                    if reason.needs_operator() {
-                        tracing::error!("sequence: numbering is closed: {reason}{why}");
-                    } else if self.said.as_ref().map(|said| said.0) != Some(*reason)
-                        || *reason == Reason::NotBegun
-                    {
-                        tracing::warn!("sequence: no new numbers: {reason}{why}");
-                    }
-                }
-            }
-            self.said = said;
-        }
-        let phase = match refusal {
-            None => Phase::Current,
-            Some(reason) if reason.needs_operator() => Phase::Refused,
-            Some(Reason::NotBegun) => Phase::Connecting,
-            Some(_) => Phase::Away,
-        };
-        let why = refusal.map(|reason| match &self.why {
-            Some(why) => format!("{reason} ({why})"),
-            None => reason.to_string(),
-        });
-        self.door.show(phase, tail.index, why);
-        self.records.follow(refusal.map_or(Ok(()), Err), Instant::now().into_std());
-        self.seen.send_if_modified(|seen| {
-            let complete = refusal.is_none();
-            let changed = seen.refusal != refusal || seen.complete != complete;
-            (seen.refusal, seen.complete) = (refusal, complete);
-            changed
-        });
-        self.metrics.together.set(i64::from(refusal.is_none()));
-        self.take_note();
-    }
-
-    /// Writes down outside the journal how far the ledger goes: a lower bound that may be old.
-    fn take_note(&mut self) {
-        let index = self.floor();
-        if !self.begun || index == self.known || self.noted.elapsed() < NOTE {
-            return;
-        }
-        (self.known, self.noted) = (index, Instant::now());
-        let door = Arc::clone(&self.door);
-        tokio::task::spawn_blocking(move || {
-            if let Err(error) = door.remember(|note: &mut Note| note.copied = note.copied.max(index)) {
-                tracing::warn!("sequence: database: {error}");
-            }
-        });
-    }
+fn away() -> DatabaseError {
+    DatabaseError::Away { place: "etcd".to_owned(), why: "no member is connected".to_owned() }
 }
 
 /// A member that takes longer is left for another.
@@ -665,14 +661,21 @@ impl Sequence {
         match timeout(front::SURE_DEADLINE, told).await {
             Ok(Ok(Ok(_index))) => Ok(()),
             Ok(Ok(Err(RecordError::Busy))) => Err(SequenceError::Busy),
-            _ => Err(self.seen().refusal.unwrap_or(Reason::NoQuorum).into()),
+            _ => Err(SequenceError::of_a_look(self.seen().told().unwrap_or(Reason::NoQuorum.into()))),
         }
     }
 
     /// The other vault asks whether etcd may become the ledger; `None`: it asks for something else.
-    pub(super) fn greeted(&self, body: &Bytes) -> Option<Result<Bytes, String>> {
-        let ready = self.ready.as_ref()?.borrow().clone();
-        let Greeting::Truth(_) = serde_json::from_slice(body).ok()?;
+    pub(super) async fn greeted(&self, body: &Bytes) -> Option<Result<Bytes, String>> {
+        let ready = self.ready.as_ref()?;
+        if let Greeting::Refill(id) = serde_json::from_slice(body).ok()? {
+            let (done, adopted) = oneshot::channel();
+            // Refused or late: what is told of itself says so.
+            if self.work.try_send(Work::Adopt(id, done)).is_ok() {
+                let _late = timeout(ASKED, adopted).await;
+            }
+        }
+        let ready = ready.borrow().clone();
         Some(serde_json::to_vec(&Greeting::Truth(ready)).map(Bytes::from).map_err(|e| e.to_string()))
     }
 }

@@ -41,26 +41,36 @@ impl Sequence {
         Ok(SeriesName { series, ..whole })
     }
 
-    /// What became of a number.
+    /// What became of a number. `stale`: `None` may mean that this vault alone does not know of it.
     ///
     /// # Errors
     /// [`SequenceError::InDoubt`] where its last entry is not known to be on both vaults.
-    pub async fn by_number(&self, name: SeriesName, number: u64) -> Result<Option<Number>, SequenceError> {
-        self.newest().await?;
+    pub async fn by_number(
+        &self,
+        name: SeriesName,
+        number: u64,
+        stale: bool,
+    ) -> Result<Option<Number>, SequenceError> {
+        self.newest_unless(stale).await?;
         let (last, asked) = (self.seen().final_index, name.clone());
         let known = self.readers.look(move |journal| {
             let chain = journal.by_number(&asked, number)?;
             own_first(chain, last, || journal.own_by_number(&asked, number))
         });
-        self.once_final(&name, known.await?).await
+        self.once_final(&name, known.await?, stale).await
     }
 
     /// The number that a key got.
     ///
     /// # Errors
     /// As [`Sequence::by_number`].
-    pub async fn by_key(&self, name: SeriesName, key: String) -> Result<Option<Number>, SequenceError> {
-        self.newest().await?;
+    pub async fn by_key(
+        &self,
+        name: SeriesName,
+        key: String,
+        stale: bool,
+    ) -> Result<Option<Number>, SequenceError> {
+        self.newest_unless(stale).await?;
         let (last, asked) = (self.seen().final_index, name.clone());
         let known = self.readers.look(move |journal| {
             let chain = journal.by_key(&asked, &key)?;
@@ -70,7 +80,7 @@ impl Sequence {
         if let Some(Known { number, .. }) = known.as_ref().filter(|known| known.number.number == 0) {
             return Err(given_up(number.clone()).into());
         }
-        self.once_final(&name, known).await
+        self.once_final(&name, known, stale).await
     }
 
     /// A page of the series' numbers above `after`: whole, or refused. `state`: only those of it.
@@ -103,6 +113,56 @@ impl Sequence {
         }
     }
 
+    /// May an answer be old: does its reader allow it, and are the two apart?
+    #[must_use]
+    pub fn stale(&self, allowed: bool) -> Option<Stale> {
+        let seen = self.seen();
+        (allowed && seen.refusal.is_some()).then_some(Stale { final_entries: seen.final_index })
+    }
+
+    /// A page of what this vault has of the series' numbers above `after`, though the other may have
+    /// more. Marked are those whose last entry is not among the first `upto`, and those that this vault
+    /// gave alone. `state`: only those of it; `expired`: only reservations older than its `expires_after`.
+    ///
+    /// # Errors
+    /// The journal; [`SequenceError::NoSeries`] where there surely is none.
+    pub async fn list_stale(
+        &self,
+        name: SeriesName,
+        (state, expired): (Option<NumberState>, bool),
+        (after, limit): (u64, usize),
+        upto: Stale,
+    ) -> Result<Vec<Number>, SequenceError> {
+        let definition = self.definition(&name);
+        let before = expiry(&definition);
+        let which = match (expired, before, state) {
+            (true, Some(before), _) => Which::ReservedBefore(before),
+            (true, None, _) => return Ok(Vec::new()),
+            (false, _, Some(state)) => Which::State(state),
+            (false, _, None) => Which::All,
+        };
+        let (asked, last) = (name.clone(), upto.final_entries);
+        let known = self.readers.walk(move |journal| {
+            let chain = journal.numbers(&asked, which, after, limit)?;
+            let mut known = Vec::with_capacity(chain.len());
+            for one in chain {
+                let one = flagged(journal, one, before)?;
+                known.push(Number { in_doubt: one.index > last, ..one.number });
+            }
+            let given = journal.numbers_given_alone(&asked, which, after, limit, before)?;
+            Ok((known, given))
+        });
+        let (mut numbers, alone) = known.await?;
+        numbers.extend(alone);
+        numbers.sort_by_key(|number| number.number);
+        numbers.truncate(limit);
+        // A vault whose journal may be an old copy denies nothing.
+        if numbers.is_empty() && self.seen().complete {
+            self.must_exist(&name).await?;
+        }
+        Ok(numbers.into_iter().map(|number| dressed(&definition, &name, number)).collect())
+    }
+
     async fn page(
         &self,
         name: SeriesName,
@@ -120,17 +180,20 @@ impl Sequence {
         let known = known.await?;
         // A short page says that there is no more.
         self.knows_all_of(&name)?;
+        if known.is_empty() {
+            self.must_exist(&name).await?;
+        }
         self.wait_final(known.iter().map(|known| known.index).max().unwrap_or(0)).await?;
         Ok(known.into_iter().map(|known| dressed(&definition, &name, known.number)).collect())
     }
 
     /// What is said of a series, and how far it is counted; `None` for one that nobody has used or
-    /// defined.
+    /// defined. `stale`: as this vault has it.
     ///
     /// # Errors
     /// The journal, or the pair has never been together in this life.
-    pub async fn survey(&self, name: SeriesName) -> Result<Option<Series>, SequenceError> {
-        self.newest().await?;
+    pub async fn survey(&self, name: SeriesName, stale: bool) -> Result<Option<Series>, SequenceError> {
+        self.newest_unless(stale).await?;
         let defined = self.seen().definitions.get(&name).cloned();
         let definition = defined.clone().unwrap_or_default();
         let before = expiry(&definition);
@@ -142,7 +205,9 @@ impl Sequence {
             let open = self.open(&asked, before).await?;
             counts.push(self.readers.walk(move |journal| journal.count(&asked, open)).await?);
         }
-        self.complete()?;
+        if !stale {
+            self.complete()?;
+        }
         if defined.is_none() && counts.iter().all(|count| count.last == 0) {
             return Ok(None);
         }
@@ -162,8 +227,9 @@ impl Sequence {
         owner: String,
         after: String,
         limit: usize,
+        stale: bool,
     ) -> Result<Vec<String>, SequenceError> {
-        self.newest().await?;
+        self.newest_unless(stale).await?;
         let definitions = Arc::clone(&self.seen().definitions);
         let asked = owner.clone();
         let used = self.readers.walk(move |journal| {
@@ -183,7 +249,9 @@ impl Sequence {
         names.sort();
         names.dedup();
         names.truncate(limit);
-        self.complete()?;
+        if !stale {
+            self.complete()?;
+        }
         Ok(names)
     }
 
@@ -193,10 +261,22 @@ impl Sequence {
     ///
     /// # Errors
     /// The journal; that etcd is not reached.
-    pub async fn exportable(&self, base: &SeriesName) -> Result<(u64, Option<u64>), SequenceError> {
-        self.newest().await?;
+    pub async fn exportable(
+        &self,
+        base: &SeriesName,
+        stale: bool,
+    ) -> Result<(u64, Option<u64>), SequenceError> {
+        self.newest_unless(stale).await?;
+        match self.must_exist(base).await {
+            // A vault whose journal may be an old copy denies nothing, and exports nothing for a whole.
+            Err(SequenceError::NoSeries { .. }) if stale => {}
+            Err(missing @ SequenceError::NoSeries { .. }) => {
+                return Err(self.complete().err().unwrap_or(missing));
+            }
+            known => known?,
+        }
         let seen = self.seen();
-        if seen.refusal.is_none() || self.definition(base).range == 0 {
+        if seen.refusal.is_none() || self.ready.is_some() || self.definition(base).range == 0 {
             return Ok((seen.final_index, None));
         }
         let asked = base.clone();
@@ -320,6 +400,19 @@ impl Sequence {
         }
     }
 
+    /// Is there such a series, or one whose period it is?
+    ///
+    /// # Errors
+    /// [`SequenceError::NoSeries`].
+    pub(super) async fn must_exist(&self, name: &SeriesName) -> Result<(), SequenceError> {
+        let base = SeriesName { owner: name.owner.clone(), series: base_of(&name.series).to_owned() };
+        let asked = base.clone();
+        let is_there = self.seen().definitions.contains_key(&base)
+            || self.readers.look(move |journal| journal.has_numbers(&asked)).await?;
+        let SeriesName { owner, series } = base;
+        if is_there { Ok(()) } else { Err(SequenceError::NoSeries { owner, series }) }
+    }
+
     /// What is said of a series, or of the one whose period it is.
     fn definition(&self, name: &SeriesName) -> Definition {
         let definitions = Arc::clone(&self.seen.borrow().definitions);
@@ -336,8 +429,11 @@ impl Sequence {
         &self,
         name: &SeriesName,
         known: Option<Known>,
+        stale: bool,
     ) -> Result<Option<Number>, SequenceError> {
-        let Some(known) = known else { return self.knows_all_of(name).map(|()| None) };
+        let Some(known) = known else {
+            return if stale { Ok(None) } else { self.knows_all_of(name).map(|()| None) };
+        };
         self.wait_final(known.index).await?;
         let mut number = dressed(&self.definition(name), name, known.number);
         self.flag(name, &mut number).await?;
@@ -359,16 +455,32 @@ impl Sequence {
     /// that the other vault may give from alone.
     fn knows_all_of(&self, name: &SeriesName) -> Result<(), SequenceError> {
         match self.seen().refusal {
-            Some(reason) if self.definition(name).range > 0 => Err(reason.into()),
+            // Where etcd is the ledger nobody gives any alone.
+            Some(reason) if self.ready.is_none() && self.definition(name).range > 0 => {
+                Err(SequenceError::of_a_look(reason.into()))
+            }
             _ => self.complete(),
         }
+    }
+
+    /// This vault has what anybody was answered before; asked for unless the reader does without.
+    async fn newest_unless(&self, stale: bool) -> Result<(), SequenceError> {
+        if stale { Ok(()) } else { self.newest().await }
     }
 
     /// May it be said that something is not there?
     fn complete(&self) -> Result<(), SequenceError> {
         let seen = self.seen();
-        if seen.complete { Ok(()) } else { Err(seen.refusal.unwrap_or(Reason::Syncing).into()) }
+        let why = || SequenceError::of_a_look(seen.told().unwrap_or(Reason::Syncing.into()));
+        if seen.complete { Ok(()) } else { Err(why()) }
     }
+}
+
+/// What is older than that answer may be: it says up to where it is final.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Stale {
+    /// Entries up to here are known to be in both journals.
+    pub final_entries: u64,
 }
 
 /// What this vault gave alone it may answer until the chain says it for good.

@@ -1,5 +1,8 @@
 //! Why numbers are not given now, and what the operator must do where waiting does not help.
 
+use std::fmt;
+use std::sync::Arc;
+
 /// Why no session stands.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
 pub enum Reason {
@@ -9,11 +12,9 @@ pub enum Reason {
     /// Journals are being compared and carried over.
     #[error("the two vaults are comparing their journals")]
     Syncing,
-    /// Both own the ledger in the same epoch.
-    #[error(
-        "both vaults hold themselves for the ledger's owner; in epoch 1 (vault status tells): write the same [sequence] owner on both; after a take-over: run vault number yield on the vault that shall follow"
-    )]
-    TwoOwners,
+    /// Both own the ledger in this epoch.
+    #[error("{}", two_owners(*.0))]
+    TwoOwners(u64),
     /// Neither does.
     #[error(
         "neither vault is the ledger's owner; if neither has given anything yet: write the same [sequence] owner on both; otherwise run vault number take-over on the one that shall be"
@@ -64,6 +65,9 @@ pub enum Reason {
         "this vault is learning how far the ledger in etcd goes; it goes on by itself (vault database status tells how far)"
     )]
     Behind,
+    /// Where etcd is the ledger: it answers, and says no.
+    #[error("etcd refuses this vault; once what it says is put right, numbers go on by themselves")]
+    LedgerRefuses,
     /// etcd is another one.
     #[error(
         "this etcd is not the one that this vault or the other one has used, or its ledger is that of other vaults; put hosts and database in [sequence.database] right on both; another pair of vaults needs another prefix (database); nothing was changed in it"
@@ -76,7 +80,7 @@ pub enum Reason {
     AloneLost,
     /// etcd has forgotten what it held.
     #[error(
-        "etcd holds less of the ledger than it did: its data was restored from a copy, or this is another cluster or prefix; put the right one back; nothing was changed in it"
+        "etcd holds less of the ledger than it did: its data was restored from a copy, or this is another cluster or prefix; put the right one back; if that is lost for good and all members in sequence.database.hosts are new and empty: run vault number re-seed on the vault with the longer journal, and start neither vault anew before that; nothing was changed in it"
     )]
     LedgerShrunk,
     /// etcd holds another ledger.
@@ -91,6 +95,16 @@ pub enum Reason {
     LedgerDamaged,
 }
 
+/// In the first epoch the configurations say who the owner is, in later ones a take-over has.
+fn two_owners(epoch: u64) -> String {
+    if epoch == 1 {
+        return "each vault's configuration makes that vault the ledger's owner (both are in epoch 1): write the same [sequence] owner on both, and start the one again whose file was wrong".to_owned();
+    }
+    format!(
+        "both vaults were made the ledger's owner, this one and the other, each in epoch {epoch}: decide which one shall follow, and there, on that vault alone, run vault number yield (what that one answered of records alone gives way)"
+    )
+}
+
 impl Reason {
     /// May a vault that is apart for this reason give what it may give alone? Not while its own
     /// journal is doubtful.
@@ -99,7 +113,7 @@ impl Reason {
         match self {
             Reason::Away
             | Reason::Syncing
-            | Reason::TwoOwners
+            | Reason::TwoOwners(_)
             | Reason::NoOwner
             | Reason::PeerJournalLost
             | Reason::PeerRolledBack => true,
@@ -108,6 +122,7 @@ impl Reason {
             Reason::NoQuorum
             | Reason::NotBegun
             | Reason::Behind
+            | Reason::LedgerRefuses
             | Reason::OtherLedger
             | Reason::AloneLost
             | Reason::LedgerShrunk
@@ -128,5 +143,44 @@ impl Reason {
                 | Reason::NotBegun
                 | Reason::Behind
         )
+    }
+}
+
+/// A reason, and what is known of it beyond.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Told {
+    /// The reason.
+    pub reason: Reason,
+    /// How far it is, or what etcd says; for callers too.
+    pub why: Option<Arc<str>>,
+}
+
+impl From<Reason> for Told {
+    fn from(reason: Reason) -> Self {
+        Self { reason, why: None }
+    }
+}
+
+impl fmt::Display for Told {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match &self.why {
+            Some(why) => write!(f, "{} ({why})", self.reason),
+            None => write!(f, "{}", self.reason),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn two_owners_of_the_first_epoch_are_the_configurations_and_later_ones_an_operators_to_mend() {
+        let [first, third] = [1, 3].map(|epoch| Reason::TwoOwners(epoch).to_string());
+        assert!(
+            first.contains("write the same [sequence] owner on both") && !first.contains("yield"),
+            "{first}"
+        );
+        assert!(third.contains("in epoch 3") && third.contains("run vault number yield"), "{third}");
     }
 }

@@ -24,7 +24,7 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::entry::{Act, Draft};
-use super::reason::Reason;
+use super::reason::{Reason, Told};
 use lease::{Claim, Lease, Leases, Tenancy};
 pub use name::{Kind, RecordName};
 
@@ -221,7 +221,7 @@ pub enum RecordError {
     #[error("records are closed: {0}")]
     Closed(String),
     /// It may have been written.
-    #[error("it is not known yet whether this was written on both vaults; repeat it with the same key")]
+    #[error("it is not known yet whether this was written; repeat it with the same key")]
     InDoubt,
     /// Too many wait already.
     #[error("too many requests for records wait already")]
@@ -233,9 +233,15 @@ pub enum RecordError {
 
 impl From<Reason> for RecordError {
     fn from(reason: Reason) -> Self {
-        let text = reason.to_string();
-        match reason {
-            _ if reason.needs_operator() => Self::Closed(text),
+        Told::from(reason).into()
+    }
+}
+
+impl From<Told> for RecordError {
+    fn from(told: Told) -> Self {
+        let text = told.to_string();
+        match told.reason {
+            reason if reason.needs_operator() => Self::Closed(text),
             Reason::NoQuorum | Reason::NotBegun | Reason::Behind => Self::NoLedger(text),
             _ => Self::Apart(text),
         }

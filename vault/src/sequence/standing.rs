@@ -137,6 +137,19 @@ impl Series {
         })
     }
 
+    /// How many numbers `holder` may still give in `life`, and of how many; as [`Series::own`].
+    #[must_use]
+    pub fn left(&self, holder: &str, life: Life, last: u64, after: Option<u64>) -> [u64; 2] {
+        let own = |range: &Range| range.holder == holder && range.life == life && range.index <= last;
+        self.ranges.iter().filter(|(_, range)| own(range)).fold([0, 0], |[left, of], (from, range)| {
+            let least = after.map_or(*from, |after| after.saturating_add(1).max(*from));
+            let gaps =
+                |least| range.used.gaps(&(least..=range.to)).map(|gap| gap.end() - gap.start() + 1).sum();
+            let free: u64 = if least <= range.to { gaps(least) } else { 0 };
+            [left + free, of + (range.to - from + 1)]
+        })
+    }
+
     /// The highest number that is given or set aside.
     fn highest(&self) -> u64 {
         let range = self.ranges.values().map(|range| range.to).max().unwrap_or(0);
@@ -258,35 +271,58 @@ impl Standing {
     /// Takes the next entry, and tells the series whose ranges it changed. `last` is the series'
     /// highest number before it, asked for only where a series becomes available.
     pub fn apply(&mut self, entry: &Entry, last: impl FnOnce() -> u64) -> Option<SeriesName> {
+        self.live(entry);
+        self.count(entry, last)
+    }
+
+    /// What it says of all but these series, which it must have and which are derived anew, and of
+    /// neither lives nor definitions. Entries are taken by [`Standing::apply_again`] then.
+    #[must_use]
+    pub fn without(&self, series: &HashSet<SeriesName>) -> Self {
+        let others = self.series.iter().filter(|(name, _)| !series.contains(name));
+        let others = others.map(|(name, series)| (name.clone(), series.clone()));
+        Self { series: others.collect(), ..Self::default() }
+    }
+
+    /// As [`Standing::apply`], of these series alone. That they are available now tells that there
+    /// were never too many when they became it.
+    pub fn apply_again(&mut self, entry: &Entry, last: impl FnOnce() -> u64, series: &HashSet<SeriesName>) {
+        self.live(entry);
+        let name = name_of(entry);
+        if series.contains(&name) {
+            let _touched = self.count(entry, last);
+        } else if let Act::Define(definition) = &entry.act {
+            Arc::make_mut(&mut self.definitions).insert(name, definition.clone());
+        }
+    }
+
+    /// What the entry says of lives.
+    fn live(&mut self, entry: &Entry) {
         if entry.carried > 0 {
             self.carried.insert(entry.life, entry.carried);
         }
         match entry.act {
-            Act::Life(birth) => {
-                self.born(&entry.key, birth);
-                return None;
-            }
-            Act::Seal(life) => {
-                self.seal(&entry.key, life);
-                return None;
-            }
+            Act::Life(birth) => self.born(&entry.key, birth),
+            Act::Seal(life) => self.seal(&entry.key, life),
             _ => {}
+        }
+    }
+
+    /// What the entry says of its series; see [`Standing::apply`].
+    fn count(&mut self, entry: &Entry, last: impl FnOnce() -> u64) -> Option<SeriesName> {
+        if let Act::Life(_) | Act::Seal(_) = entry.act {
+            return None;
         }
         let name = name_of(entry);
         if let Act::Define(definition) = &entry.act {
             return Some(self.define(name, definition, last));
         }
-        if let Act::Reserve(_) = entry.act
-            && !self.series.contains_key(&name)
-        {
-            if self.size(&name) == 0 || self.is_full() {
-                return None;
-            }
-            self.series.insert(name.clone(), Series::after(entry.number - 1));
+        if let Act::Reserve(_) = entry.act {
+            return self.give(&name, entry.number).then_some(name);
         }
         let series = self.series.get_mut(&name)?;
         match &entry.act {
-            Act::Reserve(_) | Act::Spoil(_) => series.give(entry.number),
+            Act::Spoil(_) => series.give(entry.number),
             Act::Grant(Grant { to, life }) => {
                 let (holder, index) = (entry.key.clone(), entry.index);
                 let used = RangeInclusiveSet::new();
@@ -294,7 +330,8 @@ impl Standing {
             }
             Act::Close(grant) => series.end(entry.number, grant.to, true),
             Act::Lost(grant) => series.end(entry.number, grant.to, false),
-            Act::Confirm(_)
+            Act::Reserve(_)
+            | Act::Confirm(_)
             | Act::Void(_)
             | Act::Displace(_)
             | Act::Doubt
@@ -307,6 +344,22 @@ impl Standing {
             | Act::Note(_) => return None,
         }
         Some(name)
+    }
+
+    /// Takes that a key got this number in a session, as [`Standing::apply`] does. Tells whether the
+    /// series is available.
+    pub fn give(&mut self, name: &SeriesName, number: u64) -> bool {
+        if let Some(series) = self.series.get_mut(name) {
+            series.give(number);
+            return true;
+        }
+        if self.size(name) == 0 || self.is_full() {
+            return false;
+        }
+        let mut series = Series::after(number - 1);
+        series.give(number);
+        self.series.insert(name.clone(), series);
+        true
     }
 
     /// What [`Standing::take_back`] needs after these entries.

@@ -1,7 +1,11 @@
 //! Why the room of numbers cannot start; each says what the operator does.
 
+use std::path::Path;
+
 use super::database::DatabaseError;
+use super::database::note::Kept;
 use super::database::operator::OpenError;
+use super::database::{Role, Settings};
 use super::journal::JournalError;
 use super::witness::WitnessError;
 
@@ -34,4 +38,16 @@ pub enum StartError {
     /// No thread.
     #[error("cannot start a thread: {0}")]
     Thread(#[from] std::io::Error),
+}
+
+/// Would the room start with this database, or with none, for what the journal is? Changes nothing.
+///
+/// # Errors
+/// etcd has become the ledger, and is not named.
+pub fn fits(journal: &Path, database: Option<&Settings>) -> Result<(), StartError> {
+    let is_truth = database.is_some_and(|database| database.role == Role::Truth);
+    if !is_truth && Kept::open(journal).map_err(OpenError::from)?.note().truth {
+        return Err(StartError::Truth);
+    }
+    Ok(())
 }

@@ -1,5 +1,6 @@
 //! Two rooms in one process, told through the front door: who gives what, together and apart.
 
+mod apart;
 mod long_apart;
 
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -15,6 +16,8 @@ pub(super) struct Two {
     events: [Events; 2],
     /// Nothing is heard before both sides know of the connection, as on a real one.
     open: tokio::sync::watch::Sender<bool>,
+    /// Which connection it is: what was said on an earlier one is heard no more.
+    connection: Arc<AtomicUsize>,
     /// How often a room has ended the connection.
     hung_up: Arc<AtomicUsize>,
     shutdown: Shutdown,
@@ -28,24 +31,28 @@ pub(super) fn two() -> Two {
 /// As [`two`], with the journals that lie there.
 fn two_in(folder: tempfile::TempDir) -> Two {
     let (hung_up, shutdown) = (Arc::new(AtomicUsize::new(0)), Shutdown::new());
-    let (to_a, mut from_b) = mpsc::unbounded_channel::<Bytes>();
-    let (to_b, mut from_a) = mpsc::unbounded_channel::<Bytes>();
+    let connection = Arc::new(AtomicUsize::new(0));
+    let (to_a, mut from_b) = mpsc::unbounded_channel::<(usize, Bytes)>();
+    let (to_b, mut from_a) = mpsc::unbounded_channel::<(usize, Bytes)>();
     let others: [Arc<std::sync::OnceLock<Sequence>>; 2] = Default::default();
-    let start = |own: &str, to: mpsc::UnboundedSender<Bytes>| {
+    let start = |own: &str, to: mpsc::UnboundedSender<(usize, Bytes)>| {
         let settings = Settings {
             journal: folder.path().join(format!("{own}.db")),
             own: own.to_owned(),
             peer: if own == "a" { "b" } else { "a" }.to_owned(),
             owner: "a".to_owned(),
-            run: None,
+            run: run_folder::run_folder(None, std::path::Path::new("/proc/control.sock")),
             database: None,
         };
         let other = Arc::clone(&others[usize::from(own == "b")]);
         let forward: Forward = Arc::new(move |body| {
             let room = other.get().cloned();
-            Box::pin(async move { room.ok_or(false)?.forwarded(body).await.map_err(|_| true) })
+            Box::pin(
+                async move { room.ok_or(Unheard::Away)?.forwarded(body).await.map_err(|_| Unheard::Unknown) },
+            )
         });
-        let tell: Tell = Box::new(move |body| to.send(body).is_ok());
+        let on = Arc::clone(&connection);
+        let tell: Tell = Box::new(move |body| to.send((on.load(Ordering::SeqCst), body)).is_ok());
         let ended = Arc::clone(&hung_up);
         let hang_up: HangUp = Box::new(move || {
             ended.fetch_add(1, Ordering::SeqCst);
@@ -60,19 +67,24 @@ fn two_in(folder: tempfile::TempDir) -> Two {
     let (hear_a, hear_b) = (events_a.clone(), events_b.clone());
     let open = tokio::sync::watch::Sender::new(false);
     let (mut open_a, mut open_b) = (open.subscribe(), open.subscribe());
+    let [on_a, on_b] = [Arc::clone(&connection), Arc::clone(&connection)];
     tokio::spawn(async move {
-        while let Some(body) = from_b.recv().await {
+        while let Some((said_on, body)) = from_b.recv().await {
             open_a.wait_for(|open| *open).await.unwrap();
-            hear_a.told(body).await;
+            if said_on == on_a.load(Ordering::SeqCst) {
+                hear_a.told(body).await;
+            }
         }
     });
     tokio::spawn(async move {
-        while let Some(body) = from_a.recv().await {
+        while let Some((said_on, body)) = from_a.recv().await {
             open_b.wait_for(|open| *open).await.unwrap();
-            hear_b.told(body).await;
+            if said_on == on_b.load(Ordering::SeqCst) {
+                hear_b.told(body).await;
+            }
         }
     });
-    Two { rooms: [a, b], events: [events_a, events_b], open, hung_up, shutdown, folder }
+    Two { rooms: [a, b], events: [events_a, events_b], open, connection, hung_up, shutdown, folder }
 }
 
 impl Two {
@@ -108,6 +120,7 @@ impl Two {
             events.down(noted).await;
             note.await.unwrap_err();
         }
+        self.connection.fetch_add(1, Ordering::SeqCst);
     }
     pub(super) async fn cut(&self) {
         self.hang_up().await;
@@ -189,7 +202,7 @@ async fn define(room: &Sequence, definition: Definition) -> Result<Definition, S
 /// Waits until ranges are granted, and known so to that vault.
 async fn set_aside(room: &Sequence) {
     for _ in 0..500 {
-        let survey = room.survey(invoices()).await.unwrap().unwrap();
+        let survey = room.survey(invoices(), false).await.unwrap().unwrap();
         if survey.counts[0].ranges.len() == 2 && room.status().final_entries >= room.status().entries {
             return;
         }
@@ -236,7 +249,7 @@ async fn a_series_is_counted_anew_in_each_period_and_its_numbers_read_as_its_pat
     let two = two();
     let yearly = Definition { pattern: Some("R-{year}-{n:04}".to_owned()), ..Definition::default() };
     let apart = define(&two.rooms[0], yearly.clone()).await.unwrap_err();
-    assert!(matches!(apart, SequenceError::Apart(_) | SequenceError::Waits { .. }), "{apart:?}");
+    assert!(matches!(apart, SequenceError::Unchanged(_)), "{apart:?}");
     two.connect().await;
     assert_eq!(define(&two.rooms[1], yearly.clone()).await.unwrap(), yearly);
     for (place, room) in two.rooms.iter().enumerate() {
@@ -248,15 +261,18 @@ async fn a_series_is_counted_anew_in_each_period_and_its_numbers_read_as_its_pat
             assert_eq!((number.series.as_str(), number.period.as_deref()), ("INV", Some(period)));
             assert_eq!(number.number, place as u64 + 1);
             assert_eq!(number.text, Some(format!("R-{year}-{:04}", place + 1)));
-            let again = room.by_number(name(Some(period)).unwrap(), number.number).await.unwrap();
+            let again = room.by_number(name(Some(period)).unwrap(), number.number, false).await.unwrap();
             assert_eq!(again, Some(number));
         }
         let wrong = name(None).unwrap_err();
-        assert_eq!(wrong.to_string(), "period (none): series INV is counted by year; say period=2026");
+        assert_eq!(
+            wrong.to_string(),
+            "period (none): series INV is counted by year; say ?period=2026 (vault number: --period 2026)"
+        );
         let other = Definition { pattern: Some("{n}".to_owned()), ..Definition::default() };
         let refused = define(room, other).await.unwrap_err();
         assert_eq!(refused, SequenceError::Refused(Refused::InUse { series: "INV".to_owned() }));
-        let survey = room.survey(invoices()).await.unwrap().unwrap();
+        let survey = room.survey(invoices(), false).await.unwrap().unwrap();
         let counts: Vec<_> =
             survey.counts.iter().map(|count| (count.period.as_deref(), count.last, count.open)).collect();
         let so_far = place as u64 + 1;
@@ -290,6 +306,52 @@ async fn a_vault_apart_gives_numbers_of_an_available_series_to_keys_that_were_fi
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_vault_that_is_connected_and_silent_is_waited_for_no_longer_than_one_that_is_away() {
+    let two = two();
+    two.connect().await;
+    let [a, b] = &two.rooms;
+    define(a, Definition { range: 20, ..Definition::default() }).await.unwrap();
+    set_aside(a).await;
+    set_aside(b).await;
+    let given_up = async |times: usize| {
+        let due = Instant::now() + Duration::from_secs(8);
+        while two.hung_up.load(Ordering::SeqCst) < times {
+            assert!(Instant::now() < due, "the connection is given up");
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+    };
+    // Its disk hangs: a round is not written, and nothing that it should say is said.
+    two.mute();
+    let asked = tokio::spawn({
+        let a = a.clone();
+        async move { a.reserve(invoices(), "lost".to_owned(), None).await }
+    });
+    given_up(1).await;
+    two.hang_up().await;
+    let refused = asked.await.unwrap().unwrap_err();
+    assert!(matches!(refused, SequenceError::InDoubt), "{refused:?}");
+    for events in &two.events {
+        events.up().await;
+    }
+    given_up(3).await;
+    two.hang_up().await;
+    for events in &two.events {
+        events.up().await;
+    }
+    // Connected again, and nobody greets a silent one at once: what may be given alone is given.
+    for room in [a, b] {
+        let ticket = Some(room.life());
+        assert!(room.reserve(invoices(), format!("{:x}", room.life()), ticket).await.unwrap().fresh);
+    }
+    two.open.send_replace(true);
+    let due = Instant::now() + Duration::from_secs(8);
+    while !(a.status().together && b.status().together) {
+        assert!(Instant::now() < due, "they meet again by themselves");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn a_forgotten_reservation_is_flagged_and_stays_its_keys() {
     let two = two();
     two.connect().await;
@@ -308,8 +370,8 @@ async fn a_forgotten_reservation_is_flagged_and_stays_its_keys() {
         assert_eq!(all.iter().map(|number| number.expired).collect::<Vec<_>>(), [false, true]);
         let again = room.reserve(invoices(), "forgotten".to_owned(), None).await.unwrap();
         assert_eq!((again.number.number, again.number.expired, again.fresh), (2, true, false));
-        assert!(room.by_number(invoices(), 2).await.unwrap().unwrap().expired);
-        assert_eq!(room.survey(invoices()).await.unwrap().unwrap().counts[0].expired, 1);
+        assert!(room.by_number(invoices(), 2, false).await.unwrap().unwrap().expired);
+        assert_eq!(room.survey(invoices(), false).await.unwrap().unwrap().counts[0].expired, 1);
         let reserved = room.list(invoices(), Some(NumberState::Reserved), 0, 10).await.unwrap();
         assert_eq!(reserved.len(), 1);
         assert_eq!(room.list(invoices(), Some(NumberState::Confirmed), 0, 10).await.unwrap().len(), 1);
@@ -337,14 +399,14 @@ async fn an_owners_series_are_listed_without_their_periods_page_by_page() {
     room.reserve(other, "k".to_owned(), None).await.unwrap();
     let (mut names, mut after) = (Vec::new(), String::new());
     loop {
-        let page = room.series_names("erp".to_owned(), after.clone(), 2).await.unwrap();
+        let page = room.series_names("erp".to_owned(), after.clone(), 2, false).await.unwrap();
         let Some(last) = page.last() else { break };
         after = last.clone();
         names.extend(page);
     }
     assert_eq!(names, ["A", "INV", "INV-A", "INV.b", "INV0", "UNUSED"]);
-    assert_eq!(room.survey(name("INV")).await.unwrap().unwrap().counts.len(), 2);
-    assert_eq!(room.survey(name("NONE")).await.unwrap(), None);
+    assert_eq!(room.survey(name("INV"), false).await.unwrap().unwrap().counts.len(), 2);
+    assert_eq!(room.survey(name("NONE"), false).await.unwrap(), None);
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -405,10 +467,10 @@ async fn a_key_in_doubt_is_given_up_for_another_and_its_number_never_counts() {
     assert!(matches!(known, SequenceError::Refused(Refused::HasNumber { .. })), "{known:?}");
     two.connect().await;
     for room in [a, b] {
-        let old = room.by_key(invoices(), "old".to_owned()).await.unwrap().unwrap();
+        let old = room.by_key(invoices(), "old".to_owned(), false).await.unwrap().unwrap();
         assert_eq!((old.number, old.state), (unheard.number, NumberState::Void));
         assert_eq!(old.reason.as_deref(), Some("given up for key new"));
-        let kept = room.by_key(invoices(), "new".to_owned()).await.unwrap().unwrap();
+        let kept = room.by_key(invoices(), "new".to_owned(), false).await.unwrap().unwrap();
         assert_eq!((kept.number, kept.state), (new.number, NumberState::Reserved));
     }
     // A key that nobody ever answered.
@@ -449,6 +511,33 @@ async fn no_refusal_tells_a_number_that_may_yet_be_another() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_number_that_was_given_alone_is_not_denied_before_both_have_agreed() {
+    let two = two();
+    two.connect().await;
+    let [a, b] = &two.rooms;
+    define(a, Definition { range: 20, ..Definition::default() }).await.unwrap();
+    set_aside(a).await;
+    set_aside(b).await;
+    two.cut().await;
+    let given = a.reserve(invoices(), "k1".to_owned(), Some(a.life())).await.unwrap().number.number;
+    // A connection stands, and nothing is agreed yet.
+    for events in &two.events {
+        events.up().await;
+    }
+    for room in [a, b] {
+        let confirmed = room.confirm(invoices(), given, "h".to_owned()).await.unwrap_err();
+        assert!(matches!(confirmed, SequenceError::Unchanged(_)), "{confirmed:?}");
+        let void = room.void(invoices(), given, "spoiled".to_owned()).await.unwrap_err();
+        assert!(matches!(void, SequenceError::Unchanged(_)), "{void:?}");
+    }
+    two.open.send_replace(true);
+    while !(a.status().together && b.status().together) {
+        tokio::time::sleep(Duration::from_millis(2)).await;
+    }
+    assert!(b.confirm(invoices(), given, "h".to_owned()).await.is_ok());
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn the_vault_that_takes_over_is_followed_and_of_two_owners_one_yields() {
     let two = two();
     let [a, b] = &two.rooms;
@@ -469,11 +558,12 @@ async fn the_vault_that_takes_over_is_followed_and_of_two_owners_one_yields() {
     two.cut().await;
     for room in [a, b] {
         assert_eq!(room.take_over(false).await, Ok(3));
-        assert_eq!(room.give_way().await, Err(SequenceError::NothingToYield));
+        let told = room.give_way().await.unwrap_err().to_string();
+        assert!(told.contains("the other vault is away, and whether it owns the ledger too"), "{told}");
     }
     two.meet().await;
     for room in [a, b] {
-        while room.status().reason.as_deref() != Some(&Reason::TwoOwners.to_string()) {
+        while room.status().reason.as_deref() != Some(&Reason::TwoOwners(3).to_string()) {
             tokio::time::sleep(Duration::from_millis(2)).await;
         }
     }
@@ -482,6 +572,10 @@ async fn the_vault_that_takes_over_is_followed_and_of_two_owners_one_yields() {
     two.connect().await;
     assert_eq!([a, b].map(|room| room.status().owner), ["a", "a"]);
     assert_eq!((number(b, "k2").await, number(b, "k3").await), (2, 3));
+    assert_eq!(a.take_over(true).await, Err(SequenceError::OwnerAlready(3)), "it is, and nobody else");
+    assert_eq!((a.status().epoch, b.status().epoch), (3, 3));
+    let told = b.give_way().await.unwrap_err().to_string();
+    assert!(told.ends_with("the two are together, and a owns the ledger in epoch 3"), "{told}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -532,7 +626,7 @@ async fn what_was_answered_alone_and_gave_way_is_told_until_somebody_has_looked_
         assert_eq!((put(room, "lot/1", "1").await, put(room, "lot/2", "2").await), (1, 1));
     }
     two.meet().await;
-    while b.status().reason.as_deref() != Some(&Reason::TwoOwners.to_string()) {
+    while b.status().reason.as_deref() != Some(&Reason::TwoOwners(2).to_string()) {
         tokio::time::sleep(Duration::from_millis(2)).await;
     }
     assert_eq!(b.give_way().await, Ok([1, 2]), "both are said to give way before they do");

@@ -4,11 +4,13 @@
 use std::time::Duration;
 
 use axum::extract::{FromRequestParts, Path, Query};
-use http::StatusCode;
+use axum::response::{IntoResponse, Response};
 use http::request::Parts;
+use http::{HeaderName, HeaderValue, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
-use shared::api::{MAX_NUMBER_KEY, VAULT_SUPERSEDES, VAULT_TICKET};
+use shared::api::record::VAULT_STALE;
+use shared::api::{MAX_NUMBER_KEY, VAULT_FINAL, VAULT_SUPERSEDES, VAULT_TICKET};
 use shared::tls::{Role, is_name};
 
 use crate::api::caller::Caller;
@@ -16,6 +18,7 @@ use crate::api::key::IdempotencyKey;
 use crate::api::refusal::Refusal;
 use crate::sequence::book::{Refused, SeriesName};
 use crate::sequence::entry::Life;
+use crate::sequence::reading::Stale;
 use crate::sequence::{Sequence, SequenceError};
 
 /// A series by the name that its owner has given it, and whatever else the query says.
@@ -24,6 +27,8 @@ pub(super) struct Asked<T> {
     /// Without its period.
     pub(super) base: SeriesName,
     pub(super) period: Option<String>,
+    /// May the answer be old?
+    pub(super) stale: bool,
     pub(super) more: T,
 }
 
@@ -32,6 +37,8 @@ pub(super) struct Asked<T> {
 struct Whose {
     owner: Option<String>,
     period: Option<String>,
+    #[serde(default)]
+    stale: bool,
 }
 
 impl<T: DeserializeOwned, S: Sync + Send> FromRequestParts<S> for Asked<T> {
@@ -45,7 +52,7 @@ impl<T: DeserializeOwned, S: Sync + Send> FromRequestParts<S> for Asked<T> {
         let Path(path) = Path::<Vec<(String, String)>>::from_request_parts(parts, state)
             .await
             .map_err(|error| unread(&error))?;
-        let Query(Whose { owner, period }) =
+        let Query(Whose { owner, period, stale }) =
             Query::from_request_parts(parts, state).await.map_err(|error| unread(&error))?;
         let Query(more) =
             Query::<T>::from_request_parts(parts, state).await.map_err(|error| unread(&error))?;
@@ -54,7 +61,7 @@ impl<T: DeserializeOwned, S: Sync + Send> FromRequestParts<S> for Asked<T> {
         let series = series.filter(|series| is_name(series)).ok_or_else(|| {
             invalid("a series is named by 1 to 64 letters, digits, dots, dashes, underscores")
         })?;
-        Ok(Self { base: SeriesName { owner, series }, period, more })
+        Ok(Self { base: SeriesName { owner, series }, period, stale, more })
     }
 }
 
@@ -71,13 +78,15 @@ impl<T> Asked<T> {
 pub(super) struct AskedNumber {
     pub(super) name: SeriesName,
     pub(super) number: u64,
+    pub(super) stale: bool,
 }
 
 impl FromRequestParts<Sequence> for AskedNumber {
     type Rejection = Refusal;
 
     async fn from_request_parts(parts: &mut Parts, sequence: &Sequence) -> Result<Self, Refusal> {
-        let name = Asked::<NoMore>::from_request_parts(parts, sequence).await?.counted(sequence)?;
+        let asked = Asked::<NoMore>::from_request_parts(parts, sequence).await?;
+        let (name, stale) = (asked.counted(sequence)?, asked.stale);
         let path = Path::<Vec<(String, String)>>::from_request_parts(parts, sequence).await;
         let path = path.map(|Path(path)| path).unwrap_or_default();
         let number = path.into_iter().find(|(name, _)| name == "number");
@@ -86,7 +95,7 @@ impl FromRequestParts<Sequence> for AskedNumber {
             .and_then(|(_, number)| number.parse::<u64>().ok())
             .filter(|number| (1..=i64::MAX as u64).contains(number))
             .ok_or_else(|| invalid("a number is a whole number from 1 upwards"))?;
-        Ok(Self { name, number })
+        Ok(Self { name, number, stale })
     }
 }
 
@@ -137,6 +146,17 @@ impl<S: Sync> FromRequestParts<S> for Supersedes {
             (Some(_), Some(_)) => Err(invalid("there are several Vault-Supersedes headers; send one")),
         }
     }
+}
+
+/// What may be old says so, and up to where it is final.
+pub(super) fn marked(answer: impl IntoResponse, stale: Option<Stale>) -> Response {
+    let mut answer = answer.into_response();
+    if let Some(Stale { final_entries }) = stale {
+        let headers = answer.headers_mut();
+        headers.insert(HeaderName::from_static(VAULT_STALE), HeaderValue::from_static("true"));
+        headers.insert(HeaderName::from_static(VAULT_FINAL), HeaderValue::from(final_entries));
+    }
+    answer
 }
 
 const TICKET_FORM: &str = "a ticket is a life of 32 hex digits, as GET /v1/life tells it";
@@ -205,16 +225,21 @@ pub(super) fn refusal(error: SequenceError) -> Refusal {
         SequenceError::Refused(Refused::Exhausted { .. }) => {
             Refusal::new(StatusCode::CONFLICT, "series_exhausted", text)
         }
-        SequenceError::Apart(_) | SequenceError::Waits { .. } | SequenceError::NoLedger(_) => {
-            Refusal::later("peer_away", text, Duration::from_secs(2))
-        }
+        SequenceError::NoSeries { .. } => Refusal::not_found(text),
+        SequenceError::Apart(_)
+        | SequenceError::Waits { .. }
+        | SequenceError::Unchanged(_)
+        | SequenceError::Unsure(_) => Refusal::later("peer_away", text, Duration::from_secs(2)),
+        SequenceError::NoLedger { .. } => Refusal::later("ledger_away", text, Duration::from_secs(2)),
         SequenceError::Closed(_) => Refusal::later("numbering_closed", text, Duration::from_secs(60)),
         SequenceError::NoPair => Refusal::new(StatusCode::CONFLICT, "no_pair", text),
+        SequenceError::NotRefilled(_) => Refusal::new(StatusCode::CONFLICT, "not_refilled", text),
         SequenceError::NothingToReseed => Refusal::new(StatusCode::CONFLICT, "nothing_to_reseed", text),
         SequenceError::MayNotTakeOver => Refusal::new(StatusCode::CONFLICT, "may_not_take_over", text),
         SequenceError::CannotWrite => Refusal::later("cannot_write", text, Duration::from_secs(10)),
-        SequenceError::NothingToYield => Refusal::new(StatusCode::CONFLICT, "nothing_to_yield", text),
-        SequenceError::MayNotSeal => Refusal::new(StatusCode::CONFLICT, "may_not_seal", text),
+        SequenceError::OwnerAlready(_) => Refusal::new(StatusCode::CONFLICT, "already_owner", text),
+        SequenceError::NothingToYield(_) => Refusal::new(StatusCode::CONFLICT, "nothing_to_yield", text),
+        SequenceError::MayNotSeal(_) => Refusal::new(StatusCode::CONFLICT, "may_not_seal", text),
         SequenceError::SealInDoubt => Refusal::later("in_doubt", text, Duration::from_secs(1)),
         SequenceError::NeedsNoToken => Refusal::new(StatusCode::CONFLICT, "needs_no_token", text),
         SequenceError::NotThatToken => Refusal::new(StatusCode::CONFLICT, "not_that_token", text),

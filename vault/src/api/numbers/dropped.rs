@@ -34,8 +34,13 @@ pub(super) async fn list(
     let after = part.after.unwrap_or(0).min(i64::MAX as u64);
     let found = sequence.dropped(after, limit).await.map_err(refusal)?;
     let items: Vec<Dropped> = found.into_iter().map(|(place, entry)| dropped(place, entry)).collect();
-    // A page that is cut short by long texts looks like the last one, so one more is asked for.
-    let next = items.last().map(|last| last.place.to_string());
+    // A page may be cut short by long texts, so its length does not tell.
+    let next = match items.last() {
+        Some(Dropped { place, .. }) if !sequence.dropped(*place, 1).await.map_err(refusal)?.is_empty() => {
+            Some(place.to_string())
+        }
+        _ => None,
+    };
     Ok(Json(Page { items, next }))
 }
 

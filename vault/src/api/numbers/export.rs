@@ -2,13 +2,13 @@
 
 use axum::body::Body;
 use axum::extract::State;
-use axum::response::{IntoResponse, Response};
+use axum::response::Response;
 use bytes::Bytes;
 use futures_util::stream;
 use http::header;
 use serde::Deserialize;
 
-use super::asked::{Asked, invalid, refusal};
+use super::asked::{Asked, invalid, marked, refusal};
 use crate::api::refusal::Refusal;
 use crate::sequence::book::SeriesName;
 use crate::sequence::entry::Tail;
@@ -43,11 +43,12 @@ pub(super) async fn export(
         return Err(invalid("an export holds a series with all its periods; leave period out"));
     }
     let format = asked.more.format.unwrap_or(Format::Csv);
-    let (last, alone) = sequence.exportable(&asked.base).await.map_err(refusal)?;
+    let stale = sequence.stale(asked.stale);
+    let (last, alone) = sequence.exportable(&asked.base, stale.is_some()).await.map_err(refusal)?;
     let (name, tail) = (asked.base, Tail::default());
     let walk = Walk { sequence, name, format, tail, last, alone, begun: false, ended: false };
     let body = Body::from_stream(stream::try_unfold(walk, Walk::next));
-    Ok(([(header::CONTENT_TYPE, format.media_type())], body).into_response())
+    Ok(marked(([(header::CONTENT_TYPE, format.media_type())], body), stale))
 }
 
 impl Walk {

@@ -2,16 +2,18 @@
 
 use axum::Json;
 use axum::extract::{Query, State};
+use axum::response::Response;
 use serde::Deserialize;
 use shared::api::{MAX_PAGE, Page, Series};
 use shared::tls::Role;
 
-use super::asked::{Asked, NoMore, invalid, owner_of, refusal};
+use super::asked::{Asked, NoMore, invalid, marked, owner_of, refusal};
 use crate::api::body::JsonBody;
 use crate::api::caller::Caller;
 use crate::api::refusal::Refusal;
-use crate::sequence::Sequence;
+use crate::sequence::book::SeriesName;
 use crate::sequence::definition::Definition;
+use crate::sequence::{Sequence, SequenceError};
 
 /// Operators only: it decides what happens while the vaults are apart.
 pub(super) async fn define(
@@ -27,23 +29,21 @@ pub(super) async fn define(
     let name = asked.base;
     sequence.define(name.clone(), definition).await.map_err(refusal)?;
     tracing::info!(by = caller.0.name, "numbers: series {} of {} is defined", name.series, name.owner);
-    found(&sequence, name).await
+    found(&sequence, name, false).await.map(Json)
 }
 
-pub(super) async fn one(
-    State(sequence): State<Sequence>,
-    asked: Asked<NoMore>,
-) -> Result<Json<Series>, Refusal> {
-    found(&sequence, asked.base).await
+pub(super) async fn one(State(sequence): State<Sequence>, asked: Asked<NoMore>) -> Result<Response, Refusal> {
+    let stale = sequence.stale(asked.stale);
+    Ok(marked(Json(found(&sequence, asked.base, stale.is_some()).await?), stale))
 }
 
-async fn found(
-    sequence: &Sequence,
-    name: crate::sequence::book::SeriesName,
-) -> Result<Json<Series>, Refusal> {
-    let absent = format!("{} has no series {}", name.owner, name.series);
-    let series = sequence.survey(name).await.map_err(refusal)?;
-    series.map(Json).ok_or_else(|| Refusal::not_found(absent))
+async fn found(sequence: &Sequence, name: SeriesName, stale: bool) -> Result<Series, Refusal> {
+    let SeriesName { owner, series } = name.clone();
+    let found = sequence.survey(name, stale).await.map_err(refusal)?;
+    found.ok_or_else(|| match stale {
+        true => Refusal::not_found(format!("{owner} has no series {series}, as far as this vault knows")),
+        false => refusal(SequenceError::NoSeries { owner, series }),
+    })
 }
 
 #[derive(Debug, Deserialize)]
@@ -52,21 +52,25 @@ pub(super) struct List {
     #[serde(default)]
     after: String,
     limit: Option<usize>,
+    #[serde(default)]
+    stale: bool,
 }
 
 pub(super) async fn list(
     State(sequence): State<Sequence>,
     caller: Caller,
     Query(list): Query<List>,
-) -> Result<Json<Page<Series>>, Refusal> {
+) -> Result<Response, Refusal> {
+    let stale = sequence.stale(list.stale);
     let owner = owner_of(&caller, list.owner)?;
     let limit = list.limit.unwrap_or(100).clamp(1, MAX_PAGE);
-    let names = sequence.series_names(owner.clone(), list.after, limit).await.map_err(refusal)?;
+    let names =
+        sequence.series_names(owner.clone(), list.after, limit, stale.is_some()).await.map_err(refusal)?;
     let next = if names.len() == limit { names.last().cloned() } else { None };
     let mut items = Vec::with_capacity(names.len());
     for series in names {
-        let name = crate::sequence::book::SeriesName { owner: owner.clone(), series };
-        items.extend(sequence.survey(name).await.map_err(refusal)?);
+        let name = SeriesName { owner: owner.clone(), series };
+        items.extend(sequence.survey(name, stale.is_some()).await.map_err(refusal)?);
     }
-    Ok(Json(Page { items, next }))
+    Ok(marked(Json(Page { items, next }), stale))
 }

@@ -5,19 +5,48 @@
 use http::{HeaderMap, HeaderName, HeaderValue, StatusCode, header};
 
 use crate::api::refusal::Refusal;
-use crate::sequence::record::Expect;
+use crate::sequence::Sequence;
+use crate::sequence::record::{Expect, Held, RecordName};
+
+/// The code of a write that does not say what it follows.
+const MISSING: &str = "condition_missing";
+
+/// What a write of that record expects, as [`expected`]; one that does not say is told what it would
+/// follow, as far as this vault knows.
+///
+/// # Errors
+/// As [`expected`].
+pub(in crate::api) async fn expected_of(
+    sequence: &Sequence,
+    name: &RecordName,
+    headers: &HeaderMap,
+) -> Result<Expect, Refusal> {
+    let refusal = match expected(headers) {
+        Err(refusal) if refusal.problem.code == MISSING => refusal,
+        said => return said,
+    };
+    // The other vault is not asked for what is refused anyway.
+    let Ok(found) = sequence.record_here(name.clone()).await else { return Err(refusal) };
+    let detail = match found.filter(|held| held.text.is_some()) {
+        Some(Held { version, .. }) => format!(
+            "say which version this follows: as far as this vault knows the record is in version {version}, so If-Match: \"{version}\" once you have read it; If-Match: * for whichever is there"
+        ),
+        None => "say which version this follows: as far as this vault knows there is no such record, so If-None-Match: *".to_owned(),
+    };
+    Err(Refusal::new(StatusCode::PRECONDITION_REQUIRED, MISSING, detail))
+}
 
 /// Reads what a write expects.
 ///
 /// # Errors
 /// 428 where it says nothing, 400 where that cannot be understood.
-pub(in crate::api) fn expected(headers: &HeaderMap) -> Result<Expect, Refusal> {
+fn expected(headers: &HeaderMap) -> Result<Expect, Refusal> {
     let bad = |detail: &str| Refusal::new(StatusCode::BAD_REQUEST, "bad_condition", detail);
     match (one(headers, &header::IF_MATCH)?, one(headers, &header::IF_NONE_MATCH)?) {
         (None, None) => Err(Refusal::new(
             StatusCode::PRECONDITION_REQUIRED,
-            "condition_missing",
-            "say which version this follows: If-Match: \"3\"; If-Match: * for whichever is there; If-None-Match: * where there is none yet",
+            MISSING,
+            "say which version this follows: If-Match with the ETag that a GET answers; If-Match: * for whichever is there; If-None-Match: * where there is none yet",
         )),
         (Some(_), Some(_)) => Err(bad("send If-Match or If-None-Match, not both")),
         (Some("*"), None) => Ok(Expect::Any),

@@ -14,6 +14,10 @@ use crate::command::{CommandError, Output};
 /// As much of a text stands in a line.
 const SHOWN: usize = 120;
 
+/// What follows for those who were answered.
+const GIVEN_AGAIN: &str = "the other vault gives these versions (ETags) and lease epochs again: have whoever wrote these read again before \
+     writing, and whoever held such a lease stop and acquire it again\n";
+
 /// See the module.
 #[derive(Debug, Args)]
 pub struct Dropped {
@@ -39,13 +43,21 @@ impl Dropped {
         let page: Page<One> = ask(socket, Method::GET, &path, None::<&()>).await?;
         let mut text: String = page.items.iter().map(line).collect();
         match &page.next {
-            Some(next) => text.push_str(&format!("more, if there is any: --after {next}\n")),
-            None => text.push_str("none\n"),
+            Some(next) => text.push_str(&format!("there are more: --after {next}\n")),
+            None if page.items.is_empty() => text.push_str("none\n"),
+            None => {}
+        }
+        if !page.items.is_empty() {
+            text.push_str(GIVEN_AGAIN);
         }
         if let (true, Some(last)) = (*done, page.items.last()) {
             let looked_at = LookedAt { place: last.place };
             let left: Left = ask(socket, Method::POST, "/v1/numbers/dropped", Some(&looked_at)).await?;
-            text.push_str(&format!("looked at; {} are left\n", left.left));
+            let which = format!("looked at, up to {}", last.place);
+            text.push_str(&match left.left {
+                0 => format!("{which}; none is left\n"),
+                left => format!("{which}; {left} are left: say it again with --after {}\n", last.place),
+            });
         }
         output.show(&page, &text)
     }

@@ -22,6 +22,9 @@ pub struct Export {
     /// csv, or json; the global --json says json too
     #[arg(long, value_enum, default_value_t = Form::Csv)]
     format: Form,
+    /// Where etcd is the ledger and not reached: export what this vault has of it
+    #[arg(long)]
+    stale: bool,
 }
 
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
@@ -33,7 +36,8 @@ enum Form {
 impl Export {
     pub(super) async fn run(&self, socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
         let format = if output.json || self.format == Form::Json { "json" } else { "csv" };
-        let path = format!("{}&format={format}", self.of.place("/export", None));
+        let (place, stale) = (self.of.place("/export", None), self.stale);
+        let path = format!("{place}&format={format}&stale={stale}");
         let request = Request::builder().method(Method::GET).uri(path).body(whole(Vec::new()));
         let request = request.map_err(std::io::Error::other)?;
         let answer = control::call(socket, request, PATIENCE, &Progress::default()).await?;

@@ -49,7 +49,11 @@ impl Verify {
     /// What cannot be read, or [`NotProved`].
     pub fn run(&self, output: &mut Output<'_>) -> Result<(), CommandError> {
         let findings = match &self.journal {
-            Some(journal) => audit_journal(journal)?,
+            Some(journal) => audit_journal(journal).map_err(|source| match source {
+                // It reads well, and as something else.
+                source @ (JournalError::Damaged { .. } | JournalError::Series { .. }) => source.into(),
+                source => CommandError::NoJournal { source },
+            })?,
             None => audit_export(&self.file)?,
         };
         output.show(&findings, &told(&findings))?;
@@ -117,6 +121,9 @@ fn told(findings: &Findings) -> String {
         if *skipped > 0 { format!(", {skipped} of others by their hashes alone") } else { String::new() };
     let mut text =
         format!("{verdict}: {entries} entries{others}, the last is {last_index}\nits hash: {last_hash}\n");
+    if *entries == 0 && *skipped > 0 {
+        text.push_str("no such series in it: nothing is said here of any series; was its name, or its owner's, mistyped?\n");
+    }
     if let Some(alone) = findings.apart {
         text.push_str(&format!(
             "not the whole: the vaults were apart, and {alone} numbers that this one had given alone are not in it, nor \
@@ -172,6 +179,20 @@ mod tests {
         let memory = journal.memory().unwrap();
         journal.write(&Write { cut: None, entries: entries.into(), rows: Vec::new(), memory }).unwrap();
         file
+    }
+
+    #[test]
+    fn an_export_of_a_mistyped_series_says_that_it_holds_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let entries = Journal::open_to_read(&journal(folder.path())).unwrap().entries(0).unwrap();
+        for (series, says) in [("INV", false), ("INF", true)] {
+            let mut audit = Audit::default();
+            entries.iter().for_each(|entry| audit.take(Row::of(entry.clone(), "erp", series)));
+            audit.take(Row::End(entries.last().unwrap().tail()));
+            let findings = audit.finish(true);
+            let text = told(&findings);
+            assert!(findings.proved && text.contains("no such series in it") == says, "{text}");
+        }
     }
 
     #[test]

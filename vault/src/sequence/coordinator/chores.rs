@@ -5,7 +5,7 @@
 use super::{Coordinator, label};
 use crate::sequence::book::SeriesName;
 use crate::sequence::carry::{self, carry};
-use crate::sequence::entry::{BATCH, Draft, Entry};
+use crate::sequence::entry::{Act, BATCH, Draft, Entry, Grant};
 use crate::sequence::journal::JournalError;
 use crate::sequence::protocol::Input;
 use crate::sequence::standing::Present;
@@ -42,7 +42,10 @@ impl Coordinator {
     pub(super) fn settle(&mut self) -> Option<Input> {
         let next = self.chores(true);
         match self.loaded(next)? {
-            Next::Enter(drafts) => Some(Input::Propose(drafts)),
+            Next::Enter(drafts) => {
+                tell_lost(&drafts);
+                Some(Input::Propose(drafts))
+            }
             Next::Done => Some(Input::Settled),
             Next::Look => {
                 self.settling = true;
@@ -76,6 +79,7 @@ impl Coordinator {
     pub(super) fn do_chores(&mut self) -> bool {
         match self.chores(false) {
             Ok(Next::Enter(drafts)) => {
+                tell_lost(&drafts);
                 self.feed(Input::Propose(drafts));
                 !self.core.may_propose()
             }
@@ -127,5 +131,16 @@ impl Coordinator {
         let holders = standing.holders([own, peer]);
         let ranges = self.chores.ranges(standing, &holders, at, BATCH);
         Ok(if ranges.is_empty() { Next::Done } else { Next::Enter(ranges) })
+    }
+}
+
+/// Numbers that nobody gets any more are told one by one.
+fn tell_lost(drafts: &[Draft]) {
+    for Draft { owner, series, number, key, act, .. } in drafts {
+        if let Act::Lost(Grant { to, .. }) = act {
+            tracing::warn!(
+                "sequence: series {series} of {owner}: the rest of {number} to {to}, set aside for {key}, is unaccounted: {key} ended without a proof of what it had given (killed with its control socket's folder not on a tmpfs, without power, or with another journal); nobody gets these numbers any more"
+            );
+        }
     }
 }

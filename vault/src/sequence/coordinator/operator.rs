@@ -8,7 +8,7 @@ use crate::sequence::SequenceError;
 use crate::sequence::entry::{Draft, Life};
 use crate::sequence::journal::JournalError;
 use crate::sequence::protocol::{Input, Reason};
-use crate::sequence::standing::Standing;
+use crate::sequence::standing::{LifeState, Standing};
 
 /// A token that is being made, and who waits for it.
 pub(in crate::sequence) struct Seal {
@@ -62,6 +62,9 @@ impl Coordinator {
             let refused = SequenceError::MayNotTakeOver;
             return Err(if self.core.cannot_write() { SequenceError::CannotWrite } else { refused });
         }
+        if self.core.leads() && self.core.refusal().is_none() {
+            return Err(SequenceError::OwnerAlready(self.core.epoch()));
+        }
         let how = if alone { "without the other vault" } else { "with the other vault" };
         tracing::warn!(
             "sequence: taking over: the operator makes this vault the ledger's owner, {how}; epoch {} begins",
@@ -74,12 +77,31 @@ impl Coordinator {
     /// Follows the other of two owners. Tells the epoch, and how many answered writes give way with that.
     pub(super) fn give_way(&mut self) -> Result<[u64; 2], SequenceError> {
         if !self.core.may_yield() {
-            return Err(SequenceError::NothingToYield);
+            return Err(SequenceError::NothingToYield(self.why_not_yield()));
         }
         tracing::warn!("sequence: yielding: the operator says that the other vault is the ledger's owner");
         let given_up = self.journal.answered_alone(self.core.final_index()).map_err(unreadable)?;
         self.feed(Input::Yield);
         self.written_down().map(|epoch| [epoch, given_up])
+    }
+
+    fn why_not_yield(&self) -> String {
+        let [own, other] = &self.names;
+        let (epoch, leads) = (self.core.epoch(), self.core.leads());
+        match self.core.refusal() {
+            None => {
+                let owner = if leads { own } else { other };
+                format!("the two are together, and {owner} owns the ledger in epoch {epoch}")
+            }
+            Some(Reason::Away | Reason::Syncing) if leads => format!(
+                "the other vault is away, and whether it owns the ledger too is not known: {own} owns it in epoch {epoch}; once {other} is connected, the one in the lower epoch follows by itself, and vault status says if both own the same one"
+            ),
+            Some(Reason::Away | Reason::Syncing) => {
+                format!("{own} does not own the ledger (epoch {epoch}), and follows the other by itself")
+            }
+            // It says itself what is to be done.
+            Some(reason) => reason.to_string(),
+        }
     }
 
     /// An operator has looked at what gave way. Tells how much of it is left.
@@ -100,17 +122,42 @@ impl Coordinator {
         self.seen.send_modify(|seen| seen.dropped = dropped);
     }
 
+    /// A token that its vault may not use any more is told: whoever keeps it relies on it.
+    pub(super) fn tell_void(&self, now: [Option<Life>; 2]) {
+        let before = self.seen.borrow().sealed;
+        for ((vault, before), now) in self.names.iter().zip(before).zip(now) {
+            let lost = |life| self.journal.standing().life(life) == Some(LifeState::Lost);
+            if now.is_none() && before.is_some_and(lost) {
+                tracing::warn!(
+                    "sequence: the token for {vault} is void: {vault} lost power or its journal since, and with it perhaps that the token was used; make a new one: vault number token --for {vault}"
+                );
+            }
+        }
+    }
+
     /// Has the ledger know of a token, if this is the owner of a session.
     pub(super) fn seal(&mut self, seal: Seal) {
-        let together = self.core.leads() && self.core.refusal().is_none();
-        let busy = self.seal.as_ref().is_some_and(|seal| !seal.done.is_closed());
-        if !together || !self.names.contains(&seal.vault) || busy {
+        if let Some(why) = self.why_not_seal(&seal.vault) {
             // An operator who has gone does without a token.
-            let _gone = seal.done.send(Err(SequenceError::MayNotSeal));
+            let _gone = seal.done.send(Err(SequenceError::MayNotSeal(why)));
             return;
         }
         tracing::info!("sequence: a token is made for {}", seal.vault);
         self.seal = Some(seal);
+    }
+
+    fn why_not_seal(&self, vault: &String) -> Option<String> {
+        let [own, other] = &self.names;
+        let busy = self.seal.as_ref().is_some_and(|seal| !seal.done.is_closed());
+        if !self.names.contains(vault) {
+            Some(format!("there is no vault {vault} here; name {own} or {other}"))
+        } else if let Some(reason) = self.core.refusal() {
+            Some(format!("both vaults must be together for it: {reason}"))
+        } else if !self.core.leads() {
+            Some(format!("the ledger's owner makes it: run this on {other}"))
+        } else {
+            busy.then(|| "another one is being made at this moment; ask again".to_owned())
+        }
     }
 
     /// A round has ended: does the ledger know of the token now, and is all set aside for it, or is

@@ -17,13 +17,13 @@ use super::super::digest::Digest;
 use super::super::entry::{Entry, Tail};
 use super::super::journal::{Journal, JournalError};
 use super::note::{Kept, Note};
-use super::open::{Connection, choose, survey, writable};
+use super::open::{Connection, choose, survey};
 use super::operator::Metrics;
 use super::replies::{Replies, Waiters};
 use super::{DatabaseError, Host, Settings};
 
 /// How often the servers are looked at.
-const PROBE: Duration = Duration::from_secs(5);
+pub(super) const PROBE: Duration = Duration::from_secs(5);
 /// How often it is written down how far the copy goes.
 const NOTE: Duration = Duration::from_secs(2);
 /// No batch is larger, unless one entry is. etcd takes 1.5 MiB at a time, and a control character of
@@ -66,6 +66,10 @@ pub struct State {
     pub connected: u64,
     /// Servers that take writes; more than one is a split brain.
     pub writable: Vec<String>,
+    /// That more than one does, and what to do.
+    pub alarm: Option<String>,
+    /// What is gone of that which makes good the loss of a server.
+    pub thin: Option<String>,
 }
 
 impl Default for State {
@@ -77,6 +81,8 @@ impl Default for State {
             holds: 0,
             connected: 0,
             writable: Vec::new(),
+            alarm: None,
+            thin: None,
         }
     }
 }
@@ -84,6 +90,8 @@ impl Default for State {
 /// What the copy's door and its task share.
 pub(super) struct Shared {
     pub(super) settings: Settings,
+    /// The other vault's name.
+    pub(super) peer: String,
     pub(super) kept: Kept,
     pub(super) journal: Mutex<Journal>,
     pub(super) seen: watch::Receiver<Seen>,
@@ -99,7 +107,7 @@ impl Shared {
         let mut bytes = 0;
         let mut entries = journal.entries(after)?;
         let fits = |entry: &Entry| {
-            bytes += entry.key.len() + entry.act.parts().1.len() + 256;
+            bytes += entry.bytes();
             entry.index <= upto && (entry.index == after + 1 || bytes <= BATCH_BYTES)
         };
         let count = entries.iter().map(fits).take_while(|fits| *fits).count();
@@ -207,13 +215,14 @@ impl Keeper {
     async fn session(&mut self) -> Result<(), DatabaseError> {
         let note = self.shared.kept.note();
         self.decided = note.decided;
+        let (hosts, mut connections) = self.waiters.during(survey(&self.shared.settings, &note.fenced)).await;
+        // Who follows is to be known on the day of a take-over, also where nothing is written until then.
+        self.look_at(&hosts, note.decided);
         if let Some(what) = note.refused {
             let place = self.place();
             let next = "put it right, then write vault database rejoin".to_owned();
             return Err(DatabaseError::Foreign { place, what, next });
         }
-        let (hosts, mut connections) = self.waiters.during(survey(&self.shared.settings, &note.fenced)).await;
-        self.look_at(&hosts);
         let place = choose(&hosts, &note)?;
         let Some(mut connection) = connections.get_mut(place).and_then(Option::take) else { return Ok(()) };
         // The others stay open as long as they are needed, no longer.
@@ -368,7 +377,7 @@ impl Keeper {
         hosts: &[Host],
     ) -> Result<bool, DatabaseError> {
         self.take_note(connection);
-        self.look_at(hosts);
+        self.look_at(hosts, note.decided);
         let right = choose(hosts, note)?;
         let held = self.waiters.during(connection.tail()).await?;
         let same = hosts.get(right).is_some_and(|host| host.host == connection.place());
@@ -413,19 +422,26 @@ impl Keeper {
         });
     }
 
-    /// Two servers that take writes are an alarm, whichever of them is written to.
-    fn look_at(&mut self, hosts: &[Host]) {
-        let writable = writable(self.shared.settings.kind, hosts);
-        self.shared.metrics.writable(writable.len());
-        if self.state.borrow().writable != writable {
-            if writable.len() > 1 {
-                tracing::error!(
-                    "sequence: database: {} take writes, each without the other; decide for one: vault database fence --host the other",
-                    writable.join(" and ")
-                );
+    /// Remembers who follows, and shows what the servers are.
+    fn look_at(&mut self, hosts: &[Host], decided: u64) {
+        self.remember(hosts, decided);
+        self.shared.saw(&self.state, hosts);
+    }
+
+    /// Writes down who follows, for the day on which some are away, unless an operator has decided
+    /// something since they were looked at.
+    fn remember(&self, hosts: &[Host], decided: u64) {
+        let (shared, hosts) = (Arc::clone(&self.shared), hosts.to_vec());
+        tokio::task::spawn_blocking(move || {
+            let changed = shared.kept.change(|note| {
+                if note.decided == decided {
+                    note.saw(&hosts);
+                }
+            });
+            if let Err(error) = changed {
+                tracing::warn!("sequence: database: {error}");
             }
-            self.state.send_modify(|state| state.writable = writable);
-        }
+        });
     }
 
     fn place(&self) -> String {

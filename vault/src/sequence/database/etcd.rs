@@ -32,8 +32,11 @@ const BLOCKS: u64 = 4;
 const MOST_BLOCKS: u64 = 128;
 const SHORT: usize = 256 << 10;
 /// gRPC's codes, as the gateway passes them on.
-const PERMISSION_DENIED: u64 = 7;
 const INVALID_ARGUMENT: u64 = 3;
+const PERMISSION_DENIED: u64 = 7;
+const RESOURCE_EXHAUSTED: u64 = 8;
+const FAILED_PRECONDITION: u64 = 9;
+const DATA_LOSS: u64 = 15;
 const UNAUTHENTICATED: u64 = 16;
 
 /// The value of the key that tells the end.
@@ -137,9 +140,30 @@ impl Etcd {
                 "write: etcdctl role grant-permission ROLE --prefix=true readwrite {}, and give {} that role",
                 self.prefix, self.user
             ),
+            // A token has ended, or an account was changed: the next connection brings a new one.
+            Some(UNAUTHENTICATED) if self.token.is_some() => {
+                return Err(DatabaseError::Away { place, why: what });
+            }
+            Some(INVALID_ARGUMENT) if what.contains("revision of auth store is old") => {
+                return Err(DatabaseError::Away { place, why: what });
+            }
             Some(UNAUTHENTICATED) => format!("look at the account {} in etcd", self.user),
             Some(INVALID_ARGUMENT) if what.contains("auth") || what.contains("user name is empty") => {
                 "look at sequence.database.user and password_file".to_owned()
+            }
+            Some(FAILED_PRECONDITION) if what.contains("authentication is not enabled") => {
+                "write: etcdctl auth enable, or take user and password_file out of [sequence.database]".to_owned()
+            }
+            Some(RESOURCE_EXHAUSTED) if what.contains("space exceeded") => {
+                "make room as README says under \"The ledger in etcd\" (compact, defrag, alarm disarm), or start etcd with a larger --quota-backend-bytes and write: etcdctl alarm disarm".to_owned()
+            }
+            Some(INVALID_ARGUMENT | RESOURCE_EXHAUSTED)
+                if what.contains("too large") || what.contains("larger than max") =>
+            {
+                "start etcd's members with --max-request-bytes=1572864, which is its default, or more".to_owned()
+            }
+            Some(DATA_LOSS) => {
+                "find the member whose data is damaged (etcdctl endpoint hashkv --cluster), make it anew, then write: etcdctl alarm disarm".to_owned()
             }
             _ => return Err(DatabaseError::Away { place, why: format!("{what} ({status})") }),
         };
@@ -252,8 +276,9 @@ impl Ledger for Etcd {
         let status = self.ask("/v3/maintenance/status", &json!({})).await?;
         let leads = status["leader"].as_str().filter(|leader| *leader != "0");
         let Some(leader) = leads else {
-            let why = "no quorum of the members stands".to_owned();
-            return Err(DatabaseError::Away { place: self.place.clone(), why });
+            let why = "it knows no leader: no quorum of the members stands".to_owned();
+            let away = DatabaseError::Away { place: self.place.clone(), why };
+            return Ok(Host { leads: Some(false), ..Host::closed(self.place.clone(), &away) });
         };
         let own = status["header"]["member_id"].as_str() == Some(leader);
         let holds = match self.end().await? {
@@ -268,7 +293,6 @@ impl Ledger for Etcd {
         };
         self.lineage = Some(lineage.clone());
         let version = status["version"].as_str().unwrap_or("of an unknown version");
-        let role = if own { "leads" } else { "follows" };
         Ok(Host {
             host: self.place.clone(),
             place: Place::Primary,
@@ -276,10 +300,7 @@ impl Ledger for Etcd {
             lineage: Some(lineage),
             lag_bytes: None,
             replication: vec![
-                Some(format!(
-                    "etcd {version}, {role} in term {}",
-                    status["raftTerm"].as_str().unwrap_or("0")
-                )),
+                Some(format!("etcd {version}, in term {}", status["raftTerm"].as_str().unwrap_or("0"))),
                 self.truth.as_ref().map(|mark| {
                     let Mark { since, vaults: [one, two], .. } = mark;
                     format!("the ledger itself of {one} and {two} since entry {since}")
@@ -290,6 +311,7 @@ impl Ledger for Etcd {
             .collect(),
             holds,
             fenced: false,
+            leads: Some(own),
         })
     }
 
@@ -372,6 +394,17 @@ impl Ledger for Etcd {
         }
         entries.truncate(BATCH);
         Ok(entries)
+    }
+
+    async fn would_append(&mut self) -> Result<(), DatabaseError> {
+        let key = self.end_key();
+        let absent = |result: &str| json!({ "key": key, "target": "CREATE", "result": result, "create_revision": "0" });
+        // It cannot be both, so nothing is put; whether it could be is looked at first all the same.
+        let attempt = json!({
+            "compare": [absent("EQUAL"), absent("GREATER")],
+            "success": [{ "request_put": { "key": key, "value": "" } }],
+        });
+        self.transact(&attempt).await.map(drop)
     }
 
     fn begun(&self) -> Option<&Mark> {

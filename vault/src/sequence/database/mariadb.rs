@@ -159,6 +159,7 @@ impl Ledger for Mariadb {
             replication: vec![format!("{version}, server id {id}")],
             holds,
             fenced: false,
+            leads: None,
         })
     }
 

@@ -10,18 +10,22 @@ use std::sync::{Mutex, PoisonError};
 
 use serde::{Deserialize, Serialize};
 
-use super::Lineage;
+use super::{Host, Kind, Lineage, Place};
 
 /// What is remembered.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct Note {
+    /// Which kind of database all this is of; `None` in a file of the time before it was noted.
+    pub kind: Option<Kind>,
     /// The copy had at least so many entries.
     pub copied: u64,
     /// The server that had them.
     pub lineage: Option<Lineage>,
     /// Servers that must not be written to, as `host:port`.
     pub fenced: BTreeSet<String>,
+    /// Servers that were standbys when they last answered.
+    pub standbys: BTreeSet<String>,
     /// How often an operator has decided something.
     pub decided: u64,
     /// The database is the ledger itself, and no copy of it.
@@ -60,6 +64,34 @@ pub enum NoteError {
 pub(in crate::sequence) struct Kept {
     file: PathBuf,
     note: Mutex<Note>,
+}
+
+impl Note {
+    /// What is remembered of another kind of database says nothing of this one. How far the ledger
+    /// goes that the database itself is, stays.
+    pub(super) fn is_of(&mut self, kind: Kind) {
+        // PostgreSQL alone is told by where it comes from as of old.
+        if self.kind.unwrap_or(Kind::Postgres) != kind {
+            self.lineage = None;
+        }
+        if self.kind.is_some_and(|noted| noted != kind) && !self.truth {
+            (self.copied, self.refused) = (0, None);
+            self.standbys.clear();
+            self.fenced.clear();
+        }
+        self.kind = Some(kind);
+    }
+
+    /// Notes who follows and who does not. Who does not answer is what it was.
+    pub(super) fn saw(&mut self, hosts: &[Host]) {
+        for Host { host, place, .. } in hosts {
+            match place {
+                Place::Standby => self.standbys.insert(host.clone()),
+                Place::Primary | Place::Unfit => self.standbys.remove(host),
+                Place::Away => false,
+            };
+        }
+    }
 }
 
 impl Kept {
@@ -119,6 +151,16 @@ mod tests {
         .unwrap();
         assert_eq!(Kept::open(&journal).unwrap().note(), kept.note());
         assert_eq!(kept.note().copied, 7);
+        // Of the same kind it is the same database, of another kind it is another.
+        kept.change(|note| note.is_of(Kind::Postgres)).unwrap();
+        assert_eq!((kept.note().copied, kept.note().fenced.len()), (7, 1));
+        kept.change(|note| note.is_of(Kind::Etcd)).unwrap();
+        assert_eq!(kept.note(), Note { kind: Some(Kind::Etcd), ..Note::default() });
+        // But where it is the ledger, it must go as far as that is known to.
+        let lineage = Lineage { system: "7".to_owned(), timeline: 2, forks: None, at: 1 };
+        let mut truth = Note { truth: true, copied: 9, lineage: Some(lineage), ..Note::default() };
+        truth.is_of(Kind::Etcd);
+        assert_eq!((truth.copied, truth.lineage), (9, None));
         std::fs::write(folder.path().join("journal.database"), "{").unwrap();
         assert!(matches!(Kept::open(&journal), Err(NoteError::Damaged { .. })));
     }

@@ -106,6 +106,15 @@ impl Connection {
         within(APPEND, &place, self.0.entries(after)).await
     }
 
+    /// See [`Ledger::would_append`].
+    ///
+    /// # Errors
+    /// See [`DatabaseError`].
+    pub async fn would_append(&mut self) -> Result<(), DatabaseError> {
+        let place = self.place().to_owned();
+        within(LOOK, &place, self.0.would_append()).await
+    }
+
     /// See [`Ledger::begun`].
     #[must_use]
     pub fn begun(&self) -> Option<&Mark> {
@@ -174,30 +183,38 @@ pub async fn survey(settings: &Settings, fenced: &BTreeSet<String>) -> (Vec<Host
         .unzip()
 }
 
+/// What each server says of itself, all asked at once, or what is wrong with it. With `prepare` the
+/// tables are made in a database that is empty, and looked at; nothing else is changed.
+pub async fn look_over(settings: &Settings, prepare: bool) -> Vec<(String, Result<Host, DatabaseError>)> {
+    let looks = settings.hosts.iter().map(|host| async move {
+        let look = async {
+            let mut connection = Connection::open(settings, host).await?;
+            let mut seen = connection.look().await?;
+            if let (Place::Unfit, Some(what)) = (seen.place, seen.why.clone()) {
+                let next = "vault starts when that is done, or without [sequence.database]".to_owned();
+                return Err(DatabaseError::Unfit { place: seen.host, what, next });
+            }
+            if prepare && seen.place == Place::Primary {
+                seen.holds = Some(connection.prepare().await?);
+            }
+            Ok(seen)
+        };
+        (place(host), look.await)
+    });
+    join_all(looks).await
+}
+
 /// The faults that keep a vault from starting: what an operator must put right, and nothing that
-/// passes by itself. With `prepare` the tables are made in a database that is empty, and looked at;
-/// nothing else is changed.
+/// passes by itself. `prepare`: see [`look_over`].
 ///
 /// # Errors
 /// The first such fault.
 pub async fn check(settings: &Settings, prepare: bool) -> Result<(), DatabaseError> {
-    for host in &settings.hosts {
-        let look = async {
-            let mut connection = Connection::open(settings, host).await?;
-            let seen = connection.look().await?;
-            match (seen.place, seen.why) {
-                (Place::Unfit, Some(why)) => {
-                    let next = "vault starts when that is done, or without [sequence.database]".to_owned();
-                    Err(DatabaseError::Unfit { place: seen.host, what: why, next })
-                }
-                (Place::Primary, _) if prepare => connection.prepare().await.map(drop),
-                _ => Ok(()),
-            }
-        };
-        match look.await {
+    for (_, look) in look_over(settings, prepare).await {
+        match look {
             Err(error) if error.needs_operator() => return Err(error),
             Err(error) => tracing::warn!("sequence: database: {error}"),
-            Ok(()) => {}
+            Ok(_) => {}
         }
     }
     Ok(())
@@ -254,10 +271,23 @@ pub fn choose(hosts: &[Host], note: &Note) -> Result<usize, DatabaseError> {
     let said = hosts.iter().map(|host| match (host.fenced, host.place, &host.why) {
         (true, _, _) => format!("{} is fenced", host.host),
         (_, Place::Standby, _) => format!("{} is a standby", host.host),
-        (_, _, Some(why)) => why.clone(),
+        (_, _, Some(why)) => format!("{}: {why}", host.host),
         (_, _, None) => format!("{} is away", host.host),
     });
-    Err(DatabaseError::NoPrimary(said.collect::<Vec<_>>().join("; ")))
+    let said = said.collect::<Vec<_>>().join("; ");
+    Err(DatabaseError::NoPrimary(match next(hosts) {
+        Some(standby) => format!(
+            "{said}; if the primary is lost, on the ledger's owner: vault database take-over --host {standby}"
+        ),
+        None => said,
+    }))
+}
+
+/// The standby that holds the most, which an operator would have promoted.
+fn next(hosts: &[Host]) -> Option<&str> {
+    let standbys = hosts.iter().filter(|host| host.place == Place::Standby && !host.fenced);
+    let holds = |host: &&Host| host.holds.map_or(0, |tail| tail.index);
+    Some(standbys.rev().max_by_key(holds)?.host.as_str())
 }
 
 /// What a server has lost of what was written to the copy.
@@ -325,6 +355,42 @@ mod tests {
             assert!(matches!(error, DatabaseError::Foreign { .. }), "{error}");
             assert!(error.to_string().contains("take-over --host b"), "{error}");
         }
+    }
+
+    #[test]
+    fn where_the_primary_is_away_the_standby_that_holds_the_most_is_the_way_on() {
+        let mut hosts = [
+            host("a", Place::Away, 1, &[], 10),
+            host("b", Place::Standby, 1, &[], 9),
+            host("c", Place::Standby, 1, &[], 10),
+        ];
+        let told = |hosts: &[Host]| choose(hosts, &note()).unwrap_err().to_string();
+        let words = "; if the primary is lost, on the ledger's owner: vault database take-over --host ";
+        assert!(told(&hosts).ends_with(&format!("a is away; b is a standby; c is a standby{words}c")));
+        hosts[2].fenced = true;
+        assert!(told(&hosts).ends_with(&format!("{words}b")));
+        hosts[1].place = Place::Away;
+        assert!(!told(&hosts).contains("take-over"));
+    }
+
+    #[tokio::test]
+    async fn servers_that_keep_silent_are_waited_for_side_by_side() {
+        let silent: Vec<_> = (0..3).map(|_| std::net::TcpListener::bind("127.0.0.1:0").unwrap()).collect();
+        let settings = Settings {
+            kind: Kind::Postgres,
+            role: super::super::Role::Copy,
+            hosts: silent
+                .iter()
+                .map(|one| ("127.0.0.1".to_owned(), one.local_addr().unwrap().port()))
+                .collect(),
+            database: "vault".to_owned(),
+            user: "vault".to_owned(),
+            password_file: None,
+            authority_file: None,
+            wait: Duration::from_secs(1),
+        };
+        let looks = timeout(LOOK * 2, look_over(&settings, true)).await.unwrap();
+        assert!(looks.len() == 3 && looks.iter().all(|(_, look)| look.is_err()), "{looks:?}");
     }
 
     #[test]

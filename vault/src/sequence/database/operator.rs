@@ -14,10 +14,13 @@ use tokio::time::timeout;
 use super::super::coordinator::Seen;
 use super::super::entry::{Entry, Tail};
 use super::super::journal::{Journal, JournalError};
+use super::super::reason::Reason;
 use super::copy::{Keeper, Phase, Shared, State};
 use super::lineage::{Descent, Lineage, written};
 use super::note::{Kept, Note, NoteError};
 use super::open::{Connection, lacks, survey};
+use super::others::Others;
+use super::redundancy::{alarm, patrol};
 use super::replies::Replies;
 use super::tls::place;
 use super::{DatabaseError, Host, Kind, Place, Role, Settings};
@@ -46,16 +49,24 @@ pub enum OperatorError {
     #[error("{0} is none of sequence.database.hosts; write one of: {1}")]
     Unknown(String, String),
     /// The other vault writes the copy.
-    #[error("this vault does not write the database's copy now; write the same on the ledger's owner")]
-    NotHere,
+    #[error("this vault does not own the ledger and does not write its copy; {}", owner_next(.owner, *.away))]
+    NotHere {
+        /// The other vault.
+        owner: String,
+        /// There is no connection to it.
+        away: bool,
+    },
     /// There is no copy.
     #[error(
         "{0} does not apply: etcd holds this ledger itself (role = \"truth\"), and its members agree by themselves; add, remove or restore members with etcdctl; vault database status shows them"
     )]
     Truth(&'static str),
     /// Which server?
-    #[error("no single standby is meant; add --host, one of: {0}")]
-    WhichHost(String),
+    #[error(
+        "take-over promotes one server and forbids the one that is written to, at once: name it: {}",
+        named(.0, .1)
+    )]
+    WhichHost(Vec<String>, String),
     /// It does not answer, or refuses.
     #[error(transparent)]
     Database(#[from] DatabaseError),
@@ -74,13 +85,16 @@ pub enum OperatorError {
     Note(#[from] NoteError),
     /// It was promoted, and is not up to date yet.
     #[error(
-        "{host} takes writes now, but does not have every entry yet: {why}; it goes on by itself, see vault database status"
+        "{host} takes writes now, but does not have every entry yet: {why}; it goes on by itself, see vault database status; meanwhile: {}",
+        .to_do.join("; ")
     )]
     NotYet {
         /// Host and port.
         host: String,
         /// How it stands.
         why: String,
+        /// What is left to do with the others meanwhile.
+        to_do: Vec<String>,
     },
 }
 
@@ -91,6 +105,7 @@ pub(super) struct Metrics {
     current: IntGauge,
     refused: IntGauge,
     writable: IntGauge,
+    answering: IntGauge,
     connects: IntCounter,
 }
 
@@ -110,9 +125,14 @@ impl Metrics {
                 "vault_database_writable_servers",
                 "Database servers that take writes; more than 1 is a split brain",
             )?,
+            answering: IntGauge::new(
+                "vault_database_answering_servers",
+                "Database servers that answer and may be used, primary and standbys or members",
+            )?,
             connects: IntCounter::new("vault_database_connects_total", "Connections made to write the copy")?,
         };
-        for gauge in [&metrics.lag, &metrics.current, &metrics.refused, &metrics.writable] {
+        let Self { lag, current, refused, writable, answering, .. } = &metrics;
+        for gauge in [lag, current, refused, writable, answering] {
             registry.register(Box::new(gauge.clone()))?;
         }
         registry.register(Box::new(metrics.connects.clone()))?;
@@ -130,6 +150,10 @@ impl Metrics {
 
     pub(super) fn writable(&self, servers: usize) {
         self.writable.set(i64::try_from(servers).unwrap_or(i64::MAX));
+    }
+
+    pub(super) fn answering(&self, servers: usize) {
+        self.answering.set(i64::try_from(servers).unwrap_or(i64::MAX));
     }
 
     pub(super) fn connected(&self) {
@@ -264,43 +288,34 @@ impl Database {
     /// The note or the journal cannot be read.
     pub(in crate::sequence) fn start(
         settings: Settings,
+        peer: &str,
         journal: &Path,
         seen: watch::Receiver<Seen>,
         registry: &Registry,
         shutdown: Shutdown,
     ) -> Result<(Self, Replies), OpenError> {
-        let shared = Arc::new(Shared {
-            settings,
-            kept: Kept::open(journal)?,
-            journal: Mutex::new(Journal::open_to_read(journal)?),
-            seen,
-            again: Notify::new(),
-            metrics: Metrics::new(registry)?,
-        });
+        let shared = share(settings, peer, journal, seen, registry)?;
         let (keeper, replies, state) = Keeper::new(Arc::clone(&shared));
         tokio::spawn(keeper.run(shutdown));
         Ok((Self { shared, state }, replies))
     }
 
-    /// The door to a database that holds the ledger itself. Whoever appends to it gets the rest.
+    /// The door to a database that holds the ledger itself, whose members are looked at now and
+    /// then. Whoever appends to it gets the rest; call inside a runtime.
     ///
     /// # Errors
     /// The note or the journal cannot be read.
     pub(in crate::sequence) fn of_truth(
         settings: Settings,
+        peer: &str,
         journal: &Path,
         seen: watch::Receiver<Seen>,
         registry: &Registry,
+        shutdown: Shutdown,
     ) -> Result<(Self, Told), OpenError> {
-        let shared = Arc::new(Shared {
-            settings,
-            kept: Kept::open(journal)?,
-            journal: Mutex::new(Journal::open_to_read(journal)?),
-            seen,
-            again: Notify::new(),
-            metrics: Metrics::new(registry)?,
-        });
+        let shared = share(settings, peer, journal, seen, registry)?;
         let (state, shown) = watch::channel(State::default());
+        tokio::spawn(patrol(Arc::clone(&shared), state.clone(), shutdown));
         Ok((Self { shared: Arc::clone(&shared), state: shown }, Told { shared, state }))
     }
 
@@ -315,18 +330,16 @@ impl Database {
 
     /// Looks at every server now.
     pub async fn report(&self) -> Report {
-        let note = self.shared.kept.note();
+        let mut note = self.shared.kept.note();
+        if self.shared.settings.role == Role::Truth {
+            // The mark in it says which one it is, and not what a copy in it was once.
+            note.lineage = None;
+        }
         let (hosts, _closed) = survey(&self.shared.settings, &note.fenced).await;
         let state = self.state.borrow().clone();
-        let writable = super::open::writable(self.shared.settings.kind, &hosts);
         let refused = state.why.clone().filter(|_| state.phase == Phase::Refused);
         let mut alarms: Vec<String> = refused.into_iter().collect();
-        if writable.len() > 1 {
-            alarms.push(format!(
-                "{} take writes, each without the other; decide for one: vault database fence --host the other",
-                writable.join(" and ")
-            ));
-        }
+        alarms.extend(alarm(self.shared.settings.kind, &hosts));
         let servers = hosts.into_iter().map(|host| {
             let lacks = (host.place == Place::Primary).then(|| lacks(&host, &note)).flatten();
             let written = matches!(state.phase, Phase::Current | Phase::Behind)
@@ -418,32 +431,32 @@ impl Database {
 
     /// Makes this server the one that is written to: checks where it comes from and what it
     /// holds, promotes it if it is a standby, forbids the others that may still take writes, and
-    /// replays what it lacks.
+    /// replays what it lacks. A standby that is away is not forbidden.
     ///
     /// # Errors
     /// Its history or its entries are not this ledger's; then nothing was changed.
     pub async fn take_over(&self, host: Option<&str>) -> Result<Decided, OperatorError> {
         self.refuse_truth("take-over")?;
         if !self.shared.seen.borrow().leads {
-            return Err(OperatorError::NotHere);
+            return Err(self.not_here());
         }
         let note = self.shared.kept.note();
         let (hosts, mut connections) = survey(&self.shared.settings, &note.fenced).await;
-        let standbys =
-            || hosts.iter().enumerate().filter(|(_, host)| host.place == Place::Standby && !host.fenced);
-        let chosen = match host {
-            Some(host) => {
-                let host = self.known_host(host)?;
-                hosts.iter().position(|seen| seen.host == host)
-            }
-            None if standbys().count() == 1 => standbys().next().map(|(place, _)| place),
-            None => None,
+        let Some(host) = host else {
+            let standbys = hosts.iter().filter(|host| host.place == Place::Standby && !host.fenced);
+            let standbys = standbys.map(|host| host.host.clone()).collect();
+            return Err(OperatorError::WhichHost(standbys, self.names()));
         };
+        let host = self.known_host(host)?;
+        let chosen = hosts.iter().position(|seen| seen.host == host);
         let chosen = chosen.and_then(|place| Some((hosts.get(place)?, connections.get_mut(place)?)));
-        let Some((target, connection)) = chosen else { return Err(OperatorError::WhichHost(self.names())) };
+        let Some((target, connection)) = chosen else {
+            return Err(OperatorError::Unknown(host, self.names()));
+        };
         let Some(connection) = connection else {
-            let why = target.why.clone().unwrap_or_default();
-            return Err(DatabaseError::Away { place: target.host.clone(), why }.into());
+            let why = target.why.clone().unwrap_or_else(|| "it does not answer".to_owned());
+            let next = "see that the server answers, or name another; vault database status shows them";
+            return Err(OperatorError::NotTaken { host, why, next });
         };
         let mut done = vec![self.check(target, &note).await?];
         if target.place == Place::Standby {
@@ -456,22 +469,26 @@ impl Database {
             }
             done.push(format!("{} is promoted: it takes writes now", target.host));
         }
-        let others: Vec<String> = hosts
-            .iter()
-            .filter(|other| other.host != target.host && other.place != Place::Standby)
-            .map(|other| other.host.clone())
-            .collect();
-        let (fenced, back) = (others.clone(), target.host.clone());
+        let others = Others::of(&hosts, &target.host, &note.standbys);
+        let (fenced, back) = (others.former.clone(), target.host.clone());
         self.decide(move |note| {
             note.fenced.extend(fenced);
             note.fenced.remove(&back);
+            note.standbys.remove(&back);
             // What it lost is known, and replayed.
             (note.refused, note.copied, note.lineage) = (None, 0, None);
         })
         .await?;
-        done.extend(others.iter().map(|other| format!("{other} is fenced: this vault never writes to it")));
+        done.extend(
+            others.former.iter().map(|other| format!("{other} is fenced: this vault never writes to it")),
+        );
         tracing::warn!("sequence: database: take-over by {} at the operator's word", target.host);
-        self.wait_replayed(&target.host).await?;
+        let mut to_do = others.to_do(&target.host);
+        to_do.extend(self.rewind(&target.host).filter(|_| !to_do.is_empty()));
+        to_do.push("tables of other programs in this database may lack what was not replicated: they are theirs to mend".to_owned());
+        if let Err(why) = self.wait_replayed(&target.host).await {
+            return Err(OperatorError::NotYet { host: target.host.clone(), why, to_do });
+        }
         let held = target.holds.map_or(0, |tail| tail.index);
         let upto = self.final_index();
         done.push(format!(
@@ -479,19 +496,21 @@ impl Database {
             target.host,
             upto.saturating_sub(held)
         ));
-        let mut to_do: Vec<String> = others
-            .iter()
-            .flat_map(|other| {
-                [
-                    format!("on {other}: stop the server, or see that it is stopped; it must not come back as a primary"),
-                    format!("on {other}: bring it to the new history (pg_rewind, or a new base backup) and start it as a standby of {}", target.host),
-                    format!("then here: vault database rejoin --host {other}"),
-                    format!("on the other vault: vault database fence --host {other}, and rejoin when it is back"),
-                ]
-            })
-            .collect();
-        to_do.push("tables of other programs in this database may lack what was not replicated: they are theirs to mend".to_owned());
         Ok(Decided { host: Some(target.host.clone()), done, to_do })
+    }
+
+    /// How a server of PostgreSQL is brought to the history of `source`, and what stands in the way.
+    fn rewind(&self, source: &str) -> Option<String> {
+        let settings = &self.shared.settings;
+        let (name, port) = settings.hosts.iter().find(|address| place(address) == source)?;
+        (settings.kind == Kind::Postgres).then(|| format!(
+            "pg_rewind, on a server that is stopped: pg_rewind -D DATA --source-server='host={name} port={port} user=postgres dbname=postgres' -R; it needs wal_log_hints = on or data checksums there, a superuser at the source, and brings the source's postgresql.conf along: set the port and the like back before the start"
+        ))
+    }
+
+    fn not_here(&self) -> OperatorError {
+        let away = self.shared.seen.borrow().refusal == Some(Reason::Away);
+        OperatorError::NotHere { owner: self.shared.peer.clone(), away }
     }
 
     /// May this server be written to at the operator's word?
@@ -526,16 +545,17 @@ impl Database {
         Ok(format!("{}{past}: its {} entries are the first of this ledger's {upto}", target.host, held.index))
     }
 
-    async fn wait_replayed(&self, host: &str) -> Result<(), OperatorError> {
+    /// Waits until it is the one that is written to and has everything.
+    ///
+    /// # Errors
+    /// Why it does not come to that soon.
+    async fn wait_replayed(&self, host: &str) -> Result<(), String> {
         let mut state = self.state.clone();
         let settled =
             state.wait_for(|state| state.phase == Phase::Current && state.place.as_deref() == Some(host));
         let arrived = timeout(REPLAY, settled).await.is_ok_and(|settled| settled.is_ok());
-        if arrived {
-            return Ok(());
-        }
-        let why = self.state.borrow().why.clone().unwrap_or_else(|| "it is being replayed".to_owned());
-        Err(OperatorError::NotYet { host: host.to_owned(), why })
+        let why = || self.state.borrow().why.clone().unwrap_or_else(|| "it is being replayed".to_owned());
+        if arrived { Ok(()) } else { Err(why()) }
     }
 
     async fn look(&self, host: &str) -> Result<(Host, Connection), OperatorError> {
@@ -592,6 +612,47 @@ impl Database {
         self.shared.again.notify_one();
         Ok(())
     }
+}
+
+/// What the door has in common with whoever keeps the copy, or appends to the ledger itself.
+fn share(
+    settings: Settings,
+    peer: &str,
+    journal: &Path,
+    seen: watch::Receiver<Seen>,
+    registry: &Registry,
+) -> Result<Arc<Shared>, OpenError> {
+    let kept = Kept::open(journal)?;
+    kept.change(|note| note.is_of(settings.kind))?;
+    Ok(Arc::new(Shared {
+        settings,
+        peer: peer.to_owned(),
+        kept,
+        journal: Mutex::new(Journal::open_to_read(journal)?),
+        seen,
+        again: Notify::new(),
+        metrics: Metrics::new(registry)?,
+    }))
+}
+
+fn owner_next(owner: &str, away: bool) -> String {
+    if away {
+        format!(
+            "its owner {owner} is away: if that one is lost, first here: vault number take-over, then this again"
+        )
+    } else {
+        format!("write the same on its owner {owner}")
+    }
+}
+
+/// What is to be written for each standby that answers.
+fn named(standbys: &[String], all: &str) -> String {
+    if standbys.is_empty() {
+        return format!("--host, one of {all}; no standby answers now");
+    }
+    let each: Vec<_> =
+        standbys.iter().map(|host| format!("vault database take-over --host {host}")).collect();
+    format!("{}; no other standby answers now", each.join(", or "))
 }
 
 fn descent(host: &Host, note: &Note) -> Option<Descent> {

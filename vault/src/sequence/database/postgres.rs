@@ -265,6 +265,7 @@ impl Ledger for Postgres {
             replication: fed.iter().filter_map(|row| row.try_get(0).ok()).collect(),
             holds: self.held().await?,
             fenced: false,
+            leads: None,
         })
     }
 

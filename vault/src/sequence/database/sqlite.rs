@@ -47,6 +47,7 @@ impl Ledger for Sqlite {
             replication: Vec::new(),
             holds: Some(self.read_tail()?),
             fenced: false,
+            leads: None,
         })
     }
 

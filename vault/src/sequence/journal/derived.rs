@@ -1,12 +1,9 @@
-//! What the journal derives of the ledger's entries, in the transaction that adds or drops them:
+//! What the journal derives of the ledger's entries, in the transaction that adds them:
 //! numbers as they stand, ranges, lives, and which rows given alone are needed no more.
-
-use std::collections::{HashMap, HashSet};
 
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::keys::{Change, Keys};
-use super::{dropped, entry, records};
 use crate::sequence::book::{SeriesName, given_up_for};
 use crate::sequence::carry::unused;
 use crate::sequence::definition::base_of;
@@ -31,57 +28,7 @@ pub(super) fn stands(transaction: &Transaction<'_>, tail: Tail) -> rusqlite::Res
     Ok(tail == Tail::default() || hash == Some(tail.hash.0))
 }
 
-/// Drops the entries after `index`, which were never answered, and what was derived of them; tells
-/// what the others leave.
-pub(super) fn cut_off(
-    transaction: &Transaction<'_>,
-    index: u64,
-    keys: &Keys,
-    change: &mut Change,
-) -> rusqlite::Result<Standing> {
-    let given_up: Vec<Entry> = transaction
-        .prepare("SELECT * FROM entry WHERE idx > ?1 ORDER BY idx")?
-        .query_map(params![index], entry)?
-        .collect::<rusqlite::Result<_>>()?;
-    change.cut(transaction, index, &given_up)?;
-    dropped::keep(transaction, &given_up)?;
-    transaction.execute("DELETE FROM entry WHERE idx > ?1", params![index])?;
-    let mut touched = HashSet::new();
-    for entry in &given_up {
-        if touched.insert(name_of(entry)) {
-            let of = params![entry.owner, entry.series];
-            transaction.execute("DELETE FROM number WHERE owner = ?1 AND series = ?2", of)?;
-        }
-    }
-    records::cut_off(transaction, &given_up)?;
-    // What may have changed hands among the entries dropped is derived anew.
-    let mut statement = transaction.prepare("SELECT * FROM entry ORDER BY idx")?;
-    for entry in statement.query_map([], entry)? {
-        let entry = entry?;
-        if touched.contains(&name_of(&entry)) {
-            change.forget_key(transaction, &entry)?;
-        }
-    }
-    let mut standing = Standing::default();
-    let mut last: HashMap<SeriesName, u64> = HashMap::new();
-    for entry in statement.query_map([], entry)? {
-        let entry = entry?;
-        let name = name_of(&entry);
-        if touched.contains(&name) {
-            apply(transaction, &entry, keys, change)?;
-        }
-        let known = last.get(&name).copied().unwrap_or(0);
-        let _touched = standing.apply(&entry, || known);
-        if matches!(entry.act, Act::Reserve(_) | Act::Spoil(_)) {
-            last.insert(name, known.max(entry.number));
-        }
-    }
-    transaction.execute_batch("DELETE FROM series; DELETE FROM definition")?;
-    put_lives(transaction, &standing)?;
-    Ok(standing)
-}
-
-fn name_of(entry: &Entry) -> SeriesName {
+pub(super) fn name_of(entry: &Entry) -> SeriesName {
     SeriesName { owner: entry.owner.clone(), series: entry.series.clone() }
 }
 
@@ -178,14 +125,45 @@ pub(super) fn reserve(
     if added == entries.len() { Ok(()) } else { Err(rusqlite::Error::StatementChangedRows(added)) }
 }
 
-/// Brings the derived `number` row up to date. A reserve that meets a taken number or key
-/// violates the table's keys, and the whole write fails: the last fence.
+/// Brings the entry's key and the derived `number` row up to date. A reserve that meets a taken
+/// number or key violates the table's keys, and the whole write fails: the last fence.
 pub(super) fn apply(
     transaction: &Transaction<'_>,
     entry: &Entry,
     keys: &Keys,
     change: &mut Change,
 ) -> rusqlite::Result<()> {
+    take_key(transaction, entry, keys, change)?;
+    put_number(transaction, entry)
+}
+
+/// What [`apply`] does about the key.
+pub(super) fn take_key(
+    transaction: &Transaction<'_>,
+    entry: &Entry,
+    keys: &Keys,
+    change: &mut Change,
+) -> rusqlite::Result<()> {
+    match &entry.act {
+        Act::Reserve(_) if entry.carried > 0 => {
+            // A key that was given up, and turns out to have been answered before.
+            if let Some(burnt) = keys.free_burnt(transaction, change, entry)? {
+                transaction
+                    .prepare_cached("DELETE FROM number WHERE owner = ?1 AND series = ?2 AND number = -?3")?
+                    .execute(params![entry.owner, entry.series, burnt])?;
+            }
+            keys.add(transaction, change, entry)?;
+        }
+        Act::Reserve(_) | Act::Spoil(_) => keys.add(transaction, change, entry)?,
+        Act::Supersede(_) if entry.number == 0 => keys.add(transaction, change, entry)?,
+        Act::Displace(_) => keys.free(transaction, change, entry)?,
+        _ => {}
+    }
+    Ok(())
+}
+
+/// What [`apply`] does about the number.
+pub(super) fn put_number(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::Result<()> {
     let Entry { owner, series, number, key, index, hash, .. } = entry;
     let update = |assignments: &str, text: &str| -> rusqlite::Result<usize> {
         let sql = format!(
@@ -193,21 +171,6 @@ pub(super) fn apply(
         );
         transaction.prepare_cached(&sql)?.execute(params![owner, series, number, text, index, hash.0])
     };
-    match &entry.act {
-        Act::Reserve(_) if entry.carried > 0 => {
-            // A key that was given up, and turns out to have been answered before.
-            if let Some(burnt) = keys.free_burnt(transaction, change, entry)? {
-                transaction
-                    .prepare_cached("DELETE FROM number WHERE owner = ?1 AND series = ?2 AND number = -?3")?
-                    .execute(params![owner, series, burnt])?;
-            }
-            keys.add(transaction, change, entry)?;
-        }
-        Act::Reserve(_) | Act::Spoil(_) => keys.add(transaction, change, entry)?,
-        Act::Supersede(_) if *number == 0 => keys.add(transaction, change, entry)?,
-        Act::Displace(_) => keys.free(transaction, change, entry)?,
-        _ => {}
-    }
     let changed = match &entry.act {
         Act::Reserve(_) => transaction
             .prepare_cached("INSERT INTO number VALUES (?1,?2,?3,?4,'reserved',NULL,NULL,?5,?6)")?

@@ -41,6 +41,12 @@ pub(super) fn keep(transaction: &Transaction<'_>, dropped: &[Entry]) -> rusqlite
     Ok(())
 }
 
+/// The chain ends at `index` now: what comes after it was answered by nobody yet.
+pub(super) fn cut_off(transaction: &Transaction<'_>, index: u64) -> rusqlite::Result<()> {
+    let sql = "UPDATE memory SET alone_upto = min(alone_upto, ?1)";
+    transaction.execute(sql, [index]).map(drop)
+}
+
 fn alone_upto(connection: &Connection) -> rusqlite::Result<u64> {
     connection.query_row("SELECT alone_upto FROM memory", [], |row| row.get(0))
 }
@@ -150,5 +156,30 @@ mod tests {
         assert_eq!(journal.looked_at(dropped[0].0).unwrap(), 1);
         assert_eq!(journal.looked_at(dropped[1].0).unwrap(), 0);
         assert_eq!(journal.dropped(0, 10).unwrap().len(), 2, "it stays to be read");
+    }
+
+    #[test]
+    fn what_takes_the_place_of_writes_answered_alone_was_not_answered_by_that() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(&folder.path().join("journal.db"), 5).unwrap();
+        let together = journal.memory().unwrap();
+        let put = |tail: Tail, key: &str| {
+            let (owner, series, key) = ("erp".to_owned(), "record".to_owned(), key.to_owned());
+            let act = Act::Put("{}".to_owned());
+            let draft = Draft { owner, series, number: 1, key, act, at: 0, carried: None };
+            Entry::append(tail, 1, 7, draft)
+        };
+        let mut write = |cut: Option<Tail>, entries: &[Entry], alone: bool| {
+            let memory = Memory { alone, ..together };
+            journal.write(&Write { cut, entries: entries.to_vec(), rows: Vec::new(), memory }).unwrap();
+            (journal.dropped_unseen().unwrap(), journal.answered_alone(0).unwrap())
+        };
+        let kept = put(Tail::default(), "a");
+        let alone = put(kept.tail(), "b");
+        assert_eq!(write(None, &[kept.clone(), alone], true), (0, 2));
+        // It gives way, and what came instead gives way, too: that nobody was told of.
+        let other = put(kept.tail(), "c");
+        assert_eq!(write(Some(kept.tail()), &[other], false), (1, 1));
+        assert_eq!(write(Some(kept.tail()), &[], false), (1, 1));
     }
 }

@@ -86,6 +86,7 @@ impl Looked {
 pub(super) struct Change {
     absent: Absent,
     added: Places,
+    /// Of those that wait.
     removed: BTreeSet<Place>,
     swept: usize,
     /// The chain was cut there first.
@@ -228,7 +229,7 @@ impl Keys {
     ) -> rusqlite::Result<()> {
         let hash = Wanted::by(entry).hash();
         match self.look(transaction, change, Wanted::by(entry), hash)?.found() {
-            Some(index) => change.forget(transaction, (hash, index)),
+            Some(index) => self.forget(transaction, change, (hash, index)),
             None => Ok(()),
         }
     }
@@ -250,8 +251,57 @@ impl Keys {
         if !statement.exists([index])? {
             return Ok(None);
         }
-        change.forget(transaction, (hash, index))?;
+        self.forget(transaction, change, (hash, index))?;
         Ok(Some(index))
+    }
+
+    /// The entry that gave its number to the key of this one; `None` where that has another one, or
+    /// none.
+    pub(super) fn gave(
+        &self,
+        transaction: &Transaction<'_>,
+        change: &Change,
+        entry: &Entry,
+    ) -> rusqlite::Result<Option<u64>> {
+        let wanted = Wanted::by(entry);
+        let Some(index) = self.look(transaction, change, wanted, wanted.hash())?.found() else {
+            return Ok(None);
+        };
+        let mut statement =
+            transaction.prepare_cached("SELECT 1 FROM entry WHERE idx = ?1 AND number = ?2")?;
+        Ok(statement.exists([index, entry.number])?.then_some(index))
+    }
+
+    /// Whatever the entry says of its key counts no more.
+    pub(super) fn forget_key(
+        &self,
+        transaction: &Transaction<'_>,
+        change: &mut Change,
+        entry: &Entry,
+    ) -> rusqlite::Result<()> {
+        match entry.act {
+            Act::Reserve(_) | Act::Spoil(_) | Act::Supersede(_) => {
+                self.forget(transaction, change, (Wanted::by(entry).hash(), entry.index))
+            }
+            _ => Ok(()),
+        }
+    }
+
+    fn forget(
+        &self,
+        transaction: &Transaction<'_>,
+        change: &mut Change,
+        place: Place,
+    ) -> rusqlite::Result<()> {
+        change.added.remove(place);
+        // What does not wait is gone with its line, however many there are.
+        if self.waiting().at(place.0).contains(&place.1) {
+            change.removed.insert(place);
+        }
+        transaction
+            .prepare_cached("DELETE FROM key WHERE hash = ?1 AND idx = ?2")?
+            .execute(params![place.0, place.1])
+            .map(drop)
     }
 
     /// Takes keys into the table, about twice as many as come in: a sweep always ends.
@@ -312,6 +362,15 @@ impl Keys {
         }
     }
 
+    /// All that is in the table or waits.
+    #[cfg(test)]
+    pub(super) fn all(&self, connection: &Connection) -> BTreeSet<Place> {
+        let mut statement = connection.prepare("SELECT hash, idx FROM key").unwrap();
+        let stored = statement.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap();
+        let waiting = self.waiting();
+        stored.map(Result::unwrap).chain(waiting.fresh.all()).chain(waiting.sweep.all()).collect()
+    }
+
     fn waiting(&self) -> MutexGuard<'_, Waiting> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -358,39 +417,10 @@ impl Change {
         Self { absent, ..Self::default() }
     }
 
-    /// The entries after `index` are dropped; `dropped` are among them.
-    pub(super) fn cut(
-        &mut self,
-        transaction: &Transaction<'_>,
-        index: u64,
-        dropped: &[Entry],
-    ) -> rusqlite::Result<()> {
+    /// The entries after `index` are dropped; each of their keys is forgotten, too.
+    pub(super) fn cut(&mut self, transaction: &Transaction<'_>, index: u64) -> rusqlite::Result<()> {
         self.cut = Some(index);
-        transaction.execute("UPDATE memory SET keyed = min(keyed, ?1)", [index])?;
-        dropped.iter().try_for_each(|entry| self.forget_key(transaction, entry))
-    }
-
-    /// Whatever the entry says of its key counts no more.
-    pub(super) fn forget_key(
-        &mut self,
-        transaction: &Transaction<'_>,
-        entry: &Entry,
-    ) -> rusqlite::Result<()> {
-        match entry.act {
-            Act::Reserve(_) | Act::Spoil(_) | Act::Supersede(_) => {
-                self.forget(transaction, (Wanted::by(entry).hash(), entry.index))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    fn forget(&mut self, transaction: &Transaction<'_>, place: Place) -> rusqlite::Result<()> {
-        self.added.remove(place);
-        self.removed.insert(place);
-        transaction
-            .prepare_cached("DELETE FROM key WHERE hash = ?1 AND idx = ?2")?
-            .execute(params![place.0, place.1])?;
-        Ok(())
+        transaction.execute("UPDATE memory SET keyed = min(keyed, ?1)", [index]).map(drop)
     }
 }
 
@@ -523,6 +553,29 @@ mod tests {
         let memory = journal.memory().unwrap();
         let refused = journal.write(&Write { cut: None, entries: vec![taken], rows: Vec::new(), memory });
         assert!(refused.unwrap_err().to_string().contains("entry 5 gives a number to the key of entry 1"));
+    }
+
+    #[test]
+    fn however_much_is_cut_off_at_once_its_keys_are_free_again_and_the_others_are_found() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("journal.db");
+        let mut journal = Journal::open(&file, 5).unwrap();
+        reserves(&mut journal, 10);
+        let kept = journal.tail().unwrap();
+        // Of these some are in the table, some on their way, some wait.
+        reserves(&mut journal, 3 * SWEEP as u64);
+        let last = journal.tail().unwrap().index;
+        write(&mut journal, Some(kept), Vec::new());
+        let found = |journal: &Journal, upto: u64| {
+            let keys = (1..=last).filter(|key| *key <= 20 || key % 97 == 0);
+            keys.filter(|key| number(journal, &format!("k{key}")).is_some()).all(|key| key <= upto)
+        };
+        for journal in [&journal, &Journal::open_to_read(&file).unwrap()] {
+            assert!((1..=10).all(|key| number(journal, &format!("k{key}")) == Some(key)));
+            assert!(found(journal, 10));
+        }
+        reserves(&mut journal, 10);
+        assert_eq!((number(&journal, "k20"), found(&journal, 20)), (Some(20), true));
     }
 
     #[test]

@@ -72,8 +72,9 @@ pub(super) fn apply(transaction: &Transaction<'_>, entry: &Entry) -> rusqlite::R
     count(transaction, owner, i64::from(here) - i64::from(was))
 }
 
-/// Takes back what was derived of entries that the chain has no more.
-pub(super) fn cut_off(transaction: &Transaction<'_>, dropped: &[Entry]) -> rusqlite::Result<()> {
+/// Takes back what was derived of some of the entries after `index`, which the chain shall have no
+/// more: whatever it holds up to there stands again.
+pub(super) fn cut_off(transaction: &Transaction<'_>, dropped: &[Entry], index: u64) -> rusqlite::Result<()> {
     let mut names = BTreeSet::new();
     for entry in dropped.iter().filter(|entry| matches!(entry.act, Act::Put(_) | Act::Remove)) {
         let Entry { owner, series, number, key, .. } = entry;
@@ -90,7 +91,7 @@ pub(super) fn cut_off(transaction: &Transaction<'_>, dropped: &[Entry]) -> rusql
         }
     }
     for (owner, kind, name) in names {
-        let Some(last) = last(transaction, [owner, kind, name], u64::MAX >> 1)? else { continue };
+        let Some(last) = last(transaction, [owner, kind, name], index)? else { continue };
         let here = last.text.is_some();
         transaction
             .prepare_cached("INSERT INTO record VALUES (?1, ?2, ?3, ?4, ?5, ?6)")?
@@ -286,7 +287,7 @@ impl Journal {
 mod tests {
     use super::super::{Memory, Write};
     use super::*;
-    use crate::sequence::entry::{Draft, Tail};
+    use crate::sequence::entry::{BATCH, Draft, Tail};
     use crate::sequence::record::{Content, Expect, Kind};
 
     fn lot(name: &str) -> RecordName {
@@ -380,12 +381,17 @@ mod tests {
         let kept = book.tail;
         book.put("a", 2, "y");
         book.put("b", 1, "z");
+        // More than one step of it.
+        for turn in 0..BATCH as u64 {
+            book.put("d", turn + 1, "x");
+        }
+        book.put("a", 3, "y");
         book.enter("c", 2, Act::Remove).unwrap();
-        assert_eq!(book.context("a", "k2"), (Some((2, true)), Some(2), 2));
+        assert_eq!(book.context("a", "k2"), (Some((3, true)), Some(2), 3));
         book.write(Some(kept), Vec::new()).unwrap();
         book.tail = kept;
         assert_eq!(book.context("a", "k2"), (Some((1, true)), None, 2));
-        assert_eq!(book.context("b", "k1").0, None);
+        assert_eq!((book.context("b", "k1").0, book.context("d", "k9").1), (None, None));
         assert_eq!(book.list("", "", 9, 9).0, ["a=1", "c=1"]);
         // The version that was dropped is given again: it was never answered.
         book.put("a", 2, "other");

@@ -1,56 +1,24 @@
 //! The journal's tables, as they have become.
 
 /// The first is what was released first; each later one brings what is there to the next.
-pub(super) const MIGRATIONS: &[&str] = &[FIRST, SECOND, super::records::MIGRATION, super::dropped::MIGRATION];
+pub(super) const MIGRATIONS: &[&str] =
+    &[FIRST, SECOND, super::records::MIGRATION, super::dropped::MIGRATION, super::tokens::MIGRATION];
 
-const FIRST: &str = "
-    CREATE TABLE memory (
-        id INTEGER PRIMARY KEY CHECK (id = 1),
-        journal BLOB NOT NULL,
-        epoch INTEGER NOT NULL,
-        peer_journal BLOB,
-        peer_durable INTEGER NOT NULL
-    ) STRICT;
-    CREATE TABLE entry (
-        idx INTEGER PRIMARY KEY,
-        epoch INTEGER NOT NULL,
-        life BLOB NOT NULL,
-        owner TEXT NOT NULL,
-        series TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        act TEXT NOT NULL,
-        text TEXT NOT NULL,
-        at INTEGER NOT NULL,
-        previous BLOB NOT NULL,
-        hash BLOB NOT NULL
-    ) STRICT;
-    CREATE TABLE number (
-        owner TEXT NOT NULL,
-        series TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        state TEXT NOT NULL,
-        document_hash TEXT,
-        reason TEXT,
-        idx INTEGER NOT NULL,
-        hash BLOB NOT NULL,
-        PRIMARY KEY (owner, series, number),
-        UNIQUE (owner, series, key)
-    ) STRICT, WITHOUT ROWID;
-";
-
-/// A table of entries: of the chain, or of the rows given alone.
+/// A table of entries: of the chain, or of the rows given alone. Later ones have a column more.
 macro_rules! rows {
     ($table:literal) => {
+        rows!($table, "carried INTEGER NOT NULL,")
+    };
+    ($table:literal, $more:literal) => {
         concat!(
             "CREATE TABLE ",
             $table,
             " (
                 idx INTEGER PRIMARY KEY,
                 epoch INTEGER NOT NULL,
-                life BLOB NOT NULL,
-                carried INTEGER NOT NULL,
+                life BLOB NOT NULL,",
+            $more,
+            "
                 owner TEXT NOT NULL,
                 series TEXT NOT NULL,
                 number INTEGER NOT NULL,
@@ -65,6 +33,43 @@ macro_rules! rows {
         )
     };
 }
+
+/// The table of numbers as they stand. At first it found their keys too.
+macro_rules! numbers {
+    ($more:literal) => {
+        concat!(
+            "CREATE TABLE number (
+                owner TEXT NOT NULL,
+                series TEXT NOT NULL,
+                number INTEGER NOT NULL,
+                key TEXT NOT NULL,
+                state TEXT NOT NULL,
+                document_hash TEXT,
+                reason TEXT,
+                idx INTEGER NOT NULL,
+                hash BLOB NOT NULL,
+                PRIMARY KEY (owner, series, number)",
+            $more,
+            "
+            ) STRICT, WITHOUT ROWID;
+            "
+        )
+    };
+}
+
+const FIRST: &str = concat!(
+    "
+    CREATE TABLE memory (
+        id INTEGER PRIMARY KEY CHECK (id = 1),
+        journal BLOB NOT NULL,
+        epoch INTEGER NOT NULL,
+        peer_journal BLOB,
+        peer_durable INTEGER NOT NULL
+    ) STRICT;
+",
+    rows!("entry", ""),
+    numbers!(", UNIQUE (owner, series, key)"),
+);
 
 /// Ranges, lives, rows given alone; and keys are found by their hash.
 const SECOND: &str = concat!(
@@ -102,18 +107,9 @@ const SECOND: &str = concat!(
         hash BLOB NOT NULL PRIMARY KEY,
         entry TEXT NOT NULL
     ) STRICT;
-    CREATE TABLE number (
-        owner TEXT NOT NULL,
-        series TEXT NOT NULL,
-        number INTEGER NOT NULL,
-        key TEXT NOT NULL,
-        state TEXT NOT NULL,
-        document_hash TEXT,
-        reason TEXT,
-        idx INTEGER NOT NULL,
-        hash BLOB NOT NULL,
-        PRIMARY KEY (owner, series, number)
-    ) STRICT, WITHOUT ROWID;
+",
+    numbers!(""),
+    "
     CREATE INDEX number_reserved ON number (owner, series, number) WHERE state = 'reserved';
     CREATE INDEX entry_lost ON entry (owner, series, number) WHERE act = 'lost';
     CREATE TABLE definition (

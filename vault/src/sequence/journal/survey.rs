@@ -2,13 +2,14 @@
 //! open, what is set aside or unaccounted. Reads alone; every list is bounded.
 
 use rusqlite::{OptionalExtension as _, Row, params};
-use shared::api::{Count, MAX_SPANS, NumberState, Span};
+use serde::Serialize;
+use shared::api::{Count, MAX_SPANS, Number, NumberState, Span};
 
 use super::derived::last_number;
 use super::{Journal, JournalError, entry, known};
 use crate::sequence::book::{Known, SeriesName};
-use crate::sequence::definition::period_of;
-use crate::sequence::entry::{Act, BATCH, Entry, Grant};
+use crate::sequence::definition::{base_of, period_of};
+use crate::sequence::entry::{Act, BATCH, Entry, Grant, Life};
 use crate::sequence::standing::Series;
 
 /// Which numbers of a series a list holds.
@@ -24,6 +25,36 @@ pub enum Which {
 
 /// So many open reservations are counted at a time.
 const COUNTED: u64 = if cfg!(test) { 2 } else { 20_000 };
+
+/// Of so many series is told what is left of them.
+const TOLD: usize = if cfg!(test) { 3 } else { 1000 };
+
+/// What one life of a vault may still give alone of a series, or of one of its periods.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Left {
+    /// Whose.
+    pub owner: String,
+    /// The series.
+    pub series: String,
+    /// Which period of it.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub period: Option<String>,
+    /// So many numbers are left.
+    pub left: u64,
+    /// So many were set aside.
+    pub of: u64,
+}
+
+/// What one life of a vault may still give alone.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct AllLeft {
+    /// From these series, by their names.
+    pub series: Vec<Left>,
+    /// Are there others, of which nothing is told?
+    pub more: bool,
+    /// Is a number left, of any of all these?
+    pub any: bool,
+}
 
 /// Reservations that are neither confirmed nor voided.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
@@ -76,6 +107,47 @@ impl Journal {
         read().map_err(|source| self.sql(source))
     }
 
+    /// A page of the numbers above `after` that this vault gave alone and that are not in the
+    /// chain, marked as such; those made before `before` are expired.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn numbers_given_alone(
+        &self,
+        name: &SeriesName,
+        which: Which,
+        after: u64,
+        limit: usize,
+        before: Option<i64>,
+    ) -> Result<Vec<Number>, JournalError> {
+        let sql =
+            "SELECT number, at FROM solo WHERE owner = ?1 AND series = ?2 AND number > ?3 AND act = 'reserve'
+             ORDER BY number";
+        let wrong = |source| self.sql(source);
+        let mut statement = self.connection.prepare_cached(sql).map_err(wrong)?;
+        let mut rows = statement.query(params![name.owner, name.series, after]).map_err(wrong)?;
+        let mut page = Vec::new();
+        while page.len() < limit
+            && let Some(row) = rows.next().map_err(wrong)?
+        {
+            let (number, at): (u64, i64) = (row.get(0).map_err(wrong)?, row.get(1).map_err(wrong)?);
+            if self.by_number(name, number)?.is_some() {
+                continue;
+            }
+            let Some(Known { number, .. }) = self.own_by_number(name, number)? else { continue };
+            let expired = number.state == NumberState::Reserved && before.is_some_and(|before| at < before);
+            let wanted = match which {
+                Which::All => true,
+                Which::State(state) => number.state == state,
+                Which::ReservedBefore(_) => expired,
+            };
+            if wanted {
+                page.push(Number { expired, alone: true, ..number });
+            }
+        }
+        Ok(page)
+    }
+
     /// How many numbers of this series and its periods this vault gave alone that are not in the
     /// chain for good.
     ///
@@ -86,6 +158,53 @@ impl Journal {
              WHERE owner = ?1 AND (series = ?2 OR series > ?2 || '/' AND series < ?2 || '0') AND act = 'reserve'";
         let read =
             || self.connection.prepare_cached(sql)?.query_row([&base.owner, &base.series], |row| row.get(0));
+        read().map_err(|source| self.sql(source))
+    }
+
+    /// What that life of that vault may still give alone, by ranges among the first `last` entries.
+    ///
+    /// # Errors
+    /// SQLite's own, or a damaged table.
+    pub fn left_alone(&self, vault: &str, life: Life, last: u64) -> Result<AllLeft, JournalError> {
+        let wrong = |source| self.sql(source);
+        // Only those of which it holds a range; of a long ledger most are periods that are over.
+        let sql = "SELECT owner, series, text FROM series WHERE instr(text, ?1) > 0 ORDER BY owner, series";
+        let mut statement = self.connection.prepare_cached(sql).map_err(wrong)?;
+        let mut rows = statement.query([format!("\"life\":{life},")]).map_err(wrong)?;
+        let mut all = AllLeft::default();
+        while let Some(row) = rows.next().map_err(wrong)? {
+            let column = |index| row.get::<_, String>(index).map_err(wrong);
+            let (owner, series, text) = (column(0)?, column(1)?, column(2)?);
+            let Ok(ranges) = serde_json::from_str::<Series>(&text) else {
+                return Err(JournalError::Series { file: self.file.clone(), owner, series });
+            };
+            let after = self.last_alone(&owner, &series, life)?;
+            let [left, of] = ranges.left(vault, life, last, after);
+            if of == 0 {
+                continue;
+            }
+            all.any |= left > 0;
+            if all.series.len() < TOLD {
+                let period = period_of(&series).map(str::to_owned);
+                all.series.push(Left { owner, series: base_of(&series).to_owned(), period, left, of });
+            } else {
+                all.more = true;
+                if all.any {
+                    break;
+                }
+            }
+        }
+        Ok(all)
+    }
+
+    /// The highest number of the series that this life gave alone.
+    fn last_alone(&self, owner: &str, series: &str, life: Life) -> Result<Option<u64>, JournalError> {
+        let sql = "SELECT number FROM solo WHERE owner = ?1 AND series = ?2 AND act = 'reserve' AND life = ?3
+             ORDER BY number DESC LIMIT 1";
+        let read = || {
+            let mut statement = self.connection.prepare_cached(sql)?;
+            statement.query_row(params![owner, series, life.to_be_bytes()], |row| row.get(0)).optional()
+        };
         read().map_err(|source| self.sql(source))
     }
 
@@ -226,9 +345,19 @@ impl Journal {
             last: last.map_err(|source| self.sql(source))?,
             open: open.open,
             expired: open.expired,
+            alone: self.numbers_alone(name)?,
             ranges: self.ranges(name)?,
             unaccounted: self.unaccounted(name)?,
         })
+    }
+
+    /// How many numbers this vault gave alone that are not in the chain.
+    fn numbers_alone(&self, name: &SeriesName) -> Result<u64, JournalError> {
+        let sql = "SELECT count(*) FROM solo WHERE owner = ?1 AND series = ?2 AND act = 'reserve'";
+        self.connection
+            .prepare_cached(sql)
+            .and_then(|mut statement| statement.query_row([&name.owner, &name.series], |row| row.get(0)))
+            .map_err(|source| self.sql(source))
     }
 
     /// What is set aside for one vault.

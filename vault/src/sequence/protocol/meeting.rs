@@ -92,7 +92,7 @@ impl Core {
             // Only a peer that an operator has told of this very journal may fill it again.
             Some(damage)
         } else if same_epoch && hello.owns && self.memory.owns {
-            Some(Reason::TwoOwners)
+            Some(Reason::TwoOwners(hello.epoch))
         } else if same_epoch && !hello.owns && !self.memory.owns {
             Some(Reason::NoOwner)
         } else if hello.tail.index < self.peer_durable {

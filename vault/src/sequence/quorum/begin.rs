@@ -39,6 +39,9 @@ pub struct Ready {
     pub reads: Option<String>,
     /// Is that one the ledger, as it knows?
     pub begun: bool,
+    /// Has its journal been level with the ledger in this life?
+    #[serde(default)]
+    pub level: bool,
     /// Its journal.
     pub journal: Nonce,
     /// The other's, as it knows it.
@@ -53,6 +56,8 @@ pub struct Ready {
 pub enum Greeting {
     /// It takes etcd for the ledger.
     Truth(Ready),
+    /// It fills the empty etcd of this id again; so the other shall take that for the ledger.
+    Refill(String),
 }
 
 /// What one of the two does.
@@ -148,6 +153,7 @@ mod tests {
             end: 0,
             reads: Some("1".to_owned()),
             begun: false,
+            level: false,
             journal,
             knows: None,
             unfit: None,

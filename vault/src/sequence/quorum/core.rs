@@ -123,6 +123,12 @@ impl Core {
         self.floor.max(self.tail.index)
     }
 
+    /// The ledger was heard to hold so many, and the journal lacks the last of them.
+    #[must_use]
+    pub fn behind(&self) -> Option<u64> {
+        (self.end > self.tail.index).then_some(self.end)
+    }
+
     /// The other vault knows the ledger to have held so many.
     pub fn heard(&mut self, floor: u64) {
         self.floor = self.floor.max(floor);

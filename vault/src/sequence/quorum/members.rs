@@ -68,4 +68,4 @@ pub(super) async fn reach(
 }
 
 /// What an error of one member ends with; said once for all of them.
-const AGAIN: &str = "; connected again by itself";
+const AGAIN: &str = "; will connect again by itself";

@@ -4,11 +4,11 @@
 use std::collections::VecDeque;
 
 use bytes::Bytes;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 
 use super::begin::{Greeting, Plan, Ready, misfit, plan, sorted};
 use super::core::Input;
-use super::{AGAIN, ASKED, COMPANY, Quorum, within};
+use super::{AGAIN, ASKED, BLOCK_BYTES, COMPANY, Quorum, within};
 use crate::sequence::book::{Round, Verdict, Wish};
 use crate::sequence::coordinator::{Waiting, answer, given, gives, held, label};
 use crate::sequence::database::{DatabaseError, Mark};
@@ -18,19 +18,19 @@ use crate::sequence::protocol::Reason;
 use crate::sequence::standing::{Doubts, LifeState, Present};
 use crate::sequence::{Done, Outcome, SequenceError};
 
-/// Keys and texts of one round's numbers: a control character becomes six bytes in a block's JSON,
-/// and etcd takes 1.5 MiB at a time; see also `SHARED_BYTES` of records.
-const NUMBER_BYTES: usize = 64 << 10;
+/// No entry of a number is longer in JSON, in bytes.
+const LONGEST: usize = 16 << 10;
 
 impl Quorum {
     /// Decides up to [`BATCH`] waiting wishes on the journal as it is.
     pub(super) fn decide(&mut self) -> Vec<Draft> {
-        let (at, mut bytes) = (label(), 0);
+        let at = label();
         self.decided_at = self.core.tail();
         let mut drafts = self.records.round(&self.journal, BATCH / 2, Instant::now().into_std(), at);
+        let mut bytes: usize = drafts.iter().map(Draft::bytes).sum();
         let (mut round, mut later) = (Round::default(), VecDeque::new());
         while drafts.len() < BATCH
-            && bytes < NUMBER_BYTES
+            && bytes + LONGEST <= BLOCK_BYTES
             && let Some(waiting) = self.waiting.pop_front()
         {
             if waiting.answer.is_closed() {
@@ -40,7 +40,7 @@ impl Quorum {
                 Ok(Verdict::Answer(known)) => self.told_later.push((waiting, Ok(held(known)))),
                 Ok(Verdict::Refuse(refused)) => self.told_later.push((waiting, Err(refused.into()))),
                 Ok(Verdict::Make(draft)) => {
-                    bytes += draft.key.len() + draft.act.parts().1.len();
+                    bytes += draft.bytes();
                     drafts.push(draft);
                     self.under_way.push(waiting);
                 }
@@ -134,6 +134,36 @@ impl Quorum {
         self.records.again();
     }
 
+    /// etcd takes no entries: nobody waits for it, what is there is read, and now and then it is
+    /// looked whether it takes them again.
+    pub(super) async fn wait_for_room(&mut self) -> Result<(), DatabaseError> {
+        self.why.clone_from(&self.stuck);
+        self.refuse(Reason::LedgerRefuses);
+        let again = Instant::now() + AGAIN;
+        while let Ok(work) = timeout_at(again, self.queue.recv()).await {
+            // The room has ended, and this thread is about to.
+            let Some(work) = work else { return std::future::pending().await };
+            self.take(work);
+            self.take_more();
+            self.refuse(Reason::LedgerRefuses);
+            self.question = self.question.or_else(|| self.records.question());
+            if self.question.is_some() {
+                self.drive(Input::Ask).await?;
+            }
+            if !self.asked || !self.current {
+                return Ok(());
+            }
+            if Instant::now() >= again {
+                break;
+            }
+        }
+        match within(self.connection()?.would_append()).await {
+            Ok(()) => self.stuck = None,
+            Err(error) => self.stuck = Some(error.words().ok_or(error)?),
+        }
+        Ok(())
+    }
+
     /// etcd is not the ledger yet, as far as this process knows.
     pub(super) async fn advance_to_begin(&mut self) -> Result<(), DatabaseError> {
         let was = self.door.note().truth;
@@ -186,6 +216,7 @@ impl Quorum {
             if peer.is_some() || self.alone || self.started.elapsed() >= COMPANY {
                 break peer;
             }
+            self.why = Some("the other vault is asked first".to_owned());
             self.refuse(Reason::Behind);
             self.meanwhile(sleep(COMPANY / 30)).await;
         };
@@ -290,13 +321,20 @@ impl Quorum {
     }
 
     /// What the other vault says of itself, if it takes etcd for the ledger too.
-    async fn ask_peer(&mut self) -> Option<Ready> {
+    pub(super) async fn ask_peer(&mut self) -> Option<Ready> {
         let greeting = Greeting::Truth(self.ready.borrow().clone());
-        let body = serde_json::to_vec(&greeting).ok()?;
+        self.greet(&greeting).await
+    }
+
+    /// Says this to the other vault, and hears what it says of itself then.
+    pub(super) async fn greet(&mut self, greeting: &Greeting) -> Option<Ready> {
+        let body = serde_json::to_vec(greeting).ok()?;
         let asked = (self.forward)(Bytes::from(body));
         let told = self.meanwhile(asked).await.ok()?;
-        let Greeting::Truth(peer) = serde_json::from_slice(&told).ok()?;
-        Some(peer)
+        match serde_json::from_slice(&told).ok()? {
+            Greeting::Truth(peer) => Some(peer),
+            Greeting::Refill(_) => None,
+        }
     }
 }
 

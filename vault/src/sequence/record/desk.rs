@@ -8,19 +8,23 @@ use std::time::Instant;
 use tokio::sync::oneshot;
 
 use super::lease::{Leases, Tenancy};
-use super::{Done, Kind, RecordError, RecordName, Round, Verdict, Wish, draft};
+use super::{Done, Kind, MAX_VALUE, RecordError, RecordName, Round, Verdict, Wish, draft};
 use crate::sequence::coordinator::WAITING;
 use crate::sequence::entry::{Act, Draft, Entry};
 use crate::sequence::journal::{Journal, JournalError};
-use crate::sequence::reason::Reason;
+use crate::sequence::quorum::{BLOCK_BYTES, NUMBER_BYTES};
+use crate::sequence::reason::Told;
 
 /// One round's entries hold no more text than this, and one entry: a message must stay below the
 /// link's longest frame.
 pub(in crate::sequence) const ROUND_BYTES: usize = 1 << 20;
 
-/// The same where etcd is the ledger, which takes 1.5 MiB at a time: a text of control characters or
-/// quotes doubles at most once more in a block's JSON, and the last text may be the longest.
-pub(in crate::sequence) const SHARED_BYTES: usize = 256 << 10;
+/// The same where etcd is the ledger: numbers share the block, and the last entry may be the longest.
+pub(in crate::sequence) const SHARED_BYTES: usize = BLOCK_BYTES - NUMBER_BYTES - LONGEST;
+
+/// No entry of a record is longer: a control character becomes six bytes in its text, and one more
+/// in the block's JSON.
+const LONGEST: usize = 7 * MAX_VALUE + (16 << 10);
 
 /// A wish, and who waits for what becomes of it.
 pub(in crate::sequence) struct Waiting {
@@ -97,14 +101,24 @@ impl Desk {
     }
 
     /// The owner says how things stand: with `Err`, nobody may be answered now.
-    pub(in crate::sequence) fn follow(&mut self, sure: Result<(), Reason>, now: Instant) {
+    pub(in crate::sequence) fn follow(&mut self, sure: Result<(), Told>, now: Instant) {
         self.leases.follow(sure.is_ok(), now);
-        if let Err(reason) = sure {
+        if let Err(told) = sure {
             let asked = self.asked.take().map_or_else(Vec::new, |(_, readers)| readers);
             for reader in asked.into_iter().chain(std::mem::take(&mut self.readers)) {
-                tell(reader, Err(reason.into()));
+                tell(reader, Err(told.clone().into()));
             }
         }
+    }
+
+    /// Nothing can be entered, so nobody can renew a lease; what is there may be read.
+    pub(in crate::sequence) fn follow_reading(&mut self, now: Instant) {
+        self.leases.follow(false, now);
+    }
+
+    /// The question that the other vault has yet to answer.
+    pub(in crate::sequence) fn awaits(&self) -> Option<u64> {
+        self.asked.as_ref().map(|(question, _)| *question)
     }
 
     /// The question that the other vault is to be asked now, if there is one. One at a time, for
@@ -160,8 +174,9 @@ impl Desk {
                 Verdict::Answer(done) => answer(waiting, Ok(done)),
                 Verdict::Refuse(refused) => answer(waiting, Err(refused.into())),
                 Verdict::Make(done, text) => {
-                    bytes += text.as_ref().map_or(0, String::len);
-                    drafts.push(draft(&waiting.name, &done, text, at));
+                    let draft = draft(&waiting.name, &done, text, at);
+                    bytes += draft.bytes();
+                    drafts.push(draft);
                     self.under_way.push((waiting, done));
                 }
                 Verdict::Wait => later.push_back(waiting),
@@ -173,8 +188,8 @@ impl Desk {
     }
 
     /// Nothing can be entered now.
-    pub(in crate::sequence) fn refuse(&mut self, reason: Reason) {
-        self.waiting.drain(..).for_each(|waiting| answer(waiting, Err(reason.into())));
+    pub(in crate::sequence) fn refuse(&mut self, told: &Told) {
+        self.waiting.drain(..).for_each(|waiting| answer(waiting, Err(told.clone().into())));
     }
 
     /// The round is final. Tells how many versions were put, and how many records removed.
@@ -215,6 +230,38 @@ fn tell(reader: Sure, outcome: Result<u64, RecordError>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::sequence::reason::Reason;
+
+    #[test]
+    fn a_shared_ledgers_round_leaves_room_for_numbers_in_one_block_whatever_the_values_are() {
+        use crate::sequence::entry::Tail;
+        use crate::sequence::record::{Content, Expect, Written};
+        let folder = tempfile::tempdir().unwrap();
+        let journal = Journal::open(&folder.path().join("journal.db"), 5).unwrap();
+        for (text, least) in [("\u{1}", 1), ("x", 4)] {
+            let mut desk = Desk::shared();
+            for number in 0..20 {
+                let (answer, answered) = oneshot::channel();
+                // Nobody listens to one that has gone.
+                std::mem::forget(answered);
+                let content = Content { value: text.repeat(MAX_VALUE), json: false };
+                let written = Written { content, by: "www1".to_owned(), key: format!("k{number}") };
+                let name = format!("lots/{number}");
+                let name = RecordName { owner: "erp".to_owned(), kind: Kind::Record, name };
+                desk.take(Waiting { name, wish: Wish::Put { written, expect: Expect::Absent }, answer });
+            }
+            let drafts = desk.round(&journal, 100, tokio::time::Instant::now().into_std(), 0);
+            assert!(drafts.len() >= least, "{}", drafts.len());
+            let mut tail = Tail::default();
+            let entries = drafts.into_iter().map(|draft| {
+                let entry = Entry::append(tail, u64::MAX, u128::MAX, draft);
+                tail = entry.tail();
+                entry
+            });
+            let block = serde_json::to_vec(&entries.collect::<Vec<_>>()).unwrap();
+            assert!(block.len() <= BLOCK_BYTES - NUMBER_BYTES, "{}", block.len());
+        }
+    }
 
     #[test]
     fn of_many_that_write_one_record_at_once_one_is_looked_up_a_round() {
@@ -255,7 +302,7 @@ mod tests {
         assert_eq!(desk.question(), Some(2));
         desk.stands(1, 9);
         assert!(late.try_recv().is_err(), "the answer to another question");
-        desk.follow(Err(Reason::Away), tokio::time::Instant::now().into_std());
+        desk.follow(Err(Reason::Away.into()), tokio::time::Instant::now().into_std());
         assert_eq!(late.try_recv(), Ok(Err(Reason::Away.into())));
     }
 }

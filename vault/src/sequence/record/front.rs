@@ -20,7 +20,7 @@ use super::{Done, Held, RecordError, RecordName, Wish};
 use crate::sequence::coordinator::Work;
 use crate::sequence::journal::{Journal, JournalError, Leaf};
 use crate::sequence::reason::Reason;
-use crate::sequence::{ANSWER_DEADLINE, Sequence, SequenceError};
+use crate::sequence::{ANSWER_DEADLINE, Sequence, SequenceError, Unheard};
 
 /// The other vault has said within this time that the session stands, or nothing is answered.
 pub(in crate::sequence) const SURE_DEADLINE: Duration = Duration::from_secs(2);
@@ -66,6 +66,16 @@ impl Sequence {
     /// See [`RecordError`].
     pub async fn record(&self, name: RecordName, stale: bool) -> Result<Seen<Option<Held>>, RecordError> {
         self.look(stale, false, move |journal, upto| journal.record(&name, upto)).await
+    }
+
+    /// What this vault's own journal has of the record; asks nobody, and may be old.
+    ///
+    /// # Errors
+    /// The journal.
+    pub async fn record_here(&self, name: RecordName) -> Result<Option<Held>, RecordError> {
+        let upto = self.seen().entered_index;
+        let found = self.readers.look(move |journal| journal.record(&name, upto)).await;
+        found.map_err(|_| RecordError::Unreadable)
     }
 
     /// A page of the record's versions above `after`.
@@ -136,10 +146,10 @@ impl Sequence {
         unheard: RecordError,
     ) -> Result<T, RecordError> {
         let body = serde_json::to_vec(question).map_err(|_| RecordError::Unreadable)?;
-        match (self.forward)(Bytes::from(body)).await {
+        match self.ask_other(Bytes::from(body)).await {
             Ok(answer) => serde_json::from_slice(&answer).unwrap_or(Err(unheard)),
-            Err(true) => Err(unheard),
-            Err(false) => Err(Reason::Away.into()),
+            Err(Unheard::Unknown | Unheard::Late) => Err(unheard),
+            Err(Unheard::Away) => Err(Reason::Away.into()),
         }
     }
 

@@ -10,7 +10,7 @@ use crate::sequence::protocol::{Memory, Write};
 use crate::sequence::record::lease::{Claim, Holder};
 use crate::sequence::record::{Content, Expect, Kind, Refused, Written};
 use crate::sequence::tests::two;
-use crate::sequence::{Forward, HangUp, Settings, Tell};
+use crate::sequence::{Forward, HangUp, Settings, Tell, Unheard};
 
 fn lot(name: &str) -> RecordName {
     RecordName { owner: "erp".to_owned(), kind: Kind::Record, name: name.to_owned() }
@@ -153,10 +153,10 @@ async fn an_owner_that_goes_on_alone_by_an_operators_word_writes_and_reads_recor
         own: "a".to_owned(),
         peer: "b".to_owned(),
         owner: "b".to_owned(),
-        run: None,
+        run: crate::sequence::run_folder::run_folder(None, std::path::Path::new("/proc/control.sock")),
         database: None,
     };
-    let nobody: Forward = Arc::new(|_| Box::pin(async { Err(false) }));
+    let nobody: Forward = Arc::new(|_| Box::pin(async { Err(Unheard::Away) }));
     let registry = prometheus::Registry::new();
     let (tell, hang_up): (Tell, HangUp) = (Box::new(|_| false), Box::new(|| {}));
     let shutdown = shared::shutdown::Shutdown::new();
