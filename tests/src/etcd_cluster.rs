@@ -32,6 +32,8 @@ pub struct Member {
     /// The running program.
     pub program: Program,
     data: PathBuf,
+    recipe: Recipe,
+    peer: String,
 }
 
 impl EtcdCluster {
@@ -40,6 +42,14 @@ impl EtcdCluster {
     /// # Errors
     /// Whatever a program says.
     pub fn start(folder: &Path) -> anyhow::Result<Self> {
+        Self::start_with(folder, &[])
+    }
+
+    /// As [`Self::start`], with further arguments for each member.
+    ///
+    /// # Errors
+    /// Whatever a program says.
+    pub fn start_with(folder: &Path, more: &[&str]) -> anyhow::Result<Self> {
         let folder = folder.join("etcd");
         std::fs::create_dir_all(&folder)?;
         let authority = Authority::new(&folder, "authority")?;
@@ -64,9 +74,11 @@ impl EtcdCluster {
                 format!("--cert-file={}", pair.certificate.display()),
                 format!("--key-file={}", pair.key.display()),
             ];
+            let arguments = arguments.into_iter().chain(more.iter().map(|more| (*more).to_owned()));
             let recipe = Recipe::new(name, "/usr/bin/etcd".into(), arguments, &folder);
             let data = folder.join(name);
-            members.push(Member { address: *address, program: Program::start(recipe)?, data });
+            let program = Program::start(recipe.clone())?;
+            members.push(Member { address: *address, program, data, recipe, peer: format!("{name}={peer}") });
         }
         let cluster = Self { authority: authority.certificate, members };
         cluster.wait_leader()?;
@@ -101,14 +113,70 @@ impl EtcdCluster {
         self.wait_leader()
     }
 
-    /// Is there any key?
+    /// Keeps a backup of what all members hold, under this name. They are stopped for it.
     ///
     /// # Errors
-    /// No member answers.
-    pub fn holds_anything(&self) -> anyhow::Result<bool> {
-        let member = self.members.first().context("no members")?;
-        let all = self.ask(member, "/v3/kv/range", r#"{"key":"AA==","range_end":"AA==","limit":"1"}"#)?;
+    /// Whatever a program or the disk says.
+    pub fn keep(&mut self, name: &str) -> anyhow::Result<()> {
+        self.stopped(|data| copied(data, &data.with_extension(name)))
+    }
+
+    /// Puts a backup back into the members' place.
+    ///
+    /// # Errors
+    /// Whatever a program or the disk says.
+    pub fn put_back(&mut self, name: &str) -> anyhow::Result<()> {
+        self.stopped(|data| {
+            std::fs::remove_dir_all(data)?;
+            copied(&data.with_extension(name), data)
+        })
+    }
+
+    fn stopped(&mut self, work: impl Fn(&Path) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        for member in &mut self.members {
+            member.program.kill()?;
+        }
+        for member in &mut self.members {
+            work(&member.data)?;
+            member.program.restart()?;
+        }
+        self.wait_leader()
+    }
+
+    /// This member loses its data, and begins anew as a cluster of its own.
+    ///
+    /// # Errors
+    /// Whatever a program or the disk says.
+    pub fn set_apart(&mut self, member: usize) -> anyhow::Result<()> {
+        let Member { program, data, recipe, peer, .. } =
+            self.members.get_mut(member).context("no such member")?;
+        program.kill()?;
+        std::fs::remove_dir_all(data)?;
+        let cluster = format!("--initial-cluster={peer}");
+        for argument in &mut recipe.arguments {
+            if argument.to_string_lossy().starts_with("--initial-cluster=") {
+                *argument = cluster.clone().into();
+            }
+        }
+        *program = Program::start(recipe.clone())?;
+        self.wait_leader()
+    }
+
+    /// Is there any key in the cluster that this member belongs to?
+    ///
+    /// # Errors
+    /// It does not answer.
+    pub fn holds_anything(&self, member: usize) -> anyhow::Result<bool> {
+        let all = self.say(member, "/v3/kv/range", r#"{"key":"AA==","range_end":"AA==","limit":"1"}"#)?;
         Ok(all.contains("kvs"))
+    }
+
+    /// Asks a member over its JSON gateway; tells what it answered.
+    ///
+    /// # Errors
+    /// It does not answer, or refuses.
+    pub fn say(&self, member: usize, path: &str, body: &str) -> anyhow::Result<String> {
+        self.ask(self.members.get(member).context("no such member")?, path, body)
     }
 
     /// Which member leads; its place in the list.
@@ -140,13 +208,21 @@ impl EtcdCluster {
 
     fn ask(&self, member: &Member, path: &str, body: &str) -> anyhow::Result<String> {
         let output = Command::new("curl")
-            .args(["-sf", "-m", "3", "-X", "POST", "-d", body, "--cacert"])
+            .args(["-s", "--fail-with-body", "-m", "3", "-X", "POST", "-d", body, "--cacert"])
             .arg(&self.authority)
             .arg(format!("https://{}{path}", member.address))
             .stdin(Stdio::null())
             .output()
             .context("curl")?;
-        anyhow::ensure!(output.status.success(), "{} does not answer {path}", member.address);
-        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+        let said = String::from_utf8_lossy(&output.stdout).into_owned();
+        anyhow::ensure!(output.status.success(), "{} does not answer {path}: {said}", member.address);
+        Ok(said)
     }
+}
+
+/// A folder with all that is in it.
+fn copied(from: &Path, to: &Path) -> anyhow::Result<()> {
+    let ran = Command::new("cp").arg("-a").arg(from).arg(to).status().context("cp")?;
+    anyhow::ensure!(ran.success(), "{} cannot be copied", from.display());
+    Ok(())
 }

@@ -34,6 +34,8 @@ pub struct PairPlan {
     pub api: String,
     /// Further lines for each `[[file_server]]`, which is a directory without any.
     pub file_servers: [String; 2],
+    /// Other names than [`NAMES`].
+    pub names: Option<[&'static str; 2]>,
 }
 
 /// One vault.
@@ -70,7 +72,7 @@ pub struct Holder {
 /// The two vaults and their file servers.
 #[derive(Debug)]
 pub struct Pair {
-    /// In the order of [`NAMES`].
+    /// In the order of [`NAMES`], or of the plan's own.
     pub vaults: [Vault; 2],
     /// The directories that hold the replicas.
     pub file_servers: [PathBuf; 2],
@@ -103,7 +105,8 @@ impl Pair {
         for file_server in &file_servers {
             std::fs::create_dir_all(file_server)?;
         }
-        let [left, right] = NAMES.map(|name| Vault::place(folder, name, binary.clone()));
+        let names = plan.names.unwrap_or(NAMES);
+        let [left, right] = names.map(|name| Vault::place(folder, name, binary.clone()));
         let (left, right) = (left?, right?);
         let recipient = new_keys(&binary, &left.folder.join("storage.key"), &escrow)?;
         std::fs::copy(left.folder.join("storage.key"), right.folder.join("storage.key"))?;
@@ -262,7 +265,7 @@ path = "{right}"
             more_api = plan.api,
             peer = peer.name,
             peer_address = peer.api,
-            owner = NAMES[0],
+            owner = plan.names.unwrap_or(NAMES)[0],
             key = self.folder.join("storage.key").display(),
             more_storage = plan.storage,
             left_name = FILE_SERVERS[0],

@@ -241,6 +241,16 @@ fn a_batch_gives_each_key_what_it_would_have_got_alone() {
     is_problem(&house.post(0, path, &json!({ "keys": ["a"], "tickets": [] })), 400, "invalid");
 
     house.pair.vaults[1].program().unwrap().kill().unwrap();
+    let refused = wait::until("the operator is refused", SOON, || {
+        let (program, config) = (binaries::find("vault")?, house.pair.vaults[0].config.clone());
+        let words = ["number", "reserve", "BULK", "new-1", "new-2", "--owner", "erp", "--config"];
+        let ran = run(&program, &[&words[..], &[&config.to_string_lossy()]].concat())?;
+        anyhow::ensure!(ran.code == Some(1), "{ran:?}");
+        Ok(ran)
+    });
+    let refused = refused.unwrap();
+    assert_eq!(refused.out.lines().count(), 2, "{refused:?}");
+    assert!(refused.err.contains("2 of 2 keys got no number"), "{refused:?}");
     wait::until("the vaults are apart", std::time::Duration::from_secs(20), || {
         let answer = house.post(0, path, &json!({ "keys": [keys[7], "new"] })).expect(&[200])?;
         let answer: BatchAnswer = serde_json::from_slice(&answer.body)?;
@@ -267,8 +277,9 @@ fn a_vault_started_anew_and_alone_gives_numbers_by_a_token_that_works_once() {
     let owner = 0;
     let why = |error: anyhow::Error| format!("{error:#}");
     let refused = why(make(&house, 1 - owner, NAMES[1]).unwrap_err());
-    assert!(refused.contains("made by the ledger's owner"), "{refused}");
-    assert!(make(&house, owner, "nobody").is_err());
+    assert!(refused.contains("the ledger's owner makes it: run this on vault-a"), "{refused}");
+    let refused = why(make(&house, owner, "nobody").unwrap_err());
+    assert!(refused.contains("there is no vault nobody here; name vault-a or vault-b"), "{refused}");
     let printed = make(&house, owner, NAMES[1]).unwrap();
     let token = printed.lines().next().unwrap().to_owned();
     let open = |house: &House, token: &str| house.pair.vaults[1].command(&["number", "open", token]);
@@ -289,6 +300,14 @@ fn a_vault_started_anew_and_alone_gives_numbers_by_a_token_that_works_once() {
     assert!(refused.text().contains("was started"), "{}", refused.text());
     let wrong = why(open(&house, "0123-4567-89ab-cdef-0123-4567-89ab-cdef").unwrap_err());
     assert!(wrong.contains("does not take that token"), "{wrong}");
+    let about = |house: &House, vault: usize| {
+        house.pair.vaults[vault].control("/v1/status").send().unwrap().json().unwrap()["numbers"].clone()
+    };
+    assert_eq!(about(&house, 1)["apart"]["gives"], false);
+    let command = |house: &House, words: &[&str]| house.pair.vaults[1].command(words);
+    let list = ["number", "list", "POS", "--owner", "erp"];
+    let refused = why(command(&house, &list).unwrap_err());
+    assert!(refused.contains("peer_away") && refused.contains("--stale"), "{refused}");
     let opened = open(&house, &token).unwrap();
     assert!(opened.contains("destroy the token"), "{opened}");
     let mut given = Vec::new();
@@ -299,6 +318,15 @@ fn a_vault_started_anew_and_alone_gives_numbers_by_a_token_that_works_once() {
     }
     assert!(given.windows(2).all(|pair| pair[0] + 1 == pair[1]) && given[0] > first, "{given:?}");
     is_problem(&ticketed(&house, "one-too-many").0, 503, "peer_away");
+    let apart = about(&house, 1)["apart"].clone();
+    assert_eq!((&apart["by_token"], &apart["series"][0]["left"]), (&json!(true), &json!(0)), "{apart}");
+    let listed = command(&house, &[&list[..], &["--stale"]].concat()).unwrap();
+    assert_eq!(listed.matches("reserved, ALONE  alone-").count(), 10, "{listed}");
+    assert!(listed.contains("and may be old"), "{listed}");
+    let series = command(&house, &["number", "list", "--owner", "erp", "--stale"]).unwrap();
+    assert!(series.contains("10 more were given here alone"), "{series}");
+    let refused = house.reserve(1, path, "no-ticket");
+    assert!(refused.text().contains("carries no ticket"), "{}", refused.text());
 
     // Killed and started again, it remembers that the token was used.
     house.pair.vaults[1].program().unwrap().kill().unwrap();
@@ -317,6 +345,19 @@ fn a_vault_started_anew_and_alone_gives_numbers_by_a_token_that_works_once() {
     .unwrap();
     let more = number(&house.reserve(0, path, "together-again")).number;
     assert!(!given.contains(&more), "{more}");
+
+    // Another token is void once its vault has lost power, and everybody is told.
+    make(&house, owner, NAMES[1]).unwrap();
+    assert_eq!(about(&house, 0)["tokens"], json!([NAMES[1]]));
+    house.pair.vaults[1].program().unwrap().kill().unwrap();
+    house.pair.vaults[1].program().unwrap().restart().unwrap();
+    house.pair.wait_ready().unwrap();
+    for vault in 0..2 {
+        let numbers = about(&house, vault);
+        assert_eq!((&numbers["tokens"], &numbers["tokens_over"][0]["used"]), (&json!([]), &json!(false)));
+        let log = house.pair.vaults[vault].program().unwrap().log_tail(200);
+        assert!(log.contains("the token for vault-b is void"), "{log}");
+    }
     for vault in &house.pair.vaults {
         let journal = vault.folder.join("state/journal.db");
         house.verify(&["--journal", journal.to_str().unwrap()]).well().unwrap();
@@ -335,6 +376,11 @@ fn what_an_operator_exports_is_proved_without_a_vault_and_a_forgery_is_not() {
     };
     let defined = erp(&["define", "INV", "--pattern", "{year}/{n:03}"]);
     assert!(defined.starts_with("INV of erp: strict, {year}/{n:03}"), "{defined}");
+    let defined = erp(&["define", "INV", "--expires-after", "3600"]);
+    assert_eq!(
+        defined,
+        "INV of erp: strict, {year}/{n:03}, expires after 3600 s\n  before: strict, {year}/{n:03}\n"
+    );
     let reserved = erp(&["reserve", "INV", "order-1", "order-2", "order-3", "--period", "2026"]);
     assert!(reserved.contains("2026/002  reserved  order-2"), "{reserved}");
     erp(&["confirm", "INV", "1", "5feceb66", "--period", "2026"]);
@@ -346,6 +392,19 @@ fn what_an_operator_exports_is_proved_without_a_vault_and_a_forgery_is_not() {
     let series = erp(&["show", "INV"]);
     assert!(series.contains("2026: last number 3, 1 reserved, 0 of them expired"), "{series}");
     assert!(erp(&["list"]).contains("OTHER of erp: strict"));
+    // A refusal is told once; of several keys each by itself, and then how many there were.
+    let program = binaries::find("vault").unwrap();
+    let config = vault.config.to_str().unwrap();
+    let without_period = |keys: &[&str]| {
+        let words = [&["number", "reserve", "INV", "--owner", "erp", "--config", config], keys].concat();
+        let ran = run(&program, &words).unwrap();
+        assert_eq!(ran.code, Some(1), "{ran:?}");
+        (ran.out, ran.err)
+    };
+    let (out, err) = without_period(&["order-4"]);
+    assert!(out.is_empty() && err.matches("counted by year").count() == 1, "{out}{err}");
+    let life = house.erp(1, "/v1/life").send().unwrap().word("life").unwrap();
+    assert_eq!(vault.command(&["number", "life"]).unwrap().trim(), life);
     let void = erp(&["list", "INV", "--period", "2026", "--state", "void"]);
     assert!(void.contains("2026/002  void  order-2") && !void.contains("order-1"), "{void}");
     assert!(vault.command(&["number", "void", "INV", "9", "x", "--owner", "erp"]).is_err());
@@ -375,6 +434,18 @@ fn what_an_operator_exports_is_proved_without_a_vault_and_a_forgery_is_not() {
         let findings: Value = serde_json::from_str(&proved).unwrap();
         assert_eq!(findings["proved"], true, "{findings}");
         assert_eq!(findings["series"].as_array().map(Vec::len), Some(2), "{findings}");
+    }
+    let refused =
+        format!("{:#}", vault.command(&["number", "export", "NONE", "--owner", "erp"]).unwrap_err());
+    assert!(refused.contains("erp has no series NONE"), "{refused}");
+    let refused = format!("{:#}", vault.command(&["number", "list", "NONE", "--owner", "erp"]).unwrap_err());
+    assert!(refused.contains("erp has no series NONE"), "{refused}");
+    for stranger in [vault.folder.join("state/catalog.db"), vault.config.clone()] {
+        let refused = house.verify(&["--journal", stranger.to_str().unwrap()]);
+        assert!(
+            refused.code == Some(1) && refused.err.contains("name the journal.db of a vault's"),
+            "{refused:?}"
+        );
     }
     let stranger = house.write("stranger.csv", "a,b\n1,2\n");
     let refused = house.verify(&[stranger.to_str().unwrap()]);

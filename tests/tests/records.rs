@@ -68,6 +68,7 @@ fn a_record_is_written_by_whoever_has_seen_it_and_read_at_either_vault() {
     let lot = "/v1/records/lots/7";
     let bare = house.call(0, lot).method("PUT").key("k0").body("10").send().unwrap();
     assert_eq!(seen(&bare), (428, "", "condition_missing".to_owned()));
+    assert!(bare.word("detail").unwrap().ends_with("there is no such record, so If-None-Match: *"));
     let keyless = house.call(0, lot).method("PUT").header(NEW.0, NEW.1).body("10").send().unwrap();
     assert_eq!(seen(&keyless), (400, "", "key_missing".to_owned()));
     assert_eq!(seen(&house.get(0, lot)), (404, "", "not_found".to_owned()));
@@ -108,6 +109,10 @@ fn a_record_is_written_by_whoever_has_seen_it_and_read_at_either_vault() {
     assert_eq!(names("/v1/records?limit=1"), ["long"]);
     assert_eq!(names("/v1/records?after=long"), ["lots/7"]);
 
+    let bare = house.call(1, lot).method("PUT").key("k10").body("13").send().unwrap();
+    assert!(bare.word("detail").unwrap().contains("is in version 3, so If-Match: \"3\""), "{}", bare.text());
+    let bare = house.call(0, "/v1/records/long").method("DELETE").send().unwrap();
+    assert!(bare.word("detail").unwrap().contains("is in version 1, so If-Match: \"1\""), "{}", bare.text());
     let remove =
         |condition| house.call(1, lot).method("DELETE").header("If-Match", condition).send().unwrap();
     assert_eq!(remove("\"2\"").status, 412);
@@ -153,6 +158,74 @@ fn apart_a_record_is_refused_unless_the_reader_takes_what_may_be_old() {
     house.start_again(1);
     let sure = house.get(0, &format!("{lot}?stale=true"));
     assert_eq!((sure.status, sure.header("vault-stale")), (200, None));
+}
+
+#[test]
+fn an_owner_that_went_on_alone_gives_way_and_what_it_wrote_is_listed_until_somebody_has_looked_at_it() {
+    let mut house = house();
+    assert_eq!(house.put(0, "/v1/records/both", NEW, "k0", "0").status, 201);
+    let told = house.pair.vaults[0].command(&["number", "take-over"]).unwrap_err();
+    let told = format!("{told:#}");
+    assert!(told.contains("already_owner") && told.contains("(epoch 1)"), "{told}");
+    // Each goes on alone, believing that the other is off for good.
+    for (place, value) in [(0, "a"), (1, "b")] {
+        house.kill(1 - place);
+        if place == 1 {
+            house.pair.vaults[1].program().unwrap().restart().unwrap();
+            house.pair.vaults[1].wait_alive().unwrap();
+        }
+        wait::until("it is alone", SOON, || {
+            let status = house.pair.vaults[place].control("/v1/status").send()?.json()?;
+            anyhow::ensure!(status["pair"]["connected"] == false, "{status}");
+            Ok(())
+        })
+        .unwrap();
+        house.pair.vaults[place].command(&["number", "take-over", "--alone"]).unwrap();
+        for lot in ["1", "2"] {
+            let written =
+                house.put(place, &format!("/v1/records/lots/{lot}"), NEW, &format!("{value}{lot}"), value);
+            assert_eq!(written.status, 201, "{}", written.text());
+        }
+        let status = house.pair.vaults[place].control("/v1/status").send().unwrap().json().unwrap();
+        assert_eq!(status["numbers"]["apart"]["records"], true, "{status}");
+    }
+    house.pair.vaults[0].program().unwrap().restart().unwrap();
+    let verdict = |house: &House, place: usize| -> anyhow::Result<String> {
+        let told = house.pair.vaults[place].command(&["--json", "status"])?;
+        let status: serde_json::Value = serde_json::from_str(&told)?;
+        Ok(status["wanting"].to_string())
+    };
+    wait::until("two owners are found out", SOON, || {
+        let told = verdict(&house, 0)?;
+        anyhow::ensure!(told.contains("in epoch 2") && told.contains("run vault number yield"), "{told}");
+        Ok(())
+    })
+    .unwrap();
+    let yielded = house.pair.vaults[0].command(&["number", "yield"]).unwrap();
+    assert!(yielded.contains("at most 2 writes"), "{yielded}");
+    house.pair.wait_ready().unwrap();
+    assert_eq!(house.get(0, "/v1/records/lots/1").text(), "b", "the other's stand");
+
+    assert!(
+        verdict(&house, 0).unwrap().contains("2 writes of records that were answered here alone gave way")
+    );
+    assert_eq!(house.pair.vaults[1].command(&["number", "dropped"]).unwrap().trim(), "none");
+    let dropped = |words: &[&str]| {
+        let mut all = vec!["number", "dropped"];
+        all.extend(words);
+        house.pair.vaults[0].command(&all).unwrap()
+    };
+    let first = dropped(&["--limit", "1", "--done"]);
+    assert!(
+        first.contains("record lots/1 of erp, version 1:") && first.contains("there are more"),
+        "{first}"
+    );
+    assert!(first.contains("1 are left: say it again with --after"), "{first}");
+    let all = dropped(&[]);
+    assert!(all.contains("lots/2 of erp") && !all.contains("there are more"), "{all}");
+    assert!(dropped(&["--done"]).contains("none is left"));
+    assert_eq!(verdict(&house, 0).unwrap(), "[]", "it tells of them no more");
+    assert!(dropped(&[]).contains("lots/1"), "and keeps them to be read");
 }
 
 #[test]
@@ -228,6 +301,9 @@ fn a_lease_has_one_holder_and_each_new_one_a_greater_epoch() {
     let shown = lease(&house.get(1, name));
     assert_eq!((shown.holder.as_str(), shown.epoch), ("edge/erp/www1", 1));
     assert!(shown.left_ms.is_some_and(|left| left > 3_000_000), "{shown:?}");
+    let bare = house.call(0, name).method("DELETE").send().unwrap();
+    assert_eq!(seen(&bare).2, "bad_lease");
+    assert!(bare.word("detail").unwrap().contains("?token=TOKEN&epoch=EPOCH"), "{}", bare.text());
     let release = |epoch| {
         let path = format!("{name}?token=a&epoch={epoch}");
         house.call(0, &path).method("DELETE").send().unwrap().status

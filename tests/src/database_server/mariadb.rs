@@ -29,6 +29,7 @@ impl Place {
             format!("--defaults-file={}", role(&self.own).display()),
             "--user=root".to_owned(),
             format!("--datadir={}", self.data.display()),
+            format!("--tmpdir={}", temporary(&self.data).display()),
             format!("--socket={}", self.data.join("socket").display()),
             format!("--port={port}"),
             format!("--bind-address={}", self.ip()),
@@ -73,8 +74,15 @@ pub(super) fn build_anew(server: &mut DatabaseServer, primary: &DatabaseServer) 
     load(server, primary)
 }
 
+/// Its own folder for what passes: a server that starts removes what others have in theirs.
+fn temporary(data: &Path) -> PathBuf {
+    data.with_file_name("temporary")
+}
+
 fn install(data: &Path) -> anyhow::Result<()> {
+    std::fs::create_dir_all(temporary(data))?;
     let mut make = Command::new("mariadb-install-db");
+    make.env("TMPDIR", temporary(data));
     make.args(["--no-defaults", "--user=root", "--auth-root-authentication-method=normal", "--skip-test-db"])
         .arg(format!("--datadir={}", data.display()));
     done(&mut make).map(drop)

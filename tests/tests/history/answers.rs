@@ -2,7 +2,7 @@
 //! and nothing else is wrong, when after the documented deadline nobody waits for it any more. Pure;
 //! part of the checker.
 
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
 use crate::history::{Act, Call, Outage, Outcome, Story, Window};
@@ -16,16 +16,23 @@ const LONG: Duration = Duration::from_secs(7);
 const WAIT: Duration = Duration::from_secs(2);
 /// Afterwards the database is behind, and half of all callers must be answered sooner than this.
 const SOON: Duration = Duration::from_millis(800);
-/// So few say nothing about how long they took.
+/// Fewer are no answer, and say nothing about how long they took.
 const TELLING: usize = 10;
+/// The code that stands here for a refusal because nothing is left of what was set aside: the vaults
+/// say `peer_away`, and why in words.
+pub(crate) const USED_UP: &str = "used_up";
+/// So few of one kind say nothing.
+const FEW: usize = 3;
 
 /// What a vault must answer alone: numbers of available series through every single failure, and
-/// records where an operator has made it the owner. Tells `fault` in words of whatever is wrong.
+/// records where an operator has made it the owner; whatever it is asked where it needs no other.
+/// Tells `fault` in words of whatever is wrong.
 pub(crate) fn alone(story: &Story, mut fault: impl FnMut(String)) {
     let is_available = |call: &Call| {
         let series = call.act.series().unwrap_or_default();
-        !story.strict.iter().any(|strict| strict == series)
+        story.apart || !story.strict.iter().any(|strict| strict == series)
     };
+    let fresh = fresh(story);
     for window in story.windows.iter().filter(|window| window.to.saturating_sub(window.from) >= LONG) {
         for living in &window.living {
             let due: Vec<_> = story
@@ -47,14 +54,56 @@ pub(crate) fn alone(story: &Story, mut fault: impl FnMut(String)) {
                 );
                 fault(words);
             }
+            most_new_keys(&fresh, story, window, *living, &is_available, &mut fault);
         }
-        if let Some(owner) = window.records {
+        let owners: Vec<usize> =
+            if story.apart { window.living.clone() } else { window.records.into_iter().collect() };
+        for owner in owners {
             records_alone(story, window, owner, &mut fault);
         }
     }
 }
 
-/// The vault that an operator has made the owner alone tells and takes records.
+/// A key that was sent nowhere else, with a ticket of the vault's own life, is refused for one reason
+/// alone: that nothing is left of what was set aside. Some may meet a moment's trouble; not most.
+fn most_new_keys(
+    fresh: &[&Call],
+    story: &Story,
+    window: &Window,
+    living: usize,
+    is_available: &impl Fn(&Call) -> bool,
+    fault: &mut impl FnMut(String),
+) {
+    // That a life was seen after the window began tells that it was the living vault's throughout.
+    let lives = |call: &Call| match &call.act {
+        Act::Reserve { ticket: Some(ticket), .. } => {
+            story.lives.get(ticket).is_some_and(|last| *last >= window.from)
+        }
+        _ => false,
+    };
+    let within = |call: &Call| call.invoked >= window.from + NOTICE && call.ended <= window.to;
+    let due: Vec<_> = fresh
+        .iter()
+        .filter(|call| call.vault == living && is_available(call) && within(call) && lives(call))
+        .collect();
+    let refused: Vec<_> = due
+        .iter()
+        .filter(|call| matches!(&call.outcome, Outcome::Refused { code, .. } if code != USED_UP))
+        .collect();
+    if due.len() >= FEW && refused.len() * 2 > due.len() {
+        fault(format!(
+            "{}: from {:?} to {:?} vault {living} refused {} of {} new keys, the last with {:?}",
+            window.what,
+            window.from,
+            window.to,
+            refused.len(),
+            due.len(),
+            refused.last().map(|call| &call.outcome)
+        ));
+    }
+}
+
+/// A vault that an operator has made the owner alone, or that needs no other, tells and takes records.
 fn records_alone(story: &Story, window: &Window, owner: usize, fault: &mut impl FnMut(String)) {
     let is_due = |call: &&Call| {
         let is_record = matches!(call.act, Act::Read { .. } | Act::Write { .. });
@@ -70,7 +119,7 @@ fn records_alone(story: &Story, window: &Window, owner: usize, fault: &mut impl 
     };
     if !due.is_empty() && !due.iter().any(|call| is_answer(&call)) {
         let words = format!(
-            "{}: from {:?} to {:?} vault {owner}, made the owner, answered none of {} calls about records, the last with {:?}",
+            "{}: from {:?} to {:?} vault {owner} answered none of {} calls about records, the last with {:?}",
             window.what,
             window.from,
             window.to,
@@ -84,13 +133,18 @@ fn records_alone(story: &Story, window: &Window, owner: usize, fault: &mut impl 
 /// The database's outage alone stops nothing, and after a while nobody waits for it. Tells `fault` in
 /// words of whatever is wrong.
 pub(crate) fn outages(story: &Story, mut fault: impl FnMut(String)) {
-    for outage in &story.outages {
-        let during: Vec<_> = story.calls.iter().filter(|call| is_due(call, outage)).collect();
-        let kinds: BTreeSet<_> = during.iter().map(|call| (call.vault, call.act.series())).collect();
-        let Outage { what, from, to } = outage;
+    let fresh = fresh(story);
+    for Outage { what, from, to } in &story.outages {
+        let during: Vec<_> = fresh.iter().filter(|call| call.invoked >= *from && call.ended <= *to).collect();
+        let answered = during.iter().filter(|call| call.line().is_some()).count();
+        if answered < TELLING {
+            fault(format!("{what}: from {from:?} to {to:?} only {answered} new numbers were given"));
+        }
+        let late: Vec<_> = during.into_iter().filter(|call| call.invoked >= *from + WAIT).collect();
+        let kinds: BTreeSet<_> = late.iter().map(|call| (call.vault, call.act.series())).collect();
         for (vault, series) in kinds {
-            let of_kind = || during.iter().filter(|call| (call.vault, call.act.series()) == (vault, series));
-            if of_kind().all(|call| call.line().is_none()) {
+            let of_kind = || late.iter().filter(|call| (call.vault, call.act.series()) == (vault, series));
+            if of_kind().count() >= FEW && of_kind().all(|call| call.line().is_none()) {
                 let last = of_kind().next_back().map(|call| &call.outcome);
                 fault(format!(
                     "{what}: from {from:?} to {to:?} vault {vault} answered none of {} calls for {}, the last with {last:?}",
@@ -99,11 +153,8 @@ pub(crate) fn outages(story: &Story, mut fault: impl FnMut(String)) {
                 ));
             }
         }
-        let mut took: Vec<_> = during
-            .iter()
-            .filter(|call| call.invoked >= *from + WAIT && matches!(call.outcome, Outcome::Number(_)))
-            .map(|call| call.ended.saturating_sub(call.invoked))
-            .collect();
+        let took = late.iter().filter(|call| call.line().is_some());
+        let mut took: Vec<_> = took.map(|call| call.ended.saturating_sub(call.invoked)).collect();
         took.sort_unstable();
         match took.get(took.len() / 2) {
             Some(median) if took.len() >= TELLING && *median > SOON => fault(format!(
@@ -115,15 +166,26 @@ pub(crate) fn outages(story: &Story, mut fault: impl FnMut(String)) {
     }
 }
 
-/// Was a number asked for meanwhile, and the answer not merely cut off by the outage's end?
-fn is_due(call: &Call, outage: &Outage) -> bool {
-    matches!(call.act, Act::Reserve { .. }) && call.invoked >= outage.from && call.ended <= outage.to
+/// The first call for each key: further ones find its number in the journals.
+fn fresh(story: &Story) -> Vec<&Call> {
+    let mut first: BTreeMap<(&str, &str), &Call> = BTreeMap::new();
+    for call in &story.calls {
+        if let Act::Reserve { series, key, .. } = &call.act {
+            let first = first.entry((series, key)).or_insert(call);
+            if call.invoked < first.invoked {
+                *first = call;
+            }
+        }
+    }
+    first.into_values().collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::check::Promise;
     use crate::history::Line;
+    use crate::made::{Made, line, refused, reserve};
 
     fn story(took: u64, answered: [bool; 2]) -> Story {
         let outage =
@@ -155,7 +217,52 @@ mod tests {
     fn an_outage_that_stops_a_vault_or_makes_everybody_wait_is_found() {
         assert_eq!(found(&story(20, [true, true])), 0);
         assert_eq!(found(&story(20, [true, false])), 1);
-        assert_eq!(found(&story(20, [false, false])), 2);
+        // Each of them, and both together.
+        assert_eq!(found(&story(20, [false, false])), 3);
         assert_eq!(found(&story(1_100, [true, true])), 1);
+    }
+
+    /// A vault alone, asked for twelve keys with a ticket of its life.
+    fn asked(outcome: impl Fn(u64, &str) -> Outcome) -> Made {
+        let mut made = Made::default();
+        for turn in 0..12 {
+            let key = format!("k{turn}");
+            made = made.call(1, reserve("TKT", &key), outcome(turn, &key));
+        }
+        let (what, living) = ("Kill(0)".to_owned(), vec![1]);
+        let (from, to) = (Duration::ZERO, Duration::from_secs(20));
+        made.0.windows.push(Window { what, living, from, to, records: None });
+        made.0.lives.insert("life".to_owned(), to);
+        made
+    }
+
+    #[test]
+    fn a_vault_alone_that_refuses_most_new_keys_is_found() {
+        let every = |which: u64, code: &'static str| {
+            asked(move |turn, key| {
+                if turn % which == which - 1 {
+                    Outcome::Number(line(turn + 1, key, "reserved"))
+                } else {
+                    refused(503, code)
+                }
+            })
+        };
+        every(1, "peer_away").is_well();
+        every(2, "peer_away").is_well();
+        every(3, "peer_away").breaks(Promise::Answers);
+        // It has no more to give.
+        every(3, USED_UP).is_well();
+        // A ticket of a life that was over before is no ticket there.
+        let mut former = every(3, "peer_away");
+        former.0.lives.clear();
+        former.is_well();
+        // Nor is a key that was tried before a new one.
+        let mut tried = every(3, "peer_away");
+        for call in &mut tried.0.calls {
+            if call.line().is_none() {
+                call.act = reserve("TKT", "k0");
+            }
+        }
+        tried.is_well();
     }
 }

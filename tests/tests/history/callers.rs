@@ -1,18 +1,21 @@
 //! Those who ask: they keep each key with the life it was first sent to, ask again elsewhere when
-//! they are not answered, confirm and spoil numbers, and bid for records against each other. Know
-//! the API's forms; take down every call and judge none.
+//! they are not answered, confirm and spoil numbers, bid for records against each other, and want a
+//! lease. Know the API's forms; take down every call and judge none.
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
+use anyhow::Context;
 use harness::wait::{self, Deadline};
 use serde_json::{Value, json};
 
+use crate::answers::USED_UP;
 use crate::dice::Dice;
 use crate::door::{Address, Door, Reply};
 use crate::history::{Act, Ending, History, Line, Outcome};
+use crate::leases::TTL;
 
 /// How patient callers are: the impatient ones make for calls of which nobody knows the end.
 const PATIENCE: [u64; 4] = [250, 1_000, 3_000, 7_000];
@@ -24,6 +27,12 @@ const MOST_OF_A_BATCH: usize = 12;
 const DECIDED: Duration = Duration::from_secs(40);
 /// So many numbers at once are taken at the end to reach what lies ahead.
 const AT_THE_END: usize = 250;
+
+/// What those who bid for records also want to hold.
+const LEASE: &str = "nightly";
+
+/// How a vault says alone that nothing is left of what was set aside for it.
+const WORDS_USED_UP: &str = "set aside for this vault are used up";
 
 /// What is asked for.
 pub(crate) struct Callers<'a> {
@@ -60,6 +69,10 @@ struct Caller<'a> {
     seen: BTreeMap<String, u64>,
     /// A write of which nobody knows the end: record, version replaced, value.
     unsure: Option<(String, u64, String)>,
+    /// As whom it wants the lease; another one each time it gave it up.
+    token: String,
+    /// The epoch in which it holds the lease, as far as it knows.
+    epoch: Option<u64>,
 }
 
 impl<'a> Callers<'a> {
@@ -88,6 +101,8 @@ impl<'a> Callers<'a> {
             while !stop.load(Ordering::Relaxed) {
                 if self.records.is_empty() || place % 3 != 2 {
                     caller.number()
+                } else if caller.dice.chance(35) {
+                    caller.lease()
                 } else {
                     caller.record()
                 }
@@ -115,10 +130,9 @@ impl<'a> Callers<'a> {
         let mut caller = self.caller(Duration::from_secs(7), Dice::new(0, 0));
         for (place, one) in pending.iter().enumerate() {
             wait::until(&format!("{} {} is decided", one.series, one.key), DECIDED, || {
-                match caller.reserve(place % 2, one) {
-                    Outcome::Number(_) | Outcome::Refused { status: 409 | 410, .. } => Ok(()),
-                    other => anyhow::bail!("{other:?}"),
-                }
+                let outcome = caller.reserve(place % 2, one);
+                anyhow::ensure!(is_decided(&outcome), "{outcome:?}");
+                Ok(())
             })?;
         }
         for series in &self.series {
@@ -134,7 +148,7 @@ impl<'a> Callers<'a> {
                 outcomes = caller.many(0, series, AT_THE_END);
             }
             let listed = [caller.list(0, series)?, caller.list(1, series)?];
-            let unaccounted = caller.unaccounted(series);
+            let unaccounted = caller.unaccounted(series)?;
             let ending = Ending { listed, unaccounted, upto };
             self.history.change(|story| story.ending.insert(series.clone(), ending));
         }
@@ -160,7 +174,12 @@ impl<'a> Callers<'a> {
     fn caller(&self, patience: Duration, dice: Dice) -> Caller<'_> {
         let doors = self.addresses.each_ref().map(|address| Door::new(address, patience));
         let (pending, answered, seen) = (Vec::new(), Vec::new(), BTreeMap::new());
-        Caller { all: self, doors, dice, pending, answered, seen, unsure: None }
+        let (unsure, token, epoch) = (None, self.token(), None);
+        Caller { all: self, doors, dice, pending, answered, seen, unsure, token, epoch }
+    }
+
+    fn token(&self) -> String {
+        format!("t{}", self.keys.fetch_add(1, Ordering::Relaxed))
     }
 
     /// A new key, to be sent through `door` first: its ticket is kept from now on.
@@ -240,7 +259,7 @@ impl Caller<'_> {
                 drop(offered);
                 self.answered.push(one);
             }
-            Outcome::Refused { status: 409 | 410, .. } => {}
+            outcome if is_decided(outcome) => {}
             _ => self.pending.push(one),
         }
     }
@@ -358,6 +377,42 @@ impl Caller<'_> {
         }
     }
 
+    /// Holds the lease, or tries to; gives it up sometimes, or leaves it without a word.
+    fn lease(&mut self) {
+        let vault = self.dice.below(2);
+        let (lease, token) = (LEASE.to_owned(), self.token.clone());
+        let path = format!("/v1/leases/{LEASE}");
+        let door = &mut self.doors[vault];
+        let history = self.all.history;
+        let Some(epoch) = self.epoch else {
+            let body = json!({ "token": token, "ttl_seconds": TTL.as_secs() });
+            let act = Act::Acquire { lease, token };
+            let outcome = history.call(vault, act, || held(door.ask("POST", &path, &[], Some(&body))));
+            if let Outcome::Held { epoch } = outcome {
+                self.epoch = Some(epoch);
+            }
+            return;
+        };
+        match self.dice.below(100) {
+            0..80 => {
+                let body = json!({ "token": token, "epoch": epoch });
+                let act = Act::Renew { lease, token, epoch };
+                let outcome = history.call(vault, act, || held(door.ask("PUT", &path, &[], Some(&body))));
+                if !matches!(outcome, Outcome::Refused { status: 409, .. }) {
+                    return;
+                }
+            }
+            80..93 => {
+                let path = format!("{path}?token={token}&epoch={epoch}");
+                let act = Act::Release { lease, token, epoch };
+                history.call(vault, act, || held(door.ask("DELETE", &path, &[], None)));
+            }
+            _ => {}
+        }
+        // What was given up may yet arrive: nobody asks again by that name.
+        (self.token, self.epoch) = (self.all.token(), None);
+    }
+
     fn list(&mut self, vault: usize, series: &str) -> anyhow::Result<Vec<Line>> {
         let (mut lines, mut after) = (Vec::new(), String::from("0"));
         loop {
@@ -377,14 +432,29 @@ impl Caller<'_> {
     }
 
     /// Numbers of the series that the ledger calls unaccounted.
-    fn unaccounted(&mut self, series: &str) -> Vec<(u64, u64)> {
-        let reply = self.doors[0].ask("GET", &format!("/v1/series/{series}"), &[], None);
-        let Ok(reply) = reply else { return Vec::new() };
-        let spans = reply.body.pointer("/counts/0/unaccounted").and_then(Value::as_array);
+    fn unaccounted(&mut self, series: &str) -> anyhow::Result<Vec<(u64, u64)>> {
+        let count = wait::until(&format!("{series} is told of"), DECIDED, || {
+            let reply = self.doors[0].ask("GET", &format!("/v1/series/{series}"), &[], None)?;
+            reply
+                .body
+                .pointer("/counts/0")
+                .cloned()
+                .with_context(|| format!("{} {}", reply.status, reply.body))
+        })?;
+        let spans = count.get("unaccounted").and_then(Value::as_array);
         let end = |span: &Value, name: &str| span.get(name).and_then(Value::as_u64);
-        let spans = spans.into_iter().flatten();
-        spans.filter_map(|span| Some((end(span, "from")?, end(span, "to")?))).collect()
+        let span = |span: &Value| Some((end(span, "from")?, end(span, "to")?));
+        spans
+            .into_iter()
+            .flatten()
+            .map(|it| span(it).with_context(|| format!("{series}: no span: {it}")))
+            .collect()
     }
+}
+
+/// Will the key never be answered otherwise? Whether it might be answered so, the checker says.
+fn is_decided(outcome: &Outcome) -> bool {
+    matches!(outcome, Outcome::Number(_) | Outcome::Refused { status: 409 | 410, .. })
 }
 
 fn number(reply: anyhow::Result<Reply>) -> Outcome {
@@ -411,8 +481,7 @@ fn item(reply: &anyhow::Result<Reply>, place: usize) -> Outcome {
     }
     let status = item.pointer("/problem/status").and_then(Value::as_u64);
     let status = status.and_then(|status| u16::try_from(status).ok()).unwrap_or(500);
-    let code = item.pointer("/problem/code").and_then(Value::as_str).unwrap_or_default();
-    Outcome::Refused { status, code: code.to_owned() }
+    Outcome::Refused { status, code: item.get("problem").map(code).unwrap_or_default() }
 }
 
 fn version(reply: anyhow::Result<Reply>, wrote: bool) -> Outcome {
@@ -430,12 +499,32 @@ fn version(reply: anyhow::Result<Reply>, wrote: bool) -> Outcome {
     }
 }
 
+/// What was said of a lease.
+fn held(reply: anyhow::Result<Reply>) -> Outcome {
+    let reply = match reply {
+        Ok(reply) => reply,
+        Err(error) => return Outcome::Unknown(format!("{error:#}")),
+    };
+    match (reply.status, reply.body.get("epoch").and_then(Value::as_u64)) {
+        (200 | 201, Some(epoch)) => Outcome::Held { epoch },
+        (204, _) => Outcome::Done,
+        _ => refused(&reply),
+    }
+}
+
 fn refused(reply: &Reply) -> Outcome {
     match reply.status {
         404 => Outcome::Nothing,
-        status if status >= 400 => Outcome::Refused { status, code: reply.code() },
+        status if status >= 400 => Outcome::Refused { status, code: code(&reply.body) },
         status => Outcome::Unknown(format!("{status} {}", reply.body)),
     }
+}
+
+/// A problem's code, and apart from others of the same code that nothing is left to give alone.
+fn code(problem: &Value) -> String {
+    let text = |name: &str| problem.get(name).and_then(Value::as_str).unwrap_or_default();
+    let is_used_up = text("code") == "peer_away" && text("detail").contains(WORDS_USED_UP);
+    if is_used_up { USED_UP } else { text("code") }.to_owned()
 }
 
 fn line(body: &Value) -> Option<Line> {

@@ -128,11 +128,6 @@ impl Reply {
     pub(crate) fn header(&self, name: &str) -> Option<&str> {
         self.headers.iter().find(|(own, _)| own == name).map(|(_, value)| value.as_str())
     }
-
-    /// The code of a problem.
-    pub(crate) fn code(&self) -> String {
-        self.body.get("code").and_then(Value::as_str).unwrap_or_default().to_owned()
-    }
 }
 
 fn exchange(wire: &mut dyn Wire, question: &[u8], patience: Duration) -> anyhow::Result<Reply> {

@@ -26,6 +26,12 @@ pub(crate) enum Act {
     Write { record: String, base: u64, value: String },
     /// The present version.
     Read { record: String },
+    /// To hold the lease.
+    Acquire { lease: String, token: String },
+    /// To hold it longer.
+    Renew { lease: String, token: String, epoch: u64 },
+    /// To hold it no more.
+    Release { lease: String, token: String, epoch: u64 },
 }
 
 /// A number as a vault tells it.
@@ -45,6 +51,10 @@ pub(crate) enum Outcome {
     Number(Line),
     /// This version of a record; a write's answer need not repeat the value.
     Version { version: u64, value: Option<String> },
+    /// The lease is held, in this epoch.
+    Held { epoch: u64 },
+    /// So it is.
+    Done,
     /// There is no such thing.
     Nothing,
     /// Refused; the code says whether it may have acted.
@@ -109,10 +119,17 @@ pub(crate) struct Story {
     pub(crate) windows: Vec<Window>,
     pub(crate) outages: Vec<Outage>,
     pub(crate) losses: Vec<Loss>,
+    /// How often the nemesis ended a vault's life in a way after which nobody can know whether that
+    /// answered more alone than is written down.
+    pub(crate) unknown_ends: u64,
+    /// How many numbers of each available series are set aside for a vault.
+    pub(crate) range: u64,
     /// The vaults' lives: each was still there to hear a call that began then.
     pub(crate) lives: BTreeMap<String, Duration>,
     /// Series whose numbers are given in order.
     pub(crate) strict: Vec<String>,
+    /// Neither vault needs the other for anything: etcd is the ledger.
+    pub(crate) apart: bool,
     /// By series.
     pub(crate) ending: BTreeMap<String, Ending>,
 }
@@ -128,6 +145,18 @@ impl History {
     pub(crate) fn new(strict: &[&str]) -> Self {
         let strict = strict.iter().map(|series| (*series).to_owned()).collect();
         Self { start: Instant::now(), story: Mutex::new(Story { strict, ..Story::default() }) }
+    }
+
+    /// The same of vaults that do not need each other.
+    pub(crate) fn apart(self, apart: bool) -> Self {
+        self.change(|story| story.apart = apart);
+        self
+    }
+
+    /// The same where so many numbers are set aside for each vault.
+    pub(crate) fn range(self, range: u64) -> Self {
+        self.change(|story| story.range = range);
+        self
     }
 
     /// The time since the beginning.
@@ -185,7 +214,11 @@ impl Act {
             | Self::Confirm { series, .. }
             | Self::Void { series, .. }
             | Self::Lookup { series, .. } => Some(series),
-            Self::Write { .. } | Self::Read { .. } => None,
+            Self::Write { .. }
+            | Self::Read { .. }
+            | Self::Acquire { .. }
+            | Self::Renew { .. }
+            | Self::Release { .. } => None,
         }
     }
 }

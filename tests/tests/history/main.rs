@@ -3,8 +3,9 @@
 //! by a seed, and a checker that judges the whole history of calls and what lies on the disks at the
 //! end. `HISTORY_SEEDS` sets how many runs there are, `HISTORY_SECONDS` how long each is troubled,
 //! `HISTORY_SEED` picks one, `HISTORY_LEDGER` the database: `journals` (none), `postgres`,
-//! `postgres-sync`, `mariadb`, `etcd`; five neighbouring seeds take one each. A failure prints its
-//! seed and what befell the pair.
+//! `postgres-sync`, `mariadb`, `etcd-truth` (the ledger itself), `etcd`; of ten neighbouring seeds
+//! the last takes the last, the others one of the first five each. A failure prints its seed and
+//! what befell the pair.
 //!
 //! The controls run the same checker on what is known to be wrong. It must find it.
 
@@ -13,9 +14,13 @@ mod callers;
 mod check;
 mod controls;
 mod databases;
+mod denials;
 mod dice;
 mod door;
 mod history;
+mod leases;
+#[cfg(test)]
+mod made;
 mod nemesis;
 mod network;
 mod own_journals;
@@ -49,8 +54,6 @@ const AVAILABLE: &str = "TKT";
 const RANGE: u64 = 400;
 /// What callers bid for.
 const RECORDS: [&str; 3] = ["lot-1", "lot-2", "lot-3"];
-/// Must vaults serve all of it? Otherwise they are judged by what they serve.
-const SERVES_ALL: bool = true;
 /// How many ask at once, and how long each rests between two calls at most.
 const CALLERS: usize = 8;
 const REST: Duration = Duration::from_millis(120);
@@ -72,9 +75,9 @@ fn run(seed: u64, seconds: u64) -> anyhow::Result<String> {
     let network = Network::build(ledger.servers())?;
     let mut databases = Databases::start(ledger, folder.path(), &network)?;
     let mut vaults = Vaults::start(folder.path(), &network, &databases.config())?;
-    let (series, records) = served(&vaults)?;
-    let history = History::new(&[STRICT]);
-    let callers = Callers::new(vaults.addresses(), &series, &records, &history);
+    define(&vaults)?;
+    let history = History::new(&[STRICT]).apart(ledger.is_truth()).range(RANGE);
+    let callers = Callers::new(vaults.addresses(), &[STRICT, AVAILABLE], &RECORDS, &history);
     let stop = AtomicBool::new(false);
     let (log, struck, done) = std::thread::scope(|scope| {
         let asked =
@@ -101,8 +104,7 @@ fn run(seed: u64, seconds: u64) -> anyhow::Result<String> {
     let done = done.and_then(|()| proof::prove(&mut vaults, &databases, &network));
     let faults = check::faults(&story);
     let proved = done.as_deref().unwrap_or("not proved");
-    let report =
-        format!("{ledger:?}: {}; {proved}; {} faults: {}", report(&story), struck.len(), struck.join(", "));
+    let report = format!("{ledger:?}: {}; {proved}; {}", report(&story), counted(&struck));
     let told = story.calls.iter().filter(|call| call.line().is_some()).count();
     let done = done.and_then(|_| {
         anyhow::ensure!(told >= LEAST, "only {told} numbers were answered: that shows nothing");
@@ -122,32 +124,15 @@ fn run(seed: u64, seconds: u64) -> anyhow::Result<String> {
     )
 }
 
-/// Defines what callers ask for; tells the series and the records that these vaults serve.
-fn served(vaults: &Vaults) -> anyhow::Result<(Vec<&'static str>, Vec<&'static str>)> {
-    let first = &vaults.each[0];
-    let (mut series, mut records) = (vec![STRICT], RECORDS.to_vec());
-    let defined = first
+/// Defines the series that goes on alone.
+fn define(vaults: &Vaults) -> anyhow::Result<()> {
+    let defined = vaults.each[0]
         .control(&format!("/v1/series/{AVAILABLE}?owner={OWNER}"))
         .method("PUT")
         .header("Content-Type", "application/json")
         .body(format!(r#"{{"range":{RANGE}}}"#))
         .send()?;
-    match defined.status {
-        404 if !SERVES_ALL => eprintln!("these vaults have no series that goes on alone"),
-        _ => {
-            defined.expect(&[200, 201, 204]).context("defining the available series")?;
-            series.push(AVAILABLE);
-        }
-    }
-    let listed = first.control(&format!("/v1/records?owner={OWNER}")).send()?;
-    match listed.status {
-        404 if !SERVES_ALL => {
-            eprintln!("these vaults have no records");
-            records.clear();
-        }
-        _ => drop(listed.expect(&[200]).context("listing records")?),
-    }
-    Ok((series, records))
+    defined.expect(&[200, 201, 204]).map(drop).context("defining the available series")
 }
 
 /// The first of those that break the same promise.
@@ -169,16 +154,29 @@ fn report(story: &Story) -> String {
         let within = |window: &history::Window| window.from <= call.invoked && call.ended <= window.to;
         call.line().is_some_and(|(series, _)| series == AVAILABLE) && story.windows.iter().any(within)
     });
+    let unaccounted = story.ending.values().flat_map(|ending| &ending.unaccounted);
+    let unaccounted: u64 = unaccounted.map(|(from, to)| to.saturating_sub(*from) + 1).sum();
     format!(
-        "{} calls, {} numbers, {} versions, {} refused, {} unknown, {} available ones in {} windows",
+        "{} calls, {} numbers, {} versions, {} leases, {} told there is none, {} refused, {} unknown, {} available ones in {} windows, {unaccounted} unaccounted after {} lives",
         story.calls.len(),
         count(|outcome| matches!(outcome, Outcome::Number(_))),
         count(|outcome| matches!(outcome, Outcome::Version { .. })),
+        count(|outcome| matches!(outcome, Outcome::Held { .. })),
+        count(|outcome| matches!(outcome, Outcome::Nothing)),
         count(|outcome| matches!(outcome, Outcome::Refused { .. })),
         count(|outcome| matches!(outcome, Outcome::Unknown(_))),
         alone.count(),
         story.windows.len(),
+        story.unknown_ends,
     )
+}
+
+/// How often each kind of fault and wound struck.
+fn counted(struck: &[String]) -> String {
+    let mut kinds: BTreeMap<&str, usize> = BTreeMap::new();
+    struck.iter().for_each(|what| *kinds.entry(what).or_default() += 1);
+    let kinds: Vec<_> = kinds.into_iter().map(|(what, count)| format!("{count} {what}")).collect();
+    format!("{} faults: {}", struck.len(), kinds.join(", "))
 }
 
 #[test]

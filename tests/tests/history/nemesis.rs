@@ -1,6 +1,6 @@
 //! What befalls the pair: a deck of faults, shuffled by the seed, each held for a while and healed.
-//! Decides what happens and when; notes for the checker when a vault had to go on alone and which
-//! journals were lost.
+//! Decides what happens and when; notes for the checker when a vault had to go on alone, which
+//! journals were lost, and how often it may not be known what a life answered.
 
 use std::time::Duration;
 
@@ -95,6 +95,13 @@ const DECK: [Fault; 29] = [
     Fault::LoseOwner,
 ];
 
+impl Fault {
+    /// Vaults whose ledger is etcd have none: it does not befall them.
+    fn needs_owner(self) -> bool {
+        matches!(self, Self::TakeOver { .. } | Self::TakeOverBoth | Self::LoseOwner)
+    }
+}
+
 /// The nemesis of one run.
 pub(crate) struct Nemesis<'a> {
     pub(crate) vaults: &'a mut Vaults,
@@ -121,7 +128,8 @@ impl Nemesis<'_> {
         let first = usize::try_from(seed % 5).unwrap_or(0) * deck.len() / 5;
         let mut wounds = wounds_of(self.databases.ledger, seed);
         let over = Deadline::after(Duration::from_secs(seconds));
-        for fault in deck.iter().cycle().skip(first) {
+        let truth = self.databases.ledger.is_truth();
+        for fault in deck.iter().cycle().skip(first).filter(|fault| !(truth && fault.needs_owner())) {
             let turn = if self.databases.servers.is_empty() { Duration::ZERO } else { TURN };
             if over.left() <= turn {
                 break;
@@ -129,10 +137,14 @@ impl Nemesis<'_> {
             self.come_together()?;
             let pause = self.dice.between(Duration::from_millis(200), Duration::from_secs(2));
             std::thread::sleep(pause);
-            let wound = wounds.next();
+            let mut wound = wounds.next();
             if let Some(wound) = wound {
                 self.struck.push(format!("{wound:?}"));
                 self.strike_database(wound).with_context(|| format!("{wound:?}"))?;
+            }
+            // While nobody can be answered there is nothing to see.
+            if let Some(wound) = wound.take_if(|wound| truth && wound.takes_quorum()) {
+                self.mend_database(wound).with_context(|| format!("mending {wound:?}"))?;
             }
             self.tell(&format!("{fault:?}"));
             self.struck.push(format!("{fault:?}"));
@@ -153,7 +165,7 @@ impl Nemesis<'_> {
     }
 
     /// Waits until both are together and each has what it may give alone.
-    fn come_together(&mut self) -> anyhow::Result<()> {
+    pub(crate) fn come_together(&mut self) -> anyhow::Result<()> {
         self.vaults.wait_together(TOGETHER)?;
         self.tell("together");
         std::thread::sleep(AGREED);
@@ -176,6 +188,7 @@ impl Nemesis<'_> {
             Fault::Power(vault) => {
                 self.vaults.each[vault].kill()?;
                 self.vaults.each[vault].forget_memory()?;
+                self.end_unknown();
                 self.alone(&what, &[1 - vault]);
                 self.vaults.each[vault].restart()
             }
@@ -207,6 +220,12 @@ impl Nemesis<'_> {
                 self.network.cut(Cut::Link)?;
                 self.alone(&what, &[0, 1]);
                 self.vaults.each[vault].kill()?;
+                // The proof is promised to whoever is started again on the same boot; but it is noted
+                // just after the row that it is about is durable and before that is answered. Killed
+                // in between, a vault that gives numbers alone cannot prove what it answered, and its
+                // range is lost as after a power cut. Killed while both are together it can: then no
+                // rows are given.
+                self.end_unknown();
                 if matches!(fault, Fault::PowerApart(_)) {
                     self.vaults.each[vault].forget_memory()?;
                 }
@@ -309,6 +328,10 @@ impl Nemesis<'_> {
         self.vaults.each[vault].stop()?;
         self.vaults.each[vault].bring_copy()?;
         self.vaults.each[vault].restart()?;
+        if self.databases.ledger.is_truth() {
+            // It is an index, and reads on.
+            return Ok(());
+        }
         let restored = &self.vaults.each[vault];
         wait::until("the old copy is found out", MENDED, || {
             let status = restored.status()?;
@@ -346,16 +369,31 @@ impl Nemesis<'_> {
 
     /// The same of one that does not run.
     fn forget(&mut self, vault: usize, since: Duration) -> anyhow::Result<()> {
+        self.end_unknown();
         let lost = &mut self.vaults.each[vault];
         lost.forget_memory()?;
         lost.lose_journal()?;
         let at = self.history.now();
-        self.history.change(|story| story.losses.push(Loss { vault, since, at }));
+        // An index is no loss: it is made anew.
+        if !self.databases.ledger.is_truth() {
+            self.history.change(|story| story.losses.push(Loss { vault, since, at }));
+        }
         lost.restart()
+    }
+
+    /// A vault's life is over, and what it answered alone may not be known.
+    fn end_unknown(&self) {
+        // Where etcd is the ledger nothing is answered alone, and nothing set aside.
+        if !self.databases.ledger.is_truth() {
+            self.history.change(|story| story.unknown_ends += 1);
+        }
     }
 
     /// The operator's part: as soon as the other vault says that it is needed.
     fn reseed(&mut self, lost: usize) -> anyhow::Result<()> {
+        if self.databases.ledger.is_truth() {
+            return Ok(());
+        }
         let intact = &self.vaults.each[1 - lost];
         let said =
             wait::until("the lost journal is re-seeded", MENDED, || intact.command(&["number", "re-seed"]))?;

@@ -274,7 +274,7 @@ fn the_owner_of_the_higher_epoch_is_followed_and_of_two_owners_none() {
     let [old, new] = pair([1, 2], [true, true]);
     assert_eq!((old.refusal(), new.refusal()), (None, None));
     assert_eq!((old.epoch(), old.may_propose(), new.may_propose()), (2, false, true));
-    for (owns, reason) in [([true, true], Reason::TwoOwners), ([false, false], Reason::NoOwner)] {
+    for (owns, reason) in [([true, true], Reason::TwoOwners(3)), ([false, false], Reason::NoOwner)] {
         assert_eq!(pair([3, 3], owns).map(|core| core.refusal()), [Some(reason); 2]);
     }
 }

@@ -3,6 +3,10 @@
 //! may happen between any two steps is the model's subject (`quorum_model.rs`), not this one's.
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
+mod full;
+mod restored;
+mod strangers;
+
 use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -43,6 +47,32 @@ fn found(vault: &Vault, series: &str, key: &str) -> Option<u64> {
     let path = format!("/v1/series/{series}/numbers?owner=erp&key={key}");
     let answer = vault.control(&path).send().unwrap().expect(&[200, 404]).unwrap();
     (answer.status == 200).then(|| number_in(&answer))
+}
+
+/// What the vault has written into its log.
+fn log(vault: &Vault) -> String {
+    std::fs::read_to_string(vault.folder.join(format!("{}.log", vault.name))).unwrap()
+}
+
+/// Waits until a number is refused with these words, and that never ceases to be so.
+fn assert_refused(vault: &Vault, words: &str) {
+    wait::until("numbers are refused", SOON, || {
+        let answer = reserve(vault, "INV", "refused");
+        assert_eq!(answer.status, 503, "{}: {}", vault.name, answer.text());
+        anyhow::ensure!(answer.text().contains(words), "{}: {}", vault.name, answer.text());
+        Ok(())
+    })
+    .unwrap();
+}
+
+/// Waits until a number is given again.
+fn number_soon(vault: &Vault, series: &str, key: &str) -> u64 {
+    let given = wait::until("numbers are given again", SOON, || {
+        let answer = reserve(vault, series, key);
+        anyhow::ensure!(answer.status != 503, "{}: {}", vault.name, answer.text());
+        Ok(number_in(&answer.expect(&[200, 201])?))
+    });
+    given.unwrap()
 }
 
 /// Every key has one number, each number one key, and none is missing.
@@ -176,6 +206,14 @@ fn either_vault_gives_numbers_alone_while_a_quorum_of_etcd_stands() {
         });
         assert!(matches!((one, two), (201, 412) | (412, 201)), "{one} {two}");
     }
+    // So does an export.
+    let exported =
+        |vault: usize| pair.vaults[vault].control("/v1/series/EXP/export?owner=erp").send().unwrap();
+    for turn in 0..10 {
+        let key = format!("last-{turn}");
+        number(&pair.vaults[turn % 2], "EXP", &key);
+        assert!(exported((turn + 1) % 2).expect(&[200]).unwrap().text().contains(&key));
+    }
     // A lease that is renewed at one vault is held at the other, which counts by its own clock.
     let lease = |vault: usize, method: &str, body: Value| {
         let call = pair.vaults[vault].control("/v1/leases/job?owner=erp").method(method);
@@ -212,6 +250,18 @@ fn either_vault_gives_numbers_alone_while_a_quorum_of_etcd_stands() {
     etcd.members[leader].program.kill().unwrap();
     assert_eq!(number(&pair.vaults[0], "ALONE", "k22"), 23);
     assert_eq!(number(&pair.vaults[1], "ALONE", "k23"), 24);
+    for vault in &pair.vaults {
+        wait::until("it is told that no more may be lost", SOON, || {
+            let thin = status(vault)["database"]["thin"].to_string();
+            let gone = format!(
+                "{} is away; 2 of 3 answer, one more loss stops numbers",
+                etcd.members[leader].address
+            );
+            anyhow::ensure!(thin.contains(&gone), "{thin}");
+            Ok(())
+        })
+        .unwrap();
+    }
     etcd.members[(leader + 1) % 3].program.kill().unwrap();
     let refused = Mutex::new(None);
     wait::until("numbers are refused", SOON, || {
@@ -223,8 +273,11 @@ fn either_vault_gives_numbers_alone_while_a_quorum_of_etcd_stands() {
     .unwrap();
     let (refused, took) = wait::timed(|| reserve(&pair.vaults[0], "ALONE", "k25"));
     assert!(refused.status == 503 && took < Duration::from_secs(1), "{took:?}: {}", refused.text());
+    let export = pair.vaults[1].control("/v1/series/EXP/export?owner=erp").send().unwrap();
+    assert_eq!(export.status, 503, "an export from a journal that may lack the newest: {}", export.text());
     let told = pair.vaults[0].command(&["database", "status"]).unwrap();
     assert!(told.contains("etcd is the ledger") && told.contains("AWAY"), "{told}");
+    assert!(told.contains("answers, but has no quorum") && !told.contains("primary"), "{told}");
     etcd.members[leader].program.restart().unwrap();
     wait::until("numbers are given again", SOON, || {
         let answer = reserve(&pair.vaults[0], "ALONE", "k24");
@@ -243,13 +296,18 @@ fn either_vault_gives_numbers_alone_while_a_quorum_of_etcd_stands() {
     .unwrap();
     assert_eq!(number(&pair.vaults[1], "ALONE", "k25"), 26);
 
-    // A journal is only an index: it is made anew.
+    // A journal is only an index: it is made anew, and whoever asks meanwhile hears how far that is.
+    let keys: Vec<String> = (0..2000).map(|key| format!("bulk{key}")).collect();
+    let bulk = pair.vaults[0].control("/v1/series/BULK/numbers/batch?owner=erp").method("POST");
+    let bulk = bulk.header("Content-Type", "application/json").body(json!({ "keys": keys }).to_string());
+    bulk.within(SOON).send().unwrap().expect(&[200]).unwrap();
     pair.vaults[1].program().unwrap().kill().unwrap();
     for file in ["journal.db", "journal.db-wal", "journal.db-shm", "journal.witness"] {
         let _gone = std::fs::remove_file(pair.vaults[1].folder.join("state").join(file));
     }
     pair.vaults[1].program().unwrap().restart().unwrap();
     pair.vaults[1].wait_together().unwrap();
+    assert!(log(&pair.vaults[1]).contains("(it has 0 of "), "{}", log(&pair.vaults[1]));
     assert_eq!(found(&pair.vaults[1], "ALONE", "k25"), Some(26));
     assert_eq!(number(&pair.vaults[1], "ALONE", "k26"), 27);
     assert_eq!(number(&pair.vaults[0], "INV", "another"), given.len() as u64 + 1);
@@ -266,7 +324,7 @@ fn either_vault_gives_numbers_alone_while_a_quorum_of_etcd_stands() {
         assert_eq!(status(vault)["needs_operator"], true);
         assert_eq!(status(vault)["database"]["phase"], "refused");
     }
-    assert!(!etcd.holds_anything().unwrap());
+    assert!(!etcd.holds_anything(0).unwrap());
 
     // There is no owner, and no way back to one by mistake.
     let told = pair.vaults[0].command(&["number", "take-over"]).unwrap_err();
@@ -276,6 +334,12 @@ fn either_vault_gives_numbers_alone_while_a_quorum_of_etcd_stands() {
     let vault = binaries::find("vault").unwrap();
     let words = ["serve".into(), "--config".into(), pair.vaults[0].config.clone().into_os_string()];
     let told = run(&vault, &words).unwrap();
+    let words = ["check".into(), "--config".into(), pair.vaults[0].config.clone().into_os_string()];
+    let checked = run(&vault, &words).unwrap();
+    assert!(
+        checked.code != Some(0) && checked.err.contains("this vault's ledger is etcd itself"),
+        "{checked:?}"
+    );
     assert!(
         told.err.contains("role = \\\"truth\\\"") || told.err.contains("role = \"truth\""),
         "{}",
