@@ -33,10 +33,15 @@ mod greeting;
 mod id;
 mod message;
 pub mod properties;
+#[cfg(test)]
+mod sample;
 mod table;
 mod text;
 mod types;
 mod wire;
+
+#[cfg(test)]
+mod tests;
 
 pub use command::*;
 pub use fault::{DecodeError, EncodeError, Fault};
@@ -77,5 +82,25 @@ impl Version {
     #[must_use]
     pub fn at_most(number: i32) -> Option<Self> {
         Self::ALL.into_iter().find(|version| version.number() <= number)
+    }
+}
+
+/// For the fuzzer: whatever the bytes, reading them ends, and what is accepted, as a frame after
+/// the greeting or as a marshalled map, has the same bytes again.
+pub fn fuzz(bytes: &[u8]) {
+    let frame = bytes::Bytes::copy_from_slice(bytes);
+    for version in Version::ALL {
+        if let Ok(command) = wire::Reader::new(frame.clone(), version).whole::<Command>() {
+            let again = wire::Writer::contiguous(&command, version);
+            assert_eq!(again.as_ref(), Ok(&frame), "{command:?} in {version:?}");
+        }
+    }
+    if let Ok(map) = properties::Properties::read(&frame) {
+        assert_eq!(map.to_bytes(), frame, "{map:?}");
+    }
+    let mut incoming = Incoming::new(Offer::default());
+    for portion in bytes.chunks(7) {
+        incoming.buffer().extend_from_slice(portion);
+        while let Ok(Some(_)) = incoming.next() {}
     }
 }

@@ -13,6 +13,8 @@ use super::id::{
     TransactionId,
 };
 use super::message::Message;
+#[cfg(test)]
+use super::sample::{Dice, Sample};
 use super::table::{byte_values, structures};
 use super::text::Text;
 use super::types;
@@ -111,6 +113,20 @@ impl Wire for Option<Throwable> {
             throwable.class.write(writer);
             throwable.message.write(writer);
         }
+    }
+}
+
+#[cfg(test)]
+impl Sample for Head {
+    fn sample(dice: &mut Dice) -> Self {
+        Self { command_id: Sample::sample(dice), response_required: Sample::sample(dice) }
+    }
+}
+
+#[cfg(test)]
+impl Sample for Throwable {
+    fn sample(dice: &mut Dice) -> Self {
+        Self { class: Sample::sample(dice), message: Sample::sample(dice) }
     }
 }
 
@@ -446,6 +462,14 @@ macro_rules! commands {
                 match self { $( Command::$name(command) => &mut command.head, )* }
             }
         }
+
+        #[cfg(test)]
+        impl Sample for Command {
+            fn sample(dice: &mut Dice) -> Self {
+                let all = [$( |dice: &mut Dice| Command::from(<$name>::sample(dice)) ),*];
+                all[usize::from(dice.throw()) % all.len()](dice)
+            }
+        }
     };
 }
 
@@ -506,6 +530,17 @@ macro_rules! data_structures {
                 match self {
                     DataStructure::Command(command) => command.write_fields(writer),
                     $( DataStructure::$name(structure) => structure.write_fields(writer), )*
+                }
+            }
+        }
+
+        #[cfg(test)]
+        impl Sample for DataStructure {
+            fn sample(dice: &mut Dice) -> Self {
+                let all = [$( |dice: &mut Dice| DataStructure::$name(<$name>::sample(dice).into()) ),*];
+                match all.get(usize::from(dice.throw()) % (2 * all.len())) {
+                    Some(make) => make(dice),
+                    None => DataStructure::Command(Sample::sample(dice)),
                 }
             }
         }

@@ -8,6 +8,8 @@ use std::fmt;
 use bytes::Bytes;
 
 use super::fault::DecodeError;
+#[cfg(test)]
+use super::sample::{Dice, Sample};
 use super::table::structures;
 use super::text::Text;
 use super::types;
@@ -305,5 +307,41 @@ impl fmt::Display for Destination {
             DestinationKind::TempTopic => "temp-topic",
         };
         write!(formatter, "{scheme}://{}", self.name)
+    }
+}
+
+#[cfg(test)]
+impl Sample for Destination {
+    fn sample(dice: &mut Dice) -> Self {
+        let kinds = [
+            DestinationKind::Queue,
+            DestinationKind::Topic,
+            DestinationKind::TempQueue,
+            DestinationKind::TempTopic,
+        ];
+        Self { kind: kinds[usize::from(dice.throw() % 4)], name: Sample::sample(dice) }
+    }
+}
+
+#[cfg(test)]
+impl Sample for TransactionId {
+    fn sample(dice: &mut Dice) -> Self {
+        if bool::sample(dice) {
+            TransactionId::Xa(Sample::sample(dice))
+        } else {
+            TransactionId::Local(Sample::sample(dice))
+        }
+    }
+}
+
+#[cfg(test)]
+impl Sample for ObjectId {
+    fn sample(dice: &mut Dice) -> Self {
+        match dice.throw() % 4 {
+            0 => ObjectId::Connection(Sample::sample(dice)),
+            1 => ObjectId::Session(Sample::sample(dice)),
+            2 => ObjectId::Consumer(Sample::sample(dice)),
+            _ => ObjectId::Producer(Sample::sample(dice)),
+        }
     }
 }

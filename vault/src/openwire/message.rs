@@ -9,6 +9,8 @@ use super::Version;
 use super::command::{DataStructure, Head};
 use super::fault::{DecodeError, EncodeError, Fault};
 use super::id::{BrokerId, ConsumerId, Destination, MessageId, ProducerId, TransactionId};
+#[cfg(test)]
+use super::sample::{Dice, Sample};
 use super::text::Text;
 use super::types;
 use super::wire::{Reader, Structure, Wire, Writer};
@@ -71,6 +73,18 @@ macro_rules! message_fields {
             fn write_fields(&self, writer: &mut Writer) {
                 $( self.$field.write(writer); )*
                 self.kind.write(writer);
+            }
+        }
+
+        #[cfg(test)]
+        impl Sample for Message {
+            fn sample(dice: &mut Dice) -> Self {
+                let mut kind = MessageKind::of(23 + dice.throw() % 7).unwrap_or(MessageKind::Plain);
+                if let MessageKind::Blob(blob) = &mut kind {
+                    blob.remote_url = Sample::sample(dice);
+                    blob.deleted_by_broker = Sample::sample(dice);
+                }
+                Self { kind, $( $field: Sample::sample(dice), )* }
             }
         }
     };

@@ -34,6 +34,13 @@ macro_rules! structures {
                 $( $crate::openwire::table::write_field!(writer, &self.$field, $($since)?); )*
             }
         }
+
+        #[cfg(test)]
+        impl $crate::openwire::sample::Sample for $name {
+            fn sample(dice: &mut $crate::openwire::sample::Dice) -> Self {
+                Self { $( $field: $crate::openwire::sample::Sample::sample(dice), )* }
+            }
+        }
     )*};
 }
 
@@ -86,6 +93,14 @@ macro_rules! byte_values {
 
             fn write(&self, writer: &mut $crate::openwire::wire::Writer) {
                 (*self as u8).write(writer);
+            }
+        }
+
+        #[cfg(test)]
+        impl $crate::openwire::sample::Sample for $name {
+            fn sample(dice: &mut $crate::openwire::sample::Dice) -> Self {
+                let all = [$( Self::$value ),*];
+                all[usize::from(dice.throw()) % all.len()]
             }
         }
     )*};
