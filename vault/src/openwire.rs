@@ -17,15 +17,16 @@
 //! let sent = outgoing.copy_to_bytes(outgoing.remaining());
 //! incoming.buffer().extend_from_slice(&sent);
 //!
-//! let Some(Arrival::Greeting(_, settled)) = incoming.next()? else { unreachable!("it is first") };
+//! let Some(Arrival::Greeting(_, settled)) = incoming.arrival()? else { unreachable!("it is first") };
 //! outgoing.settle(&settled);
-//! assert!(incoming.next()?.is_none(), "no command yet");
+//! assert!(incoming.arrival()?.is_none(), "no command yet");
 //! # Ok::<(), Box<dyn std::error::Error>>(())
 //! ```
 //!
 //! What is kept for long must not keep a whole read buffer alive: messages by
 //! [`Message::to_bytes`], names by [`Text::detached`].
 
+mod body;
 mod command;
 mod fault;
 mod frame;
@@ -43,6 +44,7 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+pub use body::{Body, BodyError};
 pub use command::*;
 pub use fault::{DecodeError, EncodeError, Fault};
 pub use frame::{Arrival, Incoming, Outgoing};
@@ -57,11 +59,11 @@ pub use text::{Text, TextTooLong};
 /// A version of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Version {
-    /// ActiveMQ 5.9.
+    /// The oldest one spoken here.
     V10,
-    /// ActiveMQ 5.10.
+    /// A durable subscription tells `noLocal`.
     V11,
-    /// ActiveMQ 5.16 and every later one, Artemis.
+    /// A broker tells its durable subscriptions; ActiveMQ's newest, and Artemis's.
     V12,
 }
 
@@ -101,6 +103,6 @@ pub fn fuzz(bytes: &[u8]) {
     let mut incoming = Incoming::new(Offer::default());
     for portion in bytes.chunks(7) {
         incoming.buffer().extend_from_slice(portion);
-        while let Ok(Some(_)) = incoming.next() {}
+        while let Ok(Some(_)) = incoming.arrival() {}
     }
 }

@@ -60,7 +60,7 @@ impl Incoming {
     ///
     /// # Errors
     /// What is no OpenWire, or over the limit. The connection is of no use then.
-    pub fn next(&mut self) -> Result<Option<Arrival>, DecodeError> {
+    pub fn arrival(&mut self) -> Result<Option<Arrival>, DecodeError> {
         let Some(length) = self.wanted() else { return Ok(None) };
         let limit = self.settled.map_or(MAX_GREETING, |settled| settled.max_frame);
         if length - PREFIX > limit {

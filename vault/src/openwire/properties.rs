@@ -188,9 +188,7 @@ fn read_value(bytes: &mut Bytes, depth: u8) -> Result<Value, Fault> {
 }
 
 fn read_text(bytes: &mut Bytes) -> Result<Text, Fault> {
-    let length = bytes.try_get_u16().map_err(|_| Fault::Truncated)?;
-    let text = take(bytes, usize::from(length))?;
-    Text::from_bytes(text).map_err(|_| Fault::Truncated)
+    Text::take(bytes).ok_or(Fault::Truncated)
 }
 
 fn read_bytes(bytes: &mut Bytes) -> Result<Bytes, Fault> {
@@ -205,7 +203,7 @@ fn take(bytes: &mut Bytes, length: usize) -> Result<Bytes, Fault> {
 fn write_map(map: &Properties, bytes: &mut BytesMut) {
     bytes.put_i32(counted(map.entries.len()));
     for (name, value) in &map.entries {
-        write_text(name, bytes);
+        name.put(bytes);
         write_value(value, bytes);
     }
 }
@@ -222,7 +220,7 @@ fn write_value(value: &Value, bytes: &mut BytesMut) {
         Value::Long(number) => bytes.put_i64(*number),
         Value::Double(number) => bytes.put_f64(*number),
         Value::Float(number) => bytes.put_f32(*number),
-        Value::String(text) => write_text(text, bytes),
+        Value::String(text) => text.put(bytes),
         Value::BigString(sequence) | Value::Bytes(sequence) => {
             bytes.put_i32(counted(sequence.len()));
             bytes.put_slice(sequence);
@@ -254,12 +252,6 @@ impl Value {
             Value::BigString(_) => 13,
         }
     }
-}
-
-fn write_text(text: &Text, bytes: &mut BytesMut) {
-    // A text is never longer: its constructors see to that.
-    bytes.put_u16(u16::try_from(text.as_bytes().len()).unwrap_or(u16::MAX));
-    bytes.put_slice(text.as_bytes());
 }
 
 /// Four bytes of a length. More than they count was never in memory: frames are shorter.

@@ -63,7 +63,7 @@ fn peer(offer: &Offer) -> (Incoming, Outgoing) {
     let mut incoming = Incoming::new(offer.clone());
     let mut outgoing = Outgoing::new(&offer.greeting()).unwrap();
     incoming.buffer().extend_from_slice(&all_of(&mut outgoing));
-    let Ok(Some(Arrival::Greeting(_, settled))) = incoming.next() else { panic!("a greeting is first") };
+    let Ok(Some(Arrival::Greeting(_, settled))) = incoming.arrival() else { panic!("a greeting is first") };
     outgoing.settle(&settled);
     (incoming, outgoing)
 }
@@ -77,7 +77,8 @@ fn every_recorded_connection_reads_and_writes_to_the_same_bytes_in_any_portions(
             let mut outgoing = None;
             for part in bytes.chunks(portion) {
                 incoming.buffer().extend_from_slice(part);
-                while let Some(arrival) = incoming.next().unwrap_or_else(|error| panic!("{name}: {error}")) {
+                while let Some(arrival) = incoming.arrival().unwrap_or_else(|error| panic!("{name}: {error}"))
+                {
                     match (arrival, &mut outgoing) {
                         (Arrival::Greeting(greeting, settled), None) => {
                             outgoing.insert(Outgoing::new(&greeting).unwrap()).settle(&settled);
@@ -101,7 +102,13 @@ fn the_recordings_hold_every_command_that_travels() {
         .filter_map(types::name)
         .filter(|name| !name.starts_with("Journal") && !name.contains("Partial"))
         .collect();
-    assert_eq!(unseen, ["?"]);
+    // Nested ones, what only a broker with replicas says, and what nothing at all says any more.
+    let nested = ["SubscriptionInfo", "NetworkBridgeFilter"];
+    let rare =
+        ["ControlCommand", "DataResponse", "DiscoveryEvent", "ReplayCommand", "MessageDispatchNotification"];
+    let silent: Vec<_> =
+        unseen.into_iter().filter(|name| !nested.contains(name) && !rare.contains(name)).collect();
+    assert!(silent.is_empty(), "in no recording: {silent:?}");
 }
 
 #[test]
@@ -120,6 +127,26 @@ fn every_recorded_map_of_properties_reads_and_writes_to_the_same_bytes() {
         }
     }
     assert!(maps > 100, "only {maps}");
+}
+
+#[test]
+fn recorded_bodies_are_read_compressed_or_not() {
+    let mut bodies = Vec::new();
+    for (version, frame) in recorded_frames() {
+        if let Command::Message(message) = Reader::new(frame, version).whole().unwrap() {
+            bodies.push((message.compressed, message.body(20_000).ok()));
+        }
+    }
+    for (compressed, body) in [
+        (false, Body::Text("h\u{e9}llo \u{1f600}".to_owned())),
+        (false, Body::Text(String::new())),
+        (false, Body::Empty),
+        (false, Body::Bytes(Bytes::from_static(b"\0\x01\x02\xff\0\x01x\x3f\xf0\0\0\0\0\0\0"))),
+        (true, Body::Text("z".repeat(3_000))),
+        (true, Body::Bytes(vec![0; 2_000].into())),
+    ] {
+        assert!(bodies.contains(&(compressed, Some(body.clone()))), "{compressed} {body:?}");
+    }
 }
 
 #[test]
@@ -143,8 +170,8 @@ proptest! {
         let (mut incoming, mut outgoing) = peer(&Offer::default());
         outgoing.push(&command).unwrap();
         incoming.buffer().extend_from_slice(&all_of(&mut outgoing));
-        prop_assert_eq!(incoming.next(), Ok(Some(Arrival::Command(command))));
-        prop_assert_eq!(incoming.next(), Ok(None));
+        prop_assert_eq!(incoming.arrival(), Ok(Some(Arrival::Command(command))));
+        prop_assert_eq!(incoming.arrival(), Ok(None));
     }
 
     #[test]
@@ -154,9 +181,9 @@ proptest! {
     }
 
     #[test]
-    fn any_part_of_a_command_is_refused(throws in throws(), part in 0.0..1.0) {
+    fn any_part_of_a_command_is_refused(throws in throws(), part in any::<prop::sample::Index>()) {
         let whole = Writer::contiguous(&Command::sample(&mut Dice::new(throws)), Version::V12).unwrap();
-        let length = (0..whole.len()).nth((whole.len() as f64 * part) as usize).unwrap_or_default();
+        let length = part.index(whole.len());
         prop_assert!(Reader::new(whole.slice(..length), Version::V12).whole::<Command>().is_err());
     }
 
@@ -192,7 +219,7 @@ fn a_length_is_not_allocated_before_its_bytes_are_there() {
     let (mut incoming, _) = peer(&Offer::default());
     incoming.buffer().extend_from_slice(&(90_u32 << 20).to_be_bytes());
     for _ in 0..1_000 {
-        assert_eq!(incoming.next(), Ok(None));
+        assert_eq!(incoming.arrival(), Ok(None));
         let buffer = incoming.buffer();
         assert!(buffer.capacity() <= 256 << 10, "{} bytes for {} that came", buffer.capacity(), buffer.len());
         buffer.extend_from_slice(&[0; 60]);
@@ -213,7 +240,7 @@ fn a_large_frame_makes_room_as_it_arrives() {
         buffer.extend_from_slice(&outgoing.copy_to_bytes(room));
         reads += 1;
     }
-    assert_eq!(incoming.next(), Ok(Some(Arrival::Command(message.into()))));
+    assert_eq!(incoming.arrival(), Ok(Some(Arrival::Command(message.into()))));
     assert!(reads < 40, "{reads} reads");
 }
 
@@ -221,7 +248,7 @@ fn a_large_frame_makes_room_as_it_arrives() {
 fn a_frame_over_the_limit_is_refused_by_its_length_alone() {
     let (mut incoming, _) = peer(&Offer { max_frame: 1_000, ..Offer::default() });
     incoming.buffer().extend_from_slice(&1_001_u32.to_be_bytes());
-    let refusal = incoming.next().unwrap_err();
+    let refusal = incoming.arrival().unwrap_err();
     assert_eq!(
         refusal.to_string(),
         "a frame that is no OpenWire command: a frame of 1001 bytes is over the limit of 1000"
@@ -240,7 +267,7 @@ fn a_command_over_the_limit_is_not_sent_and_the_next_one_is() {
     let alive = Command::from(KeepAliveInfo { head: Head { command_id: 3, response_required: true } });
     outgoing.push(&alive).unwrap();
     incoming.buffer().extend_from_slice(&all_of(&mut outgoing));
-    assert_eq!(incoming.next(), Ok(Some(Arrival::Command(alive))));
+    assert_eq!(incoming.arrival(), Ok(Some(Arrival::Command(alive))));
 }
 
 #[test]
@@ -263,7 +290,9 @@ fn a_body_is_read_from_where_it_arrived() {
     outgoing.push(&large.into()).unwrap();
     incoming.buffer().extend_from_slice(&all_of(&mut outgoing));
     let arrived = incoming.buffer().as_ptr_range();
-    let Ok(Some(Arrival::Command(Command::Message(message)))) = incoming.next() else { panic!("a message") };
+    let Ok(Some(Arrival::Command(Command::Message(message)))) = incoming.arrival() else {
+        panic!("a message")
+    };
     assert!(arrived.contains(&message.content.unwrap().as_ptr()), "the body was copied");
 }
 
@@ -277,14 +306,14 @@ fn another_protocol_is_told_from_openwire_by_its_first_bytes() {
     ] {
         let mut incoming = Incoming::new(Offer::default());
         incoming.buffer().extend_from_slice(opening.as_bytes());
-        assert_eq!(incoming.next(), Err(Fault::NotOpenWire.into()), "{opening:?}");
+        assert_eq!(incoming.arrival(), Err(Fault::NotOpenWire.into()), "{opening:?}");
     }
     // A command before the greeting.
     let (_, mut outgoing) = peer(&Offer::default());
     outgoing.push(&message().into()).unwrap();
     let mut incoming = Incoming::new(Offer::default());
     incoming.buffer().extend_from_slice(&all_of(&mut outgoing));
-    assert_eq!(incoming.next(), Err(Fault::NotOpenWire.into()));
+    assert_eq!(incoming.arrival(), Err(Fault::NotOpenWire.into()));
 }
 
 #[test]

@@ -6,7 +6,7 @@
 
 use std::fmt;
 
-use bytes::Bytes;
+use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 /// A Java string of at most 65,535 bytes of modified UTF-8; cheap to clone.
 ///
@@ -44,6 +44,19 @@ impl Text {
             }
         }
         Self(bytes.into())
+    }
+
+    /// Takes two bytes of length and as many bytes more off the front, if they are there.
+    pub(super) fn take(bytes: &mut Bytes) -> Option<Self> {
+        let length = usize::from(bytes.try_get_u16().ok()?);
+        (length <= bytes.len()).then(|| Self(bytes.split_to(length)))
+    }
+
+    /// Writes two bytes of length and the bytes.
+    pub(super) fn put(&self, buffer: &mut BytesMut) {
+        // Never longer: every constructor sees to that.
+        buffer.put_u16(u16::try_from(self.0.len()).unwrap_or(u16::MAX));
+        buffer.put_slice(&self.0);
     }
 
     /// The bytes of modified UTF-8.

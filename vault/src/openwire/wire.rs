@@ -251,9 +251,7 @@ impl Wire for Option<Text> {
         if !reader.present()? {
             return Ok(None);
         }
-        let length = reader.bytes.try_get_u16().map_err(|_| Fault::Truncated)?;
-        let text = reader.take(usize::from(length))?;
-        Ok(Text::from_bytes(text).ok())
+        Ok(Some(Text::take(&mut reader.bytes).ok_or(Fault::Truncated)?))
     }
 
     fn write(&self, writer: &mut Writer) {
@@ -272,9 +270,7 @@ impl Wire for Text {
 
     fn write(&self, writer: &mut Writer) {
         writer.buffer.put_u8(1);
-        // A text is never longer: its constructors see to that.
-        writer.buffer.put_u16(u16::try_from(self.as_bytes().len()).unwrap_or(u16::MAX));
-        writer.buffer.put_slice(self.as_bytes());
+        self.put(&mut writer.buffer);
     }
 }
 
