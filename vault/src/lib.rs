@@ -7,6 +7,7 @@ pub mod config;
 pub mod marks;
 pub mod pair;
 pub mod pki;
+pub mod queue;
 mod rooms;
 pub mod sequence;
 mod serve;
