@@ -30,6 +30,7 @@ mod engine;
 pub mod journal;
 pub mod message;
 
+use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -41,8 +42,10 @@ use std::time::Duration;
 use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
-use self::core::{AckKind, Action, ConnectionKey, ConsumerKey, Core, Done, Limits, QueueState, Refusal, Seen};
-use engine::{Acted, Engine, Reply, Request};
+use self::core::{
+    AckKind, Action, ConnectionKey, ConsumerKey, Core, Done, Limits, QueueState, Refusal, Seen,
+};
+use engine::{Engine, Page, Reply, Request};
 use journal::{Journal, JournalError};
 use message::{DEAD_LETTERS, Destination, Id, Message, Placed};
 
@@ -309,14 +312,15 @@ impl Queues {
     /// As [`Queues::relocate`].
     pub async fn retry(&self, only: Option<Vec<Id>>) -> Result<u64, QueueError> {
         let dead_letters = Destination::Queue(DEAD_LETTERS.into());
+        let before = self.position().await?;
         let (mut count, mut after) = (0, Id::default());
+        let meant = |id: Id| id.sequence() < before && only.as_ref().is_none_or(|only| only.contains(&id));
         loop {
             let page = self.browse(dead_letters.clone(), after, 500, 1 << 20).await?;
             let Some(last) = page.last() else { return Ok(count) };
             after = last.id;
-            let mut by_queue: std::collections::BTreeMap<Box<str>, Vec<Id>> = Default::default();
-            for placed in page.iter().filter(|placed| only.as_ref().is_none_or(|only| only.contains(&placed.id)))
-            {
+            let mut by_queue: BTreeMap<Box<str>, Vec<Id>> = BTreeMap::new();
+            for placed in page.iter().filter(|placed| meant(placed.id)) {
                 if let Some(origin) = &placed.message.origin {
                     by_queue.entry(origin.queue.as_str().into()).or_default().push(placed.id);
                 }
@@ -342,19 +346,24 @@ impl Queues {
         only: Option<Vec<Id>>,
         action: Action,
     ) -> Result<u64, QueueError> {
+        let before = self.position().await?;
         let (mut count, mut after) = (0, Id::default());
-        // What comes to stand behind the end meanwhile, as in a move to the same queue, is not for us.
         let end = only.as_ref().and_then(|only| only.iter().max().copied());
         loop {
-            let (destination, only, action) = (destination.clone(), only.clone(), action.clone());
-            let ask = |reply| Request::Act { destination, after, only, action, reply };
-            let acted: Acted = self.shared.ask(0, ask).await?.await?;
+            let page = Page { destination: destination.clone(), after, before };
+            let (only, action) = (only.clone(), action.clone());
+            let acted = self.shared.ask(0, |reply| Request::Act(page, only, action, reply)).await?.await?;
             count += acted.count;
             match acted.last {
                 Some(last) if end.is_none_or(|end| last < end) => after = last,
                 _ => return Ok(count),
             }
         }
+    }
+
+    /// What is sent or moved meanwhile is behind it.
+    async fn position(&self) -> Result<u64, QueueError> {
+        self.shared.ask(0, Request::Position).await?.await
     }
 
     fn key(&self) -> u64 {
@@ -385,8 +394,7 @@ impl Session {
     async fn hold(&self, persistent: bool, in_transaction: bool) -> Result<(), QueueError> {
         let mut gate = self.shared.gate.clone();
         // Holding what a commit would free helps nobody: transactions have a bound of their own.
-        let may_pass =
-            |gate: &Gate| if persistent { !gate.journal } else { in_transaction || !gate.memory };
+        let may_pass = |gate: &Gate| if persistent { !gate.journal } else { in_transaction || !gate.memory };
         let held = self.shared.settings.hold;
         match tokio::time::timeout(held, gate.wait_for(may_pass)).await {
             Ok(Ok(_)) => Ok(()),

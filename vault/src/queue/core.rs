@@ -231,6 +231,7 @@ pub struct Core {
     held: BTreeSet<u16>,
     /// Lines that wait for the disk to work again.
     stalled: BTreeSet<u16>,
+    stored: u64,
     cached: usize,
     /// Bytes of non-persistent messages.
     resident: usize,
@@ -260,6 +261,7 @@ impl Core {
             ripe: BTreeSet::new(),
             held: BTreeSet::new(),
             stalled: BTreeSet::new(),
+            stored: 0,
             cached: 0,
             resident: 0,
             uncommitted: 0,
@@ -274,6 +276,7 @@ impl Core {
             if let Some(line) = core.lines.get_mut(&level.queue()) {
                 let stock = line.stock(level.place(0));
                 (stock.rows, stock.bytes, stock.beyond) = (rows, bytes, rows);
+                core.stored += bytes;
             }
         }
         core.dead_letters = core.dead_letters_line();
@@ -288,13 +291,19 @@ impl Core {
     /// Bytes of the bodies that the journal keeps.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
-        self.lines.values().flat_map(|line| &line.stock).map(|stock| stock.bytes).sum()
+        self.stored
     }
 
     /// Bytes that cannot be had from disk: non-persistent messages, and open transactions.
     #[must_use]
     pub fn memory_bytes(&self) -> usize {
         self.resident + self.uncommitted
+    }
+
+    /// Places of messages that are sent from now on have this number or a higher one.
+    #[must_use]
+    pub fn position(&self) -> u64 {
+        self.next
     }
 
     /// The queue's number; a queue that is new is written with the next commit.

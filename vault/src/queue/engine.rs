@@ -48,13 +48,33 @@ pub(super) enum Request {
     Rollback(ConnectionKey, u64, Reply),
     /// Waits until all that was acknowledged before is durable.
     Sync(Reply),
-    Act { destination: Destination, after: Id, only: Option<Vec<Id>>, action: Action, reply: Reply<Acted> },
-    Browse { destination: Destination, after: Id, most: usize, bytes: usize, reply: Reply<Vec<Placed>> },
+    Act {
+        destination: Destination,
+        after: Id,
+        only: Option<Vec<Id>>,
+        action: Action,
+        reply: Reply<Acted>,
+    },
+    Browse {
+        destination: Destination,
+        after: Id,
+        most: usize,
+        bytes: usize,
+        reply: Reply<Vec<Placed>>,
+    },
     Remove(Destination, Reply),
     List(Reply<Vec<QueueStatus>>),
 }
 
-/// A page of what an operator does.
+/// Which messages an operator means: those of a queue behind a place, sent before a position.
+#[derive(Debug, Clone)]
+pub(super) struct Page {
+    pub(super) destination: Destination,
+    pub(super) after: Id,
+    pub(super) before: u64,
+}
+
+/// What was done with a page.
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Acted {
     pub(super) count: u64,
@@ -320,9 +340,8 @@ impl Engine {
                 let token = self.wait(Waiter::Done(reply));
                 self.core.sync(token);
             }
-            Request::Act { destination, after, only, action, reply } => {
-                self.act(&destination, after, only.as_deref(), &action, reply);
-            }
+            Request::Act(page, only, action, reply) => self.act(&page, only.as_deref(), &action, reply),
+            Request::Position(reply) => drop(reply.send(Ok(self.core.position()))),
             Request::Browse { destination, after, most, bytes, reply } => {
                 let page = self.browse(&destination, after, most, bytes);
                 drop(reply.send(page));
@@ -353,17 +372,10 @@ impl Engine {
     }
 
     /// Rows are read and acted on in one turn, so that nothing changes in between.
-    fn act(
-        &mut self,
-        destination: &Destination,
-        after: Id,
-        only: Option<&[Id]>,
-        action: &Action,
-        reply: Reply<Acted>,
-    ) {
-        let rows = self.number(destination).and_then(|queue| {
-            let volatile = self.core.volatile(queue, after, ROWS);
-            Ok((self.journal.rows_of(queue, after, ROWS)?, volatile))
+    fn act(&mut self, page: &Page, only: Option<&[Id]>, action: &Action, reply: Reply<Acted>) {
+        let rows = self.number(&page.destination).and_then(|queue| {
+            let volatile = self.core.volatile(queue, page.after, ROWS);
+            Ok((self.journal.rows_of(queue, page.after, ROWS)?, volatile))
         });
         let (mut rows, volatile) = match rows {
             Ok(rows) => rows,
@@ -378,10 +390,9 @@ impl Engine {
             volatile.retain(|id| *id <= end);
         }
         let last = rows.iter().map(|row| row.id).chain(volatile.iter().copied()).max();
-        if let Some(only) = only {
-            rows.retain(|row| only.contains(&row.id));
-            volatile.retain(|id| only.contains(id));
-        }
+        let meant = |id: &Id| id.sequence() < page.before && only.is_none_or(|only| only.contains(id));
+        rows.retain(|row| meant(&row.id));
+        volatile.retain(meant);
         let token = self.wait(Waiter::Acted(last, reply));
         self.core.act(token, &rows, &volatile, action);
     }

@@ -193,8 +193,7 @@ impl Core {
                 }
             }
             self.untake(unit.taken);
-            self.effects
-                .push(Effect::Answer(unit.token, Err(Refusal::NotWritten { why: why.to_owned() })));
+            self.effects.push(Effect::Answer(unit.token, Err(Refusal::NotWritten { why: why.to_owned() })));
         }
     }
 
@@ -219,6 +218,7 @@ impl Core {
         self.removing.remove(&id);
         if let Some(line) = self.lines.get_mut(&id.level().queue()) {
             line.drop_row(id, size);
+            self.stored = self.stored.saturating_sub(size as u64);
         }
     }
 
@@ -237,6 +237,7 @@ impl Core {
         };
         line.enqueued += 1;
         if entry.persistent {
+            self.stored += entry.size as u64;
             line.arrive(id, entry, &mut self.cached, &self.limits);
         } else {
             line.put(id, entry, &mut self.cached);
