@@ -45,7 +45,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use self::core::{
     AckKind, Action, ConnectionKey, ConsumerKey, Core, Done, Limits, QueueState, Refusal, Seen,
 };
-use engine::{Engine, Page, Reply, Request};
+use engine::{Engine, Operate, Page, Reply, Request};
 use journal::{Journal, JournalError};
 use message::{DEAD_LETTERS, Destination, Id, Message, Placed};
 
@@ -194,16 +194,16 @@ impl<T> Future for Answer<T> {
 
 impl Shared {
     /// Waits for room, and asks.
-    async fn ask<T>(
+    async fn ask<T, R: Into<Request>>(
         &self,
         bytes: usize,
-        request: impl FnOnce(Reply<T>) -> Request,
+        request: impl FnOnce(Reply<T>) -> R,
     ) -> Result<Answer<T>, QueueError> {
         let bytes = bytes.saturating_add(REQUEST).min(self.settings.inbox_bytes);
         let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
         let room = self.room.clone().acquire_many_owned(bytes).await.map_err(|_| QueueError::Stopped)?;
         let (reply, answer) = oneshot::channel();
-        self.inbox.send((request(reply), Some(room))).map_err(|_| QueueError::Stopped)?;
+        self.inbox.send((request(reply).into(), Some(room))).map_err(|_| QueueError::Stopped)?;
         Ok(Answer(answer))
     }
 
@@ -264,7 +264,7 @@ impl Queues {
     /// # Errors
     /// [`QueueError::Journal`], [`QueueError::Stopped`].
     pub async fn list(&self) -> Result<Vec<QueueStatus>, QueueError> {
-        self.shared.ask(0, Request::List).await?.await
+        self.shared.ask(0, Operate::List).await?.await
     }
 
     /// Messages of a queue from behind a place, those in consumers' hands too (if they are
@@ -280,7 +280,7 @@ impl Queues {
         most: usize,
         bytes: usize,
     ) -> Result<Vec<Placed>, QueueError> {
-        let ask = |reply| Request::Browse { destination, after, most, bytes, reply };
+        let ask = |reply| Operate::Browse { destination, after, most, bytes, reply };
         self.shared.ask(0, ask).await?.await
     }
 
@@ -336,7 +336,7 @@ impl Queues {
     /// # Errors
     /// [`Refusal::InUse`], [`Refusal::Gone`], [`Refusal::NotWritten`], [`QueueError::Stopped`].
     pub async fn remove(&self, destination: Destination) -> Result<(), QueueError> {
-        self.shared.ask(0, |reply| Request::Remove(destination, reply)).await?.await.map(drop)
+        self.shared.ask(0, |reply| Operate::Remove(destination, reply)).await?.await.map(drop)
     }
 
     /// Page by page, so that others are served in between.
@@ -352,7 +352,7 @@ impl Queues {
         loop {
             let page = Page { destination: destination.clone(), after, before };
             let (only, action) = (only.clone(), action.clone());
-            let acted = self.shared.ask(0, |reply| Request::Act(page, only, action, reply)).await?.await?;
+            let acted = self.shared.ask(0, |reply| Operate::Act(page, only, action, reply)).await?.await?;
             count += acted.count;
             match acted.last {
                 Some(last) if end.is_none_or(|end| last < end) => after = last,
@@ -363,7 +363,7 @@ impl Queues {
 
     /// What is sent or moved meanwhile is behind it.
     async fn position(&self) -> Result<u64, QueueError> {
-        self.shared.ask(0, Request::Position).await?.await
+        self.shared.ask(0, Operate::Position).await?.await
     }
 
     fn key(&self) -> u64 {

@@ -2,6 +2,8 @@
 //! commits once for all, answers after the commit. Decides nothing that the core decides; knows the
 //! clock.
 
+mod operate;
+
 use std::collections::HashMap;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -9,12 +11,12 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
-use super::core::{
-    AckKind, Action, ConnectionKey, ConsumerKey, Core, Done, Effect, Refusal, Seen, Send, Token,
-};
+use super::core::{AckKind, ConnectionKey, ConsumerKey, Core, Done, Effect, Refusal, Seen, Send, Token};
 use super::journal::{Journal, JournalError};
-use super::message::{Destination, Id, Placed};
-use super::{Delivery, Gate, QueueError, QueueStatus, Room};
+use super::message::{Destination, Id};
+use super::{Delivery, Gate, QueueError, Room};
+use operate::Acted;
+pub(super) use operate::{Operate, Page};
 
 /// Most requests of one commit, so that nobody waits for an endless one.
 const BATCH: usize = 1024;
@@ -26,8 +28,6 @@ const OWED: usize = 1024;
 const TICK: Duration = Duration::from_secs(1);
 /// So often are messages looked for whose time is over, as in ActiveMQ.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
-/// Rows that are looked at by one request or one turn of expiry.
-const ROWS: usize = 500;
 
 pub(super) type Reply<T = Done> = oneshot::Sender<Result<T, QueueError>>;
 
@@ -48,38 +48,7 @@ pub(super) enum Request {
     Rollback(ConnectionKey, u64, Reply),
     /// Waits until all that was acknowledged before is durable.
     Sync(Reply),
-    Act {
-        destination: Destination,
-        after: Id,
-        only: Option<Vec<Id>>,
-        action: Action,
-        reply: Reply<Acted>,
-    },
-    Browse {
-        destination: Destination,
-        after: Id,
-        most: usize,
-        bytes: usize,
-        reply: Reply<Vec<Placed>>,
-    },
-    Remove(Destination, Reply),
-    List(Reply<Vec<QueueStatus>>),
-}
-
-/// Which messages an operator means: those of a queue behind a place, sent before a position.
-#[derive(Debug, Clone)]
-pub(super) struct Page {
-    pub(super) destination: Destination,
-    pub(super) after: Id,
-    pub(super) before: u64,
-}
-
-/// What was done with a page.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Acted {
-    pub(super) count: u64,
-    /// The last place looked at; `None` when there was none.
-    pub(super) last: Option<Id>,
+    Operate(Operate),
 }
 
 /// Who waits for a token.
@@ -184,24 +153,6 @@ impl Engine {
         if now.duration_since(self.expired) >= EXPIRE_EVERY {
             self.expired = now;
             self.expire();
-        }
-    }
-
-    fn expire(&mut self) {
-        let now = milliseconds();
-        loop {
-            let rows = self.journal.expired(now, ROWS).unwrap_or_else(|error| {
-                self.tell(&error);
-                Vec::new()
-            });
-            self.core.expire(now, &rows);
-            let looked = rows.len();
-            // Each page goes before the next is read. Those in consumers' hands stay, and would be
-            // read for ever.
-            let gone = self.core.owed() > 0 && self.write();
-            if looked < ROWS || !gone {
-                return;
-            }
         }
     }
 
@@ -340,19 +291,7 @@ impl Engine {
                 let token = self.wait(Waiter::Done(reply));
                 self.core.sync(token);
             }
-            Request::Act(page, only, action, reply) => self.act(&page, only.as_deref(), &action, reply),
-            Request::Position(reply) => drop(reply.send(Ok(self.core.position()))),
-            Request::Browse { destination, after, most, bytes, reply } => {
-                let page = self.browse(&destination, after, most, bytes);
-                drop(reply.send(page));
-            }
-            Request::Remove(destination, reply) => {
-                // What is owed would keep it in use.
-                self.write();
-                let token = self.wait(Waiter::Done(reply));
-                self.core.remove(token, &destination);
-            }
-            Request::List(reply) => drop(reply.send(self.list())),
+            Request::Operate(operate) => self.operate(operate),
         }
     }
 
@@ -364,65 +303,6 @@ impl Engine {
         self.token += 1;
         self.waiters.insert(self.token, waiter);
         self.token
-    }
-
-    fn number(&self, destination: &Destination) -> Result<u16, QueueError> {
-        let number = self.core.find(destination);
-        number.ok_or_else(|| QueueError::NoQueue { destination: destination.clone() })
-    }
-
-    /// Rows are read and acted on in one turn, so that nothing changes in between.
-    fn act(&mut self, page: &Page, only: Option<&[Id]>, action: &Action, reply: Reply<Acted>) {
-        let rows = self.number(&page.destination).and_then(|queue| {
-            let volatile = self.core.volatile(queue, page.after, ROWS);
-            Ok((self.journal.rows_of(queue, page.after, ROWS)?, volatile))
-        });
-        let (mut rows, volatile) = match rows {
-            Ok(rows) => rows,
-            Err(error) => return drop(reply.send(Err(error))),
-        };
-        let mut volatile: Vec<Id> = volatile.into_iter().map(|placed| placed.id).collect();
-        // What is behind the end of either page comes with the next one.
-        let full = [rows.last().map(|row| row.id), volatile.last().copied()];
-        let full = full.into_iter().zip([rows.len(), volatile.len()]).filter(|(_, count)| *count == ROWS);
-        if let Some(end) = full.filter_map(|(last, _)| last).min() {
-            rows.retain(|row| row.id <= end);
-            volatile.retain(|id| *id <= end);
-        }
-        let last = rows.iter().map(|row| row.id).chain(volatile.iter().copied()).max();
-        let meant = |id: &Id| id.sequence() < page.before && only.is_none_or(|only| only.contains(id));
-        rows.retain(|row| meant(&row.id));
-        volatile.retain(meant);
-        let token = self.wait(Waiter::Acted(last, reply));
-        self.core.act(token, &rows, &volatile, action);
-    }
-
-    fn browse(
-        &mut self,
-        destination: &Destination,
-        after: Id,
-        most: usize,
-        bytes: usize,
-    ) -> Result<Vec<Placed>, QueueError> {
-        let queue = self.number(destination)?;
-        // What is acknowledged is not seen any more.
-        self.write();
-        let mut page = self.journal.browse(queue, after, most, bytes)?;
-        let end = page.last().map(|placed| placed.id);
-        let volatile = self.core.volatile(queue, after, most);
-        // What is behind the end of the page comes with the next one.
-        page.extend(volatile.into_iter().filter(|placed| end.is_none_or(|end| placed.id < end)));
-        page.sort_by_key(|placed| placed.id);
-        Ok(page)
-    }
-
-    fn list(&self) -> Result<Vec<QueueStatus>, QueueError> {
-        let status = |state: super::core::QueueState| {
-            let kept = if state.bytes > 0 { self.journal.oldest(state.number)? } else { None };
-            let oldest_at = [kept, state.first_at].into_iter().flatten().min();
-            Ok(QueueStatus { state, oldest_at })
-        };
-        self.core.list().into_iter().map(status).collect()
     }
 }
 

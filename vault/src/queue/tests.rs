@@ -2,6 +2,7 @@
 #![allow(clippy::disallowed_methods, reason = "stories wait and measure")]
 
 mod rough;
+mod scale;
 
 use std::path::Path;
 use std::sync::Arc;

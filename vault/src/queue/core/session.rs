@@ -188,13 +188,17 @@ impl Core {
             line.consumers -= 1;
         }
         self.free_big(consumer.big);
-        let upto = match seen {
-            Seen::Unknown => Some(u64::MAX),
-            Seen::Nothing => None,
-            Seen::UpTo(id) => consumer.range(None, id).map(|turns| *turns.end()),
+        let held = |last| consumer.range(None, last).map(|turns| *turns.end());
+        let upto = if let Seen::UpTo(last) = seen { held(last) } else { None };
+        let was_seen = |turn: u64, id: Id| match (seen, upto) {
+            (Seen::Unknown, _) => true,
+            (Seen::Nothing, _) => false,
+            (Seen::UpTo(_), Some(upto)) => turn <= upto,
+            // The last one is acknowledged already: then as ActiveMQ does, by age.
+            (Seen::UpTo(last), None) => id.sequence() <= last.sequence(),
         };
         for (turn, mut flight) in consumer.into_flights() {
-            if upto.is_some_and(|upto| turn <= upto) {
+            if was_seen(turn, flight.id) {
                 flight.entry.redeliveries = flight.entry.redeliveries.saturating_add(1);
             }
             self.landed(flight.id);
