@@ -1,0 +1,232 @@
+//! Stories of the harness itself: the real brokers and the real Java client that every story about
+//! messages stands on do what those stories take for granted.
+#![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
+
+use std::collections::BTreeMap;
+use std::time::Duration;
+
+use harness::activemq::{ActiveMq, NetworkConnector};
+use harness::broker::{Seat, failover};
+use harness::cluster::temporary_folder;
+use harness::java_client::{
+    Acknowledge, Body, Delivery, JavaClient, Kind, Letter, Load, Login, Received, Refusal, Session, Value,
+    lines,
+};
+use harness::{artemis, wait};
+
+const SOON: Duration = Duration::from_secs(20);
+/// How long nothing must come for nothing to be taken as the answer.
+const QUIET: Duration = Duration::from_millis(300);
+
+/// One value of every type.
+fn values() -> BTreeMap<String, Value> {
+    let text = "Grüße\t\u{0}\u{20ac} \"quoted\"".to_owned();
+    let values = [
+        ("boolean", Value::Boolean(true)),
+        ("byte", Value::Byte(i8::MIN)),
+        ("short", Value::Short(i16::MIN)),
+        ("int", Value::Int(i32::MIN)),
+        ("long", Value::Long(i64::MIN)),
+        ("float", Value::Float(-0.1)),
+        ("double", Value::Double(f64::MIN_POSITIVE)),
+        ("string", Value::String(text)),
+        ("empty", Value::String(String::new())),
+        ("null", Value::Null),
+        ("list", Value::List(vec![Value::Int(1), Value::String("two".to_owned())])),
+    ];
+    values.map(|(name, value)| (name.to_owned(), value)).into()
+}
+
+/// A letter of every type, with every header and property that an application can set.
+fn letters() -> Vec<Letter> {
+    let bytes = Value::Bytes(vec![0, 127, 128, 255]);
+    let mut content = values();
+    content.insert("char".to_owned(), Value::Char('ß'));
+    content.insert("bytes".to_owned(), bytes);
+    let mut streamed: Vec<_> = content.values().cloned().collect();
+    // Only maps hold lists.
+    streamed.retain(|value| !matches!(value, Value::List(_)));
+    let bodies = [
+        Body::Plain,
+        Body::Text(Some("Ein Brief \u{20ac}".to_owned())),
+        Body::Text(None),
+        Body::Bytes((0..=255).collect()),
+        Body::Filled(200_000),
+        Body::Map(content.clone()),
+        Body::Stream(streamed),
+        Body::Object(Value::Map(content)),
+    ];
+    let letter = |body| {
+        let mut letter = Letter::new(body).reply_to("queue://answers").group("one", 7);
+        letter.correlation_id = Some("order-17".to_owned());
+        letter.kind = Some("invoice".to_owned());
+        letter.properties = values();
+        letter
+    };
+    bodies.map(letter).into()
+}
+
+/// Sends all letters and tells in what those that arrive differ from them.
+fn exchange(sender: &Session, receiver: &Session) -> Vec<String> {
+    let delivery = Delivery { persistent: false, priority: 9, time_to_live: Duration::from_secs(3600) };
+    let mut found = Vec::new();
+    let consumer = receiver.consumer("letters").unwrap();
+    for letter in letters() {
+        let sent = sender.send_as("letters", &letter, delivery).unwrap();
+        let arrived = consumer.receive(SOON).unwrap().expect("nothing arrives");
+        assert!(sent.priority == 9 && sent.expiration > 0 && sent.group_sequence == 7, "{sent:?}");
+        found.extend(sent.differences(&arrived));
+    }
+    assert_eq!(consumer.receive(QUIET).unwrap(), None);
+    found
+}
+
+fn texts(received: &[Received]) -> Vec<&str> {
+    received.iter().filter_map(Received::text).collect()
+}
+
+#[test]
+fn every_message_arrives_as_it_was_sent_in_the_clear_and_over_tls() {
+    let folder = temporary_folder().unwrap();
+    let seat = Seat::new("a").unwrap().with_tls().unwrap().with_account("erp", "right");
+    let broker = ActiveMq::at(seat).start(folder.path()).unwrap();
+    let java = JavaClient::start(folder.path()).unwrap();
+
+    let refused = java.connect(&Login::to(&broker.uri()).account("erp", "wrong")).unwrap_err();
+    assert_eq!(Refusal::of(&refused).unwrap().class, "javax.jms.JMSSecurityException", "{refused}");
+
+    let clear = java.connect(&Login::to(&broker.uri()).account("erp", "right")).unwrap();
+    let uri = broker.tls_uri().unwrap();
+    let login = Login { authority: broker.authority.clone(), ..Login::to(&uri) };
+    let secure = java.connect(&login.account("erp", "right")).unwrap();
+    let (sender, receiver) =
+        (clear.session(Acknowledge::Auto).unwrap(), secure.session(Acknowledge::Auto).unwrap());
+    assert_eq!(exchange(&sender, &receiver), Vec::<String>::new());
+
+    // What was rolled back comes again, and says so.
+    let transacted = secure.session(Acknowledge::Transacted).unwrap();
+    let sent = sender.send("orders", &Letter::text("again")).unwrap();
+    let consumer = transacted.consumer("orders").unwrap();
+    let first = consumer.receive(SOON).unwrap().unwrap();
+    assert_eq!((first.redelivered, first.delivery_count), (false, 1));
+    transacted.rollback().unwrap();
+    let second = consumer.receive(SOON).unwrap().unwrap();
+    assert_eq!((second.redelivered, second.delivery_count, &second.id), (true, 2, &sent.id));
+    transacted.commit().unwrap();
+    consumer.close().unwrap();
+
+    // A question over a temporary queue.
+    let answers = sender.temporary_queue().unwrap();
+    let question = Letter::text("how much?").reply_to(&answers);
+    sender.send("questions", &question).unwrap();
+    let asked = receiver.consumer("questions").unwrap().receive(SOON).unwrap().unwrap();
+    receiver.send(&asked.reply_to.unwrap(), &Letter::text("17")).unwrap();
+    let answer = sender.consumer(&answers).unwrap().receive(SOON).unwrap().unwrap();
+    assert_eq!(answer.text(), Some("17"));
+
+    // Acknowledged one by one: what was not is there for the next one.
+    let individual = clear.session(Acknowledge::Individual).unwrap();
+    for text in ["first", "second", "third"] {
+        sender.send("singles", &Letter::text(text)).unwrap();
+    }
+    let consumer = individual.consumer("singles").unwrap();
+    let got: Vec<_> = (0..3).map(|_| consumer.receive(SOON).unwrap().unwrap()).collect();
+    individual.acknowledge(&got[1]).unwrap();
+    individual.close().unwrap();
+    assert_eq!(texts(&sender.browse("singles", 10).unwrap()), ["first", "third"]);
+}
+
+#[test]
+fn a_killed_broker_comes_back_with_what_it_has_stored_and_failover_finds_the_other() {
+    let folder = temporary_folder().unwrap();
+    let [mut a, mut b] =
+        ["a", "b"].map(|name| ActiveMq::at(Seat::new(name).unwrap()).launch(folder.path()).unwrap());
+    a.wait_ready().unwrap();
+    b.wait_ready().unwrap();
+    let java = JavaClient::start(folder.path()).unwrap();
+    let login = Login::to(&failover(&[a.uri(), b.uri()], "initialReconnectDelay=50"));
+    let connection = java.connect(&login).unwrap();
+    let session = connection.session(Acknowledge::Auto).unwrap();
+    assert_eq!(connection.broker().unwrap(), "a");
+    let letters: Vec<_> = (0..20).map(|number| format!("letter {number}")).collect();
+    for letter in &letters {
+        session.send("orders", &Letter::text(letter)).unwrap();
+    }
+
+    a.kill().unwrap();
+    session.send("orders", &Letter::text("elsewhere")).unwrap();
+    assert_eq!(connection.broker().unwrap(), "b");
+    let told: Vec<_> = connection.told().unwrap().into_iter().map(|event| event.class).collect();
+    assert_eq!(told, ["resumed", "interrupted", "resumed"]);
+    connection.close().unwrap();
+
+    a.restart().unwrap();
+    for (broker, expected) in [(&a, letters), (&b, vec!["elsewhere".to_owned()])] {
+        let connection = java.connect(&Login::to(&broker.uri())).unwrap();
+        let session = connection.session(Acknowledge::Auto).unwrap();
+        assert_eq!(texts(&session.browse("orders", 100).unwrap()), expected);
+    }
+
+    // Frozen, it is there and takes nothing.
+    b.freeze().unwrap();
+    let login = Login::to(&format!("{}?soTimeout=500&wireFormat.maxInactivityDuration=500", b.uri()));
+    assert!(Refusal::of(&java.connect(&login).unwrap_err()).is_some());
+    b.thaw().unwrap();
+    wait::until("it goes on", SOON, || java.connect(&Login::to(&b.uri()))).unwrap();
+}
+
+#[test]
+fn activemqs_own_network_connector_carries_a_load_and_every_message_is_counted() {
+    const MESSAGES: u64 = 500;
+    let folder = temporary_folder().unwrap();
+    let far = Seat::new("far").unwrap();
+    let near = ActiveMq::at(Seat::new("near").unwrap()).forwards(NetworkConnector::to("bridge", &far.uri()));
+    let mut near = near.launch(folder.path()).unwrap();
+    let mut far = ActiveMq::at(far).launch(folder.path()).unwrap();
+    near.wait_ready().unwrap();
+    far.wait_ready().unwrap();
+    let java = JavaClient::start(folder.path()).unwrap();
+    let files = ["sent", "received"].map(|name| folder.path().join(name));
+    let load = |kind, connections, file: usize| Load {
+        connections,
+        batch: if kind == Kind::Send { 0 } else { 10 },
+        file: Some(files[file].clone()),
+        ..Load::new(kind, "orders", MESSAGES)
+    };
+    let receiving = java.load(&Login::to(&far.uri()), &load(Kind::Receive, 2, 1)).unwrap();
+    let sending = java.load(&Login::to(&near.uri()), &load(Kind::Send, 3, 0)).unwrap();
+    for run in [sending, receiving] {
+        let outcome = run.wait(SOON * 2).unwrap();
+        assert!(outcome.done && outcome.errors.is_empty(), "{outcome:?}");
+        assert_eq!(outcome.messages, MESSAGES);
+        assert!(outcome.seconds > 0.0);
+    }
+    let mut sent: Vec<_> = lines(&files[0]).unwrap();
+    let mut received: Vec<_> = lines(&files[1]).unwrap().iter().map(|line| line[1..3].to_vec()).collect();
+    sent.sort();
+    received.sort();
+    assert_eq!(sent, received);
+    assert_eq!(u64::try_from(sent.len()).unwrap(), MESSAGES);
+}
+
+#[test]
+fn artemis_takes_the_stock_client_and_comes_back_with_what_it_has_stored() {
+    let folder = temporary_folder().unwrap();
+    let seat = Seat::new("art").unwrap().with_tls().unwrap().with_account("erp", "right");
+    let mut broker = artemis::start(&seat, folder.path()).unwrap();
+    let java = JavaClient::start(folder.path()).unwrap();
+    let refused = java.connect(&Login::to(&broker.uri()).account("erp", "wrong")).unwrap_err();
+    assert_eq!(Refusal::of(&refused).unwrap().class, "javax.jms.JMSSecurityException", "{refused}");
+    let login = Login { authority: broker.authority.clone(), ..Login::to(&broker.tls_uri().unwrap()) };
+    let secure = java.connect(&login.account("erp", "right")).unwrap();
+    let session = secure.session(Acknowledge::Auto).unwrap();
+    assert_eq!(exchange(&session, &session), Vec::<String>::new());
+
+    session.send("orders", &Letter::text("kept")).unwrap();
+    broker.kill().unwrap();
+    broker.restart().unwrap();
+    let connection = java.connect(&Login::to(&broker.uri()).account("erp", "right")).unwrap();
+    let session = connection.session(Acknowledge::Auto).unwrap();
+    let kept = session.consumer("orders").unwrap().receive(SOON).unwrap().unwrap();
+    assert_eq!(kept.text(), Some("kept"));
+}
