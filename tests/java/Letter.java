@@ -16,13 +16,13 @@ import javax.jms.JMSException;
 import javax.jms.MapMessage;
 import javax.jms.Message;
 import javax.jms.MessageEOFException;
-import javax.jms.ObjectMessage;
 import javax.jms.Session;
 import javax.jms.StreamMessage;
 import javax.jms.TextMessage;
 import org.apache.activemq.command.ActiveMQBytesMessage;
 import org.apache.activemq.command.ActiveMQDestination;
 import org.apache.activemq.command.ActiveMQMessage;
+import org.apache.activemq.command.ActiveMQObjectMessage;
 import org.apache.activemq.command.ActiveMQStreamMessage;
 import org.apache.activemq.command.BrokerId;
 
@@ -144,7 +144,9 @@ final class Letter {
             }
         } else if (letter instanceof ActiveMQStreamMessage stream) {
             tellStream(stream, body.putArray("stream"));
-        } else if (letter instanceof ObjectMessage object) {
+        } else if (letter instanceof ActiveMQObjectMessage object) {
+            // The one that is sent does not know yet whom its connection trusts.
+            object.setTrustAllPackages(true);
             body.set("object", Values.tell(object.getObject()));
         } else {
             told.put("body", "plain");

@@ -25,6 +25,7 @@ const LOG: &str = "rootLogger = WARN, out\nappender.out.type = Console\nappender
     appender.out.layout.type = PatternLayout\nappender.out.layout.pattern = %d %-5p %c{1} %m%n\n";
 const BOOTSTRAP: &str =
     r#"<broker xmlns="http://activemq.apache.org/schema"><jaas-security domain="activemq"/>"#;
+const MANAGEMENT: &str = "<management-context xmlns=\"http://activemq.apache.org/schema\"/>\n";
 const LOGIN: &str = "activemq { org.apache.activemq.artemis.spi.core.security.jaas.PropertiesLoginModule required \
     org.apache.activemq.jaas.properties.user=\"users.properties\" \
     org.apache.activemq.jaas.properties.role=\"roles.properties\"; };\n";
@@ -70,6 +71,7 @@ pub fn launch(seat: &Seat, folder: &Path) -> anyhow::Result<Broker> {
     for (name, text) in [
         ("bootstrap.xml", bootstrap),
         ("broker.xml", configuration(seat, &own, keys.as_ref())),
+        ("management.xml", MANAGEMENT.to_owned()),
         ("log4j2.properties", LOG.to_owned()),
         ("login.config", LOGIN.to_owned()),
         ("users.properties", format!("{user} = {password}\n")),
