@@ -98,6 +98,8 @@ final class Letter {
     static ObjectNode describe(Message message) throws JMSException {
         // Reading a body moves a place in it, and what was just sent is open for writing.
         ActiveMQMessage letter = (ActiveMQMessage) ((ActiveMQMessage) message).copy();
+        // A text is packed only when it leaves: whether it travels compressed is known then.
+        letter.storeContent();
         ObjectNode told = Main.JSON.createObjectNode()
                 .put("id", letter.getJMSMessageID())
                 .put("destination", Channel.qualified(letter.getJMSDestination()))

@@ -276,16 +276,8 @@ impl Talk {
     }
 
     /// Says a command and waits for its answer.
-    fn ask_within<T: DeserializeOwned>(
-        &self,
-        op: &str,
-        mut words: Json,
-        within: Duration,
-    ) -> anyhow::Result<T> {
-        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
-        words["id"] = id.into();
-        words["op"] = op.into();
-        let answer = self.say(id, &words)?;
+    fn ask_within<T: DeserializeOwned>(&self, op: &str, words: Json, within: Duration) -> anyhow::Result<T> {
+        let answer = self.tell(op, words)?;
         let answer = answer.recv_timeout(within).map_err(|error| match error {
             RecvTimeoutError::Timeout => anyhow::anyhow!("no answer within {within:?}"),
             RecvTimeoutError::Disconnected => anyhow::anyhow!("the client has ended"),
@@ -297,7 +289,11 @@ impl Talk {
         serde_json::from_value(answer.done).with_context(|| format!("java client: {op}: its answer"))
     }
 
-    fn say(&self, id: u64, words: &Json) -> anyhow::Result<Receiver<Answer>> {
+    /// Says a command; its answer will come there.
+    fn tell(&self, op: &str, mut words: Json) -> anyhow::Result<Receiver<Answer>> {
+        let id = self.last.fetch_add(1, Ordering::Relaxed) + 1;
+        words["id"] = id.into();
+        words["op"] = op.into();
         let (sender, receiver) = sync_channel(1);
         locked(&self.waiting).as_mut().context("the java client has ended")?.insert(id, sender);
         let mut input = locked(&self.input);

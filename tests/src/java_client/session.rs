@@ -209,7 +209,8 @@ impl Session {
     }
 }
 
-/// One subscription. It is not closed when it is dropped: say [`Self::close`].
+/// One subscription. Dropped, it is closed before anything else is done in its session; then what
+/// it had fetched and not given out goes back, and what it gave out can no longer be acknowledged.
 #[derive(Debug)]
 pub struct Consumer<'s> {
     session: &'s Session,
@@ -225,13 +226,13 @@ impl Consumer<'_> {
         let words = json!({ "consumer": self.number, "within": milliseconds(within)? });
         self.session.ask_within("receive", words, within + PATIENCE)
     }
+}
 
-    /// Closes it: what it had fetched and not given out goes back.
-    ///
-    /// # Errors
-    /// The [`super::Refusal`].
-    pub fn close(self) -> anyhow::Result<()> {
-        self.session.ask("close_consumer", json!({ "consumer": self.number }))
+impl Drop for Consumer<'_> {
+    fn drop(&mut self) {
+        let words = json!({ "session": self.session.number, "consumer": self.number });
+        // Nobody waits for the answer: it may be closed already with its session, or the client gone.
+        let _ = self.session.talk.tell("close_consumer", words);
     }
 }
 
