@@ -34,6 +34,7 @@ final class Channel {
     private final MessageProducer producer;
     private final boolean acknowledges;
     private final Map<Integer, MessageConsumer> consumers = new HashMap<>();
+    private final Map<Integer, Ear> ears = new HashMap<>();
     /** Received and not acknowledged, in that order. */
     private final Map<String, Message> held = new LinkedHashMap<>();
     private int last;
@@ -70,7 +71,15 @@ final class Channel {
                 return consumer(command);
             case "receive":
                 return receive(command);
+            case "listen":
+                Ear ear = new Ear(command.get("refusals").asInt());
+                ears.put(command.get("consumer").asInt(), ear);
+                consumers.get(command.get("consumer").asInt()).setMessageListener(ear);
+                return NullNode.instance;
+            case "heard":
+                return ears.get(command.get("consumer").asInt()).heard();
             case "close_consumer":
+                ears.remove(command.get("consumer").asInt());
                 consumers.remove(command.get("consumer").asInt()).close();
                 return NullNode.instance;
             case "acknowledge":

@@ -33,7 +33,8 @@ pub struct ActiveMq {
     pub connectors: Vec<NetworkConnector>,
     /// Does it deliver messages later that ask for it?
     pub scheduler: bool,
-    /// Elements `<policyEntry>`, as [`INDIVIDUAL_DEAD_LETTERS`].
+    /// Elements `<policyEntry>`, as [`INDIVIDUAL_DEAD_LETTERS`]; one for each pattern, of two for the
+    /// same one only one counts.
     pub policies: Vec<String>,
     /// Elements for `<plugins>`, as `<redeliveryPlugin …>`.
     pub plugins: Vec<String>,

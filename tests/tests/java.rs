@@ -186,6 +186,19 @@ fn acknowledges(connection: &Connection) {
     client.acknowledge(&again[0]).unwrap();
     drop(consumer);
     assert!(waits("all").is_empty());
+
+    // By a listener, which is given again what it has refused.
+    put("heard");
+    let consumer = sender.consumer("heard").unwrap();
+    consumer.listen(1).unwrap();
+    let heard = wait::until("all are heard", SOON, || {
+        let heard = consumer.heard()?;
+        anyhow::ensure!(heard.len() == 4, "{}", heard.len());
+        Ok(heard)
+    });
+    let heard = heard.unwrap();
+    assert_eq!(texts(&heard), ["first", "first", "second", "third"]);
+    assert!(heard[1].redelivered);
 }
 
 fn answers_over_a_temporary_queue(connection: &Connection) {

@@ -226,6 +226,22 @@ impl Consumer<'_> {
         let words = json!({ "consumer": self.number, "within": milliseconds(within)? });
         self.session.ask_within("receive", words, within + PATIENCE)
     }
+
+    /// From now on messages go to a listener; it throws at the first `refusals` deliveries.
+    ///
+    /// # Errors
+    /// The [`super::Refusal`].
+    pub fn listen(&self, refusals: u32) -> anyhow::Result<()> {
+        self.session.ask("listen", json!({ "consumer": self.number, "refusals": refusals }))
+    }
+
+    /// What the listener was given so far, refused deliveries too.
+    ///
+    /// # Errors
+    /// Nobody listens.
+    pub fn heard(&self) -> anyhow::Result<Vec<Received>> {
+        self.session.ask("heard", json!({ "consumer": self.number }))
+    }
 }
 
 impl Drop for Consumer<'_> {
