@@ -3,6 +3,7 @@
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
 use harness::activemq::{ActiveMq, INDIVIDUAL_DEAD_LETTERS, NetworkConnector, REPLAY_WHEN_NO_CONSUMERS};
@@ -81,6 +82,11 @@ fn exchange(sender: &Session, receiver: &Session, letters: Vec<Letter>) -> Vec<S
     }
     assert_eq!(consumer.receive(QUIET).unwrap(), None);
     found
+}
+
+/// The messages' numbers in a load's file, in order, from this place of its lines.
+fn numbers(file: &Path, place: usize) -> Vec<u64> {
+    lines(file).unwrap().iter().map(|line| line[place].parse().unwrap()).collect()
 }
 
 fn texts(received: &[Received]) -> Vec<&str> {
@@ -242,7 +248,7 @@ fn subscribes(connection: &Connection) {
 }
 
 #[test]
-fn a_killed_broker_comes_back_with_what_it_has_stored_and_failover_finds_the_other() {
+fn a_killed_broker_comes_back_with_what_it_has_stored_and_failover_finds_it_or_the_other() {
     let folder = temporary_folder().unwrap();
     let [mut a, mut b] =
         ["a", "b"].map(|name| ActiveMq::at(Seat::new(name).unwrap()).launch(folder.path()).unwrap());
@@ -258,7 +264,20 @@ fn a_killed_broker_comes_back_with_what_it_has_stored_and_failover_finds_the_oth
         session.send("orders", &Letter::text(letter)).unwrap();
     }
 
+    // One that knows of no other broker waits for this one to come back.
+    let sent = folder.path().join("sent");
+    let waiting = Login::to(&failover(&[a.uri()], "initialReconnectDelay=50"));
+    let load = Load { file: Some(sent.clone()), ..Load::new(Kind::Send, "many", 2000) };
+    let sending = java.load(&waiting, &load).unwrap();
+    wait::until("it is in the middle", SOON, || {
+        let outcome = sending.state()?;
+        anyhow::ensure!(outcome.messages > 50, "{outcome:?}");
+        Ok(())
+    })
+    .unwrap();
+
     a.kill().unwrap();
+    assert!(!sending.state().unwrap().done);
     session.send("orders", &Letter::text("elsewhere")).unwrap();
     assert_eq!(connection.broker().unwrap(), "b");
     let told: Vec<_> = connection.told().unwrap().into_iter().map(|event| event.class).collect();
@@ -271,6 +290,14 @@ fn a_killed_broker_comes_back_with_what_it_has_stored_and_failover_finds_the_oth
         let session = connection.session(Acknowledge::Auto).unwrap();
         assert_eq!(texts(&session.browse("orders", 100).unwrap()), expected);
     }
+
+    let outcome = sending.wait(SOON).unwrap();
+    assert_eq!((outcome.messages, outcome.errors), (2000, vec![]));
+    let received = folder.path().join("received");
+    let idle = Duration::from_secs(1);
+    let load = Load { file: Some(received.clone()), idle, ..Load::new(Kind::Receive, "many", 10_000) };
+    java.load(&Login::to(&a.uri()), &load).unwrap().wait(SOON).unwrap();
+    assert_eq!(numbers(&received, 2), numbers(&sent, 1));
 
     // Frozen, it is there and takes nothing.
     b.freeze().unwrap();
