@@ -301,7 +301,8 @@ fn a_killed_broker_comes_back_with_what_it_has_stored_and_failover_finds_it_or_t
 
     // Frozen, it is there and takes nothing.
     b.freeze().unwrap();
-    let login = Login::to(&format!("{}?soTimeout=500&wireFormat.maxInactivityDuration=500", b.uri()));
+    let options = "wireFormat.maxInactivityDuration=500&wireFormat.maxInactivityDurationInitalDelay=500";
+    let login = Login::to(&format!("{}?{options}", b.uri()));
     assert!(Refusal::of(&java.connect(&login).unwrap_err()).is_some());
     b.thaw().unwrap();
     wait::until("it goes on", SOON, || java.connect(&Login::to(&b.uri()))).unwrap();
