@@ -60,7 +60,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("edge/admin", &["admission", "ban", "metrics"]),
     // The third corridor: the handlers' door.
     ("edge/gateway", &["admin", "metrics"]),
-    ("vault/config", &["pair", "pki", "sequence", "storage"]),
+    ("vault/broker", &["openwire", "queue"]),
+    ("vault/config", &["broker", "pair", "pki", "queue", "sequence", "storage"]),
     ("vault/pki", &["marks", "sqlite"]),
     ("vault/queue", &["sqlite"]),
     ("vault/sequence", &["sqlite"]),

@@ -411,12 +411,23 @@ impl Session {
     /// [`QueueError::Stopped`]; the answer also refuses.
     pub async fn subscribe(
         &self,
+        consumer: ConsumerKey,
         destination: Destination,
         prefetch: usize,
-    ) -> Result<(ConsumerKey, Answer), QueueError> {
-        let key = self.shared.keys.fetch_add(1, Ordering::Relaxed);
-        let ask = |reply| Request::Subscribe(self.key, key, destination, prefetch, reply);
-        Ok((key, self.shared.ask(0, ask).await?))
+    ) -> Result<Answer, QueueError> {
+        let ask = |reply| Request::Subscribe(self.key, consumer, destination, prefetch, reply);
+        self.shared.ask(0, ask).await
+    }
+
+    /// A number for a new consumer, so that its deliveries are known when they come.
+    #[must_use]
+    pub fn consumer(&self) -> ConsumerKey {
+        self.shared.keys.fetch_add(1, Ordering::Relaxed)
+    }
+
+    /// From now on a consumer may have so many messages under way; with 0 it pulls.
+    pub fn prefetch(&self, consumer: ConsumerKey, prefetch: usize) {
+        self.shared.tell(Request::Prefetch(consumer, prefetch));
     }
 
     /// Ends a consumer. What it held goes back in front; that of `seen` counts as given away.

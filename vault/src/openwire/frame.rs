@@ -79,6 +79,12 @@ impl Incoming {
         }
     }
 
+    /// Length in bytes of the frame that has begun to arrive, as its sender says.
+    #[must_use]
+    pub fn announced(&self) -> Option<usize> {
+        self.wanted()
+    }
+
     /// What was settled, once the greeting has arrived.
     #[must_use]
     pub fn settled(&self) -> Option<Settled> {

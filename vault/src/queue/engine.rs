@@ -38,6 +38,7 @@ pub(super) enum Request {
     Subscribe(ConnectionKey, ConsumerKey, Destination, usize, Reply),
     Unsubscribe(ConsumerKey, Seen, Reply),
     Pull(ConsumerKey, usize),
+    Prefetch(ConsumerKey, usize),
     PassedOn(ConsumerKey, usize, usize),
     CreateTemporary(ConnectionKey, Destination, Reply),
     DeleteTemporary(ConnectionKey, Destination, Reply),
@@ -258,6 +259,7 @@ impl Engine {
                 self.answer(Ok(()), reply);
             }
             Request::Pull(key, count) => self.core.pull(key, count),
+            Request::Prefetch(key, prefetch) => self.core.prefetch(key, prefetch),
             Request::PassedOn(key, bytes, big) => self.core.passed_on(key, bytes, big),
             Request::CreateTemporary(connection, destination, reply) => {
                 let done = self.core.create_temporary(connection, &destination);

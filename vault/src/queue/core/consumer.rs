@@ -33,7 +33,7 @@ pub(super) struct Taken {
 pub(super) struct Consumer {
     pub(super) connection: ConnectionKey,
     pub(super) queue: u16,
-    prefetch: usize,
+    pub(super) prefetch: usize,
     /// With a prefetch of 0: messages that it waits for.
     wanted: usize,
     flights: BTreeMap<u64, Flight>,

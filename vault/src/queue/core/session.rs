@@ -214,6 +214,14 @@ impl Core {
         }
     }
 
+    /// From now on a consumer may have so many messages under way.
+    pub fn prefetch(&mut self, key: ConsumerKey, prefetch: usize) {
+        if let Some(consumer) = self.consumers.get_mut(&key) {
+            consumer.prefetch = prefetch;
+            self.feed(key);
+        }
+    }
+
     /// Sends a message; the token is answered once it is kept, or, in a transaction, at once.
     pub fn send(&mut self, token: Token, connection: ConnectionKey, send: Send, transaction: Option<u64>) {
         if let Err(refusal) = self.try_send(token, connection, send, transaction) {

@@ -1,0 +1,345 @@
+//! The embedded broker: who runs no ActiveMQ points its JMS clients here. Listens, lets in who may
+//! come, and speaks OpenWire with each connection on behalf of the queues; knows no SQL, and nothing
+//! of what the queues decide.
+//!
+//! A connection (`connection`) has two halves: what its client asks goes to the queues (`asking`),
+//! their answers and deliveries go to the socket (`telling`). Served are queues in all acknowledge
+//! modes, local transactions, priorities, expiry, browsers, temporary queues with the advisories that
+//! request and reply need, failover. What is not (topics, selectors, groups, distributed transactions)
+//! is refused with a JMSException that names it.
+
+mod asking;
+mod browser;
+mod clients;
+mod connection;
+mod counts;
+mod fault;
+mod letter;
+mod seats;
+mod telling;
+mod temporaries;
+pub mod users;
+
+use std::io;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use prometheus::Registry;
+use rustls::ServerConfig;
+use serde::Serialize;
+use shared::shutdown::Shutdown;
+use shared::tls::{TlsError, certificates, private_key, provider};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio_rustls::TlsAcceptor;
+use tokio_util::task::TaskTracker;
+
+use crate::openwire::{BrokerId, Text};
+use crate::queue::{self, QueueError, Queues};
+
+use clients::Clients;
+use connection::End;
+use counts::{Complaints, Counts, Reason};
+use temporaries::Temporaries;
+use users::{Door, UsersError};
+
+/// A handshake must be done within this time.
+const HANDSHAKE: Duration = Duration::from_secs(10);
+/// After the word to stop, what is under way may finish within this time.
+const DRAIN: Duration = Duration::from_secs(10);
+/// When the system has no more sockets, trying at once would only burn the processor.
+const OUT_OF_SOCKETS: Duration = Duration::from_millis(100);
+/// Large frames that arrive at once have room for so many of the largest.
+const LARGE_AT_ONCE: usize = 3;
+
+/// `[broker]`
+#[derive(Debug, Clone)]
+pub struct Settings {
+    /// This broker's name, as its clients see it.
+    pub name: String,
+    /// OpenWire, for JMS clients.
+    pub listen: SocketAddr,
+    /// Its certificate and key, PEM; in clear without.
+    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Who may connect; everybody without.
+    pub users: Option<PathBuf>,
+    /// Connections at once.
+    pub max_connections: usize,
+    /// Largest frame, in bytes: a message with its headers.
+    pub max_frame: usize,
+    /// A peer that says nothing for so long is given up; it may ask for less.
+    pub silence: Duration,
+    /// The queues.
+    pub queues: queue::Settings,
+}
+
+/// Why the broker does not start.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// Its address is taken or not ours.
+    #[error("broker.listen = {address}: cannot be listened on: {source}; is another broker running there?")]
+    Listen {
+        /// The address.
+        address: SocketAddr,
+        /// The system's reason.
+        #[source]
+        source: io::Error,
+    },
+    /// Its certificate.
+    #[error("broker: {0}")]
+    Tls(#[from] TlsError),
+    /// Its users.
+    #[error(transparent)]
+    Users(#[from] UsersError),
+    /// Its queues.
+    #[error(transparent)]
+    Queues(#[from] QueueError),
+    /// A metric is named twice: a fault of the program.
+    #[error("broker: metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
+}
+
+/// What all connections share.
+struct Hall {
+    settings: Settings,
+    id: BrokerId,
+    queues: Queues,
+    clients: Clients,
+    door: Door,
+    temporaries: Temporaries,
+    counts: Arc<Counts>,
+    complaints: Complaints,
+    /// Room for large frames, in KiB.
+    large: Arc<Semaphore>,
+    shutdown: Shutdown,
+}
+
+/// What `vault status` shows.
+#[derive(Debug, Clone, Serialize)]
+pub struct Status {
+    /// Where it listens.
+    pub listen: SocketAddr,
+    /// Is every byte encrypted?
+    pub tls: bool,
+    /// Clients that are connected.
+    pub clients: usize,
+    /// Queues, without temporary ones.
+    pub queues: usize,
+    /// Messages that wait or are in consumers' hands.
+    pub messages: u64,
+    /// Messages that nobody could process.
+    pub dead_letters: u64,
+    /// Senders are held: what is full.
+    pub full: Option<&'static str>,
+    /// Why the journal cannot be written or read.
+    pub trouble: Option<String>,
+}
+
+/// The broker's handle; cheap to clone.
+#[derive(Clone)]
+pub struct Broker {
+    hall: Arc<Hall>,
+    listen: SocketAddr,
+}
+
+/// The broker's open socket; nothing is accepted before [`Door::run`].
+pub struct Listening {
+    hall: Arc<Hall>,
+    listener: TcpListener,
+    tls: Option<TlsAcceptor>,
+    sessions: TaskTracker,
+}
+
+impl Broker {
+    /// Opens the queues and the socket.
+    ///
+    /// # Errors
+    /// See [`BrokerError`].
+    pub async fn open(
+        settings: Settings,
+        registry: &Registry,
+        shutdown: Shutdown,
+    ) -> Result<(Self, Listening), BrokerError> {
+        let address = settings.listen;
+        let failed = |source| BrokerError::Listen { address, source };
+        let tls = settings.tls.as_ref().map(acceptor).transpose()?;
+        let listener = TcpListener::bind(address).await.map_err(failed)?;
+        let listen = listener.local_addr().map_err(failed)?;
+        if let Some(file) = &settings.users {
+            users::read(file)?;
+        }
+        let queues = Queues::open(settings.queues.clone())?;
+        let name = Text::shortened(&settings.name);
+        let id = BrokerId { value: Text::shortened(&format!("ID:{}", settings.name)) };
+        let room = (settings.max_frame * LARGE_AT_ONCE) >> 10;
+        let hall = Arc::new(Hall {
+            clients: Clients::default(),
+            door: Door::new(settings.users.clone())?,
+            temporaries: Temporaries::new(id.clone(), name),
+            counts: Arc::new(Counts::register(registry)?),
+            complaints: Complaints::default(),
+            large: Arc::new(Semaphore::new(room.clamp(1, Semaphore::MAX_PERMITS))),
+            settings,
+            id,
+            queues,
+            shutdown,
+        });
+        let listening = Listening { hall: hall.clone(), listener, tls, sessions: TaskTracker::new() };
+        Ok((Self { hall, listen }, listening))
+    }
+
+    /// Where it really listens.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.listen
+    }
+
+    /// Its queues, for operators and for those in the same program.
+    #[must_use]
+    pub fn queues(&self) -> &Queues {
+        &self.hall.queues
+    }
+
+    /// How it is.
+    ///
+    /// # Errors
+    /// [`QueueError::Journal`], [`QueueError::Stopped`].
+    pub async fn status(&self) -> Result<Status, QueueError> {
+        let queues = self.hall.queues.list().await?;
+        let kept = queues.iter().map(|queue| &queue.state).filter(|state| !state.destination.is_temporary());
+        let is_dead = |name: &str| name == queue::message::DEAD_LETTERS;
+        let (dead, alive): (Vec<_>, Vec<_>) = kept.partition(|state| is_dead(state.destination.name()));
+        let held = |states: &[&queue::core::QueueState]| states.iter().map(|state| state.depth).sum();
+        let gate = self.hall.queues.gate();
+        Ok(Status {
+            listen: self.listen,
+            tls: self.hall.settings.tls.is_some(),
+            clients: self.hall.clients.count(),
+            queues: alive.len(),
+            messages: held(&alive),
+            dead_letters: held(&dead),
+            full: match (gate.journal, gate.memory) {
+                (true, _) => Some("the journal"),
+                (_, true) => Some("the memory for non-persistent messages"),
+                _ => None,
+            },
+            trouble: gate.trouble,
+        })
+    }
+}
+
+impl Listening {
+    /// Serves until the word to stop; then lets what is under way finish for ten seconds.
+    pub async fn run(self) {
+        let shutdown = self.hall.shutdown.clone();
+        tokio::select! {
+            () = self.accept() => {}
+            () = shutdown.cancelled() => {}
+        }
+        let Self { hall, listener, sessions, .. } = self;
+        // Closed sockets refuse new clients at once, so that they turn to the other vault.
+        drop(listener);
+        sessions.close();
+        if tokio::time::timeout(DRAIN, sessions.wait()).await.is_err() {
+            tracing::warn!("broker: {} connections were not done within {DRAIN:?}; closed", sessions.len());
+        }
+        drop(hall);
+    }
+
+    async fn accept(&self) {
+        let most = self.hall.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS);
+        let room = Arc::new(Semaphore::new(most));
+        loop {
+            let (socket, from) = match self.listener.accept().await {
+                Ok(accepted) => accepted,
+                Err(error) => {
+                    self.hall.complaints.tell(&format!("broker.listen: the system refuses: {error}"));
+                    tokio::time::sleep(OUT_OF_SOCKETS).await;
+                    continue;
+                }
+            };
+            let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
+                self.hall.counts.refused(Reason::Limit);
+                let why = format!("{most} are open (broker.max_connections)");
+                self.hall.complaints.tell(&format!("connection from {from} closed: {why}"));
+                continue;
+            };
+            let (hall, tls) = (Arc::clone(&self.hall), self.tls.clone());
+            self.sessions.spawn(client(hall, tls, socket, from, place));
+        }
+    }
+}
+
+async fn client(
+    hall: Arc<Hall>,
+    tls: Option<TlsAcceptor>,
+    socket: TcpStream,
+    from: SocketAddr,
+    _place: OwnedSemaphorePermit,
+) {
+    let _ = socket.set_nodelay(true);
+    hall.counts.connections.inc();
+    let end = match tls {
+        None => connection::serve(Arc::clone(&hall), socket, from).await,
+        Some(acceptor) => {
+            let shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(socket));
+            let shaken = Box::pin(async { shaken.await.map_err(|_| End::Silent(HANDSHAKE)) }).await;
+            match shaken {
+                Ok(Ok(stream)) => connection::serve(Arc::clone(&hall), stream, from).await,
+                Ok(Err(error)) => {
+                    hall.counts.refused(Reason::Handshake);
+                    hall.complaints.tell(&format!("connection from {from} closed: TLS: {error}"));
+                    End::Closed
+                }
+                Err(end) => end,
+            }
+        }
+    };
+    hall.counts.connections.dec();
+    ended(&hall, from, &end);
+}
+
+/// What is told of an end, and counted.
+fn ended(hall: &Hall, from: SocketAddr, end: &End) {
+    let reason = match end {
+        End::Closed | End::Stopping => return,
+        End::Broken(error) if error.kind() == io::ErrorKind::TimedOut => {
+            hall.complaints.tell(&format!("connection from {from} closed: it takes nothing any more"));
+            Reason::Stalled
+        }
+        End::Broken(error) => return tracing::debug!("broker: connection from {from} ended: {error}"),
+        End::Replaced => {
+            return tracing::info!("broker: old connection from {from} closed: its client is back on another");
+        }
+        End::Silent(silence) => {
+            hall.complaints.tell(&format!("connection from {from} closed: silent for {silence:?}"));
+            Reason::Silence
+        }
+        End::Refused(refused) => {
+            hall.complaints.tell(&format!("connection from {from} closed: {refused}"));
+            Reason::of(refused)
+        }
+    };
+    hall.counts.refused(reason);
+}
+
+/// Clients show no certificate: they have names and passwords.
+fn acceptor((certificate, key): &(PathBuf, PathBuf)) -> Result<TlsAcceptor, TlsError> {
+    let refused = |source| TlsError::Refused { file: certificate.clone(), source };
+    let config = ServerConfig::builder_with_provider(provider())
+        .with_safe_default_protocol_versions()
+        .map_err(refused)?
+        .with_no_client_auth()
+        .with_single_cert(certificates(certificate)?, private_key(key)?)
+        .map_err(refused)?;
+    Ok(TlsAcceptor::from(Arc::new(config)))
+}
+
+/// Since 1970, as messages tell their times.
+#[expect(clippy::disallowed_methods, reason = "messages carry the time at which they came and went")]
+fn moment_ms() -> u64 {
+    let since = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

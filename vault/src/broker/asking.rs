@@ -1,0 +1,353 @@
+//! The reading half of a connection: what each command of a client asks of the queues. Knows JMS's
+//! rules as OpenWire tells them; answers go to the writing half in the order of the asking.
+//!
+//! Source: recorded connections of ActiveMQ 5.17's broker and Java client (tests/fixtures/openwire).
+
+mod consumers;
+
+use std::collections::{BTreeSet, HashMap};
+use std::sync::Arc;
+
+use tokio::sync::mpsc::Sender;
+
+use crate::openwire::{
+    AckKind as Kind, Command, DataArrayResponse, DestinationAct, DestinationInfo, DestinationKind, Head,
+    Message, MessageAck, ObjectId, ProducerId, ProducerInfo, RemoveInfo, Text, TransactionAct, TransactionId,
+    TransactionInfo,
+};
+use crate::queue::core::{AckKind, Done, Seen};
+use crate::queue::message::Id;
+use crate::queue::{Answer, Session};
+
+use super::Hall;
+use super::connection::Client;
+use super::fault::Refused;
+use super::letter;
+use super::moment_ms;
+use super::seats::Seats;
+use super::telling::{Reply, Then, done, refusal};
+use super::temporaries::is_advisory;
+use consumers::Consumers;
+
+/// Producers with a window that one connection may have; and failed transactions that are remembered.
+const MOST: usize = 10_000;
+
+/// What a client asks for.
+pub(super) struct Asking<'a> {
+    hall: Arc<Hall>,
+    client: &'a Client,
+    session: &'a Session,
+    consumers: Consumers<'a>,
+    /// Producers that wait for their window to be freed.
+    windows: BTreeSet<(i64, i64)>,
+    temporaries: BTreeSet<Text>,
+    /// Transactions that cannot be committed any more, and why.
+    failed: HashMap<u64, String>,
+    replies: Sender<Reply>,
+}
+
+/// How it goes on after a command.
+#[derive(Debug)]
+pub(super) enum Goes {
+    /// The next one.
+    On,
+    /// The client has said the last word.
+    Closed,
+    /// The connection is of no use any more.
+    Refused(Refused),
+    /// The writing half has ended.
+    Deaf,
+}
+
+/// What became of a command.
+enum Act {
+    /// It is done; whoever waits is told.
+    Done,
+    /// Somebody else answers it.
+    Told,
+    /// The queues will say.
+    Asked(Answer<Done>),
+    /// The same, for a transaction's end.
+    Ends(Answer<Done>, TransactionAct),
+    /// It was the last one.
+    Last,
+}
+
+impl<'a> Asking<'a> {
+    pub(super) fn new(
+        hall: &Arc<Hall>,
+        client: &'a Client,
+        session: &'a Session,
+        seats: Seats,
+        replies: Sender<Reply>,
+    ) -> Self {
+        Self {
+            hall: Arc::clone(hall),
+            client,
+            session,
+            consumers: Consumers::new(hall.queues.clone(), session, seats, replies.clone()),
+            windows: BTreeSet::new(),
+            temporaries: BTreeSet::new(),
+            failed: HashMap::new(),
+            replies,
+        }
+    }
+
+    /// Does what a command asks, and has it answered.
+    pub(super) async fn obey(&mut self, command: Command) -> Goes {
+        let head = command.head();
+        let (transaction, window) = (transaction_of(&command).cloned(), self.window_of(&command));
+        let reply = match self.act(command).await {
+            Ok(Act::Last) => return Goes::Closed,
+            Ok(Act::Told) => return Goes::On,
+            Ok(Act::Done) if !head.response_required => return Goes::On,
+            Ok(Act::Done) => Reply::Now(done(head)),
+            Ok(Act::Asked(answer)) => {
+                let transaction = transaction.as_ref().map(named);
+                Reply::Later(answer, Then { head, window, transaction, commits: false })
+            }
+            Ok(Act::Ends(answer, act)) => {
+                let (transaction, commits) =
+                    (transaction.as_ref().map(named), act == TransactionAct::Commit);
+                Reply::Later(answer, Then { head, window, transaction, commits })
+            }
+            Err(refused) => {
+                self.fail(transaction.as_ref(), &refused);
+                let told = Reply::Now(refusal(&refused, head, &self.client.connection));
+                if refused.ends() {
+                    let _deaf = self.replies.send(told).await;
+                    return Goes::Refused(refused);
+                }
+                told
+            }
+        };
+        if self.replies.send(reply).await.is_ok() { Goes::On } else { Goes::Deaf }
+    }
+
+    async fn act(&mut self, command: Command) -> Result<Act, Refused> {
+        match command {
+            Command::Message(message) => self.send(*message).await,
+            Command::MessageAck(ack) => self.acknowledge(*ack).await,
+            Command::MessagePull(pull) => self.consumers.pull(&pull).await.map(|()| Act::Told),
+            Command::TransactionInfo(info) => self.transact(*info).await,
+            Command::ConsumerInfo(info) => self.consumers.open(*info).await.map(|()| Act::Done),
+            Command::ConsumerControl(control) => self.consumers.control(&control).await.map(|()| Act::Done),
+            Command::ProducerInfo(info) => self.open_producer(&info).map(|()| Act::Done),
+            Command::DestinationInfo(info) => self.destination(*info).await.map(|()| Act::Done),
+            Command::RemoveInfo(info) => self.remove(*info).await.map(|()| Act::Done),
+            Command::FlushCommand(_) => Ok(Act::Asked(self.session.sync().await?)),
+            Command::KeepAliveInfo(info) => self.alive(info.head).await,
+            Command::ShutdownInfo(_) => Ok(Act::Last),
+            Command::RemoveSubscriptionInfo(_) => Err(Refused::Unserved("durable subscriptions")),
+            Command::BrokerInfo(info) => network(info.network),
+            Command::ConnectionInfo(_) => Err(Refused::OutOfPlace("a second ConnectionInfo")),
+            Command::ControlCommand(_) => Err(Refused::OutOfPlace("ControlCommand")),
+            // Sessions have nothing of their own here. The rest tells a broker what it need not know.
+            Command::SessionInfo(_)
+            | Command::ConnectionControl(_)
+            | Command::ConnectionError(_)
+            | Command::ProducerAck(_)
+            | Command::Response(_)
+            | Command::ExceptionResponse(_) => Ok(Act::Done),
+            Command::MessageDispatch(_) => Err(Refused::OutOfPlace("MessageDispatch")),
+            Command::MessageDispatchNotification(_) => {
+                Err(Refused::OutOfPlace("MessageDispatchNotification"))
+            }
+            Command::BrokerSubscriptionInfo(_) => network(true),
+            Command::DataResponse(_) | Command::DataArrayResponse(_) | Command::IntegerResponse(_) => {
+                Err(Refused::OutOfPlace("a response with data"))
+            }
+        }
+    }
+
+    async fn send(&mut self, message: Message) -> Result<Act, Refused> {
+        if message.group_id.as_ref().is_some_and(|group| !group.as_bytes().is_empty()) {
+            return Err(Refused::Unserved("message groups (JMSXGroupID)"));
+        }
+        let queue = letter::queue_of(&message.destination)?;
+        let transaction = message.transaction_id.as_ref().map(number).transpose()?;
+        let send = letter::to_queue(message, queue, self.client.again, moment_ms())?;
+        let answer = self.session.send(send, transaction).await?;
+        self.hall.counts.received.inc();
+        Ok(Act::Asked(answer))
+    }
+
+    async fn acknowledge(&mut self, ack: MessageAck) -> Result<Act, Refused> {
+        let Some(key) = self.consumers.acknowledged(&ack)? else { return Ok(Act::Done) };
+        let id = |id: &crate::openwire::MessageId| Id::from_number(id.broker_sequence);
+        let (first, last) = (ack.first.as_ref().map(id), id(&ack.last));
+        let (kind, first) = match ack.kind {
+            // All that came before it has been seen too, whatever is acknowledged of it.
+            Kind::Delivered => (AckKind::Delivered, None),
+            Kind::Redelivered => (AckKind::Redelivered, first.or(Some(last))),
+            Kind::Poison => (AckKind::Poison, first.or(Some(last))),
+            Kind::Expired => (AckKind::Expired, first.or(Some(last))),
+            Kind::Standard => (AckKind::Standard, first),
+            Kind::Individual | Kind::Unmatched => (AckKind::Standard, Some(last)),
+        };
+        let ends = matches!(kind, AckKind::Standard | AckKind::Poison | AckKind::Expired);
+        let transaction = ack.transaction_id.as_ref().filter(|_| ends).map(number).transpose()?;
+        let answer = self.session.acknowledge(key, (first, last), kind, transaction).await?;
+        // What was seen may be acknowledged by now: then it takes no room any more.
+        if kind == AckKind::Delivered { Ok(Act::Done) } else { Ok(Act::Asked(answer)) }
+    }
+
+    async fn transact(&mut self, info: TransactionInfo) -> Result<Act, Refused> {
+        let unserved = || Refused::Unserved("distributed (XA) transactions");
+        if info.act == TransactionAct::Recover {
+            // There is none that could wait for its second phase.
+            let correlation_id = info.head.command_id;
+            let none = DataArrayResponse { head: Head::default(), correlation_id, data: Some(Vec::new()) };
+            let _deaf = self.replies.send(Reply::Now(none.into())).await;
+            return Ok(Act::Told);
+        }
+        let id = info.transaction_id.as_ref().ok_or_else(unserved)?;
+        let key = number(id)?;
+        match info.act {
+            TransactionAct::Begin => Ok(Act::Asked(self.session.begin(key).await?)),
+            TransactionAct::Commit => match self.failed.remove(&key) {
+                None => Ok(Act::Ends(self.session.commit(key).await?, info.act)),
+                Some(why) => {
+                    let _rolled_back = self.session.rollback(key).await?;
+                    Err(Refused::RolledBack { transaction: named(id), why })
+                }
+            },
+            TransactionAct::Rollback => {
+                self.failed.remove(&key);
+                Ok(Act::Ends(self.session.rollback(key).await?, info.act))
+            }
+            _ => Err(unserved()),
+        }
+    }
+
+    /// What a client is not told in time is told with the commit, which must not do half of it.
+    fn fail(&mut self, transaction: Option<&TransactionId>, refused: &Refused) {
+        let is_open = !matches!(refused, Refused::RolledBack { .. } | Refused::NoTransaction(_));
+        if let Some(Ok(key)) = transaction.map(number)
+            && is_open
+            && self.failed.len() < MOST
+        {
+            self.failed.entry(key).or_insert_with(|| refused.to_string());
+        }
+    }
+
+    fn open_producer(&mut self, info: &ProducerInfo) -> Result<(), Refused> {
+        if let Some(destination) = &info.destination {
+            letter::queue_of(destination)?;
+        }
+        if info.window > 0 {
+            if self.windows.len() >= MOST {
+                return Err(Refused::TooMany { what: "producers", most: MOST });
+            }
+            self.windows.insert(place(&info.producer_id));
+        }
+        Ok(())
+    }
+
+    /// How much of its producer's window a message has taken; whoever waits for an answer waits for
+    /// no window.
+    fn window_of(&self, command: &Command) -> Option<(ProducerId, i32)> {
+        let Command::Message(message) = command else { return None };
+        let producer = message.producer_id.as_ref().filter(|_| !message.head.response_required)?;
+        let known = !self.windows.is_empty() && self.windows.contains(&place(producer));
+        known.then(|| (producer.clone(), letter::window_size(message)))
+    }
+
+    async fn destination(&mut self, info: DestinationInfo) -> Result<(), Refused> {
+        let name = &info.destination.name;
+        match (info.destination.kind, info.act) {
+            (DestinationKind::TempQueue, DestinationAct::Add) => {
+                let queue = letter::queue_of(&info.destination)?;
+                self.session.create_temporary(queue).await?.await?;
+                self.hall.temporaries.add(name);
+                self.temporaries.insert(name.detached());
+                Ok(())
+            }
+            (DestinationKind::TempQueue, DestinationAct::Remove) => {
+                let queue = letter::queue_of(&info.destination)?;
+                self.session.delete_temporary(queue).await?.await?;
+                self.temporaries.remove(name);
+                self.hall.temporaries.remove(name);
+                Ok(())
+            }
+            // Made at their first use.
+            (DestinationKind::Queue, DestinationAct::Add) => letter::queue_of(&info.destination).map(drop),
+            (DestinationKind::Queue, DestinationAct::Remove) => {
+                Err(Refused::OutOfPlace("the removal of a queue, which its operator does,"))
+            }
+            _ if is_advisory(&info.destination) => Ok(()),
+            _ => Err(Refused::Unserved("topics")),
+        }
+    }
+
+    async fn remove(&mut self, info: RemoveInfo) -> Result<(), Refused> {
+        let seen = match info.last_delivered {
+            -1 => Seen::Nothing,
+            number @ 0.. => Seen::UpTo(Id::from_number(number)),
+            _ => Seen::Unknown,
+        };
+        match info.object {
+            ObjectId::Consumer(id) => self.consumers.close(&id, seen).await,
+            ObjectId::Session(id) => self.consumers.close_all(Some(id.value), seen).await,
+            ObjectId::Connection(_) => self.consumers.close_all(None, seen).await,
+            ObjectId::Producer(id) => {
+                self.windows.remove(&place(&id));
+                Ok(())
+            }
+        }
+    }
+
+    async fn alive(&self, head: Head) -> Result<Act, Refused> {
+        if head.response_required {
+            let head = Head { response_required: false, ..head };
+            let alive = crate::openwire::KeepAliveInfo { head };
+            let _deaf = self.replies.send(Reply::Now(alive.into())).await;
+        }
+        Ok(Act::Told)
+    }
+}
+
+impl Drop for Asking<'_> {
+    fn drop(&mut self) {
+        for name in &self.temporaries {
+            self.hall.temporaries.remove(name);
+        }
+    }
+}
+
+/// A producer of this connection, by its session's number and its own.
+fn place(producer: &ProducerId) -> (i64, i64) {
+    (producer.session, producer.value)
+}
+
+fn transaction_of(command: &Command) -> Option<&TransactionId> {
+    match command {
+        Command::Message(message) => message.transaction_id.as_ref(),
+        Command::MessageAck(ack) => ack.transaction_id.as_ref(),
+        Command::TransactionInfo(info) => info.transaction_id.as_ref(),
+        _ => None,
+    }
+}
+
+/// The number of a transaction of this connection.
+fn number(transaction: &TransactionId) -> Result<u64, Refused> {
+    match transaction {
+        TransactionId::Local(id) => Ok(id.value.cast_unsigned()),
+        TransactionId::Xa(_) => Err(Refused::Unserved("distributed (XA) transactions")),
+    }
+}
+
+/// As ActiveMQ calls it.
+fn named(transaction: &TransactionId) -> String {
+    match transaction {
+        TransactionId::Local(id) => format!("TX:{}:{}", id.connection.value, id.value),
+        TransactionId::Xa(id) => format!("XID:[{}]", id.format),
+    }
+}
+
+fn network(network: bool) -> Result<Act, Refused> {
+    if network {
+        return Err(Refused::Unserved("network connectors of ActiveMQ (the vault's bridge takes their place)"));
+    }
+    Ok(Act::Done)
+}

@@ -1,0 +1,370 @@
+//! One connection from its greeting to its end: who it is, its two halves, its silence. Knows bytes
+//! and deadlines; what its commands mean stands in [`super::asking`].
+
+use std::future::pending;
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Buf as _;
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::openwire::{
+    Arrival, BrokerInfo, Command, ConnectionId, ConnectionInfo, Head, Incoming, Offer, Outgoing, Settled,
+    Text, Version,
+};
+
+use super::Hall;
+use super::asking::{Asking, Goes};
+use super::clients::Place;
+use super::fault::Refused;
+use super::seats::Seats;
+use super::telling::{Replies, Reply, Telling, done, refusal};
+
+/// Greeting, and then saying who one is, may each take so long.
+const INTRODUCTION: Duration = Duration::from_secs(10);
+/// What is said last must be taken within this time.
+const LAST_WORDS: Duration = Duration::from_secs(10);
+/// Nobody who is unknown sends more, bytes.
+const MOST_UNKNOWN: usize = 64 << 10;
+/// Frames above this take their room from all connections' together, bytes.
+const LARGE: usize = 64 << 10;
+/// Answers that may wait for the writing half.
+const REPLIES: usize = 256;
+
+/// Who is connected.
+#[derive(Debug)]
+pub(super) struct Client {
+    pub(super) connection: ConnectionId,
+    /// It was connected before: what it sends it may have sent already.
+    pub(super) again: bool,
+}
+
+/// How a connection ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// Its client closed it.
+    Closed,
+    /// The vault stops.
+    Stopping,
+    /// The same client has come back on another.
+    Replaced,
+    /// It asked for what ends a connection.
+    Refused(Refused),
+    /// It said nothing for so long.
+    Silent(Duration),
+    /// Its socket.
+    Broken(io::Error),
+}
+
+impl From<io::Error> for End {
+    fn from(error: io::Error) -> Self {
+        match error.kind() {
+            io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Broken(error),
+        }
+    }
+}
+
+/// One that has greeted.
+struct Greeted<S> {
+    stream: S,
+    incoming: Incoming,
+    outgoing: Outgoing,
+    settled: Settled,
+}
+
+/// Serves one connection until its end.
+pub(super) async fn serve<S>(hall: Arc<Hall>, stream: S, from: SocketAddr) -> End
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send,
+{
+    // Boxed: what greets is gone when the conversation goes on for days.
+    let introduced = Box::pin(introduce(&hall, stream, from));
+    let introduced = tokio::select! {
+        introduced = introduced => introduced,
+        () = hall.shutdown.cancelled() => return End::Stopping,
+    };
+    match introduced {
+        Ok((greeted, client, place)) => converse(&hall, greeted, &client, place).await,
+        Err(end) => end,
+    }
+}
+
+async fn introduce<S>(
+    hall: &Arc<Hall>,
+    stream: S,
+    from: SocketAddr,
+) -> Result<(Greeted<S>, Client, Place), End>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let offer = Offer {
+        version: Version::V12,
+        max_frame: hall.settings.max_frame,
+        inactivity: hall.settings.silence,
+        ..Offer::default()
+    };
+    let slow = |_| End::Silent(INTRODUCTION);
+    let mut greeted = timeout(INTRODUCTION, greet(hall, stream, offer)).await.map_err(slow)??;
+    let deadline = Instant::now() + INTRODUCTION;
+    let info = timeout_at(deadline, greeted.hear_name()).await.map_err(slow)?;
+    let (head, connection) = match &info {
+        Ok(info) => (info.head, detached(&info.connection_id)),
+        Err(_) => (Head::default(), ConnectionId { value: Text::default() }),
+    };
+    let admitted = match info {
+        Ok(info) => admit(hall, &info, from).await.map_err(End::Refused),
+        Err(end) => Err(end),
+    };
+    let told = match &admitted {
+        Ok(_) => done(head),
+        Err(End::Refused(refused)) => refusal(refused, head, &connection),
+        Err(_) => return admitted.map(|(client, place)| (greeted, client, place)),
+    };
+    greeted.say(&told).await?;
+    admitted.map(|(client, place)| (greeted, client, place))
+}
+
+async fn greet<S>(hall: &Arc<Hall>, mut stream: S, offer: Offer) -> Result<Greeted<S>, End>
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let mut outgoing = Outgoing::new(&offer.greeting()).map_err(Refused::from).map_err(End::Refused)?;
+    let mut incoming = Incoming::new(offer);
+    write(&mut stream, &mut outgoing).await?;
+    let settled = loop {
+        match incoming.arrival().map_err(Refused::from).map_err(End::Refused)? {
+            Some(Arrival::Greeting(_, settled)) => break settled,
+            Some(Arrival::Command(_)) => return Err(End::Refused(Refused::Unknown)),
+            None => read(&mut stream, &mut incoming).await?,
+        }
+    };
+    outgoing.settle(&settled);
+    let mut greeted = Greeted { stream, incoming, outgoing, settled };
+    greeted.say(&about(hall)).await?;
+    Ok(greeted)
+}
+
+impl<S: AsyncRead + AsyncWrite + Unpin> Greeted<S> {
+    /// Waits until the peer has said who it is.
+    async fn hear_name(&mut self) -> Result<ConnectionInfo, End> {
+        loop {
+            let early = Refused::TooEarly(MOST_UNKNOWN);
+            if self.incoming.announced().is_some_and(|length| length > MOST_UNKNOWN) {
+                return Err(End::Refused(early));
+            }
+            match self.incoming.arrival().map_err(Refused::from).map_err(End::Refused)? {
+                Some(Arrival::Command(Command::ConnectionInfo(info))) => return Ok(*info),
+                Some(Arrival::Command(Command::KeepAliveInfo(_) | Command::ConnectionControl(_))) => {}
+                Some(Arrival::Command(Command::ShutdownInfo(_))) => return Err(End::Closed),
+                Some(Arrival::Command(Command::BrokerInfo(info))) if !info.network => {}
+                Some(Arrival::Command(Command::BrokerInfo(_))) => {
+                    let what = "network connectors of ActiveMQ (the vault's bridge takes their place)";
+                    return Err(End::Refused(Refused::Unserved(what)));
+                }
+                Some(Arrival::Command(_) | Arrival::Greeting(..)) => {
+                    return Err(End::Refused(Refused::Unknown));
+                }
+                None => read(&mut self.stream, &mut self.incoming).await?,
+            }
+        }
+    }
+
+    async fn say(&mut self, command: &Command) -> Result<(), End> {
+        self.outgoing.push(command).map_err(Refused::from).map_err(End::Refused)?;
+        let written = timeout(LAST_WORDS, write(&mut self.stream, &mut self.outgoing)).await;
+        written.map_err(|_| End::Silent(LAST_WORDS))?.map_err(End::from)
+    }
+}
+
+/// Password first: a stranger learns nothing of who is connected.
+async fn admit(
+    hall: &Hall,
+    info: &ConnectionInfo,
+    from: SocketAddr,
+) -> Result<(Client, Place), Refused> {
+    let text = |text: &Option<Text>| text.as_ref().map(Text::to_string).unwrap_or_default();
+    let known = hall.door.lets_in(&text(&info.user_name), &text(&info.password)).await;
+    let is_known = known.map_err(|error| {
+        tracing::error!("broker: {error}; nobody new is let in until then");
+        Refused::Users
+    })?;
+    if !is_known {
+        return Err(Refused::Password);
+    }
+    let name = info.client_id.as_ref().unwrap_or(&info.connection_id.value);
+    let entered = hall.clients.enter(name, &info.connection_id, from, info.failover_reconnect).await;
+    let place = entered.map_err(|holder| Refused::ClientTaken {
+        broker: hall.settings.name.clone(),
+        client: name.to_string(),
+        from: holder.to_string(),
+    })?;
+    Ok((Client { connection: detached(&info.connection_id), again: info.failover_reconnect }, place))
+}
+
+fn detached(connection: &ConnectionId) -> ConnectionId {
+    ConnectionId { value: connection.value.detached() }
+}
+
+fn about(hall: &Hall) -> Command {
+    BrokerInfo {
+        head: Head::default(),
+        broker_id: hall.id.clone(),
+        url: None,
+        peers: None,
+        name: Some(Text::shortened(&hall.settings.name)),
+        slave: false,
+        master: false,
+        fault_tolerant: false,
+        duplex: false,
+        network: false,
+        connection_id: 0,
+        upload_url: None,
+        network_properties: None,
+    }
+    .into()
+}
+
+async fn converse<S>(hall: &Arc<Hall>, greeted: Greeted<S>, client: &Client, place: Place) -> End
+where
+    S: AsyncRead + AsyncWrite + Unpin,
+{
+    let Greeted { stream, incoming, outgoing, settled } = greeted;
+    // Gone before the place is free: the client's messages are back in their queues by then.
+    let (session, deliveries) = hall.queues.connect();
+    let (reading, writing): (ReadHalf<S>, WriteHalf<S>) = tokio::io::split(stream);
+    let (replies, inbox) = mpsc::channel(REPLIES);
+    let seats = Seats::default();
+    let telling = Telling {
+        socket: writing,
+        outgoing,
+        deliveries,
+        replies: Replies::new(inbox),
+        session: &session,
+        seats: seats.clone(),
+        connection: client.connection.clone(),
+        temporaries: hall.temporaries.clone(),
+        watch: None,
+        beat: settled.inactivity.map(|silence| silence / 3),
+        counts: Arc::clone(&hall.counts),
+        poison: Vec::new(),
+    };
+    let mut hearing = Box::pin(
+        Hearing {
+            asking: Asking::new(hall, client, &session, seats, replies.clone()),
+            incoming,
+            socket: reading,
+            settled,
+            large: Arc::clone(&hall.large),
+            replies,
+        }
+        .run(&hall.shutdown, &place.cut),
+    );
+    let mut telling = Box::pin(telling.run());
+    let end = tokio::select! {
+        end = &mut hearing => end,
+        told = &mut telling => return told.err().map_or(End::Closed, End::from),
+    };
+    // With it the last sender of replies goes: what was asked for is answered still.
+    drop(hearing);
+    if !matches!(end, End::Broken(_) | End::Replaced | End::Silent(_)) {
+        let _gone = timeout(LAST_WORDS, telling).await;
+    }
+    end
+}
+
+/// The reading half.
+struct Hearing<'a, S> {
+    asking: Asking<'a>,
+    incoming: Incoming,
+    socket: ReadHalf<S>,
+    settled: Settled,
+    large: Arc<Semaphore>,
+    replies: mpsc::Sender<Reply>,
+}
+
+impl<S: AsyncRead + AsyncWrite> Hearing<'_, S> {
+    async fn run(mut self, stopping: &CancellationToken, cut: &CancellationToken) -> End {
+        let mut room = None;
+        let mut patience = self.settled.inactivity.map(|silence| silence.max(self.settled.initial_delay));
+        loop {
+            match self.incoming.arrival() {
+                Ok(Some(Arrival::Command(command))) => {
+                    room = None;
+                    match self.asking.obey(command).await {
+                        Goes::On => continue,
+                        Goes::Closed | Goes::Deaf => return End::Closed,
+                        Goes::Refused(refused) => return End::Refused(refused),
+                    }
+                }
+                Ok(Some(Arrival::Greeting(..))) => return End::Refused(Refused::Unknown),
+                Err(error) => return self.garbled(error.into()).await,
+                Ok(None) => {}
+            }
+            tokio::select! {
+                end = self.more(&mut room, patience) => if let Err(end) = end { return end },
+                () = stopping.cancelled() => return End::Stopping,
+                () = cut.cancelled() => return End::Replaced,
+            }
+            patience = self.settled.inactivity;
+        }
+    }
+
+    /// Waits for more bytes. Only this waiting counts as the peer's silence.
+    async fn more(
+        &mut self,
+        room: &mut Option<OwnedSemaphorePermit>,
+        patience: Option<Duration>,
+    ) -> Result<(), End> {
+        let length = self.incoming.announced().unwrap_or_default();
+        if length > LARGE && room.is_none() {
+            let kib = u32::try_from(length >> 10).unwrap_or(u32::MAX);
+            // Never closed.
+            *room = Arc::clone(&self.large).acquire_many_owned(kib).await.ok();
+        }
+        let late = async {
+            match patience {
+                Some(patience) => {
+                    tokio::time::sleep(patience).await;
+                    patience
+                }
+                None => pending().await,
+            }
+        };
+        tokio::select! {
+            read = read(&mut self.socket, &mut self.incoming) => Ok(read?),
+            silent = late => Err(End::Silent(silent)),
+        }
+    }
+
+    /// Says so, where the peer still understands it.
+    async fn garbled(&mut self, refused: Refused) -> End {
+        let connection = ConnectionId { value: Text::default() };
+        let told = refusal(&refused, Head::default(), &connection);
+        let _deaf = self.replies.send(Reply::Now(told)).await;
+        End::Refused(refused)
+    }
+}
+
+/// # Errors
+/// The socket's; [`io::ErrorKind::UnexpectedEof`] at its end.
+async fn read<S: AsyncRead + Unpin>(socket: &mut S, incoming: &mut Incoming) -> io::Result<()> {
+    match socket.read_buf(incoming.buffer()).await? {
+        0 => Err(io::ErrorKind::UnexpectedEof.into()),
+        _ => Ok(()),
+    }
+}
+
+async fn write<S: AsyncWrite + Unpin>(socket: &mut S, outgoing: &mut Outgoing) -> io::Result<()> {
+    while outgoing.has_remaining() {
+        if socket.write_buf(outgoing).await? == 0 {
+            return Err(io::ErrorKind::WriteZero.into());
+        }
+    }
+    socket.flush().await
+}

@@ -1,0 +1,331 @@
+//! The writing half of a connection: answers in the order in which they were asked for, deliveries,
+//! news and signs of life, gathered into portions for the socket. Knows the wire's frames and no
+//! queue's rules. A slow reader holds one portion and what the queues count against it.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Buf as _;
+use futures_util::FutureExt as _;
+use tokio::io::{AsyncWrite, AsyncWriteExt as _};
+use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::mpsc::Receiver;
+use tokio::time::{Instant, sleep_until, timeout};
+
+use crate::openwire::{
+    Command, ConnectionError, ConnectionId, ConsumerId, ExceptionResponse, Head, KeepAliveInfo,
+    MessageDispatch, Outgoing, ProducerAck, ProducerId, Response, Throwable,
+};
+use crate::queue::core::{AckKind, ConsumerKey, Done, Refusal};
+use crate::queue::message::Id;
+use crate::queue::{Answer, Deliveries, Delivery, QueueError, Session};
+
+use super::fault::Refused;
+use super::letter;
+use super::seats::Seats;
+use super::temporaries::{Temporaries, Watch};
+use super::{Counts, moment_ms};
+
+/// Bytes that are gathered before the socket is asked.
+const PORTION: usize = 64 << 10;
+/// Deliveries to others that may come before the one that a pull waits for.
+const MOST_AT_ONCE: usize = 1000;
+/// A peer that takes not one byte for so long is given up.
+const STALLED: Duration = Duration::from_secs(60);
+
+/// What the reading half hands over, in order.
+#[derive(Debug)]
+pub(super) enum Reply {
+    /// Ready to go.
+    Now(Command),
+    /// A message for a browser, which takes so much of what may be on the way to it.
+    Shown(Box<Command>, OwnedSemaphorePermit),
+    /// Once the queues have answered.
+    Later(Answer<Done>, Then),
+    /// From now on this consumer is told of temporary queues.
+    Watch(ConsumerId),
+    /// Nobody is told any more.
+    Unwatch,
+    /// The messages that came until the answer are all that a pull without patience gets.
+    Pulled(Answer<Done>, ConsumerKey),
+}
+
+/// What an answer of the queues is turned into.
+#[derive(Debug)]
+pub(super) struct Then {
+    /// Of the command that asked.
+    pub(super) head: Head,
+    /// For a producer with a window: so many bytes of it are free again.
+    pub(super) window: Option<(ProducerId, i32)>,
+    /// How the transaction is called that the queues may not know.
+    pub(super) transaction: Option<String>,
+    /// Where it is refused the transaction is rolled back.
+    pub(super) commits: bool,
+}
+
+/// The writing half.
+pub(super) struct Telling<'a, W> {
+    pub(super) socket: W,
+    pub(super) outgoing: Outgoing,
+    pub(super) deliveries: Deliveries,
+    pub(super) replies: Replies,
+    pub(super) session: &'a Session,
+    pub(super) seats: Seats,
+    pub(super) connection: ConnectionId,
+    pub(super) temporaries: Temporaries,
+    pub(super) watch: Option<Watch>,
+    /// The longest that nothing is said.
+    pub(super) beat: Option<Duration>,
+    pub(super) counts: Arc<Counts>,
+    /// What cannot be delivered: it would come back for ever.
+    pub(super) poison: Vec<(ConsumerKey, Id)>,
+}
+
+/// Replies in the order in which they were asked for, each when it is known.
+pub(super) struct Replies {
+    inbox: Receiver<Reply>,
+    first: Option<Reply>,
+}
+
+/// A reply that is known.
+enum Known {
+    Tell(Command),
+    Answered(Result<Done, QueueError>, Then),
+    Watch(Option<ConsumerId>),
+    Pulled(ConsumerKey),
+}
+
+/// What comes next.
+enum Next {
+    Delivery(Option<Delivery>),
+    Reply(Option<Known>),
+    News(Vec<Command>),
+    PullEnds(ConsumerKey),
+    Beat,
+    Look,
+}
+
+impl Replies {
+    pub(super) fn new(inbox: Receiver<Reply>) -> Self {
+        Self { inbox, first: None }
+    }
+
+    /// The next one; `None` when the reading half has ended and all is said. May be dropped while it
+    /// waits.
+    async fn next(&mut self) -> Option<Known> {
+        if self.first.is_none() {
+            self.first = Some(self.inbox.recv().await?);
+        }
+        let answered = match &mut self.first {
+            Some(Reply::Later(answer, _) | Reply::Pulled(answer, _)) => Some(answer.await),
+            _ => None,
+        };
+        Some(match (self.first.take()?, answered) {
+            (Reply::Later(_, then), Some(answered)) => Known::Answered(answered, then),
+            (Reply::Pulled(_, key), _) => Known::Pulled(key),
+            (Reply::Watch(consumer), _) => Known::Watch(Some(consumer)),
+            (Reply::Now(command), _) => Known::Tell(command),
+            (Reply::Shown(command, _), _) => Known::Tell(*command),
+            (Reply::Unwatch, _) | (Reply::Later(..), None) => Known::Watch(None),
+        })
+    }
+}
+
+impl<W: AsyncWrite + Unpin> Telling<'_, W> {
+    /// Tells until the reading half has ended and its last reply is out.
+    ///
+    /// # Errors
+    /// The socket's; [`io::ErrorKind::TimedOut`] for a peer that reads nothing.
+    pub(super) async fn run(mut self) -> io::Result<()> {
+        let mut said = Instant::now();
+        loop {
+            let next = self.next(said).await;
+            let mut goes_on = self.take(next);
+            while goes_on && self.outgoing.remaining() < PORTION {
+                let before = self.outgoing.remaining();
+                if let Some(delivery) = self.deliveries.next().now_or_never() {
+                    goes_on = self.take(Next::Delivery(delivery));
+                }
+                if let Some(reply) = self.replies.next().now_or_never() {
+                    goes_on = self.take(Next::Reply(reply));
+                }
+                if self.outgoing.remaining() == before {
+                    break;
+                }
+            }
+            for (consumer, id) in std::mem::take(&mut self.poison) {
+                // Where even that is refused the consumer has ended.
+                let _asked = self.session.acknowledge(consumer, (Some(id), id), AckKind::Poison, None).await;
+            }
+            if self.outgoing.has_remaining() {
+                self.flush().await?;
+                said = Instant::now();
+            }
+            if !goes_on {
+                return Ok(());
+            }
+        }
+    }
+
+    async fn next(&mut self, said: Instant) -> Next {
+        let pull = self.seats.next_to_give_up();
+        let beat = self.beat;
+        let news = async {
+            match &mut self.watch {
+                Some(watch) => watch.next().await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            delivery = self.deliveries.next() => Next::Delivery(delivery),
+            reply = self.replies.next() => Next::Reply(reply),
+            news = news => Next::News(news),
+            key = pull_ends(pull) => Next::PullEnds(key),
+            () = self.seats.waits.notified() => Next::Look,
+            () = beats(said, beat) => Next::Beat,
+        }
+    }
+
+    /// Does it go on?
+    fn take(&mut self, next: Next) -> bool {
+        match next {
+            Next::Delivery(Some(delivery)) => self.deliver(&delivery),
+            Next::Delivery(None) | Next::Reply(None) => return false,
+            Next::Reply(Some(reply)) => return self.reply(reply),
+            Next::News(news) => news.iter().for_each(|news| self.say(news)),
+            Next::PullEnds(key) => self.end_pull(key),
+            Next::Beat => {
+                self.say(&KeepAliveInfo { head: Head::default() }.into());
+            }
+            Next::Look => {}
+        }
+        true
+    }
+
+    fn deliver(&mut self, delivery: &Delivery) {
+        // One that has been closed meanwhile gave its messages back.
+        let Some(seat) = self.seats.take(delivery.consumer) else { return };
+        let fault = match letter::dispatch(delivery, &seat.id, &seat.source, moment_ms()) {
+            Ok(dispatch) => match self.outgoing.push(&dispatch.into()) {
+                Ok(()) => return self.counts.delivered.inc(),
+                Err(too_long) => too_long.to_string(),
+            },
+            Err(damaged) => damaged.to_string(),
+        };
+        let (name, queue) = (&delivery.message.name, &seat.source.name);
+        tracing::error!("broker: message {name} of {queue} cannot be delivered: {fault}; it is a dead letter");
+        self.poison.push((delivery.consumer, delivery.id));
+    }
+
+    fn reply(&mut self, reply: Known) -> bool {
+        match reply {
+            Known::Tell(command) => self.say(&command),
+            Known::Answered(answered, then) => return self.answered(answered, then),
+            Known::Watch(None) => self.watch = None,
+            Known::Watch(Some(consumer)) => {
+                let (watch, now) = self.temporaries.watch(consumer);
+                now.iter().for_each(|news| self.say(news));
+                self.watch = Some(watch);
+            }
+            Known::Pulled(key) => {
+                // What there was has come by now.
+                for _ in 0..MOST_AT_ONCE {
+                    let Some(Some(delivery)) = self.deliveries.next().now_or_never() else { break };
+                    self.deliver(&delivery);
+                }
+                self.end_pull(key);
+            }
+        }
+        true
+    }
+
+    fn answered(&mut self, answered: Result<Done, QueueError>, then: Then) -> bool {
+        let refused = match answered {
+            Ok(_) => {
+                if let Some((producer_id, size)) = then.window {
+                    self.say(&ProducerAck { head: Head::default(), producer_id, size }.into());
+                }
+                if then.head.response_required {
+                    self.say(&done(then.head));
+                }
+                return true;
+            }
+            // The client asks the other broker.
+            Err(QueueError::Stopped) => return false,
+            Err(error) => match then.transaction {
+                Some(transaction) if is_unknown(&error) => Refused::NoTransaction(transaction),
+                Some(transaction) if then.commits => Refused::RolledBack { transaction, why: error.to_string() },
+                _ => Refused::from(error),
+            },
+        };
+        self.say(&refusal(&refused, then.head, &self.connection));
+        true
+    }
+
+    fn end_pull(&mut self, key: ConsumerKey) {
+        if let Some(seat) = self.seats.give_up(key) {
+            self.session.pull(key, 0);
+            self.say(&nothing(seat.id.clone()));
+        }
+    }
+
+    fn say(&mut self, command: &Command) {
+        if let Err(error) = self.outgoing.push(command) {
+            tracing::error!("broker: an answer cannot be sent: {error}; its client will miss it");
+        }
+    }
+
+    async fn flush(&mut self) -> io::Result<()> {
+        while self.outgoing.has_remaining() {
+            let written = timeout(STALLED, self.socket.write_buf(&mut self.outgoing)).await;
+            if written.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
+                return Err(io::ErrorKind::WriteZero.into());
+            }
+        }
+        timeout(STALLED, self.socket.flush()).await.map_err(|_| io::ErrorKind::TimedOut)?
+    }
+}
+
+async fn pull_ends(pull: Option<(ConsumerKey, Instant)>) -> ConsumerKey {
+    match pull {
+        Some((key, end)) => {
+            sleep_until(end).await;
+            key
+        }
+        None => std::future::pending().await,
+    }
+}
+
+async fn beats(said: Instant, beat: Option<Duration>) {
+    match beat {
+        Some(beat) => sleep_until(said + beat).await,
+        None => std::future::pending().await,
+    }
+}
+
+fn is_unknown(error: &QueueError) -> bool {
+    matches!(error, QueueError::Refused(Refusal::NoTransaction))
+}
+
+/// The answer to a command that has been done.
+pub(super) fn done(head: Head) -> Command {
+    Response { head: Head::default(), correlation_id: head.command_id }.into()
+}
+
+/// The answer to a command that has not: to one that nobody waits for, an error of the connection.
+pub(super) fn refusal(refused: &Refused, head: Head, connection: &ConnectionId) -> Command {
+    let exception: Option<Throwable> = Some(refused.throwable());
+    if head.response_required {
+        ExceptionResponse { head: Head::default(), correlation_id: head.command_id, exception }.into()
+    } else {
+        let connection_id = Some(connection.clone());
+        ConnectionError { head: Head::default(), exception, connection_id }.into()
+    }
+}
+
+/// What ends a browse, and a pull that found nothing.
+pub(super) fn nothing(consumer_id: ConsumerId) -> Command {
+    let (destination, message) = (None, None);
+    MessageDispatch { head: Head::default(), consumer_id, destination, message, redelivery_counter: 0 }.into()
+}
