@@ -186,7 +186,11 @@ impl World {
 
     /// All trouble ends, and everything is consumed.
     pub(super) fn settle(&mut self) -> Result<(), String> {
-        self.kill();
+        if self.random.chance(50) {
+            self.kill();
+        }
+        let open: Vec<u64> = self.transactions.keys().copied().collect();
+        open.into_iter().for_each(|key| self.roll_back(key));
         self.resend();
         self.perform()?;
         self.commit(false)?;
@@ -398,17 +402,19 @@ impl World {
                 let fails = self.random.chance(15);
                 self.commit(fails)?;
             }
-            Some(key) => {
-                let (sends, acks) = self.transactions.remove(&key).unwrap();
-                self.note(|| format!("roll back {key}"));
-                for sent in sends {
-                    self.fates.insert(sent.name, Fate::Refused);
-                }
-                self.core.rollback(CONNECTION, key).unwrap();
-                self.untake(acks);
-            }
+            Some(key) => self.roll_back(key),
         }
         Ok(())
+    }
+
+    fn roll_back(&mut self, key: u64) {
+        let (sends, acks) = self.transactions.remove(&key).unwrap();
+        self.note(|| format!("roll back {key}"));
+        for sent in sends {
+            self.fates.insert(sent.name, Fate::Refused);
+        }
+        self.core.rollback(CONNECTION, key).unwrap();
+        self.untake(acks);
     }
 
     fn pass_on(&mut self) {
