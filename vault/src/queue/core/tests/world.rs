@@ -346,18 +346,18 @@ impl World {
         let from = if self.random.chance(50) { to } else { 0 };
         let (first, last) = (hands.held[from].id, hands.held[to].id);
         let kind = match self.random.below(10) {
-            0 => AckKind::Poison,
+            0 => AckKind::Poison(None),
             1 => AckKind::Delivered,
             _ => AckKind::Standard,
         };
         self.log.push(format!("{key} says {kind:?} of {first:?}..{last:?} in {transaction:?}"));
+        let (dead, seen) = (kind == AckKind::Poison(None), kind == AckKind::Delivered);
         let done = self.core.acknowledge(key, (Some(first), last), kind, transaction);
         done.map_err(|refusal| format!("refused: {refusal}"))?;
-        if kind == AckKind::Delivered {
+        if seen {
             return Ok(());
         }
         let taken: Vec<_> = self.consumers.get_mut(&key).unwrap().held.drain(from..=to).collect();
-        let dead = kind == AckKind::Poison;
         match transaction {
             Some(transaction) => {
                 let open = self.transactions.get_mut(&transaction).unwrap();
