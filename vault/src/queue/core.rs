@@ -189,7 +189,7 @@ pub enum Effect {
 }
 
 /// How an acknowledged message ends.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub(super) enum Fate {
     Done,
     Dead(Cause),
@@ -538,12 +538,12 @@ impl Core {
     fn bury_ready(&mut self, id: Id, cause: Cause) {
         let Some(line) = self.lines.get_mut(&id.level().queue()) else { return };
         if let Some(entry) = line.take(id, &mut self.cached) {
-            self.end(id, entry, Fate::Dead(cause));
+            self.end(id, entry, &Fate::Dead(cause));
         }
     }
 
     /// A message that is in no line and in nobody's hands any more.
-    fn end(&mut self, id: Id, entry: Entry, fate: Fate) {
+    fn end(&mut self, id: Id, entry: Entry, fate: &Fate) {
         self.count(id, fate);
         if !entry.persistent {
             // Nobody misses what was not to be kept.
@@ -555,7 +555,7 @@ impl Core {
         }
     }
 
-    fn count(&mut self, id: Id, fate: Fate) {
+    fn count(&mut self, id: Id, fate: &Fate) {
         if let Some(line) = self.lines.get_mut(&id.level().queue()) {
             match fate {
                 Fate::Done => line.dequeued += 1,
@@ -565,14 +565,14 @@ impl Core {
     }
 
     /// Where a dead letter goes; `None` if it is deleted.
-    fn burial(&mut self, id: Id, entry: &Entry, fate: Fate) -> Option<Move> {
+    fn burial(&mut self, id: Id, entry: &Entry, fate: &Fate) -> Option<Move> {
         let Fate::Dead(cause) = fate else { return None };
         // What dies among dead letters is gone.
         let line = self.lines.get(&id.level().queue()).filter(|line| !line.is_for_the_dead())?;
         let from = line.destination.name().to_owned();
         let queue = self.dead_letters;
         let to = self.place(queue, id.level().priority());
-        let origin = Some(Origin { queue: from, cause });
+        let origin = Some(Origin { queue: from, cause: cause.clone() });
         Some(Move { from: id, to, size: entry.size, at: entry.at, expiration: 0, origin })
     }
 

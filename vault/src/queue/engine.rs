@@ -97,13 +97,13 @@ impl Engine {
     pub(super) fn run(mut self, inbox: &Receiver<(Request, Option<OwnedSemaphorePermit>)>) {
         loop {
             let idle = if self.owed_since.is_some() && self.trouble.is_none() { OWED_FOR } else { TICK };
+            // Kept until the turn is over, so that what waits for one commit is bounded as well.
+            let mut rooms = Vec::new();
             match inbox.recv_timeout(idle) {
-                Ok((request, room)) => {
-                    self.take(request);
-                    // What has been taken makes room for the next.
-                    drop(room);
-                    for (request, _room) in inbox.try_iter().take(BATCH - 1) {
+                Ok(first) => {
+                    for (request, room) in std::iter::once(first).chain(inbox.try_iter().take(BATCH - 1)) {
                         self.take(request);
+                        rooms.extend(room);
                     }
                 }
                 Err(RecvTimeoutError::Timeout) => {}

@@ -293,14 +293,15 @@ impl Journal {
         let size: usize = row.get("size")?;
         let body = match row.get_ref("body")?.as_blob_or_null()? {
             Some(body) => Bytes::copy_from_slice(body),
-            None => self.pieces(place)?,
+            None => self.pieces(place, size)?,
         };
         if body.len() != size {
             return Ok(Err(place));
         }
         let origin: Option<String> = row.get("origin")?;
         let cause: Option<String> = row.get("cause")?;
-        let cause = cause.as_deref().and_then(Cause::from_word);
+        let why: Option<String> = row.get("why")?;
+        let cause = cause.and_then(|cause| Cause::from_words(&cause, why.as_deref()));
         let name: String = row.get("name")?;
         let group: Option<String> = row.get("message_group")?;
         let message = Message {
@@ -314,8 +315,9 @@ impl Journal {
         Ok(Ok(Placed { id: Id::from_number(place), persistent: true, message: Arc::new(message) }))
     }
 
-    fn pieces(&self, place: i64) -> rusqlite::Result<Bytes> {
-        let mut body = BytesMut::new();
+    fn pieces(&self, place: i64, size: usize) -> rusqlite::Result<Bytes> {
+        // A damaged row may say anything.
+        let mut body = BytesMut::with_capacity(size.min(64 << 20));
         let sql = "SELECT body FROM piece WHERE place = ?1 ORDER BY piece";
         let mut statement = self.connection.prepare_cached(sql)?;
         let mut rows = statement.query([place])?;
@@ -348,8 +350,9 @@ fn signed(size: usize) -> i64 {
 fn store(transaction: &Transaction<'_>, Placed { id, message, .. }: &Placed) -> rusqlite::Result<()> {
     let whole = message.body.len() <= PIECE;
     let origin = message.origin.as_ref();
-    transaction.prepare_cached("INSERT INTO message VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9)")?.execute(
-        params![
+    transaction
+        .prepare_cached("INSERT INTO message VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
+        .execute(params![
             id.number(),
             message.at,
             message.expiration,
@@ -358,9 +361,9 @@ fn store(transaction: &Transaction<'_>, Placed { id, message, .. }: &Placed) -> 
             message.group,
             origin.map(|origin| &origin.queue),
             origin.map(|origin| origin.cause.word()),
+            origin.and_then(|origin| origin.cause.why()),
             whole.then_some(&message.body[..])
-        ],
-    )?;
+        ])?;
     if !whole {
         let mut insert = transaction.prepare_cached("INSERT INTO piece VALUES (?1, ?2, ?3)")?;
         for (number, piece) in message.body.chunks(PIECE).enumerate() {
@@ -383,13 +386,15 @@ fn delete(transaction: &Transaction<'_>, id: Id, size: usize) -> rusqlite::Resul
 fn relocate(transaction: &Transaction<'_>, step: &Move) -> rusqlite::Result<bool> {
     let (from, to) = (step.from.number(), step.to.number());
     let origin = step.origin.as_ref();
-    let sql = "UPDATE message SET place = ?2, expiration = ?3, origin = ?4, cause = ?5 WHERE place = ?1";
+    let sql =
+        "UPDATE message SET place = ?2, expiration = ?3, origin = ?4, cause = ?5, why = ?6 WHERE place = ?1";
     let moved = transaction.prepare_cached(sql)?.execute(params![
         from,
         to,
         step.expiration,
         origin.map(|origin| &origin.queue),
-        origin.map(|origin| origin.cause.word())
+        origin.map(|origin| origin.cause.word()),
+        origin.and_then(|origin| origin.cause.why())
     ])?;
     if step.size > PIECE {
         transaction.prepare_cached("UPDATE piece SET place = ?2 WHERE place = ?1")?.execute([from, to])?;

@@ -17,6 +17,9 @@ pub(super) const MOST_QUEUES: usize = 1 << 14;
 /// Longest name of a queue, in bytes.
 const LONGEST_NAME: usize = 512;
 
+/// Longest reason of a dead letter that is kept, in bytes.
+const LONGEST_WHY: usize = 1_024;
+
 /// Where dead letters go, as in ActiveMQ.
 pub const DEAD_LETTERS: &str = "ActiveMQ.DLQ";
 
@@ -121,28 +124,48 @@ impl Id {
 }
 
 /// Why a message became a dead letter.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Cause {
     /// Its time was over before anybody took it.
     Expired,
-    /// A consumer gave it up after its redeliveries.
-    Poison,
+    /// A consumer gave it up after its redeliveries, and perhaps says why.
+    Poison(Option<Arc<str>>),
 }
 
 impl Cause {
+    /// A consumer gave it up; of a long reason the beginning is kept.
+    #[must_use]
+    pub fn poison(why: Option<&str>) -> Self {
+        let end = |why: &str| (0..=LONGEST_WHY.min(why.len())).rev().find(|end| why.is_char_boundary(*end));
+        Self::Poison(why.map(|why| Arc::from(&why[..end(why).unwrap_or(0)])))
+    }
+
     /// One word, for tables and operators.
     #[must_use]
-    pub fn word(self) -> &'static str {
+    pub fn word(&self) -> &'static str {
         match self {
             Self::Expired => "expired",
-            Self::Poison => "poison",
+            Self::Poison(_) => "poison",
         }
     }
 
-    /// Reads [`Cause::word`] back.
+    /// What the consumer said.
     #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Expired, Self::Poison].into_iter().find(|cause| cause.word() == word)
+    pub fn why(&self) -> Option<&str> {
+        match self {
+            Self::Poison(why) => why.as_deref(),
+            Self::Expired => None,
+        }
+    }
+
+    /// Reads [`Cause::word`] and [`Cause::why`] back.
+    #[must_use]
+    pub fn from_words(word: &str, why: Option<&str>) -> Option<Self> {
+        match word {
+            "expired" => Some(Self::Expired),
+            "poison" => Some(Self::poison(why)),
+            _ => None,
+        }
     }
 }
 
@@ -280,6 +303,16 @@ mod tests {
             let (from, to) = Id::places_of(one.0);
             assert!(from <= id && id < to);
         }
+    }
+
+    #[test]
+    fn of_a_long_reason_the_beginning_is_kept() {
+        let long = "ä".repeat(1_000);
+        let cause = Cause::poison(Some(&long));
+        assert_eq!(cause.why().map(str::len), Some(1_024));
+        assert_eq!(Cause::from_words(cause.word(), cause.why()), Some(cause));
+        let odd = format!("x{long}");
+        assert_eq!(Cause::poison(Some(&odd)).why().map(str::len), Some(1_023), "no letter is cut in half");
     }
 
     #[test]

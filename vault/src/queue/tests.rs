@@ -245,13 +245,18 @@ async fn what_expires_or_is_given_up_is_a_dead_letter_with_its_cause_and_can_be_
     let poison = next(&mut deliveries).await;
     assert_eq!(&*poison.message.name, "poison");
     let range = (None, poison.id);
-    session.acknowledge(key, range, AckKind::Poison, None).await.unwrap().await.unwrap();
+    session
+        .acknowledge(key, range, AckKind::Poison(Some("no stock".to_owned())), None)
+        .await
+        .unwrap()
+        .await
+        .unwrap();
     let dead = queues.browse(dead_letters.clone(), Id::default(), 10, 1_000).await.unwrap();
     let told = dead.iter().map(|placed| (&*placed.message.name, placed.message.origin.clone().unwrap()));
     let from = |cause| Origin { queue: "orders".to_owned(), cause };
     let mut told: Vec<_> = told.collect();
     told.sort_by_key(|(name, _)| name.len());
-    assert_eq!(told, [("late", from(Cause::Expired)), ("poison", from(Cause::Poison))]);
+    assert_eq!(told, [("late", from(Cause::Expired)), ("poison", from(Cause::poison(Some("no stock"))))]);
     assert_eq!(queues.retry(None).await.unwrap(), 2);
     let mut again = names(&mut deliveries, 2).await;
     again.sort();

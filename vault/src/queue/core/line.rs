@@ -71,7 +71,7 @@ pub(super) struct Line {
     pub(super) ready: BTreeMap<Id, Entry>,
     ready_bytes: usize,
     pub(super) stock: [Stock; PRIORITIES as usize],
-    /// Who may be given the next message, in turn. Those who are gone or full are dropped when met.
+    /// Who may be given the next message, in turn. Those who are full are dropped when met.
     pub(super) hungry: VecDeque<ConsumerKey>,
     pub(super) consumers: usize,
     pub(super) in_flight: usize,

@@ -134,7 +134,7 @@ impl Core {
         for row in rows.iter().filter(|row| row.expiration != 0 && row.expiration <= now) {
             if let Some((id, entry)) = self.pick(row) {
                 self.removing.insert(id);
-                self.end(id, entry, Fate::Dead(Cause::Expired));
+                self.end(id, entry, &Fate::Dead(Cause::Expired));
             }
         }
         let expired = |line: &Line| -> Vec<Id> {

@@ -28,7 +28,7 @@ pub struct Send {
 }
 
 /// What a consumer says of messages in its hands.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum AckKind {
     /// They are done.
     Standard,
@@ -36,8 +36,8 @@ pub enum AckKind {
     Delivered,
     /// It took them back and gives them to its listener once more.
     Redelivered,
-    /// It gives up: they are dead letters.
-    Poison,
+    /// It gives up, for this reason: they are dead letters.
+    Poison(Option<String>),
     /// Their time was over when it got them.
     Expired,
 }
@@ -186,6 +186,9 @@ impl Core {
         }
         if let Some(line) = self.lines.get_mut(&consumer.queue) {
             line.consumers -= 1;
+            if consumer.hungry {
+                line.hungry.retain(|hungry| *hungry != key);
+            }
         }
         self.free_big(consumer.big);
         let held = |last| consumer.range(None, last).map(|turns| *turns.end());
@@ -319,7 +322,7 @@ impl Core {
         }
         unit.taken = transaction.taken;
         for taken in unit.taken.iter_mut().filter(|taken| taken.flight.entry.persistent) {
-            taken.step = self.burial(taken.flight.id, &taken.flight.entry, taken.fate);
+            taken.step = self.burial(taken.flight.id, &taken.flight.entry, &taken.fate);
         }
         self.units.push(unit);
     }
@@ -357,7 +360,7 @@ impl Core {
         let turns = consumer.range(first, last).ok_or(Refusal::NotInFlight)?;
         let fate = match kind {
             AckKind::Standard => Fate::Done,
-            AckKind::Poison => Fate::Dead(Cause::Poison),
+            AckKind::Poison(why) => Fate::Dead(Cause::poison(why.as_deref())),
             AckKind::Expired => Fate::Dead(Cause::Expired),
             AckKind::Delivered => {
                 consumer.mark_delivered(turns);
@@ -382,11 +385,12 @@ impl Core {
             None => {
                 for (_, flight) in flights {
                     self.landed(flight.id);
-                    self.end(flight.id, flight.entry, fate);
+                    self.end(flight.id, flight.entry, &fate);
                 }
             }
             Some(transaction) => {
-                let taken = |(turn, flight)| Taken { consumer: key, turn, flight, fate, step: None };
+                let taken =
+                    |(turn, flight)| Taken { consumer: key, turn, flight, fate: fate.clone(), step: None };
                 let taken = flights.into_iter().map(taken);
                 self.transaction(connection, transaction)?.taken.extend(taken);
             }

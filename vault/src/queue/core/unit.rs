@@ -155,7 +155,7 @@ impl Core {
                     consumer.taken -= 1;
                     self.feed(key);
                 }
-                self.count(flight.id, fate);
+                self.count(flight.id, &fate);
                 arrivals.extend(self.removed(flight.id, flight.entry, step));
             }
             for (id, entry, step) in unit.removed {

@@ -37,6 +37,7 @@ pub(super) const MIGRATIONS: &[&str] = &["
         -- Of a dead letter.
         origin TEXT,
         cause TEXT,
+        why TEXT,
         -- A large body is in pieces.
         body BLOB
     ) STRICT;

@@ -46,7 +46,7 @@ fn a_body_of_any_size_is_read_back_whole_and_leaves_nothing_behind() {
         assert_eq!(journal.read(one.id).unwrap(), *one);
     }
     assert_eq!(journal.browse(1, Id::default(), 100, usize::MAX).unwrap(), all);
-    let origin = Some(Origin { queue: "orders".to_owned(), cause: Cause::Poison });
+    let origin = Some(Origin { queue: "orders".to_owned(), cause: Cause::poison(Some("no stock")) });
     let (last, to) = (all.last().unwrap(), Level::new(0, 4).place(100));
     let size = last.message.body.len();
     let step = Move { from: last.id, to, size, at: 7, expiration: 0, origin: origin.clone() };

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::queue::core::{AckKind, Core, Effect, Kept, Limits, Refusal, Send};
+use crate::queue::core::{AckKind, Core, Effect, Kept, Limits, Refusal, Seen, Send};
 use crate::queue::message::{Destination, Id, Message};
 
 struct Bench {
@@ -107,6 +107,20 @@ fn a_consumer_that_never_acknowledges_holds_no_more_than_the_limit() {
 }
 
 #[test]
+fn consumers_that_come_and_go_leave_nothing_behind() {
+    let mut bench = Bench::new(Limits::default());
+    bench.subscribe(1, "a", 10).unwrap();
+    for key in 2..100 {
+        bench.subscribe(key, "a", 10).unwrap();
+        assert_eq!(bench.given(), []);
+        bench.core.unsubscribe(key, Seen::Unknown);
+    }
+    let number = bench.core.find(&Destination::queue("a").unwrap()).unwrap();
+    let line = &bench.core.lines[&number];
+    assert_eq!((line.hungry.len(), line.consumers, bench.core.consumers.len()), (1, 1, 1));
+}
+
+#[test]
 fn big_messages_wait_for_each_other_and_small_ones_for_nobody() {
     let mut bench = Bench::new(Limits { outgoing_bytes: 100_000, ..Limits::default() });
     for (key, queue) in [(1, "big"), (2, "big"), (3, "small")] {
@@ -122,7 +136,7 @@ fn big_messages_wait_for_each_other_and_small_ones_for_nobody() {
     // A consumer that leaves makes room as well.
     bench.send("big", 90_000, None);
     assert_eq!(bench.given(), []);
-    bench.core.unsubscribe(2, crate::queue::core::Seen::Nothing);
+    bench.core.unsubscribe(2, Seen::Nothing);
     assert_eq!(bench.given().len(), 1, "to the one who has nothing under way");
 }
 

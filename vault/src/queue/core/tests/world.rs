@@ -186,7 +186,11 @@ impl World {
 
     /// All trouble ends, and everything is consumed.
     pub(super) fn settle(&mut self) -> Result<(), String> {
-        self.kill();
+        if self.random.chance(50) {
+            self.kill();
+        }
+        let open: Vec<u64> = self.transactions.keys().copied().collect();
+        open.into_iter().for_each(|key| self.roll_back(key));
         self.resend();
         self.perform()?;
         self.commit(false)?;
@@ -342,18 +346,18 @@ impl World {
         let from = if self.random.chance(50) { to } else { 0 };
         let (first, last) = (hands.held[from].id, hands.held[to].id);
         let kind = match self.random.below(10) {
-            0 => AckKind::Poison,
+            0 => AckKind::Poison(None),
             1 => AckKind::Delivered,
             _ => AckKind::Standard,
         };
         self.log.push(format!("{key} says {kind:?} of {first:?}..{last:?} in {transaction:?}"));
+        let (dead, seen) = (kind == AckKind::Poison(None), kind == AckKind::Delivered);
         let done = self.core.acknowledge(key, (Some(first), last), kind, transaction);
         done.map_err(|refusal| format!("refused: {refusal}"))?;
-        if kind == AckKind::Delivered {
+        if seen {
             return Ok(());
         }
         let taken: Vec<_> = self.consumers.get_mut(&key).unwrap().held.drain(from..=to).collect();
-        let dead = kind == AckKind::Poison;
         match transaction {
             Some(transaction) => {
                 let open = self.transactions.get_mut(&transaction).unwrap();
@@ -398,17 +402,19 @@ impl World {
                 let fails = self.random.chance(15);
                 self.commit(fails)?;
             }
-            Some(key) => {
-                let (sends, acks) = self.transactions.remove(&key).unwrap();
-                self.note(|| format!("roll back {key}"));
-                for sent in sends {
-                    self.fates.insert(sent.name, Fate::Refused);
-                }
-                self.core.rollback(CONNECTION, key).unwrap();
-                self.untake(acks);
-            }
+            Some(key) => self.roll_back(key),
         }
         Ok(())
+    }
+
+    fn roll_back(&mut self, key: u64) {
+        let (sends, acks) = self.transactions.remove(&key).unwrap();
+        self.note(|| format!("roll back {key}"));
+        for sent in sends {
+            self.fates.insert(sent.name, Fate::Refused);
+        }
+        self.core.rollback(CONNECTION, key).unwrap();
+        self.untake(acks);
     }
 
     fn pass_on(&mut self) {
