@@ -144,7 +144,7 @@ pub struct Broker {
     listen: SocketAddr,
 }
 
-/// The broker's open socket; nothing is accepted before [`Door::run`].
+/// The broker's open socket; nothing is accepted before [`Listening::run`].
 pub struct Listening {
     hall: Arc<Hall>,
     listener: TcpListener,
@@ -160,7 +160,6 @@ impl Broker {
     pub async fn open(
         settings: Settings,
         registry: &Registry,
-        shutdown: Shutdown,
     ) -> Result<(Self, Listening), BrokerError> {
         let address = settings.listen;
         let failed = |source| BrokerError::Listen { address, source };
@@ -184,7 +183,7 @@ impl Broker {
             settings,
             id,
             queues,
-            shutdown,
+            shutdown: Shutdown::new(),
         });
         let listening = Listening { hall: hall.clone(), listener, tls, sessions: TaskTracker::new() };
         Ok((Self { hall, listen }, listening))
@@ -231,21 +230,24 @@ impl Broker {
 }
 
 impl Listening {
-    /// Serves until the word to stop; then lets what is under way finish for ten seconds.
-    pub async fn run(self) {
-        let shutdown = self.hall.shutdown.clone();
+    /// Serves until `shutdown`; then lets what is under way finish for ten seconds, and leaves with all
+    /// that was acknowledged on disk.
+    pub async fn run(self, shutdown: Shutdown) {
         tokio::select! {
             () = self.accept() => {}
             () = shutdown.cancelled() => {}
         }
         let Self { hall, listener, sessions, .. } = self;
+        hall.shutdown.cancel();
         // Closed sockets refuse new clients at once, so that they turn to the other vault.
         drop(listener);
         sessions.close();
         if tokio::time::timeout(DRAIN, sessions.wait()).await.is_err() {
             tracing::warn!("broker: {} connections were not done within {DRAIN:?}; closed", sessions.len());
         }
-        drop(hall);
+        if let Err(error) = settle(&hall.queues).await {
+            tracing::error!("broker: {error}; what was acknowledged last may be delivered once more");
+        }
     }
 
     async fn accept(&self) {
@@ -270,6 +272,12 @@ impl Listening {
             self.sessions.spawn(client(hall, tls, socket, from, place));
         }
     }
+}
+
+/// Waits until all that was acknowledged is durable.
+async fn settle(queues: &Queues) -> Result<(), QueueError> {
+    let (session, _deliveries) = queues.connect();
+    session.sync().await?.await.map(drop)
 }
 
 async fn client(

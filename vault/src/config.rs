@@ -9,7 +9,7 @@ use shared::config::{ByteSize, Faults, Section, read_file};
 use shared::tls::{Files, is_name};
 
 use crate::sequence::database;
-use crate::{pair, pki, storage};
+use crate::{broker, pair, pki, queue, storage};
 
 /// Each takes up to 12 MiB of memory while it runs.
 const MOST_UPLOADS: usize = 4096;
@@ -18,6 +18,12 @@ const SHORTEST: Duration = Duration::from_millis(100);
 /// A slower scrub would hold a session for hours on one large file.
 const SLOWEST_SCRUB: ByteSize = ByteSize::kib(64);
 const DAY: u64 = 86_400;
+/// A broker that takes less takes no message with its headers.
+const SMALLEST_MESSAGE: ByteSize = ByteSize::mib(1);
+/// Larger ones belong into files.
+const LARGEST_MESSAGE: ByteSize = ByteSize::mib(256);
+/// Room for a message's headers and properties beside its body, in bytes.
+const HEADERS: usize = 1 << 20;
 /// A reply that waits longer for the database would come too late for a forwarded wish.
 const LONGEST_DATABASE_WAIT: Duration = Duration::from_secs(3);
 
@@ -42,6 +48,8 @@ pub struct Config {
     pub sequence_owner: String,
     /// Where a copy of that ledger is kept, if anywhere.
     pub database: Option<database::Settings>,
+    /// The embedded broker, where there is one.
+    pub broker: Option<broker::Settings>,
 }
 
 /// `[api]`
@@ -99,6 +107,8 @@ impl Config {
         let mut sequence = root.section("sequence");
         let database = sequence.optional_section("database").map(database_settings);
         let owner = sequence_owner(sequence, name.as_deref(), pair.as_ref());
+        let own_name = name.as_deref().unwrap_or_default();
+        let broker = root.optional_section("broker").map(|section| broker_settings(section, own_name, &state, &tls));
         Some(Self {
             name: name?,
             api,
@@ -111,6 +121,7 @@ impl Config {
                 Some(database) => Some(database?),
                 None => None,
             },
+            broker,
             state,
         })
     }
@@ -403,6 +414,50 @@ fn database_settings(mut section: Section<'_>) -> Option<database::Settings> {
         authority_file,
         wait,
     })
+}
+
+/// `[broker]`
+fn broker_settings(mut section: Section<'_>, name: &str, state: &Path, tls: &Files) -> broker::Settings {
+    let users: Option<PathBuf> = section.optional("users_file");
+    if section.or("anonymous", false) == users.is_some() {
+        let why = "write who may connect, or anonymous = true where everybody on the network may";
+        section.fault("users_file", why);
+    }
+    let certificate = section.or("certificate_file", tls.certificate.clone());
+    let key = section.or("key_file", tls.key.clone());
+    let in_clear = section.or("in_clear", false);
+    let max_connections = section.or("max_connections", 1024_usize);
+    if max_connections == 0 {
+        section.fault("max_connections", "0 lets nobody in; write how many connections may be open at once");
+    }
+    let max_message = section.or("max_message", ByteSize::mib(64));
+    if !(SMALLEST_MESSAGE..=LARGEST_MESSAGE).contains(&max_message) {
+        section.fault("max_message", format!("write {SMALLEST_MESSAGE} to {LARGEST_MESSAGE}"));
+    }
+    let silence = section.or("silence", Duration::from_secs(30));
+    if silence < Duration::from_secs(1) {
+        section.fault("silence", "must be at least \"1s\", or healthy clients are given up");
+    }
+    let mut queues = queue::Settings::new(state.join("queue.db"));
+    queues.journal_bytes = section.or("journal_size", ByteSize(queues.journal_bytes)).0;
+    queues.memory_bytes = section.or("memory", ByteSize(queues.memory_bytes as u64)).as_usize();
+    queues.hold = section.or("hold", queues.hold);
+    if queues.journal_bytes < max_message.0 {
+        section.fault("journal_size", "must hold at least one message of max_message");
+    }
+    if queues.memory_bytes < SMALLEST_MESSAGE.as_usize() {
+        section.fault("memory", format!("must be at least \"{SMALLEST_MESSAGE}\""));
+    }
+    broker::Settings {
+        name: name.to_owned(),
+        listen: section.or("listen", SocketAddr::from(([0, 0, 0, 0], 61616))),
+        tls: (!in_clear).then_some((certificate, key)),
+        users,
+        max_connections,
+        max_frame: max_message.as_usize().saturating_add(HEADERS),
+        silence,
+        queues,
+    }
 }
 
 /// `host`, `host:port` or `[address]:port`.

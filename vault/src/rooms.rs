@@ -20,6 +20,7 @@ use crate::api::server::PairDoor;
 use crate::api::status::Sources;
 use crate::api::upkeep::TellOfAdoption;
 use crate::api::{database, files, leases, life, names, numbers, records, upkeep};
+use crate::broker::Broker;
 use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
@@ -503,6 +504,22 @@ fn look(pair: &Pair, sequence: &Sequence, storage: &Storage, readiness: Readines
             }
             report_files(&storage, &readiness).await;
         })
+    };
+    worker::every(LOOK, look, shutdown.clone());
+}
+
+/// Readiness follows the broker.
+pub(crate) fn look_at_broker(broker: &Broker, readiness: Readiness, shutdown: &Shutdown) {
+    let broker = broker.clone();
+    let look = move || -> BoxFuture<'static, ()> {
+        let gate = broker.queues().gate();
+        let (health, detail) = match (gate.trouble, gate.journal || gate.memory) {
+            (Some(trouble), _) => (Health::Degraded, trouble),
+            (None, true) => (Health::Degraded, "senders are held: it is full".to_owned()),
+            (None, false) => (Health::Good, "messages are taken".to_owned()),
+        };
+        readiness.report("broker", health, detail);
+        Box::pin(std::future::ready(()))
     };
     worker::every(LOOK, look, shutdown.clone());
 }

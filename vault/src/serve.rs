@@ -14,7 +14,8 @@ use tokio::sync::Notify;
 
 use crate::api::admin::Readiness;
 use crate::api::server::{Bound, Certificates, Server, ServerError};
-use crate::api::status::Sources;
+use crate::api::status::{Sources, StatusSource};
+use crate::broker::{self, Broker, BrokerError};
 use crate::config::Config;
 use crate::pki::{Pki, PkiError};
 use crate::rooms::{Rooms, RoomsError};
@@ -35,6 +36,9 @@ pub enum ServeError {
     /// Its sockets.
     #[error(transparent)]
     Server(#[from] ServerError),
+    /// Its broker.
+    #[error(transparent)]
+    Broker(#[from] BrokerError),
     /// A metric is named twice: a fault of the program.
     #[error("metrics: {0}")]
     Metrics(#[from] prometheus::Error),
@@ -79,6 +83,7 @@ pub struct Vault {
     registry: Registry,
     metrics: crate::api::Metrics,
     readiness: Readiness,
+    broker: Option<(Broker, broker::Listening)>,
     /// Ends the rooms once nobody calls any more.
     last: Shutdown,
 }
@@ -97,7 +102,11 @@ impl Vault {
         let readiness = Readiness::default();
         let last = Shutdown::new();
         let rooms = Rooms::open(&config, &pki, &registry, readiness.clone(), &last).await?;
-        Ok(Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, last })
+        let broker = match &config.broker {
+            Some(settings) => Some(Broker::open(settings.clone(), &registry).await?),
+            None => None,
+        };
+        Ok(Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, broker, last })
     }
 
     /// Where the API listens.
@@ -122,11 +131,23 @@ impl Vault {
         self.rooms.sequence.clone()
     }
 
+    /// Where JMS clients connect, if they do.
+    #[must_use]
+    pub fn broker_address(&self) -> Option<SocketAddr> {
+        self.broker.as_ref().map(|(broker, _)| broker.address())
+    }
+
     /// Serves until `shutdown`; `reload` makes it read its certificates again.
     pub async fn run(self, shutdown: Shutdown, reload: Arc<Notify>) {
-        let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, last } = self;
+        let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, broker, last } = self;
         let mut status = status_sources(&config, &pki);
         status.extend(rooms.status);
+        let (broker, clients) = broker.unzip();
+        if let Some(broker) = broker {
+            crate::rooms::look_at_broker(&broker, readiness.clone(), &last);
+            status.push(broker_status(broker));
+        }
+        let serving_clients = clients.map(|clients| tokio::spawn(clients.run(shutdown.clone())));
         let mut registries = vec![registry];
         registries.extend(rooms.registries);
         let (name, sequence) = (config.name.clone(), rooms.sequence.clone());
@@ -158,11 +179,28 @@ impl Vault {
             systemd::tell(Life::Stopping);
         });
         server.run(bound, shutdown).await;
+        if let Some(serving) = serving_clients {
+            // It ends by the same word, within its own time.
+            let _ended = serving.await;
+        }
         last.cancel();
         sequence.ended().await;
         watching.abort();
         tracing::info!("vault {name}: stopped");
     }
+}
+
+fn broker_status(broker: Broker) -> (&'static str, StatusSource) {
+    let source: StatusSource = Arc::new(move || {
+        let broker = broker.clone();
+        Box::pin(async move {
+            match broker.status().await {
+                Ok(status) => json!(status),
+                Err(error) => json!({ "error": error.to_string() }),
+            }
+        })
+    });
+    ("broker", source)
 }
 
 /// One entry a room.

@@ -12,8 +12,8 @@ use tokio::sync::mpsc::Sender;
 
 use crate::openwire::{
     AckKind as Kind, Command, DataArrayResponse, DestinationAct, DestinationInfo, DestinationKind, Head,
-    Message, MessageAck, ObjectId, ProducerId, ProducerInfo, RemoveInfo, Text, TransactionAct, TransactionId,
-    TransactionInfo,
+    Message, MessageAck, ObjectId, ProducerId, ProducerInfo, RemoveInfo, Text, Throwable, TransactionAct,
+    TransactionId, TransactionInfo,
 };
 use crate::queue::core::{AckKind, Done, Seen};
 use crate::queue::message::Id;
@@ -180,16 +180,17 @@ impl<'a> Asking<'a> {
             // All that came before it has been seen too, whatever is acknowledged of it.
             Kind::Delivered => (AckKind::Delivered, None),
             Kind::Redelivered => (AckKind::Redelivered, first.or(Some(last))),
-            Kind::Poison => (AckKind::Poison, first.or(Some(last))),
+            Kind::Poison => (AckKind::Poison(ack.poison_cause.map(words)), first.or(Some(last))),
             Kind::Expired => (AckKind::Expired, first.or(Some(last))),
             Kind::Standard => (AckKind::Standard, first),
             Kind::Individual | Kind::Unmatched => (AckKind::Standard, Some(last)),
         };
-        let ends = matches!(kind, AckKind::Standard | AckKind::Poison | AckKind::Expired);
+        let ends = matches!(kind, AckKind::Standard | AckKind::Poison(_) | AckKind::Expired);
+        let waits = kind != AckKind::Delivered;
         let transaction = ack.transaction_id.as_ref().filter(|_| ends).map(number).transpose()?;
         let answer = self.session.acknowledge(key, (first, last), kind, transaction).await?;
         // What was seen may be acknowledged by now: then it takes no room any more.
-        if kind == AckKind::Delivered { Ok(Act::Done) } else { Ok(Act::Asked(answer)) }
+        if waits { Ok(Act::Asked(answer)) } else { Ok(Act::Done) }
     }
 
     async fn transact(&mut self, info: TransactionInfo) -> Result<Act, Refused> {
@@ -312,6 +313,14 @@ impl Drop for Asking<'_> {
         for name in &self.temporaries {
             self.hall.temporaries.remove(name);
         }
+    }
+}
+
+/// As Java shows an exception.
+fn words(cause: Throwable) -> String {
+    match cause.message {
+        Some(message) => format!("{}: {message}", cause.class),
+        None => cause.class.to_string(),
     }
 }
 

@@ -122,15 +122,15 @@ fn mark(out: &mut Message, id: Id, kept: &message::Message, source: &Destination
     }
     if let Some(origin) = &kept.origin {
         out.original_destination = Some(Destination::queue(Text::shortened(&origin.queue)));
-        tell_cause(out, origin.cause, expired_at);
+        tell_cause(out, &origin.cause, expired_at);
     }
 }
 
 /// As ActiveMQ's own dead letters tell it.
-fn tell_cause(out: &mut Message, cause: Cause, expired_at: i64) {
+fn tell_cause(out: &mut Message, cause: &Cause, expired_at: i64) {
     let why = match cause {
         Cause::Expired => format!("java.lang.Throwable: Message Expired. Expiration:{expired_at}"),
-        Cause::Poison => "java.lang.Throwable: Delivery exceeds redelivery policy limit".to_owned(),
+        Cause::Poison(why) => why.as_deref().unwrap_or("poison, and its consumer does not say why").to_owned(),
     };
     let properties = out.properties.as_ref().map_or(Ok(Properties::default()), Properties::read);
     // Properties that cannot be read stay as they are.

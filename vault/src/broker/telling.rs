@@ -34,6 +34,9 @@ const MOST_AT_ONCE: usize = 1000;
 /// A peer that takes not one byte for so long is given up.
 const STALLED: Duration = Duration::from_secs(60);
 
+/// Why the broker itself gives a message up.
+const UNDELIVERABLE: &str = "vault: it is larger than its consumer takes, or damaged; see the vault's log";
+
 /// What the reading half hands over, in order.
 #[derive(Debug)]
 pub(super) enum Reply {
@@ -156,7 +159,8 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
             }
             for (consumer, id) in std::mem::take(&mut self.poison) {
                 // Where even that is refused the consumer has ended.
-                let _asked = self.session.acknowledge(consumer, (Some(id), id), AckKind::Poison, None).await;
+                let kind = AckKind::Poison(Some(UNDELIVERABLE.to_owned()));
+                let _asked = self.session.acknowledge(consumer, (Some(id), id), kind, None).await;
             }
             if self.outgoing.has_remaining() {
                 self.flush().await?;

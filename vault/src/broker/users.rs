@@ -159,10 +159,10 @@ impl Door {
         Ok(self.proves(name, password, hash).await && is_known)
     }
 
-    async fn proves(&self, name: &str, password: &str, hash: String) -> Result<bool, UsersError> {
+    async fn proves(&self, name: &str, password: &str, hash: String) -> bool {
         let proof = self.proof(password, &hash);
         if self.locked().get(name) == Some(&proof) {
-            return Ok(true);
+            return true;
         }
         let _turn = self.at_once.acquire().await;
         let password = password.to_owned();
@@ -178,7 +178,7 @@ impl Door {
             }
             proved.insert(name.to_owned(), proof);
         }
-        Ok(fine)
+        fine
     }
 
     fn proof(&self, password: &str, hash: &str) -> [u8; 32] {
