@@ -32,6 +32,8 @@ pub struct PairPlan {
     pub storage: String,
     /// Further lines for `[api]`.
     pub api: String,
+    /// Lines for `[broker]` beside its address, if both vaults shall have one.
+    pub broker: Option<String>,
     /// Further lines for each `[[file_server]]`, which is a directory without any.
     pub file_servers: [String; 2],
     /// Other names than [`NAMES`].
@@ -51,6 +53,8 @@ pub struct Vault {
     pub api: SocketAddr,
     /// Health and metrics, in clear.
     pub admin: SocketAddr,
+    /// OpenWire, if the plan has a broker.
+    pub broker: SocketAddr,
     /// Operators' commands.
     pub control: PathBuf,
     /// The running program, once started.
@@ -215,6 +219,7 @@ impl Vault {
             folder: own,
             api: ports::free()?,
             admin: ports::free()?,
+            broker: ports::free()?,
             program: None,
             binary,
         })
@@ -228,6 +233,7 @@ impl Vault {
         plan: &PairPlan,
     ) -> anyhow::Result<()> {
         let [left, right] = file_servers;
+        let listen = |lines: &String| format!("[broker]\nlisten = \"{}\"\n{lines}\n", self.broker);
         let text = format!(
             r#"name = "{name}"
 state = "{state}"
@@ -249,6 +255,7 @@ key_file = "{key}"
 escrow_recipient = "{escrow}"
 retry_every = "1s"
 {more_storage}
+{broker}
 [[file_server]]
 name = "{left_name}"
 path = "{left}"
@@ -268,6 +275,7 @@ path = "{right}"
             owner = plan.names.unwrap_or(NAMES)[0],
             key = self.folder.join("storage.key").display(),
             more_storage = plan.storage,
+            broker = plan.broker.as_ref().map(listen).unwrap_or_default(),
             left_name = FILE_SERVERS[0],
             left = left.display(),
             right_name = FILE_SERVERS[1],

@@ -129,7 +129,10 @@ impl Replies {
             (Reply::Pulled(_, key), _) => Known::Pulled(key),
             (Reply::Watch(consumer), _) => Known::Watch(Some(consumer)),
             (Reply::Now(command), _) => Known::Tell(command),
-            (Reply::Shown(command, _), _) => Known::Tell(*command),
+            (Reply::Shown(command, room), _) => {
+                drop(room);
+                Known::Tell(*command)
+            }
             (Reply::Unwatch, _) | (Reply::Later(..), None) => Known::Watch(None),
         })
     }

@@ -100,11 +100,6 @@ impl Temporaries {
 }
 
 impl Watch {
-    /// Whose it is.
-    pub(super) fn consumer(&self) -> &ConsumerId {
-        &self.consumer
-    }
-
     /// What the consumer is told next. May be dropped while it waits.
     pub(super) async fn next(&mut self) -> Vec<Command> {
         match self.news.recv().await {
