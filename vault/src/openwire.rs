@@ -40,6 +40,7 @@ mod sample;
 mod table;
 mod text;
 mod types;
+mod usual;
 mod wire;
 
 #[cfg(test)]
