@@ -5,6 +5,7 @@ pub mod api;
 pub mod command;
 pub mod config;
 pub mod marks;
+pub mod openwire;
 pub mod pair;
 pub mod pki;
 mod rooms;

@@ -1,0 +1,183 @@
+//! Frames: bytes as they arrive → commands, commands → bytes to send. Pure; knows no socket.
+//!
+//! A frame is four bytes of length (big-endian, of what follows) and one structure. The first one
+//! each way is the greeting; both halves follow what was settled by it.
+
+use std::collections::VecDeque;
+use std::io::IoSlice;
+
+use bytes::{Buf, Bytes, BytesMut};
+
+use super::Version;
+use super::any::Command;
+use super::fault::{DecodeError, EncodeError, Fault};
+use super::greeting::{Offer, Settled, WireFormatInfo};
+use super::wire::{PREFIX, Reader, Writer};
+
+/// Longest greeting taken, in bytes: real ones have some 400.
+const MAX_GREETING: usize = 16 << 10;
+
+/// Least and most room made for what arrives, in bytes: an idle connection costs little, a busy
+/// one is read in large portions.
+const ROOM: std::ops::RangeInclusive<usize> = 2 << 10..=64 << 10;
+
+/// What arrived.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Arrival {
+    /// The peer's greeting, once and first, and what is settled by it.
+    Greeting(WireFormatInfo, Settled),
+    /// A command.
+    Command(Command),
+}
+
+/// Bytes that arrive, in whatever portions.
+#[derive(Debug)]
+pub struct Incoming {
+    buffer: BytesMut,
+    room: usize,
+    offer: Offer,
+    settled: Option<Settled>,
+}
+
+impl Incoming {
+    /// Waits for the greeting that answers `offer`, or that it answers.
+    #[must_use]
+    pub fn new(offer: Offer) -> Self {
+        Self { buffer: BytesMut::new(), room: *ROOM.start(), offer, settled: None }
+    }
+
+    /// Where to put bytes that arrive, behind those that are there; it has room for some.
+    pub fn buffer(&mut self) -> &mut BytesMut {
+        let filled = self.buffer.capacity() == self.buffer.len();
+        self.room = if filled { self.room * 2 } else { self.room / 2 }.clamp(*ROOM.start(), *ROOM.end());
+        // A large frame makes room as its bytes arrive, never on the word of its length.
+        let missing = self.wanted().unwrap_or_default().saturating_sub(self.buffer.len());
+        self.buffer.reserve(missing.min(self.buffer.len()).max(self.room));
+        &mut self.buffer
+    }
+
+    /// The next command, or none until more bytes arrive.
+    ///
+    /// # Errors
+    /// What is no OpenWire, or over the limit. The connection is of no use then.
+    pub fn arrival(&mut self) -> Result<Option<Arrival>, DecodeError> {
+        let Some(length) = self.wanted() else { return Ok(None) };
+        let limit = self.settled.map_or(MAX_GREETING, |settled| settled.max_frame);
+        if length - PREFIX > limit {
+            // What opens with a length out of all proportion is another protocol's text.
+            let fault = Fault::TooLong { length: length - PREFIX, limit };
+            return Err(if self.settled.is_some() { fault } else { Fault::NotOpenWire }.into());
+        }
+        if self.buffer.len() < length {
+            return Ok(None);
+        }
+        let mut frame = self.buffer.split_to(length).freeze();
+        frame.advance(PREFIX);
+        match self.settled {
+            Some(settled) => Reader::new(frame, settled.version).whole().map(Arrival::Command).map(Some),
+            None => self.greeted(frame).map(Some),
+        }
+    }
+
+    /// What was settled, once the greeting has arrived.
+    #[must_use]
+    pub fn settled(&self) -> Option<Settled> {
+        self.settled
+    }
+
+    fn greeted(&mut self, frame: Bytes) -> Result<Arrival, DecodeError> {
+        let greeting: WireFormatInfo = Reader::new(frame, Version::V12).whole()?;
+        let settled = self.offer.settle(&greeting)?;
+        self.settled = Some(settled);
+        Ok(Arrival::Greeting(greeting, settled))
+    }
+
+    /// Length of the frame that has begun to arrive, its prefix included.
+    fn wanted(&self) -> Option<usize> {
+        let prefix = self.buffer.first_chunk()?;
+        let length = usize::try_from(u32::from_be_bytes(*prefix)).ok()?;
+        length.checked_add(PREFIX)
+    }
+}
+
+/// Frames that wait to be sent; a [`Buf`], so that a socket's `write_buf` empties it. Large bodies
+/// are not copied into it.
+#[derive(Debug)]
+pub struct Outgoing {
+    ready: VecDeque<Bytes>,
+    remaining: usize,
+    writer: Writer,
+    max_frame: usize,
+}
+
+impl Outgoing {
+    /// Opens with a greeting.
+    ///
+    /// # Errors
+    /// A greeting of more bytes than a frame may have.
+    pub fn new(greeting: &WireFormatInfo) -> Result<Self, EncodeError> {
+        let mut outgoing = Self {
+            ready: VecDeque::new(),
+            remaining: 0,
+            writer: Writer::new(Version::V12),
+            max_frame: MAX_GREETING,
+        };
+        outgoing.frame(|writer| writer.structure(greeting))?;
+        Ok(outgoing)
+    }
+
+    /// From now on speaks as was settled.
+    pub fn settle(&mut self, settled: &Settled) {
+        self.writer.speak(settled.version);
+        self.max_frame = settled.max_frame;
+    }
+
+    /// Puts a command behind the others.
+    ///
+    /// # Errors
+    /// A frame over the limit that was settled; nothing of it is sent.
+    pub fn push(&mut self, command: &Command) -> Result<(), EncodeError> {
+        self.frame(|writer| writer.structure(command))
+    }
+
+    fn frame(&mut self, write: impl FnOnce(&mut Writer)) -> Result<(), EncodeError> {
+        let start = self.writer.begin();
+        write(&mut self.writer);
+        self.remaining += self.writer.end(start, self.max_frame)?;
+        if self.writer.has_aside() {
+            self.ready.extend(self.writer.pieces());
+        }
+        Ok(())
+    }
+}
+
+impl Buf for Outgoing {
+    fn remaining(&self) -> usize {
+        self.remaining
+    }
+
+    fn chunk(&self) -> &[u8] {
+        self.ready.front().map_or(self.writer.written(), Bytes::as_ref)
+    }
+
+    fn chunks_vectored<'a>(&'a self, slices: &mut [IoSlice<'a>]) -> usize {
+        let tail = Some(self.writer.written()).filter(|tail| !tail.is_empty());
+        let chunks = self.ready.iter().map(Bytes::as_ref).chain(tail);
+        slices.iter_mut().zip(chunks).map(|(slice, chunk)| *slice = IoSlice::new(chunk)).count()
+    }
+
+    fn advance(&mut self, count: usize) {
+        self.remaining -= count;
+        let mut left = count;
+        while let Some(piece) = self.ready.front_mut() {
+            let step = left.min(piece.len());
+            piece.advance(step);
+            left -= step;
+            if !piece.is_empty() {
+                return;
+            }
+            self.ready.pop_front();
+        }
+        self.writer.sent(left);
+    }
+}
