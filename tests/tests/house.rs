@@ -62,6 +62,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("edge/gateway", &["admin", "metrics"]),
     ("vault/config", &["pair", "pki", "sequence", "storage"]),
     ("vault/pki", &["marks", "sqlite"]),
+    ("vault/queue", &["sqlite"]),
     ("vault/sequence", &["sqlite"]),
     ("vault/storage", &["marks", "sqlite"]),
 ];

@@ -8,6 +8,7 @@ pub mod marks;
 pub mod openwire;
 pub mod pair;
 pub mod pki;
+pub mod queue;
 mod rooms;
 pub mod sequence;
 mod serve;

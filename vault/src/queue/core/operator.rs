@@ -1,0 +1,184 @@
+//! What operators do with queues: list, purge, move, remove; and what time does: expiry. Rows that
+//! are on disk only are named by whoever reads the disk.
+
+use super::line::{Entry, Line};
+use super::unit::{Move, Unit};
+use super::{Core, Done, Effect, Fate, Refusal, Token};
+use crate::queue::message::{Cause, Destination, Id, Placed};
+
+/// What is known of a row without its body.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Row {
+    /// Its place.
+    pub id: Id,
+    /// Of its body, in bytes.
+    pub size: usize,
+    /// When it came, in ms since 1970.
+    pub at: u64,
+    /// When its time is over, in ms since 1970; 0 is never.
+    pub expiration: u64,
+}
+
+/// What an operator wants done with messages.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Action {
+    /// They are deleted.
+    Purge,
+    /// They go to another queue, dead letters as if they had never died.
+    Move(Destination),
+}
+
+/// A queue as it stands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct QueueState {
+    /// Its number.
+    pub number: u16,
+    /// Which one.
+    pub destination: Destination,
+    /// Messages, in flight or not.
+    pub depth: u64,
+    /// Messages in consumers' hands.
+    pub in_flight: u64,
+    /// Consumers.
+    pub consumers: u64,
+    /// Messages that came since the program started.
+    pub enqueued: u64,
+    /// Messages that consumers have finished since the program started.
+    pub dequeued: u64,
+    /// Messages that died since the program started.
+    pub dead: u64,
+    /// Bytes that the journal keeps.
+    pub bytes: u64,
+    /// When the first message that waits in memory came, in ms since 1970.
+    pub first_at: Option<u64>,
+}
+
+impl Core {
+    /// All queues, by name.
+    #[must_use]
+    pub fn list(&self) -> Vec<QueueState> {
+        let mut list: Vec<QueueState> = self.lines.values().map(state).collect();
+        list.sort_by(|one, other| one.destination.cmp(&other.destination));
+        list
+    }
+
+    /// The number of a queue that is there.
+    #[must_use]
+    pub fn find(&self, destination: &Destination) -> Option<u16> {
+        self.numbers.get(destination).copied()
+    }
+
+    /// What waits in memory only, from behind a place: at most so many.
+    #[must_use]
+    pub fn volatile(&self, queue: u16, after: Id, most: usize) -> Vec<Placed> {
+        let Some(line) = self.lines.get(&queue) else { return Vec::new() };
+        let volatile = line.ready.range(after.next()..).filter(|(_, entry)| !entry.persistent);
+        let placed = volatile.filter_map(|(id, entry)| {
+            Some(Placed { id: *id, persistent: false, message: entry.message.clone()? })
+        });
+        placed.take(most).collect()
+    }
+
+    /// Does with these messages of one queue what the operator wants, those excepted that
+    /// consumers hold. Of `rows` the journal knows; `volatile` ones are in memory only. The token
+    /// is answered with their count, once it is durable.
+    pub fn act(&mut self, token: Token, rows: &[Row], volatile: &[Id], action: &Action) {
+        let queue = match action {
+            Action::Purge => None,
+            Action::Move(destination) => match self.queue(destination) {
+                Ok(queue) => Some(queue),
+                Err(refusal) => return self.effects.push(Effect::Answer(token, Err(refusal))),
+            },
+        };
+        let mut unit = Unit::new(token);
+        let mut found: Vec<(Id, Entry)> = rows.iter().filter_map(|row| self.pick(row)).collect();
+        for id in volatile {
+            let line = self.lines.get_mut(&id.level().queue());
+            found.extend(line.and_then(|line| Some((*id, line.take(*id, &mut self.cached)?))));
+        }
+        unit.done = Done::Count(found.len() as u64);
+        for (id, entry) in found {
+            let step = queue.map(|queue| {
+                let to = self.place(queue, id.level().priority());
+                let (size, at, expiration) = (entry.size, entry.at, entry.expiration);
+                Move { from: id, to, size, at, expiration, origin: None }
+            });
+            if entry.persistent {
+                self.removing.insert(id);
+            }
+            unit.removed.push((id, entry, step));
+        }
+        self.units.push(unit);
+    }
+
+    /// Takes a row out of its line, unless a consumer or a commit under way has it.
+    fn pick(&mut self, row: &Row) -> Option<(Id, Entry)> {
+        if self.removing.contains(&row.id) {
+            return None;
+        }
+        let line = self.lines.get_mut(&row.id.level().queue())?;
+        if let Some(entry) = line.take(row.id, &mut self.cached) {
+            return Some((row.id, entry));
+        }
+        let stock = line.stock(row.id);
+        if row.id.sequence() <= stock.cursor || stock.beyond == 0 {
+            return None;
+        }
+        stock.beyond -= 1;
+        let Row { size, at, expiration, .. } = *row;
+        Some((row.id, Entry { persistent: true, redeliveries: 0, size, at, expiration, message: None }))
+    }
+
+    /// The time of these rows is over, and of what waits in memory only and says so.
+    pub fn expire(&mut self, now: u64, rows: &[Row]) {
+        for row in rows.iter().filter(|row| row.expiration != 0 && row.expiration <= now) {
+            if let Some((id, entry)) = self.pick(row) {
+                self.removing.insert(id);
+                self.end(id, entry, &Fate::Dead(Cause::Expired));
+            }
+        }
+        let expired = |line: &Line| -> Vec<Id> {
+            let ready = line.ready.iter().filter(|(_, entry)| !entry.persistent && entry.is_expired(now));
+            ready.map(|(id, _)| *id).collect()
+        };
+        let expired: Vec<Id> = self.lines.values().flat_map(expired).collect();
+        for id in expired {
+            self.bury_ready(id, Cause::Expired);
+        }
+    }
+
+    /// Removes a queue that is empty and that nobody reads, if nothing else is staged or owed; the token is answered once it is durable.
+    pub fn remove(&mut self, token: Token, destination: &Destination) {
+        let gone = || Refusal::Gone { destination: destination.clone() };
+        let Some(line) = self.find(destination).and_then(|number| self.lines.get(&number)) else {
+            return self.effects.push(Effect::Answer(token, Err(gone())));
+        };
+        let number = line.number;
+        let state = state(line);
+        let empty = state.depth == 0 && line.stock.iter().all(|stock| stock.rows == 0);
+        let used = !empty || line.consumers > 0 || line.owner.is_some() || line.is_for_the_dead();
+        if used || self.is_awaited() || self.owed() > 0 || self.is_sent_to(number) {
+            let in_use = Refusal::InUse { destination: destination.clone() };
+            return self.effects.push(Effect::Answer(token, Err(in_use)));
+        }
+        self.lines.remove(&number);
+        self.numbers.remove(destination);
+        self.owed.queues.insert(number, None);
+        self.sync(token);
+    }
+}
+
+fn state(line: &Line) -> QueueState {
+    QueueState {
+        number: line.number,
+        destination: line.destination.clone(),
+        depth: line.waiting() + line.in_flight as u64,
+        in_flight: line.in_flight as u64,
+        consumers: line.consumers as u64,
+        enqueued: line.enqueued,
+        dequeued: line.dequeued,
+        dead: line.dead,
+        bytes: line.stock.iter().map(|stock| stock.bytes).sum(),
+        first_at: line.ready.values().map(|entry| entry.at).next(),
+    }
+}

@@ -1,0 +1,404 @@
+//! What a connection does: consumers, sends, acknowledgements, transactions, temporary queues. All
+//! of it ends with the connection, open transactions first.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use super::consumer::{Consumer, Taken};
+use super::line::Entry;
+use super::unit::Unit;
+use super::{ConnectionKey, ConsumerKey, Core, Done, Effect, Fate, Refusal, Token};
+use crate::queue::message::{Cause, Destination, Id, Message};
+
+/// What is sent.
+#[derive(Debug, Clone)]
+pub struct Send {
+    /// Where to.
+    pub destination: Destination,
+    /// Is it to survive restarts? In a temporary queue nothing does.
+    pub persistent: bool,
+    /// 0 to 9.
+    pub priority: u8,
+    /// The producer's id, and its number of this message, by which one sent again is recognised.
+    pub producer: Option<(Box<str>, u64)>,
+    /// Its connection may have sent it before, on another that broke.
+    pub again: bool,
+    /// The message.
+    pub message: Arc<Message>,
+}
+
+/// What a consumer says of messages in its hands.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum AckKind {
+    /// They are done.
+    Standard,
+    /// It has seen them, and wants more before it says what became of them.
+    Delivered,
+    /// It took them back and gives them to its listener once more.
+    Redelivered,
+    /// It gives up, for this reason: they are dead letters.
+    Poison(Option<String>),
+    /// Their time was over when it got them.
+    Expired,
+}
+
+/// Which messages a closing consumer has seen: those count as given away once more.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Seen {
+    /// Perhaps all, as when its connection broke.
+    Unknown,
+    /// None.
+    Nothing,
+    /// Those up to this one, in the order they were given.
+    UpTo(Id),
+}
+
+/// A message sent in a transaction.
+#[derive(Debug)]
+struct Pending {
+    queue: u16,
+    priority: u8,
+    producer: Option<(Box<str>, u64)>,
+    again: bool,
+    entry: Entry,
+}
+
+/// An open transaction.
+#[derive(Debug, Default)]
+struct Transaction {
+    sends: Vec<Pending>,
+    taken: Vec<Taken>,
+}
+
+/// All that ends with a connection.
+#[derive(Debug, Default)]
+pub(super) struct Connection {
+    consumers: BTreeSet<ConsumerKey>,
+    transactions: BTreeMap<u64, Transaction>,
+    temporaries: BTreeSet<u16>,
+}
+
+impl Core {
+    /// The connection has ended: its transactions are rolled back, what its consumers held goes back
+    /// in front, its temporary queues end.
+    pub fn disconnect(&mut self, connection: ConnectionKey) {
+        let Some(Connection { consumers, transactions, temporaries }) = self.connections.remove(&connection)
+        else {
+            return;
+        };
+        for transaction in transactions.into_values() {
+            self.undo(transaction);
+        }
+        for consumer in consumers {
+            self.unsubscribe(consumer, Seen::Unknown);
+        }
+        for number in temporaries {
+            self.end_temporary(number);
+        }
+    }
+
+    /// Makes a temporary queue; one that the connection has made already is left as it is.
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyQueues`]; [`Refusal::NotYours`].
+    pub fn create_temporary(
+        &mut self,
+        connection: ConnectionKey,
+        destination: &Destination,
+    ) -> Result<(), Refusal> {
+        if let Some(number) = self.numbers.get(destination) {
+            let owner = self.lines.get(number).and_then(|line| line.owner);
+            let not_yours = || Refusal::NotYours { destination: destination.clone() };
+            return if owner == Some(connection) { Ok(()) } else { Err(not_yours()) };
+        }
+        let number = self.create(destination, Some(connection))?;
+        self.connections.entry(connection).or_default().temporaries.insert(number);
+        Ok(())
+    }
+
+    /// Ends a temporary queue, and what is in it.
+    ///
+    /// # Errors
+    /// [`Refusal::Gone`], [`Refusal::NotYours`], or [`Refusal::InUse`] while it has consumers.
+    pub fn delete_temporary(
+        &mut self,
+        connection: ConnectionKey,
+        destination: &Destination,
+    ) -> Result<(), Refusal> {
+        let destination = || destination.clone();
+        let number = self.numbers.get(&destination()).copied();
+        let line = number.and_then(|number| self.lines.get(&number));
+        let line = line.ok_or_else(|| Refusal::Gone { destination: destination() })?;
+        if line.owner != Some(connection) {
+            return Err(Refusal::NotYours { destination: destination() });
+        }
+        if line.consumers > 0 {
+            return Err(Refusal::InUse { destination: destination() });
+        }
+        let number = line.number;
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.temporaries.remove(&number);
+        }
+        self.end_temporary(number);
+        Ok(())
+    }
+
+    fn end_temporary(&mut self, number: u16) {
+        let Some(line) = self.lines.remove(&number) else { return };
+        self.numbers.remove(&line.destination);
+        for entry in line.ready.values() {
+            self.resident = self.resident.saturating_sub(entry.size);
+        }
+    }
+
+    /// A new consumer. With a prefetch of 0 it is given only what [`Core::pull`] asks for.
+    ///
+    /// # Errors
+    /// Those of [`Core::queue`]; [`Refusal::NotYours`]; [`Refusal::TooManyConsumers`].
+    pub fn subscribe(
+        &mut self,
+        connection: ConnectionKey,
+        key: ConsumerKey,
+        destination: &Destination,
+        prefetch: usize,
+    ) -> Result<(), Refusal> {
+        let most = self.limits.consumers;
+        if self.consumers.len() >= most {
+            return Err(Refusal::TooManyConsumers { most });
+        }
+        let number = self.queue(destination)?;
+        let Some(line) = self.lines.get_mut(&number) else { return Err(Refusal::NoConsumer) };
+        if line.owner.is_some_and(|owner| owner != connection) {
+            return Err(Refusal::NotYours { destination: destination.clone() });
+        }
+        line.consumers += 1;
+        self.consumers.insert(key, Consumer::new(connection, number, prefetch));
+        self.connections.entry(connection).or_default().consumers.insert(key);
+        self.feed(key);
+        Ok(())
+    }
+
+    /// The consumer has ended; what it held goes back in front, in order.
+    pub fn unsubscribe(&mut self, key: ConsumerKey, seen: Seen) {
+        let Some(consumer) = self.consumers.remove(&key) else { return };
+        if let Some(connection) = self.connections.get_mut(&consumer.connection) {
+            connection.consumers.remove(&key);
+        }
+        if let Some(line) = self.lines.get_mut(&consumer.queue) {
+            line.consumers -= 1;
+            if consumer.hungry {
+                line.hungry.retain(|hungry| *hungry != key);
+            }
+        }
+        self.free_big(consumer.big);
+        let held = |last| consumer.range(None, last).map(|turns| *turns.end());
+        let upto = if let Seen::UpTo(last) = seen { held(last) } else { None };
+        let was_seen = |turn: u64, id: Id| match (seen, upto) {
+            (Seen::Unknown, _) => true,
+            (Seen::Nothing, _) => false,
+            (Seen::UpTo(_), Some(upto)) => turn <= upto,
+            // The last one is acknowledged already: then as ActiveMQ does, by age.
+            (Seen::UpTo(last), None) => id.sequence() <= last.sequence(),
+        };
+        for (turn, mut flight) in consumer.into_flights() {
+            if was_seen(turn, flight.id) {
+                flight.entry.redeliveries = flight.entry.redeliveries.saturating_add(1);
+            }
+            self.landed(flight.id);
+            self.requeue(flight.id, flight.entry);
+        }
+    }
+
+    /// A consumer without prefetch waits for so many messages; 0 takes it back.
+    pub fn pull(&mut self, key: ConsumerKey, count: usize) {
+        if let Some(consumer) = self.consumers.get_mut(&key) {
+            consumer.want(count);
+            self.feed(key);
+        }
+    }
+
+    /// Sends a message; the token is answered once it is kept, or, in a transaction, at once.
+    pub fn send(&mut self, token: Token, connection: ConnectionKey, send: Send, transaction: Option<u64>) {
+        if let Err(refusal) = self.try_send(token, connection, send, transaction) {
+            self.effects.push(Effect::Answer(token, Err(refusal)));
+        }
+    }
+
+    fn try_send(
+        &mut self,
+        token: Token,
+        connection: ConnectionKey,
+        send: Send,
+        transaction: Option<u64>,
+    ) -> Result<(), Refusal> {
+        let queue = self.queue(&send.destination)?;
+        let persistent = send.persistent && !send.destination.is_temporary();
+        let Send { priority, producer, again, message, .. } = send;
+        let pending = Pending { queue, priority, producer, again, entry: Entry::new(persistent, message) };
+        let Some(transaction) = transaction else {
+            if persistent {
+                let mut unit = Unit::new(token);
+                if !self.stage(pending, &mut unit) {
+                    unit.done = Done::Duplicate;
+                }
+                self.units.push(unit);
+            } else {
+                self.resident += pending.entry.size;
+                let id = self.place(queue, priority);
+                self.arrived(id, pending.entry);
+                self.effects.push(Effect::Answer(token, Ok(Done::Done)));
+            }
+            return Ok(());
+        };
+        let (size, uncommitted) = (pending.entry.size, self.uncommitted);
+        let (most, messages) = (self.limits.uncommitted_bytes, self.limits.transaction_messages);
+        let open = self.transaction(connection, transaction)?;
+        // One message may always be sent, however large.
+        if open.sends.len() >= messages || uncommitted > 0 && uncommitted + size > most {
+            return Err(Refusal::TransactionTooBig);
+        }
+        open.sends.push(pending);
+        self.uncommitted += size;
+        self.effects.push(Effect::Answer(token, Ok(Done::Done)));
+        Ok(())
+    }
+
+    /// Makes a sent message part of a unit; tells whether it is new.
+    fn stage(&mut self, pending: Pending, unit: &mut Unit) -> bool {
+        let Pending { queue, priority, producer, again, entry } = pending;
+        if let (true, Some((name, sequence))) = (entry.persistent, &producer) {
+            if again && self.producers.has(name, *sequence) {
+                return false;
+            }
+            unit.producers.push(self.producers.note(name, *sequence));
+        }
+        if !entry.persistent {
+            self.resident += entry.size;
+        }
+        let id = self.place(queue, priority);
+        unit.arrivals.push((id, entry));
+        true
+    }
+
+    fn transaction(&mut self, connection: ConnectionKey, key: u64) -> Result<&mut Transaction, Refusal> {
+        let connection = self.connections.get_mut(&connection);
+        connection.and_then(|open| open.transactions.get_mut(&key)).ok_or(Refusal::NoTransaction)
+    }
+
+    /// Begins a transaction; one that is open stays so.
+    ///
+    /// # Errors
+    /// [`Refusal::TooManyTransactions`].
+    pub fn begin(&mut self, connection: ConnectionKey, transaction: u64) -> Result<(), Refusal> {
+        let most = self.limits.transactions;
+        let open = self.connections.entry(connection).or_default();
+        if open.transactions.len() >= most && !open.transactions.contains_key(&transaction) {
+            return Err(Refusal::TooManyTransactions { most });
+        }
+        open.transactions.entry(transaction).or_default();
+        Ok(())
+    }
+
+    /// Commits: all its sends become visible and all its acknowledgements take effect, or nothing
+    /// does. The token is answered once it is durable.
+    pub fn commit(&mut self, token: Token, connection: ConnectionKey, transaction: u64) {
+        let open = self.connections.get_mut(&connection);
+        let Some(transaction) = open.and_then(|open| open.transactions.remove(&transaction)) else {
+            self.effects.push(Effect::Answer(token, Err(Refusal::NoTransaction)));
+            return;
+        };
+        let mut unit = Unit::new(token);
+        for pending in transaction.sends {
+            self.uncommitted = self.uncommitted.saturating_sub(pending.entry.size);
+            self.stage(pending, &mut unit);
+        }
+        unit.taken = transaction.taken;
+        for taken in unit.taken.iter_mut().filter(|taken| taken.flight.entry.persistent) {
+            taken.step = self.burial(taken.flight.id, &taken.flight.entry, &taken.fate);
+        }
+        self.units.push(unit);
+    }
+
+    /// Rolls back: its sends are forgotten, what it acknowledged is in its consumers' hands again.
+    ///
+    /// # Errors
+    /// [`Refusal::NoTransaction`].
+    pub fn rollback(&mut self, connection: ConnectionKey, transaction: u64) -> Result<(), Refusal> {
+        let open = self.connections.get_mut(&connection);
+        let open = open.and_then(|open| open.transactions.remove(&transaction));
+        self.undo(open.ok_or(Refusal::NoTransaction)?);
+        Ok(())
+    }
+
+    fn undo(&mut self, transaction: Transaction) {
+        let bytes: usize = transaction.sends.iter().map(|pending| pending.entry.size).sum();
+        self.uncommitted = self.uncommitted.saturating_sub(bytes);
+        self.untake(transaction.taken);
+    }
+
+    /// What a consumer says of the messages from `first` (its oldest, if there is none) to `last`, in
+    /// the order they were given. In a transaction it takes effect with the commit.
+    ///
+    /// # Errors
+    /// [`Refusal::NoConsumer`], [`Refusal::NotInFlight`], [`Refusal::NoTransaction`].
+    pub fn acknowledge(
+        &mut self,
+        key: ConsumerKey,
+        (first, last): (Option<Id>, Id),
+        kind: AckKind,
+        transaction: Option<u64>,
+    ) -> Result<(), Refusal> {
+        let consumer = self.consumers.get_mut(&key).ok_or(Refusal::NoConsumer)?;
+        let turns = consumer.range(first, last).ok_or(Refusal::NotInFlight)?;
+        let fate = match kind {
+            AckKind::Standard => Fate::Done,
+            AckKind::Poison(why) => Fate::Dead(Cause::poison(why.as_deref())),
+            AckKind::Expired => Fate::Dead(Cause::Expired),
+            AckKind::Delivered => {
+                consumer.mark_delivered(turns);
+                self.feed(key);
+                return Ok(());
+            }
+            AckKind::Redelivered => {
+                consumer.count_redelivery(turns);
+                return Ok(());
+            }
+        };
+        let connection = consumer.connection;
+        if let Some(transaction) = transaction {
+            self.transaction(connection, transaction)?;
+        }
+        let Some(consumer) = self.consumers.get_mut(&key) else { return Err(Refusal::NoConsumer) };
+        let flights = consumer.take(turns);
+        if transaction.is_some() {
+            consumer.taken += flights.len();
+        }
+        match transaction {
+            None => {
+                for (_, flight) in flights {
+                    self.landed(flight.id);
+                    self.end(flight.id, flight.entry, &fate);
+                }
+            }
+            Some(transaction) => {
+                let taken =
+                    |(turn, flight)| Taken { consumer: key, turn, flight, fate: fate.clone(), step: None };
+                let taken = flights.into_iter().map(taken);
+                self.transaction(connection, transaction)?.taken.extend(taken);
+            }
+        }
+        self.feed(key);
+        Ok(())
+    }
+
+    /// Somebody waits until all that was acknowledged before is durable.
+    pub fn sync(&mut self, token: Token) {
+        self.units.push(Unit::new(token));
+    }
+
+    /// Does an open transaction send to that queue?
+    pub(super) fn is_sent_to(&self, queue: u16) -> bool {
+        let open = self.connections.values().flat_map(|connection| connection.transactions.values());
+        open.flat_map(|transaction| &transaction.sends).any(|pending| pending.queue == queue)
+    }
+}

@@ -1,0 +1,158 @@
+//! Single rules of the queues, where a history would not say which one is broken.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use crate::queue::core::{AckKind, Core, Effect, Kept, Limits, Refusal, Seen, Send};
+use crate::queue::message::{Destination, Id, Message};
+
+struct Bench {
+    core: Core,
+    token: u64,
+}
+
+impl Bench {
+    fn new(limits: Limits) -> Self {
+        Self { core: Core::new(limits, Kept::default()), token: 0 }
+    }
+
+    fn send(&mut self, queue: &str, size: usize, transaction: Option<u64>) -> u64 {
+        self.token += 1;
+        let body = Bytes::from(vec![0; size]);
+        let message = Message { name: "m".into(), at: 1, expiration: 0, group: None, origin: None, body };
+        let send = Send {
+            destination: Destination::queue(queue).unwrap(),
+            persistent: true,
+            priority: 4,
+            producer: None,
+            again: false,
+            message: Arc::new(message),
+        };
+        self.core.send(self.token, 1, send, transaction);
+        self.token
+    }
+
+    /// What is given away, as `(consumer, place)`.
+    fn given(&mut self) -> Vec<(u64, Id)> {
+        self.core.committed();
+        self.core.dispatch(5);
+        let effects = self.core.effects().into_iter();
+        let given = effects.filter_map(|effect| match effect {
+            Effect::Deliver { consumer, id, .. } => Some((consumer, id)),
+            _ => None,
+        });
+        given.collect()
+    }
+
+    fn subscribe(&mut self, key: u64, queue: &str, prefetch: usize) -> Result<(), Refusal> {
+        self.core.subscribe(1, key, &Destination::queue(queue).unwrap(), prefetch)
+    }
+
+    fn refused(&mut self, token: u64) -> Option<Refusal> {
+        self.core.effects().into_iter().find_map(|effect| match effect {
+            Effect::Answer(answered, Err(refusal)) if answered == token => Some(refusal),
+            _ => None,
+        })
+    }
+}
+
+#[test]
+fn queues_consumers_and_transactions_are_bounded() {
+    let limits = Limits {
+        queues: 3,
+        consumers: 2,
+        transactions: 2,
+        transaction_messages: 2,
+        uncommitted_bytes: 100,
+        ..Limits::default()
+    };
+    let mut bench = Bench::new(limits);
+    // That of dead letters is one of them.
+    bench.subscribe(1, "a", 1).unwrap();
+    bench.subscribe(2, "b", 1).unwrap();
+    assert_eq!(bench.subscribe(3, "b", 1), Err(Refusal::TooManyConsumers { most: 2 }));
+    let third = bench.send("c", 1, None);
+    assert!(matches!(bench.refused(third), Some(Refusal::TooManyQueues { most: 3, .. })));
+    bench.core.begin(1, 1).unwrap();
+    bench.core.begin(1, 2).unwrap();
+    bench.core.begin(1, 2).unwrap();
+    assert_eq!(bench.core.begin(1, 3), Err(Refusal::TooManyTransactions { most: 2 }));
+    let sent = [10, 10, 10].map(|size| bench.send("a", size, Some(1)));
+    assert_eq!(bench.refused(sent[2]), Some(Refusal::TransactionTooBig));
+    let sent = bench.send("a", 90, Some(2));
+    assert_eq!(bench.refused(sent), Some(Refusal::TransactionTooBig));
+    bench.core.rollback(1, 1).unwrap();
+    let sent = bench.send("a", 1_000, Some(2));
+    assert_eq!(bench.refused(sent), None, "one message may always be sent");
+    bench.core.disconnect(1);
+    assert_eq!(bench.core.memory_bytes(), 0);
+}
+
+#[test]
+fn a_consumer_that_never_acknowledges_holds_no_more_than_the_limit() {
+    let mut bench = Bench::new(Limits { in_flight: 5, ..Limits::default() });
+    bench.subscribe(1, "a", 1_000_000).unwrap();
+    for _ in 0..20 {
+        bench.send("a", 1, None);
+    }
+    let given = bench.given();
+    assert_eq!(given.len(), 5);
+    let range = (None, given[4].1);
+    bench.core.passed_on(1, 5, 0);
+    bench.core.acknowledge(1, range, AckKind::Delivered, None).unwrap();
+    assert_eq!(bench.given(), [], "what it has only seen it still holds");
+    bench.core.acknowledge(1, range, AckKind::Standard, None).unwrap();
+    assert_eq!(bench.given().len(), 5);
+}
+
+#[test]
+fn consumers_that_come_and_go_leave_nothing_behind() {
+    let mut bench = Bench::new(Limits::default());
+    bench.subscribe(1, "a", 10).unwrap();
+    for key in 2..100 {
+        bench.subscribe(key, "a", 10).unwrap();
+        assert_eq!(bench.given(), []);
+        bench.core.unsubscribe(key, Seen::Unknown);
+    }
+    let number = bench.core.find(&Destination::queue("a").unwrap()).unwrap();
+    let line = &bench.core.lines[&number];
+    assert_eq!((line.hungry.len(), line.consumers, bench.core.consumers.len()), (1, 1, 1));
+}
+
+#[test]
+fn big_messages_wait_for_each_other_and_small_ones_for_nobody() {
+    let mut bench = Bench::new(Limits { outgoing_bytes: 100_000, ..Limits::default() });
+    for (key, queue) in [(1, "big"), (2, "big"), (3, "small")] {
+        bench.subscribe(key, queue, 10).unwrap();
+    }
+    bench.send("big", 200_000, None);
+    bench.send("big", 90_000, None);
+    bench.send("small", 10, None);
+    let given: Vec<u64> = bench.given().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(given, [1, 3], "one may be larger than the limit, if it is alone");
+    bench.core.passed_on(1, 200_000, 200_000);
+    assert_eq!(bench.given().into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [2]);
+    // A consumer that leaves makes room as well.
+    bench.send("big", 90_000, None);
+    assert_eq!(bench.given(), []);
+    bench.core.unsubscribe(2, Seen::Nothing);
+    assert_eq!(bench.given().len(), 1, "to the one who has nothing under way");
+}
+
+#[test]
+fn a_window_holds_what_is_most_urgent_and_no_more() {
+    let limits = Limits { window_messages: 10, window_bytes: 1 << 20, cached_bytes: 50, ..Limits::default() };
+    let mut bench = Bench::new(limits);
+    for _ in 0..100 {
+        bench.send("a", 10, None);
+    }
+    assert_eq!(bench.given(), []);
+    bench.subscribe(1, "a", 100).unwrap();
+    let given = bench.core.effects();
+    assert_eq!(given, []);
+    bench.core.dispatch(5);
+    let effects = bench.core.effects();
+    let loads: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Load { .. })).collect();
+    assert_eq!((effects.len() - loads.len(), loads.len()), (5, 1), "50 bytes are 5 messages; then the disk");
+}

@@ -1,0 +1,319 @@
+//! The one thread that has the core and the journal: takes what waits, gives away what it can,
+//! commits once for all, answers after the commit. Decides nothing that the core decides; knows the
+//! clock.
+
+mod operate;
+
+use std::collections::HashMap;
+use std::sync::mpsc::{Receiver, RecvTimeoutError};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use tokio::sync::mpsc::UnboundedSender;
+use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
+
+use super::core::{AckKind, ConnectionKey, ConsumerKey, Core, Done, Effect, Refusal, Seen, Send, Token};
+use super::journal::{Journal, JournalError};
+use super::message::{Destination, Id};
+use super::{Delivery, Gate, QueueError, Room};
+use operate::Acted;
+pub(super) use operate::{Operate, Page};
+
+/// Most requests of one commit, so that nobody waits for an endless one.
+const BATCH: usize = 1024;
+/// Acknowledgements that nobody waits for are written after so long,
+const OWED_FOR: Duration = Duration::from_millis(10);
+/// or when there are so many.
+const OWED: usize = 1024;
+/// So often is the disk tried again.
+const TICK: Duration = Duration::from_secs(1);
+/// So often are messages looked for whose time is over, as in ActiveMQ.
+const EXPIRE_EVERY: Duration = Duration::from_secs(30);
+
+pub(super) type Reply<T = Done> = oneshot::Sender<Result<T, QueueError>>;
+
+/// What connections and operators ask for.
+pub(super) enum Request {
+    Connect(ConnectionKey, UnboundedSender<Delivery>),
+    Disconnect(ConnectionKey),
+    Subscribe(ConnectionKey, ConsumerKey, Destination, usize, Reply),
+    Unsubscribe(ConsumerKey, Seen, Reply),
+    Pull(ConsumerKey, usize),
+    PassedOn(ConsumerKey, usize, usize),
+    CreateTemporary(ConnectionKey, Destination, Reply),
+    DeleteTemporary(ConnectionKey, Destination, Reply),
+    Send(ConnectionKey, Send, Option<u64>, Reply),
+    Acknowledge(ConsumerKey, (Option<Id>, Id), AckKind, Option<u64>, Reply),
+    Begin(ConnectionKey, u64, Reply),
+    Commit(ConnectionKey, u64, Reply),
+    Rollback(ConnectionKey, u64, Reply),
+    /// Waits until all that was acknowledged before is durable.
+    Sync(Reply),
+    Operate(Operate),
+}
+
+/// Who waits for a token.
+enum Waiter {
+    Done(Reply),
+    Acted(Option<Id>, Reply<Acted>),
+}
+
+pub(super) struct Engine {
+    core: Core,
+    journal: Journal,
+    /// Room for more, as the settings say.
+    room: Room,
+    gate: watch::Sender<Gate>,
+    connections: HashMap<ConnectionKey, UnboundedSender<Delivery>>,
+    waiters: HashMap<Token, Waiter>,
+    token: Token,
+    /// Since when something is owed to the journal.
+    owed_since: Option<Instant>,
+    /// Why the journal could not be written or read last.
+    trouble: Option<String>,
+    ticked: Instant,
+    expired: Instant,
+}
+
+impl Engine {
+    pub(super) fn new(core: Core, journal: Journal, room: Room, gate: watch::Sender<Gate>) -> Self {
+        let now = moment();
+        Self {
+            core,
+            journal,
+            room,
+            gate,
+            connections: HashMap::new(),
+            waiters: HashMap::new(),
+            token: 0,
+            owed_since: None,
+            trouble: None,
+            ticked: now,
+            expired: now,
+        }
+    }
+
+    /// Ends when nobody can ask any more.
+    pub(super) fn run(mut self, inbox: &Receiver<(Request, Option<OwnedSemaphorePermit>)>) {
+        loop {
+            let idle = if self.owed_since.is_some() && self.trouble.is_none() { OWED_FOR } else { TICK };
+            // Kept until the turn is over, so that what waits for one commit is bounded as well.
+            let mut rooms = Vec::new();
+            match inbox.recv_timeout(idle) {
+                Ok(first) => {
+                    for (request, room) in std::iter::once(first).chain(inbox.try_iter().take(BATCH - 1)) {
+                        self.take(request);
+                        rooms.extend(room);
+                    }
+                }
+                Err(RecvTimeoutError::Timeout) => {}
+                Err(RecvTimeoutError::Disconnected) => break,
+            }
+            self.turn();
+        }
+        self.write();
+    }
+
+    /// What is durable already need not wait for the commit; what the commit makes durable follows.
+    fn turn(&mut self) {
+        self.perform();
+        let now = moment();
+        if now.duration_since(self.ticked) >= TICK {
+            self.ticked = now;
+            self.tick(now);
+        }
+        if self.is_due(now) {
+            self.write();
+            self.perform();
+        }
+        self.owed_since = if self.core.is_clean() { None } else { self.owed_since.or(Some(now)) };
+        let gate = Gate {
+            memory: self.core.memory_bytes() >= self.room.memory_bytes,
+            journal: self.core.stored_bytes() >= self.room.journal_bytes,
+            trouble: self.trouble.clone(),
+        };
+        self.gate.send_if_modified(|known| {
+            let changed = *known != gate;
+            *known = gate;
+            changed
+        });
+    }
+
+    fn is_due(&self, now: Instant) -> bool {
+        let waits = self.owed_since.is_some_and(|since| now.duration_since(since) >= OWED_FOR);
+        let due = waits || self.core.owed() >= OWED;
+        // In trouble what nobody waits for is tried with the ticks.
+        self.core.is_awaited() || (due && (self.trouble.is_none() || self.ticked == now))
+    }
+
+    fn tick(&mut self, now: Instant) {
+        if self.core.is_stalled() {
+            self.core.retry();
+            self.perform();
+        }
+        if now.duration_since(self.expired) >= EXPIRE_EVERY {
+            self.expired = now;
+            self.expire();
+        }
+    }
+
+    fn write(&mut self) -> bool {
+        if self.core.is_clean() {
+            return true;
+        }
+        let writes = self.core.writes();
+        let written = if writes.is_empty() { Ok(()) } else { self.journal.write(&writes) };
+        match written {
+            Ok(()) => {
+                self.core.committed();
+                if self.trouble.take().is_some() {
+                    tracing::warn!("queues: the journal is written again");
+                    self.core.retry();
+                }
+                true
+            }
+            Err(error) => {
+                self.tell(&error);
+                self.core.failed(&error.to_string());
+                self.journal.relieve();
+                false
+            }
+        }
+    }
+
+    fn tell(&mut self, error: &JournalError) {
+        let why = error.to_string();
+        if self.trouble.as_ref() != Some(&why) {
+            tracing::error!("queues: {why}; senders are refused, and it is tried again every second");
+        }
+        self.trouble = Some(why);
+    }
+
+    /// Does what the core wants done, until it wants nothing more.
+    fn perform(&mut self) {
+        loop {
+            self.core.dispatch(milliseconds());
+            let effects = self.core.effects();
+            if effects.is_empty() {
+                return;
+            }
+            for effect in effects {
+                self.perform_one(effect);
+            }
+        }
+    }
+
+    fn perform_one(&mut self, effect: Effect) {
+        match effect {
+            Effect::Answer(token, answer) => match self.waiters.remove(&token) {
+                // Whoever waited may have left.
+                Some(Waiter::Done(reply)) => drop(reply.send(answer.map_err(Into::into))),
+                Some(Waiter::Acted(last, reply)) => {
+                    let acted = answer.map(|done| match done {
+                        Done::Count(count) => Acted { count, last },
+                        Done::Done | Done::Duplicate => Acted { count: 0, last },
+                    });
+                    drop(reply.send(acted.map_err(Into::into)));
+                }
+                None => {}
+            },
+            Effect::Load { level, after, messages, bytes } => {
+                let page = self.journal.page(level, after, messages, bytes);
+                let page = page.map_err(|error| self.tell(&error)).ok();
+                self.core.loaded(level, page);
+            }
+            Effect::Deliver { connection, consumer, id, size, redeliveries, message } => {
+                let message = match message {
+                    Some(message) => message,
+                    None => match self.journal.read(id) {
+                        Ok(placed) => placed.message,
+                        Err(error) => {
+                            self.tell(&error);
+                            return self.core.unreadable(consumer, id, size);
+                        }
+                    },
+                };
+                if let Some(connection) = self.connections.get(&connection) {
+                    // Whose connection has just ended is told by its end.
+                    let _gone = connection.send(Delivery { consumer, id, redeliveries, message });
+                }
+            }
+        }
+    }
+
+    fn take(&mut self, request: Request) {
+        match request {
+            Request::Connect(connection, deliveries) => {
+                self.connections.insert(connection, deliveries);
+            }
+            Request::Disconnect(connection) => {
+                self.connections.remove(&connection);
+                self.core.disconnect(connection);
+            }
+            Request::Subscribe(connection, key, destination, prefetch, reply) => {
+                let done = self.core.subscribe(connection, key, &destination, prefetch);
+                self.answer(done, reply);
+            }
+            Request::Unsubscribe(key, seen, reply) => {
+                self.core.unsubscribe(key, seen);
+                self.answer(Ok(()), reply);
+            }
+            Request::Pull(key, count) => self.core.pull(key, count),
+            Request::PassedOn(key, bytes, big) => self.core.passed_on(key, bytes, big),
+            Request::CreateTemporary(connection, destination, reply) => {
+                let done = self.core.create_temporary(connection, &destination);
+                self.answer(done, reply);
+            }
+            Request::DeleteTemporary(connection, destination, reply) => {
+                let done = self.core.delete_temporary(connection, &destination);
+                self.answer(done, reply);
+            }
+            Request::Send(connection, send, transaction, reply) => {
+                let token = self.wait(Waiter::Done(reply));
+                self.core.send(token, connection, send, transaction);
+            }
+            Request::Acknowledge(key, range, kind, transaction, reply) => {
+                let done = self.core.acknowledge(key, range, kind, transaction);
+                self.answer(done, reply);
+            }
+            Request::Begin(connection, transaction, reply) => {
+                let done = self.core.begin(connection, transaction);
+                self.answer(done, reply);
+            }
+            Request::Commit(connection, transaction, reply) => {
+                let token = self.wait(Waiter::Done(reply));
+                self.core.commit(token, connection, transaction);
+            }
+            Request::Rollback(connection, transaction, reply) => {
+                let done = self.core.rollback(connection, transaction);
+                self.answer(done, reply);
+            }
+            Request::Sync(reply) => {
+                let token = self.wait(Waiter::Done(reply));
+                self.core.sync(token);
+            }
+            Request::Operate(operate) => self.operate(operate),
+        }
+    }
+
+    fn answer(&self, done: Result<(), Refusal>, reply: Reply) {
+        drop(reply.send(done.map(|()| Done::Done).map_err(Into::into)));
+    }
+
+    fn wait(&mut self, waiter: Waiter) -> Token {
+        self.token += 1;
+        self.waiters.insert(self.token, waiter);
+        self.token
+    }
+}
+
+#[expect(clippy::disallowed_methods, reason = "this thread is the room's clock")]
+fn moment() -> Instant {
+    Instant::now()
+}
+
+/// Since 1970, as messages tell their times.
+#[expect(clippy::disallowed_methods, reason = "this thread is the room's clock")]
+fn milliseconds() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

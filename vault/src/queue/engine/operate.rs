@@ -1,0 +1,144 @@
+//! What operators ask of the thread, page by page, and what time does; rows are read and acted on in
+//! one turn, so that nothing changes in between.
+
+use super::{Engine, Reply, Request, Waiter, milliseconds};
+use crate::queue::core::{Action, QueueState};
+use crate::queue::message::{Destination, Id, Placed};
+use crate::queue::{QueueError, QueueStatus};
+
+/// Rows that are looked at by one request or one turn of expiry.
+const ROWS: usize = 500;
+
+/// What operators ask for.
+pub(in crate::queue) enum Operate {
+    Act(Page, Option<Vec<Id>>, Action, Reply<Acted>),
+    /// Asks for [`crate::queue::core::Core::position`].
+    Position(Reply<u64>),
+    Browse {
+        destination: Destination,
+        after: Id,
+        most: usize,
+        bytes: usize,
+        reply: Reply<Vec<Placed>>,
+    },
+    Remove(Destination, Reply),
+    List(Reply<Vec<QueueStatus>>),
+}
+
+impl From<Operate> for Request {
+    fn from(operate: Operate) -> Self {
+        Self::Operate(operate)
+    }
+}
+
+/// Which messages an operator means: those of a queue behind a place, sent before a position.
+#[derive(Debug, Clone)]
+pub(in crate::queue) struct Page {
+    pub(in crate::queue) destination: Destination,
+    pub(in crate::queue) after: Id,
+    pub(in crate::queue) before: u64,
+}
+
+/// What was done with a page.
+#[derive(Debug, Clone, Copy)]
+pub(in crate::queue) struct Acted {
+    pub(in crate::queue) count: u64,
+    /// The last place looked at; `None` when there was none.
+    pub(in crate::queue) last: Option<Id>,
+}
+
+impl Engine {
+    pub(super) fn operate(&mut self, operate: Operate) {
+        match operate {
+            Operate::Act(page, only, action, reply) => self.act(&page, only.as_deref(), &action, reply),
+            Operate::Position(reply) => drop(reply.send(Ok(self.core.position()))),
+            Operate::Browse { destination, after, most, bytes, reply } => {
+                let page = self.browse(&destination, after, most, bytes);
+                drop(reply.send(page));
+            }
+            Operate::Remove(destination, reply) => {
+                // What is owed would keep it in use.
+                self.write();
+                let token = self.wait(Waiter::Done(reply));
+                self.core.remove(token, &destination);
+            }
+            Operate::List(reply) => drop(reply.send(self.list())),
+        }
+    }
+
+    pub(super) fn expire(&mut self) {
+        let now = milliseconds();
+        loop {
+            let rows = self.journal.expired(now, ROWS).unwrap_or_else(|error| {
+                self.tell(&error);
+                Vec::new()
+            });
+            self.core.expire(now, &rows);
+            let looked = rows.len();
+            // Each page goes before the next is read. Those in consumers' hands stay, and would be
+            // read for ever.
+            let gone = self.core.owed() > 0 && self.write();
+            if looked < ROWS || !gone {
+                return;
+            }
+        }
+    }
+
+    fn number(&self, destination: &Destination) -> Result<u16, QueueError> {
+        let number = self.core.find(destination);
+        number.ok_or_else(|| QueueError::NoQueue { destination: destination.clone() })
+    }
+
+    fn act(&mut self, page: &Page, only: Option<&[Id]>, action: &Action, reply: Reply<Acted>) {
+        let rows = self.number(&page.destination).and_then(|queue| {
+            let volatile = self.core.volatile(queue, page.after, ROWS);
+            Ok((self.journal.rows_of(queue, page.after, ROWS)?, volatile))
+        });
+        let (mut rows, volatile) = match rows {
+            Ok(rows) => rows,
+            Err(error) => return drop(reply.send(Err(error))),
+        };
+        let mut volatile: Vec<Id> = volatile.into_iter().map(|placed| placed.id).collect();
+        // What is behind the end of either page comes with the next one.
+        let full = [rows.last().map(|row| row.id), volatile.last().copied()];
+        let full = full.into_iter().zip([rows.len(), volatile.len()]).filter(|(_, count)| *count == ROWS);
+        if let Some(end) = full.filter_map(|(last, _)| last).min() {
+            rows.retain(|row| row.id <= end);
+            volatile.retain(|id| *id <= end);
+        }
+        let last = rows.iter().map(|row| row.id).chain(volatile.iter().copied()).max();
+        let meant = |id: &Id| id.sequence() < page.before && only.is_none_or(|only| only.contains(id));
+        rows.retain(|row| meant(&row.id));
+        volatile.retain(meant);
+        let token = self.wait(Waiter::Acted(last, reply));
+        self.core.act(token, &rows, &volatile, action);
+    }
+
+    fn browse(
+        &mut self,
+        destination: &Destination,
+        after: Id,
+        most: usize,
+        bytes: usize,
+    ) -> Result<Vec<Placed>, QueueError> {
+        let queue = self.number(destination)?;
+        // What is acknowledged is not seen any more.
+        self.write();
+        let mut page = self.journal.browse(queue, after, most, bytes)?;
+        let end = page.last().map(|placed| placed.id);
+        let volatile = self.core.volatile(queue, after, most);
+        // What is behind the end of the page comes with the next one.
+        page.extend(volatile.into_iter().filter(|placed| end.is_none_or(|end| placed.id < end)));
+        page.sort_by_key(|placed| placed.id);
+        Ok(page)
+    }
+
+    fn list(&self) -> Result<Vec<QueueStatus>, QueueError> {
+        let status = |state: QueueState| {
+            let kept = if state.bytes > 0 { self.journal.oldest(state.number)? } else { None };
+            let oldest_at = [kept, state.first_at].into_iter().flatten().min();
+            Ok(QueueStatus { state, oldest_at })
+        };
+        self.core.list().into_iter().map(status).collect()
+    }
+}

@@ -1,0 +1,406 @@
+//! The queues' messages on disk: one SQLite file, one transaction for all that [`Writes`] says,
+//! synced before it returns (see [`crate::sqlite`]). Knows SQL; not who is given what.
+
+mod schema;
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use bytes::{Bytes, BytesMut};
+use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction, TransactionBehavior, params};
+
+use super::core::{Kept, Known, MOST_PRODUCERS, Move, Row, Writes};
+use super::message::{Cause, Destination, Id, Level, Message, Origin, PRIORITIES, Placed};
+use crate::sqlite::{self, SqliteError};
+use schema::MIGRATIONS;
+
+/// What SQLite keeps of the file for its one connection, as SQLite counts: so many KiB.
+const CACHE: i64 = -8_192;
+/// Pages in SQLite's log before they go into the file itself, 16 MiB: a message that is consumed
+/// soon never gets there.
+const LOG: i64 = 4096;
+/// Larger bodies are kept in pieces of this size, so that SQLite never holds one as a whole.
+const PIECE: usize = 256 * 1024;
+/// Places that one life may give without writing any.
+const LIFE_BITS: u32 = 24;
+
+/// What can go wrong with the journal.
+#[derive(Debug, thiserror::Error)]
+pub enum JournalError {
+    /// The file itself.
+    #[error(transparent)]
+    File(#[from] SqliteError),
+    /// A statement failed; disk full reads as such in SQLite's own words.
+    #[error("{file}: {source}; nothing of this write was kept")]
+    Sql {
+        /// The file.
+        file: PathBuf,
+        /// SQLite's reason.
+        #[source]
+        source: rusqlite::Error,
+    },
+    /// A message's row says more than there is.
+    #[error("{file}: message {place} is damaged; stop this vault and restore its state folder")]
+    Damaged {
+        /// The file.
+        file: PathBuf,
+        /// Its place.
+        place: i64,
+    },
+}
+
+/// The open journal; one thread has it.
+#[derive(Debug)]
+pub struct Journal {
+    file: PathBuf,
+    connection: Connection,
+}
+
+/// What a level becomes by a transaction.
+#[derive(Debug, Default)]
+struct Change {
+    next: u64,
+    messages: i64,
+    bytes: i64,
+}
+
+impl Journal {
+    /// Opens or creates the journal, and begins a life with it.
+    ///
+    /// # Errors
+    /// The file.
+    pub fn open(file: &Path) -> Result<(Self, Kept), JournalError> {
+        let journal = Self { file: file.to_owned(), connection: sqlite::open(file, MIGRATIONS)? };
+        let kept = journal.begin().map_err(|source| journal.sql(source))?;
+        Ok((journal, kept))
+    }
+
+    fn begin(&self) -> rusqlite::Result<Kept> {
+        for (pragma, value) in [("cache_size", CACHE), ("wal_autocheckpoint", LOG)] {
+            self.connection.pragma_update(None, pragma, value)?;
+        }
+        let sql = "UPDATE life SET number = number + 1 RETURNING number";
+        let life: u64 = self.connection.query_row(sql, [], |row| row.get(0))?;
+        let next: Option<u64> =
+            self.connection.query_row("SELECT max(next) FROM level", [], |row| row.get(0))?;
+        let levels = |row: &SqlRow<'_>| {
+            let level = Level::from_number(row.get(0)?).ok_or(rusqlite::Error::InvalidQuery)?;
+            Ok((level, row.get(1)?, row.get(2)?))
+        };
+        let queue = |row: &SqlRow<'_>| {
+            let name: String = row.get(1)?;
+            Ok((row.get(0)?, Destination::Queue(name.into())))
+        };
+        let producer = |row: &SqlRow<'_>| {
+            let name: String = row.get(1)?;
+            Ok(Known { slot: row.get(0)?, name: name.into(), upto: row.get(2)?, heard: row.get(3)? })
+        };
+        let sql = "SELECT level, messages, bytes FROM level WHERE messages > 0";
+        let levels = self.connection.prepare(sql)?.query_map([], levels)?.collect::<Result<_, _>>()?;
+        let sql = "SELECT number, name FROM queue";
+        let queues = self.connection.prepare(sql)?.query_map([], queue)?.collect::<Result<_, _>>()?;
+        let sql = "SELECT slot, name, upto, heard FROM producer WHERE slot < ?1";
+        let most = [MOST_PRODUCERS];
+        let producers = self.connection.prepare(sql)?.query_map(most, producer)?.collect::<Result<_, _>>()?;
+        Ok(Kept { next: next.unwrap_or(0).max(life << LIFE_BITS), queues, levels, producers })
+    }
+
+    /// Does all that `writes` says, durably, in one transaction.
+    ///
+    /// # Errors
+    /// SQLite's own; then nothing was kept.
+    pub fn write(&mut self, writes: &Writes) -> Result<(), JournalError> {
+        self.try_write(writes).map_err(|source| self.sql(source))
+    }
+
+    /// After a failed write: what the log holds beyond the file may be all that fills the disk.
+    pub fn relieve(&self) {
+        // A full disk may refuse this too; the log then keeps what it has.
+        let _later = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+    }
+
+    fn try_write(&mut self, writes: &Writes) -> rusqlite::Result<()> {
+        let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let mut changes = BTreeMap::new();
+        for (number, queue) in &writes.queues {
+            match queue {
+                Some(queue) => transaction
+                    .prepare_cached("INSERT OR REPLACE INTO queue VALUES (?1, ?2)")?
+                    .execute(params![number, queue.name()])?,
+                None => {
+                    transaction.prepare_cached("DELETE FROM queue WHERE number = ?1")?.execute([number])?
+                }
+            };
+        }
+        for placed in &writes.stores {
+            store(&transaction, placed)?;
+            let change: &mut Change = changes.entry(placed.id.level()).or_default();
+            change.next = change.next.max(placed.id.sequence() + 1);
+            change.messages += 1;
+            change.bytes += signed(placed.message.body.len());
+        }
+        for (id, size) in &writes.deletes {
+            if delete(&transaction, *id, *size)? {
+                changes.entry(id.level()).or_default().less(*size);
+            }
+        }
+        for step in &writes.moves {
+            if relocate(&transaction, step)? {
+                changes.entry(step.from.level()).or_default().less(step.size);
+                let change = changes.entry(step.to.level()).or_default();
+                change.next = change.next.max(step.to.sequence() + 1);
+                change.messages += 1;
+                change.bytes += signed(step.size);
+            }
+        }
+        for (level, change) in changes {
+            transaction
+                .prepare_cached(
+                    "INSERT INTO level VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO UPDATE SET next = max(next, ?2),
+                     messages = messages + ?3, bytes = bytes + ?4",
+                )?
+                .execute(params![level.number(), change.next, change.messages, change.bytes])?;
+        }
+        for known in &writes.producers {
+            transaction
+                .prepare_cached("INSERT OR REPLACE INTO producer VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![known.slot, known.name, known.upto, known.heard])?;
+        }
+        transaction.commit()
+    }
+
+    /// The messages of a level behind a number: at most so many, and so many bytes, or one.
+    ///
+    /// # Errors
+    /// SQLite's own, or a damaged message.
+    pub fn page(
+        &self,
+        level: Level,
+        after: u64,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<Vec<Placed>, JournalError> {
+        let from = level.place(after).next().max(level.places().0);
+        self.range(from, level.places().1, messages, bytes)
+    }
+
+    /// The messages of a queue behind a place, as [`Journal::page`].
+    ///
+    /// # Errors
+    /// As there.
+    pub fn browse(
+        &self,
+        queue: u16,
+        after: Id,
+        messages: usize,
+        bytes: usize,
+    ) -> Result<Vec<Placed>, JournalError> {
+        let (from, to) = Id::places_of(queue);
+        self.range(after.next().max(from), to, messages, bytes)
+    }
+
+    fn range(&self, from: Id, to: Id, messages: usize, bytes: usize) -> Result<Vec<Placed>, JournalError> {
+        let sql = "SELECT * FROM message WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT ?3";
+        let read = || -> rusqlite::Result<Result<Vec<Placed>, i64>> {
+            let (mut page, mut room) = (Vec::new(), bytes);
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let mut rows = statement.query(params![from.number(), to.number(), messages])?;
+            while let Some(row) = rows.next()? {
+                let size: usize = row.get("size")?;
+                if size > room && !page.is_empty() {
+                    break;
+                }
+                room = room.saturating_sub(size);
+                match self.message(row)? {
+                    Ok(placed) => page.push(placed),
+                    Err(place) => return Ok(Err(place)),
+                }
+            }
+            Ok(Ok(page))
+        };
+        self.whole(read().map_err(|source| self.sql(source))?)
+    }
+
+    /// One message.
+    ///
+    /// # Errors
+    /// SQLite's own, or a damaged or missing message.
+    pub fn read(&self, id: Id) -> Result<Placed, JournalError> {
+        let read = || -> rusqlite::Result<Result<Placed, i64>> {
+            let sql = "SELECT * FROM message WHERE place = ?1";
+            let mut statement = self.connection.prepare_cached(sql)?;
+            let mut rows = statement.query([id.number()])?;
+            match rows.next()? {
+                Some(row) => self.message(row),
+                None => Ok(Err(id.number())),
+            }
+        };
+        self.whole(read().map_err(|source| self.sql(source))?)
+    }
+
+    /// Rows whose time is over, at most so many.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn expired(&self, now: u64, most: usize) -> Result<Vec<Row>, JournalError> {
+        let sql = "SELECT place, size, at, expiration FROM message WHERE expiration > 0 AND expiration <= ?1
+                   ORDER BY expiration LIMIT ?2";
+        self.rows(sql, params![now, most])
+    }
+
+    /// Rows of a queue behind a place, at most so many.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn rows_of(&self, queue: u16, after: Id, most: usize) -> Result<Vec<Row>, JournalError> {
+        let (from, to) = Id::places_of(queue);
+        let sql = "SELECT place, size, at, expiration FROM message WHERE place >= ?1 AND place < ?2
+                   ORDER BY place LIMIT ?3";
+        self.rows(sql, params![after.next().max(from).number(), to.number(), most])
+    }
+
+    fn rows(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Row>, JournalError> {
+        let row = |row: &SqlRow<'_>| {
+            let id = Id::from_number(row.get(0)?);
+            Ok(Row { id, size: row.get(1)?, at: row.get(2)?, expiration: row.get(3)? })
+        };
+        let read = || -> rusqlite::Result<Vec<Row>> {
+            self.connection.prepare_cached(sql)?.query_map(values, row)?.collect()
+        };
+        read().map_err(|source| self.sql(source))
+    }
+
+    /// When the message of a queue that has waited longest came, in ms since 1970: the first one of
+    /// a priority, whichever is oldest.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn oldest(&self, queue: u16) -> Result<Option<u64>, JournalError> {
+        let first = |priority| -> rusqlite::Result<Option<u64>> {
+            let (from, to) = Level::new(queue, priority).places();
+            let sql = "SELECT at FROM message WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT 1";
+            let values = params![from.number(), to.number()];
+            self.connection.prepare_cached(sql)?.query_row(values, |row| row.get(0)).optional()
+        };
+        let all: Result<Vec<_>, _> = (0..PRIORITIES).map(first).collect();
+        Ok(all.map_err(|source| self.sql(source))?.into_iter().flatten().min())
+    }
+
+    /// `Err` names a damaged message.
+    fn message(&self, row: &SqlRow<'_>) -> rusqlite::Result<Result<Placed, i64>> {
+        let place: i64 = row.get("place")?;
+        let size: usize = row.get("size")?;
+        let body = match row.get_ref("body")?.as_blob_or_null()? {
+            Some(body) => Bytes::copy_from_slice(body),
+            None => self.pieces(place, size)?,
+        };
+        if body.len() != size {
+            return Ok(Err(place));
+        }
+        let origin: Option<String> = row.get("origin")?;
+        let cause: Option<String> = row.get("cause")?;
+        let why: Option<String> = row.get("why")?;
+        let cause = cause.and_then(|cause| Cause::from_words(&cause, why.as_deref()));
+        let name: String = row.get("name")?;
+        let group: Option<String> = row.get("message_group")?;
+        let message = Message {
+            name: name.into(),
+            at: row.get("at")?,
+            expiration: row.get("expiration")?,
+            group: group.map(Into::into),
+            origin: origin.zip(cause).map(|(queue, cause)| Origin { queue, cause }),
+            body,
+        };
+        Ok(Ok(Placed { id: Id::from_number(place), persistent: true, message: Arc::new(message) }))
+    }
+
+    fn pieces(&self, place: i64, size: usize) -> rusqlite::Result<Bytes> {
+        // A damaged row may say anything.
+        let mut body = BytesMut::with_capacity(size.min(64 << 20));
+        let sql = "SELECT body FROM piece WHERE place = ?1 ORDER BY piece";
+        let mut statement = self.connection.prepare_cached(sql)?;
+        let mut rows = statement.query([place])?;
+        while let Some(row) = rows.next()? {
+            body.extend_from_slice(row.get_ref(0)?.as_blob()?);
+        }
+        Ok(body.freeze())
+    }
+
+    fn whole<T>(&self, read: Result<T, i64>) -> Result<T, JournalError> {
+        read.map_err(|place| JournalError::Damaged { file: self.file.clone(), place })
+    }
+
+    fn sql(&self, source: rusqlite::Error) -> JournalError {
+        JournalError::Sql { file: self.file.clone(), source }
+    }
+}
+
+impl Change {
+    fn less(&mut self, size: usize) {
+        self.messages -= 1;
+        self.bytes -= signed(size);
+    }
+}
+
+fn signed(size: usize) -> i64 {
+    i64::try_from(size).unwrap_or(i64::MAX)
+}
+
+fn store(transaction: &Transaction<'_>, Placed { id, message, .. }: &Placed) -> rusqlite::Result<()> {
+    let whole = message.body.len() <= PIECE;
+    let origin = message.origin.as_ref();
+    transaction
+        .prepare_cached("INSERT INTO message VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
+        .execute(params![
+            id.number(),
+            message.at,
+            message.expiration,
+            message.body.len(),
+            message.name,
+            message.group,
+            origin.map(|origin| &origin.queue),
+            origin.map(|origin| origin.cause.word()),
+            origin.and_then(|origin| origin.cause.why()),
+            whole.then_some(&message.body[..])
+        ])?;
+    if !whole {
+        let mut insert = transaction.prepare_cached("INSERT INTO piece VALUES (?1, ?2, ?3)")?;
+        for (number, piece) in message.body.chunks(PIECE).enumerate() {
+            insert.execute(params![id.number(), number, piece])?;
+        }
+    }
+    Ok(())
+}
+
+/// Was it there?
+fn delete(transaction: &Transaction<'_>, id: Id, size: usize) -> rusqlite::Result<bool> {
+    if size > PIECE {
+        transaction.prepare_cached("DELETE FROM piece WHERE place = ?1")?.execute([id.number()])?;
+    }
+    let gone = transaction.prepare_cached("DELETE FROM message WHERE place = ?1")?.execute([id.number()])?;
+    Ok(gone > 0)
+}
+
+/// Was it there?
+fn relocate(transaction: &Transaction<'_>, step: &Move) -> rusqlite::Result<bool> {
+    let (from, to) = (step.from.number(), step.to.number());
+    let origin = step.origin.as_ref();
+    let sql =
+        "UPDATE message SET place = ?2, expiration = ?3, origin = ?4, cause = ?5, why = ?6 WHERE place = ?1";
+    let moved = transaction.prepare_cached(sql)?.execute(params![
+        from,
+        to,
+        step.expiration,
+        origin.map(|origin| &origin.queue),
+        origin.map(|origin| origin.cause.word()),
+        origin.and_then(|origin| origin.cause.why())
+    ])?;
+    if step.size > PIECE {
+        transaction.prepare_cached("UPDATE piece SET place = ?2 WHERE place = ?1")?.execute([from, to])?;
+    }
+    Ok(moved > 0)
+}
+
+#[cfg(test)]
+mod tests;

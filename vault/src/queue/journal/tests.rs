@@ -1,0 +1,149 @@
+//! What the journal alone promises: bodies of any size whole, pages bounded, a write kept as a whole
+//! or not at all. What it keeps through kills is told in the histories of the rules.
+
+use std::sync::Arc;
+
+use bytes::Bytes;
+
+use super::{Journal, PIECE};
+use crate::queue::core::{Move, Writes};
+use crate::queue::message::{Cause, Destination, Id, Level, Message, Origin, Placed};
+
+fn open(folder: &tempfile::TempDir) -> Journal {
+    Journal::open(&folder.path().join("queues.db")).unwrap().0
+}
+
+fn placed(sequence: u64, size: usize) -> Placed {
+    let body: Vec<u8> = (0..size).map(|place| u8::try_from(place % 251).unwrap()).collect();
+    let message = Message {
+        name: format!("ID:host-{sequence}").into(),
+        at: 7,
+        expiration: 9,
+        group: Some("g".into()),
+        origin: None,
+        body: body.into(),
+    };
+    Placed { id: Level::new(1, 4).place(sequence), persistent: true, message: Arc::new(message) }
+}
+
+fn stores(stores: Vec<Placed>) -> Writes {
+    let queue = Destination::queue("orders").unwrap();
+    Writes { queues: vec![(1, Some(queue))], stores, ..Writes::default() }
+}
+
+fn pieces(journal: &Journal) -> u64 {
+    journal.connection.query_row("SELECT count(*) FROM piece", [], |row| row.get(0)).unwrap()
+}
+
+#[test]
+fn a_body_of_any_size_is_read_back_whole_and_leaves_nothing_behind() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    let sizes = [0, 1, PIECE - 1, PIECE, PIECE + 1, 3 * PIECE, 4 * PIECE + 77];
+    let all: Vec<Placed> = sizes.iter().enumerate().map(|(n, size)| placed(n as u64, *size)).collect();
+    journal.write(&stores(all.clone())).unwrap();
+    for one in &all {
+        assert_eq!(journal.read(one.id).unwrap(), *one);
+    }
+    assert_eq!(journal.browse(1, Id::default(), 100, usize::MAX).unwrap(), all);
+    let origin = Some(Origin { queue: "orders".to_owned(), cause: Cause::poison(Some("no stock")) });
+    let (last, to) = (all.last().unwrap(), Level::new(0, 4).place(100));
+    let size = last.message.body.len();
+    let step = Move { from: last.id, to, size, at: 7, expiration: 0, origin: origin.clone() };
+    journal.write(&Writes { moves: vec![step], ..Writes::default() }).unwrap();
+    let dead = journal.read(to).unwrap().message;
+    assert_eq!((&dead.body, &dead.origin, dead.expiration), (&last.message.body, &origin, 0));
+    assert!(journal.read(last.id).is_err(), "it is in one place");
+    let deletes = all.iter().map(|one| (one.id, one.message.body.len())).chain([(to, size)]).collect();
+    journal.write(&Writes { deletes, ..Writes::default() }).unwrap();
+    assert_eq!(
+        (journal.browse(1, Id::default(), 100, usize::MAX).unwrap(), pieces(&journal)),
+        (Vec::new(), 0)
+    );
+    drop(journal);
+    let kept = Journal::open(&folder.path().join("queues.db")).unwrap().1;
+    assert_eq!(kept.levels, [], "what is over is counted down");
+}
+
+#[test]
+fn a_page_ends_at_its_messages_and_bytes_but_has_one() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    journal.write(&stores((0..10).map(|number| placed(number, 100)).collect())).unwrap();
+    let level = Level::new(1, 4);
+    let page = |after, messages, bytes| -> Vec<u64> {
+        let page = journal.page(level, after, messages, bytes).unwrap();
+        page.iter().map(|placed| placed.id.sequence()).collect()
+    };
+    assert_eq!(page(2, 3, usize::MAX), [3, 4, 5]);
+    assert_eq!(page(2, 100, 299), [3, 4]);
+    assert_eq!(page(2, 100, 0), [3]);
+    assert_eq!(page(9, 100, 1_000), [0; 0]);
+    assert_eq!(journal.page(Level::new(1, 5), 0, 10, 1_000).unwrap(), []);
+}
+
+#[test]
+fn nothing_remains_of_a_write_for_which_the_disk_was_full() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    journal.write(&stores(vec![placed(1, 100)])).unwrap();
+    let pages: u64 = journal.connection.query_row("PRAGMA page_count", [], |row| row.get(0)).unwrap();
+    let limit = |journal: &Journal, most: u64| {
+        let set = |row: &rusqlite::Row<'_>| row.get::<_, u64>(0);
+        journal.connection.query_row(&format!("PRAGMA max_page_count = {most}"), [], set).unwrap()
+    };
+    limit(&journal, pages + 2);
+    let deletes = vec![(placed(1, 100).id, 100)];
+    let refused = journal.write(&Writes { deletes, ..stores(vec![placed(2, 100_000)]) }).unwrap_err();
+    assert!(refused.to_string().ends_with("full; nothing of this write was kept"), "{refused}");
+    assert_eq!(journal.browse(1, Id::default(), 9, 900).unwrap(), [placed(1, 100)]);
+    limit(&journal, 1_000_000);
+    journal.write(&stores(vec![placed(2, 100_000)])).unwrap();
+    assert_eq!(
+        journal.browse(1, Id::default(), 9, usize::MAX).unwrap(),
+        [placed(1, 100), placed(2, 100_000)]
+    );
+}
+
+#[test]
+fn a_row_that_is_damaged_is_told_and_not_given_away() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    let large = placed(1, 2 * PIECE);
+    journal.write(&stores(vec![large.clone()])).unwrap();
+    journal.connection.execute("DELETE FROM piece WHERE piece = 1", []).unwrap();
+    let told = journal.read(large.id).unwrap_err().to_string();
+    let place = large.id.number();
+    assert!(
+        told.ends_with(&format!("message {place} is damaged; stop this vault and restore its state folder")),
+        "{told}"
+    );
+}
+
+#[test]
+fn places_given_in_one_life_are_not_given_in_the_next() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("queues.db");
+    let lives = [(); 3].map(|()| Journal::open(&file).unwrap().1.next);
+    assert!(lives[0] > 0 && lives[0] + 1_000_000 < lives[1] && lives[1] + 1_000_000 < lives[2], "{lives:?}");
+    let mut journal = open(&folder);
+    let far = placed(1 << 40, 0);
+    journal.write(&stores(vec![far.clone()])).unwrap();
+    journal.write(&Writes { deletes: vec![(far.id, 0)], ..Writes::default() }).unwrap();
+    drop(journal);
+    assert_eq!(Journal::open(&file).unwrap().1.next, (1 << 40) + 1, "nor what was written and is over");
+}
+
+#[test]
+fn what_has_waited_longest_is_found_whatever_its_priority() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    let at = |sequence, priority, at| {
+        let message = Message { at, body: Bytes::new(), ..(*placed(0, 0).message).clone() };
+        let id = Level::new(1, priority).place(sequence);
+        Placed { id, persistent: true, message: Arc::new(message) }
+    };
+    journal.write(&stores(vec![at(5, 9, 50), at(6, 0, 20), at(7, 0, 10)])).unwrap();
+    assert_eq!(journal.oldest(1).unwrap(), Some(20), "the first of each priority is looked at");
+    assert_eq!(journal.oldest(2).unwrap(), None);
+}
