@@ -26,6 +26,7 @@
 //! What is kept for long must not keep a whole read buffer alive: messages by
 //! [`Message::to_bytes`], names by [`Text::detached`].
 
+mod any;
 mod body;
 mod command;
 mod fault;
@@ -39,11 +40,13 @@ mod sample;
 mod table;
 mod text;
 mod types;
+mod usual;
 mod wire;
 
 #[cfg(test)]
 mod tests;
 
+pub use any::{Command, DataStructure};
 pub use body::{Body, BodyError};
 pub use command::*;
 pub use fault::{DecodeError, EncodeError, Fault};

@@ -367,7 +367,9 @@ async fn check_tells_everything_that_is_wrong_at_once() {
     config.name = "vault-z".to_owned();
     config.storage.file_servers[0].path = vault.folder.path().join("nowhere");
     config.storage.key_file = vault.folder.path().join("no.key");
-    config.api.control_socket = vault.folder.path().join("other.sock");
+    // Not on a disk, of which it would be warned.
+    let in_memory = tempfile::tempdir_in("/dev/shm").unwrap();
+    config.api.control_socket = in_memory.path().join("other.sock");
     config.api.listen = vault.address;
     // As where a mount is missing.
     config.storage.file_servers[1].path = vault.folder.path().join("empty");

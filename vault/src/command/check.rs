@@ -47,17 +47,17 @@ pub fn check(config: &Config) -> Report {
     if let Some(parent) = config.api.control_socket.parent() {
         note(folder("api.control_socket", parent));
     }
-    // Where etcd is the ledger nobody gives numbers alone.
-    if config.database.as_ref().is_none_or(|database| database.role == database::Role::Copy) {
-        let none = run_folder(std::env::var_os("RUNTIME_DIRECTORY"), &config.api.control_socket).err();
-        report.found.extend(none.map(|none| format!("WARNING: {none}")));
-    }
     // A running vault of this configuration holds its ports itself.
     if UnixStream::connect(&config.api.control_socket).is_err() {
         note(port("api.listen", config.api.listen));
         note(port("api.admin", config.api.admin));
     }
     report.found.extend(spool(config));
+    // Where etcd is the ledger nobody gives numbers alone.
+    if config.database.as_ref().is_none_or(|database| database.role == database::Role::Copy) {
+        let none = run_folder(std::env::var_os("RUNTIME_DIRECTORY"), &config.api.control_socket).err();
+        report.found.extend(none.map(|none| format!("WARNING: {none}")));
+    }
     report
 }
 

@@ -186,7 +186,9 @@ fn take(file: &Path) -> Result<(File, Stamp), TicketsError> {
 }
 
 /// The last commit that is in the file itself, if it can be told. To be asked before the file is opened:
-/// a second connection's end would let go of the first one's locks.
+/// a second connection's end would let go of the first one's locks. Edge may have been killed while it
+/// copied the log: the first page then tells of pages that are not there yet, which only whoever may
+/// write the schema is allowed to read.
 fn turn_without_log(file: &Path) -> Option<i64> {
     let path = std::path::absolute(file).ok()?;
     let path: String =
@@ -194,6 +196,7 @@ fn turn_without_log(file: &Path) -> Option<i64> {
     let flags =
         OpenFlags::SQLITE_OPEN_READ_ONLY | OpenFlags::SQLITE_OPEN_NO_MUTEX | OpenFlags::SQLITE_OPEN_URI;
     let connection = Connection::open_with_flags(format!("file:{path}?immutable=1"), flags).ok()?;
+    connection.set_db_config(DbConfig::SQLITE_DBCONFIG_WRITABLE_SCHEMA, true).ok()?;
     connection.query_row("SELECT turn FROM about", [], |row| row.get(0)).ok()
 }
 
