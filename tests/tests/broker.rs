@@ -82,9 +82,12 @@ fn texts(received: &[Received]) -> Vec<&str> {
 }
 
 /// What each says of itself: its text, is it redelivered, how often was it delivered.
-fn counted(received: &[Received]) -> Vec<(&str, bool, i32)> {
-    let told = |message: &'_ Received| (message.redelivered, message.delivery_count);
-    received.iter().map(|message| (message.text().unwrap_or(""), told(message).0, told(message).1)).collect()
+fn counted(received: &[Received]) -> Vec<(&str, bool, u32)> {
+    received.iter().map(counts).collect()
+}
+
+fn counts(received: &Received) -> (&str, bool, u32) {
+    (received.text().unwrap_or(""), received.redelivered, received.delivery_count)
 }
 
 fn waiting(session: &Session, queue: &str) -> Vec<String> {
@@ -153,8 +156,7 @@ fn every_type_of_message_arrives_with_all_headers_and_typed_properties_as_it_was
         let sender = house.connect(options).session(Acknowledge::Auto).unwrap();
         for persistent in [true, false] {
             for letter in letters() {
-                let delivery =
-                    Delivery { persistent, priority: 9, time_to_live: Duration::from_secs(3600) };
+                let delivery = Delivery { persistent, priority: 9, time_to_live: Duration::from_secs(3600) };
                 let sent = sender.send_as("letters", &letter, delivery).unwrap();
                 let arrived = consumer.receive(SOON).unwrap().expect("nothing arrives");
                 assert_eq!(sent.differences(&arrived), Vec::<String>::new(), "{options}");

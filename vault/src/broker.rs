@@ -152,15 +152,29 @@ pub struct Listening {
     sessions: TaskTracker,
 }
 
+/// Looks whether the broker could start, its port apart; what it found, in words.
+///
+/// # Errors
+/// See [`BrokerError`].
+pub fn try_out(settings: &Settings) -> Result<String, BrokerError> {
+    settings.tls.as_ref().map(acceptor).transpose()?;
+    let clear = if settings.tls.is_none() { "; WARNING: in clear, passwords too" } else { "" };
+    let who = match &settings.users {
+        None => "everybody may connect".to_owned(),
+        Some(file) => match users::read(file)?.len() {
+            0 => format!("WARNING: {} names nobody yet: vault broker user add NAME", file.display()),
+            users => format!("{users} users may connect"),
+        },
+    };
+    Ok(format!("broker: {}: {who}{clear}", settings.listen))
+}
+
 impl Broker {
     /// Opens the queues and the socket.
     ///
     /// # Errors
     /// See [`BrokerError`].
-    pub async fn open(
-        settings: Settings,
-        registry: &Registry,
-    ) -> Result<(Self, Listening), BrokerError> {
+    pub async fn open(settings: Settings, registry: &Registry) -> Result<(Self, Listening), BrokerError> {
         let address = settings.listen;
         let failed = |source| BrokerError::Listen { address, source };
         let tls = settings.tls.as_ref().map(acceptor).transpose()?;
@@ -319,7 +333,9 @@ fn ended(hall: &Hall, from: SocketAddr, end: &End) {
         }
         End::Broken(error) => return tracing::debug!("broker: connection from {from} ended: {error}"),
         End::Replaced => {
-            return tracing::info!("broker: old connection from {from} closed: its client is back on another");
+            return tracing::info!(
+                "broker: old connection from {from} closed: its client is back on another"
+            );
         }
         End::Silent(silence) => {
             hall.complaints.tell(&format!("connection from {from} closed: silent for {silence:?}"));

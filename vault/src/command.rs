@@ -2,6 +2,7 @@
 //! running vault where there is something to ask, on the files where there is not.
 //! Knows how to print an answer; the rooms know what it means.
 
+pub mod broker;
 pub mod check;
 mod control;
 pub mod database;
@@ -23,6 +24,7 @@ use shared::api::{IssuedCertificate, Page, Problem, TokenAnswer, TokenRequest};
 use shared::enrol::{EnrolError, Enrolment};
 use shared::tls::{Files, Role};
 
+use crate::broker::users::UsersError;
 use crate::config::Config;
 use crate::pki::{self, PkiError};
 use crate::sequence::export::ExportError;
@@ -71,6 +73,15 @@ pub enum CommandError {
         /// Its status.
         status: StatusCode,
     },
+    /// There is nobody to be let in.
+    #[error("this vault has no [broker] with a users_file; write one into its configuration")]
+    NoUsers,
+    /// Nobody of that name.
+    #[error("{0:?} is no user; vault broker user list shows them")]
+    NoUser(String),
+    /// The file of users.
+    #[error(transparent)]
+    Users(UsersError),
     /// It says no.
     #[error("the vault refuses: {0}{next}", next = next_step(&.0.code))]
     Refused(Problem),

@@ -108,7 +108,8 @@ impl Config {
         let database = sequence.optional_section("database").map(database_settings);
         let owner = sequence_owner(sequence, name.as_deref(), pair.as_ref());
         let own_name = name.as_deref().unwrap_or_default();
-        let broker = root.optional_section("broker").map(|section| broker_settings(section, own_name, &state, &tls));
+        let broker =
+            root.optional_section("broker").map(|section| broker_settings(section, own_name, &state, &tls));
         Some(Self {
             name: name?,
             api,

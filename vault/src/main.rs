@@ -66,6 +66,9 @@ enum Command {
     /// The ledger's copy in a database: its servers, swap-over (the vault must be running)
     #[command(subcommand)]
     Database(command::database::Verb),
+    /// The embedded broker: who may connect
+    #[command(subcommand)]
+    Broker(command::broker::Verb),
     /// The storage keys (age): making, rotating, rewrapping
     #[command(subcommand)]
     Keys(Keys),
@@ -250,6 +253,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
                     return Ok(ExitCode::FAILURE);
                 }
             }
+            Command::Broker(verb) => verb.run(&config()?, &mut output).await?,
             Command::Keys(Keys::Init { file, escrow }) => {
                 let file = match file {
                     Some(file) => file.clone(),

@@ -139,7 +139,8 @@ impl Vault {
 
     /// Serves until `shutdown`; `reload` makes it read its certificates again.
     pub async fn run(self, shutdown: Shutdown, reload: Arc<Notify>) {
-        let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, broker, last } = self;
+        let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, broker, last } =
+            self;
         let mut status = status_sources(&config, &pki);
         status.extend(rooms.status);
         let (broker, clients) = broker.unzip();

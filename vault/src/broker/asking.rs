@@ -107,8 +107,7 @@ impl<'a> Asking<'a> {
                 Reply::Later(answer, Then { head, window, transaction, commits: false })
             }
             Ok(Act::Ends(answer, act)) => {
-                let (transaction, commits) =
-                    (transaction.as_ref().map(named), act == TransactionAct::Commit);
+                let (transaction, commits) = (transaction.as_ref().map(named), act == TransactionAct::Commit);
                 Reply::Later(answer, Then { head, window, transaction, commits })
             }
             Err(refused) => {
@@ -356,7 +355,9 @@ fn named(transaction: &TransactionId) -> String {
 
 fn network(network: bool) -> Result<Act, Refused> {
     if network {
-        return Err(Refused::Unserved("network connectors of ActiveMQ (the vault's bridge takes their place)"));
+        return Err(Refused::Unserved(
+            "network connectors of ActiveMQ (the vault's bridge takes their place)",
+        ));
     }
     Ok(Act::Done)
 }

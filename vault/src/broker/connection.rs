@@ -183,11 +183,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeted<S> {
 }
 
 /// Password first: a stranger learns nothing of who is connected.
-async fn admit(
-    hall: &Hall,
-    info: &ConnectionInfo,
-    from: SocketAddr,
-) -> Result<(Client, Place), Refused> {
+async fn admit(hall: &Hall, info: &ConnectionInfo, from: SocketAddr) -> Result<(Client, Place), Refused> {
     let text = |text: &Option<Text>| text.as_ref().map(Text::to_string).unwrap_or_default();
     let known = hall.door.lets_in(&text(&info.user_name), &text(&info.password)).await;
     let is_known = known.map_err(|error| {

@@ -64,11 +64,15 @@ impl Counts {
     /// # Errors
     /// They are registered already.
     pub(super) fn register(registry: &Registry) -> Result<Self, prometheus::Error> {
-        let refused = opts!("vault_broker_connections_refused_total", "Connections closed from here, by reason");
+        let refused =
+            opts!("vault_broker_connections_refused_total", "Connections closed from here, by reason");
         let counts = Self {
             connections: IntGauge::new("vault_broker_connections", "Connections open now")?,
             received: IntCounter::new("vault_broker_messages_received_total", "Messages sent to the broker")?,
-            delivered: IntCounter::new("vault_broker_messages_delivered_total", "Messages given to consumers")?,
+            delivered: IntCounter::new(
+                "vault_broker_messages_delivered_total",
+                "Messages given to consumers",
+            )?,
             refused: IntCounterVec::new(refused, &["reason"])?,
         };
         registry.register(Box::new(counts.connections.clone()))?;

@@ -86,9 +86,7 @@ impl Refused {
     pub(super) fn class(&self) -> &'static str {
         match self {
             Self::Name { .. } => INVALID_DESTINATION,
-            Self::Password | Self::Users | Self::Unknown | Self::TooEarly(_) => {
-                "java.lang.SecurityException"
-            }
+            Self::Password | Self::Users | Self::Unknown | Self::TooEarly(_) => "java.lang.SecurityException",
             Self::ClientTaken { .. } => "javax.jms.InvalidClientIDException",
             Self::TooMany { .. } => RESOURCES,
             Self::RolledBack { .. } => "javax.jms.TransactionRolledBackException",

@@ -130,7 +130,9 @@ fn mark(out: &mut Message, id: Id, kept: &message::Message, source: &Destination
 fn tell_cause(out: &mut Message, cause: &Cause, expired_at: i64) {
     let why = match cause {
         Cause::Expired => format!("java.lang.Throwable: Message Expired. Expiration:{expired_at}"),
-        Cause::Poison(why) => why.as_deref().unwrap_or("poison, and its consumer does not say why").to_owned(),
+        Cause::Poison(why) => {
+            why.as_deref().unwrap_or("poison, and its consumer does not say why").to_owned()
+        }
     };
     let properties = out.properties.as_ref().map_or(Ok(Properties::default()), Properties::read);
     // Properties that cannot be read stay as they are.

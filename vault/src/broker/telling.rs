@@ -221,7 +221,9 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
             Err(damaged) => damaged.to_string(),
         };
         let (name, queue) = (&delivery.message.name, &seat.source.name);
-        tracing::error!("broker: message {name} of {queue} cannot be delivered: {fault}; it is a dead letter");
+        tracing::error!(
+            "broker: message {name} of {queue} cannot be delivered: {fault}; it is a dead letter"
+        );
         self.poison.push((delivery.consumer, delivery.id));
     }
 
@@ -262,7 +264,9 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
             Err(QueueError::Stopped) => return false,
             Err(error) => match then.transaction {
                 Some(transaction) if is_unknown(&error) => Refused::NoTransaction(transaction),
-                Some(transaction) if then.commits => Refused::RolledBack { transaction, why: error.to_string() },
+                Some(transaction) if then.commits => {
+                    Refused::RolledBack { transaction, why: error.to_string() }
+                }
                 _ => Refused::from(error),
             },
         };

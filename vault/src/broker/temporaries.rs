@@ -128,7 +128,8 @@ impl Watch {
             broker_path: None,
         };
         let mut origin = Properties::default();
-        for (key, text) in [("originBrokerId", &self.all.broker.value), ("originBrokerName", &self.all.name)] {
+        for (key, text) in [("originBrokerId", &self.all.broker.value), ("originBrokerName", &self.all.name)]
+        {
             origin.set(Text::shortened(key), Value::String(text.clone()));
         }
         let mut message = Message::new(MessageKind::Plain, id, topic.clone());

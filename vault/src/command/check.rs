@@ -9,6 +9,7 @@ use std::path::Path;
 use shared::tls::{Identity, Role};
 
 use super::status::bytes;
+use crate::broker;
 use crate::config::Config;
 use crate::sequence::database;
 use crate::sequence::run_folder::run_folder;
@@ -51,6 +52,13 @@ pub fn check(config: &Config) -> Report {
     if UnixStream::connect(&config.api.control_socket).is_err() {
         note(port("api.listen", config.api.listen));
         note(port("api.admin", config.api.admin));
+        note(config.broker.as_ref().and_then(|broker| port("broker.listen", broker.listen)));
+    }
+    if let Some(settings) = &config.broker {
+        match broker::try_out(settings) {
+            Ok(found) => report.found.push(found),
+            Err(error) => report.faults.push(error.to_string()),
+        }
     }
     report.found.extend(spool(config));
     // Where etcd is the ledger nobody gives numbers alone.

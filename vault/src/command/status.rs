@@ -60,6 +60,9 @@ pub fn wanting(status: &Value) -> Vec<String> {
             }
         }
     }
+    let broker = &status["broker"];
+    wanting.extend(broker["full"].as_str().map(|what| format!("broker: {what} is full; senders are held")));
+    wanting.extend(broker["trouble"].as_str().map(|why| format!("broker: {why}")));
     wanting.extend(files["key_trouble"].as_str().map(|trouble| format!("keys: {trouble}")));
     if let sealed @ 1.. = count(&files["unopened"]) {
         wanting.push(format!(
@@ -118,6 +121,20 @@ pub fn told(status: &Value, wanting: &[String], now: i64) -> String {
         line("database", format!("{phase}{at}; {holds} entries{behind}"));
     }
     files(&status["files"], now, &mut line);
+    let broker = &status["broker"];
+    if broker.is_object() {
+        line(
+            "broker",
+            format!(
+                "{}, {} clients; {} messages in {} queues, {} dead letters",
+                word(&broker["listen"]),
+                count(&broker["clients"]),
+                count(&broker["messages"]),
+                count(&broker["queues"]),
+                count(&broker["dead_letters"]),
+            ),
+        );
+    }
     let pki = &status["pki"];
     let key = if pki["authority_key_here"] == true { "; the authority's key lies here" } else { "" };
     line(

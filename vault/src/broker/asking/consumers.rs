@@ -14,7 +14,9 @@ use crate::broker::letter;
 use crate::broker::seats::{Patience, Seat, Seats, Window};
 use crate::broker::telling::Reply;
 use crate::broker::temporaries::{is_advisory, tells_of_temporaries};
-use crate::openwire::{AckKind, ConsumerControl, ConsumerId, ConsumerInfo, Destination, MessageAck, MessagePull};
+use crate::openwire::{
+    AckKind, ConsumerControl, ConsumerId, ConsumerInfo, Destination, MessageAck, MessagePull,
+};
 use crate::queue::core::{ConsumerKey, Seen};
 use crate::queue::{Queues, Session};
 

@@ -68,6 +68,8 @@ struct Pending {
 struct Transaction {
     sends: Vec<Pending>,
     taken: Vec<Taken>,
+    /// Why it cannot be committed any more: something in it was refused.
+    failed: Option<Refusal>,
 }
 
 /// All that ends with a connection.
@@ -228,7 +230,17 @@ impl Core {
     /// Sends a message; the token is answered once it is kept, or, in a transaction, at once.
     pub fn send(&mut self, token: Token, connection: ConnectionKey, send: Send, transaction: Option<u64>) {
         if let Err(refusal) = self.try_send(token, connection, send, transaction) {
+            self.fail(connection, transaction, &refusal);
             self.effects.push(Effect::Answer(token, Err(refusal)));
+        }
+    }
+
+    /// A commit must not do half of what its client asked for.
+    fn fail(&mut self, connection: ConnectionKey, transaction: Option<u64>, refusal: &Refusal) {
+        if let Some(key) = transaction
+            && let Ok(open) = self.transaction(connection, key)
+        {
+            open.failed.get_or_insert_with(|| refusal.clone());
         }
     }
 
@@ -315,6 +327,10 @@ impl Core {
             self.effects.push(Effect::Answer(token, Err(Refusal::NoTransaction)));
             return;
         };
+        if let Some(refusal) = &transaction.failed {
+            self.effects.push(Effect::Answer(token, Err(refusal.clone())));
+            return self.undo(transaction);
+        }
         let mut unit = Unit::new(token);
         for pending in transaction.sends {
             self.uncommitted = self.uncommitted.saturating_sub(pending.entry.size);
@@ -357,7 +373,11 @@ impl Core {
         transaction: Option<u64>,
     ) -> Result<(), Refusal> {
         let consumer = self.consumers.get_mut(&key).ok_or(Refusal::NoConsumer)?;
-        let turns = consumer.range(first, last).ok_or(Refusal::NotInFlight)?;
+        let connection = consumer.connection;
+        let Some(turns) = consumer.range(first, last) else {
+            self.fail(connection, transaction, &Refusal::NotInFlight);
+            return Err(Refusal::NotInFlight);
+        };
         let fate = match kind {
             AckKind::Standard => Fate::Done,
             AckKind::Poison(why) => Fate::Dead(Cause::poison(why.as_deref())),
@@ -372,7 +392,6 @@ impl Core {
                 return Ok(());
             }
         };
-        let connection = consumer.connection;
         if let Some(transaction) = transaction {
             self.transaction(connection, transaction)?;
         }

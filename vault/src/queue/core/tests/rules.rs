@@ -107,6 +107,34 @@ fn a_consumer_that_never_acknowledges_holds_no_more_than_the_limit() {
 }
 
 #[test]
+fn a_transaction_in_which_something_was_refused_is_rolled_back_at_its_commit() {
+    let mut bench = Bench::new(Limits { transaction_messages: 1, ..Limits::default() });
+    bench.subscribe(1, "a", 10).unwrap();
+    bench.send("a", 10, None);
+    let (_, id) = bench.given()[0];
+    for refused_by in ["a send", "an acknowledgement"] {
+        bench.core.begin(1, 7).unwrap();
+        bench.send("b", 1, Some(7));
+        let why = if refused_by == "a send" {
+            bench.core.acknowledge(1, (None, id), AckKind::Standard, Some(7)).unwrap();
+            bench.send("b", 1, Some(7));
+            Refusal::TransactionTooBig
+        } else {
+            let stranger = (None, Id::from_number(1));
+            bench.core.acknowledge(1, stranger, AckKind::Standard, Some(7)).unwrap_err()
+        };
+        bench.core.effects();
+        bench.core.commit(99, 1, 7);
+        assert_eq!(bench.refused(99), Some(why), "{refused_by}");
+        bench.core.commit(100, 1, 7);
+        assert_eq!(bench.refused(100), Some(Refusal::NoTransaction));
+    }
+    bench.core.acknowledge(1, (None, id), AckKind::Standard, None).unwrap();
+    bench.subscribe(2, "b", 10).unwrap();
+    assert_eq!(bench.given(), [], "nothing of it was sent");
+}
+
+#[test]
 fn consumers_that_come_and_go_leave_nothing_behind() {
     let mut bench = Bench::new(Limits::default());
     bench.subscribe(1, "a", 10).unwrap();
