@@ -13,6 +13,7 @@ mod browser;
 mod clients;
 mod connection;
 mod counts;
+pub mod encryption;
 mod fault;
 mod letter;
 mod seats;
@@ -27,10 +28,9 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use prometheus::Registry;
-use rustls::ServerConfig;
 use serde::Serialize;
 use shared::shutdown::Shutdown;
-use shared::tls::{TlsError, certificates, private_key, provider};
+use shared::tls::TlsError;
 use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
@@ -42,6 +42,7 @@ use crate::queue::{self, QueueError, Queues};
 use clients::Clients;
 use connection::End;
 use counts::{Complaints, Counts, Reason};
+use encryption::Encryption;
 use temporaries::Temporaries;
 use users::{Door, UsersError};
 
@@ -61,8 +62,8 @@ pub struct Settings {
     pub name: String,
     /// OpenWire, for JMS clients.
     pub listen: SocketAddr,
-    /// Its certificate and key, PEM; in clear without.
-    pub tls: Option<(PathBuf, PathBuf)>,
+    /// Its certificate and key; in clear without.
+    pub tls: Option<encryption::Pair>,
     /// Who may connect; everybody without.
     pub users: Option<PathBuf>,
     /// Connections at once.
@@ -148,7 +149,7 @@ pub struct Broker {
 pub struct Listening {
     hall: Arc<Hall>,
     listener: TcpListener,
-    tls: Option<TlsAcceptor>,
+    tls: Option<Encryption>,
     sessions: TaskTracker,
 }
 
@@ -157,7 +158,7 @@ pub struct Listening {
 /// # Errors
 /// See [`BrokerError`].
 pub fn try_out(settings: &Settings) -> Result<String, BrokerError> {
-    settings.tls.as_ref().map(acceptor).transpose()?;
+    settings.tls.as_ref().map(encryption::Pair::acceptor).transpose()?;
     let clear = if settings.tls.is_none() { "; WARNING: in clear, passwords too" } else { "" };
     let who = match &settings.users {
         None => "everybody may connect".to_owned(),
@@ -177,7 +178,7 @@ impl Broker {
     pub async fn open(settings: Settings, registry: &Registry) -> Result<(Self, Listening), BrokerError> {
         let address = settings.listen;
         let failed = |source| BrokerError::Listen { address, source };
-        let tls = settings.tls.as_ref().map(acceptor).transpose()?;
+        let tls = settings.tls.clone().map(Encryption::load).transpose()?;
         let listener = TcpListener::bind(address).await.map_err(failed)?;
         let listen = listener.local_addr().map_err(failed)?;
         if let Some(file) = &settings.users {
@@ -282,7 +283,7 @@ impl Listening {
                 self.hall.complaints.tell(&format!("connection from {from} closed: {why}"));
                 continue;
             };
-            let (hall, tls) = (Arc::clone(&self.hall), self.tls.clone());
+            let (hall, tls) = (Arc::clone(&self.hall), self.tls.as_ref().map(Encryption::current));
             self.sessions.spawn(client(hall, tls, socket, from, place));
         }
     }
@@ -347,18 +348,6 @@ fn ended(hall: &Hall, from: SocketAddr, end: &End) {
         }
     };
     hall.counts.refused(reason);
-}
-
-/// Clients show no certificate: they have names and passwords.
-fn acceptor((certificate, key): &(PathBuf, PathBuf)) -> Result<TlsAcceptor, TlsError> {
-    let refused = |source| TlsError::Refused { file: certificate.clone(), source };
-    let config = ServerConfig::builder_with_provider(provider())
-        .with_safe_default_protocol_versions()
-        .map_err(refused)?
-        .with_no_client_auth()
-        .with_single_cert(certificates(certificate)?, private_key(key)?)
-        .map_err(refused)?;
-    Ok(TlsAcceptor::from(Arc::new(config)))
 }
 
 /// Since 1970, as messages tell their times.

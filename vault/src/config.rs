@@ -424,8 +424,10 @@ fn broker_settings(mut section: Section<'_>, name: &str, state: &Path, tls: &Fil
         let why = "write who may connect, or anonymous = true where everybody on the network may";
         section.fault("users_file", why);
     }
-    let certificate = section.or("certificate_file", tls.certificate.clone());
-    let key = section.or("key_file", tls.key.clone());
+    let pair = broker::encryption::Pair {
+        certificate: section.or("certificate_file", tls.certificate.clone()),
+        key: section.or("key_file", tls.key.clone()),
+    };
     let in_clear = section.or("in_clear", false);
     let max_connections = section.or("max_connections", 1024_usize);
     if max_connections == 0 {
@@ -452,7 +454,7 @@ fn broker_settings(mut section: Section<'_>, name: &str, state: &Path, tls: &Fil
     broker::Settings {
         name: name.to_owned(),
         listen: section.or("listen", SocketAddr::from(([0, 0, 0, 0], 61616))),
-        tls: (!in_clear).then_some((certificate, key)),
+        tls: (!in_clear).then_some(pair),
         users,
         max_connections,
         max_frame: max_message.as_usize().saturating_add(HEADERS),
@@ -574,6 +576,26 @@ mod tests {
             let told = read(&text);
             assert!(told.len() == 1 && told[0].what.contains(&format!("{key}: ")), "{key} = {bad}: {told:?}");
         }
+    }
+
+    #[test]
+    fn the_brokers_sample_is_whole_and_says_who_may_connect() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vault.toml");
+        let sample = include_str!("../../conf/vault.toml");
+        let (before, rest) = sample.split_once("#[broker]\n").unwrap();
+        let (section, after) = rest.split_once("\n[storage]").unwrap();
+        let key = |line: &&str| line.starts_with('#') && !line.starts_with("# ");
+        let section: Vec<_> = section.lines().filter(key).map(|line| &line[1..]).collect();
+        let whole = |section: &str| {
+            let text = format!("{before}[broker]\n{section}\n[storage]{after}");
+            text.replace("escrow_recipient = \"\"", "escrow_recipient = \"age1\"")
+        };
+        std::fs::write(&file, whole(&section.join("\n"))).unwrap();
+        let broker = Config::read(&file).unwrap().broker.unwrap();
+        assert!(broker.tls.is_some() && broker.users.is_some());
+        std::fs::write(&file, whole("")).unwrap();
+        assert!(Config::read(&file).unwrap_err().to_string().contains("users_file: write who may connect"));
     }
 
     #[test]

@@ -6,14 +6,14 @@ use std::sync::Arc;
 use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Sender;
 
-use crate::openwire::{Command, ConsumerId, Destination};
+use crate::openwire::{Command, ConsumerId, Destination, MessageDispatch};
 use crate::queue::message::{self, Id, Placed};
 use crate::queue::{Delivery, QueueError, Queues};
 
 use super::letter;
 use super::moment_ms;
 use super::seats::Window;
-use super::telling::{Reply, nothing};
+use super::telling::Reply;
 
 /// Messages read at once, and bytes of them (or one message).
 const PAGE: (usize, usize) = (100, 64 << 10);
@@ -52,7 +52,7 @@ impl Browser {
             }
         }
         // Nobody is there to be told once the connection has ended.
-        let _gone = self.replies.send(Reply::Now(nothing(self.consumer.clone()))).await;
+        let _gone = self.replies.send(Reply::Now(MessageDispatch::end(self.consumer.clone()).into())).await;
     }
 
     fn give_up(&self, error: &QueueError) -> Vec<Placed> {

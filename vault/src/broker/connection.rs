@@ -146,7 +146,8 @@ where
     };
     outgoing.settle(&settled);
     let mut greeted = Greeted { stream, incoming, outgoing, settled };
-    greeted.say(&about(hall)).await?;
+    let about = BrokerInfo::new(hall.id.clone(), Text::shortened(&hall.settings.name));
+    greeted.say(&about.into()).await?;
     Ok(greeted)
 }
 
@@ -205,25 +206,6 @@ async fn admit(hall: &Hall, info: &ConnectionInfo, from: SocketAddr) -> Result<(
 
 fn detached(connection: &ConnectionId) -> ConnectionId {
     ConnectionId { value: connection.value.detached() }
-}
-
-fn about(hall: &Hall) -> Command {
-    BrokerInfo {
-        head: Head::default(),
-        broker_id: hall.id.clone(),
-        url: None,
-        peers: None,
-        name: Some(Text::shortened(&hall.settings.name)),
-        slave: false,
-        master: false,
-        fault_tolerant: false,
-        duplex: false,
-        network: false,
-        connection_id: 0,
-        upload_url: None,
-        network_properties: None,
-    }
-    .into()
 }
 
 async fn converse<S>(hall: &Arc<Hall>, greeted: Greeted<S>, client: &Client, place: Place) -> End

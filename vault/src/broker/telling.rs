@@ -15,7 +15,7 @@ use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::openwire::{
     Command, ConnectionError, ConnectionId, ConsumerId, ExceptionResponse, Head, KeepAliveInfo,
-    MessageDispatch, Outgoing, ProducerAck, ProducerId, Response, Throwable,
+    MessageDispatch, Outgoing, ProducerAck, ProducerId, Response,
 };
 use crate::queue::core::{AckKind, ConsumerKey, Done, Refusal};
 use crate::queue::message::Id;
@@ -277,7 +277,7 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
     fn end_pull(&mut self, key: ConsumerKey) {
         if let Some(seat) = self.seats.give_up(key) {
             self.session.pull(key, 0);
-            self.say(&nothing(seat.id.clone()));
+            self.say(&MessageDispatch::end(seat.id.clone()).into());
         }
     }
 
@@ -321,22 +321,16 @@ fn is_unknown(error: &QueueError) -> bool {
 
 /// The answer to a command that has been done.
 pub(super) fn done(head: Head) -> Command {
-    Response { head: Head::default(), correlation_id: head.command_id }.into()
+    Response::to(head).into()
 }
 
 /// The answer to a command that has not: to one that nobody waits for, an error of the connection.
 pub(super) fn refusal(refused: &Refused, head: Head, connection: &ConnectionId) -> Command {
-    let exception: Option<Throwable> = Some(refused.throwable());
     if head.response_required {
-        ExceptionResponse { head: Head::default(), correlation_id: head.command_id, exception }.into()
+        ExceptionResponse::to(head, refused.throwable()).into()
     } else {
         let connection_id = Some(connection.clone());
+        let exception = Some(refused.throwable());
         ConnectionError { head: Head::default(), exception, connection_id }.into()
     }
-}
-
-/// What ends a browse, and a pull that found nothing.
-pub(super) fn nothing(consumer_id: ConsumerId) -> Command {
-    let (destination, message) = (None, None);
-    MessageDispatch { head: Head::default(), consumer_id, destination, message, redelivery_counter: 0 }.into()
 }

@@ -51,8 +51,8 @@ async fn keep(session: &Session, send: Send) -> Done {
 }
 
 async fn consumer(session: &Session, destination: &Destination, prefetch: usize) -> u64 {
-    let (key, answer) = session.subscribe(destination.clone(), prefetch).await.unwrap();
-    answer.await.unwrap();
+    let key = session.consumer();
+    session.subscribe(key, destination.clone(), prefetch).await.unwrap().await.unwrap();
     key
 }
 
@@ -299,7 +299,7 @@ async fn a_temporary_queue_is_its_connections_own_and_ends_with_it() {
     let reply = Destination::temporary("ID:host-1:1:1").unwrap();
     session.create_temporary(reply.clone()).await.unwrap().await.unwrap();
     keep(&other, to(&reply, "answer")).await;
-    let (_, refused) = other.subscribe(reply.clone(), 1).await.unwrap();
+    let refused = other.subscribe(other.consumer(), reply.clone(), 1).await.unwrap();
     assert!(matches!(refused.await, Err(QueueError::Refused(Refusal::NotYours { .. }))));
     let key = consumer(&session, &reply, 1).await;
     assert_eq!(names(&mut deliveries, 1).await, ["answer"]);
