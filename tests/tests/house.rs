@@ -61,6 +61,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The third corridor: the handlers' door.
     ("edge/gateway", &["admin", "metrics"]),
     ("vault/config", &["pair", "pki", "sequence", "storage"]),
+    // It consumes a queue in process, and shows its messages to who speaks no OpenWire.
+    ("vault/delivery", &["openwire", "queue"]),
     ("vault/pki", &["marks", "sqlite"]),
     ("vault/queue", &["sqlite"]),
     ("vault/sequence", &["sqlite"]),

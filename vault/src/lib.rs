@@ -4,6 +4,7 @@
 pub mod api;
 pub mod command;
 pub mod config;
+pub mod delivery;
 pub mod marks;
 pub mod openwire;
 pub mod pair;
