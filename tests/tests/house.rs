@@ -60,7 +60,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("edge/admin", &["admission", "ban", "metrics"]),
     // The third corridor: the handlers' door.
     ("edge/gateway", &["admin", "metrics"]),
-    ("vault/config", &["pair", "pki", "sequence", "storage"]),
+    ("vault/config", &["delivery", "pair", "pki", "queue", "schedule", "sequence", "storage"]),
     // It consumes a queue in process, and shows its messages to who speaks no OpenWire.
     ("vault/delivery", &["openwire", "queue"]),
     ("vault/pki", &["marks", "sqlite"]),

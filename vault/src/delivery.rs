@@ -143,7 +143,7 @@ impl Caller {
 }
 
 /// All targets at work. Clones are the same.
-#[derive(Clone)]
+#[derive(Clone, Default)]
 pub struct Targets {
     targets: Arc<[Arc<Target>]>,
 }
@@ -212,3 +212,6 @@ fn target(settings: Settings, state: &Path) -> Result<Target, DeliveryError> {
     let mark = state.join("delivery").join(format!("{name}.paused"));
     Ok(Target::new(settings, destination, caller, mark))
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,6 +11,7 @@ pub mod pair;
 pub mod pki;
 pub mod queue;
 mod rooms;
+pub mod schedule;
 pub mod sequence;
 mod serve;
 pub mod sqlite;

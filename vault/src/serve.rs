@@ -17,8 +17,10 @@ use crate::api::server::{Bound, Certificates, Server, ServerError};
 use crate::api::status::Sources;
 use crate::config::Config;
 use crate::pki::{Pki, PkiError};
+use crate::queue::{self, QueueError, Queues};
 use crate::rooms::{Rooms, RoomsError};
 use crate::sequence::Sequence;
+use crate::worker::background::{Background, BackgroundError, Ending};
 
 /// Why vault does not start.
 #[derive(Debug, thiserror::Error)]
@@ -32,6 +34,12 @@ pub enum ServeError {
     /// Numbers, files, the link to the other vault.
     #[error(transparent)]
     Rooms(#[from] RoomsError),
+    /// The queues.
+    #[error(transparent)]
+    Queues(#[from] QueueError),
+    /// Jobs and deliveries.
+    #[error(transparent)]
+    Background(#[from] BackgroundError),
     /// Its sockets.
     #[error(transparent)]
     Server(#[from] ServerError),
@@ -79,6 +87,8 @@ pub struct Vault {
     registry: Registry,
     metrics: crate::api::Metrics,
     readiness: Readiness,
+    /// Jobs and deliveries; ends before the rooms do.
+    background: (Background, Ending, Shutdown),
     /// Ends the rooms once nobody calls any more.
     last: Shutdown,
 }
@@ -97,7 +107,8 @@ impl Vault {
         let readiness = Readiness::default();
         let last = Shutdown::new();
         let rooms = Rooms::open(&config, &pki, &registry, readiness.clone(), &last).await?;
-        Ok(Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, last })
+        let background = background(&config, &rooms.sequence)?;
+        Ok(Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, background, last })
     }
 
     /// Where the API listens.
@@ -124,7 +135,9 @@ impl Vault {
 
     /// Serves until `shutdown`; `reload` makes it read its certificates again.
     pub async fn run(self, shutdown: Shutdown, reload: Arc<Notify>) {
-        let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, last } = self;
+        let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, background, last } =
+            self;
+        let (background, ending, stop_background) = background;
         let mut status = status_sources(&config, &pki);
         status.extend(rooms.status);
         let mut registries = vec![registry];
@@ -132,7 +145,7 @@ impl Vault {
         let (name, sequence) = (config.name.clone(), rooms.sequence.clone());
         let watching = tokio::spawn(Arc::clone(&certificates).watch(reload, shutdown.clone()));
         let router = crate::api::router(crate::api::Parts {
-            rooms: rooms.routes,
+            rooms: rooms.routes.merge(crate::api::worker::routes(background)),
             pki: pki.clone(),
             life: rooms.life,
             status,
@@ -155,14 +168,29 @@ impl Vault {
         let stopping = shutdown.clone();
         tokio::spawn(async move {
             stopping.cancelled().await;
+            stop_background.cancel();
             systemd::tell(Life::Stopping);
         });
         server.run(bound, shutdown).await;
+        ending.ended().await;
         last.cancel();
         sequence.ended().await;
         watching.abort();
         tracing::info!("vault {name}: stopped");
     }
+}
+
+/// Jobs and deliveries begin; the queues' thread runs only where one of them needs it.
+fn background(config: &Config, sequence: &Sequence) -> Result<(Background, Ending, Shutdown), ServeError> {
+    let stop = Shutdown::new();
+    if config.schedules.is_empty() && config.deliveries.is_empty() {
+        return Ok((Background::default(), Ending::default(), stop));
+    }
+    let queues = Queues::open(queue::Settings::new(config.state.join("queue.db")))?;
+    let work = (&*config.schedules, config.deliveries.clone());
+    let whose = (&*config.name, &*config.state);
+    let (background, ending) = Background::start(work, whose, &queues, sequence, &stop)?;
+    Ok((background, ending, stop))
 }
 
 /// One entry a room.
