@@ -15,6 +15,7 @@ use tokio::sync::Notify;
 use crate::api::admin::Readiness;
 use crate::api::server::{Bound, Certificates, Server, ServerError};
 use crate::api::status::Sources;
+use crate::api::worker::Behind;
 use crate::config::Config;
 use crate::pki::{Pki, PkiError};
 use crate::queue::{self, QueueError, Queues};
@@ -39,7 +40,7 @@ pub enum ServeError {
     Queues(#[from] QueueError),
     /// Jobs and deliveries.
     #[error(transparent)]
-    Background(#[from] BackgroundError),
+    Background(#[from] Box<BackgroundError>),
     /// Its sockets.
     #[error(transparent)]
     Server(#[from] ServerError),
@@ -145,7 +146,7 @@ impl Vault {
         let (name, sequence) = (config.name.clone(), rooms.sequence.clone());
         let watching = tokio::spawn(Arc::clone(&certificates).watch(reload, shutdown.clone()));
         let router = crate::api::router(crate::api::Parts {
-            rooms: rooms.routes.merge(crate::api::worker::routes(background)),
+            rooms: rooms.routes.merge(crate::api::worker::routes(behind(&background))),
             pki: pki.clone(),
             life: rooms.life,
             status,
@@ -189,8 +190,22 @@ fn background(config: &Config, sequence: &Sequence) -> Result<(Background, Endin
     let queues = Queues::open(queue::Settings::new(config.state.join("queue.db")))?;
     let work = (&*config.schedules, config.deliveries.clone());
     let whose = (&*config.name, &*config.state);
-    let (background, ending) = Background::start(work, whose, &queues, sequence, &stop)?;
+    let started = Background::start(work, whose, &queues, sequence, &stop);
+    let (background, ending) = started.map_err(Box::new)?;
     Ok((background, ending, stop))
+}
+
+/// What operators ask of the worker.
+fn behind(background: &Background) -> Behind {
+    let (shown, asked) = (background.jobs().clone(), background.jobs().clone());
+    Behind {
+        jobs: Arc::new(move || {
+            let jobs = shown.clone();
+            Box::pin(async move { json!(jobs.status().await) })
+        }),
+        run: Arc::new(move |name| asked.run(name).map_err(|unknown| unknown.to_string())),
+        targets: background.targets().clone(),
+    }
 }
 
 /// One entry a room.

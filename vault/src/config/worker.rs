@@ -214,3 +214,71 @@ fn passed(section: &mut Section<'_>, key: &'static str, default: Passed) -> Pass
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::Config;
+    use super::*;
+
+    /// The shipped file with its own worker sections uncommented, and `more` behind them.
+    fn read(more: &str) -> Result<Config, shared::config::Faults> {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("vault.toml");
+        let sample = include_str!("../../../conf/vault.toml");
+        let (before, worker) = sample.split_once("#[[schedule]]").unwrap();
+        let worker = worker.replace("\n#", "\n").replace("content_type =", "# content_type =");
+        let keys =
+            |line: &&str| line.starts_with("[[") || line.contains(" = ") && !line.starts_with([' ', '#']);
+        let worker: Vec<_> = worker.lines().filter(keys).filter(|line| !line.starts_with("body")).collect();
+        let before = before.replace("escrow_recipient = \"\"", "escrow_recipient = \"age1\"");
+        std::fs::write(&file, format!("{before}\n[[schedule]]\n{}\n{more}", worker.join("\n"))).unwrap();
+        Config::read(&file)
+    }
+
+    #[test]
+    fn the_shipped_examples_are_the_defaults() {
+        let config = read("").unwrap_or_else(|faults| panic!("{faults}"));
+        let [schedule] = config.schedules.as_slice() else { panic!("{:?}", config.schedules) };
+        assert_eq!(schedule.job.rules, Rules { missed: Passed::RunOnce, overlap: Passed::Skip });
+        assert!(matches!(&schedule.kind, Kind::Message { queue, .. } if queue == "reports.start"));
+        let more = "[[delivery]]\nname = \"bare\"\nqueue = \"orders.events\"\nurl = \"https://shop.example/hooks/orders\"\n";
+        let config = read(more).unwrap_or_else(|faults| panic!("{faults}"));
+        let [shipped, bare] = config.deliveries.as_slice() else { panic!("{:?}", config.deliveries) };
+        assert_eq!(
+            (shipped.policy, shipped.concurrency, shipped.per_second, shipped.endpoint.deadlines),
+            (bare.policy, bare.concurrency, bare.per_second, bare.endpoint.deadlines)
+        );
+    }
+
+    #[test]
+    fn every_fault_of_the_workers_sections_is_told_at_once() {
+        let more = "[[schedule]]\nname = \"a.b\"\ncron = \"never\"\nkind = \"http\"\nurl = \"shop\"\nmissed = \"twice\"\n\
+            [[schedule]]\nname = \"c\"\ncron = \"* * * * *\"\nkind = \"mail\"\ntime_zone = \"Mars\"\n\
+            [[delivery]]\nname = \"shop\"\nqueue = \"a.>\"\nurl = \"https://me:secret@shop/\"\ntries = 0\nrate = 0\n\
+            concurrency = 1000\nfirst_wait = \"1h\"\nanswer_timeout = \"0s\"\n";
+        let told = read(more).unwrap_err().to_string();
+        for words in [
+            "name: has a full stop",
+            "\"never\" is no cron expression",
+            "\"shop\" is no URL of a handler",
+            "\"twice\" is no rule",
+            "\"mail\" is no kind of job",
+            "\"Mars\" is no time zone",
+            "patterns and lists of queues are not served",
+            "the URL holds a user name",
+            "tries: write how often",
+            "rate: 0 sends nothing",
+            "concurrency: write how many",
+            "longest_wait: must not be shorter",
+            "answer_timeout: must be longer",
+        ] {
+            assert!(told.contains(words), "{words}: {told}");
+        }
+        assert!(!told.contains("secret@") && !told.contains("unknown"), "{told}");
+        let twice = read(
+            "[[schedule]]\nname = \"nightly-report\"\ncron = \"@daily\"\nkind = \"message\"\nqueue = \"q\"\n",
+        );
+        let told = twice.unwrap_err().to_string();
+        assert!(told.contains("two have the name \"nightly-report\""), "{told}");
+    }
+}

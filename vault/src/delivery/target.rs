@@ -15,7 +15,7 @@ use shared::retry::Backoff;
 use shared::shutdown::Shutdown;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::course::{Course, Next, Outcome};
 use super::letter::Letter;
@@ -24,6 +24,9 @@ use super::{Caller, Settings};
 use crate::queue::core::AckKind;
 use crate::queue::message::{Destination, Message};
 use crate::queue::{Delivery, QueueError, Queues, Session};
+
+/// What is under way may take so long to end when the vault stops.
+const DRAIN: Duration = Duration::from_secs(20);
 
 /// How a target stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -164,8 +167,13 @@ impl Target {
                 }
             }
         };
-        // Each is within its deadline; those that only wait end at once and go back to the queue.
-        while under_way.join_next().await.is_some() {}
+        // Those that only wait end at once and go back to the queue, and so does what takes too long.
+        let in_time = worked.is_ok()
+            && timeout(DRAIN, async { while under_way.join_next().await.is_some() {} }).await.is_ok();
+        if !in_time {
+            under_way.shutdown().await;
+        }
+        self.counts().under_way = 0;
         if let Ok(synced) = session.sync().await {
             drop(synced.await);
         }

@@ -26,7 +26,7 @@ pub struct Task(Doing);
 
 enum Doing {
     Message { queues: Queues, destination: Destination, text: String },
-    Call { caller: Caller, body: Bytes, content_type: HeaderValue, policy: Policy },
+    Call { caller: Box<Caller>, body: Bytes, content_type: HeaderValue, policy: Policy },
 }
 
 /// Why a job cannot be run as it is configured.
@@ -92,7 +92,7 @@ impl Task {
             Kind::Http(Call { endpoint, body, content_type, policy }) => {
                 let none = |_| UnfitError::ContentType { job: job.clone(), text: content_type.clone() };
                 let content_type = HeaderValue::try_from(content_type).map_err(none)?;
-                let caller = Caller::new(&job, endpoint, 1)?;
+                let caller = Box::new(Caller::new(&job, endpoint, 1)?);
                 let (body, policy) = (Bytes::from(body.clone()), *policy);
                 Doing::Call { caller, body, content_type, policy }
             }
