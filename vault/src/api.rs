@@ -26,6 +26,7 @@ pub mod server;
 pub mod status;
 mod stream;
 pub mod upkeep;
+pub mod worker;
 
 use axum::Router;
 use axum::extract::DefaultBodyLimit;

@@ -12,6 +12,7 @@ pub mod number;
 pub mod record;
 pub mod recover;
 pub mod status;
+pub mod worker;
 
 use std::io::{self, Write};
 use std::net::SocketAddr;

@@ -1,6 +1,8 @@
 //! `vault.toml` → ready settings. Knows the keys and their defaults; opens nothing but the
 //! file itself. Each room owns the settings it is handed.
 
+pub mod worker;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -9,7 +11,7 @@ use shared::config::{ByteSize, Faults, Section, read_file};
 use shared::tls::{Files, is_name};
 
 use crate::sequence::database;
-use crate::{broker, pair, pki, queue, storage};
+use crate::{broker, delivery, pair, pki, queue, storage};
 
 /// Each takes up to 12 MiB of memory while it runs.
 const MOST_UPLOADS: usize = 4096;
@@ -50,6 +52,10 @@ pub struct Config {
     pub database: Option<database::Settings>,
     /// The embedded broker, where there is one.
     pub broker: Option<broker::Settings>,
+    /// Jobs by schedules.
+    pub schedules: Vec<worker::Schedule>,
+    /// Queues whose messages go to handlers.
+    pub deliveries: Vec<delivery::Settings>,
 }
 
 /// `[api]`
@@ -106,6 +112,8 @@ impl Config {
         let storage = storage_settings(root, &state, pair.as_ref());
         let mut sequence = root.section("sequence");
         let database = sequence.optional_section("database").map(database_settings);
+        let schedules = worker::schedules(root, wall_clock());
+        let deliveries = worker::deliveries(root);
         let owner = sequence_owner(sequence, name.as_deref(), pair.as_ref());
         let own_name = name.as_deref().unwrap_or_default();
         let broker =
@@ -123,9 +131,16 @@ impl Config {
                 None => None,
             },
             broker,
+            schedules: schedules?,
+            deliveries: deliveries?,
             state,
         })
     }
+}
+
+#[expect(clippy::disallowed_methods, reason = "a schedule that is never due any more is a fault")]
+fn wall_clock() -> std::time::SystemTime {
+    std::time::SystemTime::now()
 }
 
 fn name(section: &mut Section<'_>, key: &'static str) -> Option<String> {

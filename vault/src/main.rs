@@ -72,6 +72,9 @@ enum Command {
     /// The storage keys (age): making, rotating, rewrapping
     #[command(subcommand)]
     Keys(Keys),
+    /// Jobs by schedules, and deliveries to handlers (the vault must be running)
+    #[command(subcommand)]
+    Worker(command::worker::Verb),
     /// Print the version
     Version,
 }
@@ -246,6 +249,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Command::Number(command::number::Verb::Verify(verify)) => verify.run(&mut output)?,
             Command::Number(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Record(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
+            Command::Worker(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Database(verb) => {
                 let well = verb.run(&config()?.api.control_socket, &mut output).await?;
                 // A program reads the alarms in the document.

@@ -15,11 +15,14 @@ use tokio::sync::Notify;
 use crate::api::admin::Readiness;
 use crate::api::server::{Bound, Certificates, Server, ServerError};
 use crate::api::status::{Sources, StatusSource};
+use crate::api::worker::Behind;
 use crate::broker::{self, Broker, BrokerError};
 use crate::config::Config;
 use crate::pki::{Pki, PkiError};
+use crate::queue::{self, QueueError, Queues};
 use crate::rooms::{Rooms, RoomsError};
 use crate::sequence::Sequence;
+use crate::worker::background::{Background, BackgroundError, Ending};
 
 /// Why vault does not start.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +36,12 @@ pub enum ServeError {
     /// Numbers, files, the link to the other vault.
     #[error(transparent)]
     Rooms(#[from] RoomsError),
+    /// The queues.
+    #[error(transparent)]
+    Queues(#[from] QueueError),
+    /// Jobs and deliveries.
+    #[error(transparent)]
+    Background(#[from] Box<BackgroundError>),
     /// Its sockets.
     #[error(transparent)]
     Server(#[from] ServerError),
@@ -84,6 +93,8 @@ pub struct Vault {
     metrics: crate::api::Metrics,
     readiness: Readiness,
     broker: Option<(Broker, broker::Listening)>,
+    /// Jobs and deliveries; ends before the rooms do.
+    background: (Background, Ending, Shutdown),
     /// Ends the rooms once nobody calls any more.
     last: Shutdown,
 }
@@ -106,7 +117,21 @@ impl Vault {
             Some(settings) => Some(Broker::open(settings.clone(), &registry).await?),
             None => None,
         };
-        Ok(Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, broker, last })
+        let queues = broker.as_ref().map(|(broker, _)| broker.queues().clone());
+        let background = background(&config, queues, &rooms.sequence)?;
+        Ok(Self {
+            config,
+            pki,
+            rooms,
+            certificates,
+            bound,
+            registry,
+            metrics,
+            readiness,
+            broker,
+            background,
+            last,
+        })
     }
 
     /// Where the API listens.
@@ -139,8 +164,9 @@ impl Vault {
 
     /// Serves until `shutdown`; `reload` makes it read its certificates again.
     pub async fn run(self, shutdown: Shutdown, reload: Arc<Notify>) {
-        let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, broker, last } =
-            self;
+        let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, .. } = self;
+        let Self { broker, background, last, .. } = self;
+        let (background, ending, stop_background) = background;
         let mut status = status_sources(&config, &pki);
         status.extend(rooms.status);
         let (broker, clients) = broker.unzip();
@@ -154,7 +180,7 @@ impl Vault {
         let (name, sequence) = (config.name.clone(), rooms.sequence.clone());
         let watching = tokio::spawn(Arc::clone(&certificates).watch(reload, shutdown.clone()));
         let router = crate::api::router(crate::api::Parts {
-            rooms: rooms.routes,
+            rooms: rooms.routes.merge(crate::api::worker::routes(behind(&background))),
             pki: pki.clone(),
             life: rooms.life,
             status,
@@ -177,9 +203,11 @@ impl Vault {
         let stopping = shutdown.clone();
         tokio::spawn(async move {
             stopping.cancelled().await;
+            stop_background.cancel();
             systemd::tell(Life::Stopping);
         });
         server.run(bound, shutdown).await;
+        ending.ended().await;
         if let Some(serving) = serving_clients {
             // It ends by the same word, within its own time.
             let _ended = serving.await;
@@ -202,6 +230,41 @@ fn broker_status(broker: Broker) -> (&'static str, StatusSource) {
         })
     });
     ("broker", source)
+}
+
+/// Jobs and deliveries begin; where there is no broker, the queues' thread runs only where one of them
+/// needs it.
+fn background(
+    config: &Config,
+    queues: Option<Queues>,
+    sequence: &Sequence,
+) -> Result<(Background, Ending, Shutdown), ServeError> {
+    let stop = Shutdown::new();
+    if config.schedules.is_empty() && config.deliveries.is_empty() {
+        return Ok((Background::default(), Ending::default(), stop));
+    }
+    let queues = match queues {
+        Some(queues) => queues,
+        None => Queues::open(queue::Settings::new(config.state.join("queue.db")))?,
+    };
+    let work = (&*config.schedules, config.deliveries.clone());
+    let whose = (&*config.name, &*config.state);
+    let started = Background::start(work, whose, &queues, sequence, &stop);
+    let (background, ending) = started.map_err(Box::new)?;
+    Ok((background, ending, stop))
+}
+
+/// What operators ask of the worker.
+fn behind(background: &Background) -> Behind {
+    let (shown, asked) = (background.jobs().clone(), background.jobs().clone());
+    Behind {
+        jobs: Arc::new(move || {
+            let jobs = shown.clone();
+            Box::pin(async move { json!(jobs.status().await) })
+        }),
+        run: Arc::new(move |name| asked.run(name).map_err(|unknown| unknown.to_string())),
+        targets: background.targets().clone(),
+    }
 }
 
 /// One entry a room.

@@ -1,6 +1,12 @@
 //! Corridor 2: the work that nobody waits for. Tells the other vault what changed here, takes
 //! over what it tells, and gives storage its repair turns. Knows the rooms' doors; decides
 //! nothing about files or certificates.
+//!
+//! `background` runs jobs by schedules (`jobs`, `task`) and starts deliveries to handlers.
+
+pub mod background;
+pub mod jobs;
+pub mod task;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -248,6 +254,11 @@ pub fn every(
             }
         }
     });
+}
+
+#[expect(clippy::disallowed_methods, reason = "jobs are due by the calendar")]
+fn wall_clock() -> std::time::SystemTime {
+    std::time::SystemTime::now()
 }
 
 #[cfg(test)]

@@ -11,6 +11,8 @@ use shared::tls::{Identity, Role};
 use super::status::bytes;
 use crate::broker;
 use crate::config::Config;
+use crate::config::worker::{Call, Kind as Task};
+use crate::delivery::{Caller, Endpoint};
 use crate::sequence::database;
 use crate::sequence::run_folder::run_folder;
 use crate::storage::file_server::try_out;
@@ -37,6 +39,10 @@ pub fn check(config: &Config) -> Report {
     }
     note(key::load(&config.storage.key_file).err().map(|error| error.to_string()));
     note(key::parse_recipient(&config.storage.escrow_recipient).err().map(|error| error.to_string()));
+    for (name, endpoint) in handlers(config) {
+        note(Caller::new(name, endpoint, 1).err().map(|error| error.to_string()));
+        note(endpoint.secret_file.as_deref().and_then(private));
+    }
     note(folder("state", &config.state));
     note(folder_or_parent("storage.spool_folder", &config.storage.spool));
     for server in &config.storage.file_servers {
@@ -67,6 +73,16 @@ pub fn check(config: &Config) -> Report {
         report.found.extend(none.map(|none| format!("WARNING: {none}")));
     }
     report
+}
+
+/// Every handler that the worker calls, by the name of its section.
+fn handlers(config: &Config) -> impl Iterator<Item = (&str, &Endpoint)> {
+    let targets = config.deliveries.iter().map(|target| (&*target.name, &target.endpoint));
+    let jobs = config.schedules.iter().filter_map(|schedule| match &schedule.kind {
+        Task::Http(Call { endpoint, .. }) => Some((&*schedule.job.name, endpoint)),
+        Task::Message { .. } => None,
+    });
+    targets.chain(jobs)
 }
 
 fn file_server(config: &Config, server: &FileServerSettings) -> Result<String, String> {

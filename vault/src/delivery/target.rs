@@ -1,0 +1,318 @@
+//! One target at work: takes messages of its queue, sends them, and tells the queue what became of
+//! each. Decides nothing about answers (`course`) and speaks no HTTP (`handler`).
+//!
+//! As many messages are taken as may be under way at once; one that waits for its next try keeps
+//! its place, so an ailing handler is not given more. A message is acknowledged after its 2xx alone.
+
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use governor::DefaultDirectRateLimiter;
+use http::{HeaderMap, HeaderValue};
+use serde::Serialize;
+use shared::retry::Backoff;
+use shared::shutdown::Shutdown;
+use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::{Instant, sleep, sleep_until, timeout};
+
+use super::course::{Course, Next, Outcome};
+use super::letter::Letter;
+use super::signature::Secrets;
+use super::{Caller, Settings};
+use crate::queue::core::AckKind;
+use crate::queue::message::{Destination, Message};
+use crate::queue::{Delivery, QueueError, Queues, Session};
+
+/// What is under way may take so long to end when the vault stops.
+const DRAIN: Duration = Duration::from_secs(20);
+
+/// How a target stands.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Status {
+    /// Its name.
+    pub name: String,
+    /// Whose messages it gets.
+    pub queue: String,
+    /// Why nothing is sent to it; `None`: it is at work.
+    pub paused: Option<String>,
+    /// Messages taken and not done yet.
+    pub under_way: usize,
+    /// Messages that the handler took, since the vault started.
+    pub delivered: u64,
+    /// Tries that failed, since then.
+    pub failed: u64,
+    /// Messages given up, since then.
+    pub dead: u64,
+    /// What went wrong last.
+    pub last_failure: Option<String>,
+}
+
+#[derive(Debug, Default)]
+struct Counts {
+    under_way: usize,
+    delivered: u64,
+    failed: u64,
+    dead: u64,
+    last_failure: Option<String>,
+}
+
+/// Whether, and from when, something may be sent.
+#[derive(Debug, Clone, Default)]
+struct Gate {
+    paused: Option<String>,
+    not_before: Option<Instant>,
+}
+
+/// One target.
+pub(super) struct Target {
+    settings: Settings,
+    destination: Destination,
+    caller: Caller,
+    rate: DefaultDirectRateLimiter,
+    gate: watch::Sender<Gate>,
+    counts: Mutex<Counts>,
+    /// There while the target is paused, with the reason.
+    mark: PathBuf,
+}
+
+impl Target {
+    pub(super) fn new(settings: Settings, destination: Destination, caller: Caller, mark: PathBuf) -> Self {
+        let paused = std::fs::read_to_string(&mark).ok();
+        let rate = governor::RateLimiter::direct(governor::Quota::per_second(settings.per_second));
+        let gate = watch::Sender::new(Gate { paused, not_before: None });
+        Self { settings, destination, caller, rate, gate, counts: Mutex::default(), mark }
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.settings.name
+    }
+
+    /// Where a pause is kept.
+    pub(super) fn mark(&self) -> &Path {
+        &self.mark
+    }
+
+    /// Nothing more is sent, over restarts too. What is under way ends.
+    pub(super) fn pause(&self, why: &str) -> std::io::Result<()> {
+        self.gate.send_modify(|gate| gate.paused = Some(why.to_owned()));
+        let folder = self.mark.parent().unwrap_or(&self.mark);
+        std::fs::create_dir_all(folder)?;
+        std::fs::write(&self.mark, why)?;
+        std::fs::File::open(&self.mark)?.sync_all()?;
+        std::fs::File::open(folder)?.sync_all()
+    }
+
+    pub(super) fn resume(&self) -> std::io::Result<()> {
+        match std::fs::remove_file(&self.mark) {
+            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
+            _ => {}
+        }
+        self.gate.send_modify(|gate| *gate = Gate::default());
+        Ok(())
+    }
+
+    pub(super) fn status(&self) -> Status {
+        let counts = self.counts();
+        Status {
+            name: self.settings.name.clone(),
+            queue: self.settings.queue.clone(),
+            paused: self.gate.borrow().paused.clone(),
+            under_way: counts.under_way,
+            delivered: counts.delivered,
+            failed: counts.failed,
+            dead: counts.dead,
+            last_failure: counts.last_failure.clone(),
+        }
+    }
+
+    /// Works until `shutdown`, and then until what is under way has ended.
+    pub(super) async fn run(self: Arc<Self>, queues: Queues, shutdown: Shutdown) {
+        let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
+        while !shutdown.is_cancelled() {
+            let worked = Arc::clone(&self).work(&queues, &shutdown).await;
+            let Err(error) = worked else { return };
+            tracing::warn!("delivery {}: {error}; trying again", self.name());
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = sleep(backoff.next(getrandom::u32().unwrap_or(u32::MAX))) => {}
+            }
+        }
+    }
+
+    async fn work(self: Arc<Self>, queues: &Queues, shutdown: &Shutdown) -> Result<(), QueueError> {
+        let (session, mut deliveries) = queues.connect();
+        let session = Arc::new(session);
+        let (consumer, most) = (session.consumer(), self.settings.concurrency);
+        session.subscribe(consumer, self.destination.clone(), most).await?.await?;
+        let mut under_way = JoinSet::new();
+        let worked = loop {
+            tokio::select! {
+                () = shutdown.cancelled() => break Ok(()),
+                delivery = deliveries.next() => {
+                    let Some(delivery) = delivery else { break Err(QueueError::Stopped) };
+                    let (target, session, shutdown) = (Arc::clone(&self), Arc::clone(&session), shutdown.clone());
+                    self.counts().under_way += 1;
+                    under_way.spawn(async move {
+                        let ended = target.deliver(&session, delivery, &shutdown).await;
+                        target.counts().under_way -= 1;
+                        ended
+                    });
+                }
+                Some(ended) = under_way.join_next() => {
+                    if let Ok(Err(error)) = ended {
+                        break Err(error);
+                    }
+                }
+            }
+        };
+        // Those that only wait end at once and go back to the queue, and so does what takes too long.
+        let in_time = worked.is_ok()
+            && timeout(DRAIN, async { while under_way.join_next().await.is_some() {} }).await.is_ok();
+        if !in_time {
+            under_way.shutdown().await;
+        }
+        self.counts().under_way = 0;
+        if let Ok(synced) = session.sync().await {
+            drop(synced.await);
+        }
+        worked
+    }
+
+    /// One message, until it is done or given up; or until `shutdown`, then it stays in the queue.
+    async fn deliver(
+        &self,
+        session: &Session,
+        delivery: Delivery,
+        shutdown: &Shutdown,
+    ) -> Result<(), QueueError> {
+        let end = match Letter::of(self.destination.name(), &delivery.message) {
+            Ok(letter) => self.send(&letter, &delivery.message, shutdown).await,
+            Err(error) => Some(self.give_up(&delivery.message, error.to_string())),
+        };
+        let Some(kind) = end else { return Ok(()) };
+        let range = (Some(delivery.id), delivery.id);
+        session.acknowledge(delivery.consumer, range, kind, None).await?.await?;
+        Ok(())
+    }
+
+    async fn send(&self, letter: &Letter, message: &Message, shutdown: &Shutdown) -> Option<AckKind> {
+        let mut course = Course::new(self.settings.policy);
+        loop {
+            tokio::select! {
+                () = shutdown.cancelled() => return None,
+                () = self.opened() => {}
+            }
+            let now = now();
+            if message.expiration != 0 && u128::from(message.expiration) <= since_1970(now).as_millis() {
+                return Some(AckKind::Expired);
+            }
+            let outcome = self.caller.post(letter, now).await;
+            match self.after(&mut course, outcome, message) {
+                Ok(kind) => return Some(kind),
+                Err(wait) => tokio::select! {
+                    () = shutdown.cancelled() => return None,
+                    () = sleep(wait) => {}
+                },
+            }
+        }
+    }
+
+    /// How the message ends, or how long it waits.
+    fn after(&self, course: &mut Course, outcome: Outcome, message: &Message) -> Result<AckKind, Duration> {
+        match course.after(outcome, getrandom::u32().unwrap_or(u32::MAX)) {
+            Next::Done => {
+                self.counts().delivered += 1;
+                Ok(AckKind::Standard)
+            }
+            Next::Again { wait, hold, why } => {
+                tracing::debug!("delivery {}: {}: {why}; again in {wait:?}", self.name(), message.name);
+                self.note_failure(why);
+                if hold {
+                    let until = Instant::now() + wait;
+                    self.gate.send_modify(|gate| gate.not_before = gate.not_before.max(Some(until)));
+                }
+                Err(wait)
+            }
+            Next::Dead(why) => Ok(self.give_up(message, why)),
+            Next::Gone(why) => {
+                tracing::warn!(
+                    "delivery {}: {why}; it is paused. Once that is put right: vault worker resume {}",
+                    self.name(),
+                    self.name()
+                );
+                if let Err(error) = self.pause(&why) {
+                    tracing::warn!(
+                        "delivery {}: the pause ends with this vault's next restart: {}: {error}",
+                        self.name(),
+                        self.mark.display()
+                    );
+                }
+                Ok(self.give_up(message, why))
+            }
+        }
+    }
+
+    fn give_up(&self, message: &Message, why: String) -> AckKind {
+        tracing::warn!("delivery {}: message {} is a dead letter: {why}", self.name(), message.name);
+        self.note_failure(why.clone());
+        self.counts().dead += 1;
+        AckKind::Poison(Some(why))
+    }
+
+    fn note_failure(&self, why: String) {
+        let mut counts = self.counts();
+        counts.failed += 1;
+        counts.last_failure = Some(why);
+    }
+
+    /// Waits until something may be sent: neither paused nor held, and not too fast.
+    async fn opened(&self) {
+        self.rate.until_ready().await;
+        let mut gate = self.gate.subscribe();
+        loop {
+            let Gate { paused, not_before } = gate.borrow_and_update().clone();
+            let held = not_before.filter(|until| *until > Instant::now());
+            match (paused, held) {
+                (None, None) => return,
+                (Some(_), _) => drop(gate.changed().await),
+                (None, Some(until)) => tokio::select! {
+                    _changed = gate.changed() => {}
+                    () = sleep_until(until) => {}
+                },
+            }
+        }
+    }
+
+    fn counts(&self) -> MutexGuard<'_, Counts> {
+        self.counts.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+/// A letter's headers, with those of Standard Webhooks.
+pub(super) fn signed(letter: &Letter, secrets: Option<&Secrets>, now: SystemTime) -> HeaderMap {
+    let mut headers = letter.headers.clone();
+    let timestamp = since_1970(now).as_secs();
+    let signature = secrets.map(|secrets| secrets.sign(&letter.id, timestamp, &letter.body));
+    let said = [
+        ("webhook-id", Some(letter.id.clone())),
+        ("webhook-timestamp", Some(timestamp.to_string())),
+        ("webhook-signature", signature),
+    ];
+    for (name, value) in said {
+        if let Some(Ok(value)) = value.map(HeaderValue::try_from) {
+            headers.insert(name, value);
+        }
+    }
+    headers
+}
+
+fn since_1970(now: SystemTime) -> Duration {
+    now.duration_since(UNIX_EPOCH).unwrap_or_default()
+}
+
+#[expect(clippy::disallowed_methods, reason = "handlers compare the time of a signature with the calendar's")]
+fn now() -> SystemTime {
+    SystemTime::now()
+}

@@ -1,0 +1,259 @@
+//! What a job's state and the time ask for: wait, run, or leave a time out. Pure; `now` is passed in.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+use serde::{Deserialize, Serialize};
+
+use super::plan::Plan;
+
+/// A time that is later than this was missed: longer than the other vault needs to take over.
+const ON_TIME: Duration = Duration::from_secs(90);
+
+/// What becomes of times that have passed.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Passed {
+    /// The latest of them is run, once for all.
+    RunOnce,
+    /// They are left out.
+    Skip,
+}
+
+/// A job's rules.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Rules {
+    /// For times at which no vault could run it.
+    pub missed: Passed,
+    /// For times at which it was still running.
+    pub overlap: Passed,
+}
+
+/// A run that has begun.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// The time for which it is.
+    pub at: Timestamp,
+    /// An operator asked for it, whatever the plan says.
+    pub asked: bool,
+    /// The vault that began it last.
+    pub by: String,
+    /// The lease's epoch in which it was begun last.
+    pub epoch: u64,
+    /// When it was begun last.
+    pub began: Timestamp,
+}
+
+/// A run that has ended.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ended {
+    /// It.
+    pub run: Run,
+    /// When.
+    pub ended: Timestamp,
+    /// Why it failed; `None`: it did not.
+    pub fault: Option<String>,
+}
+
+/// What both vaults know of a job.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct State {
+    /// What was due up to here is decided.
+    pub upto: Timestamp,
+    /// Begun, and not known to have ended.
+    pub running: Option<Run>,
+    /// The last one that ended.
+    pub last: Option<Ended>,
+    /// Times left out since the job is known; times missed in one go count as one.
+    pub skipped: u64,
+}
+
+/// What is to be done now.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step {
+    /// Nothing, until this time.
+    Wait(Option<Timestamp>),
+    /// Leave out what was due up to this time.
+    Skip(Timestamp),
+    /// Run it for this time.
+    Run {
+        /// The time, of which the run's key is made.
+        at: Timestamp,
+        /// An operator asked for it.
+        asked: bool,
+    },
+}
+
+impl State {
+    /// A job that is seen for the first time: what was due before concerns it not.
+    #[must_use]
+    pub fn new(now: Timestamp) -> Self {
+        Self { upto: now, running: None, last: None, skipped: 0 }
+    }
+
+    /// What is to be done. `asked`: an operator wants a run for this time.
+    #[must_use]
+    pub fn step(&self, plan: &Plan, rules: Rules, asked: Option<Timestamp>, now: Timestamp) -> Step {
+        // Nobody knows how far it came: it is run again under the same key.
+        if let Some(Run { at, asked, .. }) = self.running {
+            return Step::Run { at, asked };
+        }
+        if let Some(at) = asked {
+            return Step::Run { at, asked: true };
+        }
+        let Some(at) = plan.last_until(now).filter(|at| *at > self.upto) else {
+            return Step::Wait(plan.next_after(now.max(self.upto)));
+        };
+        let ran = |ended: &Ended| (ended.run.began..=ended.ended).contains(&at);
+        let rule = if self.last.as_ref().is_some_and(ran) {
+            rules.overlap
+        } else if Duration::try_from(now.duration_since(at)).is_ok_and(|late| late <= ON_TIME) {
+            Passed::RunOnce
+        } else {
+            rules.missed
+        };
+        match rule {
+            Passed::RunOnce => Step::Run { at, asked: false },
+            Passed::Skip => Step::Skip(at),
+        }
+    }
+
+    /// The state once that was left out.
+    #[must_use]
+    pub fn skipping(self, upto: Timestamp) -> Self {
+        Self { upto: self.upto.max(upto), skipped: self.skipped.saturating_add(1), ..self }
+    }
+
+    /// The state once that run has begun.
+    #[must_use]
+    pub fn running(self, run: Run) -> Self {
+        Self { running: Some(run), ..self }
+    }
+
+    /// The state once it has ended.
+    #[must_use]
+    pub fn ended(self, run: Run, ended: Timestamp, fault: Option<String>) -> Self {
+        let upto = if run.asked { self.upto } else { self.upto.max(run.at) };
+        Self { upto, running: None, last: Some(Ended { run, ended, fault }), ..self }
+    }
+}
+
+/// By which handlers and queues know a run that is repeated.
+#[must_use]
+pub fn key(job: &str, at: Timestamp) -> String {
+    format!("{job}/{at}")
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SKIP: Rules = Rules { missed: Passed::Skip, overlap: Passed::Skip };
+    const RUN: Rules = Rules { missed: Passed::RunOnce, overlap: Passed::RunOnce };
+
+    fn at(text: &str) -> Timestamp {
+        format!("2026-05-01T{text}Z").parse().unwrap()
+    }
+
+    /// Every ten minutes.
+    fn plan() -> Plan {
+        Plan::parse("*/10 * * * *", "UTC", at("00:00:00")).unwrap()
+    }
+
+    fn run(for_time: &str, began: &str) -> Run {
+        Run { at: at(for_time), asked: false, by: "a".into(), epoch: 1, began: at(began) }
+    }
+
+    fn due(text: &str) -> Step {
+        Step::Run { at: at(text), asked: false }
+    }
+
+    #[test]
+    fn a_new_job_waits_for_its_next_time() {
+        let state = State::new(at("10:05:00"));
+        assert_eq!(state.step(&plan(), RUN, None, at("10:05:00")), Step::Wait(Some(at("10:10:00"))));
+        assert_eq!(state.step(&plan(), SKIP, None, at("10:10:00")), due("10:10:00"));
+        assert_eq!(state.step(&plan(), SKIP, None, at("10:11:29")), due("10:10:00"), "late, yet not missed");
+    }
+
+    #[test]
+    fn missed_times_are_run_once_for_all_or_left_out() {
+        let state = State::new(at("10:05:00"));
+        assert_eq!(state.step(&plan(), RUN, None, at("11:35:00")), due("11:30:00"));
+        assert_eq!(state.step(&plan(), SKIP, None, at("11:35:00")), Step::Skip(at("11:30:00")));
+        let state = state.skipping(at("11:30:00"));
+        assert_eq!(state.step(&plan(), SKIP, None, at("11:35:00")), Step::Wait(Some(at("11:40:00"))));
+        assert_eq!(state.skipped, 1);
+    }
+
+    #[test]
+    fn a_run_that_may_not_have_ended_is_run_again_for_the_same_time() {
+        let state = State::new(at("10:05:00")).running(run("10:10:00", "10:10:00"));
+        assert_eq!(state.step(&plan(), SKIP, None, at("12:00:00")), due("10:10:00"));
+    }
+
+    #[test]
+    fn a_time_at_which_the_job_still_ran_goes_by_the_rule_for_overlap() {
+        let state = State::new(at("10:05:00")).ended(run("10:10:00", "10:10:00"), at("10:25:00"), None);
+        assert_eq!(state.step(&plan(), RUN, None, at("10:25:00")), due("10:20:00"));
+        assert_eq!(state.step(&plan(), SKIP, None, at("10:25:00")), Step::Skip(at("10:20:00")));
+    }
+
+    #[test]
+    fn a_run_that_an_operator_asks_for_leaves_the_plan_as_it_is() {
+        let state = State::new(at("10:05:00"));
+        let asked = at("10:07:00");
+        assert_eq!(state.step(&plan(), SKIP, Some(asked), asked), Step::Run { at: asked, asked: true });
+        let ended = state.ended(Run { asked: true, ..run("10:07:00", "10:07:00") }, at("10:08:00"), None);
+        assert_eq!(ended.step(&plan(), SKIP, None, at("10:10:00")), due("10:10:00"));
+    }
+
+    #[test]
+    fn a_state_reads_back_from_its_record() {
+        let state =
+            State::new(at("10:05:00")).ended(run("10:10:00", "10:10:01"), at("10:12:00"), Some("no".into()));
+        let text = serde_json::to_string(&state).unwrap();
+        assert_eq!(serde_json::from_str::<State>(&text).unwrap(), state);
+        assert_eq!(key("nightly", at("10:10:00")), "nightly/2026-05-01T10:10:00Z");
+    }
+
+    proptest! {
+        #[test]
+        fn no_time_is_run_twice_and_with_run_once_the_latest_is_never_left_out(
+            steps in proptest::collection::vec((1_i64..5_000, 0_i64..2_000), 1..40), skips: bool
+        ) {
+            let (plan, rules) = (plan(), if skips { SKIP } else { RUN });
+            let mut now = at("00:00:00");
+            let (mut state, mut ran) = (State::new(now), Vec::new());
+            for (pause, mut length) in steps {
+                now += jiff::SignedDuration::from_secs(pause);
+                loop {
+                    match state.step(&plan, rules, None, now) {
+                        Step::Wait(next) => {
+                            prop_assert!(next.is_some_and(|next| next > now));
+                            break;
+                        }
+                        Step::Skip(upto) => {
+                            prop_assert!(skips && upto > state.upto && upto <= now);
+                            state = state.skipping(upto);
+                        }
+                        Step::Run { at, .. } => {
+                            prop_assert!(at <= now && ran.last().is_none_or(|last| *last < at));
+                            ran.push(at);
+                            let run = Run { at, asked: false, by: "a".into(), epoch: 1, began: now };
+                            // Only the first of a row is long, or it would go on for ever.
+                            now += jiff::SignedDuration::from_secs(std::mem::take(&mut length));
+                            state = state.running(run.clone()).ended(run, now, None);
+                        }
+                    }
+                }
+                let latest = plan.last_until(now).filter(|latest| *latest > at("00:00:00"));
+                prop_assert!(skips || ran.last().copied() == latest, "{:?} {:?}", ran.last(), latest);
+            }
+        }
+    }
+}
