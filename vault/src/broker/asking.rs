@@ -104,11 +104,11 @@ impl<'a> Asking<'a> {
             Ok(Act::Done) => Reply::Now(done(head)),
             Ok(Act::Asked(answer)) => {
                 let transaction = transaction.as_ref().map(named);
-                Reply::Later(answer, Then { head, window, transaction, commits: false })
+                Reply::Later(answer, Box::new(Then { head, window, transaction, commits: false }))
             }
             Ok(Act::Ends(answer, act)) => {
                 let (transaction, commits) = (transaction.as_ref().map(named), act == TransactionAct::Commit);
-                Reply::Later(answer, Then { head, window, transaction, commits })
+                Reply::Later(answer, Box::new(Then { head, window, transaction, commits }))
             }
             Err(refused) => {
                 self.fail(transaction.as_ref(), &refused);
@@ -125,15 +125,18 @@ impl<'a> Asking<'a> {
 
     async fn act(&mut self, command: Command) -> Result<Act, Refused> {
         match command {
-            Command::Message(message) => self.send(*message).await,
-            Command::MessageAck(ack) => self.acknowledge(*ack).await,
+            Command::Message(message) => self.send(message).await,
+            Command::MessageAck(ack) => self.acknowledge(ack).await,
             Command::MessagePull(pull) => self.consumers.pull(&pull).await.map(|()| Act::Told),
-            Command::TransactionInfo(info) => self.transact(*info).await,
-            Command::ConsumerInfo(info) => self.consumers.open(*info).await.map(|()| Act::Done),
-            Command::ConsumerControl(control) => self.consumers.control(&control).await.map(|()| Act::Done),
+            Command::TransactionInfo(info) => self.transact(&info).await,
+            // What is seldom asked has memory of its own, not some of every connection's.
+            Command::ConsumerInfo(info) => Box::pin(self.consumers.open(*info)).await.map(|()| Act::Done),
+            Command::ConsumerControl(control) => {
+                Box::pin(self.consumers.control(&control)).await.map(|()| Act::Done)
+            }
             Command::ProducerInfo(info) => self.open_producer(&info).map(|()| Act::Done),
-            Command::DestinationInfo(info) => self.destination(*info).await.map(|()| Act::Done),
-            Command::RemoveInfo(info) => self.remove(*info).await.map(|()| Act::Done),
+            Command::DestinationInfo(info) => Box::pin(self.destination(*info)).await.map(|()| Act::Done),
+            Command::RemoveInfo(info) => Box::pin(self.remove(*info)).await.map(|()| Act::Done),
             Command::FlushCommand(_) => Ok(Act::Asked(self.session.sync().await?)),
             Command::KeepAliveInfo(info) => self.alive(info.head).await,
             Command::ShutdownInfo(_) => Ok(Act::Last),
@@ -159,19 +162,19 @@ impl<'a> Asking<'a> {
         }
     }
 
-    async fn send(&mut self, message: Message) -> Result<Act, Refused> {
+    async fn send(&mut self, message: Box<Message>) -> Result<Act, Refused> {
         if message.group_id.as_ref().is_some_and(|group| !group.as_bytes().is_empty()) {
             return Err(Refused::Unserved("message groups (JMSXGroupID)"));
         }
         let queue = letter::queue_of(&message.destination)?;
         let transaction = message.transaction_id.as_ref().map(number).transpose()?;
-        let send = letter::to_queue(message, queue, self.client.again, moment_ms())?;
+        let send = letter::to_queue(*message, queue, self.client.again, moment_ms())?;
         let answer = self.session.send(send, transaction).await?;
         self.hall.counts.received.inc();
         Ok(Act::Asked(answer))
     }
 
-    async fn acknowledge(&mut self, ack: MessageAck) -> Result<Act, Refused> {
+    async fn acknowledge(&mut self, ack: Box<MessageAck>) -> Result<Act, Refused> {
         let Some(key) = self.consumers.acknowledged(&ack)? else { return Ok(Act::Done) };
         let id = |id: &crate::openwire::MessageId| Id::from_number(id.broker_sequence);
         let (first, last) = (ack.first.as_ref().map(id), id(&ack.last));
@@ -192,7 +195,7 @@ impl<'a> Asking<'a> {
         if waits { Ok(Act::Asked(answer)) } else { Ok(Act::Done) }
     }
 
-    async fn transact(&mut self, info: TransactionInfo) -> Result<Act, Refused> {
+    async fn transact(&mut self, info: &TransactionInfo) -> Result<Act, Refused> {
         let unserved = || Refused::Unserved("distributed (XA) transactions");
         if info.act == TransactionAct::Recover {
             // There is none that could wait for its second phase.

@@ -45,7 +45,7 @@ pub(super) enum Reply {
     /// A message for a browser, which takes so much of what may be on the way to it.
     Shown(Box<Command>, OwnedSemaphorePermit),
     /// Once the queues have answered.
-    Later(Answer<Done>, Then),
+    Later(Answer<Done>, Box<Then>),
     /// From now on this consumer is told of temporary queues.
     Watch(ConsumerId),
     /// Nobody is told any more.
@@ -94,7 +94,7 @@ pub(super) struct Replies {
 /// A reply that is known.
 enum Known {
     Tell(Command),
-    Answered(Result<Done, QueueError>, Then),
+    Answered(Result<Done, QueueError>, Box<Then>),
     Watch(Option<ConsumerId>),
     Pulled(ConsumerKey),
 }
@@ -249,7 +249,7 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
         true
     }
 
-    fn answered(&mut self, answered: Result<Done, QueueError>, then: Then) -> bool {
+    fn answered(&mut self, answered: Result<Done, QueueError>, then: Box<Then>) -> bool {
         let refused = match answered {
             Ok(_) => {
                 if let Some((producer_id, size)) = then.window {
