@@ -13,6 +13,9 @@ use flate2::read::ZlibDecoder;
 use super::message::{Message, MessageKind};
 use super::text;
 
+/// Bytes of a text's length.
+const PREFIX: usize = 4;
+
 /// A body that cannot be shown.
 #[derive(Debug, thiserror::Error)]
 pub enum BodyError {
@@ -62,16 +65,26 @@ impl Message {
         match self.kind {
             MessageKind::Plain => Ok(Body::Empty),
             MessageKind::Text => {
-                // Its own length stands in front of it.
-                let plain = self.inflated(content.clone(), limit.saturating_add(4))?;
+                // One byte too many tells that there is more.
+                let most = limit.saturating_add(PREFIX + 1);
+                let plain = if self.compressed { self.inflated(content, most)? } else { content.clone() };
+                self.bounded(plain.len().saturating_sub(PREFIX), limit)?;
                 let text = counted(plain).ok_or_else(|| self.broken(None))?;
                 Ok(Body::Text(text::decode(&text)))
             }
             MessageKind::Bytes if self.compressed => {
-                let stream = content.get(4..).ok_or_else(|| self.broken(None))?;
-                Ok(Body::Bytes(self.inflated(content.slice_ref(stream), limit)?))
+                let mut stream = content.clone();
+                let length = stream.try_get_u32().map_err(|_| self.broken(None))?;
+                let length = usize::try_from(length).map_err(|_| self.broken(None))?;
+                self.bounded(length, limit)?;
+                // Java deflates its whole buffer: what follows the length is waste.
+                let plain = self.inflated(&stream, length)?;
+                if plain.len() == length { Ok(Body::Bytes(plain)) } else { Err(self.broken(None)) }
             }
-            MessageKind::Bytes => Ok(Body::Bytes(self.inflated(content.clone(), limit)?)),
+            MessageKind::Bytes => {
+                self.bounded(content.len(), limit)?;
+                Ok(Body::Bytes(content.clone()))
+            }
             MessageKind::Map | MessageKind::Object | MessageKind::Stream | MessageKind::Blob(_) => {
                 Err(BodyError::Type { message: self.message_id.to_string() })
             }
@@ -81,7 +94,7 @@ impl Message {
     /// Makes it a text message of that text.
     pub fn set_text(&mut self, text: &str) {
         let text = text::encode(text);
-        let mut content = BytesMut::with_capacity(4 + text.len());
+        let mut content = BytesMut::with_capacity(PREFIX + text.len());
         content.put_u32(u32::try_from(text.len()).unwrap_or(u32::MAX));
         content.put_slice(&text);
         self.kind = MessageKind::Text;
@@ -96,19 +109,20 @@ impl Message {
         self.compressed = false;
     }
 
-    fn inflated(&self, content: Bytes, limit: usize) -> Result<Bytes, BodyError> {
+    /// The first bytes, at most `most`, of what the zlib stream holds.
+    fn inflated(&self, stream: &Bytes, most: usize) -> Result<Bytes, BodyError> {
+        let mut plain = Vec::new();
+        let most = u64::try_from(most).unwrap_or(u64::MAX);
+        ZlibDecoder::new(&stream[..])
+            .take(most)
+            .read_to_end(&mut plain)
+            .map_err(|error| self.broken(Some(error)))?;
+        Ok(plain.into())
+    }
+
+    fn bounded(&self, length: usize, limit: usize) -> Result<(), BodyError> {
         let too_long = || BodyError::TooLong { message: self.message_id.to_string(), limit };
-        let plain = if self.compressed {
-            let mut plain = Vec::new();
-            // One byte over the limit tells that there is more.
-            let bound = u64::try_from(limit).unwrap_or(u64::MAX).saturating_add(1);
-            let stream = ZlibDecoder::new(content.reader());
-            stream.take(bound).read_to_end(&mut plain).map_err(|error| self.broken(Some(error)))?;
-            plain.into()
-        } else {
-            content
-        };
-        if plain.len() > limit { Err(too_long()) } else { Ok(plain) }
+        if length > limit { Err(too_long()) } else { Ok(()) }
     }
 
     fn broken(&self, source: Option<std::io::Error>) -> BodyError {
@@ -168,5 +182,11 @@ mod tests {
         message.compressed = true;
         assert!(matches!(message.body(999_999), Err(BodyError::TooLong { limit: 999_999, .. })));
         assert_eq!(message.body(1_000_000).unwrap(), Body::Bytes(vec![0; 1_000_000].into()));
+
+        // As a text, whose own length is inside: the zeros say it is empty, and more follows.
+        message.kind = MessageKind::Text;
+        message.content = Some(stream.into());
+        assert!(matches!(message.body(999_995), Err(BodyError::TooLong { limit: 999_995, .. })));
+        assert!(matches!(message.body(1_000_000), Err(BodyError::Broken { .. })));
     }
 }

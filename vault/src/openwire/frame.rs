@@ -9,7 +9,7 @@ use std::io::IoSlice;
 use bytes::{Buf, Bytes, BytesMut};
 
 use super::Version;
-use super::command::Command;
+use super::any::Command;
 use super::fault::{DecodeError, EncodeError, Fault};
 use super::greeting::{Offer, Settled, WireFormatInfo};
 use super::wire::{PREFIX, Reader, Writer};

@@ -6,7 +6,8 @@
 use bytes::Bytes;
 
 use super::Version;
-use super::command::{DataStructure, Head};
+use super::any::DataStructure;
+use super::command::Head;
 use super::fault::{DecodeError, EncodeError, Fault};
 use super::id::{BrokerId, ConsumerId, Destination, MessageId, ProducerId, TransactionId};
 #[cfg(test)]

@@ -16,6 +16,9 @@ use super::text::Text;
 /// dispatch carries a command).
 const MAX_DEPTH: u8 = 8;
 
+/// Room for a usual frame, so that its fields do not make it piece by piece.
+const ROOM: usize = 2 << 10;
+
 /// Bytes of a frame's length.
 pub(super) const PREFIX: usize = 4;
 
@@ -126,6 +129,7 @@ impl Writer {
     /// Opens a frame and says where it starts. Nothing may lie aside.
     pub(super) fn begin(&mut self) -> usize {
         debug_assert!(self.aside.is_empty(), "the last frame's pieces were taken");
+        self.buffer.reserve(ROOM);
         let start = self.buffer.len();
         self.buffer.put_u32(0);
         start
@@ -188,6 +192,7 @@ impl Writer {
     /// One structure without a frame, in one piece.
     pub(super) fn contiguous<T: Structure>(structure: &T, version: Version) -> Result<Bytes, EncodeError> {
         let mut writer = Self::new(version);
+        writer.buffer.reserve(ROOM);
         writer.structure(structure);
         if let Some(fault) = writer.fault {
             return Err(fault);
