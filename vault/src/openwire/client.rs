@@ -22,9 +22,10 @@ use tokio::sync::{Notify, mpsc, oneshot};
 use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
+use super::any::Command;
 use super::command::{
-    Command, ConnectionInfo, DataArrayResponse, Head, IntegerResponse, MessageDispatch, RemoveInfo,
-    ShutdownInfo, Throwable,
+    ConnectionInfo, DataArrayResponse, Head, IntegerResponse, MessageDispatch, RemoveInfo, ShutdownInfo,
+    Throwable,
 };
 use super::fault::{DecodeError, EncodeError};
 use super::frame::{Arrival, Incoming, Outgoing};
@@ -289,18 +290,11 @@ impl Client {
 
     fn introduction(&self, login: &Login) -> ConnectionInfo {
         ConnectionInfo {
-            head: Head::default(),
-            connection_id: self.connection_id.clone(),
-            client_id: Some(Text::shortened(&login.client_id)),
             password: login.password.as_deref().map(Text::shortened),
             user_name: login.user.as_deref().map(Text::shortened),
-            broker_path: None,
-            master_connector: false,
-            manageable: false,
-            client_master: false,
             fault_tolerant: login.resumes,
             failover_reconnect: login.resumes,
-            client_ip: None,
+            ..ConnectionInfo::new(self.connection_id.clone(), Text::shortened(&login.client_id))
         }
     }
 

@@ -12,7 +12,8 @@ use tokio::sync::{mpsc, oneshot};
 use tokio::time::{Instant, sleep_until};
 
 use super::{Asked, ClientError, MOST_WAITING, Shared, weight};
-use crate::openwire::command::{Command, Head, KeepAliveInfo, MessageDispatch, Throwable};
+use crate::openwire::any::Command;
+use crate::openwire::command::{Head, KeepAliveInfo, MessageDispatch, Throwable};
 use crate::openwire::frame::{Arrival, Incoming, Outgoing};
 use crate::openwire::greeting::Settled;
 

@@ -34,7 +34,7 @@ impl Host {
     async fn introduced(listener: &TcpListener, offer: Offer) -> Self {
         let mut host = Self::greeted(listener, offer).await;
         let introduction = host.next().await.unwrap();
-        host.say(response(&introduction)).await;
+        host.say(Response::to(introduction.head())).await;
         host
     }
 
@@ -58,10 +58,6 @@ impl Host {
     }
 }
 
-fn response(command: &Command) -> Response {
-    Response { head: Head::default(), correlation_id: command.head().command_id }
-}
-
 async fn listener(options: &str) -> (TcpListener, Address) {
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let uri: Uri = format!("tcp://{}{options}", listener.local_addr().unwrap()).parse().unwrap();
@@ -78,11 +74,7 @@ fn login() -> Login {
 }
 
 fn refuse(command: &Command, class: &str, text: &str) -> ExceptionResponse {
-    ExceptionResponse {
-        head: Head::default(),
-        correlation_id: command.head().command_id,
-        exception: Some(Throwable::new(class, text)),
-    }
+    ExceptionResponse::to(command.head(), Throwable::new(class, text))
 }
 
 fn dispatch(size: usize) -> MessageDispatch {
@@ -90,13 +82,7 @@ fn dispatch(size: usize) -> MessageDispatch {
     let queue = Destination::queue(Text::shortened("orders"));
     let mut message = Message::new(MessageKind::Bytes, producer.message(1), queue.clone());
     message.content = Some(vec![7; size].into());
-    MessageDispatch {
-        head: Head::default(),
-        consumer_id: ConsumerId { connection: Text::shortened("c"), session: 1, value: 1 },
-        destination: Some(queue),
-        message: Some(message),
-        redelivery_counter: 0,
-    }
+    MessageDispatch::new(ConsumerId { connection: Text::shortened("c"), session: 1, value: 1 }, message)
 }
 
 #[tokio::test]
@@ -109,9 +95,9 @@ async fn answers_find_those_who_asked_and_dispatches_arrive_in_order() {
         let second = host.next().await.unwrap();
         host.say(refuse(&second, "javax.jms.JMSException", "no")).await;
         host.say(dispatch(20)).await;
-        host.say(response(&first)).await;
+        host.say(Response::to(first.head())).await;
         let farewell = host.next().await.unwrap();
-        host.say(response(&farewell)).await;
+        host.say(Response::to(farewell.head())).await;
         assert!(matches!(host.next().await, Some(Command::ShutdownInfo(_))));
         assert!(host.next().await.is_none());
     });
@@ -279,7 +265,7 @@ async fn a_frame_over_the_brokers_limit_fails_alone() {
     let host = tokio::spawn(async move {
         let mut host = Host::introduced(&listener, Offer { max_frame: 5000, ..Offer::default() }).await;
         let flush = host.next().await.unwrap();
-        host.say(response(&flush)).await;
+        host.say(Response::to(flush.head())).await;
         host
     });
     let (client, _dispatches) = Client::connect(&address, &login()).await.unwrap();
