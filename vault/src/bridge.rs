@@ -4,3 +4,4 @@
 //! `core` has the rules, `journal` what survives.
 
 pub mod core;
+pub mod journal;

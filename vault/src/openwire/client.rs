@@ -23,10 +23,7 @@ use tokio::time::timeout;
 use tokio_rustls::TlsConnector;
 
 use super::any::Command;
-use super::command::{
-    ConnectionInfo, DataArrayResponse, Head, IntegerResponse, MessageDispatch, RemoveInfo, ShutdownInfo,
-    Throwable,
-};
+use super::command::{ConnectionInfo, Head, MessageDispatch, RemoveInfo, ShutdownInfo, Throwable};
 use super::fault::{DecodeError, EncodeError};
 use super::frame::{Arrival, Incoming, Outgoing};
 use super::greeting::Settled;
@@ -126,28 +123,38 @@ pub enum ClientError {
     /// An answer lies behind more than may wait.
     #[error("over {} MiB were dispatched before an answer; a smaller prefetch is tried", MOST_WAITING >> 20)]
     Overrun,
-    /// An answer of another kind than the request has.
-    #[error("the broker answered {0} with another kind of response")]
-    Answer(&'static str),
     /// The connection ended before.
     #[error("{0}")]
     Ended(#[source] Arc<ClientError>),
 }
 
 impl ClientError {
-    /// The broker's own words for a refusal: the exception's class.
+    /// The broker's exception, whether it answers a request or not.
     #[must_use]
-    pub fn class(&self) -> Option<String> {
+    pub fn exception(&self) -> Option<&Throwable> {
         match self {
-            Self::Refused(exception) => Some(exception.class.to_string()),
+            Self::Refused(exception) | Self::Told(exception) => Some(exception),
+            Self::Ended(cause) => cause.exception(),
             _ => None,
+        }
+    }
+
+    /// Is it for what a command holds that it failed? It would fail again.
+    #[must_use]
+    pub fn is_for_good(&self) -> bool {
+        // A broker without room is no reason to give a message up.
+        let is_short = |it: &Throwable| it.class.to_string() == "javax.jms.ResourceAllocationException";
+        match self {
+            Self::TooLong(_) => true,
+            Self::Ended(cause) => cause.is_for_good(),
+            other => other.exception().is_some_and(|exception| !is_short(exception)),
         }
     }
 
     /// Another connection has this client id?
     #[must_use]
     pub fn is_taken(&self) -> bool {
-        self.class().is_some_and(|class| class == "javax.jms.InvalidClientIDException")
+        self.exception().is_some_and(|it| it.class.to_string() == "javax.jms.InvalidClientIDException")
     }
 
     /// Did an answer lie behind more than may wait?
@@ -204,6 +211,28 @@ pub struct Client {
     shared: Arc<Shared>,
     connection_id: ConnectionId,
     patience: Duration,
+}
+
+/// A response that is on its way.
+#[derive(Debug)]
+#[must_use = "a refusal would go unnoticed"]
+pub struct Answer {
+    answered: oneshot::Receiver<Result<Command, ClientError>>,
+    what: &'static str,
+    patience: Duration,
+    shared: Arc<Shared>,
+}
+
+impl Answer {
+    /// Waits for it.
+    ///
+    /// # Errors
+    /// The broker's refusal, the deadline, or the connection's end.
+    pub async fn response(self) -> Result<Command, ClientError> {
+        let answered = timeout(self.patience, self.answered).await;
+        let answered = answered.map_err(|_| ClientError::Late(self.what, self.patience))?;
+        answered.map_err(|_| self.shared.ended())?
+    }
 }
 
 /// Its half that is given messages.
@@ -313,47 +342,27 @@ impl Client {
         self.asked.send(asked).await.map_err(|_| self.shared.ended())
     }
 
-    /// Sends a command and waits for its response.
+    /// Sends a command whose response is waited for later: others may be sent in between.
     ///
     /// # Errors
-    /// The broker's refusal, the deadline, or the connection's end.
-    pub async fn request(&self, command: impl Into<Command>) -> Result<Command, ClientError> {
+    /// The connection has ended.
+    pub async fn ask(&self, command: impl Into<Command>) -> Result<Answer, ClientError> {
         let mut command: Command = command.into();
         command.head_mut().response_required = true;
         let what = connection::name(&command);
         let (answer, answered) = oneshot::channel();
         let asked = Asked { command, answer: Some(answer) };
-        let exchange = async {
-            self.asked.send(asked).await.map_err(|_| self.shared.ended())?;
-            answered.await.map_err(|_| self.shared.ended())?
-        };
-        timeout(self.patience, exchange).await.map_err(|_| ClientError::Late(what, self.patience))?
+        let sent = timeout(self.patience, self.asked.send(asked)).await;
+        sent.map_err(|_| ClientError::Late(what, self.patience))?.map_err(|_| self.shared.ended())?;
+        Ok(Answer { answered, what, patience: self.patience, shared: self.shared.clone() })
     }
 
-    /// A request that is answered with a number, as a prepare is.
+    /// Sends a command and waits for its response.
     ///
     /// # Errors
-    /// As [`Client::request`], and a response that is no number.
-    pub async fn request_number(&self, command: impl Into<Command>) -> Result<i32, ClientError> {
-        let command = command.into();
-        let what = connection::name(&command);
-        match self.request(command).await? {
-            Command::IntegerResponse(IntegerResponse { result, .. }) => Ok(result),
-            _ => Err(ClientError::Answer(what)),
-        }
-    }
-
-    /// A request that is answered with a list, as a recover is.
-    ///
-    /// # Errors
-    /// As [`Client::request`], and a response that is no list.
-    pub async fn request_list(&self, command: impl Into<Command>) -> Result<DataArrayResponse, ClientError> {
-        let command = command.into();
-        let what = connection::name(&command);
-        match self.request(command).await? {
-            Command::DataArrayResponse(response) => Ok(response),
-            _ => Err(ClientError::Answer(what)),
-        }
+    /// The broker's refusal, the deadline, or the connection's end.
+    pub async fn request(&self, command: impl Into<Command>) -> Result<Command, ClientError> {
+        self.ask(command).await?.response().await
     }
 
     /// Says farewell, so that the broker frees the client id at once. A broker that does not answer

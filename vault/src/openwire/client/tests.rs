@@ -234,7 +234,7 @@ async fn a_request_has_a_deadline() {
         transaction_id: None,
         act: TransactionAct::Recover,
     };
-    let late = client.request_list(recover).await.unwrap_err();
+    let late = client.request(recover).await.unwrap_err();
     assert_eq!(late.to_string(), "no answer to a step of a transaction within 100 ms");
     drop(host.await.unwrap());
 }
