@@ -61,6 +61,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The third corridor: the handlers' door.
     ("edge/gateway", &["admin", "metrics"]),
     ("vault/config", &["pair", "pki", "sequence", "storage"]),
+    ("vault/bridge", &["openwire", "sqlite"]),
     ("vault/pki", &["marks", "sqlite"]),
     ("vault/sequence", &["sqlite"]),
     ("vault/storage", &["marks", "sqlite"]),

@@ -38,6 +38,20 @@ pub struct Limits {
     pub tries: u32,
 }
 
+impl Default for Limits {
+    /// 500 messages or 4 MiB at a time, 10 GiB in the journal.
+    fn default() -> Self {
+        Self {
+            rows: 500,
+            bytes: 4 << 20,
+            journal_rows: 10_000_000,
+            journal_bytes: 10 << 30,
+            keep_returned: Duration::from_secs(600),
+            tries: 5,
+        }
+    }
+}
+
 /// What the journal held when it was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kept {
@@ -243,7 +257,7 @@ impl<M: Clone> Core<M> {
             Input::Loaded(rows) => self.target.loaded(rows),
             Input::Sent => self.target.sent(),
             Input::Refused(why) => self.target.refused(why),
-            Input::Tick(now) => self.tick(now),
+            Input::Tick(now) => self.now = now,
         }
         if self.open.is_none() {
             self.begin();
@@ -295,6 +309,14 @@ impl<M: Clone> Core<M> {
             }
         }
         receipts.iter().for_each(|batch| self.late(*batch));
+        // Only who has just looked may forget: a broker may have been away all the time.
+        let is_over = |since: Duration| self.now.saturating_sub(since) >= self.limits.keep_returned;
+        let over: Vec<u64> =
+            self.returned.iter().filter(|(_, (since, _))| is_over(*since)).map(|(batch, _)| *batch).collect();
+        for batch in over {
+            self.returned.remove(&batch);
+            self.write(Write::Drop(batch), Mark::Drop);
+        }
     }
 
     /// A receipt that was not there before: the commit was stuck in the broker.
@@ -346,17 +368,6 @@ impl<M: Clone> Core<M> {
         let spent: Vec<u64> = self.receipts.iter().copied().filter(|batch| !is_needed(*batch)).collect();
         self.receipts.retain(|batch| !spent.contains(batch));
         self.steps.push(Step::Take { batch: number, first, last, count, spent });
-    }
-
-    fn tick(&mut self, now: Duration) {
-        self.now = now;
-        let is_over = |since: Duration| now.saturating_sub(since) >= self.limits.keep_returned;
-        let over: Vec<u64> =
-            self.returned.iter().filter(|(_, (since, _))| is_over(*since)).map(|(batch, _)| *batch).collect();
-        for batch in over {
-            self.returned.remove(&batch);
-            self.write(Write::Drop(batch), Mark::Drop);
-        }
     }
 
     /// The next batch: whatever has gathered while the one before was on its way.
