@@ -46,7 +46,11 @@ pub fn tree() -> &'static Path {
     own.parent().unwrap_or(own)
 }
 
-fn target() -> anyhow::Result<PathBuf> {
+/// The folder that everything is built into.
+///
+/// # Errors
+/// This program lies in none.
+pub fn target() -> anyhow::Result<PathBuf> {
     let folder = folder()?;
     folder.parent().map(Path::to_owned).context("the programs' folder has no parent")
 }

@@ -4,7 +4,10 @@
 //!
 //! Every wait polls until a deadline; nothing here sleeps for a fixed time and hopes.
 
+pub mod activemq;
+pub mod artemis;
 pub mod binaries;
+pub mod broker;
 pub mod browser;
 pub mod cluster;
 pub mod crowd;
@@ -13,6 +16,8 @@ pub mod database_server;
 pub mod edge_host;
 pub mod etcd_cluster;
 pub mod extent;
+pub mod java_client;
+pub mod jvm;
 pub mod netns;
 pub mod plain;
 pub mod ports;

@@ -9,7 +9,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Seek, SeekFrom};
 use std::os::unix::process::CommandExt;
 use std::path::{Path, PathBuf};
-use std::process::{Child, Command, ExitStatus, Stdio};
+use std::process::{Child, ChildStdin, ChildStdout, Command, ExitStatus, Stdio};
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
@@ -132,11 +132,25 @@ impl Program {
     /// The system starts no such program.
     pub fn start(recipe: Recipe) -> anyhow::Result<Self> {
         let mut program = Self { recipe, child: None };
-        program.launch()?;
+        program.launch(false)?;
         Ok(program)
     }
 
-    fn launch(&mut self) -> anyhow::Result<()> {
+    /// Starts one that is talked with: its input and its output are handed out, its log gets
+    /// standard error alone. It is not restarted.
+    ///
+    /// # Errors
+    /// The system starts no such program.
+    pub fn converse(recipe: Recipe) -> anyhow::Result<(Self, ChildStdin, ChildStdout)> {
+        let mut program = Self { recipe, child: None };
+        program.launch(true)?;
+        let child = program.child.as_mut().context("it was started")?;
+        let talk = child.stdin.take().zip(child.stdout.take());
+        let (input, output) = talk.context("its ends were asked for")?;
+        Ok((program, input, output))
+    }
+
+    fn launch(&mut self, talks: bool) -> anyhow::Result<()> {
         let log = OpenOptions::new()
             .create(true)
             .append(true)
@@ -154,8 +168,8 @@ impl Program {
         command
             .args(&self.recipe.arguments)
             .env("RUST_BACKTRACE", "1")
-            .stdin(Stdio::null())
-            .stdout(log.try_clone()?)
+            .stdin(if talks { Stdio::piped() } else { Stdio::null() })
+            .stdout(if talks { Stdio::piped() } else { log.try_clone()?.into() })
             .stderr(log)
             // The terminal's Ctrl-C is for the driver, which stops its programs in order.
             .process_group(0);
@@ -252,7 +266,7 @@ impl Program {
     pub fn restart(&mut self) -> anyhow::Result<()> {
         anyhow::ensure!(!self.is_running(), "{} still runs", self.name());
         self.reap()?;
-        self.launch()
+        self.launch(false)
     }
 
     fn reap(&mut self) -> anyhow::Result<ExitStatus> {
