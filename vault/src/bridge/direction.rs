@@ -226,8 +226,7 @@ impl<'a> Direction<'a> {
                     }
                     Some(Told::Loaded(rows)) => Some(Input::Loaded(rows)),
                     Some(Told::Failed(error)) => return error,
-                    // It tells of its failure before it ends.
-                    None => return std::future::pending().await,
+                    None => return JournalError::Ended,
                 },
                 Some(event) = self.events.recv() => self.heard(event),
                 Some(message) = next(self.link.as_mut()), if wants => {

@@ -110,6 +110,9 @@ pub enum JournalError {
         #[source]
         source: DecodeError,
     },
+    /// The thread ended without a word.
+    #[error("the journal's thread has ended; the log says why")]
+    Ended,
     /// The thread cannot be started.
     #[error("{file}: no thread for it: {source}; look at the host's limits")]
     Thread {

@@ -338,8 +338,14 @@ impl Client {
     /// # Errors
     /// The connection has ended. Failures of the command end it.
     pub async fn tell(&self, command: impl Into<Command>) -> Result<(), ClientError> {
-        let asked = Asked { command: command.into(), answer: None };
-        self.asked.send(asked).await.map_err(|_| self.shared.ended())
+        let command = command.into();
+        let what = connection::name(&command);
+        self.queue(Asked { command, answer: None }, what).await
+    }
+
+    async fn queue(&self, asked: Asked, what: &'static str) -> Result<(), ClientError> {
+        let sent = timeout(self.patience, self.asked.send(asked)).await;
+        sent.map_err(|_| ClientError::Late(what, self.patience))?.map_err(|_| self.shared.ended())
     }
 
     /// Sends a command whose response is waited for later: others may be sent in between.
@@ -351,9 +357,7 @@ impl Client {
         command.head_mut().response_required = true;
         let what = connection::name(&command);
         let (answer, answered) = oneshot::channel();
-        let asked = Asked { command, answer: Some(answer) };
-        let sent = timeout(self.patience, self.asked.send(asked)).await;
-        sent.map_err(|_| ClientError::Late(what, self.patience))?.map_err(|_| self.shared.ended())?;
+        self.queue(Asked { command, answer: Some(answer) }, what).await?;
         Ok(Answer { answered, what, patience: self.patience, shared: self.shared.clone() })
     }
 

@@ -84,7 +84,8 @@ pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sen
                 Err(error) => (false, error),
             };
         // An answer that lies behind too many bytes: fewer messages at a time.
-        prefetch = if error.is_overrun() { prefetch / 4 } else { prefetch * 2 }.clamp(1, settings.prefetch);
+        prefetch = if error.is_overrun() { prefetch / 4 } else { prefetch.saturating_mul(2) }
+            .clamp(1, settings.prefetch);
         let why = tell_failure(&settings.name, "source", &mut before, &error);
         drop(events.send(Event::SourceLost(why)).await);
         tries.failed(was_connected.then(|| begun.elapsed())).await;
