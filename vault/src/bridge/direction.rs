@@ -185,7 +185,7 @@ impl<'a> Direction<'a> {
         let file = settings.file.clone();
         let opened = tokio::task::spawn_blocking(move || {
             let journal = Journal::open(&file, fresh())?;
-            Ok((journal.kept()?, journal.counts()?, journal.birth(), journal.run()?))
+            Ok::<_, JournalError>((journal.kept()?, journal.counts()?, journal.birth(), journal.run()?))
         });
         let (kept, counts, birth, (errands, told)) = match opened.await {
             Ok(opened) => opened?,

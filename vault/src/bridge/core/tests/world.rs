@@ -138,6 +138,17 @@ struct Vault {
     from_target: VecDeque<Input<u32>>,
 }
 
+impl Vault {
+    /// Nothing is on its way, and what is kept are returned rows alone.
+    fn rests(&self) -> bool {
+        let returned: usize = self.disk.open.values().map(Vec::len).sum();
+        self.disk.rows.len() == returned
+            && self.errands.is_empty()
+            && self.from_source.is_empty()
+            && self.core.as_ref().is_some_and(|core| core.uncertain() == 0)
+    }
+}
+
 #[derive(Debug, Default)]
 struct Source {
     queue: VecDeque<u32>,
@@ -212,7 +223,7 @@ impl World {
     fn rests(&self) -> bool {
         self.source.queue.is_empty()
             && self.source.dispatched.is_empty()
-            && self.vaults.iter().all(|vault| vault.disk.rows.is_empty() && vault.errands.is_empty())
+            && self.vaults.iter().all(Vault::rests)
     }
 
     fn check(self) -> Result<Vec<u32>, String> {
