@@ -60,7 +60,7 @@ const ARROWS: &[(&str, &[&str])] = &[
     ("edge/admin", &["admission", "ban", "metrics"]),
     // The third corridor: the handlers' door.
     ("edge/gateway", &["admin", "metrics"]),
-    ("vault/config", &["pair", "pki", "sequence", "storage"]),
+    ("vault/config", &["bridge", "openwire", "pair", "pki", "sequence", "storage"]),
     ("vault/bridge", &["openwire", "sqlite"]),
     ("vault/pki", &["marks", "sqlite"]),
     ("vault/sequence", &["sqlite"]),

@@ -1,6 +1,8 @@
 //! `vault.toml` → ready settings. Knows the keys and their defaults; opens nothing but the
 //! file itself. Each room owns the settings it is handed.
 
+mod bridge;
+
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
@@ -42,6 +44,8 @@ pub struct Config {
     pub sequence_owner: String,
     /// Where a copy of that ledger is kept, if anywhere.
     pub database: Option<database::Settings>,
+    /// What the bridge carries between brokers.
+    pub bridge: Vec<crate::bridge::Plan>,
 }
 
 /// `[api]`
@@ -99,6 +103,7 @@ impl Config {
         let mut sequence = root.section("sequence");
         let database = sequence.optional_section("database").map(database_settings);
         let owner = sequence_owner(sequence, name.as_deref(), pair.as_ref());
+        let bridge = bridge::plans(root);
         Some(Self {
             name: name?,
             api,
@@ -111,6 +116,7 @@ impl Config {
                 Some(database) => Some(database?),
                 None => None,
             },
+            bridge,
             state,
         })
     }

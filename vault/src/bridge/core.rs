@@ -18,6 +18,8 @@ mod target;
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
+use serde::Serialize;
+
 pub use target::Row;
 use target::Target;
 
@@ -64,7 +66,7 @@ pub struct Kept {
 }
 
 /// Messages and their bytes.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Load {
     /// How many.
     pub rows: u64,

@@ -9,6 +9,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use serde::Serialize;
 use shared::retry::Backoff;
 use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, watch};
@@ -63,7 +64,7 @@ pub struct Settings {
 }
 
 /// What an operator sees of a direction.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize)]
 pub struct Status {
     /// The source's connection: none is connected, else why it is not.
     pub source: Option<String>,

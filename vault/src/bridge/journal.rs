@@ -10,6 +10,7 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction, params};
+use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::core::{Kept, Load, Row, Write};
@@ -55,7 +56,7 @@ pub type Birth = [u8; 16];
 
 /// Messages since the journal's birth, per hop: those journalled are forwarded, expired, dead, or
 /// wait.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
 pub struct Counts {
     /// Durably ours.
     pub journalled: u64,

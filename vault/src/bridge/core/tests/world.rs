@@ -145,7 +145,7 @@ impl Vault {
         self.disk.rows.len() == returned
             && self.errands.is_empty()
             && self.from_source.is_empty()
-            && self.core.as_ref().is_some_and(|core| core.uncertain() == 0)
+            && self.core.as_ref().is_some_and(|core| core.open.is_none() && core.uncertain() == 0)
     }
 }
 
