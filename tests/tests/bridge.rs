@@ -21,7 +21,7 @@ use shared::shutdown::Shutdown;
 use tokio::sync::watch;
 use vault::bridge::core::Limits;
 use vault::bridge::direction::{self, Settings, Status};
-use vault::openwire::client::Login as Account;
+use vault::openwire::client::{Login as Account, trust};
 use vault::openwire::{Destination, Text};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -37,6 +37,8 @@ struct Plan {
     from: String,
     to: String,
     queue: String,
+    /// The target's account and authority, if it wants one.
+    account: Option<(String, String, PathBuf)>,
 }
 
 impl Plan {
@@ -51,16 +53,24 @@ impl Plan {
     }
 
     fn settings(&self) -> Settings {
-        let broker = |uri: &str| {
-            let login = Account { patience: Duration::from_secs(10), ..Account::default() };
-            direction::Broker { uri: uri.parse().unwrap(), login }
+        let patience = Duration::from_secs(10);
+        let from = Account { patience, ..Account::default() };
+        let to = match &self.account {
+            Some((user, password, authority)) => Account {
+                user: Some(user.clone()),
+                password: Some(password.clone()),
+                tls: Some(trust(authority, None).unwrap()),
+                ..from.clone()
+            },
+            None => from.clone(),
         };
+        let broker = |uri: &str, login| direction::Broker { uri: uri.parse().unwrap(), login };
         Settings {
             name: self.name.clone(),
             vault: self.vault.clone(),
             file: self.folder.join("bridge.db"),
-            from: broker(&self.from),
-            to: broker(&self.to),
+            from: broker(&self.from, from),
+            to: broker(&self.to, to),
             destination: Destination::queue(Text::shortened(&self.queue)),
             limits: Limits::default(),
             prefetch: 1000,
@@ -89,8 +99,8 @@ fn a_bridge_of_a_story() {
     });
 }
 
-fn brokers(folder: &Path) -> [Broker; 2] {
-    let launched = ["a", "b"].map(|name| ActiveMq::at(Seat::new(name).unwrap()).launch(folder).unwrap());
+fn brokers(folder: &Path, seats: [Seat; 2]) -> [Broker; 2] {
+    let launched = seats.map(|seat| ActiveMq::at(seat).launch(folder).unwrap());
     launched.map(|mut broker| {
         broker.wait_ready().unwrap();
         broker
@@ -110,6 +120,7 @@ fn plan(folder: &Path, name: &str, vault: &str, from: &Broker, to: &Broker) -> P
         from: watched(from),
         to: watched(to),
         queue: "orders.>".to_owned(),
+        account: None,
     }
 }
 
@@ -147,7 +158,7 @@ fn letters() -> Vec<Letter> {
 #[test]
 fn every_message_arrives_at_the_other_broker_as_it_was_sent_and_does_not_come_back() {
     let folder = temporary_folder().unwrap();
-    let [a, b] = brokers(folder.path());
+    let [a, b] = brokers(folder.path(), ["a", "b"].map(|name| Seat::new(name).unwrap()));
     let there = plan(folder.path(), "a-to-b", "left", &a, &b).start();
     let back = plan(folder.path(), "b-to-a", "left", &b, &a).start();
     let java = JavaClient::start(folder.path()).unwrap();
@@ -156,11 +167,7 @@ fn every_message_arrives_at_the_other_broker_as_it_was_sent_and_does_not_come_ba
     let (sender, receiver) =
         (at_a.session(Acknowledge::Auto).unwrap(), at_b.session(Acknowledge::Auto).unwrap());
     let sent: Vec<_> = letters().iter().map(|letter| sender.send("orders.new", letter).unwrap()).collect();
-    let journalled = |bridge: &Program, number: usize| {
-        bridge.log().contains(&format!("journalled: {number}, forwarded: {number}, "))
-    };
-    let what = format!("all of them are at b\n{}", there.log_tail(3));
-    wait::until(&what, SOON, || Ok(anyhow::ensure!(journalled(&there, sent.len())))).unwrap();
+    wait_for(&there, sent.len());
     // Both ways are open, and what came by the bridge is not carried back.
     let consumer = receiver.consumer("orders.new").unwrap();
     let mut differences = Vec::new();
@@ -171,6 +178,43 @@ fn every_message_arrives_at_the_other_broker_as_it_was_sent_and_does_not_come_ba
     }
     assert_eq!(differences, Vec::<String>::new());
     assert!(!back.log().contains("journalled: 1"), "{}", back.log_tail(3));
+}
+
+#[test]
+fn messages_arrive_in_order_over_tls_with_an_account() {
+    const MESSAGES: u64 = 3000;
+    let folder = temporary_folder().unwrap();
+    let guarded = Seat::new("b").unwrap().with_tls().unwrap().with_account("vault", "right");
+    let [a, b] = brokers(folder.path(), [Seat::new("a").unwrap(), guarded]);
+    let account = Some(("vault".to_owned(), "right".to_owned(), b.authority.clone().unwrap()));
+    let plan = plan(folder.path(), "a-to-b", "left", &a, &b);
+    let bridge = Plan { to: b.tls_uri().unwrap(), account, ..plan }.start();
+    let java = JavaClient::start(folder.path()).unwrap();
+    let load = Load { connections: 3, ..Load::new(Kind::Send, "orders.new", MESSAGES) };
+    java.load(&Login::to(&a.uri()), &load).unwrap().wait(Duration::from_secs(60)).unwrap();
+    wait_for(&bridge, 3000);
+    let received = folder.path().join("received");
+    let load = Load { file: Some(received.clone()), ..Load::new(Kind::Receive, "orders.new", MESSAGES) };
+    let login = Login::to(&b.uri()).account("vault", "right");
+    java.load(&login, &load).unwrap().wait(Duration::from_secs(60)).unwrap();
+    let mut by_producer: BTreeMap<String, Vec<u64>> = BTreeMap::new();
+    for line in lines(&received).unwrap() {
+        by_producer.entry(line[1].clone()).or_default().push(line[2].parse().unwrap());
+    }
+    assert_eq!(by_producer.values().map(Vec::len).sum::<usize>(), 3000);
+    assert!(
+        by_producer.values().all(|numbers| numbers.is_sorted_by(|one, next| one < next)),
+        "{by_producer:?}"
+    );
+}
+
+/// Until so many messages have passed the bridge.
+fn wait_for(bridge: &Program, number: usize) {
+    let passed = format!("journalled: {number}, forwarded: {number}, ");
+    let all = wait::until("all of them are at the other broker", SOON, || {
+        Ok(anyhow::ensure!(bridge.log().contains(&passed)))
+    });
+    assert!(all.is_ok(), "{all:?}\n{}", bridge.log_tail(3));
 }
 
 /// How often each message of a load came.
@@ -186,7 +230,7 @@ fn times(file: &Path, places: [usize; 2]) -> BTreeMap<(String, u64), u32> {
 fn whatever_is_killed_under_load_each_message_arrives_once() {
     const MESSAGES: u64 = 12_000;
     let folder = temporary_folder().unwrap();
-    let mut brokers = brokers(folder.path());
+    let mut brokers = brokers(folder.path(), ["a", "b"].map(|name| Seat::new(name).unwrap()));
     let plans = ["left", "right"].map(|vault| plan(folder.path(), "a-to-b", vault, &brokers[0], &brokers[1]));
     let mut bridges = plans.map(|plan| plan.start());
     let java = JavaClient::start(folder.path()).unwrap();
@@ -199,16 +243,25 @@ fn whatever_is_killed_under_load_each_message_arrives_once() {
     let mut dice = Dice::new(seed);
     for _ in 0..12 {
         std::thread::sleep(Duration::from_millis(300 + dice.below(900) as u64));
-        match dice.below(6) {
+        let which = dice.below(2);
+        match dice.below(8) {
             0..=3 => {
-                let bridge = &mut bridges[dice.below(2)];
-                bridge.kill().unwrap();
-                bridge.restart().unwrap();
+                bridges[which].kill().unwrap();
+                bridges[which].restart().unwrap();
             }
-            which => {
-                let broker = &mut brokers[which - 4];
-                broker.kill().unwrap();
-                broker.restart().unwrap();
+            4 | 5 => {
+                brokers[which].kill().unwrap();
+                brokers[which].restart().unwrap();
+            }
+            6 => {
+                bridges[which].freeze().unwrap();
+                std::thread::sleep(Duration::from_secs(1));
+                bridges[which].thaw().unwrap();
+            }
+            _ => {
+                brokers[which].freeze().unwrap();
+                std::thread::sleep(Duration::from_secs(1));
+                brokers[which].thaw().unwrap();
             }
         }
     }

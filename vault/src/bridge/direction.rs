@@ -3,6 +3,7 @@
 //! told in its [`Status`] and the log, and tried again.
 
 mod source;
+mod stand;
 mod target;
 
 use std::path::PathBuf;
@@ -22,6 +23,7 @@ use crate::openwire::client::{ClientError, Login};
 use crate::openwire::uri::{Address, Uri};
 use crate::openwire::{Destination, Message};
 use source::Link;
+use stand::Stand;
 
 /// Queues that belong to the bridge itself begin so.
 pub const OWN_QUEUES: &str = "vault.bridge.";
@@ -170,7 +172,9 @@ async fn carry(settings: &Arc<Settings>, status: &watch::Sender<Status>) -> Jour
 
 struct Direction<'a> {
     core: Core<Arc<Message>>,
+    name: String,
     status: &'a watch::Sender<Status>,
+    stand: Stand,
     counts: Counts,
     errands: mpsc::Sender<Errand>,
     told: mpsc::UnboundedReceiver<Told>,
@@ -200,8 +204,10 @@ impl<'a> Direction<'a> {
         let core = Core::new(settings.limits.clone(), kept);
         status.send_modify(|status| status.journal = None);
         Ok(Self {
+            name: settings.name.clone(),
             core,
             status,
+            stand: Stand::default(),
             counts,
             errands,
             told,
@@ -234,7 +240,13 @@ impl<'a> Direction<'a> {
                     let bytes = weight(&message);
                     Some(Input::Received(message, bytes))
                 }
-                _ = ticks.tick() => Some(Input::Tick(begun.elapsed())),
+                _ = ticks.tick() => {
+                    let due = self.stand.look(begun.elapsed(), &self.status.borrow());
+                    if let Some(warning) = due {
+                        tracing::warn!(bridge = %self.name, "bridge {}: {warning}", self.name);
+                    }
+                    Some(Input::Tick(begun.elapsed()))
+                }
             };
             if let Some(input) = input {
                 for step in self.core.apply(input) {
