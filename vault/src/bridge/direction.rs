@@ -293,7 +293,14 @@ impl<'a> Direction<'a> {
             Step::Consume => self.ask_source(source::Ask::Consume).await,
             Step::Take { batch, first, last, count, spent } => {
                 let (first, last) = (first.message_id.clone(), last.message_id.clone());
-                self.ask_source(source::Ask::Take(source::Take { batch, first, last, count, spent })).await;
+                self.ask_source(source::Ask::Take(Box::new(source::Take {
+                    batch,
+                    first,
+                    last,
+                    count,
+                    spent,
+                })))
+                .await;
             }
             Step::Send(rows) => {
                 if let Some(target) = &self.target {
@@ -364,7 +371,7 @@ impl<'a> Tries<'a> {
             Some(_) => {}
             None => self.next += 1,
         }
-        if connected.is_some() || self.next % self.uri.brokers.len() == 0 {
+        if connected.is_some() || self.next.is_multiple_of(self.uri.brokers.len()) {
             sleep(self.backoff.next(random())).await;
         }
     }

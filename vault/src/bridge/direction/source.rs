@@ -46,7 +46,7 @@ pub(super) struct Link {
 #[derive(Debug)]
 pub(super) enum Ask {
     Consume,
-    Take(Take),
+    Take(Box<Take>),
 }
 
 /// See [`crate::bridge::core::Step::Take`].
@@ -58,6 +58,9 @@ pub(super) struct Take {
     pub(super) count: usize,
     pub(super) spent: Vec<u64>,
 }
+
+/// An ask at work, and what the rules are told when it is done.
+type Work = BoxFuture<'static, Result<Option<Input<Arc<Message>>>, ClientError>>;
 
 /// For ever, or until nobody listens.
 pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sender<Event>) {
@@ -168,7 +171,7 @@ impl Source {
             return error;
         }
         drop(events.send(Event::Holding(link)).await);
-        let mut work: Option<BoxFuture<'static, Result<Option<Input<Arc<Message>>>, ClientError>>> = None;
+        let mut work: Option<Work> = None;
         loop {
             let is_free = work.is_none();
             let done = async {
@@ -191,7 +194,7 @@ impl Source {
                         let (client, info) = (self.client.clone(), self.consumer(prefetch));
                         work = Some(Box::pin(async move { client.request(info).await.map(|_| None) }));
                     }
-                    Some(Ask::Take(take)) => work = Some(Box::pin(self.take(take))),
+                    Some(Ask::Take(take)) => work = Some(Box::pin(self.take(*take))),
                     // The direction has let go of this connection.
                     None => return ClientError::Closed,
                 },

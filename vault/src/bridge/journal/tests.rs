@@ -215,7 +215,7 @@ proptest! {
                 }
                 Move::Remove(number) => {
                     let forwarded: Vec<u64> = waiting.keys().take(number).copied().collect();
-                    forwarded.iter().for_each(|sequence| drop(waiting.remove(sequence)));
+                    waiting.retain(|sequence, _| !forwarded.contains(sequence));
                     Write::Remove { forwarded, expired: vec![] }
                 }
             };

@@ -418,11 +418,12 @@ impl World {
 
     fn dispatch(&mut self) {
         let Some(holder) = self.source.holder else { return };
-        if self.source.consuming && self.source.dispatched.len() < 8 {
-            if let Some(message) = self.source.queue.pop_front() {
-                self.source.dispatched.push_back(message);
-                self.vaults[holder].from_source.push_back(Input::Received(message, 1));
-            }
+        if self.source.consuming
+            && self.source.dispatched.len() < 8
+            && let Some(message) = self.source.queue.pop_front()
+        {
+            self.source.dispatched.push_back(message);
+            self.vaults[holder].from_source.push_back(Input::Received(message, 1));
         }
     }
 
