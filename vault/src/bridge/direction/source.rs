@@ -199,10 +199,12 @@ impl Source {
                     None => return ClientError::Closed,
                 },
                 (room, dispatch) = async { (give.reserve().await, self.dispatches.next().await) } => {
-                    let (Ok(room), Ok(dispatch)) = (room, &dispatch) else {
-                        return dispatch.err().unwrap_or(ClientError::Closed);
+                    let dispatch = match dispatch {
+                        Ok(dispatch) => dispatch,
+                        Err(error) => return error,
                     };
-                    if let Some(message) = self.dispatched(dispatch, events).await {
+                    let Ok(room) = room else { return ClientError::Closed };
+                    if let Some(message) = self.dispatched(*dispatch, events).await {
                         room.send(Arc::new(message));
                     }
                 }
@@ -213,14 +215,14 @@ impl Source {
     /// A message for the direction; a receipt is kept.
     async fn dispatched(
         &mut self,
-        dispatch: &MessageDispatch,
+        dispatch: MessageDispatch,
         events: &mpsc::Sender<Event>,
     ) -> Option<Message> {
-        let message = dispatch.message.as_ref()?;
+        let message = dispatch.message?;
         if dispatch.consumer_id.value != RECEIPT_CONSUMER {
-            return Some(message.clone());
+            return Some(message);
         }
-        self.keep_receipt(message);
+        self.keep_receipt(&message);
         if let Some((Some(batch), _)) = self.receipts.last() {
             drop(events.send(Event::Told(Input::Receipt(*batch))).await);
         }
