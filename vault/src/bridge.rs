@@ -113,6 +113,11 @@ impl Bridge {
         shutdown: &Shutdown,
     ) -> Result<Self, BridgeError> {
         let folder = state.join("bridge");
+        for Plan { name, from, to, .. } in plans {
+            for option in from.uri.ignored.iter().chain(&to.uri.ignored) {
+                tracing::warn!(bridge = %name, "bridge {name}: {option} has no effect here; take it out of the URI");
+            }
+        }
         let settings: Vec<Settings> =
             plans.iter().map(|plan| plan.settings(vault, &folder)).collect::<Result<_, _>>()?;
         if !settings.is_empty() {
