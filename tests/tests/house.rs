@@ -61,9 +61,16 @@ const ARROWS: &[(&str, &[&str])] = &[
     // The third corridor: the handlers' door.
     ("edge/gateway", &["admin", "metrics"]),
     ("vault/broker", &["openwire", "queue"]),
-    ("vault/config", &["broker", "delivery", "pair", "pki", "queue", "schedule", "sequence", "storage"]),
+    (
+        "vault/config",
+        &[
+            "bridge", "broker", "delivery", "openwire", "pair", "pki", "queue", "schedule", "sequence",
+            "storage",
+        ],
+    ),
     // It consumes a queue in process, and shows its messages to who speaks no OpenWire.
     ("vault/delivery", &["openwire", "queue"]),
+    ("vault/bridge", &["openwire", "sqlite"]),
     ("vault/pki", &["marks", "sqlite"]),
     ("vault/queue", &["sqlite"]),
     ("vault/sequence", &["sqlite"]),

@@ -1,6 +1,7 @@
 //! `vault.toml` → ready settings. Knows the keys and their defaults; opens nothing but the
 //! file itself. Each room owns the settings it is handed.
 
+mod bridge;
 pub mod worker;
 
 use std::net::SocketAddr;
@@ -56,6 +57,8 @@ pub struct Config {
     pub schedules: Vec<worker::Schedule>,
     /// Queues whose messages go to handlers.
     pub deliveries: Vec<delivery::Settings>,
+    /// What the bridge carries between brokers.
+    pub bridge: Vec<crate::bridge::Plan>,
 }
 
 /// `[api]`
@@ -118,6 +121,7 @@ impl Config {
         let own_name = name.as_deref().unwrap_or_default();
         let broker =
             root.optional_section("broker").map(|section| broker_settings(section, own_name, &state, &tls));
+        let bridge = bridge::plans(root);
         Some(Self {
             name: name?,
             api,
@@ -133,6 +137,7 @@ impl Config {
             broker,
             schedules: schedules?,
             deliveries: deliveries?,
+            bridge,
             state,
         })
     }

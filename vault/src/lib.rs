@@ -2,6 +2,7 @@
 //! one way: corridors (`api`, `command`, `worker`) drive rooms, rooms ignore each other.
 
 pub mod api;
+pub mod bridge;
 pub mod broker;
 pub mod command;
 pub mod config;

@@ -1,5 +1,6 @@
-//! OpenWire, the language of ActiveMQ, Artemis and their JMS clients: bytes ↔ commands. Pure: it
-//! owns no socket and no clock, and does not know what a client or a broker does on a command.
+//! OpenWire, the language of ActiveMQ, Artemis and their JMS clients: bytes ↔ commands. Pure but for
+//! [`client`], which connects to foreign brokers: the codec owns no socket and no clock, and does
+//! not know what a client or a broker does on a command.
 //!
 //! Spoken are versions 10 to 12 in loose encoding without caches, which the greeting settles with
 //! every peer. Strings, properties and bodies stay the bytes that their sender wrote, as slices
@@ -28,6 +29,7 @@
 
 mod any;
 mod body;
+pub mod client;
 mod command;
 mod fault;
 mod frame;
@@ -40,6 +42,7 @@ mod sample;
 mod table;
 mod text;
 mod types;
+pub mod uri;
 mod usual;
 mod wire;
 

@@ -20,6 +20,7 @@ use crate::api::server::PairDoor;
 use crate::api::status::Sources;
 use crate::api::upkeep::TellOfAdoption;
 use crate::api::{database, files, leases, life, names, numbers, records, upkeep};
+use crate::bridge::{Bridge, BridgeError};
 use crate::broker::Broker;
 use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
@@ -54,6 +55,9 @@ pub enum RoomsError {
     /// Files.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// Messages between brokers.
+    #[error(transparent)]
+    Bridge(#[from] BridgeError),
 }
 
 /// What the rooms behind the API contribute to it.
@@ -113,6 +117,7 @@ impl Rooms {
         repair(&storage, shutdown);
         patrol(&storage, shutdown);
         scrub(&storage, shutdown);
+        let bridge = Bridge::start(&config.bridge, &config.name, &config.state, shutdown)?;
         let registries = vec![storage.metrics().await?];
         look(&pair, &sequence, &storage, readiness, shutdown);
         Ok(Self {
@@ -128,7 +133,7 @@ impl Rooms {
                 let sequence = sequence.clone();
                 move || sequence.life()
             }),
-            status: status(&pair, &sequence, &storage),
+            status: status(&pair, &sequence, &storage, &bridge),
             door: PairDoor { peer: config.pair.peer.clone(), acceptor },
             sequence,
             registries,
@@ -547,9 +552,9 @@ async fn report_files(storage: &Storage, readiness: &Readiness) {
 }
 
 /// What `vault status` shows of the rooms: this vault's, and the other's own words.
-fn status(pair: &Pair, sequence: &Sequence, storage: &Storage) -> Sources {
+fn status(pair: &Pair, sequence: &Sequence, storage: &Storage, bridge: &Bridge) -> Sources {
     let (pair, sequence, files) = (pair.clone(), sequence.clone(), storage.clone());
-    vec![
+    let mut sources: Sources = vec![
         (
             "pair",
             Arc::new(move || {
@@ -577,7 +582,18 @@ fn status(pair: &Pair, sequence: &Sequence, storage: &Storage) -> Sources {
                 Box::pin(async move { status_of_files(&files).await })
             }),
         ),
-    ]
+    ];
+    if !bridge.status().is_empty() {
+        let bridge = bridge.clone();
+        sources.push((
+            "bridge",
+            Arc::new(move || {
+                let bridge = bridge.clone();
+                Box::pin(async move { json!(bridge.status()) })
+            }),
+        ));
+    }
+    sources
 }
 
 async fn status_of_files(storage: &Storage) -> Value {

@@ -230,7 +230,7 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
     fn reply(&mut self, reply: Known) -> bool {
         match reply {
             Known::Tell(command) => self.say(&command),
-            Known::Answered(answered, then) => return self.answered(answered, then),
+            Known::Answered(answered, then) => return self.answered(answered, *then),
             Known::Watch(None) => self.watch = None,
             Known::Watch(Some(consumer)) => {
                 let (watch, now) = self.temporaries.watch(consumer);
@@ -249,7 +249,7 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
         true
     }
 
-    fn answered(&mut self, answered: Result<Done, QueueError>, then: Box<Then>) -> bool {
+    fn answered(&mut self, answered: Result<Done, QueueError>, then: Then) -> bool {
         let refused = match answered {
             Ok(_) => {
                 if let Some((producer_id, size)) = then.window {

@@ -1,0 +1,402 @@
+//! One direction of the bridge as rules: what must be written, taken and sent, after what happened.
+//! Pure: owns no clock, socket or disk; whoever drives it does what the steps say, in order, and
+//! tells what became of it.
+//!
+//! A batch is taken from the source exactly once by the source's ordinary local transaction: its
+//! messages are written into the journal; then one transaction at the source acknowledges them and
+//! sends a **receipt**, a message with the batch's number, into a queue that only this vault
+//! reads. If the outcome is not heard (a crash, a cut, a broker's fall) the receipt tells: it is
+//! there, so the batch is ours; it is not, so the messages still are the source's. The transaction
+//! of a later batch also takes the receipts of earlier ones, whose rows are durably ours by then.
+//!
+//! Rows that are ours go to the target in one transaction at a time. Their sequences ascend in the
+//! order of sending and never change once they may have been sent, so the target can tell what it
+//! has already.
+
+mod target;
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use serde::Serialize;
+
+pub use target::Row;
+use target::Target;
+
+/// Bounds and times.
+#[derive(Debug, Clone)]
+pub struct Limits {
+    /// Most messages in a batch, and in a transaction to the target.
+    pub rows: usize,
+    /// Most bytes in one, unless a single message is larger.
+    pub bytes: u64,
+    /// Messages that the journal may hold before nothing more is taken.
+    pub journal_rows: u64,
+    /// Bytes that it may hold.
+    pub journal_bytes: u64,
+    /// So long are rows kept whose receipt was not found: a commit may have been stuck in the broker.
+    pub keep_returned: Duration,
+    /// So often may the target refuse one message before it is a dead letter.
+    pub tries: u32,
+}
+
+impl Default for Limits {
+    /// 500 messages or 4 MiB at a time, 10 GiB in the journal.
+    fn default() -> Self {
+        Self {
+            rows: 500,
+            bytes: 4 << 20,
+            journal_rows: 10_000_000,
+            journal_bytes: 10 << 30,
+            keep_returned: Duration::from_secs(600),
+            tries: 5,
+        }
+    }
+}
+
+/// What the journal held when it was opened.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Kept {
+    /// The next batch's number; none is given twice.
+    pub next_batch: u64,
+    /// Batches of which only a receipt can tell whether they were taken.
+    pub uncertain: BTreeMap<u64, Load>,
+    /// What waits for the target.
+    pub waiting: Load,
+}
+
+/// Messages and their bytes.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+pub struct Load {
+    /// How many.
+    pub rows: u64,
+    /// Together.
+    pub bytes: u64,
+}
+
+/// What to write into the journal, in the order of the steps; each write is durable before
+/// [`Input::Written`] tells of it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Write<M> {
+    /// A batch's messages, with the next sequences.
+    Batch(u64, Vec<M>),
+    /// The source has committed it: its rows wait for the target. `afresh` they get the next
+    /// sequences, as rows behind them may be at the target already.
+    Ours {
+        /// Which batch.
+        batch: u64,
+        /// New sequences?
+        afresh: bool,
+    },
+    /// Its messages are the source's: forget its rows.
+    Drop(u64),
+    /// These rows are done.
+    Remove {
+        /// They are at the target.
+        forwarded: Vec<u64>,
+        /// They expired.
+        expired: Vec<u64>,
+    },
+    /// The target does not take this one: it is kept apart.
+    Bury {
+        /// Which row.
+        sequence: u64,
+        /// The target's words.
+        why: String,
+    },
+}
+
+/// What must be done.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Step<M> {
+    /// Write it.
+    Write(Write<M>),
+    /// Open the consumer.
+    Consume,
+    /// In one transaction at the source: acknowledge from the first to the last, send the batch's
+    /// receipt, acknowledge earlier ones.
+    Take {
+        /// The batch.
+        batch: u64,
+        /// First message in the order of dispatch.
+        first: M,
+        /// Last one.
+        last: M,
+        /// How many.
+        count: usize,
+        /// Receipts that are of no use any more.
+        spent: Vec<u64>,
+    },
+    /// Read rows that wait.
+    Load {
+        /// Behind this sequence.
+        after: u64,
+        /// At most so many.
+        rows: usize,
+        /// At most so many bytes, or one row.
+        bytes: u64,
+    },
+    /// Send them to the target in one transaction.
+    Send(Vec<Row<M>>),
+}
+
+/// What happened.
+#[derive(Debug, Clone)]
+pub enum Input<M> {
+    /// The source let us in, so the lock is held; all our receipts that lie there.
+    Holding(Vec<u64>),
+    /// The other vault holds the lock; all our receipts that lie at the source.
+    Receipts(Vec<u64>),
+    /// The connection to the source is lost, and the lock perhaps.
+    Released,
+    /// The source dispatched a message of so many bytes.
+    Received(M, u64),
+    /// The source has committed the open batch.
+    Taken,
+    /// The source dispatched one of our receipts.
+    Receipt(u64),
+    /// The oldest write that was not told of yet is durable.
+    Written,
+    /// The target lets us in.
+    TargetUp,
+    /// It does not any more.
+    TargetLost,
+    /// What a load read, in order.
+    Loaded(Vec<Row<M>>),
+    /// The target has committed what was sent.
+    Sent,
+    /// The target refused what was sent; the connection to it is of no use any more.
+    Refused(String),
+    /// The time, on any clock that only goes forward.
+    Tick(Duration),
+}
+
+/// The batch on its way from the source.
+#[derive(Debug, Clone)]
+struct Batch<M> {
+    number: u64,
+    is_written: bool,
+    first: M,
+    last: M,
+    load: Load,
+}
+
+/// What a write means once it is durable.
+#[derive(Debug, Clone, PartialEq, Eq)]
+enum Mark {
+    Batch(u64),
+    Ours(u64, Load),
+    Drop,
+    Removed(Load),
+}
+
+/// A direction's rules and state. `M` is a message, cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Core<M> {
+    limits: Limits,
+    now: Duration,
+    next_batch: u64,
+    /// The lock is held and the consumer open.
+    consuming: bool,
+    gathered: VecDeque<(M, u64)>,
+    gathered_bytes: u64,
+    open: Option<Batch<M>>,
+    /// Written, and nobody has heard yet whether they were taken.
+    uncertain: BTreeMap<u64, Load>,
+    /// Their receipts were not found, then.
+    returned: BTreeMap<u64, (Duration, Load)>,
+    /// Receipts that lie at the source and were dispatched to us.
+    receipts: BTreeSet<u64>,
+    target: Target<M>,
+    writing: VecDeque<Mark>,
+    steps: Vec<Step<M>>,
+}
+
+impl<M: Clone> Core<M> {
+    /// Goes on from what the journal held.
+    #[must_use]
+    pub fn new(limits: Limits, kept: Kept) -> Self {
+        Self {
+            target: Target::new(&limits, kept.waiting),
+            limits,
+            now: Duration::ZERO,
+            next_batch: kept.next_batch,
+            consuming: false,
+            gathered: VecDeque::new(),
+            gathered_bytes: 0,
+            open: None,
+            uncertain: kept.uncertain,
+            returned: BTreeMap::new(),
+            receipts: BTreeSet::new(),
+            writing: VecDeque::new(),
+            steps: Vec::new(),
+        }
+    }
+
+    /// Takes what happened and tells what must be done, in order.
+    pub fn apply(&mut self, input: Input<M>) -> Vec<Step<M>> {
+        match input {
+            Input::Holding(receipts) => {
+                self.read(&receipts);
+                self.receipts.extend(receipts);
+                self.consuming = true;
+                self.steps.push(Step::Consume);
+            }
+            Input::Receipts(receipts) => self.read(&receipts),
+            Input::Released => self.release(),
+            Input::Received(message, bytes) => {
+                self.gathered_bytes += bytes;
+                self.gathered.push_back((message, bytes));
+            }
+            Input::Taken => self.taken(),
+            Input::Receipt(batch) => {
+                self.receipts.insert(batch);
+                self.late(batch);
+            }
+            Input::Written => self.written(),
+            Input::TargetUp => self.target.up(),
+            Input::TargetLost => self.target.lost(),
+            Input::Loaded(rows) => self.target.loaded(rows),
+            Input::Sent => self.target.sent(),
+            Input::Refused(why) => self.target.refused(why),
+            Input::Tick(now) => self.now = now,
+        }
+        if self.open.is_none() {
+            self.begin();
+        }
+        for (write, load) in self.target.go_on(&mut self.steps) {
+            self.write(write, Mark::Removed(load));
+        }
+        std::mem::take(&mut self.steps)
+    }
+
+    /// May more messages be taken? If not, they stay on their way.
+    #[must_use]
+    pub fn wants_messages(&self) -> bool {
+        self.gathered.len() < self.limits.rows && self.gathered_bytes < self.limits.bytes
+    }
+
+    /// Has the journal no room? Nothing more is taken from the source then.
+    #[must_use]
+    pub fn is_full(&self) -> bool {
+        let waiting = self.target.waiting();
+        waiting.rows >= self.limits.journal_rows || waiting.bytes >= self.limits.journal_bytes
+    }
+
+    /// What waits for the target.
+    #[must_use]
+    pub fn waiting(&self) -> Load {
+        self.target.waiting()
+    }
+
+    /// Batches of which only a receipt can tell whether they were taken.
+    #[must_use]
+    pub fn uncertain(&self) -> usize {
+        self.uncertain.len()
+    }
+
+    fn write(&mut self, write: Write<M>, mark: Mark) {
+        self.writing.push_back(mark);
+        self.steps.push(Step::Write(write));
+    }
+
+    /// All receipts at the source tell what became of what is uncertain.
+    fn read(&mut self, receipts: &[u64]) {
+        for (batch, load) in std::mem::take(&mut self.uncertain) {
+            if receipts.contains(&batch) {
+                // Nothing was taken since, so its rows are the last ones.
+                self.write(Write::Ours { batch, afresh: false }, Mark::Ours(batch, load));
+            } else {
+                self.returned.insert(batch, (self.now, load));
+            }
+        }
+        receipts.iter().for_each(|batch| self.late(*batch));
+        // Only who has just looked may forget: a broker may have been away all the time.
+        let is_over = |since: Duration| self.now.saturating_sub(since) >= self.limits.keep_returned;
+        let over: Vec<u64> =
+            self.returned.iter().filter(|(_, (since, _))| is_over(*since)).map(|(batch, _)| *batch).collect();
+        for batch in over {
+            self.returned.remove(&batch);
+            self.write(Write::Drop(batch), Mark::Drop);
+        }
+    }
+
+    /// A receipt that was not there before: the commit was stuck in the broker.
+    fn late(&mut self, batch: u64) {
+        if let Some((_, load)) = self.returned.remove(&batch) {
+            self.write(Write::Ours { batch, afresh: true }, Mark::Ours(batch, load));
+        }
+    }
+
+    fn release(&mut self) {
+        self.consuming = false;
+        self.gathered.clear();
+        self.gathered_bytes = 0;
+        self.receipts.clear();
+        match self.open.take() {
+            // The transaction may have been committed.
+            Some(batch) if batch.is_written => drop(self.uncertain.insert(batch.number, batch.load)),
+            // It was not sent, and will not be.
+            Some(batch) => self.write(Write::Drop(batch.number), Mark::Drop),
+            None => {}
+        }
+    }
+
+    fn taken(&mut self) {
+        if let Some(batch) = self.open.take_if(|batch| batch.is_written) {
+            let ours = Write::Ours { batch: batch.number, afresh: false };
+            self.write(ours, Mark::Ours(batch.number, batch.load));
+        }
+    }
+
+    fn written(&mut self) {
+        match self.writing.pop_front() {
+            Some(Mark::Batch(number)) => self.take(number),
+            Some(Mark::Ours(_, load)) => self.target.add(load),
+            Some(Mark::Removed(load)) => self.target.removed(load),
+            Some(Mark::Drop) | None => {}
+        }
+    }
+
+    /// The batch's rows are durable: it may be taken.
+    fn take(&mut self, number: u64) {
+        let Some(batch) = self.open.as_mut().filter(|batch| batch.number == number) else { return };
+        batch.is_written = true;
+        let (first, last) = (batch.first.clone(), batch.last.clone());
+        let count = usize::try_from(batch.load.rows).unwrap_or(usize::MAX);
+        // A receipt is needed until its batch is durably ours.
+        let is_needed =
+            |batch: u64| self.writing.iter().any(|mark| matches!(mark, Mark::Ours(it, _) if *it == batch));
+        let spent: Vec<u64> = self.receipts.iter().copied().filter(|batch| !is_needed(*batch)).collect();
+        self.receipts.retain(|batch| !spent.contains(batch));
+        self.steps.push(Step::Take { batch: number, first, last, count, spent });
+    }
+
+    /// The next batch: whatever has gathered while the one before was on its way.
+    fn begin(&mut self) {
+        if !self.consuming || self.gathered.is_empty() || self.is_full() {
+            return;
+        }
+        let mut load = Load::default();
+        let mut messages = Vec::new();
+        while let Some((message, bytes)) = self.gathered.pop_front() {
+            let fits = messages.len() < self.limits.rows && load.bytes + bytes <= self.limits.bytes;
+            if !fits && !messages.is_empty() {
+                self.gathered.push_front((message, bytes));
+                break;
+            }
+            load = Load { rows: load.rows + 1, bytes: load.bytes + bytes };
+            messages.push(message);
+        }
+        self.gathered_bytes -= load.bytes;
+        if let (Some(first), Some(last)) = (messages.first().cloned(), messages.last().cloned()) {
+            let number = self.next_batch;
+            self.next_batch += 1;
+            self.open = Some(Batch { number, is_written: false, first, last, load });
+            self.write(Write::Batch(number, messages), Mark::Batch(number));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests;

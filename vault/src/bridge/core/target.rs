@@ -1,0 +1,148 @@
+//! The direction's far half: rows that wait → transactions to the target → removed. Pure. What the
+//! target refuses is halved until the one message is found that it does not take.
+
+use std::collections::VecDeque;
+
+use super::{Limits, Load, Step, Write};
+
+/// A row that waits for the target.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Row<M> {
+    /// Its place: ascends in the order of sending.
+    pub sequence: u64,
+    /// Bytes that it counts.
+    pub bytes: u64,
+    /// It is worth nothing any more.
+    pub is_expired: bool,
+    /// The message.
+    pub message: M,
+}
+
+#[derive(Debug, Clone)]
+pub(super) struct Target<M> {
+    most: usize,
+    bytes: u64,
+    tries: u32,
+    is_up: bool,
+    waiting: Load,
+    /// Read, and not on their way.
+    loaded: VecDeque<Row<M>>,
+    is_loading: bool,
+    /// All up to here were read.
+    after: u64,
+    /// Rows may have come since a load found nothing more.
+    may_load: bool,
+    sending: Vec<Row<M>>,
+    /// Rows in the next transaction.
+    window: usize,
+    refusals: u32,
+    /// To be written.
+    done: Vec<(Write<M>, Load)>,
+}
+
+impl<M: Clone> Target<M> {
+    pub(super) fn new(limits: &Limits, waiting: Load) -> Self {
+        Self {
+            most: limits.rows,
+            bytes: limits.bytes,
+            tries: limits.tries,
+            is_up: false,
+            waiting,
+            loaded: VecDeque::new(),
+            is_loading: false,
+            after: 0,
+            may_load: true,
+            sending: Vec::new(),
+            window: limits.rows,
+            refusals: 0,
+            done: Vec::new(),
+        }
+    }
+
+    pub(super) fn waiting(&self) -> Load {
+        self.waiting
+    }
+
+    pub(super) fn add(&mut self, load: Load) {
+        self.waiting.rows += load.rows;
+        self.waiting.bytes += load.bytes;
+        self.may_load = true;
+    }
+
+    pub(super) fn removed(&mut self, load: Load) {
+        self.waiting.rows = self.waiting.rows.saturating_sub(load.rows);
+        self.waiting.bytes = self.waiting.bytes.saturating_sub(load.bytes);
+    }
+
+    pub(super) fn up(&mut self) {
+        self.is_up = true;
+    }
+
+    /// What was on its way goes again, with the same sequences.
+    pub(super) fn lost(&mut self) {
+        self.is_up = false;
+        for row in self.sending.drain(..).rev() {
+            self.loaded.push_front(row);
+        }
+    }
+
+    pub(super) fn loaded(&mut self, rows: Vec<Row<M>>) {
+        self.is_loading = false;
+        self.may_load |= !rows.is_empty();
+        self.after = rows.last().map_or(self.after, |row| row.sequence);
+        let (expired, fresh): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.is_expired);
+        self.loaded.extend(fresh);
+        self.remove(Vec::new(), expired);
+    }
+
+    pub(super) fn sent(&mut self) {
+        let forwarded = std::mem::take(&mut self.sending);
+        self.refusals = 0;
+        self.window = (self.window * 2).min(self.most);
+        self.remove(forwarded, Vec::new());
+    }
+
+    pub(super) fn refused(&mut self, why: String) {
+        let tried = self.sending.len();
+        self.lost();
+        self.window = (tried / 2).max(1);
+        if tried > 1 {
+            return;
+        }
+        self.refusals += 1;
+        if self.refusals >= self.tries {
+            self.refusals = 0;
+            if let Some(row) = self.loaded.pop_front() {
+                let write = Write::Bury { sequence: row.sequence, why };
+                self.done.push((write, Load { rows: 1, bytes: row.bytes }));
+            }
+        }
+    }
+
+    fn remove(&mut self, forwarded: Vec<Row<M>>, expired: Vec<Row<M>>) {
+        let load = forwarded
+            .iter()
+            .chain(&expired)
+            .fold(Load::default(), |load, row| Load { rows: load.rows + 1, bytes: load.bytes + row.bytes });
+        if load.rows > 0 {
+            let sequences = |rows: Vec<Row<M>>| rows.into_iter().map(|row| row.sequence).collect();
+            let (forwarded, expired) = (sequences(forwarded), sequences(expired));
+            self.done.push((Write::Remove { forwarded, expired }, load));
+        }
+    }
+
+    /// The next transaction and the next load; returns what is to be written.
+    pub(super) fn go_on(&mut self, steps: &mut Vec<Step<M>>) -> Vec<(Write<M>, Load)> {
+        if self.is_up && self.sending.is_empty() && !self.loaded.is_empty() {
+            let rows = self.window.min(self.loaded.len());
+            self.sending = self.loaded.drain(..rows).collect();
+            steps.push(Step::Send(self.sending.clone()));
+        }
+        if self.is_up && self.may_load && !self.is_loading && self.loaded.is_empty() {
+            self.is_loading = true;
+            self.may_load = false;
+            steps.push(Step::Load { after: self.after, rows: self.most, bytes: self.bytes });
+        }
+        std::mem::take(&mut self.done)
+    }
+}

@@ -1,0 +1,505 @@
+//! The world of the histories: brokers, disks and wires as models, and the chance that picks what
+//! happens next. Knows the core's steps; not its rules.
+
+use std::collections::{BTreeMap, BTreeSet, VecDeque};
+use std::time::Duration;
+
+use super::super::{Core, Input, Kept, Load, Row, Step, Write};
+use super::limits;
+
+/// Messages of a history.
+const MESSAGES: u32 = 24;
+/// The target refuses this one, in histories with faults.
+const POISON: u32 = 13;
+
+/// A safeguard that is taken away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Flaw {
+    /// The journal tells that it has written what a crash still takes away.
+    AnswersBeforeDurable,
+    /// What may have been taken is believed to be.
+    ForwardsUncertain,
+    /// What may not have been taken is believed not to be.
+    DropsUncertain,
+    /// The receipt is sent behind the transaction.
+    ReceiptOutside,
+    /// The receipt of a batch is taken before the batch is durably ours.
+    SpendsAtOnce,
+    /// The target takes whatever comes.
+    TargetForgets,
+}
+
+/// `SplitMix64`.
+#[derive(Debug)]
+struct Dice(u64);
+
+impl Dice {
+    fn below(&mut self, end: usize) -> usize {
+        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
+        let mixed = (self.0 ^ (self.0 >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
+        let mixed = (mixed ^ (mixed >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
+        usize::try_from((mixed >> 33) % u64::try_from(end.max(1)).unwrap()).unwrap()
+    }
+}
+
+/// A vault's journal as it is on disk.
+#[derive(Debug, Default)]
+struct Disk {
+    next_batch: u64,
+    last_sequence: u64,
+    rows: BTreeMap<u64, u32>,
+    /// Batches that are not ours yet, and their rows.
+    open: BTreeMap<u64, Vec<u64>>,
+    dead: Vec<u32>,
+}
+
+impl Disk {
+    fn put(&mut self, messages: Vec<u32>) -> Vec<u64> {
+        let place = |message| {
+            self.last_sequence += 1;
+            self.rows.insert(self.last_sequence, message);
+            self.last_sequence
+        };
+        messages.into_iter().map(place).collect()
+    }
+
+    fn write(&mut self, write: Write<u32>) {
+        match write {
+            Write::Batch(batch, messages) => {
+                self.next_batch = batch + 1;
+                let sequences = self.put(messages);
+                self.open.insert(batch, sequences);
+            }
+            Write::Ours { batch, afresh } => {
+                let sequences = self.open.remove(&batch).unwrap();
+                if afresh {
+                    let messages = sequences.iter().map(|it| self.rows.remove(it).unwrap()).collect();
+                    self.put(messages);
+                }
+            }
+            Write::Drop(batch) => {
+                for sequence in self.open.remove(&batch).unwrap() {
+                    self.rows.remove(&sequence).unwrap();
+                }
+            }
+            Write::Remove { forwarded, expired } => {
+                for sequence in forwarded.iter().chain(&expired) {
+                    self.rows.remove(sequence).unwrap();
+                }
+            }
+            Write::Bury { sequence, .. } => self.dead.push(self.rows.remove(&sequence).unwrap()),
+        }
+    }
+
+    fn load(&self, after: u64, most: usize) -> Vec<Row<u32>> {
+        let is_open = |sequence| self.open.values().any(|rows| rows.contains(sequence));
+        let behind = self.rows.range(after + 1..).filter(|(sequence, _)| !is_open(sequence)).take(most);
+        let row = |(sequence, message): (&u64, &u32)| Row {
+            sequence: *sequence,
+            bytes: 1,
+            is_expired: false,
+            message: *message,
+        };
+        behind.map(row).collect()
+    }
+
+    fn kept(&self) -> Kept {
+        let load = |rows: usize| Load { rows: rows as u64, bytes: rows as u64 };
+        let held: usize = self.open.values().map(Vec::len).sum();
+        Kept {
+            next_batch: self.next_batch,
+            uncertain: self.open.iter().map(|(batch, rows)| (*batch, load(rows.len()))).collect(),
+            waiting: load(self.rows.len() - held),
+        }
+    }
+}
+
+/// What is on its way to the journal.
+#[derive(Debug)]
+enum Errand {
+    Write(Write<u32>),
+    Load(u64, usize),
+}
+
+#[derive(Debug, Default)]
+struct Vault {
+    disk: Disk,
+    core: Option<Core<u32>>,
+    is_frozen: bool,
+    errands: VecDeque<Errand>,
+    from_journal: VecDeque<Input<u32>>,
+    /// Does it believe that it is connected to the source? Whether it is, the source knows.
+    believes: bool,
+    to_source: VecDeque<Step<u32>>,
+    from_source: VecDeque<Input<u32>>,
+    target_believes: bool,
+    target_is_connected: bool,
+    to_target: VecDeque<Vec<Row<u32>>>,
+    from_target: VecDeque<Input<u32>>,
+}
+
+impl Vault {
+    /// Nothing is on its way, and what is kept are returned rows alone.
+    fn rests(&self) -> bool {
+        let returned: usize = self.disk.open.values().map(Vec::len).sum();
+        self.disk.rows.len() == returned
+            && self.errands.is_empty()
+            && self.from_source.is_empty()
+            && self.core.as_ref().is_some_and(|core| core.open.is_none() && core.uncertain() == 0)
+    }
+}
+
+#[derive(Debug, Default)]
+struct Source {
+    queue: VecDeque<u32>,
+    /// Which vault is connected: it has the lock.
+    holder: Option<usize>,
+    consuming: bool,
+    dispatched: VecDeque<u32>,
+    /// Each vault's own queue.
+    receipts: [BTreeSet<u64>; 2],
+}
+
+impl Source {
+    fn back(&mut self, messages: impl DoubleEndedIterator<Item = u32>) {
+        messages.rev().for_each(|message| self.queue.push_front(message));
+    }
+}
+
+#[derive(Debug)]
+pub(super) struct World {
+    dice: Dice,
+    flaw: Option<Flaw>,
+    is_calm: bool,
+    faults: usize,
+    now: Duration,
+    source: Source,
+    vaults: [Vault; 2],
+    last: [u64; 2],
+    arrived: Vec<u32>,
+    sent: u32,
+}
+
+impl World {
+    pub(super) fn new(seed: u64, flaw: Option<Flaw>) -> Self {
+        Self {
+            dice: Dice(seed),
+            flaw,
+            is_calm: false,
+            faults: 20,
+            now: Duration::ZERO,
+            source: Source::default(),
+            vaults: Default::default(),
+            last: [0; 2],
+            arrived: Vec::new(),
+            sent: 0,
+        }
+    }
+
+    pub(super) fn calm(seed: u64) -> Self {
+        Self { is_calm: true, faults: 0, ..Self::new(seed, None) }
+    }
+
+    /// Runs until all is sent and the faults are over, then until all rests; checks.
+    pub(super) fn history(mut self) -> Result<Vec<u32>, String> {
+        for _ in 0..900 {
+            self.turn(true);
+        }
+        for vault in &mut self.vaults {
+            vault.is_frozen = false;
+        }
+        while self.sent < MESSAGES {
+            self.send();
+        }
+        for _ in 0..50_000 {
+            self.turn(false);
+            if self.rests() {
+                return self.check();
+            }
+        }
+        Err(format!("it does not come to rest: {self:?}"))
+    }
+
+    fn rests(&self) -> bool {
+        self.source.queue.is_empty()
+            && self.source.dispatched.is_empty()
+            && self.vaults.iter().all(Vault::rests)
+    }
+
+    fn check(self) -> Result<Vec<u32>, String> {
+        let dead = self.vaults.iter().flat_map(|vault| &vault.disk.dead);
+        let mut all: Vec<u32> = self.arrived.iter().chain(dead).copied().collect();
+        all.sort_unstable();
+        let wanted: Vec<u32> = (1..=MESSAGES).collect();
+        if all == wanted { Ok(self.arrived) } else { Err(format!("arrived: {all:?}")) }
+    }
+
+    fn send(&mut self) {
+        if self.sent < MESSAGES {
+            self.sent += 1;
+            self.source.queue.push_back(self.sent);
+        }
+    }
+
+    /// One thing happens somewhere.
+    fn turn(&mut self, with_faults: bool) {
+        let vault = self.dice.below(2);
+        if with_faults && self.faults > 0 && self.dice.below(20) == 0 {
+            self.faults -= 1;
+            return self.fault(vault);
+        }
+        if self.vaults[vault].core.is_none() {
+            if self.dice.below(20) == 0 {
+                self.start(vault);
+            }
+            return;
+        }
+        match self.dice.below(12) {
+            0 => self.send(),
+            1 | 2 => self.journal(vault),
+            3 | 4 => self.source_works(vault),
+            5 => self.target_works(vault),
+            6 => self.connect(vault),
+            7 => self.connect_target(vault),
+            8 => self.read_receipts(vault),
+            9 => self.tick(vault),
+            _ => self.dispatch(),
+        }
+        self.deliver(vault);
+    }
+
+    fn start(&mut self, vault: usize) {
+        let kept = self.vaults[vault].disk.kept();
+        self.vaults[vault].core = Some(Core::new(limits(), kept));
+        self.vaults[vault].is_frozen = false;
+    }
+
+    fn fault(&mut self, vault: usize) {
+        match self.dice.below(6) {
+            0 | 1 => self.crash(vault),
+            2 => self.cut(vault),
+            3 => self.cut_target(vault),
+            4 => self.vaults[vault].is_frozen = !self.vaults[vault].is_frozen,
+            // The source falls: whoever is connected is cut.
+            _ => {
+                self.cut(0);
+                self.cut(1);
+            }
+        }
+    }
+
+    fn crash(&mut self, vault: usize) {
+        self.cut(vault);
+        self.cut_target(vault);
+        // Some of what was written is durable and was not told.
+        let kept = self.dice.below(self.vaults[vault].errands.len() + 1);
+        let Vault { mut disk, errands, .. } = std::mem::take(&mut self.vaults[vault]);
+        for errand in errands.into_iter().take(kept) {
+            if let Errand::Write(write) = errand {
+                disk.write(write);
+            }
+        }
+        self.vaults[vault].disk = disk;
+    }
+
+    /// The source loses a vault's connection: of what is on the wire some is still done.
+    fn cut(&mut self, vault: usize) {
+        if self.source.holder != Some(vault) {
+            return;
+        }
+        for _ in 0..self.dice.below(self.vaults[vault].to_source.len() + 1) {
+            self.source_works(vault);
+        }
+        let heard = self.dice.below(self.vaults[vault].from_source.len() + 1);
+        self.vaults[vault].from_source.truncate(heard);
+        self.vaults[vault].to_source.clear();
+        let dispatched = std::mem::take(&mut self.source.dispatched);
+        self.source.back(dispatched.into_iter());
+        self.source.holder = None;
+        self.source.consuming = false;
+    }
+
+    fn cut_target(&mut self, vault: usize) {
+        if self.dice.below(2) == 0 {
+            self.target_works(vault);
+        }
+        let answers_are_lost = self.dice.below(2) == 0;
+        let it = &mut self.vaults[vault];
+        it.target_is_connected = false;
+        it.to_target.clear();
+        if answers_are_lost {
+            it.from_target.clear();
+        }
+    }
+
+    fn connect(&mut self, vault: usize) {
+        let it = &mut self.vaults[vault];
+        if it.believes || it.is_frozen || self.source.holder.is_some() {
+            return;
+        }
+        self.source.holder = Some(vault);
+        it.believes = true;
+        it.to_source.clear();
+        let receipts = self.receipts(vault);
+        self.vaults[vault].from_source.push_back(Input::Holding(receipts));
+    }
+
+    /// All of the vault's receipts that lie at the source.
+    fn receipts(&self, vault: usize) -> Vec<u64> {
+        match self.flaw {
+            Some(Flaw::ForwardsUncertain) => self.vaults[vault].disk.open.keys().copied().collect(),
+            Some(Flaw::DropsUncertain) => Vec::new(),
+            _ => self.source.receipts[vault].iter().copied().collect(),
+        }
+    }
+
+    /// A vault without the lock looks at its receipts, over a connection of its own.
+    fn read_receipts(&mut self, vault: usize) {
+        let it = &self.vaults[vault];
+        if !it.believes && !it.is_frozen && self.source.holder == Some(1 - vault) {
+            let receipts = self.receipts(vault);
+            self.tell(vault, Input::Receipts(receipts));
+        }
+    }
+
+    fn connect_target(&mut self, vault: usize) {
+        let it = &mut self.vaults[vault];
+        if !it.target_believes && !it.is_frozen {
+            it.target_believes = true;
+            it.target_is_connected = true;
+            it.to_target.clear();
+            it.from_target.push_back(Input::TargetUp);
+        }
+    }
+
+    fn journal(&mut self, vault: usize) {
+        let it = &mut self.vaults[vault];
+        match it.errands.pop_front() {
+            Some(Errand::Write(write)) => {
+                it.disk.write(write);
+                if self.flaw != Some(Flaw::AnswersBeforeDurable) {
+                    it.from_journal.push_back(Input::Written);
+                }
+            }
+            Some(Errand::Load(after, most)) => {
+                it.from_journal.push_back(Input::Loaded(it.disk.load(after, most)));
+            }
+            None => {}
+        }
+    }
+
+    fn source_works(&mut self, vault: usize) {
+        if self.source.holder != Some(vault) {
+            return;
+        }
+        let it = &mut self.vaults[vault];
+        let source = &mut self.source;
+        match it.to_source.pop_front() {
+            Some(Step::Consume) => source.consuming = true,
+            Some(Step::Take { batch, first, last, count, spent }) => {
+                assert_eq!(source.dispatched.front(), Some(&first));
+                let taken: Vec<u32> = source.dispatched.drain(..count).collect();
+                assert_eq!(taken.last(), Some(&last));
+                source.receipts[vault].retain(|receipt| !spent.contains(receipt));
+                if self.flaw == Some(Flaw::SpendsAtOnce) {
+                    source.receipts[vault].clear();
+                }
+                let is_sent = self.flaw != Some(Flaw::ReceiptOutside) || self.dice.below(2) == 0;
+                if is_sent && self.flaw != Some(Flaw::SpendsAtOnce) {
+                    assert!(source.receipts[vault].insert(batch), "a number is given once");
+                }
+                it.from_source.push_back(Input::Taken);
+                it.from_source.push_back(Input::Receipt(batch));
+            }
+            Some(other) => panic!("{other:?} is not the source's"),
+            None => {}
+        }
+    }
+
+    fn dispatch(&mut self) {
+        let Some(holder) = self.source.holder else { return };
+        if self.source.consuming
+            && self.source.dispatched.len() < 8
+            && let Some(message) = self.source.queue.pop_front()
+        {
+            self.source.dispatched.push_back(message);
+            self.vaults[holder].from_source.push_back(Input::Received(message, 1));
+        }
+    }
+
+    fn target_works(&mut self, vault: usize) {
+        let it = &mut self.vaults[vault];
+        if !it.target_is_connected {
+            return;
+        }
+        let Some(rows) = it.to_target.pop_front() else { return };
+        if !self.is_calm && rows.iter().any(|row| row.message == POISON) {
+            it.target_is_connected = false;
+            it.from_target.push_back(Input::Refused("poison".to_owned()));
+            return;
+        }
+        let last = &mut self.last[vault];
+        for row in rows {
+            if row.sequence > *last || self.flaw == Some(Flaw::TargetForgets) {
+                *last = row.sequence;
+                self.arrived.push(row.message);
+            }
+        }
+        it.from_target.push_back(Input::Sent);
+    }
+
+    fn tick(&mut self, vault: usize) {
+        self.now += Duration::from_secs(3);
+        if !self.vaults[vault].is_frozen {
+            self.tell(vault, Input::Tick(self.now));
+        }
+    }
+
+    /// The vault hears the next of what has reached it.
+    fn deliver(&mut self, vault: usize) {
+        if self.vaults[vault].is_frozen {
+            return;
+        }
+        let is_cut = self.source.holder != Some(vault);
+        let which = self.dice.below(3);
+        let it = &mut self.vaults[vault];
+        let next = match which {
+            0 => it.from_journal.pop_front(),
+            1 if it.from_source.is_empty() && it.believes && is_cut => {
+                it.believes = false;
+                Some(Input::Released)
+            }
+            1 => it.from_source.pop_front(),
+            2 if it.from_target.is_empty() && it.target_believes && !it.target_is_connected => {
+                it.target_believes = false;
+                Some(Input::TargetLost)
+            }
+            _ => it.from_target.pop_front(),
+        };
+        if let Some(input) = next {
+            self.vaults[vault].target_believes &= !matches!(input, Input::Refused(_));
+            self.tell(vault, input);
+        }
+    }
+
+    fn tell(&mut self, vault: usize, input: Input<u32>) {
+        let it = &mut self.vaults[vault];
+        let Some(core) = &mut it.core else { return };
+        let mut inputs = VecDeque::from([input]);
+        while let Some(input) = inputs.pop_front() {
+            for step in core.apply(input) {
+                match step {
+                    Step::Write(write) => {
+                        it.errands.push_back(Errand::Write(write));
+                        if self.flaw == Some(Flaw::AnswersBeforeDurable) {
+                            inputs.push_back(Input::Written);
+                        }
+                    }
+                    Step::Load { after, rows, .. } => it.errands.push_back(Errand::Load(after, rows)),
+                    Step::Send(rows) => it.to_target.push_back(rows),
+                    other => it.to_source.push_back(other),
+                }
+            }
+        }
+    }
+}

@@ -1,0 +1,361 @@
+//! A direction's connection to its source: takes the lock, reads what receipts lie there, then gives
+//! what is dispatched and takes what the rules say. Knows OpenWire; not what a batch is for.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use futures_util::future::BoxFuture;
+use tokio::sync::mpsc;
+use tokio::time::{Instant, timeout};
+
+use super::{Birth, Broker, Event, Settings, Tries, hex, random, tell_failure};
+use crate::bridge::core::Input;
+use crate::openwire::client::{Client, ClientError, Dispatches, Login};
+use crate::openwire::uri::Address;
+use crate::openwire::{
+    AckKind, BrokerId, ConsumerId, ConsumerInfo, Destination, Head, LocalTransactionId, Message, MessageAck,
+    MessageDispatch, MessageId, MessageKind, MessagePull, NetworkBridgeFilter, ProducerId, ProducerInfo,
+    SessionId, SessionInfo, Text, TransactionAct, TransactionId, TransactionInfo,
+};
+
+/// The broker that the bridge is to loops: of both vaults the same.
+pub(super) const BRIDGE: &str = "ID:vault-bridge";
+/// A message that passed so many brokers goes round in circles.
+const MOST_HOPS: i32 = 32;
+/// The broker waits so long before it says that no receipt lies there.
+const LAST_RECEIPT: Duration = Duration::from_millis(300);
+/// How long reading all receipts may take; there are one or two.
+const RECEIPTS: Duration = Duration::from_secs(30);
+/// Asks that wait.
+const MOST_ASKS: usize = 4;
+
+const SESSION: i64 = 1;
+const RECEIPT_CONSUMER: i64 = 1;
+const CONSUMER: i64 = 2;
+
+/// An open connection, for the direction.
+#[derive(Debug)]
+pub(super) struct Link {
+    pub(super) asks: mpsc::Sender<Ask>,
+    pub(super) messages: mpsc::Receiver<Arc<Message>>,
+    /// Numbers of the batches whose receipts lay at the source.
+    pub(super) receipts: Vec<u64>,
+}
+
+/// What the rules want of the source.
+#[derive(Debug)]
+pub(super) enum Ask {
+    Consume,
+    Take(Box<Take>),
+}
+
+/// See [`crate::bridge::core::Step::Take`].
+#[derive(Debug)]
+pub(super) struct Take {
+    pub(super) batch: u64,
+    pub(super) first: MessageId,
+    pub(super) last: MessageId,
+    pub(super) count: usize,
+    pub(super) spent: Vec<u64>,
+}
+
+/// An ask at work, and what the rules are told when it is done.
+type Work = BoxFuture<'static, Result<Option<Input<Arc<Message>>>, ClientError>>;
+
+/// For ever, or until nobody listens.
+pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sender<Event>) {
+    let mut tries = Tries::new(&settings.from.uri);
+    let mut prefetch = settings.prefetch;
+    let (mut before, mut has_looked) = (String::new(), false);
+    while !events.is_closed() {
+        let begun = Instant::now();
+        let (was_connected, error) =
+            match Source::open(&settings, birth, tries.address(), &lock(&settings)).await {
+                Ok(source) => {
+                    has_looked = false;
+                    before.clear();
+                    (true, source.serve(prefetch, &events).await)
+                }
+                Err(error) if error.is_taken() && !has_looked => {
+                    let seen = look(&settings, birth, tries.address()).await;
+                    has_looked = seen.is_ok();
+                    if let Ok(receipts) = seen {
+                        drop(events.send(Event::Receipts(receipts)).await);
+                    }
+                    (false, error)
+                }
+                Err(error) => (false, error),
+            };
+        // An answer that lies behind too many bytes: fewer messages at a time.
+        prefetch = if error.is_overrun() { prefetch / 4 } else { prefetch.saturating_mul(2) }
+            .clamp(1, settings.prefetch);
+        let why = tell_failure(&settings.name, "source", &mut before, &error);
+        drop(events.send(Event::SourceLost(why)).await);
+        tries.failed(was_connected.then(|| begun.elapsed())).await;
+    }
+}
+
+/// The client id that only one vault of the pair can have.
+fn lock(settings: &Settings) -> String {
+    format!("vault-bridge-{}", settings.name)
+}
+
+/// A vault without the lock reads its receipts, and leaves them there.
+async fn look(settings: &Arc<Settings>, birth: Birth, address: &Address) -> Result<Vec<u64>, ClientError> {
+    let client_id = format!("{}-receipts-{}", lock(settings), settings.vault);
+    let source = Source::open(settings, birth, address, &client_id).await?;
+    let receipts = source.numbers();
+    source.client.close().await;
+    Ok(receipts)
+}
+
+struct Source {
+    settings: Arc<Settings>,
+    birth: Birth,
+    client: Client,
+    dispatches: Dispatches,
+    /// Receipts that were dispatched here, by their batch; one of another journal has none.
+    receipts: Vec<(Option<u64>, MessageId)>,
+    transactions: i64,
+}
+
+impl Source {
+    /// Connects, and reads all receipts.
+    async fn open(
+        settings: &Arc<Settings>,
+        birth: Birth,
+        address: &Address,
+        client_id: &str,
+    ) -> Result<Self, ClientError> {
+        let Broker { login, .. } = &settings.from;
+        let connection_id = format!("ID:vault-bridge-{:08x}{:08x}-0:1", random(), random());
+        let login = Login { client_id: client_id.to_owned(), connection_id, ..login.clone() };
+        let (client, dispatches) = Client::connect(address, &login).await?;
+        let settings = settings.clone();
+        let mut source = Self { settings, birth, client, dispatches, receipts: Vec::new(), transactions: 0 };
+        source.client.tell(SessionInfo { head: Head::default(), session_id: source.session() }).await?;
+        source.client.request(source.receipt_consumer()).await?;
+        let read = timeout(RECEIPTS, source.read_receipts()).await;
+        read.map_err(|_| ClientError::Late("all receipts", RECEIPTS))??;
+        Ok(source)
+    }
+
+    async fn read_receipts(&mut self) -> Result<(), ClientError> {
+        loop {
+            self.pull(i64::try_from(LAST_RECEIPT.as_millis()).unwrap_or_default()).await?;
+            match self.dispatches.next().await?.message {
+                Some(message) => self.keep_receipt(&message),
+                None => return Ok(()),
+            }
+        }
+    }
+
+    /// Its number, if it is of this journal.
+    fn keep_receipt(&mut self, message: &Message) {
+        let text = message.correlation_id.as_ref().map(ToString::to_string).unwrap_or_default();
+        let number = text.split_once(':').filter(|(birth, _)| *birth == hex(&self.birth));
+        let batch = number.and_then(|(_, number)| number.parse().ok());
+        self.receipts.push((batch, message.message_id.clone()));
+    }
+
+    fn numbers(&self) -> Vec<u64> {
+        self.receipts.iter().filter_map(|(batch, _)| *batch).collect()
+    }
+
+    /// Until the connection ends, or nobody listens.
+    async fn serve(mut self, prefetch: u16, events: &mpsc::Sender<Event>) -> ClientError {
+        let (asks, mut asked) = mpsc::channel(MOST_ASKS);
+        let (give, messages) = mpsc::channel(usize::from(prefetch));
+        let link = Link { asks, messages, receipts: self.numbers() };
+        if let Err(error) = self.client.request(self.producer_info()).await {
+            return error;
+        }
+        drop(events.send(Event::Holding(link)).await);
+        let mut work: Option<Work> = None;
+        loop {
+            let is_free = work.is_none();
+            let done = async {
+                match work.as_mut() {
+                    Some(work) => work.await,
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                done = done => {
+                    work = None;
+                    match done {
+                        Ok(Some(input)) => drop(events.send(Event::Told(input)).await),
+                        Ok(None) => {}
+                        Err(error) => return error,
+                    }
+                }
+                ask = asked.recv(), if is_free => match ask {
+                    Some(Ask::Consume) => {
+                        let (client, info) = (self.client.clone(), self.consumer(prefetch));
+                        work = Some(Box::pin(async move { client.request(info).await.map(|_| None) }));
+                    }
+                    Some(Ask::Take(take)) => work = Some(Box::pin(self.take(*take))),
+                    // The direction has let go of this connection.
+                    None => return ClientError::Closed,
+                },
+                (room, dispatch) = async { (give.reserve().await, self.dispatches.next().await) } => {
+                    let dispatch = match dispatch {
+                        Ok(dispatch) => dispatch,
+                        Err(error) => return error,
+                    };
+                    let Ok(room) = room else { return ClientError::Closed };
+                    if let Some(message) = self.dispatched(*dispatch, events).await {
+                        room.send(Arc::new(message));
+                    }
+                }
+            }
+        }
+    }
+
+    /// A message for the direction; a receipt is kept.
+    async fn dispatched(
+        &mut self,
+        dispatch: MessageDispatch,
+        events: &mpsc::Sender<Event>,
+    ) -> Option<Message> {
+        let message = dispatch.message?;
+        if dispatch.consumer_id.value != RECEIPT_CONSUMER {
+            return Some(message);
+        }
+        self.keep_receipt(&message);
+        if let Some((Some(batch), _)) = self.receipts.last() {
+            drop(events.send(Event::Told(Input::Receipt(*batch))).await);
+        }
+        None
+    }
+
+    /// One transaction: the batch is acknowledged, its receipt sent, spent ones acknowledged. All that is
+    /// in it has been accepted before it is committed: a broker commits what is left of a transaction
+    /// of which it refused a part.
+    fn take(
+        &mut self,
+        take: Take,
+    ) -> impl Future<Output = Result<Option<Input<Arc<Message>>>, ClientError>> + use<> {
+        self.transactions += 1;
+        let local =
+            LocalTransactionId { value: self.transactions, connection: self.client.connection_id().clone() };
+        let transaction = TransactionId::Local(local);
+        let mut acknowledgements = vec![MessageAck {
+            head: Head::default(),
+            destination: self.settings.destination.clone(),
+            transaction_id: Some(transaction.clone()),
+            consumer_id: self.consumer_id(CONSUMER),
+            kind: AckKind::Standard,
+            first: Some(take.first),
+            last: take.last,
+            count: i32::try_from(take.count).unwrap_or(i32::MAX),
+            poison_cause: None,
+        }];
+        // One of another journal is of no use to anybody.
+        let is_spent =
+            |(batch, _): &mut (Option<u64>, MessageId)| batch.is_none_or(|it| take.spent.contains(&it));
+        let spent: Vec<_> = self.receipts.extract_if(.., is_spent).collect();
+        acknowledgements.extend(spent.into_iter().map(|(_, id)| MessageAck {
+            head: Head::default(),
+            destination: self.receipt_queue(),
+            transaction_id: Some(transaction.clone()),
+            consumer_id: self.consumer_id(RECEIPT_CONSUMER),
+            kind: AckKind::Individual,
+            first: Some(id.clone()),
+            last: id,
+            count: 1,
+            poison_cause: None,
+        }));
+        let mut receipt = Message::new(
+            MessageKind::Plain,
+            self.producer_id().message(self.transactions),
+            self.receipt_queue(),
+        );
+        receipt.transaction_id = Some(transaction.clone());
+        receipt.timestamp = super::now();
+        receipt.correlation_id = Some(Text::shortened(&format!("{}:{}", hex(&self.birth), take.batch)));
+        let connection_id = Some(self.client.connection_id().clone());
+        let act = move |act| TransactionInfo {
+            head: Head::default(),
+            connection_id: connection_id.clone(),
+            transaction_id: Some(transaction.clone()),
+            act,
+        };
+        let (client, pull) = (self.client.clone(), self.receipt_pull(0));
+        async move {
+            client.tell(act(TransactionAct::Begin)).await?;
+            let mut answers = Vec::with_capacity(acknowledgements.len() + 1);
+            for acknowledgement in acknowledgements {
+                answers.push(client.ask(acknowledgement).await?);
+            }
+            answers.push(client.ask(receipt).await?);
+            for answer in answers {
+                answer.response().await?;
+            }
+            client.request(act(TransactionAct::Commit)).await?;
+            client.tell(pull).await?;
+            Ok(Some(Input::Taken))
+        }
+    }
+
+    async fn pull(&self, wait: i64) -> Result<(), ClientError> {
+        self.client.tell(self.receipt_pull(wait)).await
+    }
+
+    /// Asks for one receipt; `wait` in milliseconds, 0 for ever.
+    fn receipt_pull(&self, wait: i64) -> MessagePull {
+        MessagePull {
+            head: Head::default(),
+            consumer_id: self.consumer_id(RECEIPT_CONSUMER),
+            destination: self.receipt_queue(),
+            timeout: wait,
+            correlation_id: None,
+            message_id: None,
+        }
+    }
+
+    fn session(&self) -> SessionId {
+        SessionId { connection: self.client.connection_id().value.clone(), value: SESSION }
+    }
+
+    fn consumer_id(&self, value: i64) -> ConsumerId {
+        ConsumerId { connection: self.client.connection_id().value.clone(), session: SESSION, value }
+    }
+
+    fn producer_id(&self) -> ProducerId {
+        ProducerId { connection: self.client.connection_id().value.clone(), value: 1, session: SESSION }
+    }
+
+    fn receipt_queue(&self) -> Destination {
+        Destination::queue(Text::shortened(&self.settings.receipts()))
+    }
+
+    fn receipt_consumer(&self) -> ConsumerInfo {
+        ConsumerInfo::new(self.consumer_id(RECEIPT_CONSUMER), self.receipt_queue(), 0)
+    }
+
+    /// All that should pass the bridge and did not pass it before. Of a topic it is a durable
+    /// subscription.
+    fn consumer(&self, prefetch: u16) -> ConsumerInfo {
+        let bridge = BrokerId { value: Text::shortened(BRIDGE) };
+        let filter = NetworkBridgeFilter { network_broker: bridge, message_ttl: MOST_HOPS, consumer_ttl: 1 };
+        let destination = self.settings.destination.clone();
+        let is_topic = destination.kind == crate::openwire::DestinationKind::Topic;
+        ConsumerInfo {
+            subscription: is_topic.then(|| Text::shortened(&self.settings.name)),
+            additional_predicate: Some(filter),
+            ..ConsumerInfo::new(self.consumer_id(CONSUMER), destination, i32::from(prefetch))
+        }
+    }
+
+    fn producer_info(&self) -> ProducerInfo {
+        ProducerInfo {
+            head: Head::default(),
+            producer_id: self.producer_id(),
+            destination: None,
+            broker_path: None,
+            dispatch_async: false,
+            window: 0,
+        }
+    }
+}

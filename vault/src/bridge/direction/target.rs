@@ -1,0 +1,186 @@
+//! A direction's connection to its target: sends rows in one transaction each time, under a
+//! producer that is the same for ever, so that the target knows what it has. Knows OpenWire; not
+//! where rows come from.
+
+use std::sync::Arc;
+
+use tokio::sync::mpsc;
+use tokio::time::Instant;
+
+use super::source::BRIDGE;
+use super::{Birth, Broker, Event, Settings, Tries, hex, random, tell_failure};
+use crate::bridge::core::{Input, Row};
+use crate::openwire::client::{Client, ClientError, Dispatches, Login};
+use crate::openwire::uri::Address;
+use crate::openwire::{
+    BrokerId, Head, LocalTransactionId, Message, MessageId, ProducerId, ProducerInfo, SessionId, SessionInfo,
+    Text, TransactionAct, TransactionId, TransactionInfo,
+};
+
+/// Rows to send in one transaction.
+#[derive(Debug)]
+pub(super) struct Send(pub(super) Vec<Row<Arc<Message>>>);
+
+/// For ever, or until nobody listens.
+pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sender<Event>) {
+    let mut tries = Tries::new(&settings.to.uri);
+    let mut before = String::new();
+    while !events.is_closed() {
+        let begun = Instant::now();
+        let (was_connected, error) = match Target::open(&settings, birth, tries.address()).await {
+            Ok(target) => {
+                before.clear();
+                (true, target.serve(&events).await)
+            }
+            Err(error) => (false, error),
+        };
+        let why = tell_failure(&settings.name, "target", &mut before, &error);
+        drop(events.send(Event::TargetLost(why)).await);
+        tries.failed(was_connected.then(|| begun.elapsed())).await;
+    }
+}
+
+struct Target {
+    client: Client,
+    dispatches: Dispatches,
+    producer: ProducerId,
+    transactions: i64,
+}
+
+impl Target {
+    async fn open(settings: &Arc<Settings>, birth: Birth, address: &Address) -> Result<Self, ClientError> {
+        let Broker { login, .. } = &settings.to;
+        // The same for as long as the journal lives. A connection of before that the broker still
+        // has is ended by this one.
+        let name = format!("ID:vault-bridge-{}-{}", settings.name, hex(&birth));
+        let login = Login {
+            client_id: format!("vault-bridge-to-{}-{:08x}{:08x}", settings.name, random(), random()),
+            connection_id: name.clone(),
+            resumes: true,
+            ..login.clone()
+        };
+        let (client, dispatches) = Client::connect(address, &login).await?;
+        let connection = Text::shortened(&name);
+        let session_id = SessionId { connection: connection.clone(), value: 1 };
+        let producer = ProducerId { connection, value: 1, session: 1 };
+        client.tell(SessionInfo { head: Head::default(), session_id }).await?;
+        let info = ProducerInfo {
+            head: Head::default(),
+            producer_id: producer.clone(),
+            destination: None,
+            broker_path: None,
+            dispatch_async: false,
+            window: 0,
+        };
+        client.request(info).await?;
+        Ok(Self { client, dispatches, producer, transactions: 0 })
+    }
+
+    /// Until the connection ends, or nobody listens.
+    async fn serve(mut self, events: &mpsc::Sender<Event>) -> ClientError {
+        let (give, mut sends) = mpsc::channel(1);
+        drop(events.send(Event::TargetUp(give)).await);
+        loop {
+            let send = tokio::select! {
+                send = sends.recv() => send,
+                // Nothing is consumed here, so this is the end.
+                ended = self.dispatches.next() => match ended {
+                    Ok(_) => continue,
+                    Err(error) => return error,
+                },
+            };
+            let Some(Send(rows)) = send else { return ClientError::Closed };
+            match self.send(&rows).await {
+                Ok(()) => drop(events.send(Event::Told(Input::Sent)).await),
+                Err(error) => {
+                    // The target counts what it saw of a transaction, so it begins anew over
+                    // another connection.
+                    if error.is_for_good() {
+                        drop(events.send(Event::Told(Input::Refused(error.to_string()))).await);
+                    }
+                    return error;
+                }
+            }
+        }
+    }
+
+    /// One transaction. Every message has been accepted before it is committed: a broker commits
+    /// what is left of a transaction of which it refused a part.
+    async fn send(&mut self, rows: &[Row<Arc<Message>>]) -> Result<(), ClientError> {
+        self.transactions += 1;
+        let connection = self.client.connection_id().clone();
+        let local = LocalTransactionId { value: self.transactions, connection: connection.clone() };
+        let transaction = TransactionId::Local(local);
+        let act = |act| TransactionInfo {
+            head: Head::default(),
+            connection_id: Some(connection.clone()),
+            transaction_id: Some(transaction.clone()),
+            act,
+        };
+        self.client.tell(act(TransactionAct::Begin)).await?;
+        let mut answers = Vec::with_capacity(rows.len());
+        for row in rows {
+            let message = passed_on(&row.message, row.sequence, &self.producer, &transaction);
+            answers.push(self.client.ask(message).await?);
+        }
+        for answer in answers {
+            answer.response().await?;
+        }
+        self.client.request(act(TransactionAct::Commit)).await.map(drop)
+    }
+}
+
+/// The message as it goes to the target: the same to whoever receives it, and under the bridge's
+/// own producer to the broker.
+fn passed_on(
+    message: &Message,
+    sequence: u64,
+    producer: &ProducerId,
+    transaction: &TransactionId,
+) -> Message {
+    let mut path = message.broker_path.clone().unwrap_or_default();
+    path.push(BrokerId { value: Text::shortened(BRIDGE) });
+    Message {
+        head: Head::default(),
+        producer_id: Some(producer.clone()),
+        transaction_id: Some(transaction.clone()),
+        original_transaction_id: None,
+        message_id: MessageId {
+            text_view: Some(Text::shortened(&message.message_id.to_string())),
+            ..producer.message(i64::try_from(sequence).unwrap_or(i64::MAX))
+        },
+        broker_path: Some(path),
+        target_consumer: None,
+        redelivery_counter: 0,
+        broker_in_time: 0,
+        broker_out_time: 0,
+        ..message.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openwire::{Destination, MessageKind};
+
+    #[test]
+    fn a_message_goes_on_as_it_was_under_the_bridges_own_producer() {
+        let id = |name: &str| ProducerId { connection: Text::shortened(name), value: 1, session: 1 };
+        let queue = Destination::queue(Text::shortened("orders"));
+        let mut original = Message::new(MessageKind::Text, id("ID:java-1").message(9), queue);
+        original.redelivery_counter = 3;
+        original.broker_path = Some(vec![BrokerId { value: Text::shortened("ID:a") }]);
+        original.content = Some(vec![1, 2, 3].into());
+        let local = LocalTransactionId {
+            value: 4,
+            connection: crate::openwire::ConnectionId { value: Text::shortened("ID:vault") },
+        };
+        let passed = passed_on(&original, 77, &id("ID:vault"), &TransactionId::Local(local));
+        assert_eq!(passed.message_id.to_string(), "ID:java-1:1:1:9", "JMSMessageID stays");
+        assert_eq!((passed.message_id.producer_sequence, passed.redelivery_counter), (77, 0));
+        assert_eq!(passed.producer_id, Some(id("ID:vault")));
+        let path: Vec<String> = passed.broker_path.unwrap().iter().map(ToString::to_string).collect();
+        assert_eq!(path, ["ID:a", BRIDGE]);
+        assert_eq!((passed.content, passed.kind), (original.content, original.kind));
+    }
+}

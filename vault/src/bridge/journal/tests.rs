@@ -1,0 +1,233 @@
+//! The journal on a real disk: what it holds after each write, beside a plain model; a process that
+//! is killed; a disk that is full.
+
+use std::collections::BTreeMap;
+use std::io::{BufRead as _, BufReader};
+use std::process::{Command, Stdio};
+
+use proptest::prelude::*;
+
+use super::*;
+use crate::openwire::{Destination, MessageKind, ProducerId, Text};
+
+const BIRTH: Birth = [7; 16];
+
+fn message(number: i64) -> Arc<Message> {
+    let producer = ProducerId { connection: Text::shortened("p"), value: 1, session: 1 };
+    let queue = Destination::queue(Text::shortened("orders"));
+    let mut message = Message::new(MessageKind::Text, producer.message(number), queue);
+    message.content = Some(vec![b'x'; 100].into());
+    Arc::new(message)
+}
+
+fn numbers(rows: &[Row<Arc<Message>>]) -> Vec<i64> {
+    rows.iter().map(|row| row.message.message_id.producer_sequence).collect()
+}
+
+fn open(folder: &tempfile::TempDir) -> Journal {
+    Journal::open(&folder.path().join("bridge.db"), BIRTH).unwrap()
+}
+
+#[test]
+fn rows_wait_once_they_are_ours_and_what_is_late_goes_behind_all() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    let batch =
+        |number, messages: std::ops::Range<i64>| Write::Batch(number, messages.map(message).collect());
+    journal.write(vec![batch(1, 0..2), batch(2, 2..4), Write::Ours { batch: 2, afresh: false }]).unwrap();
+    assert_eq!(numbers(&journal.load(0, 10, u64::MAX, 0).unwrap()), [2, 3]);
+    drop(journal);
+    let mut journal = open(&folder);
+    let kept = journal.kept().unwrap();
+    assert_eq!((kept.next_batch, kept.waiting.rows), (3, 2));
+    assert_eq!(kept.uncertain.keys().copied().collect::<Vec<_>>(), [1]);
+    journal.write(vec![Write::Ours { batch: 1, afresh: true }]).unwrap();
+    let rows = journal.load(0, 10, u64::MAX, 0).unwrap();
+    assert_eq!(numbers(&rows), [2, 3, 0, 1]);
+    assert_eq!(numbers(&journal.load(rows[0].sequence, 2, u64::MAX, 0).unwrap()), [3, 0]);
+    assert_eq!(numbers(&journal.load(0, 10, 1, 0).unwrap()), [2], "one row at least");
+}
+
+#[test]
+fn all_that_is_journalled_is_forwarded_expired_dead_or_waits() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    journal.write(vec![Write::Batch(1, (0..6).map(message).collect())]).unwrap();
+    assert_eq!(journal.counts().unwrap().journalled, 0);
+    journal.write(vec![Write::Ours { batch: 1, afresh: false }]).unwrap();
+    let sequences: Vec<u64> =
+        journal.load(0, 10, u64::MAX, 0).unwrap().iter().map(|row| row.sequence).collect();
+    let bury = Write::Bury { sequence: sequences[3], why: "too long".to_owned() };
+    let remove = Write::Remove { forwarded: vec![sequences[0], sequences[2]], expired: vec![sequences[1]] };
+    journal.write(vec![bury, remove]).unwrap();
+    let counts = journal.counts().unwrap();
+    assert_eq!(counts, Counts { journalled: 6, forwarded: 2, expired: 1, dead: 1 });
+    assert_eq!((counts.waiting(), journal.kept().unwrap().waiting.rows), (2, 2));
+    assert_eq!(numbers(&journal.load(0, 10, u64::MAX, 0).unwrap()), [4, 5]);
+    journal.write(vec![Write::Remove { forwarded: sequences[4..].to_vec(), expired: vec![] }]).unwrap();
+    assert_eq!(journal.kept().unwrap().waiting, Load::default());
+}
+
+#[test]
+fn what_expired_is_marked_so() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    let expiring = |at| Arc::new(Message { expiration: at, ..(*message(at)).clone() });
+    let messages = [0, 999, 1000, 1001].map(expiring).to_vec();
+    journal.write(vec![Write::Batch(1, messages), Write::Ours { batch: 1, afresh: false }]).unwrap();
+    let expired: Vec<bool> =
+        journal.load(0, 10, u64::MAX, 1000).unwrap().iter().map(|row| row.is_expired).collect();
+    assert_eq!(expired, [false, true, true, false]);
+}
+
+#[test]
+fn its_identity_is_given_once() {
+    let folder = tempfile::tempdir().unwrap();
+    drop(open(&folder));
+    let again = Journal::open(&folder.path().join("bridge.db"), [8; 16]).unwrap();
+    assert_eq!(again.birth(), BIRTH);
+}
+
+#[tokio::test]
+async fn errands_are_told_in_their_order_and_share_commits() {
+    let folder = tempfile::tempdir().unwrap();
+    let (errands, mut told) = open(&folder).run().unwrap();
+    for batch in 1..=20 {
+        errands.send(Errand::Write(Write::Batch(batch, vec![message(0)]))).await.unwrap();
+        errands.send(Errand::Write(Write::Ours { batch, afresh: false })).await.unwrap();
+    }
+    errands.send(Errand::Load { after: 0, rows: 100, bytes: u64::MAX, now: 0 }).await.unwrap();
+    drop(errands);
+    for _ in 0..40 {
+        assert!(matches!(told.recv().await, Some(Told::Written(_))));
+    }
+    assert!(matches!(told.recv().await, Some(Told::Loaded(rows)) if rows.len() == 20));
+    assert!(told.recv().await.is_none());
+}
+
+#[tokio::test]
+async fn a_full_disk_is_told_and_nothing_of_the_write_is_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    journal.write(vec![Write::Batch(1, vec![message(1)])]).unwrap();
+    let pages: i64 = journal.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
+    journal.connection.pragma_update(None, "max_page_count", pages + 2).unwrap();
+    let (errands, mut told) = journal.run().unwrap();
+    errands.send(Errand::Write(Write::Batch(2, (0..1000).map(message).collect()))).await.unwrap();
+    let Some(Told::Failed(error)) = told.recv().await else { panic!("it is full") };
+    assert!(
+        error.to_string().contains("database or disk is full; nothing of this write was kept"),
+        "{error}"
+    );
+    assert!(told.recv().await.is_none(), "it has ended");
+    let kept = open(&folder).kept().unwrap();
+    assert_eq!(kept.uncertain.keys().copied().collect::<Vec<_>>(), [1]);
+}
+
+/// Writes batch after batch and prints the number of each that is durable, until it is killed. Does
+/// nothing unless the other half of this story asks.
+#[test]
+fn a_process_that_is_killed_child() {
+    let Ok(file) = std::env::var("BRIDGE_JOURNAL_OF_THE_KILLED") else { return };
+    let mut journal = Journal::open(Path::new(&file), BIRTH).unwrap();
+    for batch in 1.. {
+        journal.write(vec![Write::Batch(batch, (0..5).map(message).collect())]).unwrap();
+        journal.write(vec![Write::Ours { batch, afresh: false }]).unwrap();
+        println!("durable {batch}");
+    }
+}
+
+#[test]
+fn a_process_that_is_killed_keeps_what_it_told() {
+    let folder = tempfile::tempdir().unwrap();
+    let name = "bridge::journal::tests::a_process_that_is_killed_child";
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", name, "--nocapture", "--test-threads=1"])
+        .env("BRIDGE_JOURNAL_OF_THE_KILLED", folder.path().join("bridge.db"))
+        .stdout(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let told =
+        lines.map_while(Result::ok).filter_map(|line| line.rsplit_once("durable ")?.1.parse::<u64>().ok());
+    let last = told.take(20).last().unwrap();
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let journal = open(&folder);
+    let counts = journal.counts().unwrap();
+    assert!(counts.journalled >= 5 * last, "{counts:?} after {last}");
+    assert_eq!(journal.load(0, usize::MAX, u64::MAX, 0).unwrap().len() as u64, counts.waiting());
+}
+
+/// What may come next, in the order in which a core would say it.
+#[derive(Debug, Clone)]
+enum Move {
+    Batch(usize),
+    Ours(usize, bool),
+    Drop(usize),
+    Remove(usize),
+}
+
+fn moves() -> impl Strategy<Value = Vec<Move>> {
+    let one = prop_oneof![
+        (1..5_usize).prop_map(Move::Batch),
+        (any::<usize>(), any::<bool>()).prop_map(|(which, afresh)| Move::Ours(which, afresh)),
+        any::<usize>().prop_map(Move::Drop),
+        (1..4_usize).prop_map(Move::Remove),
+    ];
+    proptest::collection::vec(one, 1..30)
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(24))]
+    #[test]
+    fn whatever_is_written_reads_as_in_a_plain_model(moves in moves()) {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(&folder);
+        let mut open_batches: BTreeMap<u64, Vec<(u64, i64)>> = BTreeMap::new();
+        let mut waiting: BTreeMap<u64, i64> = BTreeMap::new();
+        let (mut next_batch, mut last, mut name) = (1, 0, 0);
+        for step in moves {
+            let pick = |which: usize, batches: &BTreeMap<u64, Vec<(u64, i64)>>| {
+                batches.keys().nth(which % batches.len().max(1)).copied()
+            };
+            let write = match step {
+                Move::Batch(size) => {
+                    let messages: Vec<_> = (0..size as u64).map(|at| (last + 1 + at, name + at as i64)).collect();
+                    last += size as u64;
+                    name += size as i64;
+                    open_batches.insert(next_batch, messages.clone());
+                    next_batch += 1;
+                    Write::Batch(next_batch - 1, messages.into_iter().map(|(_, name)| message(name)).collect())
+                }
+                Move::Ours(which, afresh) => {
+                    let Some(batch) = pick(which, &open_batches) else { continue };
+                    let rows = open_batches.remove(&batch).unwrap();
+                    let step = if afresh { last + 1 - rows[0].0 } else { 0 };
+                    waiting.extend(rows.iter().map(|(sequence, name)| (sequence + step, *name)));
+                    last = last.max(rows.last().unwrap().0 + step);
+                    Write::Ours { batch, afresh }
+                }
+                Move::Drop(which) => {
+                    let Some(batch) = pick(which, &open_batches) else { continue };
+                    open_batches.remove(&batch);
+                    Write::Drop(batch)
+                }
+                Move::Remove(number) => {
+                    let forwarded: Vec<u64> = waiting.keys().take(number).copied().collect();
+                    waiting.retain(|sequence, _| !forwarded.contains(sequence));
+                    Write::Remove { forwarded, expired: vec![] }
+                }
+            };
+            journal.write(vec![write]).unwrap();
+        }
+        let rows = journal.load(0, usize::MAX, u64::MAX, 0).unwrap();
+        let found: Vec<_> = rows.iter().map(|row| (row.sequence, row.message.message_id.producer_sequence)).collect();
+        prop_assert_eq!(found, waiting.into_iter().collect::<Vec<_>>());
+        let kept = journal.kept().unwrap();
+        prop_assert_eq!(kept.waiting.rows, rows.len() as u64);
+        prop_assert_eq!(kept.waiting.bytes, rows.iter().map(|row| row.bytes).sum::<u64>());
+        prop_assert_eq!(kept.next_batch, next_batch);
+        prop_assert_eq!(kept.uncertain.keys().collect::<Vec<_>>(), open_batches.keys().collect::<Vec<_>>());
+    }
+}
