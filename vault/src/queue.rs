@@ -221,7 +221,8 @@ impl Queues {
     /// [`QueueError::Journal`], [`QueueError::Thread`].
     pub fn open(settings: Settings) -> Result<Self, QueueError> {
         let (journal, kept) = Journal::open(&settings.file)?;
-        let core = Core::new(settings.limits.clone(), kept);
+        let limits = Limits { resident_bytes: settings.memory_bytes, ..settings.limits.clone() };
+        let core = Core::new(limits, kept);
         let (inbox, asked) = std::sync::mpsc::channel();
         let (gate, seen) = watch::channel(Gate::default());
         let room = Room { memory_bytes: settings.memory_bytes, journal_bytes: settings.journal_bytes };

@@ -37,6 +37,8 @@ pub type Token = u64;
 
 /// Deletions that may wait for the disk before persistent messages are held back.
 const MOST_OWED: usize = 100_000;
+/// Deletions and burials that may wait for one commit before expired messages wait for it.
+const MOST_BURIED: usize = 1_024;
 /// Least that a consumer may have under way, in bytes; messages larger than that are big.
 const LEAST_SHARE: usize = 16 * 1024;
 
@@ -58,6 +60,8 @@ pub struct Limits {
     /// Dispatched and not yet passed on to sockets: all consumers have equal shares of it, at
     /// least 16 KiB, and messages larger than that have as much again.
     pub outgoing_bytes: usize,
+    /// Non-persistent messages, in bytes: a commit that would bring more is refused.
+    pub resident_bytes: usize,
     /// Sent in open transactions, by all connections, in bytes.
     pub uncommitted_bytes: usize,
     /// Sent in one transaction.
@@ -76,6 +80,7 @@ impl Default for Limits {
             window_bytes: 1 << 20,
             cached_bytes: 8 << 20,
             outgoing_bytes: 16 << 20,
+            resident_bytes: 64 << 20,
             uncommitted_bytes: 64 << 20,
             transaction_messages: 100_000,
             transactions: 1_000,
@@ -136,6 +141,11 @@ pub enum Refusal {
     /// It is kept in memory until its commit.
     #[error("what is sent in open transactions is too much; commit more often")]
     TransactionTooBig,
+    /// Senders are held for as much; a transaction cannot be.
+    #[error(
+        "the memory for non-persistent messages is full; consume or purge some, and do this transaction again"
+    )]
+    MemoryFull,
     /// The disk.
     #[error("the queues' journal could not be written: {why}; nothing was kept, send it again later")]
     NotWritten {
@@ -231,6 +241,8 @@ pub struct Core {
     held: BTreeSet<u16>,
     /// Lines that wait for the disk to work again.
     stalled: BTreeSet<u16>,
+    /// Lines whose expired messages wait for the next commit.
+    burying: BTreeSet<u16>,
     stored: u64,
     cached: usize,
     /// Bytes of non-persistent messages.
@@ -261,6 +273,7 @@ impl Core {
             ripe: BTreeSet::new(),
             held: BTreeSet::new(),
             stalled: BTreeSet::new(),
+            burying: BTreeSet::new(),
             stored: 0,
             cached: 0,
             resident: 0,
@@ -292,6 +305,12 @@ impl Core {
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         self.stored
+    }
+
+    /// Bytes of non-persistent messages; open transactions have a bound of their own.
+    #[must_use]
+    pub fn resident_bytes(&self) -> usize {
+        self.resident
     }
 
     /// Bytes that cannot be had from disk: non-persistent messages, and open transactions.
@@ -345,7 +364,11 @@ impl Core {
         };
         let number = free.ok_or_else(too_many)?;
         self.numbers.insert(destination.clone(), number);
-        self.lines.insert(number, Line::new(number, destination.clone(), owner));
+        // Its own number, so that no two queues are born alike.
+        let mut line = Line::new(number, destination.clone(), owner);
+        line.born = self.next;
+        self.next += 1;
+        self.lines.insert(number, line);
         if owner.is_none() {
             self.owed.queues.insert(number, Some(destination.clone()));
         }
@@ -380,7 +403,7 @@ impl Core {
                 self.leave(number, key);
                 continue;
             }
-            if self.owed.deletes.len() >= MOST_OWED {
+            if self.owed() >= MOST_OWED {
                 self.stalled.insert(number);
                 return;
             }
@@ -390,6 +413,10 @@ impl Core {
                 Head::Ready(id) => {
                     let Some(entry) = line.ready.get(&id) else { return };
                     if entry.is_expired(now) {
+                        if self.owed() >= MOST_BURIED {
+                            self.burying.insert(number);
+                            return;
+                        }
                         self.bury_ready(id, Cause::Expired);
                     } else if self.fits(key, entry.size) {
                         self.give(number, key, id);
@@ -443,7 +470,12 @@ impl Core {
             stock.cursor = id.sequence();
             if !self.removing.contains(&id) {
                 stock.beyond = stock.beyond.saturating_sub(1);
-                line.put(id, Entry::new(true, message), &mut self.cached);
+                let mut entry = Entry::new(true, message);
+                if self.cached + entry.size > self.limits.cached_bytes {
+                    // It is read again when it is given away.
+                    entry.message = None;
+                }
+                line.put(id, entry, &mut self.cached);
             }
         }
         self.ripe.insert(level.queue());
@@ -506,7 +538,7 @@ impl Core {
         if let Some(flight) = flight
             && let Some(line) = self.lines.get_mut(&id.level().queue())
         {
-            line.in_flight -= 1;
+            line.in_flight = line.in_flight.saturating_sub(1);
             line.put(id, flight.entry, &mut self.cached);
             self.ripe.remove(&id.level().queue());
             self.stalled.insert(id.level().queue());
@@ -526,6 +558,11 @@ impl Core {
         if consumer.hungry && !self.stalled.contains(&consumer.queue) {
             self.ripe.insert(consumer.queue);
         }
+    }
+
+    /// The queue that a message stands in, or came from; not another that has its number since.
+    fn line_of(&mut self, id: Id) -> Option<&mut Line> {
+        self.lines.get_mut(&id.level().queue()).filter(|line| line.born <= id.sequence())
     }
 
     fn place(&mut self, queue: u16, priority: u8) -> Id {
@@ -556,7 +593,7 @@ impl Core {
     }
 
     fn count(&mut self, id: Id, fate: &Fate) {
-        if let Some(line) = self.lines.get_mut(&id.level().queue()) {
+        if let Some(line) = self.line_of(id) {
             match fate {
                 Fate::Done => line.dequeued += 1,
                 Fate::Dead(_) => line.dead += 1,
@@ -578,7 +615,7 @@ impl Core {
 
     /// It is in no consumer's hands any more.
     fn landed(&mut self, id: Id) {
-        if let Some(line) = self.lines.get_mut(&id.level().queue()) {
+        if let Some(line) = self.line_of(id) {
             line.in_flight = line.in_flight.saturating_sub(1);
         }
     }
@@ -586,7 +623,7 @@ impl Core {
     /// Back to the front, as its place says.
     fn requeue(&mut self, id: Id, entry: Entry) {
         let number = id.level().queue();
-        match self.lines.get_mut(&number) {
+        match self.lines.get_mut(&number).filter(|line| line.born <= id.sequence()) {
             Some(line) => {
                 line.put(id, entry, &mut self.cached);
                 self.ripe.insert(number);

@@ -73,6 +73,8 @@ pub(super) struct Engine {
     trouble: Option<String>,
     ticked: Instant,
     expired: Instant,
+    /// Behind which expiration and place the sweep for expired messages goes on.
+    sweep: Option<(u64, Id)>,
 }
 
 impl Engine {
@@ -90,13 +92,15 @@ impl Engine {
             trouble: None,
             ticked: now,
             expired: now,
+            sweep: None,
         }
     }
 
     /// Ends when nobody can ask any more.
     pub(super) fn run(mut self, inbox: &Receiver<(Request, Option<OwnedSemaphorePermit>)>) {
         loop {
-            let idle = if self.owed_since.is_some() && self.trouble.is_none() { OWED_FOR } else { TICK };
+            let soon = self.owed_since.is_some() || self.sweep.is_some();
+            let idle = if soon && self.trouble.is_none() { OWED_FOR } else { TICK };
             // Kept until the turn is over, so that what waits for one commit is bounded as well.
             let mut rooms = Vec::new();
             match inbox.recv_timeout(idle) {
@@ -122,13 +126,14 @@ impl Engine {
             self.ticked = now;
             self.tick(now);
         }
+        self.expire();
         if self.is_due(now) {
             self.write();
             self.perform();
         }
         self.owed_since = if self.core.is_clean() { None } else { self.owed_since.or(Some(now)) };
         let gate = Gate {
-            memory: self.core.memory_bytes() >= self.room.memory_bytes,
+            memory: self.core.resident_bytes() >= self.room.memory_bytes,
             journal: self.core.stored_bytes() >= self.room.journal_bytes,
             trouble: self.trouble.clone(),
         };
@@ -153,7 +158,8 @@ impl Engine {
         }
         if now.duration_since(self.expired) >= EXPIRE_EVERY {
             self.expired = now;
-            self.expire();
+            self.core.expire_volatile(milliseconds());
+            self.sweep = Some((0, Id::default()));
         }
     }
 

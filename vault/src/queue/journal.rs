@@ -165,7 +165,7 @@ impl Journal {
         for known in &writes.producers {
             transaction
                 .prepare_cached("INSERT OR REPLACE INTO producer VALUES (?1, ?2, ?3, ?4)")?
-                .execute(params![known.slot, known.name, known.upto, known.heard])?;
+                .execute(params![known.slot, known.name, column(known.upto), known.heard])?;
         }
         transaction.commit()
     }
@@ -239,14 +239,15 @@ impl Journal {
         self.whole(read().map_err(|source| self.sql(source))?)
     }
 
-    /// Rows whose time is over, at most so many.
+    /// Rows whose time is over, by their expiration and place, from behind such a pair: at most so
+    /// many.
     ///
     /// # Errors
     /// SQLite's own.
-    pub fn expired(&self, now: u64, most: usize) -> Result<Vec<Row>, JournalError> {
+    pub fn expired(&self, now: u64, after: (u64, Id), most: usize) -> Result<Vec<Row>, JournalError> {
         let sql = "SELECT place, size, at, expiration FROM message WHERE expiration > 0 AND expiration <= ?1
-                   ORDER BY expiration LIMIT ?2";
-        self.rows(sql, params![now, most])
+                   AND (expiration, place) > (?2, ?3) ORDER BY expiration, place LIMIT ?4";
+        self.rows(sql, params![now, column(after.0), after.1.number(), most])
     }
 
     /// Rows of a queue behind a place, at most so many.
@@ -347,6 +348,11 @@ fn signed(size: usize) -> i64 {
     i64::try_from(size).unwrap_or(i64::MAX)
 }
 
+/// Clients say what they like, and SQLite's numbers are signed.
+fn column(said: u64) -> i64 {
+    i64::try_from(said).unwrap_or(i64::MAX)
+}
+
 fn store(transaction: &Transaction<'_>, Placed { id, message, .. }: &Placed) -> rusqlite::Result<()> {
     let whole = message.body.len() <= PIECE;
     let origin = message.origin.as_ref();
@@ -354,8 +360,8 @@ fn store(transaction: &Transaction<'_>, Placed { id, message, .. }: &Placed) -> 
         .prepare_cached("INSERT INTO message VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
         .execute(params![
             id.number(),
-            message.at,
-            message.expiration,
+            column(message.at),
+            column(message.expiration),
             message.body.len(),
             message.name,
             message.group,
@@ -391,7 +397,7 @@ fn relocate(transaction: &Transaction<'_>, step: &Move) -> rusqlite::Result<bool
     let moved = transaction.prepare_cached(sql)?.execute(params![
         from,
         to,
-        step.expiration,
+        column(step.expiration),
         origin.map(|origin| &origin.queue),
         origin.map(|origin| origin.cause.word()),
         origin.and_then(|origin| origin.cause.why())

@@ -375,3 +375,37 @@ async fn what_is_acknowledged_and_not_with_the_consumer_is_refused() {
     let refused = session.acknowledge(key + 1, (None, foreign), AckKind::Standard, None).await.unwrap();
     assert!(matches!(refused.await, Err(QueueError::Refused(Refusal::NoConsumer))));
 }
+
+#[tokio::test]
+async fn the_largest_numbers_a_client_can_say_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, orders) = (open(folder.path()), queue("orders"));
+    let (session, _deliveries) = queues.connect();
+    for number in [i64::MAX.cast_unsigned(), u64::MAX] {
+        let message = Message { at: number, expiration: number, ..(*message("far", 10)).clone() };
+        let producer = Some(("ID:host-1:1:1:1".into(), number));
+        assert_eq!(
+            keep(&session, Send { producer, message: Arc::new(message), ..to(&orders, "") }).await,
+            Done::Done
+        );
+    }
+    assert_eq!(queues.gate().trouble, None);
+}
+
+#[tokio::test]
+async fn browsing_skips_nothing_whatever_is_kept_and_what_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, orders) = (open(folder.path()), queue("orders"));
+    let (session, _deliveries) = queues.connect();
+    for number in 0..31 {
+        keep(&session, Send { persistent: number == 30, ..to(&orders, &number.to_string()) }).await;
+    }
+    let (mut after, mut seen) = (Id::default(), Vec::new());
+    loop {
+        let page = queues.browse(orders.clone(), after, 10, 1 << 20).await.unwrap();
+        let Some(last) = page.last() else { break };
+        after = last.id;
+        seen.extend(page.iter().map(|placed| placed.message.name.to_string()));
+    }
+    assert_eq!(seen, (0..31).map(|number| number.to_string()).collect::<Vec<_>>());
+}

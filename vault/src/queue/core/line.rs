@@ -66,6 +66,9 @@ pub(super) enum Head {
 pub(super) struct Line {
     pub(super) number: u16,
     pub(super) destination: Destination,
+    /// Places of its own have this number or a higher one: those below are of a queue that had its
+    /// number before.
+    pub(super) born: u64,
     /// Of a temporary one.
     pub(super) owner: Option<ConnectionKey>,
     pub(super) ready: BTreeMap<Id, Entry>,
@@ -85,6 +88,7 @@ impl Line {
         Self {
             number,
             destination,
+            born: 0,
             owner,
             ready: BTreeMap::new(),
             ready_bytes: 0,
@@ -118,14 +122,20 @@ impl Line {
         let on_disk = self.stock.iter().position(|stock| stock.beyond > 0);
         match (ready, on_disk) {
             (None, None) => Head::Nothing,
-            // Within a level the disk has only what comes behind.
-            (Some(id), Some(index)) if id.level().index() <= index => Head::Ready(id),
+            // Within a level the disk has only what comes behind the cursor; what is not persistent may
+            // be farther behind.
+            (Some(id), Some(index)) if self.is_before(id, index) => Head::Ready(id),
             (Some(id), None) => Head::Ready(id),
             (_, Some(index)) => {
                 let priority = PRIORITIES - 1 - u8::try_from(index).unwrap_or(0);
                 Head::OnDisk(Level::new(self.number, priority))
             }
         }
+    }
+
+    fn is_before(&self, id: Id, on_disk: usize) -> bool {
+        let level = id.level().index();
+        level < on_disk || level == on_disk && id.sequence() <= self.stock[on_disk].cursor
     }
 
     /// A message that stands in the journal now: into the window if there is room and nothing

@@ -85,6 +85,11 @@ impl Core {
     pub fn act(&mut self, token: Token, rows: &[Row], volatile: &[Id], action: &Action) {
         let queue = match action {
             Action::Purge => None,
+            // What is moved there would end with another's connection.
+            Action::Move(destination) if destination.is_temporary() => {
+                let refusal = Refusal::NotYours { destination: destination.clone() };
+                return self.effects.push(Effect::Answer(token, Err(refusal)));
+            }
             Action::Move(destination) => match self.queue(destination) {
                 Ok(queue) => Some(queue),
                 Err(refusal) => return self.effects.push(Effect::Answer(token, Err(refusal))),
@@ -129,7 +134,7 @@ impl Core {
         Some((row.id, Entry { persistent: true, redeliveries: 0, size, at, expiration, message: None }))
     }
 
-    /// The time of these rows is over, and of what waits in memory only and says so.
+    /// The time of these rows is over.
     pub fn expire(&mut self, now: u64, rows: &[Row]) {
         for row in rows.iter().filter(|row| row.expiration != 0 && row.expiration <= now) {
             if let Some((id, entry)) = self.pick(row) {
@@ -137,6 +142,10 @@ impl Core {
                 self.end(id, entry, &Fate::Dead(Cause::Expired));
             }
         }
+    }
+
+    /// Buries what waits in memory only and whose time is over.
+    pub fn expire_volatile(&mut self, now: u64) {
         let expired = |line: &Line| -> Vec<Id> {
             let ready = line.ready.iter().filter(|(_, entry)| !entry.persistent && entry.is_expired(now));
             ready.map(|(id, _)| *id).collect()

@@ -57,6 +57,8 @@ pub enum Seen {
 #[derive(Debug)]
 struct Pending {
     queue: u16,
+    /// See [`super::line::Line::born`].
+    born: u64,
     priority: u8,
     producer: Option<(Box<str>, u64)>,
     again: bool,
@@ -254,7 +256,8 @@ impl Core {
         let queue = self.queue(&send.destination)?;
         let persistent = send.persistent && !send.destination.is_temporary();
         let Send { priority, producer, again, message, .. } = send;
-        let pending = Pending { queue, priority, producer, again, entry: Entry::new(persistent, message) };
+        let (born, entry) = (self.born(queue), Entry::new(persistent, message));
+        let pending = Pending { queue, born, priority, producer, again, entry };
         let Some(transaction) = transaction else {
             if persistent {
                 let mut unit = Unit::new(token);
@@ -285,7 +288,11 @@ impl Core {
 
     /// Makes a sent message part of a unit; tells whether it is new.
     fn stage(&mut self, pending: Pending, unit: &mut Unit) -> bool {
-        let Pending { queue, priority, producer, again, entry } = pending;
+        let Pending { queue, born, priority, producer, again, entry } = pending;
+        if self.born(queue) != born {
+            // A temporary queue has ended meanwhile, and what was for it is nobody's.
+            return true;
+        }
         if let (true, Some((name, sequence))) = (entry.persistent, &producer) {
             if again && self.producers.has(name, *sequence) {
                 return false;
@@ -298,6 +305,10 @@ impl Core {
         let id = self.place(queue, priority);
         unit.arrivals.push((id, entry));
         true
+    }
+
+    fn born(&self, queue: u16) -> u64 {
+        self.lines.get(&queue).map_or(u64::MAX, |line| line.born)
     }
 
     fn transaction(&mut self, connection: ConnectionKey, key: u64) -> Result<&mut Transaction, Refusal> {
@@ -329,6 +340,13 @@ impl Core {
         };
         if let Some(refusal) = &transaction.failed {
             self.effects.push(Effect::Answer(token, Err(refusal.clone())));
+            return self.undo(transaction);
+        }
+        let light = transaction.sends.iter().filter(|pending| !pending.entry.persistent);
+        let light: usize = light.map(|pending| pending.entry.size).sum();
+        // One may always pass when there is nothing yet.
+        if light > 0 && self.resident > 0 && self.resident + light > self.limits.resident_bytes {
+            self.effects.push(Effect::Answer(token, Err(Refusal::MemoryFull)));
             return self.undo(transaction);
         }
         let mut unit = Unit::new(token);

@@ -139,6 +139,7 @@ impl Core {
     pub fn committed(&mut self) {
         self.producers.written();
         self.owed.queues.clear();
+        self.ripe.append(&mut self.burying);
         for (id, size) in std::mem::take(&mut self.owed.deletes) {
             self.row_gone(id, size);
         }
@@ -231,7 +232,7 @@ impl Core {
     /// It stands, and whoever is next may have it.
     pub(super) fn arrived(&mut self, id: Id, entry: Entry) {
         let number = id.level().queue();
-        let Some(line) = self.lines.get_mut(&number) else {
+        let Some(line) = self.lines.get_mut(&number).filter(|line| line.born <= id.sequence()) else {
             self.resident = self.resident.saturating_sub(entry.size);
             return;
         };

@@ -66,22 +66,18 @@ impl Engine {
         }
     }
 
+    /// One page of a sweep, so that others are served in between.
     pub(super) fn expire(&mut self) {
+        let Some(after) = self.sweep else { return };
         let now = milliseconds();
-        loop {
-            let rows = self.journal.expired(now, ROWS).unwrap_or_else(|error| {
-                self.tell(&error);
-                Vec::new()
-            });
-            self.core.expire(now, &rows);
-            let looked = rows.len();
-            // Each page goes before the next is read. Those in consumers' hands stay, and would be
-            // read for ever.
-            let gone = self.core.owed() > 0 && self.write();
-            if looked < ROWS || !gone {
-                return;
-            }
-        }
+        let rows = self.journal.expired(now, after, ROWS).unwrap_or_else(|error| {
+            self.tell(&error);
+            Vec::new()
+        });
+        self.core.expire(now, &rows);
+        let full = rows.len() == ROWS && (self.core.owed() == 0 || self.write());
+        // Those in consumers' hands stay, and are not looked at again.
+        self.sweep = rows.last().filter(|_| full).map(|row| (row.expiration, row.id));
     }
 
     fn number(&self, destination: &Destination) -> Result<u16, QueueError> {
@@ -125,10 +121,13 @@ impl Engine {
         // What is acknowledged is not seen any more.
         self.write();
         let mut page = self.journal.browse(queue, after, most, bytes)?;
-        let end = page.last().map(|placed| placed.id);
         let volatile = self.core.volatile(queue, after, most);
-        // What is behind the end of the page comes with the next one.
-        page.extend(volatile.into_iter().filter(|placed| end.is_none_or(|end| placed.id < end)));
+        // What is behind the end of either page comes with the next one. That of rows may end early
+        // by its bytes.
+        let behind = volatile.last().filter(|_| volatile.len() == most).map(|placed| placed.id);
+        let end = [page.last().map(|placed| placed.id), behind].into_iter().flatten().min();
+        page.extend(volatile);
+        page.retain(|placed| end.is_none_or(|end| placed.id <= end));
         page.sort_by_key(|placed| placed.id);
         Ok(page)
     }

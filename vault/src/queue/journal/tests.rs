@@ -147,3 +147,18 @@ fn what_has_waited_longest_is_found_whatever_its_priority() {
     assert_eq!(journal.oldest(1).unwrap(), Some(20), "the first of each priority is looked at");
     assert_eq!(journal.oldest(2).unwrap(), None);
 }
+
+#[test]
+fn expired_rows_are_paged_past_those_that_stay() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    journal.write(&stores((0..10).map(|number| placed(number, 1)).collect())).unwrap();
+    let (mut after, mut seen) = ((0, Id::default()), Vec::new());
+    loop {
+        let page = journal.expired(9, after, 3).unwrap();
+        let Some(last) = page.last() else { break };
+        after = (last.expiration, last.id);
+        seen.extend(page.iter().map(|row| row.id.sequence()));
+    }
+    assert_eq!(seen, (0..10).collect::<Vec<_>>());
+}

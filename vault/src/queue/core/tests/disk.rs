@@ -120,7 +120,7 @@ impl Disk {
         let over = self.rows.iter().filter(|(_, message)| (1..=now).contains(&message.expiration));
         let rows: Vec<Row> = over.map(|(id, message)| row(*id, message)).collect();
         if let Some(journal) = self.journal() {
-            let mut found = journal.expired(now, usize::MAX >> 1).unwrap();
+            let mut found = journal.expired(now, (0, Id::default()), usize::MAX >> 1).unwrap();
             found.sort_by_key(|row| row.id);
             assert_eq!(found, rows);
         }

@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::queue::core::{AckKind, Core, Effect, Kept, Limits, Refusal, Seen, Send};
-use crate::queue::message::{Destination, Id, Message};
+use crate::queue::core::{AckKind, Action, Core, Effect, Kept, Limits, Refusal, Seen, Send};
+use crate::queue::message::{Destination, Id, Message, Placed};
 
 struct Bench {
     core: Core,
@@ -18,12 +18,24 @@ impl Bench {
     }
 
     fn send(&mut self, queue: &str, size: usize, transaction: Option<u64>) -> u64 {
+        let destination = Destination::queue(queue).unwrap();
+        self.post(destination, true, (size, 0), transaction)
+    }
+
+    /// A message of a size and an expiration.
+    fn post(
+        &mut self,
+        destination: Destination,
+        persistent: bool,
+        (size, expiration): (usize, u64),
+        transaction: Option<u64>,
+    ) -> u64 {
         self.token += 1;
         let body = Bytes::from(vec![0; size]);
-        let message = Message { name: "m".into(), at: 1, expiration: 0, group: None, origin: None, body };
+        let message = Message { name: "m".into(), at: 1, expiration, group: None, origin: None, body };
         let send = Send {
-            destination: Destination::queue(queue).unwrap(),
-            persistent: true,
+            destination,
+            persistent,
             priority: 4,
             producer: None,
             again: false,
@@ -183,4 +195,112 @@ fn a_window_holds_what_is_most_urgent_and_no_more() {
     let effects = bench.core.effects();
     let loads: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Load { .. })).collect();
     assert_eq!((effects.len() - loads.len(), loads.len()), (5, 1), "50 bytes are 5 messages; then the disk");
+}
+
+#[test]
+fn what_was_for_a_temporary_queue_that_ended_reaches_no_other() {
+    let mut bench = Bench::new(Limits::default());
+    let [alice, bob] = ["alice", "bob"].map(|name| Destination::temporary(name).unwrap());
+    bench.core.create_temporary(2, &alice).unwrap();
+    for transaction in [7, 8] {
+        bench.core.begin(1, transaction).unwrap();
+        bench.post(alice.clone(), false, (10, 0), Some(transaction));
+    }
+    // One is staged when the queue ends, one is still open.
+    bench.core.commit(98, 1, 7);
+    let number = bench.core.find(&alice);
+    bench.core.disconnect(2);
+    bench.core.create_temporary(3, &bob).unwrap();
+    assert_eq!(bench.core.find(&bob), number, "the number is given out again");
+    bench.core.subscribe(3, 9, &bob, 10).unwrap();
+    bench.core.commit(99, 1, 8);
+    assert_eq!(bench.given(), []);
+    assert_eq!(bench.core.memory_bytes(), 0);
+    bench.post(bob, false, (10, 0), None);
+    assert_eq!(bench.given().len(), 1, "its own it gets");
+}
+
+#[test]
+fn a_commit_that_would_overfill_the_memory_is_refused() {
+    let mut bench = Bench::new(Limits { resident_bytes: 100, ..Limits::default() });
+    let orders = Destination::queue("a").unwrap();
+    let mut committed = Vec::new();
+    for transaction in 1..=3 {
+        bench.core.begin(1, transaction).unwrap();
+        bench.post(orders.clone(), false, (120, 0), Some(transaction));
+        bench.core.commit(1_000 + transaction, 1, transaction);
+        bench.core.committed();
+        committed.push(bench.refused(1_000 + transaction));
+    }
+    let refused = Some(Refusal::MemoryFull);
+    assert_eq!(committed, [None, refused.clone(), refused], "one may pass when there is nothing yet");
+    assert_eq!(bench.core.memory_bytes(), 120);
+}
+
+#[test]
+fn an_expired_backlog_is_buried_with_many_commits() {
+    let mut bench = Bench::new(Limits { window_messages: 10_000, ..Limits::default() });
+    let orders = Destination::queue("a").unwrap();
+    for _ in 0..3_000 {
+        bench.post(orders.clone(), true, (10, 2), None);
+    }
+    assert_eq!(bench.given(), []);
+    bench.subscribe(1, "a", 10).unwrap();
+    let mut buried = Vec::new();
+    while buried.len() < 4 {
+        bench.core.dispatch(5);
+        buried.push(bench.core.owed());
+        bench.core.committed();
+    }
+    assert_eq!(buried, [1_024, 1_024, 952, 0]);
+}
+
+#[test]
+fn nothing_is_moved_to_a_temporary_queue() {
+    let mut bench = Bench::new(Limits::default());
+    let reply = Destination::temporary("reply").unwrap();
+    bench.core.create_temporary(1, &reply).unwrap();
+    bench.core.act(99, &[], &[], &Action::Move(reply.clone()));
+    assert_eq!(bench.refused(99), Some(Refusal::NotYours { destination: reply }));
+}
+
+#[test]
+fn what_is_kept_on_disk_comes_before_what_was_sent_later_and_is_not_kept() {
+    let mut bench = Bench::new(Limits { cached_bytes: 0, ..Limits::default() });
+    let orders = Destination::queue("a").unwrap();
+    bench.post(orders.clone(), true, (10, 0), None);
+    assert_eq!(bench.given(), []);
+    bench.post(orders, false, (10, 0), None);
+    bench.subscribe(1, "a", 10).unwrap();
+    bench.core.dispatch(5);
+    let effects = bench.core.effects();
+    assert!(matches!(effects[..], [Effect::Answer(..), Effect::Load { .. }]), "{effects:?}");
+}
+
+#[test]
+fn bodies_that_are_read_are_kept_in_all_queues_together_as_the_limit_says() {
+    let mut bench = Bench::new(Limits { cached_bytes: 0, ..Limits::default() });
+    bench.send("a", 10, None);
+    assert_eq!(bench.given(), []);
+    bench.subscribe(1, "a", 10).unwrap();
+    bench.core.dispatch(5);
+    let load = bench.core.effects().into_iter().find_map(|effect| match effect {
+        Effect::Load { level, after, .. } => Some((level, after)),
+        _ => None,
+    });
+    let (level, after) = load.unwrap();
+    let body = Bytes::from(vec![0; 10]);
+    let message = Message { name: "m".into(), at: 1, expiration: 0, group: None, origin: None, body };
+    let placed = Placed { id: level.place(after + 1), persistent: true, message: Arc::new(message) };
+    bench.core.loaded(level, Some(vec![placed]));
+    assert_eq!(bench.core.cached, 0, "it is read again when it is given away");
+    assert_eq!(bench.given().len(), 1);
+}
+
+#[test]
+fn an_open_transaction_holds_no_senders() {
+    let mut bench = Bench::new(Limits::default());
+    bench.core.begin(1, 7).unwrap();
+    bench.post(Destination::queue("a").unwrap(), false, (1_000, 0), Some(7));
+    assert_eq!((bench.core.memory_bytes(), bench.core.resident_bytes()), (1_000, 0));
 }

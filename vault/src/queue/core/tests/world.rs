@@ -168,6 +168,7 @@ impl World {
                 let rows = self.disk.expired(self.now);
                 self.note(|| format!("expire {}", rows.len()));
                 self.core.expire(self.now, &rows);
+                self.core.expire_volatile(self.now);
                 self.look_again();
             }
             81..83 => self.kill(),
