@@ -21,17 +21,17 @@ pub enum Verb {
     Status,
     /// Run a job now, whatever its schedule says; the plan goes on as it is
     Run {
-        /// As [[schedule]] names it
+        /// As its `[[schedule]]` names it
         name: String,
     },
     /// Send this target nothing more until it is resumed, over restarts too; what is under way ends
     Pause {
-        /// As [[delivery]] names it
+        /// As its `[[delivery]]` names it
         target: String,
     },
     /// Send this target messages again
     Resume {
-        /// As [[delivery]] names it
+        /// As its `[[delivery]]` names it
         target: String,
     },
 }

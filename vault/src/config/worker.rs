@@ -226,6 +226,7 @@ mod tests {
         let file = folder.path().join("vault.toml");
         let sample = include_str!("../../../conf/vault.toml");
         let (before, worker) = sample.split_once("#[[schedule]]").unwrap();
+        let (worker, _bridges) = worker.split_once("#[[remote_broker]]").unwrap();
         let worker = worker.replace("\n#", "\n").replace("content_type =", "# content_type =");
         let keys =
             |line: &&str| line.starts_with("[[") || line.contains(" = ") && !line.starts_with([' ', '#']);
