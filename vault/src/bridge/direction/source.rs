@@ -5,10 +5,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use super::{Birth, Broker, Event, Settings, Tries, hex, random, tell_failure};
+use super::tries::{Tries, tell_failure};
+use super::work::Event;
+use super::{Birth, Broker, Settings, hex, random};
 use crate::bridge::core::Input;
 use crate::openwire::client::{Client, ClientError, Dispatches, Login};
 use crate::openwire::uri::Address;
@@ -26,6 +28,10 @@ const MOST_HOPS: i32 = 32;
 const LAST_RECEIPT: Duration = Duration::from_millis(300);
 /// How long reading all receipts may take; there are one or two.
 const RECEIPTS: Duration = Duration::from_secs(30);
+/// A vault that stands back looks after so long whether it still is to.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// Why it does not try.
+pub(super) const STANDS_BACK: &str = "the other vault is preferred, and is at work";
 /// Asks that wait.
 const MOST_ASKS: usize = 4;
 
@@ -62,12 +68,30 @@ pub(super) struct Take {
 /// An ask at work, and what the rules are told when it is done.
 type Work = BoxFuture<'static, Result<Option<Input<Arc<Message>>>, ClientError>>;
 
-/// For ever, or until nobody listens.
-pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sender<Event>) {
+/// For ever, or until nobody listens; tries nothing while it is to stand back.
+pub(super) async fn run(
+    settings: Arc<Settings>,
+    birth: Birth,
+    events: mpsc::Sender<Event>,
+    mut stand_back: watch::Receiver<bool>,
+) {
     let mut tries = Tries::new(&settings.from.uri);
     let mut prefetch = settings.prefetch;
     let (mut before, mut has_looked) = (String::new(), false);
     while !events.is_closed() {
+        if *stand_back.borrow_and_update() {
+            drop(events.send(Event::Standby(STANDS_BACK.to_owned())).await);
+            if !has_looked {
+                has_looked = tell_receipts(&settings, birth, tries.address(), &events).await;
+                if !has_looked {
+                    tries.failed(None).await;
+                }
+            }
+            match timeout(LOOK_AGAIN, stand_back.wait_for(|it| !*it)).await {
+                Ok(Err(_)) => return,
+                Ok(Ok(_)) | Err(_) => continue,
+            }
+        }
         let begun = Instant::now();
         let (was_connected, error) =
             match Source::open(&settings, birth, tries.address(), &lock(&settings)).await {
@@ -77,11 +101,7 @@ pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sen
                     (true, source.serve(prefetch, &events).await)
                 }
                 Err(error) if error.is_taken() && !has_looked => {
-                    let seen = look(&settings, birth, tries.address()).await;
-                    has_looked = seen.is_ok();
-                    if let Ok(receipts) = seen {
-                        drop(events.send(Event::Receipts(receipts)).await);
-                    }
+                    has_looked = tell_receipts(&settings, birth, tries.address(), &events).await;
                     (false, error)
                 }
                 Err(error) => (false, error),
@@ -89,8 +109,17 @@ pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sen
         // An answer that lies behind too many bytes: fewer messages at a time.
         prefetch = if error.is_overrun() { prefetch / 4 } else { prefetch.saturating_mul(2) }
             .clamp(1, settings.prefetch);
-        let why = tell_failure(&settings.name, "source", &mut before, &error);
-        drop(events.send(Event::SourceLost(why)).await);
+        let why = error.to_string();
+        let event = if error.is_taken() && !was_connected {
+            Event::Standby(why)
+        } else if was_connected && *stand_back.borrow() {
+            // It was given up here.
+            Event::Standby(STANDS_BACK.to_owned())
+        } else {
+            tell_failure(&settings.name, "source", &mut before, &why);
+            Event::SourceLost(why)
+        };
+        drop(events.send(event).await);
         tries.failed(was_connected.then(|| begun.elapsed())).await;
     }
 }
@@ -98,6 +127,19 @@ pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sen
 /// The client id that only one vault of the pair can have.
 fn lock(settings: &Settings) -> String {
     format!("vault-bridge-{}", settings.name)
+}
+
+/// What lies there of ours, for the direction; tells whether it could be read.
+async fn tell_receipts(
+    settings: &Arc<Settings>,
+    birth: Birth,
+    address: &Address,
+    events: &mpsc::Sender<Event>,
+) -> bool {
+    match look(settings, birth, address).await {
+        Ok(receipts) => events.send(Event::Receipts(receipts)).await.is_ok(),
+        Err(_) => false,
+    }
 }
 
 /// A vault without the lock reads its receipts, and leaves them there.

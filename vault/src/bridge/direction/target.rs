@@ -8,7 +8,9 @@ use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::source::BRIDGE;
-use super::{Birth, Broker, Event, Settings, Tries, hex, random, tell_failure};
+use super::tries::{Tries, tell_failure};
+use super::work::Event;
+use super::{Birth, Broker, Settings, hex, random};
 use crate::bridge::core::{Input, Row};
 use crate::openwire::client::{Client, ClientError, Dispatches, Login};
 use crate::openwire::uri::Address;
@@ -34,7 +36,8 @@ pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sen
             }
             Err(error) => (false, error),
         };
-        let why = tell_failure(&settings.name, "target", &mut before, &error);
+        let why = error.to_string();
+        tell_failure(&settings.name, "target", &mut before, &why);
         drop(events.send(Event::TargetLost(why)).await);
         tries.failed(was_connected.then(|| begun.elapsed())).await;
     }
@@ -96,7 +99,8 @@ impl Target {
                     // The target counts what it saw of a transaction, so it begins anew over
                     // another connection.
                     if error.is_for_good() {
-                        drop(events.send(Event::Told(Input::Refused(error.to_string()))).await);
+                        let (why, for_ever) = (error.to_string(), error.is_too_long());
+                        drop(events.send(Event::Told(Input::Refused { why, for_ever })).await);
                     }
                     return error;
                 }
