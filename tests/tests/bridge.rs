@@ -16,7 +16,7 @@ use harness::java_client::{
 use harness::program::Program;
 use harness::receipts::Dice;
 use harness::vault_host::{Pair, PairPlan};
-use harness::{extent, plain, wait};
+use harness::{artemis, extent, plain, wait};
 
 const SOON: Duration = Duration::from_secs(60);
 /// A load that is disturbed again and again.
@@ -459,4 +459,112 @@ fn a_target_that_is_away_for_long_fills_the_journal_to_its_bound_and_then_everyt
         Ok(())
     })
     .unwrap();
+}
+
+#[test]
+fn the_two_vaults_own_brokers_are_joined_as_foreign_ones_are() {
+    const MESSAGES: u64 = 2000;
+    let folder = temporary_folder().unwrap();
+    let sections = Sections::default()
+        .broker("left", "tcp://<vault-a>", "")
+        .broker("right", "tcp://<vault-b>", "")
+        .way("left", "right", "orders.>", "preferred = \"vault-a\"")
+        .way("right", "left", "orders.>", "preferred = \"vault-b\"");
+    let broker = Some("in_clear = true\nanonymous = true\n".to_owned());
+    let mut pair = sections.start(folder.path(), PairPlan { broker, ..PairPlan::default() }).unwrap();
+    wait_carried_by(&pair.vaults[0], "left-to-right", SOON).unwrap();
+    wait_carried_by(&pair.vaults[1], "right-to-left", SOON).unwrap();
+    let uris = [0, 1].map(|which| format!("tcp://{}", pair.vaults[which].broker));
+    {
+        let java = JavaClient::start(folder.path()).unwrap();
+        let session = |uri: &str| java.connect(&Login::to(uri)).unwrap().session(Acknowledge::Auto).unwrap();
+        let (sender, receiver) = (session(&uris[0]), session(&uris[1]));
+        let compressing = session(&format!("{}?jms.useCompression=true", uris[0]));
+        // Both ways at once.
+        let (there, back) =
+            (send_all(&[&sender, &compressing], "orders.there"), send_all(&[&receiver], "orders.back"));
+        let consumers = (receiver.consumer("orders.there").unwrap(), sender.consumer("orders.back").unwrap());
+        // What a consumer at home takes is not carried, so nobody listens there.
+        assert_eq!(differences(&there, &consumers.0), Vec::<String>::new());
+        assert_eq!(differences(&back, &consumers.1), Vec::<String>::new());
+        let counts = ["left-to-right", "right-to-left"].map(|name| total(&pair, name, "received").unwrap());
+        assert_eq!(counts, [there.len() as u64, back.len() as u64], "nothing is carried back");
+    }
+    // Either of them falls under load.
+    let flow = Flow::begin(folder.path(), &failover(&uris[..1], ""), MESSAGES);
+    for which in [1, 0] {
+        std::thread::sleep(Duration::from_secs(1));
+        killed(pair.vaults[which].program().unwrap());
+        pair.vaults[which].wait_ready().unwrap();
+    }
+    flow.end(&uris[1], "the vaults fall");
+}
+
+#[test]
+fn artemis_on_one_side_gets_and_gives_what_activemq_does() {
+    // It is fetched from outside Debian.
+    if !extent::is_full() {
+        return;
+    }
+    const MESSAGES: u64 = 6000;
+    let folder = temporary_folder().unwrap();
+    let [left, right] = seats(["a", "art"]);
+    let a = ActiveMq::at(left).start(folder.path()).unwrap();
+    let mut art = artemis::start(&right, folder.path()).unwrap();
+    let sections = Sections::default().open(&a).open(&art);
+    let sections = sections.way("a", "art", "there.>", "").way("art", "a", "back.>", "");
+    let mut pair = sections.start(folder.path(), PairPlan::default()).unwrap();
+    for name in ["a-to-art", "art-to-a"] {
+        wait_carried(&pair, name, SOON).unwrap();
+    }
+    let java = JavaClient::start(folder.path()).unwrap();
+    let session = |uri: &str| java.connect(&Login::to(uri)).unwrap().session(Acknowledge::Auto).unwrap();
+    let (here, there) = (session(&a.uri()), session(&art.uri()));
+    for (from, to, destination) in [(&here, &there, "there.new"), (&there, &here, "back.new")] {
+        let sent: Vec<_> = letters()
+            .into_iter()
+            .map(|mut letter| {
+                // It throws a message with a list in its map away.
+                letter.properties.remove("list");
+                if let Body::Map(content) = &mut letter.body {
+                    content.remove("list");
+                }
+                from.send(destination, &letter).unwrap()
+            })
+            .collect();
+        let consumer = to.consumer(destination).unwrap();
+        let mut found = differences(&sent, &consumer);
+        // It notes whose connection it was.
+        found.retain(|difference| !difference.starts_with("__AMQ_CID: "));
+        assert_eq!(found, Vec::<String>::new(), "{destination}");
+    }
+    // Its falls and the vaults' under load, as a source.
+    let load = Load { connections: 3, ..Load::new(Kind::Send, "back.load", MESSAGES) };
+    let run = java.load(&Login::to(&failover(&[art.uri()], "")), &load).unwrap();
+    for which in [0, 1] {
+        std::thread::sleep(Duration::from_secs(1));
+        killed(pair.vaults[which].program().unwrap());
+        std::thread::sleep(Duration::from_secs(1));
+        art.kill().unwrap();
+        art.restart().unwrap();
+    }
+    let outcome = run.wait(LATER).unwrap();
+    assert_eq!((outcome.messages, outcome.errors.len()), (MESSAGES, 0), "{outcome:?}");
+    wait::until("all of them have passed", LATER, || {
+        let waiting = total(&pair, "art-to-a", "journalled")? - total(&pair, "art-to-a", "forwarded")?;
+        let passed = total(&pair, "art-to-a", "forwarded")?;
+        anyhow::ensure!(waiting == 0 && passed >= MESSAGES, "{passed} passed, {waiting} wait");
+        Ok(())
+    })
+    .unwrap();
+    let received = folder.path().join("received");
+    let load = Load {
+        file: Some(received.clone()),
+        idle: Duration::from_secs(25),
+        ..Load::new(Kind::Receive, "back.load", MESSAGES * 2)
+    };
+    java.load(&Login::to(&a.uri()), &load).unwrap().wait(LATER).unwrap();
+    let times = times(&received, [1, 2]);
+    let doubled = times.values().filter(|times| **times > 1).count();
+    assert_eq!((times.len() as u64, doubled), (MESSAGES, 0), "received, and doubled of them");
 }

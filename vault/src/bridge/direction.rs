@@ -20,7 +20,7 @@ use tokio::time::{Instant, sleep};
 
 use super::core::Limits;
 use super::journal::{self, Birth, JournalError};
-use crate::openwire::Destination;
+use crate::openwire::{BrokerId, Destination, Text};
 use crate::openwire::client::Login;
 use crate::openwire::uri::Uri;
 use status::{LastError, State, Status};
@@ -40,6 +40,14 @@ pub struct Broker {
     pub uri: Uri,
     /// As whom: account and trust; the bridge gives the names.
     pub login: Login,
+}
+
+impl Broker {
+    /// By which a message tells that it came from there, and need not go there. The same in every bridge
+    /// that calls it so.
+    fn mark(&self) -> BrokerId {
+        BrokerId { value: Text::shortened(&format!("ID:vault-bridge-{}", self.name)) }
+    }
 }
 
 /// One direction's settings.

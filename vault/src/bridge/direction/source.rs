@@ -15,14 +15,12 @@ use crate::bridge::core::Input;
 use crate::openwire::client::{Client, ClientError, Dispatches, Login};
 use crate::openwire::uri::Address;
 use crate::openwire::{
-    AckKind, BrokerId, ConsumerId, ConsumerInfo, Destination, Head, LocalTransactionId, Message, MessageAck,
+    AckKind, ConsumerId, ConsumerInfo, Destination, Head, LocalTransactionId, Message, MessageAck,
     MessageDispatch, MessageId, MessageKind, MessagePull, NetworkBridgeFilter, ProducerId, ProducerInfo,
     SessionId, SessionInfo, Text, TransactionAct, TransactionId, TransactionInfo,
 };
 
-/// The broker that the bridge is to loops: of both vaults the same.
-pub(super) const BRIDGE: &str = "ID:vault-bridge";
-/// A message that passed so many brokers goes round in circles.
+/// A message that passed so many brokers goes round in circles: one of them has two names.
 const MOST_HOPS: i32 = 32;
 /// The broker waits so long before it says that no receipt lies there.
 const LAST_RECEIPT: Duration = Duration::from_millis(300);
@@ -376,11 +374,10 @@ impl Source {
         ConsumerInfo::new(self.consumer_id(RECEIPT_CONSUMER), self.receipt_queue(), 0)
     }
 
-    /// All that should pass the bridge and did not pass it before. Of a topic it is a durable
+    /// All that was not at the target before, as far as bridges tell. Of a topic it is a durable
     /// subscription.
     fn consumer(&self, prefetch: u16) -> ConsumerInfo {
-        let bridge = BrokerId { value: Text::shortened(BRIDGE) };
-        let filter = NetworkBridgeFilter { network_broker: bridge, message_ttl: MOST_HOPS, consumer_ttl: 1 };
+        let filter = NetworkBridgeFilter { network_broker: self.settings.to.mark(), message_ttl: MOST_HOPS, consumer_ttl: 1 };
         let destination = self.settings.destination.clone();
         let is_topic = destination.kind == crate::openwire::DestinationKind::Topic;
         ConsumerInfo {

@@ -7,7 +7,6 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 use tokio::time::Instant;
 
-use super::source::BRIDGE;
 use super::tries::{Tries, tell_failure};
 use super::work::Event;
 use super::{Birth, Broker, Settings, hex, random};
@@ -47,6 +46,8 @@ struct Target {
     client: Client,
     dispatches: Dispatches,
     producer: ProducerId,
+    /// Where all of it comes from.
+    from: BrokerId,
     transactions: i64,
 }
 
@@ -76,7 +77,7 @@ impl Target {
             window: 0,
         };
         client.request(info).await?;
-        Ok(Self { client, dispatches, producer, transactions: 0 })
+        Ok(Self { client, dispatches, producer, from: settings.from.mark(), transactions: 0 })
     }
 
     /// Until the connection ends, or nobody listens.
@@ -124,7 +125,7 @@ impl Target {
         self.client.tell(act(TransactionAct::Begin)).await?;
         let mut answers = Vec::with_capacity(rows.len());
         for row in rows {
-            let message = passed_on(&row.message, row.sequence, &self.producer, &transaction);
+            let message = passed_on(&row.message, row.sequence, (&self.producer, &self.from), &transaction);
             answers.push(self.client.ask(message).await?);
         }
         for answer in answers {
@@ -139,11 +140,11 @@ impl Target {
 fn passed_on(
     message: &Message,
     sequence: u64,
-    producer: &ProducerId,
+    (producer, from): (&ProducerId, &BrokerId),
     transaction: &TransactionId,
 ) -> Message {
     let mut path = message.broker_path.clone().unwrap_or_default();
-    path.push(BrokerId { value: Text::shortened(BRIDGE) });
+    path.push(from.clone());
     Message {
         head: Head::default(),
         producer_id: Some(producer.clone()),
@@ -179,12 +180,13 @@ mod tests {
             value: 4,
             connection: crate::openwire::ConnectionId { value: Text::shortened("ID:vault") },
         };
-        let passed = passed_on(&original, 77, &id("ID:vault"), &TransactionId::Local(local));
+        let from = BrokerId { value: Text::shortened("ID:vault-bridge-erp") };
+        let passed = passed_on(&original, 77, (&id("ID:vault"), &from), &TransactionId::Local(local));
         assert_eq!(passed.message_id.to_string(), "ID:java-1:1:1:9", "JMSMessageID stays");
         assert_eq!((passed.message_id.producer_sequence, passed.redelivery_counter), (77, 0));
         assert_eq!(passed.producer_id, Some(id("ID:vault")));
         let path: Vec<String> = passed.broker_path.unwrap().iter().map(ToString::to_string).collect();
-        assert_eq!(path, ["ID:a", BRIDGE]);
+        assert_eq!(path, ["ID:a", "ID:vault-bridge-erp"]);
         assert_eq!((passed.content, passed.kind), (original.content, original.kind));
     }
 }
