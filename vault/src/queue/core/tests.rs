@@ -70,3 +70,8 @@ fn control_a_disk_that_forgets_deletions_is_noticed() {
 fn control_a_forgotten_producer_is_noticed() {
     must_fail(Control::ForgetsProducers, "is kept twice");
 }
+
+#[test]
+fn control_a_look_that_ends_too_early_is_noticed() {
+    must_fail(Control::LooksTooShort, "might have it");
+}
