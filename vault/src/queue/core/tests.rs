@@ -3,6 +3,7 @@
 //! many histories run, `SEED` runs one. Each safeguard has a control: with it taken away, the
 //! same checks must fail.
 
+mod choice;
 mod disk;
 mod rules;
 mod world;

@@ -7,14 +7,18 @@ use bytes::Bytes;
 use crate::queue::core::{AckKind, Action, Core, Effect, Kept, Limits, Refusal, Seen, Send};
 use crate::queue::message::{Destination, Id, Message, Placed};
 
-struct Bench {
-    core: Core,
+pub(super) struct Bench {
+    pub(super) core: Core,
     token: u64,
 }
 
 impl Bench {
-    fn new(limits: Limits) -> Self {
-        Self { core: Core::new(limits, Kept::default()), token: 0 }
+    pub(super) fn new(limits: Limits) -> Self {
+        Self::of(Core::new(limits, Kept::default()))
+    }
+
+    pub(super) fn of(core: Core) -> Self {
+        Self { core, token: 0 }
     }
 
     fn send(&mut self, queue: &str, size: usize, transaction: Option<u64>) -> u64 {
@@ -30,9 +34,19 @@ impl Bench {
         (size, expiration): (usize, u64),
         transaction: Option<u64>,
     ) -> u64 {
-        self.token += 1;
         let body = Bytes::from(vec![0; size]);
         let message = Message { name: "m".into(), at: 1, expiration, marks: None, origin: None, body };
+        self.post_as(destination, persistent, message, transaction)
+    }
+
+    pub(super) fn post_as(
+        &mut self,
+        destination: Destination,
+        persistent: bool,
+        message: Message,
+        transaction: Option<u64>,
+    ) -> u64 {
+        self.token += 1;
         let send = Send {
             destination,
             persistent,
@@ -46,7 +60,7 @@ impl Bench {
     }
 
     /// What is given away, as `(consumer, place)`.
-    fn given(&mut self) -> Vec<(u64, Id)> {
+    pub(super) fn given(&mut self) -> Vec<(u64, Id)> {
         self.core.committed();
         self.core.dispatch(5);
         let effects = self.core.effects().into_iter();
