@@ -13,6 +13,7 @@ use harness::cluster::temporary_folder;
 use harness::java_client::{
     Acknowledge, Body, Delivery, JavaClient, Kind, Letter, Load, Login, Received, Session, Value, lines,
 };
+use harness::jvm::Jvm;
 use harness::program::Program;
 use harness::receipts::Dice;
 use harness::vault_host::{Pair, PairPlan};
@@ -117,7 +118,8 @@ fn differences(sent: &[Received], consumer: &harness::java_client::Consumer<'_>)
 #[test]
 fn every_message_arrives_at_the_other_broker_as_it_was_sent_and_does_not_come_back() {
     let folder = temporary_folder().unwrap();
-    let [left, right] = seats(["a", "b"]);
+    // A message of 64 MiB lies in each of them several times.
+    let [left, right] = seats(["a", "b"]).map(|seat| Seat { jvm: Jvm::quick(768), ..seat });
     let [a, b] =
         brokers(folder.path(), [ActiveMq::at(left), ActiveMq { scheduler: true, ..ActiveMq::at(right) }]);
     let sections = Sections::default()
@@ -130,7 +132,7 @@ fn every_message_arrives_at_the_other_broker_as_it_was_sent_and_does_not_come_ba
     for name in ["a-to-b", "b-to-a", "prices"] {
         wait_carried(&pair, name, SOON).unwrap();
     }
-    let java = JavaClient::start(folder.path()).unwrap();
+    let java = JavaClient::start_with(folder.path(), Jvm::quick(768)).unwrap();
     let session = |uri: &str| java.connect(&Login::to(uri)).unwrap().session(Acknowledge::Auto).unwrap();
     let (sender, receiver) = (session(&a.uri()), session(&b.uri()));
     let compressing = session(&format!("{}?jms.useCompression=true", a.uri()));

@@ -20,9 +20,9 @@ use tokio::time::{Instant, sleep};
 
 use super::core::Limits;
 use super::journal::{self, Birth, JournalError};
-use crate::openwire::{BrokerId, Destination, Text};
 use crate::openwire::client::Login;
 use crate::openwire::uri::Uri;
+use crate::openwire::{BrokerId, Destination, Text};
 use status::{LastError, State, Status};
 use work::{Direction, End};
 

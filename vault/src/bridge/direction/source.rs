@@ -377,7 +377,11 @@ impl Source {
     /// All that was not at the target before, as far as bridges tell. Of a topic it is a durable
     /// subscription.
     fn consumer(&self, prefetch: u16) -> ConsumerInfo {
-        let filter = NetworkBridgeFilter { network_broker: self.settings.to.mark(), message_ttl: MOST_HOPS, consumer_ttl: 1 };
+        let filter = NetworkBridgeFilter {
+            network_broker: self.settings.to.mark(),
+            message_ttl: MOST_HOPS,
+            consumer_ttl: 1,
+        };
         let destination = self.settings.destination.clone();
         let is_topic = destination.kind == crate::openwire::DestinationKind::Topic;
         ConsumerInfo {
