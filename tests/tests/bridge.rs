@@ -3,6 +3,8 @@
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
+use std::io::Write as _;
 use std::path::Path;
 use std::time::Duration;
 
@@ -16,7 +18,7 @@ use harness::java_client::{
 use harness::jvm::Jvm;
 use harness::program::Program;
 use harness::receipts::Dice;
-use harness::vault_host::{Pair, PairPlan};
+use harness::vault_host::{NAMES, Pair, PairPlan};
 use harness::{artemis, extent, plain, wait};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -211,7 +213,7 @@ fn a_message_that_the_target_refuses_is_a_dead_letter_and_the_others_arrive_in_o
     let folder = temporary_folder().unwrap();
     let [open] = seats(["a"]);
     let guarded = Seat::new("b").unwrap().with_tls().unwrap().with_account("vault", "right");
-    let strict = ActiveMq { plugins: vec![RIGHTS.to_owned()], ..ActiveMq::at(guarded.clone()) };
+    let strict = ActiveMq { plugins: vec![RIGHTS.to_owned()], ..ActiveMq::at(guarded) };
     let [a, mut b] = brokers(folder.path(), [ActiveMq::at(open), strict]);
     let password = folder.path().join("password");
     std::fs::write(&password, "right\n").unwrap();
@@ -249,8 +251,10 @@ fn a_message_that_the_target_refuses_is_a_dead_letter_and_the_others_arrive_in_o
 
     // Once it may, it goes on.
     b.stop().unwrap();
-    drop(b);
-    let b = ActiveMq::at(guarded).start(folder.path()).unwrap();
+    let file = folder.path().join("b").join("conf").join("activemq.xml");
+    let text = std::fs::read_to_string(&file).unwrap();
+    std::fs::write(&file, text.replace(RIGHTS, "")).unwrap();
+    b.restart().unwrap();
     let said = vault.command(&["bridge", "retry", "a-to-b"]).unwrap();
     assert_eq!(said.trim(), "a-to-b: 1 dead letters go on again");
     let login = Login::to(&b.uri()).account("vault", "right");
@@ -461,6 +465,47 @@ fn a_target_that_is_away_for_long_fills_the_journal_to_its_bound_and_then_everyt
         Ok(())
     })
     .unwrap();
+}
+
+/// The first vault's state lies on a disk of its own, which only it sees.
+fn small_disk(folder: &Path) -> Vec<OsString> {
+    if !folder.ends_with(NAMES[0]) {
+        return Vec::new();
+    }
+    let mount = "mkdir \"$0/disk\" && mount -t tmpfs -o size=160m,mode=0700 none \"$0/disk\" \
+        && cp -a \"$0/state/.\" \"$0/disk/\" && mount --bind \"$0/disk\" \"$0/state\" && exec \"$@\"";
+    let mut words: Vec<OsString> = ["unshare", "--mount", "sh", "-c", mount].map(Into::into).to_vec();
+    words.push(folder.into());
+    words
+}
+
+#[test]
+fn a_full_disk_below_the_journal_is_told_and_costs_no_message() {
+    const MESSAGES: u64 = 8000;
+    let folder = temporary_folder().unwrap();
+    let brokers = brokers(folder.path(), seats(["a", "b"]).map(ActiveMq::at));
+    let sections = Sections::default().open(&brokers[0]).open(&brokers[1]);
+    let sections = sections.way("a", "b", "orders.>", "preferred = \"vault-a\"");
+    let plan = PairPlan { wrapper: Some(small_disk), ..PairPlan::default() };
+    let mut pair = sections.start(folder.path(), plan).unwrap();
+    wait_carried_by(&pair.vaults[0], "a-to-b", SOON).unwrap();
+    let flow = Flow::begin(folder.path(), &brokers[0].uri(), MESSAGES);
+    let pid = pair.vaults[0].program().unwrap().pid().unwrap();
+    let state = pair.vaults[0].folder.join("state");
+    let ballast = Path::new(&format!("/proc/{pid}/root{}", state.display())).join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    while file.write_all(&[0; 4096]).is_ok() {}
+    wait::until("it is told", SOON, || {
+        let told = told(&pair.vaults[0], "a-to-b")?;
+        anyhow::ensure!(told["full"] == "disk" || told["state"] == "stopped", "{told}");
+        Ok(())
+    })
+    .unwrap();
+    std::fs::remove_file(&ballast).unwrap();
+    drop(file);
+    flow.end(&brokers[1].uri(), "the disk is full");
+    let told = told(&pair.vaults[0], "a-to-b").unwrap();
+    assert!(told["full"].is_null() && told["state"] == "carrying", "{told}");
 }
 
 #[test]
