@@ -28,6 +28,8 @@ const LAST_RECEIPT: Duration = Duration::from_millis(300);
 const RECEIPTS: Duration = Duration::from_secs(30);
 /// A vault that stands back looks after so long whether it still is to.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// A vault without the lock reads its receipts so often.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Why it does not try.
 pub(super) const STANDS_BACK: &str = "the other vault is preferred, and is at work";
 /// Asks that wait.
@@ -75,13 +77,13 @@ pub(super) async fn run(
 ) {
     let mut tries = Tries::new(&settings.from.uri);
     let mut prefetch = settings.prefetch;
-    let (mut before, mut has_looked) = (String::new(), false);
+    let (mut before, mut looked): (String, Option<Instant>) = (String::new(), None);
     while !events.is_closed() {
         if *stand_back.borrow_and_update() {
             drop(events.send(Event::Standby(STANDS_BACK.to_owned())).await);
-            if !has_looked {
-                has_looked = tell_receipts(&settings, birth, tries.address(), &events).await;
-                if !has_looked {
+            if is_due(looked) {
+                looked = tell_receipts(&settings, birth, tries.address(), &events).await;
+                if looked.is_none() {
                     tries.failed(None).await;
                 }
             }
@@ -94,12 +96,12 @@ pub(super) async fn run(
         let (was_connected, error) =
             match Source::open(&settings, birth, tries.address(), &lock(&settings)).await {
                 Ok(source) => {
-                    has_looked = false;
+                    looked = None;
                     before.clear();
                     (true, source.serve(prefetch, &events).await)
                 }
-                Err(error) if error.is_taken() && !has_looked => {
-                    has_looked = tell_receipts(&settings, birth, tries.address(), &events).await;
+                Err(error) if error.is_taken() && is_due(looked) => {
+                    looked = tell_receipts(&settings, birth, tries.address(), &events).await;
                     (false, error)
                 }
                 Err(error) => (false, error),
@@ -127,17 +129,21 @@ fn lock(settings: &Settings) -> String {
     format!("vault-bridge-{}", settings.name)
 }
 
-/// What lies there of ours, for the direction; tells whether it could be read.
+/// Are the receipts to be read again? One may have come late.
+fn is_due(looked: Option<Instant>) -> bool {
+    looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY)
+}
+
+/// What lies there of ours, for the direction; tells when it was read, if it was.
 async fn tell_receipts(
     settings: &Arc<Settings>,
     birth: Birth,
     address: &Address,
     events: &mpsc::Sender<Event>,
-) -> bool {
-    match look(settings, birth, address).await {
-        Ok(receipts) => events.send(Event::Receipts(receipts)).await.is_ok(),
-        Err(_) => false,
-    }
+) -> Option<Instant> {
+    let receipts = look(settings, birth, address).await.ok()?;
+    drop(events.send(Event::Receipts(receipts)).await);
+    Some(Instant::now())
 }
 
 /// A vault without the lock reads its receipts, and leaves them there.
