@@ -285,7 +285,7 @@ fn answerers(sequence: &Sequence, storage: &Storage, bridge: &Bridge, pki: &Pki)
             let about = json!({
                 "numbers": sequence.status(),
                 "files": status_of_files(&files).await,
-                "bridge": bridge.overview(),
+                "bridge": bridging::told(&bridge),
             });
             Ok(Bytes::from(about.to_string()))
         })

@@ -278,6 +278,7 @@ impl<M: Clone> Core<M> {
         match input {
             Input::Holding(receipts) => {
                 self.read(&receipts);
+                self.forget();
                 self.receipts.extend(receipts);
                 self.consuming = true;
                 self.steps.push(Step::Consume);
@@ -376,7 +377,11 @@ impl<M: Clone> Core<M> {
             }
         }
         receipts.iter().for_each(|batch| self.late(*batch));
-        // Only who has just looked may forget: a broker may have been away all the time.
+    }
+
+    /// Rows whose receipt has not come for long. Only who holds the lock has seen them all: without it an
+    /// old connection of ours may live on at the source, and keep them from us.
+    fn forget(&mut self) {
         let is_over = |since: Duration| self.now.saturating_sub(since) >= self.limits.keep_returned;
         let over: Vec<u64> =
             self.returned.iter().filter(|(_, (since, _))| is_over(*since)).map(|(batch, _)| *batch).collect();

@@ -106,8 +106,12 @@ fn told(report: &Value) -> String {
             false => lines.push(format!("  {}: says nothing", word(&report["peer"]))),
         }
     }
-    let troubles = report["troubles"].as_array().into_iter().flatten();
-    lines.extend(troubles.map(|trouble| format!("TROUBLE {}", word(trouble))));
+    for (vault, troubles) in
+        [("here", &report["troubles"]), (word(&report["peer"]), &report["its"]["troubles"])]
+    {
+        let troubles = troubles.as_array().into_iter().flatten();
+        lines.extend(troubles.map(|trouble| format!("TROUBLE {vault}: {}", word(trouble))));
+    }
     if lines.is_empty() {
         lines.push("no [[bridge]] is configured".to_owned());
     }
@@ -183,7 +187,7 @@ mod tests {
             "directions": { "there": direction("standby", Some("it is taken")) },
             "troubles": ["old: left"],
             "peer": "vault-b",
-            "its": { "directions": { "there": direction("carrying", None) } },
+            "its": { "directions": { "there": direction("carrying", None) }, "troubles": ["there: full"] },
         });
         let hops = "for 2 min; 9 received, 8 journalled, 5 forwarded, 1 expired, 0 dead; 2 wait (4 KiB of 64 MiB, \
                     the oldest for 7 s)";
@@ -191,7 +195,7 @@ mod tests {
             told(&report),
             format!(
                 "there: carried by vault-b\n  here: standby {hops}\n    source: it is taken\n  vault-b: carrying \
-                 {hops}\nTROUBLE old: left"
+                 {hops}\nTROUBLE here: old: left\nTROUBLE vault-b: there: full"
             )
         );
         assert_eq!(told(&json!({})), "no [[bridge]] is configured");

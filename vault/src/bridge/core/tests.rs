@@ -159,6 +159,7 @@ fn a_receipt_that_comes_late_makes_returned_rows_ours_behind_all_others() {
     assert_eq!(late, [Step::Write(Write::Ours { batch: 5, afresh: true }), Step::Consume]);
     core.apply(Input::Released);
     assert_eq!(core.apply(Input::Tick(Duration::from_secs(600))), [], "the source may be away");
+    assert_eq!(core.apply(Input::Receipts(vec![])), [], "an old connection may have them");
     assert_eq!(core.apply(Input::Holding(vec![])), [Step::Write(Write::Drop(4)), Step::Consume]);
 }
 
