@@ -23,7 +23,8 @@
 //!
 //! **Once**: a message is dispatched again only if it was not acknowledged durably. A producer that
 //! sends again after its connection broke says so, and what is kept already is answered and not
-//! kept twice. Redeliveries are counted in memory only, as in ActiveMQ.
+//! kept twice. Redeliveries are counted in memory only, as in ActiveMQ; what an earlier life may have
+//! given out counts as given out once.
 
 pub mod core;
 mod engine;
@@ -43,7 +44,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use self::core::{
-    AckKind, Action, ConnectionKey, ConsumerKey, Core, Done, Limits, QueueState, Refusal, Seen,
+    AckKind, Action, ConnectionKey, ConsumerKey, Core, Done, Limits, QueueState, Refusal, Seen, Terms,
 };
 use engine::{Engine, Operate, Page, Reply, Request};
 use journal::{Journal, JournalError};
@@ -164,6 +165,8 @@ pub struct Delivery {
     pub id: Id,
     /// How often it was given away before.
     pub redeliveries: u32,
+    /// Its group begins with it, for this consumer.
+    pub first: bool,
     /// The message. Its expiration counts, not the one in its body: dead letters have none.
     pub message: Arc<Message>,
 }
@@ -435,7 +438,7 @@ impl Session {
     }
 
     /// A new consumer; its messages come by [`Deliveries`], perhaps before the answer. With a
-    /// prefetch of 0 it gets only what [`Session::pull`] asks for.
+    /// prefetch of 0 it gets only what [`Session::pull`] asks for. `terms` may be a prefetch alone.
     ///
     /// # Errors
     /// [`QueueError::Stopped`]; the answer also refuses.
@@ -443,9 +446,10 @@ impl Session {
         &self,
         consumer: ConsumerKey,
         destination: Destination,
-        prefetch: usize,
+        terms: impl Into<Terms>,
     ) -> Result<Answer, QueueError> {
-        let ask = |reply| Request::Subscribe(self.key, consumer, destination, prefetch, reply);
+        let terms = terms.into();
+        let ask = |reply| Request::Subscribe(self.key, consumer, destination, terms, reply);
         self.shared.ask(0, ask).await
     }
 

@@ -101,17 +101,15 @@ fn a_wrong_password_is_a_security_exception_and_a_right_one_goes_over_tls_too() 
 }
 
 #[test]
-fn topics_selectors_groups_and_durable_subscriptions_are_refused_with_words() {
+fn topics_selectors_and_durable_subscriptions_are_refused_with_words() {
     let house = House::shared();
     let login = Login { client_id: "words".to_owned(), ..Login::to(&house.uri()) };
     let session = house.java.connect(&login).unwrap().session(Acknowledge::Auto).unwrap();
-    let grouped = Letter::text("one of a group").group("orders of 17", 1);
     for (refusal, words) in [
         (refused(session.consumer("topic://news")), "topics are not served"),
         (refused(session.send("topic://news", &Letter::text("t"))), "topics are not served"),
         (refused(session.selecting("orders", "colour = 'red'")), "selectors are not served"),
         (refused(session.durable("topic://news", "archive")), "are not served"),
-        (refused(session.send("orders", &grouped)), "message groups (JMSXGroupID) are not served"),
         (refused(session.consumer("orders.>")), "patterns and lists"),
     ] {
         assert!(refusal.message.contains(words), "{refusal}");

@@ -5,10 +5,10 @@ use std::path::Path;
 use std::time::Duration;
 
 use harness::broker::failover;
-use harness::java_client::{Acknowledge, JavaClient, Kind, Letter, Load, Login, lines};
+use harness::java_client::{Acknowledge, JavaClient, Kind, Letter, Load, Login, Received, lines};
 use harness::wait;
 
-use super::house::{House, OPEN, QUIET, SOON, put, refused, take, texts, waiting};
+use super::house::{House, OPEN, QUIET, SOON, counted, counts, put, refused, take, texts, waiting};
 
 /// Both sides look for signs of life so often.
 const SILENCE: Duration = Duration::from_secs(4);
@@ -184,4 +184,30 @@ fn what_a_killed_client_had_goes_to_the_next_one_marked_as_redelivered() {
     let got = take(&consumer, 2);
     assert_eq!(texts(&got), ["1", "2"]);
     assert!(got[0].redelivered, "{got:?}");
+}
+
+#[test]
+fn what_waited_for_a_vault_to_start_says_that_it_may_have_been_delivered() {
+    let mut house = House::start(OPEN);
+    let session = house.session(Acknowledge::Auto);
+    put(&session, "before and after", &["1", "2", "3"]);
+    let consumer = session.consumer("before and after").unwrap();
+    assert_eq!(counted(&take(&consumer, 1)), [("1", false, 1)]);
+    // Whether it still knows of that acknowledgement or not.
+    let vault = house.pair.vaults[0].program().unwrap();
+    vault.kill().unwrap();
+    vault.restart().unwrap();
+    let session = wait::until("it is back", SOON * 3, || {
+        house.java.connect(&Login::to(&house.uri()))?.session(Acknowledge::Auto)
+    });
+    let session = session.unwrap();
+    put(&session, "before and after", &["new"]);
+    let consumer = session.consumer("before and after").unwrap();
+    let mut got = Vec::new();
+    while got.last().is_none_or(|last: &Received| last.text() != Some("new")) {
+        got.extend(take(&consumer, 1));
+    }
+    let (new, old) = got.split_last().unwrap();
+    assert_eq!(counts(new), ("new", false, 1));
+    assert!(old.len() >= 2 && old.iter().all(|message| message.redelivered), "{old:?}");
 }

@@ -4,6 +4,7 @@
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
 mod acknowledge;
+mod choice;
 mod client;
 mod delivery;
 mod failover;

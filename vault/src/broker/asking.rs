@@ -212,9 +212,6 @@ impl<'a> Asking<'a> {
     }
 
     async fn send(&mut self, message: Box<Message>) -> Result<Act, Refused> {
-        if message.group_id.as_ref().is_some_and(|group| !group.as_bytes().is_empty()) {
-            return Err(Refused::Unserved("message groups (JMSXGroupID)"));
-        }
         if letter::is_scheduled(&message) {
             return Err(Refused::Unserved("scheduled messages (AMQ_SCHEDULED_DELAY and its like)"));
         }
