@@ -35,6 +35,8 @@ final class Channel {
     private final boolean acknowledges;
     private final Map<Integer, MessageConsumer> consumers = new HashMap<>();
     private final Map<Integer, Ear> ears = new HashMap<>();
+    private final Map<Integer, QueueBrowser> browsers = new HashMap<>();
+    private final Map<Integer, Enumeration<?>> browsed = new HashMap<>();
     /** Received and not acknowledged, in that order. */
     private final Map<String, Message> held = new LinkedHashMap<>();
     private int last;
@@ -96,6 +98,20 @@ final class Channel {
                 return NullNode.instance;
             case "browse":
                 return browse(command);
+            case "open_browser":
+                QueueBrowser browser = session.createBrowser((Queue) destination(command));
+                browsers.put(++last, browser);
+                browsed.put(last, browser.getEnumeration());
+                return IntNode.valueOf(last);
+            case "next_browsed":
+                Enumeration<?> messages = browsed.get(command.get("browser").asInt());
+                return messages.hasMoreElements()
+                        ? Letter.describe((Message) messages.nextElement())
+                        : NullNode.instance;
+            case "close_browser":
+                browsed.remove(command.get("browser").asInt());
+                browsers.remove(command.get("browser").asInt()).close();
+                return NullNode.instance;
             case "temporary_queue":
                 return TextNode.valueOf(qualified(session.createTemporaryQueue()));
             case "delete_temporary":

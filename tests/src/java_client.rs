@@ -22,11 +22,13 @@ use crate::program::{Program, Recipe};
 mod build;
 mod letter;
 mod load;
+mod sample;
 mod session;
 
 pub use letter::{Body, Letter, Received, Value};
 pub use load::{Kind, Load, Outcome, Run, lines};
-pub use session::{Acknowledge, Consumer, Delivery, Session};
+pub use sample::{letters, values};
+pub use session::{Acknowledge, Browser, Consumer, Delivery, Session};
 
 /// How long any call may take that says nothing else: a broker may just be coming back.
 pub const PATIENCE: Duration = Duration::from_secs(60);

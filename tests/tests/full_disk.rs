@@ -3,13 +3,11 @@
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
 use std::collections::BTreeMap;
-use std::ffi::OsString;
-use std::io::Write as _;
-use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use harness::cluster::temporary_folder;
-use harness::vault_host::{Holder, NAMES, Pair, PairPlan};
+use harness::small_disk::{self, SmallDisk};
+use harness::vault_host::{Holder, Pair, PairPlan};
 use harness::wait;
 use serde_json::json;
 use shared::api::{BatchAnswer, Problem, Series};
@@ -17,23 +15,10 @@ use shared::api::{BatchAnswer, Problem, Series};
 /// It is tried again every 10 s.
 const SOON: Duration = Duration::from_secs(60);
 
-/// The first vault's state lies on a disk of its own, which only it sees.
-fn small_disk(folder: &Path) -> Vec<OsString> {
-    if !folder.ends_with(NAMES[0]) {
-        return Vec::new();
-    }
-    let mount = "mkdir \"$0/disk\" && mount -t tmpfs -o size=32m,mode=0700 none \"$0/disk\" \
-        && cp -a \"$0/state/.\" \"$0/disk/\" && mount --bind \"$0/disk\" \"$0/state\" && exec \"$@\"";
-    let mut words: Vec<OsString> = ["unshare", "--mount", "sh", "-c", mount].map(Into::into).to_vec();
-    words.push(folder.into());
-    words
-}
-
 struct House {
     pair: Pair,
     erp: Holder,
-    /// What fills the disk, seen from outside.
-    ballast: PathBuf,
+    disk: SmallDisk,
     /// What callers were told so far.
     told: BTreeMap<String, u64>,
     _folder: tempfile::TempDir,
@@ -42,19 +27,11 @@ struct House {
 impl House {
     fn start() -> Self {
         let folder = temporary_folder().unwrap();
-        let plan = PairPlan { wrapper: Some(small_disk), ..PairPlan::default() };
-        let mut pair = Pair::start(folder.path(), &plan).unwrap();
+        let plan = PairPlan { wrapper: Some(small_disk::wrapper), ..PairPlan::default() };
+        let pair = Pair::start(folder.path(), &plan).unwrap();
         let erp = pair.enrol("edge", "erp", "www1").unwrap();
-        let state = pair.vaults[0].folder.join("state");
-        let seen =
-            format!("/proc/{}/root{}", pair.vaults[0].program().unwrap().pid().unwrap(), state.display());
-        let ballast = Path::new(&seen).join("ballast");
-        Self { pair, erp, ballast, told: BTreeMap::new(), _folder: folder }
-    }
-
-    fn fill(&self) {
-        let mut ballast = std::fs::File::create(&self.ballast).unwrap();
-        while ballast.write_all(&[0; 4096]).is_ok() {}
+        let disk = SmallDisk::of(&pair.vaults[0]).unwrap();
+        Self { pair, erp, disk, told: BTreeMap::new(), _folder: folder }
     }
 
     /// The vault's own life, which tickets name.
@@ -90,7 +67,7 @@ impl House {
     /// Fills the disk, asks until it is felt, and makes room again.
     fn without_room(&mut self, series: &str, while_full: impl Fn(&Self)) {
         assert_eq!(self.reserve(series, 0..100), None);
-        self.fill();
+        self.disk.fill().unwrap();
         let refused = wait::until("the full disk is felt", SOON, || {
             let refused = self.reserve(series, 0..5_000);
             anyhow::ensure!(refused.as_ref().is_some_and(|why| why.contains("cannot write")), "{refused:?}");
@@ -99,7 +76,7 @@ impl House {
         let refused = refused.unwrap();
         assert!(refused.starts_with("peer_away: "), "{refused}");
         while_full(self);
-        std::fs::remove_file(&self.ballast).unwrap();
+        self.disk.make_room().unwrap();
         wait::until("it goes on by itself", SOON, || {
             let refused = self.reserve(series, 0..5_000);
             anyhow::ensure!(refused.is_none(), "{refused:?}");

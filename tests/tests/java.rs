@@ -2,7 +2,6 @@
 //! messages stands on do what those stories take for granted.
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
-use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Duration;
 
@@ -13,60 +12,15 @@ use harness::java_client::{
     Acknowledge, Body, Connection, Consumer, Delivery, JavaClient, Kind, Letter, Load, Login, Received,
     Refusal, Session, Value, lines,
 };
-use harness::{artemis, extent, wait};
+use harness::{artemis, extent, java_client, wait};
 
 const SOON: Duration = Duration::from_secs(20);
 /// How long nothing must come for nothing to be taken as the answer.
 const QUIET: Duration = Duration::from_millis(300);
 
-/// One value of every type. The client reads the strings of properties lazily, and then takes
-/// modified UTF-8 for plain: NUL and what lies beyond the first plane do not survive there.
-fn values() -> BTreeMap<String, Value> {
-    let text = "Grüße\t\u{20ac} \"quoted\"".to_owned();
-    let values = [
-        ("boolean", Value::Boolean(true)),
-        ("byte", Value::Byte(i8::MIN)),
-        ("short", Value::Short(i16::MIN)),
-        ("int", Value::Int(i32::MIN)),
-        ("long", Value::Long(i64::MIN)),
-        ("float", Value::Float(-0.1)),
-        ("double", Value::Double(f64::MIN_POSITIVE)),
-        ("string", Value::String(text)),
-        ("empty", Value::String(String::new())),
-        ("null", Value::Null),
-        ("list", Value::List(vec![Value::Int(1), Value::String("two".to_owned())])),
-    ];
-    values.map(|(name, value)| (name.to_owned(), value)).into()
-}
-
-/// A letter of every type, with every header and property that an application can set.
+/// A letter of every type, each in a group.
 fn letters() -> Vec<Letter> {
-    let bytes = Value::Bytes(vec![0, 127, 128, 255]);
-    let mut content = values();
-    content.insert("char".to_owned(), Value::Char('ß'));
-    content.insert("string".to_owned(), Value::String("\u{0} \u{1f600}".to_owned()));
-    content.insert("bytes".to_owned(), bytes);
-    let mut streamed: Vec<_> = content.values().cloned().collect();
-    // Only maps hold lists.
-    streamed.retain(|value| !matches!(value, Value::List(_)));
-    let bodies = [
-        Body::Plain,
-        Body::Text(Some("Ein Brief \u{20ac}".to_owned())),
-        Body::Text(None),
-        Body::Bytes((0..=255).collect()),
-        Body::Filled(200_000),
-        Body::Map(content.clone()),
-        Body::Stream(streamed),
-        Body::Object(Value::Map(content)),
-    ];
-    let letter = |body| {
-        let mut letter = Letter::new(body).reply_to("queue://answers").group("one", 7);
-        letter.correlation_id = Some("order-17".to_owned());
-        letter.kind = Some("invoice".to_owned());
-        letter.properties = values();
-        letter
-    };
-    bodies.map(letter).into()
+    java_client::letters().into_iter().map(|letter| letter.group("one", 7)).collect()
 }
 
 /// Sends all letters and tells in what those that arrive differ from them.

@@ -15,6 +15,7 @@ mod connection;
 mod counts;
 pub mod encryption;
 mod fault;
+mod held;
 mod letter;
 mod seats;
 mod telling;

@@ -60,7 +60,7 @@ pub use id::{
     ObjectId, ProducerId, SessionId, TransactionId, XaTransactionId,
 };
 pub use message::{Blob, Message, MessageKind};
-pub use text::{Text, TextTooLong};
+pub use text::{Password, Text, TextTooLong};
 
 /// A version of the protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]

@@ -23,7 +23,8 @@
 //!
 //! **Once**: a message is dispatched again only if it was not acknowledged durably. A producer that
 //! sends again after its connection broke says so, and what is kept already is answered and not
-//! kept twice. Redeliveries are counted in memory only, as in ActiveMQ.
+//! kept twice. Redeliveries are counted in memory only, as in ActiveMQ; what an earlier life may have
+//! given out counts as given out once.
 
 pub mod core;
 mod engine;
@@ -101,6 +102,14 @@ pub struct Gate {
     pub journal: bool,
     /// Why the journal could not be written or read last; `None` once it can.
     pub trouble: Option<String>,
+}
+
+impl Gate {
+    /// Is there room for one more? Holding what a commit would free helps nobody: transactions have
+    /// a bound of their own.
+    fn admits(&self, persistent: bool, in_transaction: bool) -> bool {
+        if persistent { !self.journal } else { in_transaction || !self.memory }
+    }
 }
 
 /// What can go wrong with the queues.
@@ -390,14 +399,35 @@ impl Session {
     pub async fn send(&self, send: self::core::Send, transaction: Option<u64>) -> Result<Answer, QueueError> {
         let persistent = send.persistent && !send.destination.is_temporary();
         self.hold(persistent, transaction.is_some()).await?;
+        self.send_now(send, transaction).await
+    }
+
+    /// Sends a message for which there was room.
+    ///
+    /// # Errors
+    /// [`QueueError::Stopped`]; the answer also refuses.
+    pub async fn send_now(
+        &self,
+        send: self::core::Send,
+        transaction: Option<u64>,
+    ) -> Result<Answer, QueueError> {
         let bytes = send.message.body.len();
         self.shared.ask(bytes, |reply| Request::Send(self.key, send, transaction, reply)).await
     }
 
-    async fn hold(&self, persistent: bool, in_transaction: bool) -> Result<(), QueueError> {
+    /// Is there room for a message of that kind, so that [`Session::hold`] would end at once?
+    #[must_use]
+    pub fn has_room(&self, persistent: bool, in_transaction: bool) -> bool {
+        self.shared.gate.borrow().admits(persistent, in_transaction)
+    }
+
+    /// Waits for room for a message of that kind; ends at once where there is some.
+    ///
+    /// # Errors
+    /// [`QueueError::Full`], [`QueueError::Stopped`].
+    pub async fn hold(&self, persistent: bool, in_transaction: bool) -> Result<(), QueueError> {
         let mut gate = self.shared.gate.clone();
-        // Holding what a commit would free helps nobody: transactions have a bound of their own.
-        let may_pass = |gate: &Gate| if persistent { !gate.journal } else { in_transaction || !gate.memory };
+        let may_pass = |gate: &Gate| gate.admits(persistent, in_transaction);
         let held = self.shared.settings.hold;
         match tokio::time::timeout(held, gate.wait_for(may_pass)).await {
             Ok(Ok(_)) => Ok(()),

@@ -166,6 +166,15 @@ impl Session {
         self.ask("browse", json!({ "destination": queue, "most": most }))
     }
 
+    /// Looks at what waits in a queue message by message.
+    ///
+    /// # Errors
+    /// The [`super::Refusal`].
+    pub fn browser(&self, queue: &str) -> anyhow::Result<Browser<'_>> {
+        let number = self.ask("open_browser", json!({ "destination": queue }))?;
+        Ok(Browser { session: self, number })
+    }
+
     /// Makes a temporary queue of the connection; its name, for everything that takes a destination.
     ///
     /// # Errors
@@ -249,6 +258,31 @@ impl Drop for Consumer<'_> {
         let words = json!({ "session": self.session.number, "consumer": self.number });
         // Nobody waits for the answer: it may be closed already with its session, or the client gone.
         let _ = self.session.talk.tell("close_consumer", words);
+    }
+}
+
+/// One look at a queue. Dropped, it is closed before anything else is done in its session.
+#[derive(Debug)]
+pub struct Browser<'s> {
+    session: &'s Session,
+    number: u32,
+}
+
+impl Browser<'_> {
+    /// The next message, if there is one more.
+    ///
+    /// # Errors
+    /// The [`super::Refusal`].
+    pub fn next(&mut self) -> anyhow::Result<Option<Received>> {
+        self.session.ask("next_browsed", json!({ "browser": self.number }))
+    }
+}
+
+impl Drop for Browser<'_> {
+    fn drop(&mut self) {
+        let words = json!({ "session": self.session.number, "browser": self.number });
+        // As with a consumer.
+        let _ = self.session.talk.tell("close_browser", words);
     }
 }
 

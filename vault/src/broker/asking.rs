@@ -8,6 +8,7 @@ mod consumers;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 
 use crate::openwire::{
@@ -16,12 +17,13 @@ use crate::openwire::{
     TransactionId, TransactionInfo,
 };
 use crate::queue::core::{AckKind, Done, Seen};
-use crate::queue::message::Id;
-use crate::queue::{Answer, Session};
+use crate::queue::message::{Destination, Id};
+use crate::queue::{Answer, QueueError, Session};
 
 use super::Hall;
 use super::connection::Client;
 use super::fault::Refused;
+use super::held::{Held, Waited};
 use super::letter;
 use super::moment_ms;
 use super::seats::Seats;
@@ -31,6 +33,9 @@ use consumers::Consumers;
 
 /// Producers with a window that one connection may have; and failed transactions that are remembered.
 const MOST: usize = 10_000;
+
+/// What a command without a body counts while it is held, bytes.
+const TURN: usize = 512;
 
 /// What a client asks for.
 pub(super) struct Asking<'a> {
@@ -43,6 +48,10 @@ pub(super) struct Asking<'a> {
     temporaries: BTreeSet<Text>,
     /// Transactions that cannot be committed any more, and why.
     failed: HashMap<u64, String>,
+    /// Messages that find no room, and what must not overtake them.
+    held: Held<'a>,
+    /// Composite messages so far.
+    composites: u64,
     replies: Sender<Reply>,
 }
 
@@ -89,15 +98,55 @@ impl<'a> Asking<'a> {
             windows: BTreeSet::new(),
             temporaries: BTreeSet::new(),
             failed: HashMap::new(),
+            held: Held::default(),
+            composites: 0,
             replies,
         }
     }
 
-    /// Does what a command asks, and has it answered.
-    pub(super) async fn obey(&mut self, command: Command) -> Goes {
+    /// Does what a command asks, and has it answered. A message without room, and what must not
+    /// overtake it, waits for [`Asking::obey_held`]; everything else goes on, for it may be what makes
+    /// room. `large`: what it takes of the room for large frames.
+    pub(super) async fn obey(&mut self, command: Command, large: Option<OwnedSemaphorePermit>) -> Goes {
+        let session = self.session;
+        if let Command::Message(message) = &command {
+            let (persistent, bound) = (letter::is_kept(message), message.transaction_id.is_some());
+            if !self.held.is_empty() || !session.has_room(persistent, bound) {
+                let (size, room) = (letter::size(message), session.hold(persistent, bound));
+                self.held.push(command, size, large, room);
+                return Goes::On;
+            }
+        } else if !self.held.is_empty() && keeps_its_turn(&command) {
+            self.held.push(command, TURN, large, std::future::ready(Ok(())));
+            return Goes::On;
+        }
+        self.answer(command, Ok(())).await
+    }
+
+    /// Waits for the first one that is held. May be dropped while it waits.
+    pub(super) async fn next_held(&mut self) -> Waited {
+        self.held.next().await
+    }
+
+    /// Does what one that was held asks, or refuses it for want of room.
+    pub(super) async fn obey_held(&mut self, waited: Waited) -> Goes {
+        let Waited { command, room, .. } = waited;
+        self.answer(command, room).await
+    }
+
+    /// Are so many held that no more should be heard?
+    pub(super) fn is_full(&self) -> bool {
+        self.held.is_full()
+    }
+
+    async fn answer(&mut self, command: Command, room: Result<(), QueueError>) -> Goes {
         let head = command.head();
         let (transaction, window) = (transaction_of(&command).cloned(), self.window_of(&command));
-        let reply = match self.act(command).await {
+        let acted = match room {
+            Ok(()) => self.act(command).await,
+            Err(error) => Err(error.into()),
+        };
+        let reply = match acted {
             Ok(Act::Last) => return Goes::Closed,
             Ok(Act::Told) => return Goes::On,
             Ok(Act::Done) if !head.response_required => return Goes::On,
@@ -163,12 +212,45 @@ impl<'a> Asking<'a> {
     }
 
     async fn send(&mut self, message: Box<Message>) -> Result<Act, Refused> {
-        let queue = letter::queue_of(&message.destination)?;
+        if letter::is_scheduled(&message) {
+            return Err(Refused::Unserved("scheduled messages (AMQ_SCHEDULED_DELAY and its like)"));
+        }
         let transaction = message.transaction_id.as_ref().map(number).transpose()?;
-        let send = letter::to_queue(*message, queue, self.client.again, moment_ms())?;
-        let answer = self.session.send(send, transaction).await?;
+        let queues = letter::queues_of(&message.destination)?;
         self.hall.counts.received.inc();
-        Ok(Act::Asked(answer))
+        match <[_; 1]>::try_from(queues) {
+            Ok([queue]) => {
+                let send = letter::to_queue(*message, queue, self.client.again, moment_ms())?;
+                Ok(Act::Asked(self.session.send_now(send, transaction).await?))
+            }
+            Err(queues) => Box::pin(self.send_to_all(*message, queues, transaction)).await,
+        }
+    }
+
+    /// To all of them or to none, whether its client has a transaction or not.
+    async fn send_to_all(
+        &mut self,
+        message: Message,
+        queues: Vec<Destination>,
+        transaction: Option<u64>,
+    ) -> Result<Act, Refused> {
+        let (again, now) = (self.client.again, moment_ms());
+        let sends = queues.into_iter().map(|queue| letter::to_one_of(&message, queue, again, now));
+        let sends = sends.collect::<Result<Vec<_>, _>>()?;
+        let own = u64::MAX - self.composites;
+        if transaction.is_none() {
+            self.composites += 1;
+            let _begun = self.session.begin(own).await?;
+        }
+        let mut last = None;
+        for send in sends {
+            // A refusal of any of them is the transaction's: its commit tells it.
+            last = Some(self.session.send_now(send, Some(transaction.unwrap_or(own))).await?);
+        }
+        match (transaction, last) {
+            (Some(_), Some(last)) => Ok(Act::Asked(last)),
+            _ => Ok(Act::Asked(self.session.commit(own).await?)),
+        }
     }
 
     async fn acknowledge(&mut self, ack: Box<MessageAck>) -> Result<Act, Refused> {
@@ -233,7 +315,7 @@ impl<'a> Asking<'a> {
 
     fn open_producer(&mut self, info: &ProducerInfo) -> Result<(), Refused> {
         if let Some(destination) = &info.destination {
-            letter::queue_of(destination)?;
+            letter::queues_of(destination)?;
         }
         if info.window > 0 {
             if self.windows.len() >= MOST {
@@ -297,7 +379,7 @@ impl<'a> Asking<'a> {
         }
     }
 
-    async fn alive(&self, head: Head) -> Result<Act, Refused> {
+    async fn alive(&mut self, head: Head) -> Result<Act, Refused> {
         if head.response_required {
             let head = Head { response_required: false, ..head };
             let alive = crate::openwire::KeepAliveInfo { head };
@@ -320,6 +402,15 @@ fn words(cause: Throwable) -> String {
     match cause.message {
         Some(message) => format!("{}: {message}", cause.class),
         None => cause.class.to_string(),
+    }
+}
+
+/// Must a command that is no message not overtake one?
+fn keeps_its_turn(command: &Command) -> bool {
+    match command {
+        Command::TransactionInfo(_) | Command::FlushCommand(_) => true,
+        Command::MessageAck(ack) => ack.transaction_id.is_some(),
+        _ => false,
     }
 }
 

@@ -14,8 +14,8 @@ use tokio::time::{Instant, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::openwire::{
-    Arrival, BrokerInfo, Command, ConnectionId, ConnectionInfo, Head, Incoming, Offer, Outgoing, Settled,
-    Text, Version,
+    Arrival, BrokerInfo, Command, ConnectionId, ConnectionInfo, Head, Incoming, Offer, Outgoing, Password,
+    Settled, Text, Version,
 };
 
 use super::Hall;
@@ -29,7 +29,7 @@ use super::telling::{Replies, Reply, Telling, done, refusal};
 const INTRODUCTION: Duration = Duration::from_secs(10);
 /// What is said last must be taken within this time.
 const LAST_WORDS: Duration = Duration::from_secs(10);
-/// Nobody who is unknown sends more, bytes.
+/// Nobody who is unknown sends a longer frame, bytes.
 const MOST_UNKNOWN: usize = 64 << 10;
 /// Frames above this take their room from all connections' together, bytes.
 const LARGE: usize = 64 << 10;
@@ -145,6 +145,7 @@ where
         }
     };
     outgoing.settle(&settled);
+    incoming.limit(MOST_UNKNOWN);
     let mut greeted = Greeted { stream, incoming, outgoing, settled };
     let about = BrokerInfo::new(hall.id.clone(), Text::shortened(&hall.settings.name));
     greeted.say(&about.into()).await?;
@@ -155,10 +156,6 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeted<S> {
     /// Waits until the peer has said who it is.
     async fn hear_name(&mut self) -> Result<ConnectionInfo, End> {
         loop {
-            let early = Refused::TooEarly(MOST_UNKNOWN);
-            if self.incoming.announced().is_some_and(|length| length > MOST_UNKNOWN) {
-                return Err(End::Refused(early));
-            }
             match self.incoming.arrival().map_err(Refused::from).map_err(End::Refused)? {
                 Some(Arrival::Command(Command::ConnectionInfo(info))) => return Ok(*info),
                 Some(Arrival::Command(Command::KeepAliveInfo(_) | Command::ConnectionControl(_))) => {}
@@ -185,8 +182,9 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeted<S> {
 
 /// Password first: a stranger learns nothing of who is connected.
 async fn admit(hall: &Hall, info: &ConnectionInfo, from: SocketAddr) -> Result<(Client, Place), Refused> {
-    let text = |text: &Option<Text>| text.as_ref().map(Text::to_string).unwrap_or_default();
-    let known = hall.door.lets_in(&text(&info.user_name), &text(&info.password)).await;
+    let text = |text: Option<&Text>| text.map(Text::to_string).unwrap_or_default();
+    let password = text(info.password.as_ref().map(Password::reveal));
+    let known = hall.door.lets_in(&text(info.user_name.as_ref()), &password).await;
     let is_known = known.map_err(|error| {
         tracing::error!("broker: {error}; nobody new is let in until then");
         Refused::Users
@@ -212,7 +210,8 @@ async fn converse<S>(hall: &Arc<Hall>, greeted: Greeted<S>, client: &Client, pla
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
-    let Greeted { stream, incoming, outgoing, settled } = greeted;
+    let Greeted { stream, mut incoming, outgoing, settled } = greeted;
+    incoming.limit(settled.max_frame);
     // Gone before the place is free: the client's messages are back in their queues by then.
     let (session, deliveries) = hall.queues.connect();
     let (reading, writing): (ReadHalf<S>, WriteHalf<S>) = tokio::io::split(stream);
@@ -232,17 +231,16 @@ where
         counts: Arc::clone(&hall.counts),
         poison: Vec::new(),
     };
-    let mut hearing = Box::pin(
-        Hearing {
-            asking: Asking::new(hall, client, &session, seats, replies.clone()),
-            incoming,
-            socket: reading,
-            settled,
-            large: Arc::clone(&hall.large),
-            replies,
-        }
-        .run(&hall.shutdown, &place.cut),
-    );
+    let ear = Ear {
+        incoming,
+        socket: reading,
+        large: Arc::clone(&hall.large),
+        room: None,
+        patience: settled.inactivity.map(|silence| silence.max(settled.initial_delay)),
+        inactivity: settled.inactivity,
+    };
+    let asking = Asking::new(hall, client, &session, seats, replies.clone());
+    let mut hearing = Box::pin(Hearing { asking, ear, replies }.run(&hall.shutdown, &place.cut));
     let mut telling = Box::pin(telling.run());
     let end = tokio::select! {
         end = &mut hearing => end,
@@ -259,52 +257,76 @@ where
 /// The reading half.
 struct Hearing<'a, S> {
     asking: Asking<'a>,
+    ear: Ear<S>,
+    replies: mpsc::Sender<Reply>,
+}
+
+/// The socket's own part of it.
+struct Ear<S> {
     incoming: Incoming,
     socket: ReadHalf<S>,
-    settled: Settled,
     large: Arc<Semaphore>,
-    replies: mpsc::Sender<Reply>,
+    /// What the frame that arrives takes of the room for large ones.
+    room: Option<OwnedSemaphorePermit>,
+    /// How long the peer may be silent now,
+    patience: Option<Duration>,
+    /// and once it has said something.
+    inactivity: Option<Duration>,
 }
 
 impl<S: AsyncRead + AsyncWrite> Hearing<'_, S> {
     async fn run(mut self, stopping: &CancellationToken, cut: &CancellationToken) -> End {
-        let mut room = None;
-        let mut patience = self.settled.inactivity.map(|silence| silence.max(self.settled.initial_delay));
         loop {
-            match self.incoming.arrival() {
-                Ok(Some(Arrival::Command(command))) => {
-                    room = None;
-                    match self.asking.obey(command).await {
-                        Goes::On => continue,
-                        Goes::Closed | Goes::Deaf => return End::Closed,
-                        Goes::Refused(refused) => return End::Refused(refused),
+            let deaf = self.asking.is_full();
+            if !deaf {
+                match self.ear.incoming.arrival() {
+                    Ok(Some(Arrival::Command(command))) => {
+                        let room = self.ear.room.take();
+                        match end_of(self.asking.obey(command, room).await) {
+                            None => continue,
+                            Some(end) => return end,
+                        }
                     }
+                    Ok(Some(Arrival::Greeting(..))) => return End::Refused(Refused::Unknown),
+                    Err(error) => return self.garbled(error.into()).await,
+                    Ok(None) => {}
                 }
-                Ok(Some(Arrival::Greeting(..))) => return End::Refused(Refused::Unknown),
-                Err(error) => return self.garbled(error.into()).await,
-                Ok(None) => {}
             }
-            tokio::select! {
-                end = self.more(&mut room, patience) => if let Err(end) = end { return end },
+            let waited = tokio::select! {
+                end = self.ear.more(), if !deaf => match end {
+                    Ok(()) => continue,
+                    Err(end) => return end,
+                },
+                waited = self.asking.next_held() => waited,
                 () = stopping.cancelled() => return End::Stopping,
                 () = cut.cancelled() => return End::Replaced,
+            };
+            if let Some(end) = end_of(self.asking.obey_held(waited).await) {
+                return end;
             }
-            patience = self.settled.inactivity;
         }
     }
 
-    /// Waits for more bytes. Only this waiting counts as the peer's silence.
-    async fn more(
-        &mut self,
-        room: &mut Option<OwnedSemaphorePermit>,
-        patience: Option<Duration>,
-    ) -> Result<(), End> {
+    /// Says so, where the peer still understands it.
+    async fn garbled(&mut self, refused: Refused) -> End {
+        let connection = ConnectionId { value: Text::default() };
+        let told = refusal(&refused, Head::default(), &connection);
+        let _deaf = self.replies.send(Reply::Now(told)).await;
+        End::Refused(refused)
+    }
+}
+
+impl<S: AsyncRead + AsyncWrite> Ear<S> {
+    /// Waits for more bytes. Only this waiting counts as the peer's silence. May be dropped while it
+    /// waits.
+    async fn more(&mut self) -> Result<(), End> {
         let length = self.incoming.announced().unwrap_or_default();
-        if length > LARGE && room.is_none() {
+        if length > LARGE && self.room.is_none() {
             let kib = u32::try_from(length >> 10).unwrap_or(u32::MAX);
             // Never closed.
-            *room = Arc::clone(&self.large).acquire_many_owned(kib).await.ok();
+            self.room = Arc::clone(&self.large).acquire_many_owned(kib).await.ok();
         }
+        let patience = self.patience;
         let late = async {
             match patience {
                 Some(patience) => {
@@ -315,17 +337,20 @@ impl<S: AsyncRead + AsyncWrite> Hearing<'_, S> {
             }
         };
         tokio::select! {
-            read = read(&mut self.socket, &mut self.incoming) => Ok(read?),
-            silent = late => Err(End::Silent(silent)),
+            read = read(&mut self.socket, &mut self.incoming) => read?,
+            silent = late => return Err(End::Silent(silent)),
         }
+        self.patience = self.inactivity;
+        Ok(())
     }
+}
 
-    /// Says so, where the peer still understands it.
-    async fn garbled(&mut self, refused: Refused) -> End {
-        let connection = ConnectionId { value: Text::default() };
-        let told = refusal(&refused, Head::default(), &connection);
-        let _deaf = self.replies.send(Reply::Now(told)).await;
-        End::Refused(refused)
+/// How the connection ends, if it does.
+fn end_of(goes: Goes) -> Option<End> {
+    match goes {
+        Goes::On => None,
+        Goes::Closed | Goes::Deaf => Some(End::Closed),
+        Goes::Refused(refused) => Some(End::Refused(refused)),
     }
 }
 

@@ -70,9 +70,6 @@ pub(super) enum Refused {
     /// Before it has said who it is.
     #[error("the connection must begin with ConnectionInfo")]
     Unknown,
-    /// Before anybody knows who it is nothing large is taken.
-    #[error("more than {0} bytes before ConnectionInfo")]
-    TooEarly(usize),
     /// More than any frame holds.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -86,7 +83,7 @@ impl Refused {
     pub(super) fn class(&self) -> &'static str {
         match self {
             Self::Name { .. } => INVALID_DESTINATION,
-            Self::Password | Self::Users | Self::Unknown | Self::TooEarly(_) => "java.lang.SecurityException",
+            Self::Password | Self::Users | Self::Unknown => "java.lang.SecurityException",
             Self::ClientTaken { .. } => "javax.jms.InvalidClientIDException",
             Self::TooMany { .. } => RESOURCES,
             Self::RolledBack { .. } => "javax.jms.TransactionRolledBackException",
@@ -106,7 +103,7 @@ impl Refused {
     pub(super) fn ends(&self) -> bool {
         match self {
             Self::Password | Self::Users | Self::ClientTaken { .. } => true,
-            Self::Unknown | Self::TooEarly(_) | Self::Decode(_) => true,
+            Self::Unknown | Self::Decode(_) => true,
             Self::Queue(error) => matches!(error, QueueError::Stopped),
             _ => false,
         }

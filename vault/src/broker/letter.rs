@@ -15,6 +15,10 @@ use super::fault::Refused;
 
 /// What ActiveMQ's client counts for a message's headers, bytes.
 const HEADERS: usize = 1024;
+/// Begins the names of the properties that ActiveMQ's scheduler reads.
+const SCHEDULED: &[u8] = b"AMQ_SCHEDULED_";
+/// Queues that one message may go to.
+const MOST_AT_ONCE: usize = 64;
 /// Where a dead letter tells why it is one.
 const CAUSE: &str = "dlqDeliveryFailureCause";
 
@@ -32,11 +36,75 @@ pub(super) fn queue_of(destination: &Destination) -> Result<message::Destination
     made.map_err(|why| Refused::Name { name, why })
 }
 
-/// How much of its producer's window a message takes, as the Java client counts it; bytes.
-pub(super) fn window_size(message: &Message) -> i32 {
+/// The queues that a message goes to: one, or those of a composite name, `A,queue://B`.
+///
+/// # Errors
+/// Those of [`queue_of`] for any of them; [`Refused::TooMany`].
+pub(super) fn queues_of(destination: &Destination) -> Result<Vec<message::Destination>, Refused> {
+    if !destination.name.as_bytes().contains(&b',') {
+        return Ok(vec![queue_of(destination)?]);
+    }
+    let names = destination.name.to_string();
+    let mut queues = Vec::new();
+    for name in names.split(',').map(str::trim) {
+        let (kind, name) = match name.split_once("://") {
+            None => (destination.kind, name),
+            Some(("queue", name)) => (DestinationKind::Queue, name),
+            Some(("temp-queue", name)) => (DestinationKind::TempQueue, name),
+            Some(_) => (DestinationKind::Topic, name),
+        };
+        let queue = queue_of(&Destination { kind, name: Text::shortened(name) })?;
+        if queues.contains(&queue) {
+            continue;
+        }
+        if queues.len() == MOST_AT_ONCE {
+            return Err(Refused::TooMany { what: "queues in one name", most: MOST_AT_ONCE });
+        }
+        queues.push(queue);
+    }
+    Ok(queues)
+}
+
+/// Is it to survive restarts, as far as its sender and its queue say?
+pub(super) fn is_kept(message: &Message) -> bool {
+    message.persistent && message.destination.kind != DestinationKind::TempQueue
+}
+
+/// Is it to be delivered later, or again and again? ActiveMQ's scheduler reads that from properties.
+pub(super) fn is_scheduled(message: &Message) -> bool {
+    let Some(properties) = &message.properties else { return false };
+    // Looked for first: few messages have any of them.
+    properties.windows(SCHEDULED.len()).any(|bytes| bytes == SCHEDULED)
+        && Properties::read(properties)
+            .is_ok_and(|properties| properties.iter().any(|(name, _)| name.as_bytes().starts_with(SCHEDULED)))
+}
+
+/// What a message takes, as the Java client counts it; bytes.
+pub(super) fn size(message: &Message) -> usize {
     let length = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
-    let size = HEADERS + length(&message.content) + length(&message.properties);
-    i32::try_from(size).unwrap_or(i32::MAX)
+    HEADERS + length(&message.content) + length(&message.properties)
+}
+
+/// How much of its producer's window a message takes; bytes.
+pub(super) fn window_size(message: &Message) -> i32 {
+    i32::try_from(size(message)).unwrap_or(i32::MAX)
+}
+
+/// One of the messages that a composite name makes; see [`to_queue`]. Each is recognised by itself
+/// when it is sent again.
+///
+/// # Errors
+/// As [`to_queue`].
+pub(super) fn to_one_of(
+    message: &Message,
+    destination: message::Destination,
+    again: bool,
+    now: u64,
+) -> Result<Send, EncodeError> {
+    let name = destination.name().to_owned();
+    let mut send = to_queue(message.clone(), destination, again, now)?;
+    send.producer = send.producer.map(|(producer, number)| (format!("{producer}>{name}").into(), number));
+    Ok(send)
 }
 
 /// A message as the queues take it. `again`: its connection may have sent it before. `now` in ms
@@ -224,6 +292,44 @@ mod tests {
         let mut sent = message();
         sent.content = Some(Bytes::from(vec![0; 900]));
         assert_eq!(window_size(&sent), 1924);
+    }
+
+    #[test]
+    fn a_composite_name_is_several_queues_each_once_and_none_of_them_a_topic() {
+        let of = |name: &str| queues_of(&Destination::queue(text(name)));
+        let names = |name: &str| -> Vec<String> {
+            of(name).unwrap().iter().map(|queue| queue.name().to_owned()).collect()
+        };
+        assert_eq!(names("a"), ["a"]);
+        assert_eq!(names("a, queue://b,a"), ["a", "b"]);
+        assert!(matches!(of("a,topic://t"), Err(Refused::Unserved("topics"))));
+        assert!(matches!(of("a,b.>"), Err(Refused::Name { .. })));
+        assert!(matches!(of("a,,b"), Err(Refused::Name { .. })));
+        let many: Vec<_> = (0..65).map(|number| number.to_string()).collect();
+        assert!(matches!(of(&many.join(",")), Err(Refused::TooMany { most: 64, .. })));
+    }
+
+    #[test]
+    fn each_message_of_a_composite_name_is_recognised_by_itself() {
+        let [one, two] = ["a", "b"].map(|name| {
+            let queue = message::Destination::queue(name).unwrap();
+            to_one_of(&message(), queue, true, 5).unwrap().producer.unwrap()
+        });
+        assert_eq!((&*one.0, one.1), ("ID:host-1-2-0:1:2:3>a", 7));
+        assert_ne!(one, two);
+    }
+
+    #[test]
+    fn a_message_for_activemqs_scheduler_is_known_by_its_properties() {
+        let with = |name: &str, value| {
+            let mut properties = Properties::default();
+            properties.set(text(name), value);
+            Message { properties: Some(properties.to_bytes()), ..message() }
+        };
+        assert!(!is_scheduled(&message()));
+        assert!(is_scheduled(&with("AMQ_SCHEDULED_DELAY", Value::Long(1))));
+        assert!(is_scheduled(&with("AMQ_SCHEDULED_CRON", Value::string("* * * * *"))));
+        assert!(!is_scheduled(&with("about", Value::string("AMQ_SCHEDULED_DELAY"))));
     }
 
     #[test]

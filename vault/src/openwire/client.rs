@@ -28,7 +28,7 @@ use super::fault::{DecodeError, EncodeError};
 use super::frame::{Arrival, Incoming, Outgoing};
 use super::greeting::Settled;
 use super::id::{ConnectionId, ObjectId};
-use super::text::Text;
+use super::text::{Password, Text};
 use super::uri::Address;
 use connection::Connection;
 
@@ -329,7 +329,7 @@ impl Client {
 
     fn introduction(&self, login: &Login) -> ConnectionInfo {
         ConnectionInfo {
-            password: login.password.as_deref().map(Text::shortened),
+            password: login.password.as_deref().map(Text::shortened).map(Password::new),
             user_name: login.user.as_deref().map(Text::shortened),
             fault_tolerant: login.resumes,
             failover_reconnect: login.resumes,

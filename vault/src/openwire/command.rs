@@ -17,7 +17,7 @@ use super::message::Message;
 #[cfg(test)]
 use super::sample::{Dice, Sample};
 use super::table::{byte_values, structures};
-use super::text::Text;
+use super::text::{Password, Text};
 use super::wire::{Reader, Wire, Writer};
 
 /// What every command but the greeting begins with.
@@ -155,7 +155,7 @@ structures! {
         head: Head;
         connection_id: ConnectionId;
         client_id: Option<Text>;
-        password: Option<Text>;
+        password: Option<Password>;
         user_name: Option<Text>;
         broker_path: Option<Vec<BrokerId>>;
         master_connector: bool;

@@ -58,6 +58,14 @@ pub enum Fault {
     /// Structures in structures, too many levels.
     #[error("its structures lie too deep in each other")]
     TooDeep,
+    /// More elements than anything real has.
+    #[error("{number} are more than the {most} that are taken")]
+    TooMany {
+        /// How many there are.
+        number: usize,
+        /// How many may be.
+        most: usize,
+    },
     /// A frame longer than was agreed.
     #[error("a frame of {length} bytes is over the limit of {limit}")]
     TooLong {

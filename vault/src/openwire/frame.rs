@@ -37,13 +37,15 @@ pub struct Incoming {
     room: usize,
     offer: Offer,
     settled: Option<Settled>,
+    /// Longest frame taken now, in bytes after the length.
+    longest: usize,
 }
 
 impl Incoming {
     /// Waits for the greeting that answers `offer`, or that it answers.
     #[must_use]
     pub fn new(offer: Offer) -> Self {
-        Self { buffer: BytesMut::new(), room: *ROOM.start(), offer, settled: None }
+        Self { buffer: BytesMut::new(), room: *ROOM.start(), offer, settled: None, longest: MAX_GREETING }
     }
 
     /// Where to put bytes that arrive, behind those that are there; it has room for some.
@@ -62,7 +64,7 @@ impl Incoming {
     /// What is no OpenWire, or over the limit. The connection is of no use then.
     pub fn arrival(&mut self) -> Result<Option<Arrival>, DecodeError> {
         let Some(length) = self.wanted() else { return Ok(None) };
-        let limit = self.settled.map_or(MAX_GREETING, |settled| settled.max_frame);
+        let limit = self.longest;
         if length - PREFIX > limit {
             // What opens with a length out of all proportion is another protocol's text.
             let fault = Fault::TooLong { length: length - PREFIX, limit };
@@ -77,6 +79,12 @@ impl Incoming {
             Some(settled) => Reader::new(frame, settled.version).whole().map(Arrival::Command).map(Some),
             None => self.greeted(frame).map(Some),
         }
+    }
+
+    /// From now on takes no longer frame than so many bytes, nor than was settled: who is unknown
+    /// is not given much memory, and who is known may have it.
+    pub fn limit(&mut self, longest: usize) {
+        self.longest = self.settled.map_or(MAX_GREETING, |settled| settled.max_frame).min(longest);
     }
 
     /// Length in bytes of the frame that has begun to arrive, as its sender says.
@@ -95,6 +103,7 @@ impl Incoming {
         let greeting: WireFormatInfo = Reader::new(frame, Version::V12).whole()?;
         let settled = self.offer.settle(&greeting)?;
         self.settled = Some(settled);
+        self.longest = settled.max_frame;
         Ok(Arrival::Greeting(greeting, settled))
     }
 

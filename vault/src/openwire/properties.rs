@@ -1,6 +1,7 @@
 //! The marshalled map of simple values that carries a message's properties, a map message's body
 //! and the greeting's settings. Knows nothing of messages. What is read and written again has the
-//! same bytes: the order of the entries and the form of each value are kept.
+//! same bytes: the order of the entries and the form of each value are kept. What was read takes a
+//! small multiple of its bytes: maps and lists inside are looked through and stay as they are.
 //!
 //! Source: ActiveMQ's `MarshallingSupport.marshalPrimitiveMap`.
 
@@ -11,6 +12,13 @@ use super::text::{self, Text};
 
 /// How deep maps and lists may lie in each other.
 const MAX_DEPTH: u8 = 16;
+
+/// More entries than this has no map that somebody set by hand; a map message's body may, and is
+/// nobody's to read here.
+pub const MOST_ENTRIES: usize = 65_536;
+
+/// Bytes of the shortest entry: two of its name's length, and a null.
+const SHORTEST: usize = 3;
 
 /// Java writes strings of fewer characters than this with two bytes of length, others with four.
 const SHORT_TEXT: usize = 8_191;
@@ -42,10 +50,10 @@ pub enum Value {
     BigString(Bytes),
     /// Bytes; map messages only.
     Bytes(Bytes),
-    /// A map; map messages only.
-    Map(Properties),
-    /// A list; map messages only.
-    List(Vec<Value>),
+    /// A map, as it is marshalled.
+    Map(Bytes),
+    /// A list, as it is marshalled.
+    List(Bytes),
 }
 
 /// Named values in the order in which they were written.
@@ -58,18 +66,30 @@ impl Properties {
     /// Reads a marshalled map; its strings are slices of `bytes`.
     ///
     /// # Errors
-    /// Bytes that are no such map, or that go on after its end.
+    /// Bytes that are no such map, or that go on after its end; more than [`MOST_ENTRIES`].
     pub fn read(bytes: &Bytes) -> Result<Self, Fault> {
         let mut rest = bytes.clone();
-        let map = read_map(&mut rest, 0)?;
-        if rest.is_empty() { Ok(map) } else { Err(Fault::Trailing(rest.len())) }
+        let number = read_number(&mut rest)?;
+        if number > MOST_ENTRIES {
+            return Err(Fault::TooMany { number, most: MOST_ENTRIES });
+        }
+        // No more capacity on a stranger's word than as many entries could fill.
+        let mut entries = Vec::with_capacity(number.min(rest.len() / SHORTEST));
+        for _ in 0..number {
+            entries.push((read_text(&mut rest)?, read_value(&mut rest, 0)?));
+        }
+        if rest.is_empty() { Ok(Self { entries }) } else { Err(Fault::Trailing(rest.len())) }
     }
 
     /// The marshalled map.
     #[must_use]
     pub fn to_bytes(&self) -> Bytes {
         let mut bytes = BytesMut::new();
-        write_map(self, &mut bytes);
+        bytes.put_i32(counted(self.entries.len()));
+        for (name, value) in &self.entries {
+            name.put(&mut bytes);
+            write_value(value, &mut bytes);
+        }
         bytes.freeze()
     }
 
@@ -145,14 +165,20 @@ impl Value {
     }
 }
 
-fn read_map(bytes: &mut Bytes, depth: u8) -> Result<Properties, Fault> {
-    // −1 is how Java writes a map that is null; elsewhere it would be a presence byte.
+/// How many entries or elements follow, or bytes. −1 is how Java writes a map that is null; it
+/// is none here, where a presence byte says so.
+fn read_number(bytes: &mut Bytes) -> Result<usize, Fault> {
     let number = bytes.try_get_i32().map_err(|_| Fault::Truncated)?;
-    let number = u32::try_from(number).map_err(|_| Fault::Length(number))?;
-    // No capacity on a stranger's word: the vector grows as the entries are read.
-    let entries: Result<_, _> =
-        (0..number).map(|_| Ok((read_text(bytes)?, read_value(bytes, depth)?))).collect();
-    Ok(Properties { entries: entries? })
+    usize::try_from(number).map_err(|_| Fault::Length(number))
+}
+
+/// A map or list inside: looked through, and left as it is.
+fn read_nested(bytes: &mut Bytes, element: impl Fn(&mut Bytes) -> Result<(), Fault>) -> Result<Bytes, Fault> {
+    let whole = bytes.clone();
+    for _ in 0..read_number(bytes)? {
+        element(bytes)?;
+    }
+    Ok(whole.slice(..whole.len() - bytes.len()))
 }
 
 fn read_value(bytes: &mut Bytes, depth: u8) -> Result<Value, Fault> {
@@ -175,13 +201,11 @@ fn read_value(bytes: &mut Bytes, depth: u8) -> Result<Value, Fault> {
         9 => Value::String(read_text(bytes)?),
         10 => Value::Bytes(read_bytes(bytes)?),
         11 | 12 if depth == MAX_DEPTH => return Err(Fault::TooDeep),
-        11 => Value::Map(read_map(bytes, depth + 1)?),
-        12 => {
-            let number = bytes.try_get_i32().map_err(short)?;
-            let number = u32::try_from(number).map_err(|_| Fault::Length(number))?;
-            let values: Result<_, _> = (0..number).map(|_| read_value(bytes, depth + 1)).collect();
-            Value::List(values?)
-        }
+        11 => Value::Map(read_nested(bytes, |bytes| {
+            read_text(bytes)?;
+            read_value(bytes, depth + 1).map(drop)
+        })?),
+        12 => Value::List(read_nested(bytes, |bytes| read_value(bytes, depth + 1).map(drop))?),
         13 => Value::BigString(read_bytes(bytes)?),
         other => return Err(Fault::UnknownValue(other)),
     })
@@ -192,20 +216,8 @@ fn read_text(bytes: &mut Bytes) -> Result<Text, Fault> {
 }
 
 fn read_bytes(bytes: &mut Bytes) -> Result<Bytes, Fault> {
-    let length = bytes.try_get_i32().map_err(|_| Fault::Truncated)?;
-    take(bytes, usize::try_from(length).map_err(|_| Fault::Length(length))?)
-}
-
-fn take(bytes: &mut Bytes, length: usize) -> Result<Bytes, Fault> {
+    let length = read_number(bytes)?;
     if length > bytes.len() { Err(Fault::Truncated) } else { Ok(bytes.split_to(length)) }
-}
-
-fn write_map(map: &Properties, bytes: &mut BytesMut) {
-    bytes.put_i32(counted(map.entries.len()));
-    for (name, value) in &map.entries {
-        name.put(bytes);
-        write_value(value, bytes);
-    }
 }
 
 fn write_value(value: &Value, bytes: &mut BytesMut) {
@@ -225,11 +237,7 @@ fn write_value(value: &Value, bytes: &mut BytesMut) {
             bytes.put_i32(counted(sequence.len()));
             bytes.put_slice(sequence);
         }
-        Value::Map(map) => write_map(map, bytes),
-        Value::List(values) => {
-            bytes.put_i32(counted(values.len()));
-            values.iter().for_each(|value| write_value(value, bytes));
-        }
+        Value::Map(marshalled) | Value::List(marshalled) => bytes.put_slice(marshalled),
     }
 }
 

@@ -3,7 +3,7 @@
 
 use bytes::Bytes;
 
-use super::text::Text;
+use super::text::{Password, Text};
 
 /// Throws that a property test gives and can shrink; zeros when they are used up, which make the
 /// smallest value of everything.
@@ -76,6 +76,12 @@ impl Sample for Bytes {
             255 => Bytes::from(vec![7; 20_000]),
             length => dice.some(usize::from(length % 32)).into(),
         }
+    }
+}
+
+impl Sample for Password {
+    fn sample(dice: &mut Dice) -> Self {
+        Self::new(Sample::sample(dice))
     }
 }
 

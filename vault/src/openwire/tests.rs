@@ -256,6 +256,74 @@ fn a_frame_over_the_limit_is_refused_by_its_length_alone() {
 }
 
 #[test]
+fn who_is_unknown_is_given_less_room_and_who_is_known_gets_no_more_than_was_settled() {
+    let (mut incoming, _) = peer(&Offer { max_frame: 1_000, ..Offer::default() });
+    incoming.limit(100);
+    incoming.buffer().extend_from_slice(&500_u32.to_be_bytes());
+    let fault = Fault::TooLong { length: 500, limit: 100 };
+    assert_eq!(incoming.arrival(), Err(fault.into()));
+    incoming.limit(usize::MAX);
+    assert_eq!(incoming.arrival(), Ok(None), "now it waits for the rest");
+    incoming.buffer().clear();
+    incoming.buffer().extend_from_slice(&1_001_u32.to_be_bytes());
+    let fault = Fault::TooLong { length: 1_001, limit: 1_000 };
+    assert_eq!(incoming.arrival(), Err(fault.into()));
+}
+
+#[test]
+fn a_password_is_never_shown() {
+    let mut info = ConnectionInfo::new(ConnectionId { value: name("c") }, name("c"));
+    info.password = Some(Password::new(name("open sesame")));
+    let shown = format!("{info:?} {:?}", Command::from(info.clone()));
+    assert!(!shown.contains("sesame") && shown.contains("hidden"), "{shown}");
+}
+
+/// Bytes that a map of so many entries takes, each of an empty name and this value.
+fn many(number: usize, value: &[u8]) -> Bytes {
+    let mut bytes = BytesMut::from(&i32::try_from(number).unwrap().to_be_bytes()[..]);
+    (0..number).for_each(|_| bytes.extend_from_slice(&[&[0, 0], value].concat()));
+    bytes.freeze()
+}
+
+#[test]
+fn a_map_of_more_entries_than_anybody_sets_is_refused_by_its_number_alone() {
+    assert_eq!(Properties::read(&many(65_536, &[0])).unwrap().iter().count(), 65_536);
+    let fault = Fault::TooMany { number: 65_537, most: 65_536 };
+    assert_eq!(Properties::read(&many(65_537, &[0])), Err(fault));
+    // As many as there could be, and no more room than the bytes that are there could fill.
+    assert_eq!(Properties::read(&many(65_536, &[0]).slice(..7)), Err(Fault::Truncated));
+}
+
+#[test]
+fn maps_and_lists_in_a_map_are_looked_through_and_take_no_memory_of_their_own() {
+    // A list of a list of nulls, and a map of one.
+    let list = [&[12, 0, 0, 0, 1, 12, 0, 0, 0, 3][..], &[0, 0, 0]].concat();
+    let map = [11, 0, 0, 0, 1, 0, 1, b'k', 1, 1];
+    for nested in [&list[..], &map] {
+        let bytes = many(2, nested);
+        let read = Properties::read(&bytes).unwrap();
+        assert_eq!(read.to_bytes(), bytes);
+        let (Value::List(inside) | Value::Map(inside)) = read.value("").unwrap() else { panic!("{read:?}") };
+        assert!(bytes.as_ptr_range().contains(&inside.as_ptr()), "it was copied");
+    }
+    let wrong = [&[12, 0, 0, 0, 1, 12, 0, 0, 0, 3][..], &[0, 99, 0]].concat();
+    assert_eq!(Properties::read(&many(1, &wrong)), Err(Fault::UnknownValue(99)));
+    let deep = [12, 0, 0, 0, 1].repeat(20);
+    assert_eq!(Properties::read(&many(1, &deep)), Err(Fault::TooDeep));
+}
+
+#[test]
+fn a_frame_of_more_structures_than_anything_real_has_is_refused() {
+    let mut info = ConnectionInfo::new(ConnectionId { value: name("c") }, name("c"));
+    for (number, taken) in [(16_000, true), (16_384, false)] {
+        info.broker_path = Some(vec![BrokerId { value: name("") }; number]);
+        let bytes = Writer::contiguous(&info, Version::V12).unwrap();
+        let read = Reader::new(bytes, Version::V12).whole::<Command>();
+        assert_eq!(read.is_ok(), taken, "{number}");
+    }
+}
+
+#[test]
 fn a_command_over_the_limit_is_not_sent_and_the_next_one_is() {
     let (mut incoming, mut outgoing) = peer(&Offer { max_frame: 20_000, ..Offer::default() });
     for size in [19_999, 30_000] {

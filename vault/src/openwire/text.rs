@@ -72,6 +72,30 @@ impl Text {
     }
 }
 
+/// A password on its way: a text that never shows.
+#[derive(Clone, PartialEq, Eq)]
+pub struct Password(Text);
+
+impl Password {
+    /// Hides a text.
+    #[must_use]
+    pub fn new(text: Text) -> Self {
+        Self(text)
+    }
+
+    /// What it is.
+    #[must_use]
+    pub fn reveal(&self) -> &Text {
+        &self.0
+    }
+}
+
+impl fmt::Debug for Password {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str("Password(hidden)")
+    }
+}
+
 impl TryFrom<&str> for Text {
     type Error = TextTooLong;
 

@@ -10,11 +10,15 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 
 use super::Version;
 use super::fault::{DecodeError, EncodeError, Fault};
-use super::text::Text;
+use super::text::{Password, Text};
 
 /// How deep structures may lie in each other: real traffic needs 3 (an advisory message in a
 /// dispatch carries a command).
 const MAX_DEPTH: u8 = 8;
+
+/// Structures of one frame, which take memory of their own: real ones have some ten, and one more
+/// for each subscription or broker that they list.
+const MOST_STRUCTURES: usize = 16_384;
 
 /// Room for a usual frame, so that its fields do not make it piece by piece.
 const ROOM: usize = 2 << 10;
@@ -33,11 +37,12 @@ pub(super) struct Reader {
     bytes: Bytes,
     version: Version,
     depth: u8,
+    structures: usize,
 }
 
 impl Reader {
     pub(super) fn new(bytes: Bytes, version: Version) -> Self {
-        Self { bytes, version, depth: 0 }
+        Self { bytes, version, depth: 0, structures: 0 }
     }
 
     pub(super) fn version(&self) -> Version {
@@ -56,6 +61,10 @@ impl Reader {
     fn structure<T: Structure>(&mut self) -> Result<T, DecodeError> {
         if self.depth == MAX_DEPTH {
             return Err(Fault::TooDeep.into());
+        }
+        self.structures += 1;
+        if self.structures > MOST_STRUCTURES {
+            return Err(Fault::TooMany { number: self.structures, most: MOST_STRUCTURES }.into());
         }
         let code = self.byte()?;
         self.depth += 1;
@@ -276,6 +285,19 @@ impl Wire for Text {
     fn write(&self, writer: &mut Writer) {
         writer.buffer.put_u8(1);
         self.put(&mut writer.buffer);
+    }
+}
+
+impl Wire for Option<Password> {
+    fn read(reader: &mut Reader) -> Result<Self, DecodeError> {
+        Ok(<Option<Text>>::read(reader)?.map(Password::new))
+    }
+
+    fn write(&self, writer: &mut Writer) {
+        match self {
+            None => writer.buffer.put_u8(0),
+            Some(password) => password.reveal().write(writer),
+        }
     }
 }
 

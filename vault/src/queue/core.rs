@@ -247,6 +247,8 @@ pub struct Core {
     dead_letters: u16,
     /// The next place's number.
     next: u64,
+    /// Numbers below it are of an earlier life, which may have given them out.
+    earlier: u64,
     /// When it was dispatched last, in ms since 1970.
     now: u64,
     units: Vec<unit::Unit>,
@@ -283,6 +285,7 @@ impl Core {
             producers: Producers::restored(kept.producers),
             dead_letters: 0,
             next: kept.next,
+            earlier: kept.next,
             now: 0,
             units: Vec::new(),
             owed: unit::Owed::default(),

@@ -118,8 +118,13 @@ async fn what_is_acknowledged_durably_does_not_come_again_and_the_rest_does() {
     queues.close().await;
     let queues = open(folder.path());
     let (session, mut deliveries) = queues.connect();
+    keep(&session, to(&orders, "d")).await;
     consumer(&session, &orders, 10).await;
-    assert_eq!(names(&mut deliveries, 1).await, ["c"]);
+    // An earlier life may have given it out, and nobody knows.
+    for expected in [("c", 1), ("d", 0)] {
+        let delivery = next(&mut deliveries).await;
+        assert_eq!((&*delivery.message.name, delivery.redeliveries), expected);
+    }
     assert!(is_quiet(&session, &mut deliveries).await);
 }
 

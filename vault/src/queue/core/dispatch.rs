@@ -297,7 +297,9 @@ impl Core {
         }
         let connection = consumer.connection;
         let message = if entry.persistent { entry.message.take() } else { entry.message.clone() };
-        let (size, redeliveries, first) = (entry.size, entry.redeliveries, given.first);
+        let before = u32::from(id.sequence() < self.earlier);
+        let (size, redeliveries, first) =
+            (entry.size, entry.redeliveries.saturating_add(before), given.first);
         consumer.give(id, entry);
         let deliver = Effect::Deliver { connection, consumer: key, id, size, redeliveries, first, message };
         self.effects.push(deliver);

@@ -1,0 +1,134 @@
+//! Senders for whom there is no room: they are held or refused with words, everybody else goes on, and
+//! nothing that was accepted is lost.
+
+use std::collections::BTreeSet;
+use std::time::Duration;
+
+use harness::java_client::{Acknowledge, Body, Connection, Delivery, Letter, Session};
+use harness::small_disk::{self, SmallDisk};
+use harness::vault_host::PairPlan;
+use harness::wait;
+
+use super::house::{House, OPEN, QUIET, SOON, put, refused, take, texts};
+
+const LIGHT: Delivery = Delivery { persistent: false, priority: 4, time_to_live: Duration::ZERO };
+
+/// So much that some four of them fill a memory of a megabyte.
+fn heavy() -> Letter {
+    Letter::new(Body::Filled(300_000))
+}
+
+fn house(hold: &str) -> House {
+    House::start(&format!("{OPEN}memory = \"1MiB\"\nmax_message = \"1MiB\"\nhold = \"{hold}\"\n"))
+}
+
+fn synchronous(house: &House) -> Connection {
+    house.connect("jms.alwaysSyncSend=true")
+}
+
+#[test]
+fn a_held_senders_own_connection_takes_what_makes_room_for_it() {
+    let house = house("60s");
+    let connection = synchronous(&house);
+    let (sends, consumes) =
+        (connection.session(Acknowledge::Auto).unwrap(), connection.session(Acknowledge::Client).unwrap());
+    let closing = connection.session(Acknowledge::Auto).unwrap();
+    std::thread::scope(|scope| {
+        let (told, sent) = std::sync::mpsc::channel();
+        let sends = &sends;
+        scope.spawn(move || {
+            for number in 0..12 {
+                sends.send_as("held", &heavy(), LIGHT).unwrap();
+                told.send(number).unwrap();
+            }
+        });
+        wait::until("the sender is held", SOON, || {
+            let status = house.pair.vaults[0].command(&["--json", "status"])?;
+            anyhow::ensure!(status.contains("the memory for non-persistent messages"), "{status}");
+            Ok(())
+        })
+        .unwrap();
+        // It is held now; others are opened, sent to and closed on the same connection.
+        drop(closing.consumer("other").unwrap());
+        put(&house.session(Acknowledge::Auto), "other", &["kept"]);
+        assert_eq!(texts(&take(&closing.consumer("other").unwrap(), 1)), ["kept"]);
+        let consumer = consumes.consumer("held").unwrap();
+        for _ in 0..12 {
+            let got = take(&consumer, 1);
+            assert_eq!(got[0].length, 300_000);
+            consumes.acknowledge(&got[0]).unwrap();
+        }
+        assert_eq!(sent.iter().count(), 12);
+    });
+}
+
+#[test]
+fn a_sender_that_is_held_for_too_long_is_told_what_to_do() {
+    let house = house("1s");
+    let session = synchronous(&house).session(Acknowledge::Auto).unwrap();
+    let mut refusal = None;
+    for _ in 0..8 {
+        if let Err(error) = session.send_as("full", &heavy(), LIGHT) {
+            refusal = Some(refused(Err::<(), _>(error)));
+            break;
+        }
+    }
+    let refusal = refusal.unwrap();
+    assert_eq!(refusal.class, "javax.jms.ResourceAllocationException", "{refusal}");
+    assert!(refusal.message.contains("consume or purge messages, or raise the limit"), "{refusal}");
+    // Persistent ones have another room, and what is larger than any may be has none.
+    put(&session, "on disk", &["kept"]);
+    assert_eq!(texts(&take(&session.consumer("on disk").unwrap(), 1)), ["kept"]);
+    let large = refused(session.send("large", &Letter::new(Body::Filled(3 << 20))));
+    assert!(large.to_string().contains("rame"), "{large}");
+}
+
+/// Sends until it is refused; what was taken, and the refusal's words.
+fn send_until_refused(session: &Session, sent: &mut BTreeSet<String>) -> String {
+    let bodies = (0..5_000).map(|number| format!("{:04} {}", number, "x".repeat(4_000)));
+    for body in bodies {
+        match session.send("disk", &Letter::text(&body)) {
+            Ok(message) => assert!(sent.insert(message.id)),
+            Err(error) => {
+                let refusal = refused(Err::<(), _>(error));
+                assert_eq!(refusal.class, "javax.jms.ResourceAllocationException", "{refusal}");
+                return refusal.message;
+            }
+        }
+    }
+    panic!("the full disk is not felt");
+}
+
+#[test]
+fn on_a_full_disk_senders_are_refused_consumers_go_on_and_nothing_is_lost() {
+    let plan =
+        PairPlan { broker: Some(OPEN.to_owned()), wrapper: Some(small_disk::wrapper), ..PairPlan::default() };
+    let house = House::planned(plan);
+    let disk = SmallDisk::of(&house.pair.vaults[0]).unwrap();
+    let session = house.session(Acknowledge::Auto);
+    let (mut sent, mut got) = (BTreeSet::new(), BTreeSet::new());
+    for number in 0..200 {
+        sent.insert(session.send("disk", &Letter::text(&number.to_string())).unwrap().id);
+    }
+    disk.fill().unwrap();
+    let words = send_until_refused(&session, &mut sent);
+    assert!(words.contains("journal could not be written") && words.contains("again"), "{words}");
+    // Consumers go on all the while, and what they acknowledge is not given again.
+    let consumer = session.consumer("disk").unwrap();
+    for message in take(&consumer, 100) {
+        assert!(got.insert(message.id), "twice");
+    }
+    drop(consumer);
+    disk.make_room().unwrap();
+    wait::until("senders are served again", SOON * 3, || {
+        sent.insert(session.send("disk", &Letter::text("after"))?.id);
+        Ok(())
+    })
+    .unwrap();
+
+    let consumer = session.consumer("disk").unwrap();
+    while let Some(message) = consumer.receive(QUIET * 10).unwrap() {
+        assert!(got.insert(message.id), "twice");
+    }
+    assert_eq!(got, sent);
+}

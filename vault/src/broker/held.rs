@@ -1,0 +1,114 @@
+//! What a client has sent and there is no room for yet: in its order, and bounded. What must not
+//! overtake it waits behind it; everything else goes on, for it may be what makes room. Knows
+//! neither queues nor what a command means.
+
+use futures_util::future::BoxFuture;
+use futures_util::stream::{FuturesOrdered, StreamExt as _};
+use tokio::sync::OwnedSemaphorePermit;
+
+use crate::openwire::Command;
+use crate::queue::QueueError;
+
+/// Commands that wait.
+const MOST: usize = 1024;
+/// Bytes of them; one command may always wait, however large.
+const MOST_BYTES: usize = 1 << 20;
+
+/// One whose waiting is over.
+pub(super) struct Waited {
+    pub(super) command: Command,
+    /// Is there room for it now?
+    pub(super) room: Result<(), QueueError>,
+    size: usize,
+    /// What it takes of the room for large frames.
+    _large: Option<OwnedSemaphorePermit>,
+}
+
+/// All that wait.
+#[derive(Default)]
+pub(super) struct Held<'a> {
+    waiting: FuturesOrdered<BoxFuture<'a, Waited>>,
+    bytes: usize,
+}
+
+impl<'a> Held<'a> {
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting.is_empty()
+    }
+
+    /// Is it time to hear no more?
+    pub(super) fn is_full(&self) -> bool {
+        self.waiting.len() >= MOST || self.bytes >= MOST_BYTES
+    }
+
+    /// Has one wait for its room, which is counted from now on, and for those before it. `size` in
+    /// bytes.
+    pub(super) fn push(
+        &mut self,
+        command: Command,
+        size: usize,
+        large: Option<OwnedSemaphorePermit>,
+        room: impl Future<Output = Result<(), QueueError>> + Send + 'a,
+    ) {
+        self.bytes += size;
+        let waits = async move { Waited { command, room: room.await, size, _large: large } };
+        self.waiting.push_back(Box::pin(waits));
+    }
+
+    /// The first one, once its waiting is over; never where none waits. May be dropped while it waits.
+    pub(super) async fn next(&mut self) -> Waited {
+        match self.waiting.next().await {
+            Some(waited) => {
+                self.bytes -= waited.size;
+                waited
+            }
+            None => std::future::pending().await,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::future::{pending, ready};
+    use std::time::Duration;
+
+    use tokio::sync::oneshot;
+    use tokio::time::timeout;
+
+    use super::*;
+    use crate::openwire::{FlushCommand, Head};
+
+    fn command(number: i32) -> Command {
+        FlushCommand { head: Head { command_id: number, response_required: false } }.into()
+    }
+
+    #[tokio::test]
+    async fn none_overtakes_another_though_its_room_comes_first() {
+        let (opens, opened) = oneshot::channel();
+        let mut held = Held::default();
+        held.push(command(1), 10, None, async { opened.await.map_err(|_| QueueError::Stopped) });
+        held.push(command(2), 10, None, ready(Ok(())));
+        assert!(timeout(Duration::from_millis(20), held.next()).await.is_err());
+        opens.send(()).unwrap();
+        for number in [1, 2] {
+            let waited = held.next().await;
+            assert_eq!((waited.command.head().command_id, waited.room.is_ok()), (number, true));
+        }
+        assert!(held.is_empty() && held.bytes == 0);
+    }
+
+    #[tokio::test]
+    async fn so_much_waits_and_no_more() {
+        let mut held = Held::default();
+        for number in 0..1023 {
+            held.push(command(number), 1, None, pending());
+        }
+        assert!(!held.is_full());
+        held.push(command(1023), 1, None, pending());
+        assert!(held.is_full());
+        let mut held = Held::default();
+        held.push(command(0), 64 << 20, None, ready(Err(QueueError::Stopped)));
+        assert!(held.is_full());
+        assert!(held.next().await.room.is_err() && !held.is_full());
+    }
+}
