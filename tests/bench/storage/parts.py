@@ -169,8 +169,12 @@ min_replicas = 2
         return run(self.binary, *words, "--config", self.config, **more)
 
     def start(self):
-        self.process = Process(self.name, [self.binary, "serve", "--config", self.config, "--log", "warn"], self.folder)
+        self.launch()
         until(self.name, 30, self.ready)
+
+    def launch(self):
+        """Starts it and waits for nothing."""
+        self.process = Process(self.name, [self.binary, "serve", "--config", self.config, "--log", "warn"], self.folder)
 
     def ready(self):
         self.process.must_run()

@@ -25,8 +25,8 @@ pub use dead::{Dead, Left, dead_letters, left, purge, revive};
 const ROW: u64 = 64;
 /// Errands that wait for the thread.
 const MOST_ERRANDS: usize = 64;
-/// Pages that SQLite keeps, as SQLite counts: so many KiB.
-const CACHE: i64 = -8_192;
+/// Pages that SQLite keeps, as SQLite counts: so many KiB; a batch is seldom larger.
+const CACHE: i64 = -2_048;
 /// Pages in SQLite's log before they go into the file itself, 16 MiB: what is forwarded at once
 /// never gets there.
 const LOG: i64 = 4096;

@@ -15,8 +15,9 @@ use super::message::{Cause, Destination, Id, Level, Marks, Message, Origin, PRIO
 use crate::sqlite::{self, SqliteError};
 use schema::MIGRATIONS;
 
-/// What SQLite keeps of the file for its one connection, as SQLite counts: so many KiB.
-const CACHE: i64 = -8_192;
+/// What SQLite keeps of the file for its one connection, as SQLite counts: so many KiB. It writes at
+/// one end and deletes at the other; what lies between is not read again.
+const CACHE: i64 = -2_048;
 /// Pages in SQLite's log before they go into the file itself, 16 MiB: a message that is consumed
 /// soon never gets there.
 const LOG: i64 = 4096;

@@ -88,6 +88,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
         // What came right behind the greeting.
         self.arrivals()?;
         loop {
+            self.gather()?;
             let has_room = self.shared.waiting.load(Ordering::Relaxed) < MOST_WAITING;
             if !has_room && !self.pending.is_empty() {
                 return Err(ClientError::Overrun);
@@ -139,6 +140,15 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
         // A broker that does not read any more misses nothing.
         let _unread = tokio::time::timeout(within, last).await;
         Err(ClientError::Closed)
+    }
+
+    /// All that is asked already, so that one write takes many small commands.
+    fn gather(&mut self) -> Result<(), ClientError> {
+        while self.outgoing.remaining() < MOST_UNWRITTEN {
+            let Ok(asked) = self.asks.try_recv() else { break };
+            self.ask(asked)?;
+        }
+        Ok(())
     }
 
     fn ask(&mut self, asked: Asked) -> Result<(), ClientError> {
