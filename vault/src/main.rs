@@ -25,7 +25,7 @@ const BAD_CONFIGURATION: u8 = 78;
 const CONFIGURATION: &str = "/etc/vault/vault.toml";
 
 #[derive(Parser)]
-#[command(name = "vault", version, about = "Numbers and files of the green zone, always as a pair")]
+#[command(name = "vault", version, about = "Numbers, messages and files of the green zone, always as a pair")]
 struct Arguments {
     /// The configuration
     #[arg(long, global = true, value_name = "FILE", default_value = CONFIGURATION)]
@@ -66,6 +66,9 @@ enum Command {
     /// The ledger's copy in a database: its servers, swap-over (the vault must be running)
     #[command(subcommand)]
     Database(command::database::Verb),
+    /// Queues of the embedded broker: send, look, move, purge, dead letters (the vault must be running)
+    #[command(subcommand)]
+    Message(command::message::Verb),
     /// The embedded broker: who may connect
     #[command(subcommand)]
     Broker(command::broker::Verb),
@@ -249,6 +252,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Command::Number(command::number::Verb::Verify(verify)) => verify.run(&mut output)?,
             Command::Number(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Record(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
+            Command::Message(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Worker(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Database(verb) => {
                 let well = verb.run(&config()?.api.control_socket, &mut output).await?;
