@@ -1,6 +1,6 @@
 //! Corridor 3: the handlers' one door to the vault pair. HTTP/1.1 on a Unix socket, or on
 //! loopback with a token for each handler; what comes in goes to whichever vault answers.
-//! Knows requests and bounds; must not know what a number or a file means, nor which vault
+//! Knows requests and bounds; must not know what a number, a file or a message means, nor which vault
 //! is asked (that is the client in `shared::api`). It exists so that handlers need neither
 //! certificates nor retries, and see nothing of tickets but their effect.
 

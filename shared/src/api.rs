@@ -3,6 +3,7 @@
 //! The whole contract, with every status, is vault's OpenAPI document.
 
 pub mod client;
+pub mod message;
 mod number;
 pub mod record;
 

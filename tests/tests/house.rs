@@ -71,6 +71,8 @@ const ARROWS: &[(&str, &[&str])] = &[
     // It consumes a queue in process, and shows its messages to who speaks no OpenWire.
     ("vault/delivery", &["openwire", "queue"]),
     ("vault/bridge", &["openwire", "sqlite"]),
+    // It puts messages into queues for who speaks no JMS.
+    ("vault/posting", &["openwire", "queue", "sqlite"]),
     ("vault/pki", &["marks", "sqlite"]),
     ("vault/queue", &["sqlite"]),
     ("vault/sequence", &["sqlite"]),

@@ -35,6 +35,7 @@ const BODIES: &[Body] = &[
     ("vault_condition", vault::api::records::fuzz_condition),
     ("vault_record_name", record_name),
     ("vault_content_digest", vault::api::files::fuzz_digests),
+    ("vault_message_headers", vault::api::messages::fuzz_headers),
     ("vault_certificate_request", vault::pki::read_request),
     ("shared_config", config),
     ("shared_identity", |data| drop(shared::tls::Identity::of(&data.into()))),

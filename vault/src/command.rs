@@ -9,6 +9,7 @@ mod control;
 pub mod database;
 pub mod file;
 pub mod keys;
+pub mod message;
 pub mod number;
 pub mod record;
 pub mod recover;
@@ -95,8 +96,16 @@ pub enum CommandError {
         /// Of how many.
         of: usize,
     },
-    /// An upload that may be repeated, and its idempotency key.
-    #[error("{source}; to repeat this upload safely, add --key {key}")]
+    /// There is something to lose.
+    #[error("{queue} has {messages} messages; to delete those that no consumer holds, add --yes")]
+    Unconfirmed {
+        /// The queue.
+        queue: String,
+        /// How many are in it.
+        messages: u64,
+    },
+    /// What may be repeated, and its idempotency key.
+    #[error("{source}; to repeat this safely, add --key {key}")]
     Repeatable {
         /// What is wrong.
         #[source]
@@ -490,6 +499,9 @@ fn next_step(code: &str) -> &'static str {
         }
         "catalog" | "internal" => "; vault's log has the cause; check the disk under `state`",
         "peer_away" => "; vault status tells what the two vaults wait for",
+        "queue_full" | "not_written" | "journal" => {
+            "; vault status names what is full, vault's log why the disk refuses"
+        }
         "ledger_away" => "; vault database status shows etcd's members",
         "stopping" => "; or start it again with `vault serve`",
         _ => "",

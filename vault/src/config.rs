@@ -23,6 +23,8 @@ const SLOWEST_SCRUB: ByteSize = ByteSize::kib(64);
 const DAY: u64 = 86_400;
 /// A broker that takes less takes no message with its headers.
 const SMALLEST_MESSAGE: ByteSize = ByteSize::mib(1);
+/// What it takes where nothing is said.
+const USUAL_MESSAGE: ByteSize = ByteSize::mib(64);
 /// Larger ones belong into files.
 const LARGEST_MESSAGE: ByteSize = ByteSize::mib(256);
 /// Room for a message's headers and properties beside its body, in bytes.
@@ -103,6 +105,13 @@ impl Config {
             Some(found) => Ok(found),
             None => Self::read(file).map(|config| config.storage.key_file),
         }
+    }
+
+    /// Largest body of a message, in bytes.
+    #[must_use]
+    pub fn largest_message(&self) -> usize {
+        let frame = self.broker.as_ref().map(|broker| broker.max_frame);
+        frame.map_or(USUAL_MESSAGE.as_usize(), |frame| frame.saturating_sub(HEADERS))
     }
 
     fn from_section(root: &mut Section<'_>) -> Option<Self> {
@@ -454,7 +463,7 @@ fn broker_settings(mut section: Section<'_>, name: &str, state: &Path, tls: &Fil
     if max_connections == 0 {
         section.fault("max_connections", "0 lets nobody in; write how many connections may be open at once");
     }
-    let max_message = section.or("max_message", ByteSize::mib(64));
+    let max_message = section.or("max_message", USUAL_MESSAGE);
     if !(SMALLEST_MESSAGE..=LARGEST_MESSAGE).contains(&max_message) {
         section.fault("max_message", format!("write {SMALLEST_MESSAGE} to {LARGEST_MESSAGE}"));
     }

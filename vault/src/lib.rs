@@ -11,6 +11,7 @@ pub mod marks;
 pub mod openwire;
 pub mod pair;
 pub mod pki;
+pub mod posting;
 pub mod queue;
 mod rooms;
 pub mod schedule;

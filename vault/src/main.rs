@@ -25,7 +25,7 @@ const BAD_CONFIGURATION: u8 = 78;
 const CONFIGURATION: &str = "/etc/vault/vault.toml";
 
 #[derive(Parser)]
-#[command(name = "vault", version, about = "Numbers and files of the green zone, always as a pair")]
+#[command(name = "vault", version, about = "Numbers, messages and files of the green zone, always as a pair")]
 struct Arguments {
     /// The configuration
     #[arg(long, global = true, value_name = "FILE", default_value = CONFIGURATION)]
@@ -69,6 +69,9 @@ enum Command {
     /// What is carried between brokers (the vault must be running)
     #[command(subcommand)]
     Bridge(command::bridge::Verb),
+    /// Queues of the embedded broker: send, look, move, purge, dead letters (the vault must be running)
+    #[command(subcommand)]
+    Message(command::message::Verb),
     /// The embedded broker: who may connect
     #[command(subcommand)]
     Broker(command::broker::Verb),
@@ -256,6 +259,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Command::Number(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Record(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Bridge(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
+            Command::Message(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Worker(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Database(verb) => {
                 let well = verb.run(&config()?.api.control_socket, &mut output).await?;

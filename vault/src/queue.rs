@@ -351,6 +351,15 @@ impl Queues {
         self.shared.ask(0, |reply| Operate::Remove(destination, reply)).await?.await.map(drop)
     }
 
+    /// Is this number of a producer's, or a later one, kept? Who has been silent longest is forgotten,
+    /// so it is asked soon after a crash.
+    ///
+    /// # Errors
+    /// [`QueueError::Stopped`].
+    pub async fn has(&self, producer: &str, number: u64) -> Result<bool, QueueError> {
+        self.shared.ask(0, |reply| Operate::Has(producer.into(), number, reply)).await?.await
+    }
+
     /// Page by page, so that others are served in between.
     async fn act(
         &self,

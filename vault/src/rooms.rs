@@ -25,6 +25,7 @@ use crate::broker::Broker;
 use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
+use crate::posting::{self, Posting};
 use crate::sequence::run_folder::run_folder;
 use crate::sequence::{self, Events, Forward, Sequence, Unheard};
 use crate::storage::{Adoption, AskPeerKeys, PeerAdoption, Storage, StorageError};
@@ -39,6 +40,8 @@ const COMPANY: Duration = Duration::from_millis(20);
 const FORWARD_DEADLINE: Duration = Duration::from_secs(4);
 /// An operator waits no longer than this for the other vault's side.
 const STATUS_DEADLINE: Duration = Duration::from_millis(1500);
+/// The other vault must have said within this time whether it has a message: its caller waits.
+const POST_DEADLINE: Duration = Duration::from_secs(2);
 /// The other vault must have adopted a file server within this time.
 const ADOPT_DEADLINE: Duration = Duration::from_secs(20);
 /// How often the two vaults' key files are compared.
@@ -79,7 +82,8 @@ pub(crate) struct Rooms {
 }
 
 impl Rooms {
-    /// Opens numbers, files and the link to the other vault. They run until `shutdown`.
+    /// Opens numbers, files and the link to the other vault, over which `posting` asks too. They run until
+    /// `shutdown`.
     ///
     /// # Errors
     /// A room that cannot open; the program does not start without it.
@@ -88,6 +92,7 @@ impl Rooms {
         pki: &Pki,
         registry: &Registry,
         readiness: Readiness,
+        posting: Option<&Posting>,
         shutdown: &Shutdown,
     ) -> Result<Self, RoomsError> {
         let pair = Pair::new(config.pair.clone());
@@ -111,7 +116,11 @@ impl Rooms {
 
         let (acceptor, accepted) = mpsc::channel(2);
         let bridge = Bridge::start(&config.bridge, &config.name, &config.state, registry, shutdown)?;
-        let answerers = answerers(&sequence, &storage, &bridge, pki);
+        let mut answerers = answerers(&sequence, &storage, &bridge, pki);
+        answerers.insert(Topic::Post, answer_posts(posting));
+        if let Some(posting) = posting {
+            posting.set_peer(ask_for_posts(&pair));
+        }
         tokio::spawn(pair.clone().run(config.tls.clone(), accepted, ordered, answerers, shutdown.clone()));
         tokio::spawn(cut_revoked(pair.clone(), pki.revocations(), shutdown.clone()));
         storage.set_peer_keys(ask_for_keys(&pair));
@@ -311,6 +320,31 @@ fn answerers(sequence: &Sequence, storage: &Storage, bridge: &Bridge, pki: &Pki)
         (Topic::Catalog, worker::hear(catalog_listener(storage))),
         (Topic::Certificates, worker::hear(certificate_listener(pki))),
     ])
+}
+
+/// A vault without queues has no message either.
+fn answer_posts(posting: Option<&Posting>) -> Answerer {
+    let posting = posting.cloned();
+    Arc::new(move |question| {
+        let posting = posting.clone();
+        Box::pin(async move {
+            match posting {
+                Some(posting) => posting.answer(&question).await,
+                None => posting::nothing_here(),
+            }
+        })
+    })
+}
+
+fn ask_for_posts(pair: &Pair) -> posting::AskPeer {
+    let pair = pair.clone();
+    Arc::new(move |question| {
+        let pair = pair.clone();
+        Box::pin(async move {
+            let asked = pair.ask(Topic::Post, question, POST_DEADLINE).await;
+            asked.map_err(|error| error.to_string())
+        })
+    })
 }
 
 fn catalog_listener(storage: &Storage) -> Listener {

@@ -12,6 +12,7 @@ use shared::tls::TlsError;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
+use crate::api;
 use crate::api::admin::Readiness;
 use crate::api::server::{Bound, Certificates, Server, ServerError};
 use crate::api::status::{Sources, StatusSource};
@@ -19,6 +20,7 @@ use crate::api::worker::Behind;
 use crate::broker::{self, Broker, BrokerError};
 use crate::config::Config;
 use crate::pki::{Pki, PkiError};
+use crate::posting::{self, PostError, Posting};
 use crate::queue::{self, QueueError, Queues};
 use crate::rooms::{Rooms, RoomsError};
 use crate::sequence::Sequence;
@@ -39,6 +41,9 @@ pub enum ServeError {
     /// The queues.
     #[error(transparent)]
     Queues(#[from] QueueError),
+    /// The keys under which messages are posted.
+    #[error(transparent)]
+    Posting(#[from] PostError),
     /// Jobs and deliveries.
     #[error(transparent)]
     Background(#[from] Box<BackgroundError>),
@@ -90,9 +95,11 @@ pub struct Vault {
     certificates: Arc<Certificates>,
     bound: Bound,
     registry: Registry,
-    metrics: crate::api::Metrics,
+    metrics: api::Metrics,
     readiness: Readiness,
     broker: Option<(Broker, broker::Listening)>,
+    /// The queues, where there are some, and who puts messages into them over HTTP.
+    queues: Option<(Queues, Posting)>,
     /// Jobs and deliveries; ends before the rooms do.
     background: (Background, Ending, Shutdown),
     /// Ends the rooms once nobody calls any more.
@@ -106,19 +113,27 @@ impl Vault {
     /// See [`ServeError`].
     pub async fn open(config: Config) -> Result<Self, ServeError> {
         let registry = Registry::new();
-        let metrics = crate::api::Metrics::register(&registry)?;
+        let metrics = api::Metrics::register(&registry)?;
         let certificates = Arc::new(Certificates::load(&config.tls)?);
         let pki = Pki::open(&config.pki, &config.tls.authority)?;
         let bound = Bound::bind(&config.api).await?;
         let readiness = Readiness::default();
         let last = Shutdown::new();
-        let rooms = Rooms::open(&config, &pki, &registry, readiness.clone(), &last).await?;
         let broker = match &config.broker {
             Some(settings) => Some(Broker::open(settings.clone(), &registry).await?),
             None => None,
         };
-        let queues = broker.as_ref().map(|(broker, _)| broker.queues().clone());
-        let background = background(&config, queues, &rooms.sequence)?;
+        let queues = match queues(&config, broker.as_ref().map(|(broker, _)| broker))? {
+            Some(queues) => {
+                let file = posting::file(&config.state);
+                let posting = Posting::open(&file, &config.name, queues.clone()).await?;
+                Some((queues, posting))
+            }
+            None => None,
+        };
+        let posting = queues.as_ref().map(|(_, posting)| posting);
+        let rooms = Rooms::open(&config, &pki, &registry, readiness.clone(), posting, &last).await?;
+        let background = background(&config, queues.as_ref().map(|(queues, _)| queues), &rooms.sequence)?;
         Ok(Self {
             config,
             pki,
@@ -129,6 +144,7 @@ impl Vault {
             metrics,
             readiness,
             broker,
+            queues,
             background,
             last,
         })
@@ -165,7 +181,7 @@ impl Vault {
     /// Serves until `shutdown`; `reload` makes it read its certificates again.
     pub async fn run(self, shutdown: Shutdown, reload: Arc<Notify>) {
         let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, .. } = self;
-        let Self { broker, background, last, .. } = self;
+        let Self { broker, queues, background, last, .. } = self;
         let (background, ending, stop_background) = background;
         let mut status = status_sources(&config, &pki);
         status.extend(rooms.status);
@@ -179,8 +195,12 @@ impl Vault {
         registries.extend(rooms.registries);
         let (name, sequence) = (config.name.clone(), rooms.sequence.clone());
         let watching = tokio::spawn(Arc::clone(&certificates).watch(reload, shutdown.clone()));
-        let router = crate::api::router(crate::api::Parts {
-            rooms: rooms.routes.merge(crate::api::worker::routes(behind(&background))),
+        let (queues, posting) = queues.unzip();
+        let life = sequence.clone();
+        let posts = api::messages::routes(posting, Arc::new(move || life.life()), config.largest_message());
+        let operators = api::worker::routes(behind(&background)).merge(api::queues::routes(queues));
+        let router = api::router(api::Parts {
+            rooms: rooms.routes.merge(operators).merge(posts),
             pki: pki.clone(),
             life: rooms.life,
             status,
@@ -232,24 +252,30 @@ fn broker_status(broker: Broker) -> (&'static str, StatusSource) {
     ("broker", source)
 }
 
-/// Jobs and deliveries begin; where there is no broker, the queues' thread runs only where one of them
-/// needs it.
+/// The broker's queues; where there is none, their thread runs only where a job or a delivery needs it.
+fn queues(config: &Config, broker: Option<&Broker>) -> Result<Option<Queues>, QueueError> {
+    let are_needed = !(config.schedules.is_empty() && config.deliveries.is_empty());
+    match broker {
+        Some(broker) => Ok(Some(broker.queues().clone())),
+        None if are_needed => Queues::open(queue::Settings::new(config.state.join("queue.db"))).map(Some),
+        None => Ok(None),
+    }
+}
+
+/// Jobs and deliveries begin.
 fn background(
     config: &Config,
-    queues: Option<Queues>,
+    queues: Option<&Queues>,
     sequence: &Sequence,
 ) -> Result<(Background, Ending, Shutdown), ServeError> {
     let stop = Shutdown::new();
-    if config.schedules.is_empty() && config.deliveries.is_empty() {
+    let Some(queues) = queues.filter(|_| !(config.schedules.is_empty() && config.deliveries.is_empty()))
+    else {
         return Ok((Background::default(), Ending::default(), stop));
-    }
-    let queues = match queues {
-        Some(queues) => queues,
-        None => Queues::open(queue::Settings::new(config.state.join("queue.db")))?,
     };
     let work = (&*config.schedules, config.deliveries.clone());
     let whose = (&*config.name, &*config.state);
-    let started = Background::start(work, whose, &queues, sequence, &stop);
+    let started = Background::start(work, whose, queues, sequence, &stop);
     let (background, ending) = started.map_err(Box::new)?;
     Ok((background, ending, stop))
 }

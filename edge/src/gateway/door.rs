@@ -2,6 +2,7 @@
 //! here stays outside, hop-by-hop fields and credentials among it.
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
+use shared::api::message::MESSAGE_HEADERS;
 use shared::api::record::VAULT_STALE;
 use shared::api::{CONTENT_DIGEST, FILE_LABEL, IDEMPOTENCY_KEY, Problem, VAULT_FINAL, VAULT_SUPERSEDES};
 
@@ -42,13 +43,16 @@ const OUTWARD: [HeaderName; 14] = [
 
 const FILES: &str = "/v1/files";
 const SERIES: &str = "/v1/series/";
+const MESSAGES: &str = "/v1/messages/";
 /// Lists, and what lies below them.
 const LISTS: [&str; 4] = [FILES, "/v1/records", "/v1/names", "/v1/leases"];
 
 /// Is this a call for the vault pair's handlers' part?
 pub(super) fn admit(method: &Method, path: &str) -> Result<(), Refusal> {
-    if !(path.starts_with(SERIES) || LISTS.iter().any(|list| is_below(path, list))) {
-        let what = "the gateway serves /v1/series/, /v1/files, /v1/records, /v1/names and /v1/leases alone";
+    let is_message = path.starts_with(MESSAGES);
+    if !(is_message || path.starts_with(SERIES) || LISTS.iter().any(|list| is_below(path, list))) {
+        let what = "the gateway serves /v1/series/, /v1/files, /v1/records, /v1/names, /v1/leases and \
+                    /v1/messages/ alone";
         return Err(Refusal::new(Problem::new(StatusCode::NOT_FOUND, "not_found", what)));
     }
     if !is_plain(path) {
@@ -57,6 +61,8 @@ pub(super) fn admit(method: &Method, path: &str) -> Result<(), Refusal> {
     }
     let is_put = !(is_file(path) || path.starts_with(SERIES));
     match *method {
+        Method::POST if is_message => Ok(()),
+        _ if is_message => Err(Refusal::method("POST")),
         Method::GET | Method::HEAD | Method::POST | Method::DELETE => Ok(()),
         Method::PUT if is_put => Ok(()),
         _ => Err(Refusal::method(if is_put {
@@ -87,7 +93,9 @@ fn is_plain(path: &str) -> bool {
 
 /// A handler's fields that the vault shall see.
 pub(super) fn inward(headers: &HeaderMap) -> HeaderMap {
-    pick(headers, &INWARD)
+    let mut picked = pick(headers, &INWARD);
+    picked.extend(pick(headers, &MESSAGE_HEADERS.map(HeaderName::from_static)));
+    picked
 }
 
 /// A vault's fields that the handler shall see.
@@ -128,6 +136,9 @@ mod tests {
         for path in [
             "/",
             "/v1/filesystem",
+            "/v1/messages",
+            "/v1/queues/orders/messages",
+            "/v1/dead-letters/retry",
             "/v1/recordset",
             "/v1/pki/tokens",
             "/v1/enrol",
@@ -150,6 +161,11 @@ mod tests {
             assert_eq!(admit(&Method::GET, path).unwrap_err().status(), StatusCode::BAD_REQUEST, "{path}");
         }
         assert!(admit(&Method::PUT, "/v1/records/lots/7").is_ok());
+        assert!(admit(&Method::POST, "/v1/messages/orders.new").is_ok());
+        for method in [Method::GET, Method::PUT, Method::DELETE] {
+            let refused = admit(&method, "/v1/messages/orders.new").unwrap_err();
+            assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED, "{method}");
+        }
         let refused = admit(&Method::CONNECT, "/v1/files").unwrap_err();
         assert_eq!(refused.status(), StatusCode::METHOD_NOT_ALLOWED);
     }
@@ -163,7 +179,9 @@ mod tests {
             headers.insert(name, HeaderValue::from_static("x"));
         }
         headers.insert(IDEMPOTENCY_KEY, HeaderValue::from_static("k"));
-        assert_eq!(inward(&headers).len(), 1);
+        headers.insert("x-message-priority", HeaderValue::from_static("9"));
+        headers.insert("x-message-other", HeaderValue::from_static("x"));
+        assert_eq!(inward(&headers).len(), 2);
         assert_eq!(outward(&headers).len(), 0);
     }
 

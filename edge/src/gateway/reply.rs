@@ -145,7 +145,7 @@ impl Refusal {
     /// A body that is no file's: the bound is the gateway's own.
     pub(super) fn kept(fault: IntakeFault) -> Self {
         let what = format!(
-            "{fault}, which is gateway.max_kept_body; nothing was done, send fewer keys at a time or have it raised"
+            "{fault}, which is gateway.max_kept_body; nothing was done, send less at a time or have it raised"
         );
         Self::new(Problem::new(StatusCode::PAYLOAD_TOO_LARGE, "too_large", what))
     }

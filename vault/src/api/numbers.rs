@@ -26,7 +26,8 @@ use super::refusal::Refusal;
 use crate::sequence::reading::Stale;
 use crate::sequence::token::{NoToken, Token};
 use crate::sequence::{Done, Sequence};
-use asked::{Asked, AskedNumber, NoMore, Supersedes, Ticket, checked_text, invalid, marked, refusal};
+pub(super) use asked::Ticket;
+use asked::{Asked, AskedNumber, NoMore, Supersedes, checked_text, invalid, marked, refusal};
 
 /// Longest document hash, in bytes.
 const MAX_DOCUMENT_HASH: usize = 128;

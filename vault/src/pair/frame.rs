@@ -24,12 +24,14 @@ pub enum Topic {
     Status = 5,
     /// An operator has had a file server adopted here: its name, and which place it is.
     Adopt = 6,
+    /// A key under which a message is to be posted there: is it here already?
+    Post = 7,
 }
 
 impl Topic {
     fn from_byte(byte: u8) -> Option<Self> {
         let sequence = [Topic::Sequence, Topic::Number];
-        let rest = [Topic::Catalog, Topic::Certificates, Topic::Status, Topic::Adopt];
+        let rest = [Topic::Catalog, Topic::Certificates, Topic::Status, Topic::Adopt, Topic::Post];
         sequence.into_iter().chain(rest).find(|topic| *topic as u8 == byte)
     }
 }

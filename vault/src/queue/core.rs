@@ -339,6 +339,12 @@ impl Core {
         self.resident + self.uncommitted
     }
 
+    /// Is this number of a producer's, or a later one, kept already, as far as it is remembered?
+    #[must_use]
+    pub fn has(&self, producer: &str, number: u64) -> bool {
+        self.producers.has(producer, number)
+    }
+
     /// Places of messages that are sent from now on have this number or a higher one.
     #[must_use]
     pub fn position(&self) -> u64 {

@@ -10,6 +10,7 @@ use serde::Serialize;
 use serde::de::DeserializeOwned;
 
 use super::{Answer, Body, Client, ClientError};
+use crate::api::message::PostedMessage;
 use crate::api::{
     Confirm, FILE_LABEL, File, IDEMPOTENCY_KEY, MAX_KEY, MAX_NUMBER_KEY, Number, Problem, Void,
 };
@@ -118,6 +119,25 @@ impl Client {
         if response.status().is_success() { Ok(()) } else { Err(refusal(response).await?) }
     }
 
+    /// Posts a message into a queue; the same key and message are kept once. `headers` are those of
+    /// [`crate::api::message`], and the content type by which it is a text or bytes.
+    ///
+    /// # Errors
+    /// As [`Client::call`], or the vault's refusal (409 `key_reused` for another message, 503
+    /// `in_doubt` while a vault is away that may have it).
+    pub async fn post_message(
+        &self,
+        destination: &str,
+        key: &str,
+        headers: HeaderMap,
+        content: Bytes,
+    ) -> Result<PostedMessage, ClientError> {
+        let path = format!("/v1/messages/{}", encode(destination));
+        let mut request = post(&path, Some(Key::Message(key)), Body::Kept(content))?;
+        request.headers_mut().extend(headers);
+        self.json("post", request).await
+    }
+
     /// Any call that answers JSON.
     ///
     /// # Errors
@@ -161,12 +181,16 @@ fn bare(method: Method, path: &str) -> Result<Request<Body>, ClientError> {
 enum Key<'a> {
     Number(&'a str),
     File(&'a str),
+    Message(&'a str),
 }
 
 impl Key<'_> {
     fn value(self) -> Result<HeaderValue, ClientError> {
         let (key, most, wrong) = match self {
             Self::Number(key) => (key, MAX_NUMBER_KEY, "a number's key is 1 to 256 visible ASCII characters"),
+            Self::Message(key) => {
+                (key, MAX_NUMBER_KEY, "a message's key is 1 to 256 visible ASCII characters")
+            }
             Self::File(key) => (key, MAX_KEY, "a file's key is 1 to 128 visible ASCII characters"),
         };
         let fits = (1..=most).contains(&key.len()) && key.bytes().all(|byte| byte.is_ascii_graphic());

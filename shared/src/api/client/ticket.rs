@@ -1,7 +1,7 @@
-//! Tickets: to which vault's life a key was first sent. Knows which calls are reserves, what is
+//! Tickets: to which vault's life a key was first sent. Knows which calls are reserves or posts, what is
 //! written down before a key is first sent, and how a call carries it; must not know where it is
-//! written. It exists because a vault that is alone may give a number only to a key that nobody
-//! else can have answered: one that was first sent to this very process.
+//! written. It exists because a vault that is alone may give a number, or take a message, only under a
+//! key that nobody else can have answered: one that was first sent to this very process.
 //!
 //! What a ticket belongs to is the series, its period and the key, as the vault reads them. Another
 //! way to write the same call (an encoded letter, a query that says what goes without saying) must
@@ -162,9 +162,22 @@ impl Stamp {
 /// A call that gives numbers to keys.
 #[derive(Debug)]
 enum Reserve {
-    One { series: String, key: String },
-    Many { series: String, batch: Batch },
+    One {
+        series: String,
+        key: String,
+    },
+    Many {
+        series: String,
+        batch: Batch,
+    },
+    /// A message that is posted: its key is the owner's, whatever queue it names.
+    Post {
+        key: String,
+    },
 }
+
+/// What stands for the series where a message is posted; no series has such a name.
+const MESSAGES: &str = "/v1/messages";
 
 /// The body of a batch; fields that are unknown here stay as they are.
 #[derive(Debug, Serialize, Deserialize)]
@@ -182,6 +195,15 @@ impl Reserve {
         if head.method != Method::POST {
             return None;
         }
+        let key = || {
+            let mut keys = head.headers.get_all(IDEMPOTENCY_KEY).iter();
+            let (key, None) = (keys.next()?.to_str().ok()?.to_owned(), keys.next()) else { return None };
+            is_key(&key).then_some(key)
+        };
+        let posted = head.path.path().strip_prefix(MESSAGES).and_then(|rest| rest.strip_prefix('/'));
+        if posted.is_some_and(|destination| !destination.is_empty()) {
+            return Some(Self::Post { key: key()? });
+        }
         let (series, what) = head.path.path().strip_prefix("/v1/series/")?.split_once('/')?;
         let series = decoded(series, false).filter(|series| is_name(series))?;
         let series = match period(head.path.query().unwrap_or_default())? {
@@ -189,11 +211,7 @@ impl Reserve {
             None => series,
         };
         match what {
-            "numbers" => {
-                let mut keys = head.headers.get_all(IDEMPOTENCY_KEY).iter();
-                let (key, None) = (keys.next()?.to_str().ok()?.to_owned(), keys.next()) else { return None };
-                is_key(&key).then_some(Self::One { series, key })
-            }
+            "numbers" => Some(Self::One { series, key: key()? }),
             "numbers/batch" => {
                 let batch: Batch = serde_json::from_slice(load.kept()?).ok()?;
                 let fits = batch.keys.len() <= MAX_BATCH && batch.keys.iter().all(|key| is_key(key));
@@ -207,6 +225,7 @@ impl Reserve {
         match self {
             Self::One { series, key } => (series, vec![key.clone()]),
             Self::Many { series, batch } => (series, batch.keys.clone()),
+            Self::Post { key } => (MESSAGES, vec![key.clone()]),
         }
     }
 
@@ -216,7 +235,7 @@ impl Reserve {
             return false;
         }
         match self {
-            Self::One { .. } => {
+            Self::One { .. } | Self::Post { .. } => {
                 let life = lives.into_iter().flatten().next();
                 let Some(Ok(value)) = life.map(|life| HeaderValue::try_from(life.to_string())) else {
                     return false;
@@ -322,6 +341,20 @@ mod tests {
     }
 
     #[tokio::test]
+    async fn a_posted_message_carries_its_ticket_whatever_its_queue() {
+        let book = Arc::new(Book::default());
+        let tickets: Arc<dyn Tickets> = Arc::clone(&book) as Arc<dyn Tickets>;
+        for path in ["/v1/messages/orders", "/v1/messages/b%C3%BCcher?x"] {
+            let (mut head, mut load) = (head(path, "k"), Load::Kept(Bytes::from_static(b"hello")));
+            let mut stamp = Stamp::of(&tickets, &head, &load).unwrap().unwrap();
+            stamp.put(Some(Life(7)), &mut head, &mut load).await;
+            assert_eq!(head.headers[VAULT_TICKET], Life(7).to_string());
+        }
+        let asked = ("/v1/messages".to_owned(), vec!["k".to_owned()], Life(7));
+        assert_eq!(*book.0.lock().unwrap(), [asked.clone(), asked]);
+    }
+
+    #[tokio::test]
     async fn a_batch_carries_a_ticket_for_each_key_and_keeps_its_other_fields() {
         let body = r#"{"keys":["a","full","b"],"more":[1,{"x":"y"}]}"#;
         let (headers, body) = sent("/v1/series/INV/numbers/batch", "k", body).await.unwrap();
@@ -339,6 +372,9 @@ mod tests {
         for (path, body) in [
             ("/v1/files", ""),
             ("/v1/series/INV/numbers/7/confirm", "{}"),
+            ("/v1/messages", ""),
+            ("/v1/messages/", ""),
+            ("/v1/messagesx/q", ""),
             ("/v1/series/I%20NV/numbers", ""),
             ("/v1/series/%4/numbers", ""),
             ("/v1/series/INV/numbers/batch", "no json"),

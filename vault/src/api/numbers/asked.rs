@@ -105,7 +105,7 @@ pub(super) struct NoMore {}
 
 /// The life that the key was first sent to, if the caller says it.
 #[derive(Debug)]
-pub(super) struct Ticket(pub(super) Option<Life>);
+pub(in crate::api) struct Ticket(pub(in crate::api) Option<Life>);
 
 impl<S: Sync> FromRequestParts<S> for Ticket {
     type Rejection = Refusal;

@@ -22,6 +22,8 @@ pub(in crate::queue) enum Operate {
         reply: Reply<Vec<Placed>>,
     },
     Remove(Destination, Reply),
+    /// Asks for [`crate::queue::core::Core::has`], once all that was sent before is kept or refused.
+    Has(Box<str>, u64, Reply<bool>),
     List(Reply<Vec<QueueStatus>>),
 }
 
@@ -61,6 +63,10 @@ impl Engine {
                 self.write();
                 let token = self.wait(Waiter::Done(reply));
                 self.core.remove(token, &destination);
+            }
+            Operate::Has(producer, number, reply) => {
+                self.write();
+                drop(reply.send(Ok(self.core.has(&producer, number))));
             }
             Operate::List(reply) => drop(reply.send(self.list())),
         }

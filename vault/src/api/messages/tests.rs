@@ -1,0 +1,116 @@
+//! The routes over queues without a socket: who may post, what is answered, what is refused.
+
+use axum::body::Body;
+use http::{Request, StatusCode};
+use http_body_util::BodyExt;
+use shared::api::{IDEMPOTENCY_KEY, Problem, VAULT_TICKET};
+use shared::tls::Identity;
+use tower::ServiceExt;
+
+use super::*;
+use crate::queue::{Queues, Settings};
+
+const LIFE: u128 = 7;
+
+fn request(path: &str, role: Option<Role>, key: &str, body: &'static str) -> Request<Body> {
+    let mut request = Request::post(path).header(IDEMPOTENCY_KEY, key).body(Body::from(body)).unwrap();
+    request.headers_mut().insert(VAULT_TICKET, format!("{LIFE:032x}").parse().unwrap());
+    if let Some(role) = role {
+        let (owner, name, serial) = ("erp".to_owned(), "www1".to_owned(), "4f".to_owned());
+        request.extensions_mut().insert(Identity { role, owner, name, serial });
+    }
+    request
+}
+
+async fn answer(router: &Router, request: Request<Body>) -> (StatusCode, serde_json::Value) {
+    let response = router.clone().oneshot(request).await.unwrap();
+    let status = response.status();
+    let body = response.into_body().collect().await.unwrap().to_bytes();
+    (status, serde_json::from_slice(&body).unwrap())
+}
+
+async fn code(router: &Router, request: Request<Body>) -> (u16, String) {
+    let (_, body) = answer(router, request).await;
+    let problem: Problem = serde_json::from_value(body).unwrap();
+    (problem.status, problem.code)
+}
+
+async fn router_in(folder: &tempfile::TempDir) -> (Router, Queues) {
+    let queues = Queues::open(Settings::new(folder.path().join("queue.db"))).unwrap();
+    let posting = Posting::open(&folder.path().join("posts.db"), "a", queues.clone()).await.unwrap();
+    (routes(Some(posting), Arc::new(|| LIFE), 2048), queues)
+}
+
+#[tokio::test]
+async fn a_message_is_answered_with_its_id_and_the_same_again_with_its_key() {
+    let folder = tempfile::tempdir().unwrap();
+    let (router, queues) = router_in(&folder).await;
+    let edge = Some(Role::Edge);
+    let (status, first) = answer(&router, request("/v1/messages/B%C3%BCcher", edge, "k", "hello")).await;
+    assert_eq!((status, &first["destination"]), (StatusCode::CREATED, &"Bücher".into()));
+    assert!(first["id"].as_str().unwrap().starts_with("ID:a-post-"), "{first}");
+    let (status, again) = answer(&router, request("/v1/messages/B%C3%BCcher", edge, "k", "hello")).await;
+    assert_eq!((status, again), (StatusCode::OK, first));
+    for other in [("/v1/messages/B%C3%BCcher", "other"), ("/v1/messages/books", "hello")] {
+        let refused = code(&router, request(other.0, edge, "k", other.1)).await;
+        assert_eq!(refused, (409, "key_reused".to_owned()));
+    }
+    let listed = queues.list().await.unwrap();
+    assert_eq!(listed.iter().map(|queue| queue.state.depth).sum::<u64>(), 1);
+}
+
+#[tokio::test]
+async fn what_may_not_or_cannot_be_posted_is_refused_and_nothing_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    let (router, queues) = router_in(&folder).await;
+    let long: &'static str = Box::leak("x".repeat(2049).into_boxed_str());
+    for (path, role, body, refused) in [
+        ("/v1/messages/q", None, "", (401, "no_certificate")),
+        ("/v1/messages/q", Some(Role::Vault), "", (403, "role_refused")),
+        ("/v1/messages/ActiveMQ.DLQ", Some(Role::Edge), "", (400, "bad_destination")),
+        ("/v1/messages/vault.x", Some(Role::Edge), "", (400, "bad_destination")),
+        ("/v1/messages/a.%3E", Some(Role::Edge), "", (400, "bad_destination")),
+        ("/v1/messages/a%3Fx=1", Some(Role::Edge), "", (400, "bad_destination")),
+        ("/v1/messages/a%2Cb", Some(Role::Edge), "", (400, "bad_destination")),
+        ("/v1/messages/a%0Ab", Some(Role::Edge), "", (400, "bad_destination")),
+        ("/v1/messages/q", Some(Role::Edge), long, (413, "too_large")),
+    ] {
+        let (status, word) = code(&router, request(path, role, "k", body)).await;
+        assert_eq!((status, word.as_str()), refused, "{path}");
+    }
+    let announced = {
+        let mut announced = request("/v1/messages/q", Some(Role::Edge), "k", "");
+        announced.headers_mut().insert(header::CONTENT_LENGTH, 2049.into());
+        announced
+    };
+    assert_eq!(code(&router, announced).await.0, 413);
+    let without_key = Request::post("/v1/messages/q").body(Body::empty()).unwrap();
+    let mut without_key = without_key;
+    without_key.extensions_mut().extend(request("/", Some(Role::Edge), "k", "").into_parts().0.extensions);
+    assert_eq!(code(&router, without_key).await, (400, "key_missing".to_owned()));
+    let mut elsewhere = request("/v1/messages/q", Some(Role::Edge), "k", "");
+    elsewhere.headers_mut().insert(VAULT_TICKET, format!("{:032x}", 8).parse().unwrap());
+    assert_eq!(code(&router, elsewhere).await, (503, "in_doubt".to_owned()));
+    assert!(queues.list().await.unwrap().iter().all(|queue| queue.state.depth == 0));
+}
+
+#[tokio::test]
+async fn a_vault_without_queues_says_what_to_write_into_its_configuration() {
+    let router = routes(None, Arc::new(|| LIFE), 2048);
+    let (status, body) = answer(&router, request("/v1/messages/q", Some(Role::Edge), "k", "")).await;
+    assert_eq!((status.as_u16(), &body["code"]), (501, &"no_broker".into()));
+    assert!(body["detail"].as_str().unwrap().contains("[broker]"), "{body}");
+}
+
+#[tokio::test]
+async fn bodies_at_once_are_bounded() {
+    let desk = Desk::new(None, Arc::new(|| LIFE), 2048);
+    let (small, unknown) = (HeaderMap::from_iter([(header::CONTENT_LENGTH, 1.into())]), HeaderMap::new());
+    let mut held = Vec::new();
+    for _ in 0..LARGEST_AT_ONCE {
+        held.push(desk.room_for(&unknown).await.unwrap());
+    }
+    assert_eq!(desk.room_for(&small).await.unwrap_err().problem.code, "busy");
+    held.pop();
+    assert!(desk.room_for(&small).await.is_ok());
+}

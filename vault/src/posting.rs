@@ -1,0 +1,368 @@
+//! Messages that come by HTTP: each once, at whichever vault it is posted. Knows keys and which vault
+//! has taken which; not who may post, and nothing of what a message says.
+//!
+//! A key is written down here (`book`) before its message goes to a queue, under the producer and
+//! number by which the queue, asked after a crash, tells whether it has it. A repeated key is answered
+//! what it was answered first.
+//!
+//! The other vault has a book of its own. A key that was first sent to this very life (its ticket says
+//! so) can only have come there since by asking here, so it is taken without a question. Any other key
+//! is asked for at the other vault first, which answers what it has, or writes down that the key is
+//! now ours. Nobody who could have taken it is left unasked: while the vaults are apart such a key is
+//! refused as being in doubt, and a new one goes on.
+
+mod book;
+mod letter;
+
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
+use std::time::Duration;
+
+use bytes::Bytes;
+use futures_util::future::BoxFuture;
+use serde::{Deserialize, Serialize};
+use sha2::{Digest as _, Sha256};
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+
+use crate::openwire::{EncodeError, ProducerId, Text};
+use crate::queue::{QueueError, Queues, Session};
+use crate::sqlite::SqliteError;
+use book::{Book, Entry, Hash, Row};
+pub use letter::Post;
+
+/// Messages that are put into queues at once; each is a producer of its own, so that its numbers come
+/// in their order.
+const SEATS: u32 = 64;
+/// A message waits no longer for one.
+const SEATED_WITHIN: Duration = Duration::from_secs(2);
+
+/// Asks the other vault; why it does not answer, in words.
+pub type AskPeer = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
+
+/// What can go wrong with a post.
+#[derive(Debug, thiserror::Error)]
+pub enum PostError {
+    /// The file of keys.
+    #[error("messages: {0}")]
+    File(#[from] SqliteError),
+    /// Its thread.
+    #[error("messages: no thread for their keys: {0}; look at the host's limits")]
+    Thread(#[source] std::io::Error),
+    /// The system gives none.
+    #[error("messages: the system gives no randomness for this run's producers; start it again")]
+    NoRandomness,
+    /// The file cannot be written or read now.
+    #[error("the file of keys cannot be written: {0}; nothing was kept, send it again later")]
+    Book(String),
+    /// The same key came with something else.
+    #[error("this idempotency key has posted another message; take a new key")]
+    KeyReused,
+    /// The same key is being posted at this moment, here or at the other vault.
+    #[error("a post with this key is under way; repeat it in a moment")]
+    UnderWay,
+    /// The other vault may have posted it.
+    #[error(
+        "the key may have been posted at the other vault, which cannot be asked now: {why}; repeat it with the same key"
+    )]
+    InDoubt {
+        /// Why not.
+        why: String,
+    },
+    /// Too much at once.
+    #[error("{SEATS} messages are being kept already; repeat it in a moment")]
+    Busy,
+    /// What is full.
+    #[error("{what} is full; consume or purge messages, or have the limit raised")]
+    Full {
+        /// Which store.
+        what: &'static str,
+    },
+    /// More than the protocol holds.
+    #[error("the message cannot be made: {0}")]
+    Encode(#[from] EncodeError),
+    /// The queues.
+    #[error(transparent)]
+    Queue(#[from] QueueError),
+    /// The vault ends.
+    #[error("this vault is stopping")]
+    Stopped,
+}
+
+/// What became of a post.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Posted {
+    /// JMSMessageID.
+    pub id: String,
+    /// Was it kept just now, or by an earlier one with its key?
+    pub fresh: bool,
+}
+
+/// What one vault asks the other about a key, before it goes on with it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+struct Claim {
+    key: Hash,
+}
+
+/// The answer.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+enum Claimed {
+    /// It has the key's message.
+    Kept { print: Hash, id: String },
+    /// It is about to know.
+    UnderWay,
+    /// It has not, and takes the key no more without asking.
+    Yours,
+}
+
+struct Inner {
+    book: Book,
+    queues: Queues,
+    session: Session,
+    /// What is common to this run's producers.
+    run: String,
+    seats: Arc<Semaphore>,
+    free: Mutex<Vec<u32>>,
+    /// Keys that are being posted or asked about.
+    under_way: Mutex<HashSet<Hash>>,
+    peer: OnceLock<AskPeer>,
+}
+
+/// The handle; cheap to clone.
+#[derive(Clone)]
+pub struct Posting {
+    inner: Arc<Inner>,
+}
+
+/// A message's producer while it is being kept.
+struct Seat<'i> {
+    inner: &'i Inner,
+    number: u32,
+    _permit: OwnedSemaphorePermit,
+}
+
+/// Nobody else posts or asks about a key meanwhile.
+struct Hold<'i> {
+    inner: &'i Inner,
+    key: Hash,
+}
+
+/// Where the keys lie in the state folder.
+#[must_use]
+pub fn file(state: &Path) -> PathBuf {
+    state.join("posts.db")
+}
+
+impl Posting {
+    /// Opens the keys, and finds out how those ended that a crash cut off.
+    ///
+    /// # Errors
+    /// The file of keys, the queues, or no randomness.
+    pub async fn open(file: &Path, vault: &str, queues: Queues) -> Result<Self, PostError> {
+        let book = Book::open(file)?;
+        for row in book.unsettled().await? {
+            settle(&book, &queues, &row).await?;
+        }
+        let random = getrandom::u64().map_err(|_| PostError::NoRandomness)?;
+        let (session, _) = queues.connect();
+        let inner = Inner {
+            book,
+            queues,
+            session,
+            run: format!("ID:{vault}-post-{random:016x}"),
+            seats: Arc::new(Semaphore::new(SEATS as usize)),
+            free: Mutex::new((1..=SEATS).collect()),
+            under_way: Mutex::default(),
+            peer: OnceLock::new(),
+        };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// From now on the other vault is asked so. Without it every key that is not known to have come
+    /// here first is in doubt.
+    pub fn set_peer(&self, ask: AskPeer) {
+        // Said once, when the rooms are joined.
+        let _said = self.inner.peer.set(ask);
+    }
+
+    /// Keeps a message under its owner's key, durably if it is persistent. `came_here_first`: its
+    /// ticket says that the key was first sent to this life of this vault. Goes on when its caller
+    /// leaves. `now` in ms since 1970.
+    ///
+    /// # Errors
+    /// See [`PostError`]; but for [`PostError::KeyReused`] repeating it with the same key is safe.
+    pub async fn post(
+        &self,
+        post: Post,
+        (owner, key): (&str, &str),
+        came_here_first: bool,
+        now: u64,
+    ) -> Result<Posted, PostError> {
+        let digest = Sha256::new().chain_update(owner).chain_update([0]).chain_update(key).finalize();
+        let inner = Arc::clone(&self.inner);
+        let work = async move { inner.post(&post, digest.into(), came_here_first, now).await };
+        tokio::spawn(work).await.unwrap_or(Err(PostError::Stopped))
+    }
+
+    /// Answers the other vault's question.
+    ///
+    /// # Errors
+    /// Why there is no answer, in words.
+    pub async fn answer(&self, question: &[u8]) -> Result<Bytes, String> {
+        let Claim { key } = serde_json::from_slice(question).map_err(|error| error.to_string())?;
+        let claimed = self.inner.give_up(key).await.map_err(|error| error.to_string())?;
+        encoded(&claimed)
+    }
+}
+
+/// The answer of a vault that has no queues, and never kept a message.
+///
+/// # Errors
+/// None that can happen.
+pub fn nothing_here() -> Result<Bytes, String> {
+    encoded(&Claimed::Yours)
+}
+
+fn encoded(answer: &impl Serialize) -> Result<Bytes, String> {
+    serde_json::to_vec(answer).map(Bytes::from).map_err(|error| error.to_string())
+}
+
+impl Inner {
+    async fn post(
+        &self,
+        post: &Post,
+        key: Hash,
+        came_here_first: bool,
+        now: u64,
+    ) -> Result<Posted, PostError> {
+        let print = post.print()?;
+        let _hold = self.hold(key).ok_or(PostError::UnderWay)?;
+        match self.known(key).await? {
+            Some(Entry::Kept(row)) => return repeated(print, row.print, message(&row)),
+            None if came_here_first => {}
+            Some(Entry::Begun(_) | Entry::Theirs) | None => match self.claim(key).await? {
+                Claimed::Kept { print: theirs, id } => return repeated(print, theirs, id),
+                Claimed::UnderWay => return Err(PostError::UnderWay),
+                Claimed::Yours => {}
+            },
+        }
+        self.has_room(post.persistent)?;
+        let seat = self.seat().await?;
+        let connection = Text::shortened(&self.run);
+        let producer = ProducerId { connection, value: i64::from(seat.number), session: 1 };
+        let number = self.book.begin(key, print, producer.to_string()).await?;
+        match self.send(post, &producer, number, now).await {
+            Ok(()) => {
+                self.book.kept(number);
+                let id = producer.message(i64::try_from(number).unwrap_or(i64::MAX)).to_string();
+                Ok(Posted { id, fresh: true })
+            }
+            // It may be kept: the next start asks the queue.
+            Err(PostError::Queue(QueueError::Stopped)) => Err(PostError::Stopped),
+            Err(error) => {
+                self.book.forget(number);
+                Err(error)
+            }
+        }
+    }
+
+    async fn send(&self, post: &Post, producer: &ProducerId, number: u64, now: u64) -> Result<(), PostError> {
+        let send = post.to_queue(producer, number, now)?;
+        self.session.send(send, None).await?.await?;
+        Ok(())
+    }
+
+    /// A caller over HTTP is told at once what a JMS client is held for.
+    fn has_room(&self, persistent: bool) -> Result<(), PostError> {
+        let gate = self.queues.gate();
+        match persistent {
+            true if gate.journal => Err(PostError::Full { what: "the queues' journal" }),
+            false if gate.memory => Err(PostError::Full { what: "the memory for non-persistent messages" }),
+            _ => Ok(()),
+        }
+    }
+
+    /// What is known of a key that is held, with nothing left open.
+    async fn known(&self, key: Hash) -> Result<Option<Entry>, PostError> {
+        match self.book.find(key).await? {
+            Some(Entry::Begun(row)) => {
+                let kept = settle(&self.book, &self.queues, &row).await?;
+                Ok(kept.then_some(Entry::Kept(row)))
+            }
+            known => Ok(known),
+        }
+    }
+
+    /// Asks the other vault for a key that is held.
+    async fn claim(&self, key: Hash) -> Result<Claimed, PostError> {
+        let in_doubt = |why| PostError::InDoubt { why };
+        let ask = self.peer.get().ok_or_else(|| in_doubt("it is not known yet".to_owned()))?;
+        let question = encoded(&Claim { key }).map_err(in_doubt)?;
+        let answer = ask(question).await.map_err(in_doubt)?;
+        serde_json::from_slice(&answer).map_err(|error| in_doubt(error.to_string()))
+    }
+
+    /// The other vault asks for a key.
+    async fn give_up(&self, key: Hash) -> Result<Claimed, PostError> {
+        let Some(_hold) = self.hold(key) else { return Ok(Claimed::UnderWay) };
+        if let Some(Entry::Kept(row)) = self.known(key).await? {
+            return Ok(Claimed::Kept { print: row.print, id: message(&row) });
+        }
+        self.book.theirs(key).await?;
+        Ok(Claimed::Yours)
+    }
+
+    fn hold(&self, key: Hash) -> Option<Hold<'_>> {
+        let is_free = lock(&self.under_way).insert(key);
+        // Made only where it is: it frees the key when it goes.
+        is_free.then(|| Hold { inner: self, key })
+    }
+
+    async fn seat(&self) -> Result<Seat<'_>, PostError> {
+        let seats = Arc::clone(&self.seats).acquire_owned();
+        let permit = tokio::time::timeout(SEATED_WITHIN, seats).await;
+        let permit = permit.map_err(|_| PostError::Busy)?.map_err(|_| PostError::Stopped)?;
+        let number = lock(&self.free).pop().ok_or(PostError::Busy)?;
+        Ok(Seat { inner: self, number, _permit: permit })
+    }
+}
+
+/// Was a message kept that was begun, by this run or one before? Writes down which.
+async fn settle(book: &Book, queues: &Queues, row: &Row) -> Result<bool, PostError> {
+    let kept = queues.has(&row.producer, row.number).await?;
+    if kept {
+        book.kept(row.number);
+    } else {
+        book.forget(row.number);
+    }
+    Ok(kept)
+}
+
+fn repeated(print: Hash, first: Hash, id: String) -> Result<Posted, PostError> {
+    if print == first { Ok(Posted { id, fresh: false }) } else { Err(PostError::KeyReused) }
+}
+
+/// As JMSMessageID shows it.
+fn message(row: &Row) -> String {
+    format!("{}:{}", row.producer, row.number)
+}
+
+impl Drop for Seat<'_> {
+    fn drop(&mut self) {
+        lock(&self.inner.free).push(self.number);
+    }
+}
+
+impl Drop for Hold<'_> {
+    fn drop(&mut self) {
+        lock(&self.inner.under_way).remove(&self.key);
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,351 @@
+//! Under which keys messages were posted, in a small SQLite file with one thread that writes it. Knows
+//! rows; neither queues nor the other vault.
+//!
+//! Many share one commit. That a message is kept is written with the next commit of others, or after
+//! a tenth of a second: a crash before it is found out by asking the queue.
+
+use std::path::Path;
+use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
+use std::time::Duration;
+
+use rusqlite::{Connection, OptionalExtension as _, params};
+use tokio::sync::oneshot;
+
+use super::PostError;
+use crate::sqlite;
+
+/// Keys that are remembered; the oldest is forgotten for the next.
+const MOST: i64 = 1_000_000;
+/// Most changes of one commit, so that nobody waits for an endless one.
+const BATCH: usize = 256;
+/// So long may wait what nobody waits for.
+const COMPANY: Duration = Duration::from_millis(100);
+
+const MIGRATIONS: &[&str] = &["
+    CREATE TABLE post (
+        -- Counts them, and is the message's number of its producer.
+        number INTEGER PRIMARY KEY AUTOINCREMENT,
+        -- SHA-256 of owner and key.
+        key BLOB NOT NULL UNIQUE,
+        -- 0: being put into its queue. 1: kept. 2: the other vault's.
+        state INTEGER NOT NULL,
+        -- SHA-256 of the message.
+        print BLOB NOT NULL,
+        producer TEXT NOT NULL
+    ) STRICT;
+    CREATE INDEX post_begun ON post (number) WHERE state = 0;
+"];
+
+const BEGUN: i64 = 0;
+const KEPT: i64 = 1;
+const THEIRS: i64 = 2;
+
+/// SHA-256 of something.
+pub(super) type Hash = [u8; 32];
+
+/// What was posted under a key, or is about to be.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Row {
+    /// Of the producer's messages this one.
+    pub(super) number: u64,
+    /// By which the queue knows who sent it.
+    pub(super) producer: String,
+    /// Tells one message from another.
+    pub(super) print: Hash,
+}
+
+/// What is known of a key.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Entry {
+    /// It was begun, and nobody has written how it ended.
+    Begun(Row),
+    /// Its message is in a queue, or was.
+    Kept(Row),
+    /// The other vault was told to go on with it.
+    Theirs,
+}
+
+type Reply<T> = oneshot::Sender<Result<T, PostError>>;
+
+/// What is asked of the thread.
+enum Ask {
+    Find(Hash, Reply<Option<Entry>>),
+    Unsettled(Reply<Vec<Row>>),
+    Write(Write, Reply<u64>),
+    /// Nobody waits for it.
+    Later(Write),
+}
+
+enum Write {
+    Begin { key: Hash, print: Hash, producer: String },
+    Theirs(Hash),
+    Kept(u64),
+    Forget(u64),
+}
+
+/// The keys. The thread ends with it.
+#[derive(Debug)]
+pub(super) struct Book(Sender<Ask>);
+
+impl Book {
+    /// Opens or creates the file and starts the thread.
+    ///
+    /// # Errors
+    /// [`PostError::File`], [`PostError::Thread`].
+    pub(super) fn open(file: &Path) -> Result<Self, PostError> {
+        let connection = sqlite::open(file, MIGRATIONS)?;
+        let (sender, inbox) = channel();
+        std::thread::Builder::new()
+            .name("posts".to_owned())
+            .spawn(move || run(&connection, &inbox))
+            .map_err(PostError::Thread)?;
+        Ok(Self(sender))
+    }
+
+    /// What is known of a key.
+    ///
+    /// # Errors
+    /// [`PostError::Book`], [`PostError::Stopped`].
+    pub(super) async fn find(&self, key: Hash) -> Result<Option<Entry>, PostError> {
+        self.ask(|reply| Ask::Find(key, reply)).await
+    }
+
+    /// All that were begun and are neither kept nor forgotten.
+    ///
+    /// # Errors
+    /// As [`Book::find`].
+    pub(super) async fn unsettled(&self) -> Result<Vec<Row>, PostError> {
+        self.ask(Ask::Unsettled).await
+    }
+
+    /// Writes down, before its message is sent, that a key is taken here. Gives the message's number,
+    /// which is above all that were given before.
+    ///
+    /// # Errors
+    /// As [`Book::find`]; then nothing was written.
+    pub(super) async fn begin(&self, key: Hash, print: Hash, producer: String) -> Result<u64, PostError> {
+        self.ask(|reply| Ask::Write(Write::Begin { key, print, producer }, reply)).await
+    }
+
+    /// Writes down that the other vault goes on with a key.
+    ///
+    /// # Errors
+    /// As [`Book::begin`].
+    pub(super) async fn theirs(&self, key: Hash) -> Result<(), PostError> {
+        self.ask(|reply| Ask::Write(Write::Theirs(key), reply)).await.map(drop)
+    }
+
+    /// Its message is in its queue.
+    pub(super) fn kept(&self, number: u64) {
+        self.tell(Write::Kept(number));
+    }
+
+    /// Its message is nowhere.
+    pub(super) fn forget(&self, number: u64) {
+        self.tell(Write::Forget(number));
+    }
+
+    fn tell(&self, write: Write) {
+        // A thread that has ended leaves it to the next start to ask the queue.
+        let _ended = self.0.send(Ask::Later(write));
+    }
+
+    async fn ask<T>(&self, ask: impl FnOnce(Reply<T>) -> Ask) -> Result<T, PostError> {
+        let (reply, answer) = oneshot::channel();
+        self.0.send(ask(reply)).map_err(|_| PostError::Stopped)?;
+        answer.await.unwrap_or(Err(PostError::Stopped))
+    }
+}
+
+/// What waits for the next commit.
+#[derive(Default)]
+struct Waiting {
+    writes: Vec<(Write, Reply<u64>)>,
+    later: Vec<Write>,
+}
+
+fn run(connection: &Connection, inbox: &Receiver<Ask>) {
+    let mut waiting = Waiting::default();
+    loop {
+        let first = if waiting.later.is_empty() {
+            inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
+        } else {
+            inbox.recv_timeout(COMPANY)
+        };
+        let company = match first {
+            Ok(first) => {
+                std::iter::once(first).chain(inbox.try_iter().take(BATCH - 1)).for_each(|ask| {
+                    waiting.take(connection, ask);
+                });
+                !waiting.writes.is_empty() || waiting.later.len() >= BATCH
+            }
+            Err(RecvTimeoutError::Timeout) => true,
+            Err(RecvTimeoutError::Disconnected) => {
+                waiting.write(connection);
+                return;
+            }
+        };
+        if company {
+            waiting.write(connection);
+        }
+    }
+}
+
+impl Waiting {
+    fn take(&mut self, connection: &Connection, ask: Ask) {
+        match ask {
+            Ask::Find(key, reply) => {
+                let found = find(connection, &key).map_err(unwritten);
+                drop(reply.send(found.map(|found| self.brought_up_to_date(found))));
+            }
+            Ask::Unsettled(reply) => {
+                self.write(connection);
+                drop(reply.send(unsettled(connection).map_err(unwritten)));
+            }
+            Ask::Write(write, reply) => self.writes.push((write, reply)),
+            Ask::Later(write) => self.later.push(write),
+        }
+    }
+
+    /// What is known and not written yet counts, too.
+    fn brought_up_to_date(&self, found: Option<Entry>) -> Option<Entry> {
+        let Some(Entry::Begun(row)) = found else { return found };
+        let ended = self.later.iter().rev().find_map(|write| match write {
+            Write::Kept(number) if *number == row.number => Some(true),
+            Write::Forget(number) if *number == row.number => Some(false),
+            _ => None,
+        });
+        match ended {
+            Some(true) => Some(Entry::Kept(row)),
+            Some(false) => None,
+            None => Some(Entry::Begun(row)),
+        }
+    }
+
+    /// One commit. What nobody waits for stays until one succeeds; no more can gather meanwhile than
+    /// messages are under way, for none begins without a commit.
+    fn write(&mut self, connection: &Connection) {
+        let writes = std::mem::take(&mut self.writes);
+        let (writes, replies): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
+        match commit(connection, &self.later, &writes) {
+            Ok(numbers) => {
+                self.later.clear();
+                for (reply, number) in replies.into_iter().zip(numbers) {
+                    // Whoever asked may be gone.
+                    drop(reply.send(Ok(number)));
+                }
+            }
+            Err(error) => {
+                tracing::error!("messages: keys cannot be written: {error}; posts are refused");
+                let why = error.to_string();
+                for reply in replies {
+                    drop(reply.send(Err(PostError::Book(why.clone()))));
+                }
+            }
+        }
+    }
+}
+
+fn unwritten(error: rusqlite::Error) -> PostError {
+    PostError::Book(error.to_string())
+}
+
+fn commit(connection: &Connection, later: &[Write], writes: &[Write]) -> rusqlite::Result<Vec<u64>> {
+    let transaction = connection.unchecked_transaction()?;
+    for write in later {
+        change(&transaction, write)?;
+    }
+    let numbers = writes.iter().map(|write| change(&transaction, write)).collect::<rusqlite::Result<_>>()?;
+    let sql = "DELETE FROM post WHERE number <= (SELECT max(number) FROM post) - ?1";
+    transaction.prepare_cached(sql)?.execute([MOST])?;
+    transaction.commit()?;
+    Ok(numbers)
+}
+
+/// Gives the number of a row that is new.
+fn change(connection: &Connection, write: &Write) -> rusqlite::Result<u64> {
+    let begin = "INSERT OR REPLACE INTO post (key, state, print, producer) VALUES (?1, ?2, ?3, ?4)";
+    match write {
+        Write::Begin { key, print, producer } => {
+            connection.prepare_cached(begin)?.execute(params![key, BEGUN, print, producer])?;
+        }
+        Write::Theirs(key) => {
+            connection.prepare_cached(begin)?.execute(params![key, THEIRS, Hash::default(), ""])?;
+        }
+        Write::Kept(number) => {
+            let sql = "UPDATE post SET state = ?2 WHERE number = ?1";
+            connection.prepare_cached(sql)?.execute(params![number, KEPT])?;
+        }
+        Write::Forget(number) => {
+            connection.prepare_cached("DELETE FROM post WHERE number = ?1")?.execute([number])?;
+        }
+    }
+    Ok(u64::try_from(connection.last_insert_rowid()).unwrap_or_default())
+}
+
+fn find(connection: &Connection, key: &Hash) -> rusqlite::Result<Option<Entry>> {
+    let sql = "SELECT number, producer, print, state FROM post WHERE key = ?1";
+    let entry = |row: &rusqlite::Row<'_>| {
+        let (read, state) = (read(row)?, row.get::<_, i64>(3)?);
+        Ok(match state {
+            BEGUN => Entry::Begun(read),
+            KEPT => Entry::Kept(read),
+            _ => Entry::Theirs,
+        })
+    };
+    connection.prepare_cached(sql)?.query_row([key], entry).optional()
+}
+
+fn unsettled(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
+    let sql = "SELECT number, producer, print FROM post WHERE state = 0 ORDER BY number";
+    connection.prepare_cached(sql)?.query_map([], read)?.collect()
+}
+
+fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
+    Ok(Row { number: row.get(0)?, producer: row.get(1)?, print: row.get(2)? })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn row(number: u64, print: u8) -> Row {
+        Row { number, producer: "p".to_owned(), print: [print; 32] }
+    }
+
+    #[tokio::test]
+    async fn a_key_is_known_over_a_restart_as_far_as_it_came() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("posts.db");
+        let book = Book::open(&file).unwrap();
+        let mut numbers = Vec::new();
+        for key in 1..=4 {
+            numbers.push(book.begin([key; 32], [key; 32], "p".to_owned()).await.unwrap());
+        }
+        assert!(numbers.is_sorted_by(|one, other| one < other), "{numbers:?}");
+        book.kept(numbers[0]);
+        book.forget(numbers[1]);
+        book.theirs([4; 32]).await.unwrap();
+        drop(book);
+        let book = Book::open(&file).unwrap();
+        assert_eq!(book.find([1; 32]).await.unwrap(), Some(Entry::Kept(row(numbers[0], 1))));
+        assert_eq!(book.find([2; 32]).await.unwrap(), None);
+        assert_eq!(book.find([3; 32]).await.unwrap(), Some(Entry::Begun(row(numbers[2], 3))));
+        assert_eq!(book.find([4; 32]).await.unwrap(), Some(Entry::Theirs));
+        assert_eq!(book.unsettled().await.unwrap(), [row(numbers[2], 3)]);
+        assert!(book.begin([2; 32], [2; 32], "p".to_owned()).await.unwrap() > numbers[3]);
+    }
+
+    #[test]
+    fn the_oldest_key_is_forgotten_and_none_of_the_latest_million() {
+        let folder = tempfile::tempdir().unwrap();
+        let connection = sqlite::open(&folder.path().join("posts.db"), MIGRATIONS).unwrap();
+        let begin = |key: u8| [Write::Begin { key: [key; 32], print: [key; 32], producer: "p".to_owned() }];
+        commit(&connection, &[], &begin(1)).unwrap();
+        commit(&connection, &[], &begin(2)).unwrap();
+        connection.execute("UPDATE sqlite_sequence SET seq = ?1", [MOST]).unwrap();
+        commit(&connection, &[], &begin(3)).unwrap();
+        assert_eq!(find(&connection, &[1; 32]).unwrap(), None);
+        assert!(find(&connection, &[2; 32]).unwrap().is_some());
+    }
+}
