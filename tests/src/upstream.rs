@@ -39,6 +39,7 @@ struct State {
     seen: Vec<Seen>,
     held: usize,
     open: bool,
+    failing: bool,
 }
 
 #[derive(Debug, Default)]
@@ -58,7 +59,8 @@ pub struct Upstream {
 
 impl Upstream {
     /// Starts one. It answers 200 with the text of the request line, `/echo` with the
-    /// request's body, `/bytes/1000` with a thousand bytes, and `/hold` only after [`Self::release`].
+    /// request's body, `/bytes/1000` with a thousand bytes, and `/hold` only after [`Self::release`];
+    /// and 500 instead of 200 as long as [`Self::fail`] says so.
     ///
     /// # Errors
     /// No port.
@@ -96,6 +98,11 @@ impl Upstream {
         lock(&self.room).open = false;
     }
 
+    /// Answers 500 to everything, or 200 again.
+    pub fn fail(&self, failing: bool) {
+        lock(&self.room).failing = failing;
+    }
+
     /// Everything it was asked so far.
     #[must_use]
     pub fn seen(&self) -> Vec<Seen> {
@@ -120,9 +127,14 @@ fn serve(connection: &TcpStream, room: &Room) {
     let mut reader = BufReader::new(connection);
     while let Some(request) = read_request(&mut reader) {
         let body = answer(&request, room);
-        lock(room).seen.push(request);
-        let head =
-            format!("HTTP/1.1 200 OK\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n", body.len());
+        let mut state = lock(room);
+        state.seen.push(request);
+        let status = if state.failing { "500 Internal Server Error" } else { "200 OK" };
+        drop(state);
+        let head = format!(
+            "HTTP/1.1 {status}\r\nContent-Type: text/plain\r\nContent-Length: {}\r\n\r\n",
+            body.len()
+        );
         let mut writer = connection;
         if writer.write_all(head.as_bytes()).and_then(|()| writer.write_all(&body)).is_err() {
             break;

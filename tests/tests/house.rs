@@ -69,7 +69,7 @@ const ARROWS: &[(&str, &[&str])] = &[
         ],
     ),
     // It consumes a queue in process, and shows its messages to who speaks no OpenWire.
-    ("vault/delivery", &["openwire", "queue"]),
+    ("vault/delivery", &["openwire", "pause", "queue"]),
     ("vault/bridge", &["openwire", "sqlite"]),
     // It puts messages into queues for who speaks no JMS.
     ("vault/posting", &["openwire", "queue", "sqlite"]),

@@ -11,6 +11,7 @@
 pub mod course;
 pub mod handler;
 pub mod letter;
+mod metrics;
 pub mod signature;
 mod target;
 
@@ -19,15 +20,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use prometheus::Registry;
 use shared::shutdown::Shutdown;
 use tokio::task::JoinHandle;
 
 use self::course::{Outcome, Policy};
 use self::handler::{Address, Deadlines, Handler, HandlerError};
 use self::letter::Letter;
+use self::metrics::Metrics;
 use self::signature::{SecretError, Secrets};
 pub use self::target::Status;
 use self::target::Target;
+use crate::pause::Pause;
 use crate::queue::Queues;
 use crate::queue::message::{Destination, NameError};
 
@@ -93,6 +97,9 @@ pub enum DeliveryError {
         #[source]
         source: NameError,
     },
+    /// A fault of the program.
+    #[error("delivery: metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
     /// An operator names a target that is not configured.
     #[error("there is no target {target}; these are: {known}")]
     Unknown {
@@ -158,10 +165,12 @@ impl Targets {
         settings: Vec<Settings>,
         queues: &Queues,
         state: &Path,
+        registry: &Registry,
         shutdown: &Shutdown,
     ) -> Result<(Self, Vec<JoinHandle<()>>), DeliveryError> {
-        let targets: Result<Vec<_>, _> =
-            settings.into_iter().map(|settings| target(settings, state).map(Arc::new)).collect();
+        let metrics = Metrics::register(registry)?;
+        let made = |settings| target(settings, state, metrics.clone()).map(Arc::new);
+        let targets: Result<Vec<_>, _> = settings.into_iter().map(made).collect();
         let targets: Arc<[_]> = targets?.into();
         let work = |target: &Arc<Target>| Arc::clone(target).run(queues.clone(), shutdown.clone());
         let handles = targets.iter().map(|target| tokio::spawn(work(target))).collect();
@@ -172,6 +181,11 @@ impl Targets {
     #[must_use]
     pub fn status(&self) -> Vec<Status> {
         self.targets.iter().map(|target| target.status()).collect()
+    }
+
+    /// Brings the gauges up to date.
+    pub fn show(&self, now: SystemTime) {
+        self.targets.iter().for_each(|target| target.show(now));
     }
 
     /// Sends it nothing more, over restarts too; what is under way ends.
@@ -201,7 +215,7 @@ impl Targets {
     }
 }
 
-fn target(settings: Settings, state: &Path) -> Result<Target, DeliveryError> {
+fn target(settings: Settings, state: &Path, metrics: Metrics) -> Result<Target, DeliveryError> {
     let name = settings.name.clone();
     let destination = Destination::queue(&settings.queue).map_err(|source| DeliveryError::Queue {
         target: name.clone(),
@@ -209,8 +223,8 @@ fn target(settings: Settings, state: &Path) -> Result<Target, DeliveryError> {
         source,
     })?;
     let caller = Caller::new(&name, &settings.endpoint, settings.concurrency)?;
-    let mark = state.join("delivery").join(format!("{name}.paused"));
-    Ok(Target::new(settings, destination, caller, mark))
+    let pause = Pause::new(&state.join("delivery"), &name);
+    Ok(Target::new(settings, destination, caller, pause, metrics))
 }
 
 #[cfg(test)]

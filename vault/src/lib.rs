@@ -10,6 +10,7 @@ pub mod delivery;
 pub mod marks;
 pub mod openwire;
 pub mod pair;
+pub mod pause;
 pub mod pki;
 pub mod posting;
 pub mod queue;

@@ -1,6 +1,8 @@
 //! Joins the rooms behind the API: who tells whom, who answers whom. Decides nothing; the order
 //! in which the program starts and stops is `serve`'s.
 
+mod chores;
+
 use std::collections::{BTreeSet, HashMap};
 use std::path::Path;
 use std::sync::Arc;
@@ -29,6 +31,7 @@ use crate::posting::{self, Posting};
 use crate::sequence::run_folder::run_folder;
 use crate::sequence::{self, Events, Forward, Sequence, Unheard};
 use crate::storage::{Adoption, AskPeerKeys, PeerAdoption, Storage, StorageError};
+use crate::worker::upkeep::Upkeep;
 use crate::worker::{self, HeardOf, Listener, Merge, Merged, SharedWith, Source, Worker};
 
 mod bridging;
@@ -44,8 +47,6 @@ const STATUS_DEADLINE: Duration = Duration::from_millis(1500);
 const POST_DEADLINE: Duration = Duration::from_secs(2);
 /// The other vault must have adopted a file server within this time.
 const ADOPT_DEADLINE: Duration = Duration::from_secs(20);
-/// How often the two vaults' key files are compared.
-const COMPARE_KEYS: Duration = Duration::from_secs(5);
 /// How often readiness and gauges hear how the rooms are.
 const LOOK: Duration = Duration::from_secs(1);
 /// Events of the connection that wait for the coordinator.
@@ -91,7 +92,7 @@ impl Rooms {
         config: &Config,
         pki: &Pki,
         registry: &Registry,
-        readiness: Readiness,
+        (upkeep, readiness): (&Upkeep, Readiness),
         posting: Option<&Posting>,
         shutdown: &Shutdown,
     ) -> Result<Self, RoomsError> {
@@ -124,11 +125,8 @@ impl Rooms {
         tokio::spawn(pair.clone().run(config.tls.clone(), accepted, ordered, answerers, shutdown.clone()));
         tokio::spawn(cut_revoked(pair.clone(), pki.revocations(), shutdown.clone()));
         storage.set_peer_keys(ask_for_keys(&pair));
-        tokio::spawn(compare_keys(pair.clone(), storage.clone(), readiness.clone(), shutdown.clone()));
         storage.set_peer_up(pair.up());
-        repair(&storage, shutdown);
-        patrol(&storage, shutdown);
-        scrub(&storage, shutdown);
+        chores::start(upkeep, &storage, &pair, &readiness, shutdown);
         bridging::prefer(&bridge, &pair, shutdown);
         bridging::look(&bridge, readiness.clone(), shutdown);
         let registries = vec![storage.metrics().await?];
@@ -413,124 +411,12 @@ async fn cut_revoked(
     }
 }
 
-/// Two vaults with different storage keys read each other's files only as long as their catalogs
-/// live: said as long as it is so, because it is found out otherwise on the worst day. And a new
-/// key seals only once both have it.
-async fn compare_keys(pair: Pair, storage: Storage, readiness: Readiness, shutdown: Shutdown) {
-    let mut up = pair.up();
-    let mut told = None;
-    loop {
-        up.borrow_and_update();
-        // Asked again soon where the other one did not answer.
-        if let Err(error) = storage.compare_keys().await {
-            tracing::warn!("{error}; the key in use stays");
-        }
-        let trouble = storage.key_trouble();
-        if let Some(what) = trouble.clone().filter(|_| trouble != told) {
-            tracing::error!("files: {what}");
-        }
-        match &trouble {
-            Some(what) => readiness.report("storage key", Health::Degraded, what.clone()),
-            None if storage.keys_compared() => {
-                readiness.report("storage key", Health::Good, "the same on both vaults");
-            }
-            None => {}
-        }
-        told = trouble;
-        tokio::select! {
-            () = shutdown.cancelled() => return,
-            changed = up.changed() => if changed.is_err() { return },
-            () = tokio::time::sleep(COMPARE_KEYS) => {}
-        }
-    }
-}
-
 fn ask_for_keys(pair: &Pair) -> AskPeerKeys {
     let pair = pair.clone();
     Arc::new(move || {
         let pair = pair.clone();
         Box::pin(async move { serde_json::from_value(status_of_peer(&pair).await["files"].take()).ok() })
     })
-}
-
-/// Probes, small repairs and copies go their own ways: a slow copy keeps the others from nothing.
-fn repair(storage: &Storage, shutdown: &Shutdown) {
-    let room = storage.clone();
-    let probe = move || -> BoxFuture<'static, ()> {
-        let room = room.clone();
-        Box::pin(async move { room.probe_turn().await })
-    };
-    worker::every(storage.retry_every(), probe, shutdown.clone());
-    let room = storage.clone();
-    let tend = move || -> BoxFuture<'static, ()> {
-        let room = room.clone();
-        Box::pin(async move {
-            if let Err(error) = room.tend_turn().await {
-                tracing::warn!("{error}; the next repair turn tries again");
-            }
-        })
-    };
-    worker::every(storage.retry_every(), tend, shutdown.clone());
-    pay(storage, shutdown);
-}
-
-fn pay(storage: &Storage, shutdown: &Shutdown) {
-    let (room, ends) = (storage.clone(), shutdown.clone());
-    let turn = move || -> BoxFuture<'static, ()> {
-        let (room, ends) = (room.clone(), ends.clone());
-        Box::pin(async move {
-            // As long as each turn does all it may, the next one follows at once.
-            loop {
-                match room.pay_turn().await {
-                    Ok(turn) if turn.more && !ends.is_cancelled() => {}
-                    Ok(_) => return,
-                    Err(error) => return tracing::warn!("{error}; the next repair turn tries again"),
-                }
-            }
-        })
-    };
-    worker::every(storage.retry_every(), turn, shutdown.clone());
-}
-
-/// A comparison takes its time; neither repairs nor the watch over the file servers wait for it.
-fn patrol(storage: &Storage, shutdown: &Shutdown) {
-    let room = storage.clone();
-    let watch = move || -> BoxFuture<'static, ()> {
-        let room = room.clone();
-        Box::pin(async move {
-            if let Err(error) = room.watch_turn().await {
-                tracing::warn!("{error}; the next patrol tries again");
-            }
-        })
-    };
-    worker::every(storage.retry_every(), watch, shutdown.clone());
-    let room = storage.clone();
-    let compare = move || -> BoxFuture<'static, ()> {
-        let room = room.clone();
-        Box::pin(async move {
-            if let Err(error) = room.compare_turn().await {
-                tracing::warn!("{error}; compared again at a later turn");
-            }
-        })
-    };
-    worker::every(storage.retry_every(), compare, shutdown.clone());
-}
-
-fn scrub(storage: &Storage, shutdown: &Shutdown) {
-    let (room, ends) = (storage.clone(), shutdown.clone());
-    let turn = move || -> BoxFuture<'static, ()> {
-        let (room, ends) = (room.clone(), ends.clone());
-        Box::pin(async move {
-            loop {
-                match room.scrub_turn().await {
-                    Ok(true) if !ends.is_cancelled() => {}
-                    Ok(_) => return,
-                    Err(error) => return tracing::warn!("{error}; the scrub goes on later"),
-                }
-            }
-        })
-    };
-    worker::every(storage.retry_every(), turn, shutdown.clone());
 }
 
 /// Readiness and gauges follow the rooms.

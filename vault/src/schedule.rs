@@ -2,12 +2,13 @@
 //! who runs a job nor what it does.
 //!
 //! - `plan`: cron expressions, time zones, and what happens where clocks change.
-//! - `turn`: state and time → wait, run, or leave out.
+//! - `turn`: state and time → wait, run, or leave out. `shift`: a run from the lease to its end.
 //!
 //! A run has a key made of the job and the time it is for. A run that was begun and is not known to
 //! have ended is begun again under the same key: at least once.
 
 pub mod plan;
+pub mod shift;
 pub mod turn;
 
 use std::time::Duration;

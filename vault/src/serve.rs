@@ -13,10 +13,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::api;
-use crate::api::admin::Readiness;
+use crate::api::admin::{Health, Readiness};
 use crate::api::server::{Bound, Certificates, Server, ServerError};
 use crate::api::status::{Sources, StatusSource};
-use crate::api::worker::Behind;
+use crate::api::worker::{Behind, NotDone, Wanted};
 use crate::broker::{self, Broker, BrokerError};
 use crate::config::Config;
 use crate::pki::{Pki, PkiError};
@@ -24,7 +24,9 @@ use crate::posting::{self, PostError, Posting};
 use crate::queue::{self, QueueError, Queues};
 use crate::rooms::{Rooms, RoomsError};
 use crate::sequence::Sequence;
-use crate::worker::background::{Background, BackgroundError, Ending};
+use crate::worker::background::{AskError, Background, BackgroundError, Ending};
+use crate::worker::metrics::Metrics;
+use crate::worker::upkeep::Upkeep;
 
 /// Why vault does not start.
 #[derive(Debug, thiserror::Error)]
@@ -119,6 +121,8 @@ impl Vault {
         let bound = Bound::bind(&config.api).await?;
         let readiness = Readiness::default();
         let last = Shutdown::new();
+        let worked = Metrics::register(&registry)?;
+        let upkeep = Upkeep::new(&config.name, &config.state, &worked);
         let broker = match &config.broker {
             Some(settings) => Some(Broker::open(settings.clone(), &registry).await?),
             None => None,
@@ -132,8 +136,11 @@ impl Vault {
             None => None,
         };
         let posting = queues.as_ref().map(|(_, posting)| posting);
-        let rooms = Rooms::open(&config, &pki, &registry, readiness.clone(), posting, &last).await?;
-        let background = background(&config, queues.as_ref().map(|(queues, _)| queues), &rooms.sequence)?;
+        let watched = (&upkeep, readiness.clone());
+        let rooms = Rooms::open(&config, &pki, &registry, watched, posting, &last).await?;
+        let (background, ending) = Background::of(upkeep, worked);
+        let used = queues.as_ref().map(|(queues, _)| queues);
+        let background = begin(&config, used, (background, ending), &rooms.sequence, &registry)?;
         Ok(Self {
             config,
             pki,
@@ -183,8 +190,10 @@ impl Vault {
         let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, .. } = self;
         let Self { broker, queues, background, last, .. } = self;
         let (background, ending, stop_background) = background;
+        look_at_worker(&background, readiness.clone(), &last);
         let mut status = status_sources(&config, &pki);
         status.extend(rooms.status);
+        status.push(worker_status(&background));
         let (broker, clients) = broker.unzip();
         if let Some(broker) = broker {
             crate::rooms::look_at_broker(&broker, readiness.clone(), &last);
@@ -263,32 +272,69 @@ fn queues(config: &Config, broker: Option<&Broker>) -> Result<Option<Queues>, Qu
 }
 
 /// Jobs and deliveries begin.
-fn background(
+fn begin(
     config: &Config,
     queues: Option<&Queues>,
+    (background, ending): (Background, Ending),
     sequence: &Sequence,
+    registry: &Registry,
 ) -> Result<(Background, Ending, Shutdown), ServeError> {
     let stop = Shutdown::new();
     let Some(queues) = queues.filter(|_| !(config.schedules.is_empty() && config.deliveries.is_empty()))
     else {
-        return Ok((Background::default(), Ending::default(), stop));
+        return Ok((background, ending, stop));
     };
     let work = (&*config.schedules, config.deliveries.clone());
     let whose = (&*config.name, &*config.state);
-    let started = Background::start(work, whose, queues, sequence, &stop);
+    let started = background.start(work, whose, (queues, sequence), registry, &stop);
     let (background, ending) = started.map_err(Box::new)?;
     Ok((background, ending, stop))
 }
 
+/// Readiness follows the jobs and the targets.
+fn look_at_worker(background: &Background, readiness: Readiness, shutdown: &Shutdown) {
+    let report = move |worries: Vec<String>| match worries.as_slice() {
+        [] => readiness.report("worker", Health::Good, "jobs run, and handlers take their messages"),
+        worries => readiness.report("worker", Health::Degraded, worries.join("; ")),
+    };
+    background.look(report, shutdown);
+}
+
+fn worker_status(background: &Background) -> (&'static str, StatusSource) {
+    let background = background.clone();
+    let source: StatusSource = Arc::new(move || {
+        let background = background.clone();
+        Box::pin(async move { json!({ "worries": background.worries().await }) })
+    });
+    ("worker", source)
+}
+
 /// What operators ask of the worker.
 fn behind(background: &Background) -> Behind {
-    let (shown, asked) = (background.jobs().clone(), background.jobs().clone());
+    let (shown, asked) = (background.clone(), background.clone());
     Behind {
         jobs: Arc::new(move || {
-            let jobs = shown.clone();
-            Box::pin(async move { json!(jobs.status().await) })
+            let background = shown.clone();
+            Box::pin(async move { json!(background.standings().await) })
         }),
-        run: Arc::new(move |name| asked.run(name).map_err(|unknown| unknown.to_string())),
+        ask: Arc::new(move |job, wanted| {
+            let background = asked.clone();
+            Box::pin(async move {
+                let done = match wanted {
+                    Wanted::Run => background.run(&job),
+                    Wanted::Pause(why) => background.pause(&job, &why).await.map(|()| None),
+                    Wanted::Resume => background.resume(&job).await.map(|()| None),
+                };
+                done.map_err(|error| {
+                    let told = error.to_string();
+                    match error {
+                        AskError::Unknown { .. } => NotDone::Unknown(told),
+                        AskError::Ledger { .. } => NotDone::Later(told),
+                        AskError::Mark { .. } => NotDone::Failed(told),
+                    }
+                })
+            })
+        }),
         targets: background.targets().clone(),
     }
 }

@@ -75,6 +75,7 @@ pub use listing::{Listed, Wanted};
 pub use lookup::Found;
 pub use mending::Slots;
 pub use object::{Entry, Metadata, ObjectId, ReplicaState, State};
+pub use patrol::Compared;
 pub use ring::Use;
 pub use round::Round;
 pub use sealing::{KeyStatus, Keys};

@@ -2,11 +2,15 @@
 //! over what it tells, and gives storage its repair turns. Knows the rooms' doors; decides
 //! nothing about files or certificates.
 //!
-//! `background` runs jobs by schedules (`jobs`, `task`) and starts deliveries to handlers.
+//! `background` runs jobs by schedules (`jobs`, `task`) and the vault's own (`upkeep`), and starts
+//! deliveries to handlers. Of every job `standing` tells the same, and `metrics` counts it.
 
 pub mod background;
 pub mod jobs;
+pub mod metrics;
+pub mod standing;
 pub mod task;
+pub mod upkeep;
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -28,6 +32,9 @@ use crate::pair::{Answerer, Pair, PairError, Topic};
 const CHANGES: usize = 120;
 /// The peer must have merged what it was told within this time.
 const DEADLINE: Duration = Duration::from_secs(10);
+/// A run may take so long to end when the vault stops, as long as the API's and the broker's connections
+/// may; then it is begun again.
+const DRAIN: Duration = Duration::from_secs(10);
 /// A caller waits no longer than this for the peer to know of an intent.
 const TOLD_DEADLINE: Duration = Duration::from_secs(1);
 
@@ -254,6 +261,10 @@ pub fn every(
             }
         }
     });
+}
+
+fn timestamp() -> jiff::Timestamp {
+    jiff::Timestamp::try_from(wall_clock()).unwrap_or_default()
 }
 
 #[expect(clippy::disallowed_methods, reason = "jobs are due by the calendar")]

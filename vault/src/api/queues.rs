@@ -440,7 +440,7 @@ mod tests {
             name: "ID:c:1:1:1".into(),
             at: 1_000,
             expiration: u64::MAX,
-            group: None,
+            marks: None,
             origin: Some(Origin { queue: "orders".to_owned(), cause: Cause::poison(Some("no such lot")) }),
             body: message.to_bytes().unwrap(),
         };

@@ -2,10 +2,12 @@
 //! bodies and who may; the worker does it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, State};
 use axum::routing::{get, post};
 use axum::{Json, Router};
+use futures_util::future::BoxFuture;
 use http::StatusCode;
 use serde::Serialize;
 use serde_json::Value;
@@ -16,16 +18,42 @@ use super::refusal::Refusal;
 use super::status::StatusSource;
 use crate::delivery::{self, DeliveryError, Targets};
 
-/// Asks for a run of a job: the run's key, or why there is none.
-pub type AskForRun = Arc<dyn Fn(&str) -> Result<String, String> + Send + Sync>;
+/// Then the ledger may take it.
+const AGAIN: Duration = Duration::from_secs(2);
+
+/// What an operator asks of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Wanted {
+    /// A run, now.
+    Run,
+    /// No more runs, for this reason.
+    Pause(String),
+    /// Runs again.
+    Resume,
+}
+
+/// Why a job does not do it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum NotDone {
+    /// There is no such job.
+    Unknown(String),
+    /// The ledger does not take it now.
+    Later(String),
+    /// The operator finds the cause in the log.
+    Failed(String),
+}
+
+/// Hands it to the job: the run's key, where there is one.
+pub type AskJob =
+    Arc<dyn Fn(String, Wanted) -> BoxFuture<'static, Result<Option<String>, NotDone>> + Send + Sync>;
 
 /// What stands behind the routes.
 #[derive(Clone)]
 pub struct Behind {
     /// How the jobs stand.
     pub jobs: StatusSource,
-    /// Runs one.
-    pub run: AskForRun,
+    /// What is asked of one.
+    pub ask: AskJob,
     /// Where messages are delivered to.
     pub targets: Targets,
 }
@@ -33,7 +61,7 @@ pub struct Behind {
 /// Answer of `GET /v1/worker`.
 #[derive(Debug, Serialize)]
 struct Report {
-    /// In the configuration's order.
+    /// In the configuration's order, and the vault's own behind them.
     jobs: Value,
     /// In the configuration's order.
     targets: Vec<delivery::Status>,
@@ -42,8 +70,8 @@ struct Report {
 /// Answer of `POST /v1/worker/jobs/{name}/run`.
 #[derive(Debug, Serialize)]
 struct Asked {
-    /// By which handlers and queues know the run.
-    key: String,
+    /// By which handlers and queues know the run; the vault's own jobs have none.
+    key: Option<String>,
 }
 
 /// The routes under `/v1/worker`. Every one of them is for role admin alone.
@@ -51,6 +79,8 @@ pub fn routes(behind: Behind) -> Router {
     Router::new()
         .route("/v1/worker", get(status))
         .route("/v1/worker/jobs/{name}/run", post(run))
+        .route("/v1/worker/jobs/{name}/pause", post(pause_job))
+        .route("/v1/worker/jobs/{name}/resume", post(resume_job))
         .route("/v1/worker/targets/{name}/pause", post(pause))
         .route("/v1/worker/targets/{name}/resume", post(resume))
         .with_state(behind)
@@ -68,9 +98,42 @@ async fn run(
     Path(name): Path<String>,
 ) -> Result<(StatusCode, Json<Asked>), Refusal> {
     caller.must_be(&[Role::Admin])?;
-    let key = (behind.run)(&name).map_err(Refusal::not_found)?;
+    let key = ask(&behind, &name, Wanted::Run).await?;
     tracing::info!(job = %name, by = %caller.0.name, "a run is asked for");
     Ok((StatusCode::ACCEPTED, Json(Asked { key })))
+}
+
+async fn pause_job(
+    State(behind): State<Behind>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    ask(&behind, &name, Wanted::Pause(format!("paused by {}", caller.0.name))).await?;
+    tracing::warn!(job = %name, by = %caller.0.name, "a job is paused");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn resume_job(
+    State(behind): State<Behind>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<StatusCode, Refusal> {
+    caller.must_be(&[Role::Admin])?;
+    ask(&behind, &name, Wanted::Resume).await?;
+    tracing::info!(job = %name, by = %caller.0.name, "a job goes on");
+    Ok(StatusCode::NO_CONTENT)
+}
+
+async fn ask(behind: &Behind, name: &str, wanted: Wanted) -> Result<Option<String>, Refusal> {
+    (behind.ask)(name.to_owned(), wanted).await.map_err(|error| match error {
+        NotDone::Unknown(told) => Refusal::not_found(told),
+        NotDone::Later(told) => Refusal::later("ledger_away", told, AGAIN),
+        NotDone::Failed(told) => {
+            tracing::error!("{told}");
+            Refusal::internal()
+        }
+    })
 }
 
 async fn pause(

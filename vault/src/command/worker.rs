@@ -17,22 +17,23 @@ const PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
 /// `vault worker …`
 #[derive(Debug, Clone, Subcommand)]
 pub enum Verb {
-    /// Show every job with its last and next run, and every target of deliveries
+    /// Show every job with its last and next run, the vault's own too, and every target of deliveries
     Status,
     /// Run a job now, whatever its schedule says; the plan goes on as it is
     Run {
-        /// As its `[[schedule]]` names it
+        /// As its `[[schedule]]` names it, or one of the vault's own such as storage.scrub
         name: String,
     },
-    /// Send this target nothing more until it is resumed, over restarts too; what is under way ends
+    /// Keep a job from running, on both vaults, or a target from getting messages, here; over restarts
+    /// too, until it is resumed. What is under way ends
     Pause {
-        /// As its `[[delivery]]` names it
-        target: String,
+        /// As its `[[schedule]]` or `[[delivery]]` names it, or one of the vault's own: that pauses here
+        name: String,
     },
-    /// Send this target messages again
+    /// Let a job run, or a target get messages, again
     Resume {
-        /// As its `[[delivery]]` names it
-        target: String,
+        /// As above
+        name: String,
     },
 }
 
@@ -50,53 +51,78 @@ impl Verb {
             Verb::Run { name } => {
                 let path = format!("/v1/worker/jobs/{}/run", segment(name));
                 let asked: Value = ask(socket, Method::POST, &path, None::<&()>).await?;
-                let text = format!(
-                    "{} begins as soon as this vault has its lease; vault worker status shows its end",
-                    word(&asked["key"])
-                );
-                output.show(&asked, &text)
+                let text = match asked["key"].as_str() {
+                    Some(key) => format!("{key} begins as soon as this vault has its lease"),
+                    None => format!("{name} begins on this vault"),
+                };
+                output.show(&asked, &format!("{text}; vault worker status shows its end"))
             }
-            Verb::Pause { target } => set(socket, target, "pause", output).await,
-            Verb::Resume { target } => set(socket, target, "resume", output).await,
+            Verb::Pause { name } => set(socket, name, "pause", output).await,
+            Verb::Resume { name } => set(socket, name, "resume", output).await,
         }
     }
 }
 
-async fn set(socket: &Path, target: &str, what: &str, output: &mut Output<'_>) -> Result<(), CommandError> {
-    let path = format!("/v1/worker/targets/{}/{what}", segment(target));
+/// No job has the name of a target.
+async fn set(socket: &Path, name: &str, what: &str, output: &mut Output<'_>) -> Result<(), CommandError> {
+    let report: Value = ask(socket, Method::GET, "/v1/worker", None::<&()>).await?;
+    let is_target = rows(&report, "targets").any(|target| target["name"] == name);
+    let kind = if is_target { "targets" } else { "jobs" };
+    let path = format!("/v1/worker/{kind}/{}/{what}", segment(name));
     let request = Request::post(path).body(whole("")).map_err(std::io::Error::other)?;
     let answer = call(socket, request, PATIENCE, &Progress::default()).await?;
     drop(accepted(socket, answer).await?);
-    output.show(&json!({ "target": target, "done": what }), &format!("{target}: {what}d"))
+    output.show(&json!({ "name": name, "done": what }), &format!("{name}: {what}d"))
 }
 
 fn segment(name: &str) -> String {
     utf8_percent_encode(name, NON_ALPHANUMERIC).to_string()
 }
 
+fn rows<'a>(report: &'a Value, key: &str) -> impl Iterator<Item = &'a Value> {
+    report[key].as_array().into_iter().flatten()
+}
+
 fn told(report: &Value) -> String {
-    let rows = |key: &str| report[key].as_array().cloned().unwrap_or_default();
-    let (jobs, targets) = (rows("jobs"), rows("targets"));
-    let mut lines: Vec<_> = jobs.iter().map(job).chain(targets.iter().map(target)).collect();
+    let (own, configured): (Vec<_>, Vec<_>) = rows(report, "jobs").partition(|job| job["runs_on"] == "each");
+    let mut lines: Vec<_> = configured.into_iter().map(job).collect();
+    lines.extend(rows(report, "targets").map(target));
     if lines.is_empty() {
         lines.push("no [[schedule]] and no [[delivery]] is configured".to_owned());
     }
+    lines.extend(own.into_iter().map(job));
     lines.join("\n")
 }
 
 fn job(job: &Value) -> String {
-    let state = &job["state"];
-    let mut line = format!("job {}: next {}", word(&job["name"]), word(&job["next"]));
-    if let Some(run) = state["running"].as_object() {
-        line.push_str(&format!(", running on {} since {}", word(&run["by"]), word(&run["began"])));
+    let mut line = format!("job {}:", word(&job["name"]));
+    let mut add = |part: String| {
+        line.push_str(if line.ends_with(':') { " " } else { ", " });
+        line.push_str(&part);
+    };
+    let is_own = job["runs_on"] == "each";
+    if !is_own || job["next"].is_string() {
+        add(format!("next {}", word(&job["next"])));
     }
-    if let Some(last) = state["last"].as_object() {
-        let how = last["fault"].as_str().map_or("done".to_owned(), |fault| format!("FAILED: {fault}"));
-        let run = &last["run"];
-        line.push_str(&format!(", last for {} on {}: {how}", word(&run["at"]), word(&run["by"])));
+    let (run, last) = (&job["running"], &job["last"]);
+    if run.is_object() {
+        add(format!("running on {} since {}", word(&run["by"]), word(&run["began"])));
     }
-    if let Some(trouble) = job["trouble"].as_str() {
-        line.push_str(&format!(", WAITS: {trouble}"));
+    if last.is_object() {
+        let done = || last["result"].as_str().unwrap_or("done").to_owned();
+        let how = last["fault"].as_str().map_or_else(done, |fault| format!("FAILED: {fault}"));
+        match last["at"].as_str() {
+            Some(at) => add(format!("last for {at} on {}: {how}", word(&last["by"]))),
+            None => add(format!("last at {}: {how}", word(&last["ended"]))),
+        }
+    }
+    if let Some(failures @ 2..) = job["failures"].as_u64() {
+        add(format!("{failures} FAILURES in a row"));
+    }
+    for (key, sign) in [("paused", "PAUSED"), ("trouble", "WAITS")] {
+        if let Some(why) = job[key].as_str() {
+            add(format!("{sign}: {why}"));
+        }
     }
     line
 }
@@ -111,6 +137,9 @@ fn target(target: &Value) -> String {
         target["failed"],
         target["dead"]
     );
+    if let Some(waiting @ 1..) = target["retrying"].as_u64() {
+        line.push_str(&format!(", {waiting} to be tried again"));
+    }
     if let Some(why) = target["paused"].as_str() {
         line.push_str(&format!(", PAUSED: {why}"));
     }
@@ -132,20 +161,27 @@ mod tests {
     fn status_tells_what_needs_an_operator() {
         let report = json!({
             "jobs": [
-                { "name": "nightly", "next": "2026-05-02T00:30:00Z", "trouble": null, "state": {
-                    "running": null,
-                    "last": { "run": { "at": "2026-05-01T00:30:00Z", "by": "vault-a" }, "fault": "410" },
-                } },
-                { "name": "new", "next": null, "trouble": "records need both vaults", "state": null },
+                { "name": "nightly", "runs_on": "one", "next": "2026-05-02T00:30:00Z", "failures": 3,
+                    "last": { "at": "2026-05-01T00:30:00Z", "by": "vault-a", "fault": "410" } },
+                { "name": "new", "runs_on": "one", "next": null, "trouble": "records need both vaults",
+                    "paused": "paused by ops", "failures": 0 },
+                { "name": "storage.scrub", "runs_on": "each", "next": "2026-06-01T00:00:00Z", "failures": 0,
+                    "running": { "by": "vault-a", "began": "2026-05-01T00:00:00Z" } },
+                { "name": "storage.repair", "runs_on": "each", "next": null, "failures": 0,
+                    "last": { "ended": "2026-05-01T00:00:00Z", "result": "2 replicas copied" } },
             ],
-            "targets": [{ "name": "shop", "queue": "orders", "delivered": 7, "under_way": 1, "failed": 2,
-                "dead": 1, "paused": "paused by ops", "last_failure": null }],
+            "targets": [{ "name": "shop", "queue": "orders", "delivered": 7, "under_way": 2, "retrying": 1,
+                "failed": 2, "dead": 1, "paused": "paused by ops", "last_failure": null }],
         });
         assert_eq!(
             told(&report),
-            "job nightly: next 2026-05-02T00:30:00Z, last for 2026-05-01T00:30:00Z on vault-a: FAILED: 410\n\
-             job new: next never, WAITS: records need both vaults\n\
-             target shop: from orders, 7 delivered, 1 under way, 2 failed tries, 1 dead letters, PAUSED: paused by ops"
+            "job nightly: next 2026-05-02T00:30:00Z, last for 2026-05-01T00:30:00Z on vault-a: FAILED: 410, \
+             3 FAILURES in a row\n\
+             job new: next never, PAUSED: paused by ops, WAITS: records need both vaults\n\
+             target shop: from orders, 7 delivered, 2 under way, 2 failed tries, 1 dead letters, 1 to be tried \
+             again, PAUSED: paused by ops\n\
+             job storage.scrub: next 2026-06-01T00:00:00Z, running on vault-a since 2026-05-01T00:00:00Z\n\
+             job storage.repair: last at 2026-05-01T00:00:00Z: 2 replicas copied"
         );
         assert!(told(&json!({})).starts_with("no [[schedule]]"));
     }

@@ -18,6 +18,8 @@ use crate::schedule::turn::{Passed, Rules};
 /// Messages under way at once at one target; each holds its body in memory.
 const MOST_UNDER_WAY: usize = 256;
 const MOST_TRIES: u32 = 1000;
+/// So begin the names of the vault's own jobs.
+const OWN: [&str; 2] = ["storage.", "pair."];
 /// A handler that needs longer should answer 202 and work on.
 const LONGEST_ANSWER: Duration = Duration::from_secs(600);
 
@@ -76,6 +78,14 @@ pub(super) fn schedules(root: &mut Section<'_>, now: SystemTime) -> Option<Vec<S
     Some(all)
 }
 
+/// Commands name either.
+pub(super) fn tell_apart(root: &mut Section<'_>, schedules: &[Schedule], deliveries: &[delivery::Settings]) {
+    let both = |one: &&delivery::Settings| schedules.iter().any(|schedule| schedule.job.name == one.name);
+    for one in deliveries.iter().filter(both) {
+        root.fault("delivery", format!("a [[schedule]] has the name {:?} too; each needs its own", one.name));
+    }
+}
+
 fn twice<'a>(root: &mut Section<'_>, key: &'static str, names: impl Iterator<Item = &'a str>) {
     let mut names: Vec<_> = names.collect();
     names.sort_unstable();
@@ -86,6 +96,9 @@ fn twice<'a>(root: &mut Section<'_>, key: &'static str, names: impl Iterator<Ite
 
 fn delivery(mut section: Section<'_>) -> Option<delivery::Settings> {
     let name = super::name(&mut section, "name");
+    if name.as_ref().is_some_and(|name| OWN.iter().any(|own| name.starts_with(own))) {
+        section.fault("name", "so begin the names of the vault's own jobs; take another");
+    }
     let queue = queue(&mut section);
     let endpoint = endpoint(&mut section);
     let policy = policy(&mut section, 30, Duration::from_secs(600));
@@ -276,6 +289,10 @@ mod tests {
             assert!(told.contains(words), "{words}: {told}");
         }
         assert!(!told.contains("secret@") && !told.contains("unknown"), "{told}");
+        let told = read("[[delivery]]\nname = \"storage.scrub\"\nqueue = \"q\"\nurl = \"http://h/\"\n");
+        assert!(told.unwrap_err().to_string().contains("the vault's own jobs"));
+        let told = read("[[delivery]]\nname = \"nightly-report\"\nqueue = \"q\"\nurl = \"http://h/\"\n");
+        assert!(told.unwrap_err().to_string().contains("a [[schedule]] has the name"));
         let twice = read(
             "[[schedule]]\nname = \"nightly-report\"\ncron = \"@daily\"\nkind = \"message\"\nqueue = \"q\"\n",
         );

@@ -4,7 +4,8 @@
 //! As many messages are taken as may be under way at once; one that waits for its next try keeps
 //! its place, so an ailing handler is not given more. A message is acknowledged after its 2xx alone.
 
-use std::path::{Path, PathBuf};
+use std::collections::BTreeMap;
+use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -19,14 +20,17 @@ use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::course::{Course, Next, Outcome};
 use super::letter::Letter;
+use super::metrics::Metrics;
 use super::signature::Secrets;
 use super::{Caller, Settings};
+use crate::pause::Pause;
 use crate::queue::core::AckKind;
 use crate::queue::message::{Destination, Message};
 use crate::queue::{Delivery, QueueError, Queues, Session};
 
-/// What is under way may take so long to end when the vault stops.
-const DRAIN: Duration = Duration::from_secs(20);
+/// What is under way may take so long to end when the vault stops, as long as the API's and the broker's
+/// connections may; then it goes back to its queue.
+const DRAIN: Duration = Duration::from_secs(10);
 
 /// How a target stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -39,6 +43,10 @@ pub struct Status {
     pub paused: Option<String>,
     /// Messages taken and not done yet.
     pub under_way: usize,
+    /// Of these, such as were tried and wait for their next try.
+    pub retrying: usize,
+    /// Since when the oldest of them was in its queue, in milliseconds since 1970.
+    pub oldest: Option<u64>,
     /// Messages that the handler took, since the vault started.
     pub delivered: u64,
     /// Tries that failed, since then.
@@ -49,9 +57,32 @@ pub struct Status {
     pub last_failure: Option<String>,
 }
 
+impl Status {
+    /// What an operator should look at, in a few words.
+    #[must_use]
+    pub fn worry(&self) -> Option<String> {
+        let Self { name, paused, retrying, last_failure, .. } = self;
+        match (paused, last_failure) {
+            (Some(why), _) => Some(format!("{name} gets nothing: {why}")),
+            (None, Some(why)) if *retrying > 0 => Some(format!("{name} takes nothing: {why}")),
+            _ => None,
+        }
+    }
+}
+
+/// A message that is under way.
+#[derive(Debug, Clone, Copy)]
+struct UnderWay {
+    /// When it came into its queue, in milliseconds since 1970.
+    at: u64,
+    tried: bool,
+}
+
 #[derive(Debug, Default)]
 struct Counts {
-    under_way: usize,
+    /// By the order in which they were taken.
+    under_way: BTreeMap<u64, UnderWay>,
+    taken: u64,
     delivered: u64,
     failed: u64,
     dead: u64,
@@ -73,44 +104,47 @@ pub(super) struct Target {
     rate: DefaultDirectRateLimiter,
     gate: watch::Sender<Gate>,
     counts: Mutex<Counts>,
-    /// There while the target is paused, with the reason.
-    mark: PathBuf,
+    pause: Pause,
+    metrics: Metrics,
 }
 
 impl Target {
-    pub(super) fn new(settings: Settings, destination: Destination, caller: Caller, mark: PathBuf) -> Self {
-        let paused = std::fs::read_to_string(&mark).ok();
+    pub(super) fn new(
+        settings: Settings,
+        destination: Destination,
+        caller: Caller,
+        pause: Pause,
+        metrics: Metrics,
+    ) -> Self {
         let rate = governor::RateLimiter::direct(governor::Quota::per_second(settings.per_second));
-        let gate = watch::Sender::new(Gate { paused, not_before: None });
-        Self { settings, destination, caller, rate, gate, counts: Mutex::default(), mark }
+        let gate = watch::Sender::new(Gate { paused: pause.reason(), not_before: None });
+        Self { settings, destination, caller, rate, gate, counts: Mutex::default(), pause, metrics }
     }
 
     pub(super) fn name(&self) -> &str {
         &self.settings.name
     }
 
-    /// Where a pause is kept.
+    /// Where its pause is kept.
     pub(super) fn mark(&self) -> &Path {
-        &self.mark
+        self.pause.file()
     }
 
     /// Nothing more is sent, over restarts too. What is under way ends.
     pub(super) fn pause(&self, why: &str) -> std::io::Result<()> {
         self.gate.send_modify(|gate| gate.paused = Some(why.to_owned()));
-        let folder = self.mark.parent().unwrap_or(&self.mark);
-        std::fs::create_dir_all(folder)?;
-        std::fs::write(&self.mark, why)?;
-        std::fs::File::open(&self.mark)?.sync_all()?;
-        std::fs::File::open(folder)?.sync_all()
+        self.pause.set(why)
     }
 
     pub(super) fn resume(&self) -> std::io::Result<()> {
-        match std::fs::remove_file(&self.mark) {
-            Err(error) if error.kind() != std::io::ErrorKind::NotFound => return Err(error),
-            _ => {}
-        }
+        self.pause.lift()?;
         self.gate.send_modify(|gate| *gate = Gate::default());
         Ok(())
+    }
+
+    /// Brings the gauges up to date.
+    pub(super) fn show(&self, now: SystemTime) {
+        self.metrics.show(&self.status(), now);
     }
 
     pub(super) fn status(&self) -> Status {
@@ -119,7 +153,9 @@ impl Target {
             name: self.settings.name.clone(),
             queue: self.settings.queue.clone(),
             paused: self.gate.borrow().paused.clone(),
-            under_way: counts.under_way,
+            under_way: counts.under_way.len(),
+            retrying: counts.under_way.values().filter(|message| message.tried).count(),
+            oldest: counts.under_way.values().map(|message| message.at).min(),
             delivered: counts.delivered,
             failed: counts.failed,
             dead: counts.dead,
@@ -153,10 +189,10 @@ impl Target {
                 delivery = deliveries.next() => {
                     let Some(delivery) = delivery else { break Err(QueueError::Stopped) };
                     let (target, session, shutdown) = (Arc::clone(&self), Arc::clone(&session), shutdown.clone());
-                    self.counts().under_way += 1;
+                    let number = self.take(delivery.message.at);
                     under_way.spawn(async move {
-                        let ended = target.deliver(&session, delivery, &shutdown).await;
-                        target.counts().under_way -= 1;
+                        let ended = target.deliver(&session, delivery, number, &shutdown).await;
+                        target.counts().under_way.remove(&number);
                         ended
                     });
                 }
@@ -173,11 +209,20 @@ impl Target {
         if !in_time {
             under_way.shutdown().await;
         }
-        self.counts().under_way = 0;
+        self.counts().under_way.clear();
         if let Ok(synced) = session.sync().await {
             drop(synced.await);
         }
         worked
+    }
+
+    /// The number by which a message that is under way is counted.
+    fn take(&self, at: u64) -> u64 {
+        let mut counts = self.counts();
+        counts.taken += 1;
+        let number = counts.taken;
+        counts.under_way.insert(number, UnderWay { at, tried: false });
+        number
     }
 
     /// One message, until it is done or given up; or until `shutdown`, then it stays in the queue.
@@ -185,10 +230,11 @@ impl Target {
         &self,
         session: &Session,
         delivery: Delivery,
+        number: u64,
         shutdown: &Shutdown,
     ) -> Result<(), QueueError> {
         let end = match Letter::of(self.destination.name(), &delivery.message) {
-            Ok(letter) => self.send(&letter, &delivery.message, shutdown).await,
+            Ok(letter) => self.send(&letter, &delivery.message, number, shutdown).await,
             Err(error) => Some(self.give_up(&delivery.message, error.to_string())),
         };
         let Some(kind) = end else { return Ok(()) };
@@ -197,7 +243,13 @@ impl Target {
         Ok(())
     }
 
-    async fn send(&self, letter: &Letter, message: &Message, shutdown: &Shutdown) -> Option<AckKind> {
+    async fn send(
+        &self,
+        letter: &Letter,
+        message: &Message,
+        number: u64,
+        shutdown: &Shutdown,
+    ) -> Option<AckKind> {
         let mut course = Course::new(self.settings.policy);
         loop {
             tokio::select! {
@@ -208,13 +260,20 @@ impl Target {
             if message.expiration != 0 && u128::from(message.expiration) <= since_1970(now).as_millis() {
                 return Some(AckKind::Expired);
             }
+            let began = Instant::now();
             let outcome = self.caller.post(letter, now).await;
+            self.metrics.tried(self.name(), began.elapsed());
             match self.after(&mut course, outcome, message) {
                 Ok(kind) => return Some(kind),
-                Err(wait) => tokio::select! {
-                    () = shutdown.cancelled() => return None,
-                    () = sleep(wait) => {}
-                },
+                Err(wait) => {
+                    if let Some(message) = self.counts().under_way.get_mut(&number) {
+                        message.tried = true;
+                    }
+                    tokio::select! {
+                        () = shutdown.cancelled() => return None,
+                        () = sleep(wait) => {}
+                    }
+                }
             }
         }
     }
@@ -223,6 +282,7 @@ impl Target {
     fn after(&self, course: &mut Course, outcome: Outcome, message: &Message) -> Result<AckKind, Duration> {
         match course.after(outcome, getrandom::u32().unwrap_or(u32::MAX)) {
             Next::Done => {
+                self.metrics.delivered(self.name());
                 self.counts().delivered += 1;
                 Ok(AckKind::Standard)
             }
@@ -246,7 +306,7 @@ impl Target {
                     tracing::warn!(
                         "delivery {}: the pause ends with this vault's next restart: {}: {error}",
                         self.name(),
-                        self.mark.display()
+                        self.mark().display()
                     );
                 }
                 Ok(self.give_up(message, why))
@@ -257,11 +317,13 @@ impl Target {
     fn give_up(&self, message: &Message, why: String) -> AckKind {
         tracing::warn!("delivery {}: message {} is a dead letter: {why}", self.name(), message.name);
         self.note_failure(why.clone());
+        self.metrics.died(self.name());
         self.counts().dead += 1;
         AckKind::Poison(Some(why))
     }
 
     fn note_failure(&self, why: String) {
+        self.metrics.failed(self.name());
         let mut counts = self.counts();
         counts.failed += 1;
         counts.last_failure = Some(why);

@@ -148,7 +148,8 @@ impl Story {
         let queues = Queues::open(queue::Settings::new(folder.path().join("queue.db"))).unwrap();
         let shutdown = Shutdown::new();
         let settings = settings(folder.path(), url, authority_file);
-        let (targets, handles) = Targets::start(vec![settings], &queues, folder.path(), &shutdown).unwrap();
+        let (targets, handles) =
+            Targets::start(vec![settings], &queues, folder.path(), &Registry::new(), &shutdown).unwrap();
         Self { folder, queues, targets, handles, shutdown }
     }
 
@@ -283,17 +284,25 @@ async fn after_a_500_it_is_sent_again_under_the_same_id_and_acknowledged_after_i
 }
 
 #[tokio::test]
-async fn the_signature_is_what_pythons_own_hmac_makes_of_it() {
+async fn the_signature_is_what_pythons_own_hmac_and_the_schemes_own_library_make_of_it() {
     let mut server = Server::start(&[Reply::Status(200)], None).await;
     let story = Story::at(&server);
     story.send("m-1", "{\"total\": 7}").await;
     let got = server.next().await;
+    // The library is asked where it is installed.
     let script = "import base64,hashlib,hmac,sys\n\
-        key=base64.b64decode(sys.argv[1].removeprefix('whsec_'))\n\
-        said=(sys.argv[2]+'.'+sys.argv[3]+'.').encode()+sys.stdin.buffer.read()\n\
+        secret,id,at,signature=sys.argv[1:]\n\
+        body=sys.stdin.buffer.read()\n\
+        try:\n\
+        \x20from standardwebhooks.webhooks import Webhook\n\
+        \x20Webhook(secret).verify(body,{'webhook-id':id,'webhook-timestamp':at,'webhook-signature':signature})\n\
+        except ImportError: pass\n\
+        key=base64.b64decode(secret.removeprefix('whsec_'))\n\
+        said=(id+'.'+at+'.').encode()+body\n\
         print('v1,'+base64.b64encode(hmac.new(key,said,hashlib.sha256).digest()).decode())";
     let mut python = Command::new("python3")
         .args(["-c", script, SECRET, got.header("webhook-id"), got.header("webhook-timestamp")])
+        .arg(got.header("webhook-signature"))
         .stdin(Stdio::piped())
         .stdout(Stdio::piped())
         .spawn()
@@ -335,7 +344,7 @@ async fn a_410_is_a_dead_letter_at_once_and_pauses_the_target_until_it_is_resume
     story.shutdown = Shutdown::new();
     let (queues, state) = (story.queues.clone(), story.folder.path().to_owned());
     (story.targets, story.handles) =
-        Targets::start(vec![settings], &queues, &state, &story.shutdown).unwrap();
+        Targets::start(vec![settings], &queues, &state, &Registry::new(), &story.shutdown).unwrap();
     story.until(|status| status.paused.is_some() && status.under_way == 1).await;
     assert!(server.got.try_recv().is_err(), "paused over a restart");
     story.targets.resume("shop").unwrap();

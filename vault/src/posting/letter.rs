@@ -10,7 +10,7 @@ use super::book::Hash;
 use crate::openwire::properties::Properties;
 use crate::openwire::{self, Body, EncodeError, MessageKind, ProducerId, Text};
 use crate::queue::core::Send;
-use crate::queue::message::{Destination, Message};
+use crate::queue::message::{Destination, Marks, Message};
 
 /// A message that somebody wants posted. Headers are JMS's.
 #[derive(Debug, Clone, PartialEq)]
@@ -53,6 +53,7 @@ impl Post {
     /// More than any frame holds.
     pub(super) fn to_queue(&self, producer: &ProducerId, number: u64, now: u64) -> Result<Send, EncodeError> {
         let message = self.message(producer, signed(number), signed(now));
+        let group = message.group_id.as_ref().map(ToString::to_string);
         Ok(Send {
             destination: self.destination.clone(),
             persistent: self.persistent,
@@ -63,7 +64,7 @@ impl Post {
                 name: message.message_id.to_string().into(),
                 at: now,
                 expiration: u64::try_from(message.expiration).unwrap_or_default(),
-                group: message.group_id.as_ref().map(|group| group.to_string().into()),
+                marks: Marks::new(group.as_deref(), message.group_sequence, None),
                 origin: None,
                 body: message.to_bytes()?,
             }),

@@ -8,11 +8,17 @@
 //!   and twice in the hour that comes twice.
 
 use std::str::FromStr as _;
+use std::time::Duration;
 
 use croner::Cron;
 use croner::errors::CronError;
 use jiff::tz::TimeZone;
 use jiff::{Timestamp, Zoned};
+
+/// Nothing is due more often: what is entered about a run stays for good.
+const SHORTEST: Duration = Duration::from_secs(10);
+/// So many times in a row are looked at.
+const LOOKED_AT: usize = 60;
 
 /// When something is due, for ever.
 #[derive(Debug, Clone)]
@@ -38,6 +44,15 @@ pub enum PlanError {
     /// 30 February.
     #[error("{expression:?} is never due; write a date that there is")]
     Never {
+        /// As configured.
+        expression: String,
+    },
+    /// Every second.
+    #[error(
+        "{expression:?} is due more often than every {SHORTEST:?}, and each run stays in the ledger for good; let the \
+         handler loop, or give it the messages of a queue"
+    )]
+    TooOften {
         /// As configured.
         expression: String,
     },
@@ -68,7 +83,20 @@ impl Plan {
         if plan.next_after(now).is_none() {
             return Err(PlanError::Never { expression });
         }
+        if plan.is_too_often(now) {
+            return Err(PlanError::TooOften { expression });
+        }
         Ok(plan)
+    }
+
+    fn is_too_often(&self, now: Timestamp) -> bool {
+        let times = std::iter::successors(self.next_after(now), |time| self.next_after(*time));
+        let mut before = None;
+        let mut close = |time: Timestamp| {
+            let gap = before.replace(time).map(|before| time.duration_since(before));
+            gap.is_some_and(|gap| gap.unsigned_abs() < SHORTEST)
+        };
+        times.take(LOOKED_AT).any(|time| close(time))
     }
 
     /// The first time after `after`.
@@ -92,6 +120,8 @@ impl Plan {
 
 #[cfg(test)]
 mod tests {
+    use jiff::tz::AmbiguousOffset;
+    use jiff::{SignedDuration, ToSpan as _};
     use proptest::prelude::*;
 
     use super::*;
@@ -167,9 +197,65 @@ mod tests {
         assert!(matches!(parse("0 0 30 2 *", "UTC"), Err(PlanError::Never { .. })));
         assert!(matches!(parse("0 0 * * *", "Europe/Atlantis"), Err(PlanError::Zone { .. })));
         assert!(parse("@daily", "UTC").is_ok());
+        assert!(matches!(parse("*/9 * * * * *", "UTC"), Err(PlanError::TooOften { .. })));
+        assert!(matches!(parse("0,5 0 3 * * *", "UTC"), Err(PlanError::TooOften { .. })));
+        assert!(parse("*/10 * * * * *", "UTC").is_ok());
+    }
+
+    /// Both changes of 2026, where there are any: in the north, in the south, by half an hour, and none.
+    const ZONES: [(&str, [&str; 2]); 5] = [
+        ("Europe/Paris", ["2026-03-28T12:00:00Z", "2026-10-24T12:00:00Z"]),
+        ("America/New_York", ["2026-03-07T18:00:00Z", "2026-10-31T18:00:00Z"]),
+        ("America/Santiago", ["2026-04-04T16:00:00Z", "2026-09-05T16:00:00Z"]),
+        ("Australia/Lord_Howe", ["2026-04-04T03:00:00Z", "2026-10-03T03:00:00Z"]),
+        ("Asia/Kathmandu", ["2026-03-28T12:00:00Z", "2026-10-24T12:00:00Z"]),
+    ];
+    /// A change and a day before and after it.
+    const DAYS: i64 = 2;
+
+    /// All minutes that a zone's clock shows after `from`.
+    fn minutes(zone: &TimeZone, from: Timestamp) -> impl Iterator<Item = Zoned> {
+        (1..=DAYS * 1440).map(move |minute| (from + SignedDuration::from_mins(minute)).to_zoned(zone.clone()))
+    }
+
+    /// When a time of day is due, by jiff's own rules for what a clock shows: the gap's end, or the first.
+    fn days(zone: &TimeZone, from: Timestamp, hour: i8, minute: i8) -> Vec<Timestamp> {
+        let first = from.to_zoned(zone.clone()).date();
+        let until = from + SignedDuration::from_hours(24 * DAYS);
+        let due = (0..=DAYS).filter_map(|day| {
+            let wanted = first.checked_add(day.days()).unwrap().at(hour, minute, 0, 0);
+            let shown = zone.to_ambiguous_zoned(wanted);
+            let gap = matches!(shown.offset(), AmbiguousOffset::Gap { .. });
+            let first = shown.earlier().unwrap().timestamp();
+            // Not shown on that day: it lies before the gap, whose end is the next change.
+            let at = if gap { zone.following(first).next().unwrap().timestamp() } else { first };
+            (at > from && at <= until).then_some(at)
+        });
+        due.collect()
+    }
+
+    fn told(plan: &Plan, from: Timestamp) -> Vec<Timestamp> {
+        let until = from + SignedDuration::from_hours(24 * DAYS);
+        let times = std::iter::successors(plan.next_after(from), |time| plan.next_after(*time));
+        times.take_while(|time| *time <= until).collect()
     }
 
     proptest! {
+        #[test]
+        fn across_both_changes_of_any_zone_times_of_day_and_intervals_are_due_as_its_clock_shows(
+            zone in 0_usize..ZONES.len(), autumn: bool, hour in 0_i8..24, minute in 0_i8..60, step in 0_usize..4
+        ) {
+            let (name, changes) = ZONES[zone];
+            let from = at(changes[usize::from(autumn)]);
+            let zone = TimeZone::get(name).unwrap();
+            let daily = Plan::parse(&format!("{minute} {hour} * * *"), name, from).unwrap();
+            prop_assert_eq!(told(&daily, from), days(&zone, from, hour, minute), "{} {}:{}", name, hour, minute);
+            let step = [5_i8, 10, 15, 30][step];
+            let often = Plan::parse(&format!("*/{step} * * * *"), name, from).unwrap();
+            let shown = minutes(&zone, from).filter(|shown| shown.minute() % step == 0);
+            prop_assert_eq!(told(&often, from), shown.map(|shown| shown.timestamp()).collect::<Vec<_>>(), "{}", name);
+        }
+
         #[test]
         fn the_next_time_is_later_and_nothing_lies_between(
             seconds in 1_767_225_600_i64..1_830_297_600, which in 0_usize..4

@@ -10,6 +10,9 @@ use super::plan::Plan;
 /// A time that is later than this was missed: longer than the other vault needs to take over.
 const ON_TIME: Duration = Duration::from_secs(90);
 
+/// So many ended runs that operators asked for are remembered.
+const ASKED: usize = 8;
+
 /// What becomes of times that have passed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Passed {
@@ -66,8 +69,24 @@ pub struct State {
     pub running: Option<Run>,
     /// The last one that ended.
     pub last: Option<Ended>,
+    /// So many of the last ones failed in a row.
+    #[serde(default)]
+    pub failures: u32,
+    /// The last few runs that operators asked for and that have ended: a vault that never heard of the
+    /// end still wishes for it.
+    #[serde(default)]
+    pub asked: Vec<Timestamp>,
     /// Times left out since the job is known; times missed in one go count as one.
     pub skipped: u64,
+}
+
+/// What operators want of a job.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Wishes {
+    /// A run for this time, whatever the plan says.
+    pub asked: Option<Timestamp>,
+    /// No other run begins, and none is begun again.
+    pub paused: bool,
 }
 
 /// What is to be done now.
@@ -90,18 +109,25 @@ impl State {
     /// A job that is seen for the first time: what was due before concerns it not.
     #[must_use]
     pub fn new(now: Timestamp) -> Self {
-        Self { upto: now, running: None, last: None, skipped: 0 }
+        Self { upto: now, running: None, last: None, failures: 0, asked: Vec::new(), skipped: 0 }
     }
 
-    /// What is to be done. `asked`: an operator wants a run for this time.
+    /// What is to be done.
     #[must_use]
-    pub fn step(&self, plan: &Plan, rules: Rules, asked: Option<Timestamp>, now: Timestamp) -> Step {
+    pub fn step(&self, plan: &Plan, rules: Rules, wishes: Wishes, now: Timestamp) -> Step {
         // Nobody knows how far it came: it is run again under the same key.
-        if let Some(Run { at, asked, .. }) = self.running {
+        if let Some(Run { at, asked, .. }) = self.running
+            && (asked || !wishes.paused)
+        {
             return Step::Run { at, asked };
         }
-        if let Some(at) = asked {
+        if self.running.is_none()
+            && let Some(at) = wishes.asked.filter(|at| !self.asked.contains(at))
+        {
             return Step::Run { at, asked: true };
+        }
+        if wishes.paused {
+            return Step::Wait(None);
         }
         let Some(at) = plan.last_until(now).filter(|at| *at > self.upto) else {
             return Step::Wait(plan.next_after(now.max(self.upto)));
@@ -120,6 +146,12 @@ impl State {
         }
     }
 
+    /// Since when a run is due that nobody has begun.
+    #[must_use]
+    pub fn late_since(&self, plan: &Plan, now: Timestamp) -> Option<Timestamp> {
+        plan.next_after(self.upto).filter(|due| *due <= now && self.running.is_none())
+    }
+
     /// The state once that was left out.
     #[must_use]
     pub fn skipping(self, upto: Timestamp) -> Self {
@@ -134,9 +166,15 @@ impl State {
 
     /// The state once it has ended.
     #[must_use]
-    pub fn ended(self, run: Run, ended: Timestamp, fault: Option<String>) -> Self {
-        let upto = if run.asked { self.upto } else { self.upto.max(run.at) };
-        Self { upto, running: None, last: Some(Ended { run, ended, fault }), ..self }
+    pub fn ended(mut self, run: Run, ended: Timestamp, fault: Option<String>) -> Self {
+        self.failures = if fault.is_some() { self.failures.saturating_add(1) } else { 0 };
+        if run.asked {
+            self.asked.insert(0, run.at);
+            self.asked.truncate(ASKED);
+        } else {
+            self.upto = self.upto.max(run.at);
+        }
+        Self { running: None, last: Some(Ended { run, ended, fault }), ..self }
     }
 }
 
@@ -153,6 +191,8 @@ mod tests {
     use super::*;
 
     const SKIP: Rules = Rules { missed: Passed::Skip, overlap: Passed::Skip };
+    const FREE: Wishes = Wishes { asked: None, paused: false };
+    const PAUSED: Wishes = Wishes { asked: None, paused: true };
     const RUN: Rules = Rules { missed: Passed::RunOnce, overlap: Passed::RunOnce };
 
     fn at(text: &str) -> Timestamp {
@@ -168,6 +208,10 @@ mod tests {
         Run { at: at(for_time), asked: false, by: "a".into(), epoch: 1, began: at(began) }
     }
 
+    fn asking(at: Timestamp) -> Wishes {
+        Wishes { asked: Some(at), paused: false }
+    }
+
     fn due(text: &str) -> Step {
         Step::Run { at: at(text), asked: false }
     }
@@ -175,41 +219,87 @@ mod tests {
     #[test]
     fn a_new_job_waits_for_its_next_time() {
         let state = State::new(at("10:05:00"));
-        assert_eq!(state.step(&plan(), RUN, None, at("10:05:00")), Step::Wait(Some(at("10:10:00"))));
-        assert_eq!(state.step(&plan(), SKIP, None, at("10:10:00")), due("10:10:00"));
-        assert_eq!(state.step(&plan(), SKIP, None, at("10:11:29")), due("10:10:00"), "late, yet not missed");
+        assert_eq!(state.step(&plan(), RUN, FREE, at("10:05:00")), Step::Wait(Some(at("10:10:00"))));
+        assert_eq!(state.step(&plan(), SKIP, FREE, at("10:10:00")), due("10:10:00"));
+        assert_eq!(state.step(&plan(), SKIP, FREE, at("10:11:29")), due("10:10:00"), "late, yet not missed");
     }
 
     #[test]
     fn missed_times_are_run_once_for_all_or_left_out() {
         let state = State::new(at("10:05:00"));
-        assert_eq!(state.step(&plan(), RUN, None, at("11:35:00")), due("11:30:00"));
-        assert_eq!(state.step(&plan(), SKIP, None, at("11:35:00")), Step::Skip(at("11:30:00")));
+        assert_eq!(state.step(&plan(), RUN, FREE, at("11:35:00")), due("11:30:00"));
+        assert_eq!(state.step(&plan(), SKIP, FREE, at("11:35:00")), Step::Skip(at("11:30:00")));
         let state = state.skipping(at("11:30:00"));
-        assert_eq!(state.step(&plan(), SKIP, None, at("11:35:00")), Step::Wait(Some(at("11:40:00"))));
+        assert_eq!(state.step(&plan(), SKIP, FREE, at("11:35:00")), Step::Wait(Some(at("11:40:00"))));
         assert_eq!(state.skipped, 1);
     }
 
     #[test]
     fn a_run_that_may_not_have_ended_is_run_again_for_the_same_time() {
         let state = State::new(at("10:05:00")).running(run("10:10:00", "10:10:00"));
-        assert_eq!(state.step(&plan(), SKIP, None, at("12:00:00")), due("10:10:00"));
+        assert_eq!(state.step(&plan(), SKIP, FREE, at("12:00:00")), due("10:10:00"));
     }
 
     #[test]
     fn a_time_at_which_the_job_still_ran_goes_by_the_rule_for_overlap() {
         let state = State::new(at("10:05:00")).ended(run("10:10:00", "10:10:00"), at("10:25:00"), None);
-        assert_eq!(state.step(&plan(), RUN, None, at("10:25:00")), due("10:20:00"));
-        assert_eq!(state.step(&plan(), SKIP, None, at("10:25:00")), Step::Skip(at("10:20:00")));
+        assert_eq!(state.step(&plan(), RUN, FREE, at("10:25:00")), due("10:20:00"));
+        assert_eq!(state.step(&plan(), SKIP, FREE, at("10:25:00")), Step::Skip(at("10:20:00")));
     }
 
     #[test]
     fn a_run_that_an_operator_asks_for_leaves_the_plan_as_it_is() {
         let state = State::new(at("10:05:00"));
         let asked = at("10:07:00");
-        assert_eq!(state.step(&plan(), SKIP, Some(asked), asked), Step::Run { at: asked, asked: true });
+        assert_eq!(state.step(&plan(), SKIP, asking(asked), asked), Step::Run { at: asked, asked: true });
         let ended = state.ended(Run { asked: true, ..run("10:07:00", "10:07:00") }, at("10:08:00"), None);
-        assert_eq!(ended.step(&plan(), SKIP, None, at("10:10:00")), due("10:10:00"));
+        assert_eq!(ended.step(&plan(), SKIP, FREE, at("10:10:00")), due("10:10:00"));
+    }
+
+    #[test]
+    fn a_run_that_was_asked_for_is_not_run_again_once_it_has_ended() {
+        let asked = at("10:07:00");
+        let run = Run { asked: true, ..run("10:07:00", "10:07:00") };
+        let ended = State::new(at("10:05:00")).ended(run, at("10:08:00"), None);
+        let wait = Step::Wait(Some(at("10:20:00")));
+        let later = ended.ended(self::run("10:10:00", "10:10:00"), at("10:11:00"), None);
+        assert_eq!(later.step(&plan(), SKIP, asking(asked), at("10:12:00")), wait, "though others ran since");
+        let many = (0..20).fold(later, |state, second| {
+            let at = at(&format!("10:12:{second:02}"));
+            state.ended(Run { at, asked: true, ..self::run("10:12:00", "10:12:00") }, at, None)
+        });
+        assert_eq!(many.asked.len(), ASKED);
+    }
+
+    #[test]
+    fn a_paused_job_begins_nothing_but_what_an_operator_asks_for() {
+        let state = State::new(at("10:05:00"));
+        assert_eq!(state.step(&plan(), RUN, PAUSED, at("10:30:00")), Step::Wait(None));
+        let asked = at("10:31:00");
+        let both = Wishes { asked: Some(asked), paused: true };
+        assert_eq!(state.step(&plan(), RUN, both, asked), Step::Run { at: asked, asked: true });
+        let broken_off = state.clone().running(run("10:10:00", "10:10:00"));
+        assert_eq!(broken_off.step(&plan(), RUN, PAUSED, at("10:30:00")), Step::Wait(None));
+        assert_eq!(broken_off.step(&plan(), RUN, both, asked), Step::Wait(None), "one run at a time");
+        assert_eq!(broken_off.step(&plan(), RUN, FREE, at("10:30:00")), due("10:10:00"));
+        assert_eq!(state.step(&plan(), RUN, FREE, at("10:35:00")), due("10:30:00"), "resumed: as if missed");
+    }
+
+    #[test]
+    fn failures_in_a_row_are_counted_until_a_run_succeeds() {
+        let failed =
+            |state: State| state.ended(run("10:10:00", "10:10:00"), at("10:11:00"), Some("no".into()));
+        let state = failed(failed(State::new(at("10:05:00"))));
+        assert_eq!(state.failures, 2);
+        assert_eq!(state.ended(run("10:20:00", "10:20:00"), at("10:21:00"), None).failures, 0);
+    }
+
+    #[test]
+    fn a_job_is_late_from_its_first_time_that_nobody_has_taken() {
+        let state = State::new(at("10:05:00"));
+        assert_eq!(state.late_since(&plan(), at("10:09:59")), None);
+        assert_eq!(state.late_since(&plan(), at("10:35:00")), Some(at("10:10:00")));
+        assert_eq!(state.running(run("10:10:00", "10:10:00")).late_since(&plan(), at("10:35:00")), None);
     }
 
     #[test]
@@ -232,7 +322,7 @@ mod tests {
             for (pause, mut length) in steps {
                 now += jiff::SignedDuration::from_secs(pause);
                 loop {
-                    match state.step(&plan, rules, None, now) {
+                    match state.step(&plan, rules, FREE, now) {
                         Step::Wait(next) => {
                             prop_assert!(next.is_some_and(|next| next > now));
                             break;

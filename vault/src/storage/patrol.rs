@@ -22,6 +22,7 @@ use super::file_server::{FileServer, FileServerError};
 use super::inventory::{Inventory, Marker, Remembered, Verdict, judge};
 use super::note::{NoteKey, SLOTS, Title};
 use super::round::Round;
+use super::scrub::SCRUB;
 use super::sessions::Sessions;
 use super::{Inner, Storage, StorageError, Use, now};
 
@@ -55,6 +56,17 @@ impl Patrol {
     fn foreign(&self) -> MutexGuard<'_, HashMap<String, bool>> {
         self.foreign.lock().unwrap_or_else(PoisonError::into_inner)
     }
+}
+
+/// What a turn of the comparison came to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Compared {
+    /// Nothing: it is not due.
+    NotDue,
+    /// Everything was compared.
+    Whole,
+    /// Not everything could be listed; a later turn tries again.
+    Partly,
 }
 
 impl Storage {
@@ -185,20 +197,20 @@ impl Storage {
     ///
     /// # Errors
     /// The catalog's; what ails a file server is logged.
-    pub async fn compare_turn(&self) -> Result<(), StorageError> {
+    pub async fn compare_turn(&self) -> Result<Compared, StorageError> {
         let (inner, patrol) = (&self.0, &self.0.patrol);
         let round = inner.catalog.round(SYNC).await?;
         let every = inner.settings.sync_every;
         let due = round.is_due(every, now()) && (round.running || !every.is_zero());
         if !due || !patrol.watched.load(Ordering::Relaxed) {
-            return Ok(());
+            return Ok(Compared::NotDue);
         }
         let alone = inner.servers.iter().any(|server| server.health().suspended.is_some());
         let failures = patrol.failures.load(Ordering::Relaxed);
         let pause = if alone { AGAIN_ALONE } else { pause_after(failures) };
         let waits = 0..i64::try_from(pause.as_secs()).unwrap_or(i64::MAX);
         if failures > 0 && waits.contains(&now().saturating_sub(patrol.failed_at.load(Ordering::Relaxed))) {
-            return Ok(());
+            return Ok(Compared::NotDue);
         }
         let asked = patrol.asked.load(Ordering::Relaxed);
         let round = round.at_work(now());
@@ -208,14 +220,34 @@ impl Storage {
         if !matches!(all, Ok(true)) {
             patrol.failed_at.store(now(), Ordering::Relaxed);
             patrol.failures.store(failures.saturating_add(1), Ordering::Relaxed);
-            return all.map(drop);
+            return all.map(|_| Compared::Partly);
         }
         patrol.failures.store(0, Ordering::Relaxed);
         // What another one was asked for since may lie in what was listed before.
         if patrol.asked.load(Ordering::Relaxed) == asked {
             inner.catalog.keep_round(SYNC, round.ended(now())).await?;
         }
-        Ok(())
+        Ok(Compared::Whole)
+    }
+
+    /// Everything is compared at the next turn, whatever the period says.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn request_sync(&self) -> Result<(), StorageError> {
+        self.0.patrol.failures.store(0, Ordering::Relaxed);
+        self.0.request_comparison().await
+    }
+
+    /// The Unix seconds at which the next comparison and the next scrub begin by themselves; `None`: under
+    /// way, or not at all.
+    ///
+    /// # Errors
+    /// The catalog's.
+    pub async fn rounds_due(&self) -> Result<(Option<i64>, Option<i64>), StorageError> {
+        let (catalog, settings) = (&self.0.catalog, &self.0.settings);
+        let (sync, scrub) = (catalog.round(SYNC).await?, catalog.round(SCRUB).await?);
+        Ok((sync.next(settings.sync_every), scrub.next(settings.scrub_every)))
     }
 }
 

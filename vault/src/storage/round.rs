@@ -56,6 +56,13 @@ impl Round {
             || !(0..every).contains(&now.saturating_sub(self.begun))
     }
 
+    /// The Unix second from which it is due again by itself; `None`: it is under way, or is never.
+    #[must_use]
+    pub fn next(&self, every: Duration) -> Option<i64> {
+        let every = i64::try_from(every.as_secs()).unwrap_or(i64::MAX);
+        (every > 0 && !self.running).then(|| self.begun.saturating_add(every))
+    }
+
     /// Goes on, or begins anew.
     #[must_use]
     pub fn at_work(self, now: i64) -> Self {
@@ -143,6 +150,8 @@ mod tests {
         assert!(!ended.is_due(MONTH, 1000 + 30 * 86_400 - 1));
         assert!(ended.is_due(MONTH, 1000 + 30 * 86_400));
         assert!(ended.is_due(MONTH, 900), "the clock was set back");
+        assert_eq!(ended.next(MONTH), Some(1000 + 30 * 86_400));
+        assert_eq!((ended.next(Duration::ZERO), Round::default().at_work(1).next(MONTH)), (None, None));
     }
 
     #[test]

@@ -1,26 +1,32 @@
-//! Jobs: runs what schedules say is due, on one of the two vaults at a time. Knows the lease, the
-//! record of a job's state and what a run does; not when a job is due (`schedule`).
+//! Jobs by schedules, on one of the two vaults at a time. Does what a shift asks for (`schedule`): the
+//! lease and the record of a job's state in the ledger, the run itself. Decides neither when a job is
+//! due nor what follows from its state.
 //!
 //! Both vaults look at their own clock and journal. Where something is due, each asks for the job's
-//! lease; who has it reads the state again, enters that the run has begun, runs it while it renews
-//! the lease, and enters how it ended. Whoever loses the lease stops. If the holder dies, the other
-//! vault gets the lease when its time is over, finds a run begun and not ended, and begins it again
-//! under the same key. As leases do, jobs wait while the ledger's owner is away.
+//! lease; who has it works a shift, while it renews the lease. Whoever loses the lease stops. If the
+//! holder dies, the other vault gets the lease when its time is over. As leases do, jobs wait while the
+//! ledger's owner is away.
+//!
+//! The ledger keeps what is entered for good: up to three entries a run. So no job is due more often than
+//! its configuration allows, and what each vault does for itself (`upkeep`) is not entered at all.
 
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
-use serde::Serialize;
 use shared::retry::Backoff;
 use shared::shutdown::Shutdown;
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep, timeout};
 
+use super::metrics::Metrics;
+use super::standing::{RunsOn, Standing, between, tell_failure};
 use super::task::{Task, TaskError};
+use super::{DRAIN, timestamp};
 use crate::schedule::Job;
-use crate::schedule::turn::{Run, State, Step, key};
+use crate::schedule::shift::{Act, Entry, Known, RENEW_EVERY, Shift, TRUST, TTL, look};
+use crate::schedule::turn::{Run, State, Wishes, key};
 use crate::sequence::Sequence;
 use crate::sequence::record::lease::{Claim, Holder};
 use crate::sequence::record::{
@@ -29,17 +35,10 @@ use crate::sequence::record::{
 
 /// Whose the records are.
 const OWNER: &str = "vault";
-/// A lease lasts so long without a renewal, in seconds.
-const TTL: u64 = 15;
-const RENEW_EVERY: Duration = Duration::from_secs(4);
-/// Without a renewal for so long a run is ended, before anybody else may hold the lease.
-const TRUST: Duration = Duration::from_secs(12);
 /// The clock may be set meanwhile, and the other vault may have run it.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Whoever comes too late for the lease looks again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
-/// A run may take so long to end when the vault stops; then the other vault begins it again.
-const DRAIN: Duration = Duration::from_secs(20);
 
 /// Why a job cannot be run now; it is tried again by itself.
 #[derive(Debug, thiserror::Error)]
@@ -61,36 +60,14 @@ enum JobError {
     LeaseLost,
 }
 
-/// An operator names a job that is not configured.
-#[derive(Debug, thiserror::Error)]
-#[error("there is no job {job}; these are: {known}")]
-pub struct UnknownJob {
-    /// As asked for.
-    pub job: String,
-    /// All there are.
-    pub known: String,
-}
-
-/// How a job stands, as this vault knows it.
-#[derive(Debug, Clone, Serialize)]
-pub struct JobStatus {
-    /// Its name.
-    pub name: String,
-    /// When it is due next.
-    pub next: Option<Timestamp>,
-    /// What both vaults know of it; `None` while it was never looked at.
-    pub state: Option<State>,
-    /// Why it cannot be run at present.
-    pub trouble: Option<String>,
-}
-
 /// All jobs of this vault. Clones are the same.
 #[derive(Clone, Default)]
 pub struct Jobs {
-    runners: Arc<[Arc<Runner>]>,
+    keepers: Arc<[Arc<Keeper>]>,
 }
 
-struct Runner {
+/// One job on this vault.
+pub(super) struct Keeper {
     job: Job,
     task: Task,
     sequence: Sequence,
@@ -98,6 +75,7 @@ struct Runner {
     asked: Mutex<Option<Timestamp>>,
     wake: Notify,
     trouble: Mutex<Option<String>>,
+    metrics: Metrics,
 }
 
 impl Jobs {
@@ -108,12 +86,13 @@ impl Jobs {
         jobs: Vec<(Job, Task)>,
         own: &str,
         sequence: &Sequence,
+        metrics: &Metrics,
         shutdown: &Shutdown,
     ) -> (Self, Vec<JoinHandle<()>>) {
-        let runner = |(job, task)| {
+        let keeper = |(job, task)| {
             // Another start of this vault is another holder: what it began, it begins again.
             let token = format!("{:016x}", getrandom::u64().unwrap_or_default());
-            Arc::new(Runner {
+            Arc::new(Keeper {
                 job,
                 task,
                 sequence: sequence.clone(),
@@ -121,48 +100,89 @@ impl Jobs {
                 asked: Mutex::default(),
                 wake: Notify::new(),
                 trouble: Mutex::default(),
+                metrics: metrics.clone(),
             })
         };
-        let runners: Arc<[_]> = jobs.into_iter().map(runner).collect();
-        let keep = |runner: &Arc<Runner>| tokio::spawn(Arc::clone(runner).keep(shutdown.clone()));
-        let handles = runners.iter().map(keep).collect();
-        (Self { runners }, handles)
+        let keepers: Arc<[_]> = jobs.into_iter().map(keeper).collect();
+        let keep = |keeper: &Arc<Keeper>| tokio::spawn(Arc::clone(keeper).keep(shutdown.clone()));
+        let handles = keepers.iter().map(keep).collect();
+        (Self { keepers }, handles)
     }
 
     /// How each stands.
-    pub async fn status(&self) -> Vec<JobStatus> {
-        let mut all = Vec::with_capacity(self.runners.len());
-        for runner in self.runners.iter() {
-            let state = runner.here().await.ok().flatten().map(|(state, _)| state);
-            all.push(JobStatus {
-                name: runner.job.name.clone(),
-                next: runner.job.plan.next_after(timestamp()),
-                state,
-                trouble: runner.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
-            });
+    pub async fn standings(&self) -> Vec<Standing> {
+        let mut all = Vec::with_capacity(self.keepers.len());
+        for keeper in self.keepers.iter() {
+            all.push(keeper.standing().await);
         }
         all
     }
 
-    /// Runs a job now, whatever its plan says; by this vault, once it has the lease. Gives the
-    /// run's key.
-    ///
-    /// # Errors
-    /// There is no such job.
-    pub fn run(&self, name: &str) -> Result<String, UnknownJob> {
-        let Some(runner) = self.runners.iter().find(|runner| runner.job.name == name) else {
-            let known: Vec<_> = self.runners.iter().map(|runner| &*runner.job.name).collect();
-            return Err(UnknownJob { job: name.to_owned(), known: known.join(", ") });
-        };
-        // Whole seconds: a key has no full stop. Who asks again meanwhile gets the same run.
-        let now = Timestamp::from_second(timestamp().as_second()).unwrap_or_default();
-        let at = *runner.asked.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(now);
-        runner.wake.notify_one();
-        Ok(key(name, at))
+    pub(super) fn names(&self) -> impl Iterator<Item = String> {
+        self.keepers.iter().map(|keeper| keeper.job.name.clone())
+    }
+
+    pub(super) fn find(&self, name: &str) -> Option<&Arc<Keeper>> {
+        self.keepers.iter().find(|keeper| keeper.job.name == name)
     }
 }
 
-impl Runner {
+impl Keeper {
+    /// Runs it now, whatever its plan says; on this vault, once it has the lease. Gives the run's key.
+    pub(super) fn ask(&self) -> String {
+        // Whole seconds: a key has no full stop. A time that is due has its own run, with its own key.
+        let now = Timestamp::from_second(timestamp().as_second()).unwrap_or_default();
+        let due = self.job.plan.last_until(now) == Some(now);
+        let now = if due { now + SignedDuration::from_secs(1) } else { now };
+        // Who asks again meanwhile gets the same run.
+        let at = *self.asked.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(now);
+        self.wake.notify_one();
+        key(&self.job.name, at)
+    }
+
+    /// It begins no more on either vault; what is under way ends. Durable when this returns.
+    pub(super) async fn pause(&self, why: &str) -> Result<(), RecordError> {
+        let wish = Wish::Put { written: self.written(why.to_owned(), false), expect: Expect::Absent };
+        match self.sequence.write_record(self.pause_record(), wish).await {
+            // It is paused already.
+            Err(RecordError::Refused(Refused::Differs { .. })) => Ok(()),
+            paused => paused.map(drop),
+        }
+    }
+
+    /// It begins again; what was due meanwhile was missed.
+    pub(super) async fn resume(&self) -> Result<(), RecordError> {
+        let wish = Wish::Remove { expect: Expect::Any };
+        match self.sequence.write_record(self.pause_record(), wish).await {
+            Ok(_) | Err(RecordError::Refused(Refused::Absent)) => {}
+            Err(error) => return Err(error),
+        }
+        self.wake.notify_one();
+        Ok(())
+    }
+
+    async fn standing(&self) -> Standing {
+        let known = self.here().await.ok().flatten();
+        let state = known.as_ref().map(|known| &known.state);
+        let paused = self.sequence.record_here(self.pause_record()).await.ok().flatten();
+        let paused = paused.and_then(|held| held.written()).map(|written| written.content.value);
+        let now = timestamp();
+        Standing {
+            name: self.job.name.clone(),
+            runs_on: RunsOn::One,
+            next: self.job.plan.next_after(now).filter(|_| paused.is_none()),
+            running: state.and_then(|state| state.running.as_ref()).map(Into::into),
+            last: state.and_then(|state| state.last.as_ref()).map(Into::into),
+            failures: state.map_or(0, |state| state.failures),
+            skipped: state.map_or(0, |state| state.skipped),
+            late_since: state
+                .and_then(|state| state.late_since(&self.job.plan, now))
+                .filter(|_| paused.is_none()),
+            trouble: self.trouble.lock().unwrap_or_else(PoisonError::into_inner).clone(),
+            paused,
+        }
+    }
+
     async fn keep(self: Arc<Self>, shutdown: Shutdown) {
         let mut backoff = Backoff::new(Duration::from_millis(500), LONGEST_WAIT);
         loop {
@@ -208,17 +228,19 @@ impl Runner {
 
     /// Looks whether something is due, and does it. How long to wait before the next look.
     async fn turn(&self) -> Result<Duration, JobError> {
-        let Some((state, _)) = self.here().await? else {
-            let first = self.put(&State::new(timestamp()), Expect::Absent).await;
-            return match first {
-                Ok(_) | Err(JobError::Ledger(RecordError::Refused(Refused::Differs { .. }))) => {
-                    Ok(Duration::ZERO)
-                }
-                Err(error) => Err(error),
-            };
-        };
-        if let Step::Wait(next) = self.step(&state) {
-            return Ok(until(next));
+        let (known, paused) = (self.here().await?, self.sequence.record_here(self.pause_record()).await?);
+        let state = known.as_ref().map(|known| &known.state);
+        match look(&self.job, state, self.wishes(paused.as_ref()), timestamp()) {
+            Act::Rest(next) => return Ok(until(next)),
+            Act::Found(state) => {
+                return match self.put(&state, Expect::Absent).await {
+                    Ok(_) | Err(JobError::Ledger(RecordError::Refused(Refused::Differs { .. }))) => {
+                        Ok(Duration::ZERO)
+                    }
+                    Err(error) => Err(error),
+                };
+            }
+            _ => {}
         }
         let asked_at = Instant::now();
         let claim = Claim::Acquire { holder: self.holder.clone(), ttl: TTL };
@@ -228,42 +250,61 @@ impl Runner {
             Err(error) => return Err(error.into()),
         };
         tokio::select! {
-            done = self.holding(lease.epoch) => done,
+            done = self.shift(lease.epoch) => done,
             () = self.renewing(lease.epoch, asked_at) => Err(JobError::LeaseLost),
         }
     }
 
-    async fn holding(&self, epoch: u64) -> Result<Duration, JobError> {
-        // Only now nobody else changes it.
-        let held = self.sequence.record(self.record(), false).await?.found;
-        let Some((state, version)) = self.read(held)? else { return Ok(Duration::ZERO) };
-        match self.step(&state) {
-            Step::Wait(next) => Ok(until(next)),
-            Step::Skip(upto) => {
-                tracing::info!("worker: job {}: the run for {upto} is left out", self.job.name);
-                self.put(&state.skipping(upto), Expect::Version(version)).await?;
-                Ok(Duration::ZERO)
-            }
-            Step::Run { at, asked } => {
-                let began = timestamp();
-                let run = Run { at, asked, by: self.holder.by.clone(), epoch, began };
-                let state = state.running(run.clone());
-                let version = self.put(&state, Expect::Version(version)).await?;
-                let fault = self.run(at).await.err().map(|error| error.to_string());
-                if let Some(fault) = &fault {
-                    tracing::warn!("worker: job {}: the run for {at} failed: {fault}", self.job.name);
+    /// Works a shift under the lease.
+    async fn shift(&self, epoch: u64) -> Result<Duration, JobError> {
+        let mut shift = Shift::new(&self.job, self.holder.by.clone(), epoch);
+        let mut act = Act::Read;
+        loop {
+            act = match act {
+                Act::Read => {
+                    let paused = self.sequence.record(self.pause_record(), false).await?.found;
+                    let found = self.read(self.sequence.record(self.record(), false).await?.found)?;
+                    shift.read(found, self.wishes(paused.as_ref()), timestamp())
                 }
-                self.put(&state.ended(run, timestamp(), fault), Expect::Version(version)).await?;
-                let mut wanted = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-                wanted.take_if(|wanted| *wanted == at);
-                Ok(Duration::ZERO)
-            }
+                Act::Enter { entry, state, over } => {
+                    let version = self.put(&state, Expect::Version(over)).await?;
+                    self.tell(entry, &state);
+                    shift.entered(version)
+                }
+                Act::Run(run) => {
+                    let fault = self.run(&run).await.err().map(|error| error.to_string());
+                    shift.ran(fault, timestamp())
+                }
+                Act::Rest(next) => return Ok(until(next)),
+                Act::Again | Act::Found(_) | Act::Acquire => return Ok(Duration::ZERO),
+            };
         }
     }
 
-    async fn run(&self, at: Timestamp) -> Result<(), TaskError> {
+    /// What has become of the job, once that is in the ledger.
+    fn tell(&self, entry: Entry, state: &State) {
+        let name = &self.job.name;
+        match (entry, &state.last) {
+            (Entry::Ended, Some(last)) => {
+                self.metrics.ran(name, last.fault.is_none(), between(last.run.began, last.ended));
+                if let Some(fault) = &last.fault {
+                    let fault = format!("the run for {} failed: {fault}", last.run.at);
+                    tell_failure(name, state.failures, &fault, false);
+                }
+                let mut wanted = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+                wanted.take_if(|wanted| *wanted == last.run.at);
+            }
+            (Entry::LeftOut, _) => {
+                self.metrics.left_out(name);
+                tracing::info!("worker: job {name}: the run for {} is left out", state.upto);
+            }
+            (Entry::Begun | Entry::Ended, _) => {}
+        }
+    }
+
+    async fn run(&self, run: &Run) -> Result<(), TaskError> {
         let limit = self.job.time_limit;
-        match timeout(limit, self.task.run(&self.job.name, at)).await {
+        match timeout(limit, self.task.run(&self.job.name, run)).await {
             Ok(ended) => ended,
             Err(_) => Err(TaskError::TooLong { limit }),
         }
@@ -286,22 +327,22 @@ impl Runner {
         }
     }
 
-    fn step(&self, state: &State) -> Step {
+    fn wishes(&self, paused: Option<&Held>) -> Wishes {
         let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-        state.step(&self.job.plan, self.job.rules, asked, timestamp())
+        Wishes { asked, paused: paused.is_some_and(|held| held.text.is_some()) }
     }
 
     /// What this vault's own journal has; the other may have more.
-    async fn here(&self) -> Result<Option<(State, u64)>, JobError> {
+    async fn here(&self) -> Result<Option<Known>, JobError> {
         self.read(self.sequence.record_here(self.record()).await?)
     }
 
-    fn read(&self, held: Option<Held>) -> Result<Option<(State, u64)>, JobError> {
+    fn read(&self, held: Option<Held>) -> Result<Option<Known>, JobError> {
         let Some(held) = held else { return Ok(None) };
         let Some(written) = held.written() else { return Ok(None) };
         let wrong = |source| JobError::State { record: held.name.clone(), source };
         let state = serde_json::from_str(&written.content.value).map_err(wrong)?;
-        Ok(Some((state, held.version)))
+        Ok(Some(Known { state, version: held.version }))
     }
 
     /// The version that it makes.
@@ -309,12 +350,7 @@ impl Runner {
         let record = self.record();
         let wrong = |source| JobError::State { record: record.name.clone(), source };
         let value = serde_json::to_string(state).map_err(wrong)?;
-        let written = Written {
-            content: Content { value, json: true },
-            by: self.holder.by.clone(),
-            key: format!("{:016x}", getrandom::u64().unwrap_or_default()),
-        };
-        let wish = Wish::Put { written, expect };
+        let wish = Wish::Put { written: self.written(value, true), expect };
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(2));
         loop {
             match self.sequence.write_record(record.clone(), wish.clone()).await {
@@ -333,8 +369,17 @@ impl Runner {
         }
     }
 
+    fn written(&self, value: String, json: bool) -> Written {
+        let key = format!("{:016x}", getrandom::u64().unwrap_or_default());
+        Written { content: Content { value, json }, by: self.holder.by.clone(), key }
+    }
+
     fn record(&self) -> RecordName {
         RecordName { owner: OWNER.to_owned(), kind: Kind::Record, name: format!("worker/{}", self.job.name) }
+    }
+
+    fn pause_record(&self) -> RecordName {
+        RecordName { name: format!("worker-paused/{}", self.job.name), ..self.record() }
     }
 
     fn lease(&self) -> RecordName {
@@ -343,10 +388,5 @@ impl Runner {
 }
 
 fn until(next: Option<Timestamp>) -> Duration {
-    let left = next.map(|next| next.duration_since(timestamp()).max(SignedDuration::ZERO));
-    left.and_then(|left| Duration::try_from(left).ok()).unwrap_or(LONGEST_WAIT).min(LONGEST_WAIT)
-}
-
-fn timestamp() -> Timestamp {
-    Timestamp::try_from(super::wall_clock()).unwrap_or_default()
+    next.map_or(LONGEST_WAIT, |next| between(timestamp(), next)).min(LONGEST_WAIT)
 }

@@ -19,7 +19,7 @@ use crate::openwire::{self, EncodeError, MessageKind, ProducerId, Text};
 use crate::queue::core::Send;
 use crate::queue::message::{Destination, Message, NameError};
 use crate::queue::{QueueError, Queues};
-use crate::schedule::turn::key;
+use crate::schedule::turn::{Run, key};
 
 /// What a run does, ready to be done.
 pub struct Task(Doing);
@@ -100,25 +100,28 @@ impl Task {
         Ok(Self(doing))
     }
 
-    /// One run of `job` for the time `at`. Dropping it ends it.
+    /// One run of `job`. Dropping it ends it.
     ///
     /// # Errors
     /// See [`TaskError`].
-    pub async fn run(&self, job: &str, at: Timestamp) -> Result<(), TaskError> {
+    pub async fn run(&self, job: &str, run: &Run) -> Result<(), TaskError> {
         match &self.0 {
             Doing::Message { queues, destination, text } => {
-                let send = message(job, at, destination, text)?;
+                let send = message(job, run.at, destination, text)?;
                 let (session, _) = queues.connect();
                 session.send(send, None).await?.await?;
                 Ok(())
             }
             Doing::Call { caller, body, content_type, policy } => {
-                let id = key(job, at);
+                let id = key(job, run.at);
                 let mut headers = HeaderMap::new();
                 headers.insert(CONTENT_TYPE, content_type.clone());
                 if let Ok(key) = HeaderValue::try_from(&id) {
                     headers.insert(HeaderName::from_static("x-schedule-key"), key);
                 }
+                // Greater with each vault that begins it: what bears a smaller one than was seen is of a
+                // vault that slept past its lease.
+                headers.insert(HeaderName::from_static("x-schedule-epoch"), run.epoch.into());
                 call(caller, &Letter { id, headers, body: body.clone() }, *policy).await
             }
         }

@@ -1,0 +1,136 @@
+//! One vault's shift at a job: from the look at its state to the end of a run, as acts that each ask one
+//! thing of the ledger or of the handler. Pure; knows neither how that is done nor what a run does.
+//!
+//! ```text
+//! look → Acquire → Read → Enter (begun) → Run → Enter (ended) → Again
+//! ```
+//!
+//! A vault may die between any two acts. Before `Enter (begun)` nothing has happened; after it, whoever
+//! gets the lease next finds a run begun and not ended, and begins it again under the same key.
+//! The state is read again under the lease, and entered only over the version that was read.
+
+use std::time::Duration;
+
+use jiff::Timestamp;
+
+use super::Job;
+use super::turn::{Run, State, Step, Wishes};
+
+/// A lease lasts so long without a renewal, in seconds.
+pub const TTL: u64 = 15;
+/// It is renewed so often.
+pub const RENEW_EVERY: Duration = Duration::from_secs(4);
+/// Without a renewal for so long, counted from before it was asked for, a run is broken off: before
+/// anybody else may hold the lease.
+pub const TRUST: Duration = Duration::from_secs(12);
+
+/// What the ledger has of a job.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Known {
+    /// Its state,
+    pub state: State,
+    /// in this version of its record.
+    pub version: u64,
+}
+
+/// What is entered about a job.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Entry {
+    /// A run begins.
+    Begun,
+    /// The run has ended.
+    Ended,
+    /// What was due is left out.
+    LeftOut,
+}
+
+/// What is to be done next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Act {
+    /// Nothing until this time, or until somebody wishes something. The shift is over.
+    Rest(Option<Timestamp>),
+    /// The shift is over; look again at once.
+    Again,
+    /// Enter this state if there is none. The shift is over.
+    Found(State),
+    /// Ask for the lease; with it, [`Shift::new`].
+    Acquire,
+    /// Read the state as the ledger has it now; then [`Shift::read`].
+    Read,
+    /// Enter this state over that version of it; then [`Shift::entered`].
+    Enter {
+        /// What it says.
+        entry: Entry,
+        /// What is entered.
+        state: State,
+        /// What was read.
+        over: u64,
+    },
+    /// Do it; then [`Shift::ran`].
+    Run(Run),
+}
+
+/// What is done without the lease, by this vault's own copy of the state, which may be old.
+#[must_use]
+pub fn look(job: &Job, here: Option<&State>, wishes: Wishes, now: Timestamp) -> Act {
+    match here.map(|state| state.step(&job.plan, job.rules, wishes, now)) {
+        None => Act::Found(State::new(now)),
+        Some(Step::Wait(next)) => Act::Rest(next),
+        Some(Step::Skip(_) | Step::Run { .. }) => Act::Acquire,
+    }
+}
+
+/// A shift under the lease.
+#[derive(Debug)]
+pub struct Shift<'a> {
+    job: &'a Job,
+    by: String,
+    epoch: u64,
+    /// What is being entered or run: the state in which it is entered as begun.
+    begun: Option<State>,
+    /// That state's version, once it is entered.
+    version: Option<u64>,
+}
+
+impl<'a> Shift<'a> {
+    /// This vault has the lease in this epoch; the first act is [`Act::Read`].
+    #[must_use]
+    pub const fn new(job: &'a Job, by: String, epoch: u64) -> Self {
+        Self { job, by, epoch, begun: None, version: None }
+    }
+
+    /// The ledger has this.
+    pub fn read(&mut self, found: Option<Known>, wishes: Wishes, now: Timestamp) -> Act {
+        let Some(Known { state, version }) = found else { return Act::Again };
+        match state.step(&self.job.plan, self.job.rules, wishes, now) {
+            Step::Wait(next) => Act::Rest(next),
+            Step::Skip(upto) => {
+                Act::Enter { entry: Entry::LeftOut, state: state.skipping(upto), over: version }
+            }
+            Step::Run { at, asked } => {
+                let run = Run { at, asked, by: self.by.clone(), epoch: self.epoch, began: now };
+                let begun = state.running(run);
+                self.begun = Some(begun.clone());
+                Act::Enter { entry: Entry::Begun, state: begun, over: version }
+            }
+        }
+    }
+
+    /// What was to be entered stands in this version.
+    pub fn entered(&mut self, version: u64) -> Act {
+        let begun = self.begun.as_ref().filter(|_| self.version.is_none());
+        let Some(run) = begun.and_then(|begun| begun.running.clone()) else { return Act::Again };
+        self.version = Some(version);
+        Act::Run(run)
+    }
+
+    /// The run has ended, with this fault or well.
+    pub fn ran(&mut self, fault: Option<String>, now: Timestamp) -> Act {
+        let (Some(begun), Some(over)) = (self.begun.take(), self.version) else { return Act::Again };
+        let Some(run) = begun.running.clone() else { return Act::Again };
+        Act::Enter { entry: Entry::Ended, state: begun.ended(run, now, fault), over }
+    }
+}
+
+#[cfg(test)]
+mod world;
