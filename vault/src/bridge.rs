@@ -252,10 +252,10 @@ impl Bridge {
     /// No such direction, its journal, or vault stops.
     pub async fn wish(&self, name: &str, wish: Wish) -> Result<u64, BridgeError> {
         let (answer, answered) = oneshot::channel();
-        let stopping = |()| BridgeError::Stopping(name.to_owned());
+        let stopping = || BridgeError::Stopping(name.to_owned());
         let asked = self.handle(name)?.asks.send(Asked { wish, answer }).await;
-        asked.map_err(|_| stopping(()))?;
-        Ok(answered.await.map_err(|_| stopping(()))??)
+        asked.map_err(|_| stopping())?;
+        Ok(answered.await.map_err(|_| stopping())??)
     }
 
     fn handle(&self, name: &str) -> Result<&Handle, BridgeError> {

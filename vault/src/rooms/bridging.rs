@@ -7,6 +7,7 @@ use std::time::Duration;
 use futures_util::future::BoxFuture;
 use serde_json::{Value, json};
 use shared::shutdown::Shutdown;
+use tokio::time::Instant;
 
 use super::{LOOK, status_of_peer};
 use crate::api::admin::{Health, Readiness};
@@ -17,6 +18,8 @@ use crate::worker;
 
 /// How often the other vault is asked whether it carries what it should.
 const ASK: Duration = Duration::from_secs(2);
+/// So long after its own start this vault waits for the other one's first words.
+const FIRST_WORDS: Duration = Duration::from_secs(10);
 /// A preferred vault that has not reached the source for so long is not waited for.
 const LONGEST_AWAY: u64 = 60;
 
@@ -64,11 +67,14 @@ pub(super) fn prefer(bridge: &Bridge, pair: &Pair, shutdown: &Shutdown) {
     if bridge.second().is_empty() {
         return;
     }
-    let (bridge, pair) = (bridge.clone(), pair.clone());
+    let (bridge, pair, begun) = (bridge.clone(), pair.clone(), Instant::now());
     let ask = move || -> BoxFuture<'static, ()> {
         let (bridge, pair) = (bridge.clone(), pair.clone());
         Box::pin(async move {
             let status = status_of_peer(&pair).await;
+            if status["bridge"].is_null() && begun.elapsed() < FIRST_WORDS {
+                return;
+            }
             for name in bridge.second() {
                 bridge.stand_back(&name, can_carry(&status["bridge"]["directions"][&name]));
             }

@@ -111,7 +111,8 @@ impl<M: Clone> Target<M> {
         self.after = rows.last().map_or(self.after, |row| row.sequence);
         let (expired, fresh): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.is_expired);
         self.loaded.extend(fresh);
-        if self.loaded.is_empty() {
+        // What is on its way may still tell who is to blame, and lies behind them.
+        if self.loaded.is_empty() && self.sending.is_empty() {
             self.acquit();
         }
         self.remove(Vec::new(), expired);
@@ -156,6 +157,7 @@ impl<M: Clone> Target<M> {
 
     /// None behind them is taken either: all go again.
     fn acquit(&mut self) {
+        debug_assert!(self.sending.is_empty(), "their places are in front of it");
         for (row, _) in self.suspects.drain(..).rev() {
             self.loaded.push_front(row);
         }
