@@ -13,11 +13,16 @@ use super::house::{House, OPEN, QUIET, SOON, counted, counts, put, refused, take
 /// Both sides look for signs of life so often.
 const SILENCE: Duration = Duration::from_secs(4);
 
-/// The vaults' addresses with a wire that looks for signs of life.
+/// The vaults' addresses with a wire that looks for signs of life. A client's own ones begin later than
+/// it may be silent afterwards.
 fn watchful(house: &House) -> [String; 2] {
     [0, 1].map(|at| {
         let silence = SILENCE.as_millis();
-        format!("tcp://{}?wireFormat.maxInactivityDuration={silence}", house.pair.vaults[at].broker)
+        let delay = (SILENCE * 3 / 2).as_millis();
+        let options = format!(
+            "wireFormat.maxInactivityDuration={silence}&wireFormat.maxInactivityDurationInitalDelay={delay}"
+        );
+        format!("tcp://{}?{options}", house.pair.vaults[at].broker)
     })
 }
 

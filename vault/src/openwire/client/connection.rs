@@ -36,6 +36,8 @@ pub(super) struct Connection<S> {
     pending: HashMap<i32, Answer>,
     last_id: i32,
     silence: Option<Duration>,
+    /// The broker's signs of life begin no later.
+    grace: Instant,
     silent_at: Instant,
     quiet_at: Instant,
     shared: Arc<Shared>,
@@ -54,6 +56,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
         let (reader, writer) = tokio::io::split(stream);
         let silence = settled.inactivity;
         let now = Instant::now();
+        let grace = now + settled.initial_delay;
         Self {
             reader,
             writer,
@@ -65,10 +68,16 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
             pending: HashMap::new(),
             last_id: 0,
             silence,
-            silent_at: now + settled.initial_delay + silence.unwrap_or(NEVER),
+            grace,
+            silent_at: grace + silence.unwrap_or(NEVER),
             quiet_at: now + silence.unwrap_or(NEVER) / 3,
             shared,
         }
+    }
+
+    /// The broker lives.
+    fn heard(&mut self) {
+        self.silent_at = Instant::now().max(self.grace) + self.silence.unwrap_or(NEVER);
     }
 
     /// Until the connection ends; why stands in `shared` before anybody is told that it did.
@@ -97,7 +106,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
                     if read.map_err(ClientError::Broken)? == 0 {
                         return Err(ClientError::Closed);
                     }
-                    self.silent_at = Instant::now() + self.silence.unwrap_or(NEVER);
+                    self.heard();
                     self.arrivals()?;
                 }
                 written = write(&mut self.writer, &mut self.outgoing), if unwritten => {
@@ -109,9 +118,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
                     None if unwritten => self.finish().await?,
                     None => return Ok(()),
                 },
-                () = self.shared.taken.notified(), if !has_room => {
-                    self.silent_at = Instant::now() + self.silence.unwrap_or(NEVER);
-                }
+                () = self.shared.taken.notified(), if !has_room => self.heard(),
                 () = sleep_until(quiet_at) => {
                     self.quiet_at = Instant::now() + self.silence.unwrap_or(NEVER) / 3;
                     self.push(&KeepAliveInfo { head: Head::default() }.into())?;
