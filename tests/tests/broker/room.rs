@@ -81,7 +81,11 @@ fn a_sender_that_is_held_for_too_long_is_told_what_to_do() {
     assert_eq!(texts(&take(&session.consumer("on disk").unwrap(), 1)), ["kept"]);
     // As with ActiveMQ that ends the connection, which cannot go on behind it.
     refused(session.send("large", &Letter::new(Body::Filled(3 << 20))));
-    assert!(house.log().contains("is over the limit of"), "{}", house.log());
+    wait::until("its end is told", SOON, || {
+        anyhow::ensure!(house.log().contains("is over the limit of"), "{}", house.log());
+        Ok(())
+    })
+    .unwrap();
 }
 
 /// Sends until it is refused; what was taken, and the refusal's words.
