@@ -273,7 +273,7 @@ impl Browser<'_> {
     ///
     /// # Errors
     /// The [`super::Refusal`].
-    pub fn next(&mut self) -> anyhow::Result<Option<Received>> {
+    pub fn look(&mut self) -> anyhow::Result<Option<Received>> {
         self.session.ask("next_browsed", json!({ "browser": self.number }))
     }
 }

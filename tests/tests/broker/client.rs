@@ -35,6 +35,8 @@ fn a_client_may_set_any_option_of_its_wire_and_of_its_connection() {
             assert_eq!(sent.differences(&got[0]), Vec::<String>::new(), "{options}");
         }
         drop(consumer);
+        // In this order: what closes a connection does not wait for what its sessions are at.
+        session.close().unwrap();
         connection.close().unwrap();
     }
 }

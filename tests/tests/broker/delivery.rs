@@ -109,10 +109,10 @@ fn a_browser_comes_to_its_end_while_its_queue_is_consumed() {
     let looking =
         house.connect("jms.prefetchPolicy.queueBrowserPrefetch=5").session(Acknowledge::Auto).unwrap();
     let mut browser = looking.browser("seen and taken").unwrap();
-    let mut seen: Vec<Received> = (0..10).map(|_| browser.next().unwrap().unwrap()).collect();
+    let mut seen: Vec<Received> = (0..10).map(|_| browser.look().unwrap().unwrap()).collect();
     let consumer = session.consumer("seen and taken").unwrap();
     assert_eq!(texts(&take(&consumer, 60)), numbers, "a browser takes nothing");
-    while let Some(message) = browser.next().unwrap() {
+    while let Some(message) = browser.look().unwrap() {
         seen.push(message);
     }
     // What it saw is in order, and nothing twice.

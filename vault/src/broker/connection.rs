@@ -10,7 +10,7 @@ use std::time::Duration;
 use bytes::Buf as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::openwire::{
@@ -236,8 +236,8 @@ where
         socket: reading,
         large: Arc::clone(&hall.large),
         room: None,
-        patience: settled.inactivity.map(|silence| silence.max(settled.initial_delay)),
         inactivity: settled.inactivity,
+        grace: Instant::now() + settled.initial_delay,
     };
     let asking = Asking::new(hall, client, &session, seats, replies.clone());
     let mut hearing = Box::pin(Hearing { asking, ear, replies }.run(&hall.shutdown, &place.cut));
@@ -268,10 +268,10 @@ struct Ear<S> {
     large: Arc<Semaphore>,
     /// What the frame that arrives takes of the room for large ones.
     room: Option<OwnedSemaphorePermit>,
-    /// How long the peer may be silent now,
-    patience: Option<Duration>,
-    /// and once it has said something.
+    /// How long the peer may be silent,
     inactivity: Option<Duration>,
+    /// from when on at the earliest: until then its signs of life need not have begun.
+    grace: Instant,
 }
 
 impl<S: AsyncRead + AsyncWrite> Hearing<'_, S> {
@@ -326,22 +326,20 @@ impl<S: AsyncRead + AsyncWrite> Ear<S> {
             // Never closed.
             self.room = Arc::clone(&self.large).acquire_many_owned(kib).await.ok();
         }
-        let patience = self.patience;
+        let (inactivity, from) = (self.inactivity, self.grace.max(Instant::now()));
         let late = async {
-            match patience {
-                Some(patience) => {
-                    tokio::time::sleep(patience).await;
-                    patience
+            match inactivity {
+                Some(silence) => {
+                    sleep_until(from + silence).await;
+                    silence
                 }
                 None => pending().await,
             }
         };
         tokio::select! {
-            read = read(&mut self.socket, &mut self.incoming) => read?,
-            silent = late => return Err(End::Silent(silent)),
+            read = read(&mut self.socket, &mut self.incoming) => Ok(read?),
+            silent = late => Err(End::Silent(silent)),
         }
-        self.patience = self.inactivity;
-        Ok(())
     }
 }
 

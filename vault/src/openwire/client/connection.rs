@@ -56,6 +56,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
         let (reader, writer) = tokio::io::split(stream);
         let silence = settled.inactivity;
         let now = Instant::now();
+        let grace = now + settled.initial_delay;
         Self {
             reader,
             writer,
@@ -67,11 +68,16 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
             pending: HashMap::new(),
             last_id: 0,
             silence,
-            grace: now + settled.initial_delay,
-            silent_at: now + settled.initial_delay + silence.unwrap_or(NEVER),
+            grace,
+            silent_at: grace + silence.unwrap_or(NEVER),
             quiet_at: now + silence.unwrap_or(NEVER) / 3,
             shared,
         }
+    }
+
+    /// The broker lives.
+    fn heard(&mut self) {
+        self.silent_at = Instant::now().max(self.grace) + self.silence.unwrap_or(NEVER);
     }
 
     /// Until the connection ends; why stands in `shared` before anybody is told that it did.
