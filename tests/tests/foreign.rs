@@ -88,13 +88,17 @@ impl Teller {
         self.client.request(info).await
     }
 
+    /// In the transaction.
     async fn send(&mut self, queue: &str) {
+        let message = Message { transaction_id: Some(transaction(&self.client)), ..self.message(queue) };
+        self.tell(message).await;
+    }
+
+    fn message(&mut self, queue: &str) -> Message {
         self.sent += 1;
         let id = producer().message(self.sent);
-        let mut message = Message::new(MessageKind::Plain, id, Destination::queue(Text::shortened(queue)));
-        message.persistent = true;
-        message.transaction_id = Some(transaction(&self.client));
-        self.tell(message).await;
+        let message = Message::new(MessageKind::Plain, id, Destination::queue(Text::shortened(queue)));
+        Message { persistent: true, ..message }
     }
 
     /// The commit is refused, and what the broker told of the refused part comes too.
@@ -156,6 +160,10 @@ fn activemq_commits_nothing_of_a_transaction_of_which_it_refused_an_acknowledgem
         let orders = Destination::queue(Text::shortened("orders.a"));
         let consumer_id = ConsumerId { connection: Text::shortened(NAME), session: 1, value: 1 };
         teller.client.request(ConsumerInfo::new(consumer_id.clone(), orders.clone(), 10)).await.unwrap();
+        // Before it has given any it takes no notice of acknowledgements.
+        let given = teller.message("orders.a");
+        teller.client.request(given).await.unwrap();
+        tokio::time::timeout(PATIENCE, teller.dispatches.next()).await.unwrap().unwrap();
         teller.act(TransactionAct::Begin).await.unwrap();
         let never_given: MessageId = producer().message(99);
         let transaction_id = Some(transaction(&teller.client));
@@ -173,7 +181,7 @@ fn activemq_commits_nothing_of_a_transaction_of_which_it_refused_an_acknowledgem
             })
             .await;
         teller.send("receipts").await;
-        teller.commits_nothing("Could not correlate acknowledgment").await;
+        teller.commits_nothing("acknowledg").await;
     });
     assert_eq!(waiting(folder.path(), &broker, "receipts"), 0);
 }
