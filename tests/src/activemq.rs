@@ -182,8 +182,12 @@ impl ActiveMq {
             );
             add("sslContext", context);
         }
-        let usage = r#"<systemUsage><memoryUsage><memoryUsage limit="64 mb"/></memoryUsage><storeUsage><storeUsage limit="4 gb"/></storeUsage><tempUsage><tempUsage limit="1 gb"/></tempUsage></systemUsage>"#;
-        add("systemUsage", usage.to_owned());
+        // A quarter of its heap for messages.
+        let memory = self.seat.jvm.heap / 4;
+        let usage = format!(
+            r#"<systemUsage><memoryUsage><memoryUsage limit="{memory} mb"/></memoryUsage><storeUsage><storeUsage limit="4 gb"/></storeUsage><tempUsage><tempUsage limit="1 gb"/></tempUsage></systemUsage>"#
+        );
+        add("systemUsage", usage);
         let mut doors = format!(r#"<transportConnector name="openwire" uri="{}"/>"#, self.seat.uri());
         if let Some(address) = self.seat.tls {
             let _ = write!(doors, r#"<transportConnector name="ssl" uri="ssl://{address}"/>"#);

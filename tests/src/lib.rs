@@ -7,6 +7,7 @@
 pub mod activemq;
 pub mod artemis;
 pub mod binaries;
+pub mod bridging;
 pub mod broker;
 pub mod browser;
 pub mod cluster;

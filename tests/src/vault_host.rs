@@ -28,7 +28,8 @@ pub struct PairPlan {
     pub binary: Option<PathBuf>,
     /// A program in front of each vault, made from the vault's folder.
     pub wrapper: Option<fn(&Path) -> Vec<OsString>>,
-    /// Further lines for `[storage]`.
+    /// Further lines for `[storage]`, and sections. `<NAME>` stands for the address of that vault's
+    /// broker.
     pub storage: String,
     /// Further lines for `[api]`.
     pub api: String,
@@ -283,7 +284,10 @@ path = "{right}"
             more_left = plan.file_servers[0],
             more_right = plan.file_servers[1],
         );
-        std::fs::write(&self.config, text).with_context(|| format!("{}", self.config.display()))
+        let placed = [self, peer]
+            .into_iter()
+            .fold(text, |text, vault| text.replace(&format!("<{}>", vault.name), &vault.broker.to_string()));
+        std::fs::write(&self.config, placed).with_context(|| format!("{}", self.config.display()))
     }
 
     fn start(&mut self, plan: &PairPlan) -> anyhow::Result<()> {

@@ -6,6 +6,7 @@
 
 pub mod admin;
 pub mod body;
+pub mod bridge;
 pub mod caller;
 mod connection;
 pub mod database;

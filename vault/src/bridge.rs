@@ -5,6 +5,7 @@
 //! ([`core`]), what it must not lose is in its [`journal`].
 
 pub mod core;
+mod counts;
 pub mod direction;
 pub mod journal;
 
@@ -13,12 +14,18 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
+use prometheus::Registry;
+use serde::Serialize;
 use shared::shutdown::Shutdown;
 use shared::tls::TlsError;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::time::Instant;
 
 use self::core::Limits;
-use self::direction::{Broker, Settings, SettingsError, Status};
+use self::counts::Counts;
+use self::direction::status::{Report, Status};
+use self::direction::{Asked, Broker, Ears, Settings, SettingsError, Wish};
+use self::journal::{Dead, JournalError, Left};
 use crate::openwire::Destination;
 use crate::openwire::client::{Login, trust};
 use crate::openwire::uri::Uri;
@@ -26,9 +33,16 @@ use crate::openwire::uri::Uri;
 /// How long a broker may take for one answer.
 const PATIENCE: Duration = Duration::from_secs(30);
 
+/// Wishes of operators that wait.
+const MOST_ASKED: usize = 4;
+/// Ends the names of journals.
+const ENDING: &str = "db";
+
 /// A broker as it is configured.
 #[derive(Debug, Clone)]
 pub struct Place {
+    /// Its name.
+    pub name: String,
     /// Where.
     pub uri: Uri,
     /// The account, if it wants one.
@@ -56,6 +70,8 @@ pub struct Plan {
     pub prefetch: u16,
     /// What its journal may hold, in bytes.
     pub journal_bytes: u64,
+    /// The vault that carries as long as it can.
+    pub preferred: Option<String>,
 }
 
 /// Why a direction cannot start.
@@ -84,6 +100,18 @@ pub enum BridgeError {
         #[source]
         source: std::io::Error,
     },
+    /// No such direction.
+    #[error("there is no bridge {0:?} here; vault bridge status shows them")]
+    Unknown(String),
+    /// Its journal.
+    #[error(transparent)]
+    Journal(#[from] JournalError),
+    /// It ends, or has ended.
+    #[error("bridge {0} is stopping; ask again when vault has started")]
+    Stopping(String),
+    /// A metric is named twice: a fault of the program.
+    #[error("metrics: {0}")]
+    Metrics(#[from] prometheus::Error),
     /// The folder of the journals.
     #[error("{folder}: {source}; give vault's state folder to vault's user")]
     Folder {
@@ -95,10 +123,33 @@ pub enum BridgeError {
     },
 }
 
-/// All directions of this vault.
+/// All directions of this vault. Cheap to clone.
 #[derive(Debug, Clone, Default)]
 pub struct Bridge {
-    directions: BTreeMap<String, watch::Receiver<Status>>,
+    directions: Arc<BTreeMap<String, Handle>>,
+    left: Arc<[Left]>,
+    counts: Counts,
+}
+
+/// A direction that works.
+#[derive(Debug)]
+struct Handle {
+    shown: watch::Receiver<Status>,
+    asks: mpsc::Sender<Asked>,
+    stand_back: watch::Sender<bool>,
+    /// The other vault is the one that should carry.
+    is_second: bool,
+    file: PathBuf,
+    journal_bytes: u64,
+}
+
+/// What is shown of them all.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Overview {
+    /// Each direction.
+    pub directions: BTreeMap<String, Report>,
+    /// Journals of bridges that are not configured any more, and that hold something.
+    pub left: Vec<Left>,
 }
 
 impl Bridge {
@@ -110,6 +161,7 @@ impl Bridge {
         plans: &[Plan],
         vault: &str,
         state: &Path,
+        registry: &Registry,
         shutdown: &Shutdown,
     ) -> Result<Self, BridgeError> {
         let folder = state.join("bridge");
@@ -124,20 +176,129 @@ impl Bridge {
             std::fs::create_dir_all(&folder)
                 .map_err(|source| BridgeError::Folder { folder: folder.clone(), source })?;
         }
-        let start = |settings: Settings| {
-            let (status, shown) = watch::channel(Status::default());
-            let name = settings.name.clone();
-            tokio::spawn(direction::run(Arc::new(settings), status, shutdown.clone()));
-            (name, shown)
+        let left = left_behind(&folder, plans);
+        let start = |(plan, settings): (&Plan, Settings)| {
+            let (status, shown) = watch::channel(Status::at(Instant::now()));
+            let (asks, asked) = mpsc::channel(MOST_ASKED);
+            let is_second = plan.preferred.as_ref().is_some_and(|preferred| preferred != vault);
+            // Until it is known how the other one is, it goes first.
+            let (stand_back, heard) = watch::channel(is_second);
+            let handle = Handle {
+                shown,
+                asks,
+                stand_back,
+                is_second,
+                file: settings.file.clone(),
+                journal_bytes: plan.journal_bytes,
+            };
+            let ears = Ears { asked, stand_back: heard };
+            tokio::spawn(direction::run(Arc::new(settings), status, ears, shutdown.clone()));
+            (plan.name.clone(), handle)
         };
-        Ok(Self { directions: settings.into_iter().map(start).collect() })
+        let directions: BTreeMap<_, _> = plans.iter().zip(settings).map(start).collect();
+        let counts = if directions.is_empty() { Counts::default() } else { Counts::register(registry)? };
+        Ok(Self { directions: Arc::new(directions), left: left.into(), counts })
     }
 
-    /// Each direction by its name, as it is now.
+    /// Is there none, and nothing left of one?
     #[must_use]
-    pub fn status(&self) -> BTreeMap<String, Status> {
-        self.directions.iter().map(|(name, shown)| (name.clone(), shown.borrow().clone())).collect()
+    pub fn is_empty(&self) -> bool {
+        self.directions.is_empty() && self.left.is_empty()
     }
+
+    /// Each direction by its name, as it is now. Brings the metrics up to date.
+    #[must_use]
+    pub fn overview(&self) -> Overview {
+        let now = (Instant::now(), direction::now());
+        let report = |(name, handle): (&String, &Handle)| {
+            let report = handle.shown.borrow().report(now.0, now.1, handle.journal_bytes);
+            self.counts.show(name, &report);
+            (name.clone(), report)
+        };
+        Overview { directions: self.directions.iter().map(report).collect(), left: self.left.to_vec() }
+    }
+
+    /// Directions that the other vault should carry, as long as it can.
+    #[must_use]
+    pub fn second(&self) -> Vec<String> {
+        let second = self.directions.iter().filter(|(_, handle)| handle.is_second);
+        second.map(|(name, _)| name.clone()).collect()
+    }
+
+    /// Whether the other vault carries this one, or can.
+    pub fn stand_back(&self, name: &str, stand_back: bool) {
+        if let Some(handle) = self.directions.get(name).filter(|handle| handle.is_second) {
+            handle.stand_back.send_if_modified(|it| std::mem::replace(it, stand_back) != stand_back);
+        }
+    }
+
+    /// Dead letters behind that sequence, at most so many.
+    ///
+    /// # Errors
+    /// No such direction, or its journal.
+    pub async fn dead_letters(&self, name: &str, after: u64, most: usize) -> Result<Vec<Dead>, BridgeError> {
+        let file = self.handle(name)?.file.clone();
+        let read = tokio::task::spawn_blocking(move || journal::dead_letters(&file, after, most));
+        match read.await {
+            Ok(read) => Ok(read?),
+            // It is never cancelled.
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        }
+    }
+
+    /// Does that with all dead letters of a direction; tells how many there were.
+    ///
+    /// # Errors
+    /// No such direction, its journal, or vault stops.
+    pub async fn wish(&self, name: &str, wish: Wish) -> Result<u64, BridgeError> {
+        let (answer, answered) = oneshot::channel();
+        let stopping = || BridgeError::Stopping(name.to_owned());
+        let asked = self.handle(name)?.asks.send(Asked { wish, answer }).await;
+        asked.map_err(|_| stopping())?;
+        Ok(answered.await.map_err(|_| stopping())??)
+    }
+
+    fn handle(&self, name: &str) -> Result<&Handle, BridgeError> {
+        self.directions.get(name).ok_or_else(|| BridgeError::Unknown(name.to_owned()))
+    }
+}
+
+impl Overview {
+    /// What an operator should know of, by direction.
+    #[must_use]
+    pub fn troubles(&self) -> Vec<String> {
+        let each = |(name, report): (&String, &Report)| Some(format!("{name}: {}", report.trouble()?));
+        let left = self.left.iter().map(|left| {
+            format!(
+                "{}: no such bridge is configured, and its journal holds {} messages and {} dead letters; \
+                 configure it as before until they have gone on",
+                left.name, left.messages, left.dead
+            )
+        });
+        self.directions.iter().filter_map(each).chain(left).collect()
+    }
+}
+
+/// Journals of no direction that is planned, and that hold something.
+fn left_behind(folder: &Path, plans: &[Plan]) -> Vec<Left> {
+    let mut left = Vec::new();
+    for file in std::fs::read_dir(folder).into_iter().flatten().filter_map(Result::ok) {
+        let file = file.path();
+        let is_journal = file.extension().is_some_and(|ending| ending == ENDING);
+        let Some(name) = file.file_stem().and_then(|name| name.to_str()).filter(|_| is_journal) else {
+            continue;
+        };
+        if plans.iter().any(|plan| plan.name == name) {
+            continue;
+        }
+        match journal::left(&file, name) {
+            Ok(found) if found.messages + found.dead > 0 => left.push(found),
+            Ok(_) => {}
+            Err(error) => tracing::warn!("bridge {name} is not configured any more: {error}"),
+        }
+    }
+    left.sort_by(|one, other| one.name.cmp(&other.name));
+    left
 }
 
 impl Plan {
@@ -145,7 +306,7 @@ impl Plan {
         let settings = Settings {
             name: self.name.clone(),
             vault: vault.to_owned(),
-            file: folder.join(format!("{}.db", self.name)),
+            file: folder.join(format!("{}.{ENDING}", self.name)),
             from: self.from.broker(&self.name)?,
             to: self.to.broker(&self.name)?,
             destination: self.destination.clone(),
@@ -174,6 +335,34 @@ impl Place {
             patience: PATIENCE,
             ..Login::default()
         };
-        Ok(Broker { uri: self.uri.clone(), login })
+        Ok(Broker { name: self.name.clone(), uri: self.uri.clone(), login })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::core::Write;
+    use crate::bridge::journal::Journal;
+    use crate::openwire::{Message, MessageKind, ProducerId, Text};
+
+    #[tokio::test]
+    async fn a_journal_that_is_left_behind_is_told_of_as_long_as_it_holds_something() {
+        let folder = tempfile::tempdir().unwrap();
+        std::fs::create_dir(folder.path().join("bridge")).unwrap();
+        let file = folder.path().join("bridge").join("old.db");
+        let mut journal = Journal::open(&file, [1; 16], "a -> b").unwrap();
+        let producer = ProducerId { connection: Text::shortened("p"), value: 1, session: 1 };
+        let queue = Destination::queue(Text::shortened("orders"));
+        let message = Message::new(MessageKind::Plain, producer.message(1), queue);
+        journal.write(vec![Write::Batch(1, vec![Arc::new(message)])], 0).unwrap();
+        let start =
+            || Bridge::start(&[], "vault-a", folder.path(), &Registry::new(), &Shutdown::new()).unwrap();
+        let troubles = start().overview().troubles();
+        assert!(troubles.len() == 1 && troubles[0].starts_with("old: no such bridge"), "{troubles:?}");
+        let unknown = start().wish("old", Wish::Purge).await.unwrap_err();
+        assert!(unknown.to_string().starts_with("there is no bridge \"old\""), "{unknown}");
+        journal.write(vec![Write::Drop(1)], 0).unwrap();
+        assert!(start().is_empty());
     }
 }

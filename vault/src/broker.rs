@@ -4,9 +4,9 @@
 //!
 //! A connection (`connection`) has two halves: what its client asks goes to the queues (`asking`),
 //! their answers and deliveries go to the socket (`telling`). Served are queues in all acknowledge
-//! modes, local transactions, priorities, expiry, browsers, temporary queues with the advisories that
-//! request and reply need, failover. What is not (topics, selectors, groups, distributed transactions)
-//! is refused with a JMSException that names it.
+//! modes, local transactions, priorities, expiry, groups, exclusive consumers, bridges' filters, browsers,
+//! temporary queues with the advisories that request and reply need, failover. What is not (topics,
+//! selectors, distributed transactions) is refused with a JMSException that names it.
 
 mod asking;
 mod browser;

@@ -2,6 +2,7 @@
 //! running vault where there is something to ask, on the files where there is not.
 //! Knows how to print an answer; the rooms know what it means.
 
+pub mod bridge;
 pub mod broker;
 pub mod check;
 mod control;

@@ -121,7 +121,8 @@ impl Config {
         let own_name = name.as_deref().unwrap_or_default();
         let broker =
             root.optional_section("broker").map(|section| broker_settings(section, own_name, &state, &tls));
-        let bridge = bridge::plans(root);
+        let vaults = [name.as_deref(), pair.as_ref().map(|pair| pair.peer.as_str())];
+        let bridge = bridge::plans(root, vaults);
         Some(Self {
             name: name?,
             api,

@@ -66,6 +66,9 @@ enum Command {
     /// The ledger's copy in a database: its servers, swap-over (the vault must be running)
     #[command(subcommand)]
     Database(command::database::Verb),
+    /// What is carried between brokers (the vault must be running)
+    #[command(subcommand)]
+    Bridge(command::bridge::Verb),
     /// The embedded broker: who may connect
     #[command(subcommand)]
     Broker(command::broker::Verb),
@@ -252,6 +255,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Command::Number(command::number::Verb::Verify(verify)) => verify.run(&mut output)?,
             Command::Number(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Record(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
+            Command::Bridge(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Worker(verb) => verb.run(&config()?.api.control_socket, &mut output).await?,
             Command::Database(verb) => {
                 let well = verb.run(&config()?.api.control_socket, &mut output).await?;

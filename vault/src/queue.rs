@@ -43,7 +43,7 @@ use tokio::sync::mpsc::{UnboundedReceiver, unbounded_channel};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 
 use self::core::{
-    AckKind, Action, ConnectionKey, ConsumerKey, Core, Done, Limits, QueueState, Refusal, Seen,
+    AckKind, Action, ConnectionKey, ConsumerKey, Core, Done, Limits, QueueState, Refusal, Seen, Terms,
 };
 use engine::{Engine, Operate, Page, Reply, Request};
 use journal::{Journal, JournalError};
@@ -156,6 +156,8 @@ pub struct Delivery {
     pub id: Id,
     /// How often it was given away before.
     pub redeliveries: u32,
+    /// Its group begins with it, for this consumer.
+    pub first: bool,
     /// The message. Its expiration counts, not the one in its body: dead letters have none.
     pub message: Arc<Message>,
 }
@@ -406,7 +408,7 @@ impl Session {
     }
 
     /// A new consumer; its messages come by [`Deliveries`], perhaps before the answer. With a
-    /// prefetch of 0 it gets only what [`Session::pull`] asks for.
+    /// prefetch of 0 it gets only what [`Session::pull`] asks for. `terms` may be a prefetch alone.
     ///
     /// # Errors
     /// [`QueueError::Stopped`]; the answer also refuses.
@@ -414,9 +416,10 @@ impl Session {
         &self,
         consumer: ConsumerKey,
         destination: Destination,
-        prefetch: usize,
+        terms: impl Into<Terms>,
     ) -> Result<Answer, QueueError> {
-        let ask = |reply| Request::Subscribe(self.key, consumer, destination, prefetch, reply);
+        let terms = terms.into();
+        let ask = |reply| Request::Subscribe(self.key, consumer, destination, terms, reply);
         self.shared.ask(0, ask).await
     }
 

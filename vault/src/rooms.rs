@@ -19,7 +19,7 @@ use crate::api::admin::{Health, Readiness};
 use crate::api::server::PairDoor;
 use crate::api::status::Sources;
 use crate::api::upkeep::TellOfAdoption;
-use crate::api::{database, files, leases, life, names, numbers, records, upkeep};
+use crate::api::{bridge, database, files, leases, life, names, numbers, records, upkeep};
 use crate::bridge::{Bridge, BridgeError};
 use crate::broker::Broker;
 use crate::config::Config;
@@ -29,6 +29,8 @@ use crate::sequence::run_folder::run_folder;
 use crate::sequence::{self, Events, Forward, Sequence, Unheard};
 use crate::storage::{Adoption, AskPeerKeys, PeerAdoption, Storage, StorageError};
 use crate::worker::{self, HeardOf, Listener, Merge, Merged, SharedWith, Source, Worker};
+
+mod bridging;
 
 /// How long a change of the catalog that nobody waits for waits for others: the other vault would
 /// otherwise tell back each upload by itself, and flush its catalog once more for it.
@@ -108,7 +110,8 @@ impl Rooms {
         storage.set_peer_knowledge(Arc::new(move || link.borrow().then(|| merged.upto())));
 
         let (acceptor, accepted) = mpsc::channel(2);
-        let answerers = answerers(&sequence, &storage, pki);
+        let bridge = Bridge::start(&config.bridge, &config.name, &config.state, registry, shutdown)?;
+        let answerers = answerers(&sequence, &storage, &bridge, pki);
         tokio::spawn(pair.clone().run(config.tls.clone(), accepted, ordered, answerers, shutdown.clone()));
         tokio::spawn(cut_revoked(pair.clone(), pki.revocations(), shutdown.clone()));
         storage.set_peer_keys(ask_for_keys(&pair));
@@ -117,7 +120,8 @@ impl Rooms {
         repair(&storage, shutdown);
         patrol(&storage, shutdown);
         scrub(&storage, shutdown);
-        let bridge = Bridge::start(&config.bridge, &config.name, &config.state, shutdown)?;
+        bridging::prefer(&bridge, &pair, shutdown);
+        bridging::look(&bridge, readiness.clone(), shutdown);
         let registries = vec![storage.metrics().await?];
         look(&pair, &sequence, &storage, readiness, shutdown);
         Ok(Self {
@@ -127,6 +131,7 @@ impl Rooms {
                 .merge(leases::routes(sequence.clone()))
                 .merge(database::routes(sequence.clone()))
                 .merge(life::routes(sequence.clone()))
+                .merge(bridge::routes(bridge.clone(), bridging::ask_peer(&pair)))
                 .merge(files::routes(storage.clone(), config.api.idle_timeout))
                 .merge(upkeep::routes(storage.clone(), tell_of_adoption(&pair))),
             life: life::Life::of({
@@ -268,16 +273,20 @@ fn tell_of_adoption(pair: &Pair) -> TellOfAdoption {
     })
 }
 
-fn answerers(sequence: &Sequence, storage: &Storage, pki: &Pki) -> HashMap<Topic, Answerer> {
-    let (asked, files) = (sequence.clone(), storage.clone());
+fn answerers(sequence: &Sequence, storage: &Storage, bridge: &Bridge, pki: &Pki) -> HashMap<Topic, Answerer> {
+    let (asked, files, bridge) = (sequence.clone(), storage.clone(), bridge.clone());
     let status: Answerer = Arc::new(move |_question| {
-        let (sequence, files) = (asked.clone(), files.clone());
+        let (sequence, files, bridge) = (asked.clone(), files.clone(), bridge.clone());
         Box::pin(async move {
             // The asker may be about to use what the operator has just put into both files.
             if let Err(error) = files.read_keys().await {
                 tracing::warn!("{error}; the keys read before stay in use");
             }
-            let about = json!({ "numbers": sequence.status(), "files": status_of_files(&files).await });
+            let about = json!({
+                "numbers": sequence.status(),
+                "files": status_of_files(&files).await,
+                "bridge": bridging::told(&bridge),
+            });
             Ok(Bytes::from(about.to_string()))
         })
     });
@@ -583,13 +592,13 @@ fn status(pair: &Pair, sequence: &Sequence, storage: &Storage, bridge: &Bridge) 
             }),
         ),
     ];
-    if !bridge.status().is_empty() {
+    if !bridge.is_empty() {
         let bridge = bridge.clone();
         sources.push((
             "bridge",
             Arc::new(move || {
                 let bridge = bridge.clone();
-                Box::pin(async move { json!(bridge.status()) })
+                Box::pin(async move { bridging::told(&bridge) })
             }),
         ));
     }

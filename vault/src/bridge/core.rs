@@ -32,12 +32,15 @@ pub struct Limits {
     pub bytes: u64,
     /// Messages that the journal may hold before nothing more is taken.
     pub journal_rows: u64,
-    /// Bytes that it may hold.
+    /// Bytes that it may hold, dead letters among them.
     pub journal_bytes: u64,
     /// So long are rows kept whose receipt was not found: a commit may have been stuck in the broker.
     pub keep_returned: Duration,
-    /// So often may the target refuse one message before it is a dead letter.
+    /// So often may the target refuse one message before it is set aside; it is a dead letter once
+    /// the target takes another.
     pub tries: u32,
+    /// A message that is refused for so long is a dead letter although no other was taken.
+    pub give_up: Duration,
 }
 
 impl Default for Limits {
@@ -49,7 +52,8 @@ impl Default for Limits {
             journal_rows: 10_000_000,
             journal_bytes: 10 << 30,
             keep_returned: Duration::from_secs(600),
-            tries: 5,
+            tries: 3,
+            give_up: Duration::from_secs(600),
         }
     }
 }
@@ -63,6 +67,8 @@ pub struct Kept {
     pub uncertain: BTreeMap<u64, Load>,
     /// What waits for the target.
     pub waiting: Load,
+    /// Dead letters.
+    pub dead: Load,
 }
 
 /// Messages and their bytes.
@@ -72,6 +78,22 @@ pub struct Load {
     pub rows: u64,
     /// Together.
     pub bytes: u64,
+}
+
+impl std::ops::Add for Load {
+    type Output = Self;
+
+    fn add(self, other: Self) -> Self {
+        Self { rows: self.rows + other.rows, bytes: self.bytes + other.bytes }
+    }
+}
+
+impl Load {
+    /// Without these; none is owed.
+    fn less(self, other: Self) -> Self {
+        let (rows, bytes) = (self.rows.saturating_sub(other.rows), self.bytes.saturating_sub(other.bytes));
+        Self { rows, bytes }
+    }
 }
 
 /// What to write into the journal, in the order of the steps; each write is durable before
@@ -104,6 +126,9 @@ pub enum Write<M> {
         /// The target's words.
         why: String,
     },
+    /// The journal is an old copy, put back: batches begin there, and sequences far behind all that
+    /// may have been given since.
+    Jump(u64),
 }
 
 /// What must be done.
@@ -163,10 +188,19 @@ pub enum Input<M> {
     TargetLost,
     /// What a load read, in order.
     Loaded(Vec<Row<M>>),
+    /// Rows that waited could not be read: they are dead letters now.
+    Damaged(Load),
+    /// Is nothing more to be taken for now? The disk is full, or the other vault shall carry.
+    Hold(bool),
     /// The target has committed what was sent.
     Sent,
     /// The target refused what was sent; the connection to it is of no use any more.
-    Refused(String),
+    Refused {
+        /// Its words.
+        why: String,
+        /// Will one of these messages be refused for ever? Otherwise the target may be the one that ails.
+        for_ever: bool,
+    },
     /// The time, on any clock that only goes forward.
     Tick(Duration),
 }
@@ -186,7 +220,8 @@ struct Batch<M> {
 enum Mark {
     Batch(u64),
     Ours(u64, Load),
-    Drop,
+    Buried(Load),
+    Other,
     Removed(Load),
 }
 
@@ -207,6 +242,9 @@ pub struct Core<M> {
     returned: BTreeMap<u64, (Duration, Load)>,
     /// Receipts that lie at the source and were dispatched to us.
     receipts: BTreeSet<u64>,
+    /// Dead letters.
+    dead: Load,
+    is_held: bool,
     target: Target<M>,
     writing: VecDeque<Mark>,
     steps: Vec<Step<M>>,
@@ -228,6 +266,8 @@ impl<M: Clone> Core<M> {
             uncertain: kept.uncertain,
             returned: BTreeMap::new(),
             receipts: BTreeSet::new(),
+            dead: kept.dead,
+            is_held: false,
             writing: VecDeque::new(),
             steps: Vec::new(),
         }
@@ -238,6 +278,7 @@ impl<M: Clone> Core<M> {
         match input {
             Input::Holding(receipts) => {
                 self.read(&receipts);
+                self.forget();
                 self.receipts.extend(receipts);
                 self.consuming = true;
                 self.steps.push(Step::Consume);
@@ -257,15 +298,21 @@ impl<M: Clone> Core<M> {
             Input::TargetUp => self.target.up(),
             Input::TargetLost => self.target.lost(),
             Input::Loaded(rows) => self.target.loaded(rows),
+            Input::Damaged(load) => {
+                self.target.damaged(load);
+                self.dead = self.dead + load;
+            }
+            Input::Hold(is_held) => self.is_held = is_held,
             Input::Sent => self.target.sent(),
-            Input::Refused(why) => self.target.refused(why),
+            Input::Refused { why, for_ever } => self.target.refused(why, for_ever, self.now),
             Input::Tick(now) => self.now = now,
         }
         if self.open.is_none() {
             self.begin();
         }
         for (write, load) in self.target.go_on(&mut self.steps) {
-            self.write(write, Mark::Removed(load));
+            let is_dead = matches!(write, Write::Bury { .. });
+            self.write(write, if is_dead { Mark::Buried(load) } else { Mark::Removed(load) });
         }
         std::mem::take(&mut self.steps)
     }
@@ -279,8 +326,22 @@ impl<M: Clone> Core<M> {
     /// Has the journal no room? Nothing more is taken from the source then.
     #[must_use]
     pub fn is_full(&self) -> bool {
-        let waiting = self.target.waiting();
-        waiting.rows >= self.limits.journal_rows || waiting.bytes >= self.limits.journal_bytes
+        // What returned to the source is kept for a short time only, and waits between connections
+        // keep it little.
+        let kept = self.dead + self.target.waiting();
+        kept.rows >= self.limits.journal_rows || kept.bytes >= self.limits.journal_bytes
+    }
+
+    /// Is nothing here that only this vault has, or is about to have?
+    #[must_use]
+    pub fn is_idle(&self) -> bool {
+        self.open.is_none() && self.writing.is_empty() && self.waiting() == Load::default()
+    }
+
+    /// Dead letters.
+    #[must_use]
+    pub fn dead(&self) -> Load {
+        self.dead
     }
 
     /// What waits for the target.
@@ -289,10 +350,10 @@ impl<M: Clone> Core<M> {
         self.target.waiting()
     }
 
-    /// Batches of which only a receipt can tell whether they were taken.
+    /// What was written and of which only a receipt can tell whether it was taken.
     #[must_use]
-    pub fn uncertain(&self) -> usize {
-        self.uncertain.len()
+    pub fn uncertain(&self) -> Load {
+        self.uncertain.values().fold(Load::default(), |all, load| all + *load)
     }
 
     fn write(&mut self, write: Write<M>, mark: Mark) {
@@ -302,22 +363,31 @@ impl<M: Clone> Core<M> {
 
     /// All receipts at the source tell what became of what is uncertain.
     fn read(&mut self, receipts: &[u64]) {
+        // A receipt that this journal has not sent: it is an old copy of the one that did.
+        if let Some(last) = receipts.iter().max().filter(|last| **last >= self.next_batch) {
+            self.next_batch = last + 1;
+            self.write(Write::Jump(last + 1), Mark::Other);
+        }
         for (batch, load) in std::mem::take(&mut self.uncertain) {
             if receipts.contains(&batch) {
-                // Nothing was taken since, so its rows are the last ones.
-                self.write(Write::Ours { batch, afresh: false }, Mark::Ours(batch, load));
+                // Dead letters may have been sent on behind its rows since.
+                self.write(Write::Ours { batch, afresh: true }, Mark::Ours(batch, load));
             } else {
                 self.returned.insert(batch, (self.now, load));
             }
         }
         receipts.iter().for_each(|batch| self.late(*batch));
-        // Only who has just looked may forget: a broker may have been away all the time.
+    }
+
+    /// Rows whose receipt has not come for long. Only who holds the lock has seen them all: without it an
+    /// old connection of ours may live on at the source, and keep them from us.
+    fn forget(&mut self) {
         let is_over = |since: Duration| self.now.saturating_sub(since) >= self.limits.keep_returned;
         let over: Vec<u64> =
             self.returned.iter().filter(|(_, (since, _))| is_over(*since)).map(|(batch, _)| *batch).collect();
         for batch in over {
             self.returned.remove(&batch);
-            self.write(Write::Drop(batch), Mark::Drop);
+            self.write(Write::Drop(batch), Mark::Other);
         }
     }
 
@@ -337,7 +407,7 @@ impl<M: Clone> Core<M> {
             // The transaction may have been committed.
             Some(batch) if batch.is_written => drop(self.uncertain.insert(batch.number, batch.load)),
             // It was not sent, and will not be.
-            Some(batch) => self.write(Write::Drop(batch.number), Mark::Drop),
+            Some(batch) => self.write(Write::Drop(batch.number), Mark::Other),
             None => {}
         }
     }
@@ -354,7 +424,11 @@ impl<M: Clone> Core<M> {
             Some(Mark::Batch(number)) => self.take(number),
             Some(Mark::Ours(_, load)) => self.target.add(load),
             Some(Mark::Removed(load)) => self.target.removed(load),
-            Some(Mark::Drop) | None => {}
+            Some(Mark::Buried(load)) => {
+                self.target.removed(load);
+                self.dead = self.dead + load;
+            }
+            Some(Mark::Other) | None => {}
         }
     }
 
@@ -374,7 +448,7 @@ impl<M: Clone> Core<M> {
 
     /// The next batch: whatever has gathered while the one before was on its way.
     fn begin(&mut self) {
-        if !self.consuming || self.gathered.is_empty() || self.is_full() {
+        if !self.consuming || self.is_held || self.gathered.is_empty() || self.is_full() {
             return;
         }
         let mut load = Load::default();

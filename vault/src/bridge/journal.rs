@@ -5,6 +5,8 @@
 //! the order in which it was asked. After an error nothing more is written: whoever drives the
 //! direction opens the journal again and goes on from what it holds.
 
+mod dead;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -14,8 +16,10 @@ use serde::Serialize;
 use tokio::sync::mpsc;
 
 use super::core::{Kept, Load, Row, Write};
-use crate::openwire::{DecodeError, EncodeError, Message};
+use crate::openwire::{EncodeError, Message};
 use crate::sqlite::{self, SqliteError};
+
+pub use dead::{Dead, Left, dead_letters, left, purge, revive};
 
 /// A row counts so many bytes beside its message.
 const ROW: u64 = 64;
@@ -28,7 +32,8 @@ const CACHE: i64 = -2_048;
 const LOG: i64 = 4096;
 
 /// `batch` has those whose rows are not ours, or not yet; all other rows wait for the target.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE life (
         one INTEGER PRIMARY KEY CHECK (one = 1),
         birth BLOB NOT NULL,
@@ -49,7 +54,18 @@ const MIGRATIONS: &[&str] = &["
         bytes INTEGER NOT NULL
     ) STRICT;
     CREATE TABLE dead (sequence INTEGER PRIMARY KEY, why TEXT NOT NULL, message BLOB NOT NULL) STRICT;
-"];
+",
+    "
+    ALTER TABLE row ADD COLUMN at INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE life ADD COLUMN ends TEXT NOT NULL DEFAULT '';
+",
+];
+
+/// So far a journal jumps that is an old copy: no life gives so many sequences.
+const JUMP: u64 = 1 << 40;
+
+/// Rows that are ours: they wait for the target.
+const OURS: &str = "NOT EXISTS (SELECT 1 FROM batch WHERE row.sequence BETWEEN first AND last)";
 
 /// A journal's identity: given at its birth, never again.
 pub type Birth = [u8; 16];
@@ -76,6 +92,15 @@ impl Counts {
     }
 }
 
+/// What is shown of a journal.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub struct Figures {
+    /// Per hop.
+    pub counts: Counts,
+    /// When the oldest message that waits was written, ms since 1970.
+    pub oldest: Option<i64>,
+}
+
 /// What can go wrong with the journal.
 #[derive(Debug, thiserror::Error)]
 pub enum JournalError {
@@ -100,16 +125,20 @@ pub enum JournalError {
         #[source]
         source: EncodeError,
     },
-    /// A row that is no message.
-    #[error("{file}: message {sequence} is damaged: {source}; stop this vault and restore its state folder")]
-    Damaged {
+    /// It was written between other brokers.
+    #[error(
+        "{file}: {rows} messages in it were taken on the way {was}, and its bridge now leads {now}; name the \
+         brokers as before until it is empty, or give the new way a name of its own"
+    )]
+    Elsewhere {
         /// The file.
         file: PathBuf,
-        /// Which row.
-        sequence: u64,
-        /// What is wrong.
-        #[source]
-        source: DecodeError,
+        /// From where to where it led.
+        was: String,
+        /// From where to where it leads.
+        now: String,
+        /// How many.
+        rows: u64,
     },
     /// The thread ended without a word.
     #[error("the journal's thread has ended; the log says why")]
@@ -128,8 +157,8 @@ pub enum JournalError {
 /// What the thread is asked.
 #[derive(Debug)]
 pub enum Errand {
-    /// To write this.
-    Write(Write<Arc<Message>>),
+    /// To write this, at this time (ms since 1970).
+    Write(Write<Arc<Message>>, i64),
     /// To read rows that wait: behind a sequence, at most so many, at most so many bytes or one.
     Load {
         /// Behind this sequence.
@@ -146,8 +175,10 @@ pub enum Errand {
 /// What the thread tells, in the order of the errands.
 #[derive(Debug)]
 pub enum Told {
-    /// The oldest write is durable; so are these counts.
-    Written(Counts),
+    /// The oldest write is durable; so are these figures.
+    Written(Figures),
+    /// So much that waited is no message: it lies with the dead letters now.
+    Damaged(Load, Figures),
     /// What was read.
     Loaded(Vec<Row<Arc<Message>>>),
     /// It cannot go on, and has ended.
@@ -163,11 +194,11 @@ pub struct Journal {
 }
 
 impl Journal {
-    /// Opens or creates it. `fresh` becomes its identity if it is new.
+    /// Opens or creates it. `fresh` becomes its identity if it is new; `ends` is the way that it leads.
     ///
     /// # Errors
-    /// The file.
-    pub fn open(file: &Path, fresh: Birth) -> Result<Self, JournalError> {
+    /// The file, or it holds what was taken on another way.
+    pub fn open(file: &Path, fresh: Birth, ends: &str) -> Result<Self, JournalError> {
         let connection = sqlite::open(file, MIGRATIONS)?;
         let prepare = || {
             connection.pragma_update(None, "cache_size", CACHE)?;
@@ -177,7 +208,30 @@ impl Journal {
             connection.query_row("SELECT birth FROM life", [], |row| row.get(0))
         };
         let birth = prepare().map_err(|source| JournalError::Sql { file: file.to_owned(), source })?;
-        Ok(Self { file: file.to_owned(), connection, birth })
+        let journal = Self { file: file.to_owned(), connection, birth };
+        journal.lead(ends)?;
+        Ok(journal)
+    }
+
+    /// What was taken from one broker must not be asked of another, nor go to another one as well.
+    fn lead(&self, ends: &str) -> Result<(), JournalError> {
+        let was: String = self
+            .connection
+            .query_row("SELECT ends FROM life", [], |row| row.get(0))
+            .map_err(|source| self.sql(source))?;
+        if was == ends {
+            return Ok(());
+        }
+        let rows: u64 = self
+            .connection
+            .query_row("SELECT count(*) FROM (SELECT 1 FROM row LIMIT 1000000)", [], |row| row.get(0))
+            .map_err(|source| self.sql(source))?;
+        if rows > 0 && !was.is_empty() {
+            let (file, now) = (self.file.clone(), ends.to_owned());
+            return Err(JournalError::Elsewhere { file, was, now, rows });
+        }
+        let set = self.connection.execute("UPDATE life SET ends = ?1", [ends]);
+        set.map(drop).map_err(|source| self.sql(source))
     }
 
     /// Its identity.
@@ -200,24 +254,31 @@ impl Journal {
             let batch = |row: &SqlRow<'_>| Ok((row.get(0)?, Load { rows: row.get(1)?, bytes: row.get(2)? }));
             let uncertain: BTreeMap<u64, Load> = batches.query_map([], batch)?.collect::<Result<_, _>>()?;
             let waiting = Load { rows: counts(&self.connection)?.waiting(), bytes };
-            Ok(Kept { next_batch, uncertain, waiting })
+            let dead = dead::load(&self.connection)?;
+            Ok(Kept { next_batch, uncertain, waiting, dead })
         };
         kept().map_err(|source| self.sql(source))
     }
 
-    /// Messages since its birth.
+    /// What is shown of it.
     ///
     /// # Errors
     /// SQLite's own.
-    pub fn counts(&self) -> Result<Counts, JournalError> {
-        counts(&self.connection).map_err(|source| self.sql(source))
+    pub fn figures(&self) -> Result<Figures, JournalError> {
+        let figures = || {
+            let oldest = format!("SELECT at FROM row WHERE {OURS} ORDER BY sequence LIMIT 1");
+            let oldest =
+                self.connection.prepare_cached(&oldest)?.query_row([], |row| row.get(0)).optional()?;
+            Ok(Figures { counts: counts(&self.connection)?, oldest })
+        };
+        figures().map_err(|source| self.sql(source))
     }
 
-    /// Does all of this, durably, in one transaction.
+    /// Does all of this, durably, in one transaction; `at` (ms since 1970) is when.
     ///
     /// # Errors
     /// SQLite's own, or a message that cannot be encoded; then nothing was kept.
-    pub fn write(&mut self, writes: Vec<Write<Arc<Message>>>) -> Result<(), JournalError> {
+    pub fn write(&mut self, writes: Vec<Write<Arc<Message>>>, at: i64) -> Result<(), JournalError> {
         let file = &self.file;
         let encode = |message: Arc<Message>| {
             message.to_bytes().map_err(|source| JournalError::Encode { file: file.clone(), source })
@@ -232,53 +293,66 @@ impl Journal {
                 Write::Drop(batch) => Write::Drop(batch),
                 Write::Remove { forwarded, expired } => Write::Remove { forwarded, expired },
                 Write::Bury { sequence, why } => Write::Bury { sequence, why },
+                Write::Jump(next_batch) => Write::Jump(next_batch),
             });
         }
         let mut work = || {
             let transaction = self.connection.transaction()?;
-            encoded.iter().try_for_each(|write| apply(&transaction, write))?;
+            encoded.iter().try_for_each(|write| apply(&transaction, write, at))?;
             transaction.commit()
         };
         work().map_err(|source| JournalError::Sql { file: file.clone(), source })
     }
 
-    /// Rows that wait, in order; see [`Errand::Load`].
+    /// Rows that wait, in order; see [`Errand::Load`]. What is no message is laid to the dead letters, and
+    /// tells how much that was: it keeps nothing else from going on.
     ///
     /// # Errors
-    /// SQLite's own, or a row that is no message.
+    /// SQLite's own.
     pub fn load(
-        &self,
+        &mut self,
         after: u64,
         most: usize,
         bytes: u64,
         now: i64,
-    ) -> Result<Vec<Row<Arc<Message>>>, JournalError> {
-        let mut found: Vec<(u64, u64, Vec<u8>)> = Vec::new();
-        let mut read = || {
-            let sql = "SELECT sequence, bytes, message FROM row WHERE sequence > ?1
-                 AND NOT EXISTS (SELECT 1 FROM batch WHERE row.sequence BETWEEN first AND last)
-                 ORDER BY sequence";
-            let mut statement = self.connection.prepare_cached(sql)?;
-            let mut rows = statement.query([after])?;
-            let mut load = 0;
-            while let Some(row) = rows.next()? {
-                load += row.get::<_, u64>(1)?;
-                if found.len() == most || (load > bytes && !found.is_empty()) {
-                    break;
+    ) -> Result<(Vec<Row<Arc<Message>>>, Load), JournalError> {
+        let found = self.read(after, most, bytes).map_err(|source| self.sql(source))?;
+        let (mut rows, mut damaged) = (Vec::with_capacity(found.len()), Load::default());
+        for (sequence, bytes, message) in found {
+            match Message::from_bytes(message.into()) {
+                Ok(message) => {
+                    let is_expired = message.expiration > 0 && message.expiration <= now;
+                    rows.push(Row { sequence, bytes, is_expired, message: Arc::new(message) });
                 }
-                found.push((row.get(0)?, row.get(1)?, row.get(2)?));
+                Err(error) => {
+                    tracing::error!(
+                        "{}: message {sequence} is damaged: {error}; check the disk. Its bytes lie with the dead \
+                         letters, the others go on",
+                        self.file.display()
+                    );
+                    self.write(vec![Write::Bury { sequence, why: format!("damaged here: {error}") }], now)?;
+                    damaged = damaged + Load { rows: 1, bytes };
+                }
             }
-            Ok(())
-        };
-        read().map_err(|source| self.sql(source))?;
-        let damaged =
-            |sequence| move |source| JournalError::Damaged { file: self.file.clone(), sequence, source };
-        let row = |(sequence, bytes, message): (u64, u64, Vec<u8>)| {
-            let message = Message::from_bytes(message.into()).map_err(damaged(sequence))?;
-            let is_expired = message.expiration > 0 && message.expiration <= now;
-            Ok(Row { sequence, bytes, is_expired, message: Arc::new(message) })
-        };
-        found.into_iter().map(row).collect()
+        }
+        Ok((rows, damaged))
+    }
+
+    fn read(&self, after: u64, most: usize, bytes: u64) -> rusqlite::Result<Vec<(u64, u64, Vec<u8>)>> {
+        let sql = format!(
+            "SELECT sequence, bytes, message FROM row WHERE sequence > ?1 AND {OURS} ORDER BY sequence"
+        );
+        let mut statement = self.connection.prepare_cached(&sql)?;
+        let mut rows = statement.query([after])?;
+        let (mut found, mut load): (Vec<(u64, u64, Vec<u8>)>, u64) = (Vec::new(), 0);
+        while let Some(row) = rows.next()? {
+            load += row.get::<_, u64>(1)?;
+            if found.len() == most || (load > bytes && !found.is_empty()) {
+                break;
+            }
+            found.push((row.get(0)?, row.get(1)?, row.get(2)?));
+        }
+        Ok(found)
     }
 
     /// Gives it to a thread, which ends when nobody asks any more.
@@ -308,22 +382,27 @@ impl Journal {
     ) -> Result<(), JournalError> {
         let mut next = asked.blocking_recv();
         while let Some(errand) = next.take() {
-            let mut writes = Vec::new();
+            let (mut writes, mut at) = (Vec::new(), 0);
             let mut load = Some(errand);
-            while let Some(Errand::Write(write)) = load {
+            while let Some(Errand::Write(write, now)) = load {
                 writes.push(write);
+                at = now;
                 load = asked.try_recv().ok();
             }
             let number = writes.len();
             if number > 0 {
-                self.write(writes)?;
-                let counts = self.counts()?;
+                self.write(writes, at)?;
+                let figures = self.figures()?;
                 for _ in 0..number {
-                    let _gone = tell.send(Told::Written(counts));
+                    let _gone = tell.send(Told::Written(figures));
                 }
             }
             if let Some(Errand::Load { after, rows, bytes, now }) = load {
-                let _gone = tell.send(Told::Loaded(self.load(after, rows, bytes, now)?));
+                let (rows, damaged) = self.load(after, rows, bytes, now)?;
+                if damaged.rows > 0 {
+                    let _gone = tell.send(Told::Damaged(damaged, self.figures()?));
+                }
+                let _gone = tell.send(Told::Loaded(rows));
             }
             next = asked.blocking_recv();
         }
@@ -347,9 +426,9 @@ fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
     })
 }
 
-fn apply(transaction: &Transaction<'_>, write: &Write<bytes::Bytes>) -> rusqlite::Result<()> {
+fn apply(transaction: &Transaction<'_>, write: &Write<bytes::Bytes>, at: i64) -> rusqlite::Result<()> {
     match write {
-        Write::Batch(number, messages) => put_batch(transaction, *number, messages),
+        Write::Batch(number, messages) => put_batch(transaction, *number, messages, at),
         Write::Ours { batch, afresh } => take_over(transaction, *batch, *afresh),
         Write::Drop(batch) => {
             if let Some((first, last, _)) = settle(transaction, *batch)? {
@@ -372,19 +451,30 @@ fn apply(transaction: &Transaction<'_>, write: &Write<bytes::Bytes>) -> rusqlite
             remove(transaction, &[*sequence])?;
             count(transaction, "dead", 1)
         }
+        Write::Jump(next_batch) => transaction
+            .execute(
+                "UPDATE life SET next_batch = ?1, last_sequence = last_sequence + ?2",
+                [*next_batch, JUMP],
+            )
+            .map(drop),
     }
 }
 
-fn put_batch(transaction: &Transaction<'_>, number: u64, messages: &[bytes::Bytes]) -> rusqlite::Result<()> {
+fn put_batch(
+    transaction: &Transaction<'_>,
+    number: u64,
+    messages: &[bytes::Bytes],
+    at: i64,
+) -> rusqlite::Result<()> {
     let last: u64 =
         transaction.prepare_cached("SELECT last_sequence FROM life")?.query_row([], |row| row.get(0))?;
-    let mut insert = transaction.prepare_cached("INSERT INTO row VALUES (?1, ?2, ?3)")?;
+    let mut insert = transaction.prepare_cached("INSERT INTO row VALUES (?1, ?2, ?3, ?4)")?;
     let (mut sequence, mut bytes) = (last, 0);
     for message in messages {
         sequence += 1;
         let size = message.len() as u64 + ROW;
         bytes += size;
-        insert.execute(params![sequence, size, &message[..]])?;
+        insert.execute(params![sequence, size, &message[..], at])?;
     }
     transaction.prepare_cached("INSERT INTO batch VALUES (?1, ?2, ?3, ?4, ?5)")?.execute([
         number,

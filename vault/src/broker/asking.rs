@@ -163,9 +163,6 @@ impl<'a> Asking<'a> {
     }
 
     async fn send(&mut self, message: Box<Message>) -> Result<Act, Refused> {
-        if message.group_id.as_ref().is_some_and(|group| !group.as_bytes().is_empty()) {
-            return Err(Refused::Unserved("message groups (JMSXGroupID)"));
-        }
         let queue = letter::queue_of(&message.destination)?;
         let transaction = message.transaction_id.as_ref().map(number).transpose()?;
         let send = letter::to_queue(*message, queue, self.client.again, moment_ms())?;

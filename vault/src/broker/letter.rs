@@ -8,7 +8,7 @@ use crate::openwire::{
     ConsumerId, Destination, DestinationKind, EncodeError, Message, MessageDispatch, MessageId, Text,
 };
 use crate::queue::core::Send;
-use crate::queue::message::{self, Cause, Id};
+use crate::queue::message::{self, Cause, Id, Marks};
 use crate::queue::{self, Delivery};
 
 use super::fault::Refused;
@@ -56,7 +56,10 @@ pub(super) fn to_queue(
     message.broker_in_time = signed(now);
     let id = &message.message_id;
     let producer = u64::try_from(id.producer_sequence).ok().map(|number| (producer(id).into(), number));
-    let group = message.group_id.as_ref().map(|group| group.to_string().into());
+    let group = message.group_id.as_ref().map(Text::to_string);
+    let path: Vec<String> =
+        message.broker_path.iter().flatten().map(|broker| broker.value.to_string()).collect();
+    let path = path.iter().map(String::as_str);
     Ok(Send {
         destination,
         persistent: message.persistent,
@@ -67,7 +70,7 @@ pub(super) fn to_queue(
             name: name(id).into(),
             at: now,
             expiration: u64::try_from(message.expiration).unwrap_or_default(),
-            group,
+            marks: Marks::new(group.as_deref(), message.group_sequence, path),
             origin: None,
             body: message.to_bytes()?,
         }),
@@ -97,11 +100,12 @@ pub(super) fn dispatch(
     source: &Destination,
     now: u64,
 ) -> Result<MessageDispatch, crate::openwire::DecodeError> {
-    let Delivery { id, redeliveries, message, .. } = delivery;
+    let Delivery { id, redeliveries, first, message, .. } = delivery;
     let counter = i32::try_from(*redeliveries).unwrap_or(i32::MAX);
     let mut out = Message::from_bytes(message.body.clone())?;
     mark(&mut out, *id, message, source, now);
     out.redelivery_counter = counter;
+    out.group_first_for_consumer = *first;
     Ok(MessageDispatch {
         head: crate::openwire::Head::default(),
         consumer_id: consumer.clone(),
@@ -176,7 +180,7 @@ mod tests {
             kept.expiration = 0;
         }
         let id = Level::new(3, 4).place(8);
-        Delivery { consumer: 1, id, redeliveries: 2, message: Arc::new(kept) }
+        Delivery { consumer: 1, id, redeliveries: 2, first: false, message: Arc::new(kept) }
     }
 
     fn consumer() -> ConsumerId {

@@ -63,6 +63,8 @@ pub fn wanting(status: &Value) -> Vec<String> {
     let broker = &status["broker"];
     wanting.extend(broker["full"].as_str().map(|what| format!("broker: {what} is full; senders are held")));
     wanting.extend(broker["trouble"].as_str().map(|why| format!("broker: {why}")));
+    let troubles = list(&status["bridge"]["troubles"]).iter();
+    wanting.extend(troubles.map(|trouble| format!("bridge {}", word(trouble))));
     wanting.extend(files["key_trouble"].as_str().map(|trouble| format!("keys: {trouble}")));
     if let sealed @ 1.. = count(&files["unopened"]) {
         wanting.push(format!(
@@ -134,6 +136,11 @@ pub fn told(status: &Value, wanting: &[String], now: i64) -> String {
                 count(&broker["dead_letters"]),
             ),
         );
+    }
+    for (name, direction) in status["bridge"]["directions"].as_object().into_iter().flatten() {
+        let waiting = count(&direction["waiting"]["rows"]);
+        let (state, forwarded) = (word(&direction["state"]), count(&direction["forwarded"]));
+        line("bridge", format!("{name}: {state}; {forwarded} messages forwarded, {waiting} wait"));
     }
     let pki = &status["pki"];
     let key = if pki["authority_key_here"] == true { "; the authority's key lies here" } else { "" };
@@ -236,7 +243,8 @@ fn at(seconds: i64) -> String {
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }
 
-fn span(seconds: u64) -> String {
+/// Seconds in a unit that people read.
+pub(super) fn span(seconds: u64) -> String {
     match seconds {
         0..120 => format!("{seconds} s"),
         120..7200 => format!("{} min", seconds / 60),
@@ -338,9 +346,15 @@ mod tests {
             ("/pki", json!({"error": "disk"}), "pki: disk"),
             ("/numbers/database", json!({"phase": "behind", "lag": 3}), "the database is 3 entries behind"),
             ("/numbers/database", json!({"alarm": "a and b take writes"}), "a and b take writes"),
+            (
+                "/bridge",
+                json!({"troubles": ["there: its source is away"]}),
+                "bridge there: its source is away",
+            ),
             ("/numbers/database", json!({"thin": "etcd: a is away"}), "etcd: a is away"),
         ] {
             let mut status = well();
+            status["bridge"] = json!({});
             *status.pointer_mut(place).unwrap() = value;
             let found = wanting(&status);
             assert!(found.len() == 1 && found[0].contains(words), "{place}: {found:?}");

@@ -148,7 +148,7 @@ mod tests {
 
     fn kept(message: &Message) -> Kept {
         let body = message.to_bytes().unwrap();
-        Kept { name: "ID:host.example-1:1:1:1".into(), at: 1, expiration: 0, group: None, origin: None, body }
+        Kept { name: "ID:host.example-1:1:1:1".into(), at: 1, expiration: 0, marks: None, origin: None, body }
     }
 
     fn letter(message: &Message) -> Letter {

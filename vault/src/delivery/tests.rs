@@ -168,7 +168,7 @@ impl Story {
             name: name.into(),
             at: 1,
             expiration: 0,
-            group: None,
+            marks: None,
             origin: None,
             body,
         };

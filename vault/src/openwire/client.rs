@@ -145,9 +145,19 @@ impl ClientError {
         // A broker without room is no reason to give a message up.
         let is_short = |it: &Throwable| it.class.to_string() == "javax.jms.ResourceAllocationException";
         match self {
-            Self::TooLong(_) => true,
+            it if it.is_too_long() => true,
             Self::Ended(cause) => cause.is_for_good(),
             other => other.exception().is_some_and(|exception| !is_short(exception)),
+        }
+    }
+
+    /// Is a command longer than the broker takes?
+    #[must_use]
+    pub fn is_too_long(&self) -> bool {
+        match self {
+            Self::TooLong(_) => true,
+            Self::Ended(cause) => cause.is_too_long(),
+            _ => false,
         }
     }
 

@@ -8,23 +8,28 @@
 //! nobody is told that it is durable, and is written with the next commit that succeeds.
 
 mod consumer;
+mod dispatch;
+mod group;
 mod line;
 mod operator;
 mod producers;
+mod reader;
 mod session;
 mod unit;
 
-use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
-use super::message::{Cause, DEAD_LETTERS, Destination, Id, Level, MOST_QUEUES, Message, Origin, Placed};
-use consumer::{Consumer, Taken};
-use line::{Entry, Head, Line};
+use super::message::{Cause, DEAD_LETTERS, Destination, Id, Level, MOST_QUEUES, Message, Origin};
+use consumer::{Consumer, Flight, Taken};
+use line::{Entry, Line};
 use producers::Producers;
 
+pub use dispatch::is_big;
 pub use operator::{Action, QueueState, Row};
 pub use producers::Known;
 pub(crate) use producers::MOST_PRODUCERS;
+pub use reader::{Filter, Terms};
 pub use session::{AckKind, Seen, Send};
 pub use unit::{Move, Writes};
 
@@ -34,13 +39,6 @@ pub type ConnectionKey = u64;
 pub type ConsumerKey = u64;
 /// Names whoever waits for an answer.
 pub type Token = u64;
-
-/// Deletions that may wait for the disk before persistent messages are held back.
-const MOST_OWED: usize = 100_000;
-/// Deletions and burials that may wait for one commit before expired messages wait for it.
-const MOST_BURIED: usize = 1_024;
-/// Least that a consumer may have under way, in bytes; messages larger than that are big.
-const LEAST_SHARE: usize = 16 * 1024;
 
 /// What bounds the queues' memory. Bytes are those of bodies.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -68,6 +66,10 @@ pub struct Limits {
     pub transaction_messages: usize,
     /// Open transactions of one connection.
     pub transactions: usize,
+    /// Rows that are looked at at once for consumers that decline what comes before.
+    pub scanned_rows: usize,
+    /// Message groups of one queue that are remembered while their consumers hold nothing of them.
+    pub groups: usize,
 }
 
 impl Default for Limits {
@@ -84,6 +86,8 @@ impl Default for Limits {
             uncommitted_bytes: 64 << 20,
             transaction_messages: 100_000,
             transactions: 1_000,
+            scanned_rows: 1_000,
+            groups: 1_024,
         }
     }
 }
@@ -180,6 +184,8 @@ pub enum Effect {
         size: usize,
         /// How often it was given away before.
         redeliveries: u32,
+        /// Its group begins with it, for this consumer.
+        first: bool,
         /// What it is, if it is in memory.
         message: Option<Arc<Message>>,
     },
@@ -193,6 +199,16 @@ pub enum Effect {
         messages: usize,
         /// At most so many bytes, or one message.
         bytes: usize,
+    },
+    /// Read the rows of a level without their messages, from behind a number; [`Core::scanned`]
+    /// follows.
+    Scan {
+        /// Which one.
+        level: Level,
+        /// Behind which number.
+        after: u64,
+        /// At most so many.
+        rows: usize,
     },
     /// Tell who waits.
     Answer(Token, Result<Done, Refusal>),
@@ -231,10 +247,10 @@ pub struct Core {
     dead_letters: u16,
     /// The next place's number.
     next: u64,
+    /// When it was dispatched last, in ms since 1970.
+    now: u64,
     units: Vec<unit::Unit>,
     owed: unit::Owed,
-    /// Rows on disk that will go with the next commit; a page that still has them leaves them out.
-    removing: HashSet<Id>,
     /// Lines in which something may be given away.
     ripe: BTreeSet<u16>,
     /// Lines whose next message is too big until others are passed on.
@@ -267,9 +283,9 @@ impl Core {
             producers: Producers::restored(kept.producers),
             dead_letters: 0,
             next: kept.next,
+            now: 0,
             units: Vec::new(),
             owed: unit::Owed::default(),
-            removing: HashSet::new(),
             ripe: BTreeSet::new(),
             held: BTreeSet::new(),
             stalled: BTreeSet::new(),
@@ -289,6 +305,7 @@ impl Core {
             if let Some(line) = core.lines.get_mut(&level.queue()) {
                 let stock = line.stock(level.place(0));
                 (stock.rows, stock.bytes, stock.beyond) = (rows, bytes, rows);
+                stock.last = kept.next.saturating_sub(1);
                 core.stored += bytes;
             }
         }
@@ -375,191 +392,6 @@ impl Core {
         Ok(number)
     }
 
-    /// Gives away what can be given, at that time (ms since 1970). To be called after everything
-    /// else, before the effects are looked at.
-    pub fn dispatch(&mut self, now: u64) {
-        while let Some(number) = self.ripe.pop_first() {
-            self.dispatch_line(number, now);
-        }
-    }
-
-    /// Is anything held back until the disk works again?
-    #[must_use]
-    pub fn is_stalled(&self) -> bool {
-        !self.stalled.is_empty()
-    }
-
-    /// The disk may work again.
-    pub fn retry(&mut self) {
-        self.ripe.append(&mut self.stalled);
-    }
-
-    fn dispatch_line(&mut self, number: u16, now: u64) {
-        loop {
-            let Some(line) = self.lines.get(&number) else { return };
-            let Some(&key) = line.hungry.front() else { return };
-            let has_room = |consumer: &Consumer| consumer.hungry && consumer.has_room(self.limits.in_flight);
-            if !self.consumers.get(&key).is_some_and(has_room) {
-                self.leave(number, key);
-                continue;
-            }
-            if self.owed() >= MOST_OWED {
-                self.stalled.insert(number);
-                return;
-            }
-            match line.head() {
-                Head::Nothing => return,
-                Head::OnDisk(level) => return self.load(level),
-                Head::Ready(id) => {
-                    let Some(entry) = line.ready.get(&id) else { return };
-                    if entry.is_expired(now) {
-                        if self.owed() >= MOST_BURIED {
-                            self.burying.insert(number);
-                            return;
-                        }
-                        self.bury_ready(id, Cause::Expired);
-                    } else if self.fits(key, entry.size) {
-                        self.give(number, key, id);
-                    } else if self.consumers.get(&key).is_some_and(|consumer| consumer.outstanding == 0) {
-                        // Nothing of its own is under way: it waits for other big ones.
-                        self.held.insert(number);
-                        return;
-                    } else {
-                        self.leave(number, key);
-                    }
-                }
-            }
-        }
-    }
-
-    /// The first in turn has no room.
-    fn leave(&mut self, number: u16, key: ConsumerKey) {
-        if let Some(line) = self.lines.get_mut(&number) {
-            line.hungry.pop_front();
-        }
-        if let Some(consumer) = self.consumers.get_mut(&key) {
-            consumer.hungry = false;
-        }
-    }
-
-    fn load(&mut self, level: Level) {
-        let Some(line) = self.lines.get_mut(&level.queue()) else { return };
-        let stock = line.stock(level.place(0));
-        if !std::mem::replace(&mut stock.loading, true) {
-            let (after, messages) = (stock.cursor, self.limits.window_messages);
-            let free = self.limits.cached_bytes.saturating_sub(self.cached);
-            let bytes = self.limits.window_bytes.min(free);
-            self.effects.push(Effect::Load { level, after, messages, bytes });
-        }
-    }
-
-    /// The page that [`Effect::Load`] asked for; `None` if it cannot be read now.
-    pub fn loaded(&mut self, level: Level, page: Option<Vec<Placed>>) {
-        let Some(line) = self.lines.get_mut(&level.queue()) else { return };
-        line.stock(level.place(0)).loading = false;
-        let Some(page) = page else {
-            self.stalled.insert(level.queue());
-            return;
-        };
-        if page.is_empty() {
-            // What is counted and not there cannot be given away.
-            line.stock(level.place(0)).beyond = 0;
-        }
-        for Placed { id, message, .. } in page {
-            let stock = line.stock(id);
-            stock.cursor = id.sequence();
-            if !self.removing.contains(&id) {
-                stock.beyond = stock.beyond.saturating_sub(1);
-                let mut entry = Entry::new(true, message);
-                if self.cached + entry.size > self.limits.cached_bytes {
-                    // It is read again when it is given away.
-                    entry.message = None;
-                }
-                line.put(id, entry, &mut self.cached);
-            }
-        }
-        self.ripe.insert(level.queue());
-    }
-
-    /// May so much more be under way to that consumer? See [`Limits::outgoing_bytes`].
-    fn fits(&self, key: ConsumerKey, size: usize) -> bool {
-        let under_way = self.consumers.get(&key).map_or(0, |consumer| consumer.outstanding);
-        let small = under_way == 0 || under_way + size <= self.share();
-        let big = !is_big(size) || self.big == 0 || self.big + size <= self.limits.outgoing_bytes;
-        small && big
-    }
-
-    fn share(&self) -> usize {
-        (self.limits.outgoing_bytes / self.consumers.len().max(16)).max(LEAST_SHARE)
-    }
-
-    fn give(&mut self, number: u16, key: ConsumerKey, id: Id) {
-        let (Some(line), Some(consumer)) = (self.lines.get_mut(&number), self.consumers.get_mut(&key)) else {
-            return;
-        };
-        let Some(mut entry) = line.take(id, &mut self.cached) else { return };
-        line.in_flight += 1;
-        line.hungry.pop_front();
-        line.hungry.push_back(key);
-        consumer.outstanding += entry.size;
-        if is_big(entry.size) {
-            consumer.big += entry.size;
-            self.big += entry.size;
-        }
-        let connection = consumer.connection;
-        let message = if entry.persistent { entry.message.take() } else { entry.message.clone() };
-        let (size, redeliveries) = (entry.size, entry.redeliveries);
-        consumer.give(id, entry);
-        self.effects.push(Effect::Deliver { connection, consumer: key, id, size, redeliveries, message });
-    }
-
-    /// So many bytes have left for the consumer's socket, or will not; and so many of them were of
-    /// big messages (see [`is_big`]).
-    pub fn passed_on(&mut self, key: ConsumerKey, bytes: usize, big: usize) {
-        let Some(consumer) = self.consumers.get_mut(&key) else { return };
-        consumer.outstanding = consumer.outstanding.saturating_sub(bytes);
-        let big = big.min(consumer.big);
-        consumer.big -= big;
-        self.free_big(big);
-        self.feed(key);
-    }
-
-    fn free_big(&mut self, big: usize) {
-        if big > 0 {
-            self.big = self.big.saturating_sub(big);
-            self.ripe.append(&mut self.held);
-        }
-    }
-
-    /// A delivered message could not be read: it waits in front until the disk is asked again.
-    pub fn unreadable(&mut self, key: ConsumerKey, id: Id, size: usize) {
-        let flight = self.consumers.get_mut(&key).and_then(|consumer| consumer.take_one(id));
-        self.passed_on(key, size, if is_big(size) { size } else { 0 });
-        if let Some(flight) = flight
-            && let Some(line) = self.lines.get_mut(&id.level().queue())
-        {
-            line.in_flight = line.in_flight.saturating_sub(1);
-            line.put(id, flight.entry, &mut self.cached);
-            self.ripe.remove(&id.level().queue());
-            self.stalled.insert(id.level().queue());
-        }
-    }
-
-    /// Puts a consumer in its queue's line, if it has room.
-    fn feed(&mut self, key: ConsumerKey) {
-        let Some(consumer) = self.consumers.get_mut(&key) else { return };
-        if !consumer.hungry
-            && consumer.has_room(self.limits.in_flight)
-            && let Some(line) = self.lines.get_mut(&consumer.queue)
-        {
-            consumer.hungry = true;
-            line.hungry.push_back(key);
-        }
-        if consumer.hungry && !self.stalled.contains(&consumer.queue) {
-            self.ripe.insert(consumer.queue);
-        }
-    }
-
     /// The queue that a message stands in, or came from; not another that has its number since.
     fn line_of(&mut self, id: Id) -> Option<&mut Line> {
         self.lines.get_mut(&id.level().queue()).filter(|line| line.born <= id.sequence())
@@ -610,13 +442,15 @@ impl Core {
         let queue = self.dead_letters;
         let to = self.place(queue, id.level().priority());
         let origin = Some(Origin { queue: from, cause: cause.clone() });
-        Some(Move { from: id, to, size: entry.size, at: entry.at, expiration: 0, origin })
+        let (at, marks) = (entry.at, entry.marks.clone());
+        Some(Move { from: id, to, size: entry.size, at, expiration: 0, marks, origin })
     }
 
-    /// It is in no consumer's hands any more.
-    fn landed(&mut self, id: Id) {
-        if let Some(line) = self.line_of(id) {
+    /// It is in that consumer's hands no more.
+    fn landed(&mut self, key: ConsumerKey, flight: &Flight) {
+        if let Some(line) = self.line_of(flight.id) {
             line.in_flight = line.in_flight.saturating_sub(1);
+            line.readers.land(key, flight.entry.marks.as_ref());
         }
     }
 
@@ -640,18 +474,12 @@ impl Core {
                 consumer.taken -= 1;
                 consumer.put_back(turn, flight);
             } else {
-                self.landed(flight.id);
+                self.landed(key, &flight);
                 flight.entry.redeliveries = flight.entry.redeliveries.saturating_add(1);
                 self.requeue(flight.id, flight.entry);
             }
         }
     }
-}
-
-/// Does a message of so many bytes count as a big one under way?
-#[must_use]
-pub fn is_big(size: usize) -> bool {
-    size > LEAST_SHARE
 }
 
 #[cfg(test)]

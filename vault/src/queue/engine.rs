@@ -11,7 +11,9 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
-use super::core::{AckKind, ConnectionKey, ConsumerKey, Core, Done, Effect, Refusal, Seen, Send, Token};
+use super::core::{
+    AckKind, ConnectionKey, ConsumerKey, Core, Done, Effect, Refusal, Seen, Send, Terms, Token,
+};
 use super::journal::{Journal, JournalError};
 use super::message::{Destination, Id};
 use super::{Delivery, Gate, QueueError, Room};
@@ -35,7 +37,7 @@ pub(super) type Reply<T = Done> = oneshot::Sender<Result<T, QueueError>>;
 pub(super) enum Request {
     Connect(ConnectionKey, UnboundedSender<Delivery>),
     Disconnect(ConnectionKey),
-    Subscribe(ConnectionKey, ConsumerKey, Destination, usize, Reply),
+    Subscribe(ConnectionKey, ConsumerKey, Destination, Terms, Reply),
     Unsubscribe(ConsumerKey, Seen, Reply),
     Pull(ConsumerKey, usize),
     Prefetch(ConsumerKey, usize),
@@ -228,7 +230,12 @@ impl Engine {
                 let page = page.map_err(|error| self.tell(&error)).ok();
                 self.core.loaded(level, page);
             }
-            Effect::Deliver { connection, consumer, id, size, redeliveries, message } => {
+            Effect::Scan { level, after, rows } => {
+                let rows = self.journal.scan(level, after, rows);
+                let rows = rows.map_err(|error| self.tell(&error)).ok();
+                self.core.scanned(level, after, rows.as_deref());
+            }
+            Effect::Deliver { connection, consumer, id, size, redeliveries, first, message } => {
                 let message = match message {
                     Some(message) => message,
                     None => match self.journal.read(id) {
@@ -241,7 +248,7 @@ impl Engine {
                 };
                 if let Some(connection) = self.connections.get(&connection) {
                     // Whose connection has just ended is told by its end.
-                    let _gone = connection.send(Delivery { consumer, id, redeliveries, message });
+                    let _gone = connection.send(Delivery { consumer, id, redeliveries, first, message });
                 }
             }
         }
@@ -256,8 +263,8 @@ impl Engine {
                 self.connections.remove(&connection);
                 self.core.disconnect(connection);
             }
-            Request::Subscribe(connection, key, destination, prefetch, reply) => {
-                let done = self.core.subscribe(connection, key, &destination, prefetch);
+            Request::Subscribe(connection, key, destination, terms, reply) => {
+                let done = self.core.subscribe(connection, key, &destination, terms);
                 self.answer(done, reply);
             }
             Request::Unsubscribe(key, seen, reply) => {

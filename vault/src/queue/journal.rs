@@ -11,7 +11,7 @@ use bytes::{Bytes, BytesMut};
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction, TransactionBehavior, params};
 
 use super::core::{Kept, Known, MOST_PRODUCERS, Move, Row, Writes};
-use super::message::{Cause, Destination, Id, Level, Message, Origin, PRIORITIES, Placed};
+use super::message::{Cause, Destination, Id, Level, Marks, Message, Origin, PRIORITIES, Placed};
 use crate::sqlite::{self, SqliteError};
 use schema::MIGRATIONS;
 
@@ -23,6 +23,8 @@ const CACHE: i64 = -2_048;
 const LOG: i64 = 4096;
 /// Larger bodies are kept in pieces of this size, so that SQLite never holds one as a whole.
 const PIECE: usize = 256 * 1024;
+/// Rows between two places.
+const IN_ORDER: &str = "WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT ?3";
 /// Places that one life may give without writing any.
 const LIFE_BITS: u32 = 24;
 
@@ -246,8 +248,8 @@ impl Journal {
     /// # Errors
     /// SQLite's own.
     pub fn expired(&self, now: u64, after: (u64, Id), most: usize) -> Result<Vec<Row>, JournalError> {
-        let sql = "SELECT place, size, at, expiration FROM message WHERE expiration > 0 AND expiration <= ?1
-                   AND (expiration, place) > (?2, ?3) ORDER BY expiration, place LIMIT ?4";
+        let sql = "WHERE expiration > 0 AND expiration <= ?1 AND (expiration, place) > (?2, ?3)
+                   ORDER BY expiration, place LIMIT ?4";
         self.rows(sql, params![now, column(after.0), after.1.number(), most])
     }
 
@@ -257,18 +259,30 @@ impl Journal {
     /// SQLite's own.
     pub fn rows_of(&self, queue: u16, after: Id, most: usize) -> Result<Vec<Row>, JournalError> {
         let (from, to) = Id::places_of(queue);
-        let sql = "SELECT place, size, at, expiration FROM message WHERE place >= ?1 AND place < ?2
-                   ORDER BY place LIMIT ?3";
-        self.rows(sql, params![after.next().max(from).number(), to.number(), most])
+        self.rows(IN_ORDER, params![after.next().max(from).number(), to.number(), most])
     }
 
-    fn rows(&self, sql: &str, values: impl rusqlite::Params) -> Result<Vec<Row>, JournalError> {
+    /// Rows of a level behind a number, at most so many.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn scan(&self, level: Level, after: u64, most: usize) -> Result<Vec<Row>, JournalError> {
+        let (from, to) = level.places();
+        let from = level.place(after).next().max(from);
+        self.rows(IN_ORDER, params![from.number(), to.number(), most])
+    }
+
+    fn rows(&self, which: &str, values: impl rusqlite::Params) -> Result<Vec<Row>, JournalError> {
+        let sql = format!(
+            "SELECT place, size, at, expiration, message_group, closes_group, path FROM message {which}"
+        );
         let row = |row: &SqlRow<'_>| {
             let id = Id::from_number(row.get(0)?);
-            Ok(Row { id, size: row.get(1)?, at: row.get(2)?, expiration: row.get(3)? })
+            let (size, at, expiration) = (row.get(1)?, row.get(2)?, row.get(3)?);
+            Ok(Row { id, size, at, expiration, marks: marks(row)? })
         };
         let read = || -> rusqlite::Result<Vec<Row>> {
-            self.connection.prepare_cached(sql)?.query_map(values, row)?.collect()
+            self.connection.prepare_cached(&sql)?.query_map(values, row)?.collect()
         };
         read().map_err(|source| self.sql(source))
     }
@@ -305,12 +319,11 @@ impl Journal {
         let why: Option<String> = row.get("why")?;
         let cause = cause.and_then(|cause| Cause::from_words(&cause, why.as_deref()));
         let name: String = row.get("name")?;
-        let group: Option<String> = row.get("message_group")?;
         let message = Message {
             name: name.into(),
             at: row.get("at")?,
             expiration: row.get("expiration")?,
-            group: group.map(Into::into),
+            marks: marks(row)?,
             origin: origin.zip(cause).map(|(queue, cause)| Origin { queue, cause }),
             body,
         };
@@ -356,16 +369,20 @@ fn column(said: u64) -> i64 {
 
 fn store(transaction: &Transaction<'_>, Placed { id, message, .. }: &Placed) -> rusqlite::Result<()> {
     let whole = message.body.len() <= PIECE;
-    let origin = message.origin.as_ref();
+    let (origin, marks) = (message.origin.as_ref(), message.marks.as_ref());
     transaction
-        .prepare_cached("INSERT INTO message VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10)")?
+        .prepare_cached("INSERT INTO message VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12)")?
         .execute(params![
             id.number(),
             column(message.at),
             column(message.expiration),
             message.body.len(),
             message.name,
-            message.group,
+            marks.and_then(|marks| marks.group.as_deref()),
+            marks.is_some_and(|marks| marks.closes),
+            marks
+                .filter(|marks| !marks.path.is_empty())
+                .map(|marks| serde_json::json!(marks.path).to_string()),
             origin.map(|origin| &origin.queue),
             origin.map(|origin| origin.cause.word()),
             origin.and_then(|origin| origin.cause.why()),
@@ -378,6 +395,17 @@ fn store(transaction: &Transaction<'_>, Placed { id, message, .. }: &Placed) -> 
         }
     }
     Ok(())
+}
+
+fn marks(row: &SqlRow<'_>) -> rusqlite::Result<Option<Arc<Marks>>> {
+    let group: Option<String> = row.get("message_group")?;
+    let path: Option<String> = row.get("path")?;
+    if group.is_none() && path.is_none() {
+        return Ok(None);
+    }
+    // Without a path that can be read it is nobody's that has come back.
+    let path = path.and_then(|path| serde_json::from_str(&path).ok()).unwrap_or_default();
+    Ok(Some(Arc::new(Marks { group: group.map(Into::into), closes: row.get("closes_group")?, path })))
 }
 
 /// Was it there?

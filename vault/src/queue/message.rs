@@ -1,6 +1,7 @@
 //! What a queue holds: messages, their places, and where they are sent to. Knows neither how they
 //! wait nor where they are kept; bodies are opaque.
 
+use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
@@ -19,6 +20,10 @@ const LONGEST_NAME: usize = 512;
 
 /// Longest reason of a dead letter that is kept, in bytes.
 const LONGEST_WHY: usize = 1_024;
+/// Longest name of a group or broker that is kept as it is, in bytes.
+const LONGEST_MARK: usize = 128;
+/// Brokers of a path that are remembered.
+const LONGEST_PATH: usize = 64;
 
 /// Where dead letters go, as in ActiveMQ.
 pub const DEAD_LETTERS: &str = "ActiveMQ.DLQ";
@@ -121,6 +126,12 @@ impl Id {
     pub fn next(self) -> Self {
         Self(self.0.saturating_add(1))
     }
+
+    /// The place before, if there is one.
+    #[must_use]
+    pub fn before(self) -> Option<Self> {
+        self.0.checked_sub(1).map(Self)
+    }
 }
 
 /// Why a message became a dead letter.
@@ -178,6 +189,42 @@ pub struct Origin {
     pub cause: Cause,
 }
 
+/// By what consumers are chosen for a message; most have none of it.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Marks {
+    /// JMS's group (`JMSXGroupID`): its messages go to one consumer.
+    pub group: Option<Arc<str>>,
+    /// Is it the last one of its group (`JMSXGroupSeq` below 0)?
+    pub closes: bool,
+    /// The brokers that it has passed.
+    pub path: Vec<Box<str>>,
+}
+
+impl Marks {
+    /// Those of a message; `None` if it has none.
+    #[must_use]
+    pub fn new<'a>(
+        group: Option<&str>,
+        sequence: i32,
+        path: impl IntoIterator<Item = &'a str>,
+    ) -> Option<Arc<Self>> {
+        let group: Option<Arc<str>> =
+            group.filter(|group| !group.is_empty()).map(|group| Self::shortened(group).into());
+        let path = path.into_iter().take(LONGEST_PATH).map(|broker| Self::shortened(broker).into());
+        let path: Vec<Box<str>> = path.collect();
+        let closes = group.is_some() && sequence < 0;
+        (group.is_some() || !path.is_empty()).then(|| Arc::new(Self { group, closes, path }))
+    }
+
+    /// Names are only compared: of a long one its digest is kept.
+    pub(super) fn shortened(name: &str) -> Cow<'_, str> {
+        if name.len() <= LONGEST_MARK {
+            return name.into();
+        }
+        blake3::hash(name.as_bytes()).to_hex().to_string().into()
+    }
+}
+
 /// One message, as its sender gave it.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Message {
@@ -187,8 +234,8 @@ pub struct Message {
     pub at: u64,
     /// When its time is over, in ms since 1970; 0 is never.
     pub expiration: u64,
-    /// JMS's group; kept for those who will read it.
-    pub group: Option<Box<str>>,
+    /// By what consumers are chosen.
+    pub marks: Option<Arc<Marks>>,
     /// Set on dead letters.
     pub origin: Option<Origin>,
     /// The whole marshalled message.

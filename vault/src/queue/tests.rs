@@ -31,7 +31,7 @@ fn now() -> u64 {
 
 fn message(name: &str, size: usize) -> Arc<Message> {
     let body = Bytes::from(vec![b'x'; size]);
-    Arc::new(Message { name: name.into(), at: now(), expiration: 0, group: None, origin: None, body })
+    Arc::new(Message { name: name.into(), at: now(), expiration: 0, marks: None, origin: None, body })
 }
 
 fn to(destination: &Destination, name: &str) -> Send {

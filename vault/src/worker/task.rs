@@ -161,7 +161,7 @@ fn message(job: &str, at: Timestamp, destination: &Destination, text: &str) -> R
             name: format!("ID:schedule:{name}").into(),
             at: u64::try_from(at.as_millisecond()).unwrap_or_default(),
             expiration: 0,
-            group: None,
+            marks: None,
             origin: None,
             body: message.to_bytes()?,
         }),

@@ -1,9 +1,15 @@
 //! The direction's far half: rows that wait → transactions to the target → removed. Pure. What the
-//! target refuses is halved until the one message is found that it does not take.
+//! target refuses is halved until the one message is found that it does not take. That one is set
+//! aside for those behind it: once the target takes another, the message is to blame, and is
+//! buried; as long as it takes none the target is, and all of them wait.
 
 use std::collections::VecDeque;
+use std::time::Duration;
 
 use super::{Limits, Load, Step, Write};
+
+/// Messages that are set aside at a time.
+const MOST_SUSPECTS: usize = 16;
 
 /// A row that waits for the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -23,6 +29,7 @@ pub(super) struct Target<M> {
     most: usize,
     bytes: u64,
     tries: u32,
+    give_up: Duration,
     is_up: bool,
     waiting: Load,
     /// Read, and not on their way.
@@ -35,7 +42,12 @@ pub(super) struct Target<M> {
     sending: Vec<Row<M>>,
     /// Rows in the next transaction.
     window: usize,
+    /// How often the row in front was refused by itself.
     refusals: u32,
+    /// Refused by themselves, with the target's words: in order, and before all that is loaded.
+    suspects: Vec<(Row<M>, String)>,
+    /// Since when nothing but refusals has come of what was sent.
+    refused_since: Option<Duration>,
     /// To be written.
     done: Vec<(Write<M>, Load)>,
 }
@@ -46,6 +58,7 @@ impl<M: Clone> Target<M> {
             most: limits.rows,
             bytes: limits.bytes,
             tries: limits.tries,
+            give_up: limits.give_up,
             is_up: false,
             waiting,
             loaded: VecDeque::new(),
@@ -55,6 +68,8 @@ impl<M: Clone> Target<M> {
             sending: Vec::new(),
             window: limits.rows,
             refusals: 0,
+            suspects: Vec::new(),
+            refused_since: None,
             done: Vec::new(),
         }
     }
@@ -64,14 +79,18 @@ impl<M: Clone> Target<M> {
     }
 
     pub(super) fn add(&mut self, load: Load) {
-        self.waiting.rows += load.rows;
-        self.waiting.bytes += load.bytes;
+        self.waiting = self.waiting + load;
         self.may_load = true;
     }
 
     pub(super) fn removed(&mut self, load: Load) {
-        self.waiting.rows = self.waiting.rows.saturating_sub(load.rows);
-        self.waiting.bytes = self.waiting.bytes.saturating_sub(load.bytes);
+        self.waiting = self.waiting.less(load);
+    }
+
+    pub(super) fn damaged(&mut self, load: Load) {
+        self.removed(load);
+        // What could be read lies behind them.
+        self.may_load = true;
     }
 
     pub(super) fn up(&mut self) {
@@ -92,31 +111,61 @@ impl<M: Clone> Target<M> {
         self.after = rows.last().map_or(self.after, |row| row.sequence);
         let (expired, fresh): (Vec<_>, Vec<_>) = rows.into_iter().partition(|row| row.is_expired);
         self.loaded.extend(fresh);
+        // What is on its way may still tell who is to blame, and lies behind them.
+        if self.loaded.is_empty() && self.sending.is_empty() {
+            self.acquit();
+        }
         self.remove(Vec::new(), expired);
     }
 
     pub(super) fn sent(&mut self) {
         let forwarded = std::mem::take(&mut self.sending);
         self.refusals = 0;
+        self.refused_since = None;
         self.window = (self.window * 2).min(self.most);
+        // It is not the target that ails.
+        let suspects = std::mem::take(&mut self.suspects);
+        suspects.into_iter().for_each(|(row, why)| self.bury(row, why));
         self.remove(forwarded, Vec::new());
     }
 
-    pub(super) fn refused(&mut self, why: String) {
+    pub(super) fn refused(&mut self, why: String, for_ever: bool, now: Duration) {
         let tried = self.sending.len();
         self.lost();
         self.window = (tried / 2).max(1);
-        if tried > 1 {
+        if tried != 1 {
             return;
         }
+        let since = *self.refused_since.get_or_insert(now);
+        let is_hopeless = now.saturating_sub(since) >= self.give_up && self.suspects.is_empty();
         self.refusals += 1;
-        if self.refusals >= self.tries {
+        if for_ever || is_hopeless {
             self.refusals = 0;
+            self.refused_since = None;
             if let Some(row) = self.loaded.pop_front() {
-                let write = Write::Bury { sequence: row.sequence, why };
-                self.done.push((write, Load { rows: 1, bytes: row.bytes }));
+                self.bury(row, why);
+            }
+        } else if self.refusals >= self.tries {
+            self.refusals = 0;
+            self.suspects.extend(self.loaded.pop_front().map(|row| (row, why)));
+            let may_come = self.may_load || self.is_loading;
+            if self.suspects.len() >= MOST_SUSPECTS || (self.loaded.is_empty() && !may_come) {
+                self.acquit();
             }
         }
+    }
+
+    /// None behind them is taken either: all go again.
+    fn acquit(&mut self) {
+        debug_assert!(self.sending.is_empty(), "their places are in front of it");
+        for (row, _) in self.suspects.drain(..).rev() {
+            self.loaded.push_front(row);
+        }
+    }
+
+    fn bury(&mut self, row: Row<M>, why: String) {
+        let load = Load { rows: 1, bytes: row.bytes };
+        self.done.push((Write::Bury { sequence: row.sequence, why }, load));
     }
 
     fn remove(&mut self, forwarded: Vec<Row<M>>, expired: Vec<Row<M>>) {

@@ -17,6 +17,7 @@ fn limits() -> Limits {
         journal_bytes: 10_000,
         keep_returned: Duration::from_secs(600),
         tries: 2,
+        give_up: Duration::from_secs(600),
     }
 }
 
@@ -66,6 +67,28 @@ fn a_receipt_that_is_spent_with_its_own_batch_is_caught() {
 #[test]
 fn a_target_that_does_not_compare_sequences_is_caught() {
     assert!(first_failure(0..4000, Some(Flaw::TargetForgets)).is_some());
+}
+
+fn refused(why: &str, for_ever: bool) -> Input<u32> {
+    Input::Refused { why: why.to_owned(), for_ever }
+}
+
+/// The target refuses what was sent, and lets us in again; nothing more waits in the journal.
+fn refuse(core: &mut Core<u32>, why: &str) -> Vec<Step<u32>> {
+    let mut steps = core.apply(refused(why, false));
+    steps.extend(core.apply(Input::TargetUp));
+    if steps.iter().any(|step| matches!(step, Step::Load { .. })) {
+        steps.extend(core.apply(Input::Loaded(vec![])));
+    }
+    steps
+}
+
+/// What is sent next, by sequence.
+fn sending(steps: &[Step<u32>]) -> Option<Vec<u64>> {
+    steps.iter().find_map(|step| match step {
+        Step::Send(rows) => Some(rows.iter().map(|row| row.sequence).collect()),
+        _ => None,
+    })
 }
 
 fn kept() -> Kept {
@@ -121,7 +144,7 @@ fn a_receipt_is_spent_by_a_later_batch_once_its_own_is_durably_ours() {
 fn a_receipt_tells_that_a_batch_of_unknown_outcome_is_ours() {
     let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(5, one())].into(), ..kept() });
     let steps = core.apply(Input::Holding(vec![5]));
-    assert_eq!(steps, [Step::Write(Write::Ours { batch: 5, afresh: false }), Step::Consume]);
+    assert_eq!(steps, [Step::Write(Write::Ours { batch: 5, afresh: true }), Step::Consume]);
     assert_eq!(core.waiting(), Load::default());
     core.apply(Input::Written);
     assert_eq!(core.waiting(), one());
@@ -131,11 +154,12 @@ fn a_receipt_tells_that_a_batch_of_unknown_outcome_is_ours() {
 fn a_receipt_that_comes_late_makes_returned_rows_ours_behind_all_others() {
     let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(4, one()), (5, one())].into(), ..kept() });
     assert_eq!(core.apply(Input::Receipts(vec![])), []);
-    assert_eq!(core.uncertain(), 0);
+    assert_eq!(core.uncertain(), Load::default());
     let late = core.apply(Input::Holding(vec![5]));
     assert_eq!(late, [Step::Write(Write::Ours { batch: 5, afresh: true }), Step::Consume]);
     core.apply(Input::Released);
     assert_eq!(core.apply(Input::Tick(Duration::from_secs(600))), [], "the source may be away");
+    assert_eq!(core.apply(Input::Receipts(vec![])), [], "an old connection may have them");
     assert_eq!(core.apply(Input::Holding(vec![])), [Step::Write(Write::Drop(4)), Step::Consume]);
 }
 
@@ -156,10 +180,9 @@ fn one_message_that_the_target_refuses_is_found_by_halving_and_kept_apart() {
     let mut buried = Vec::new();
     let mut sent = Vec::new();
     for _ in 0..20 {
-        let Some(Step::Send(rows)) = steps.iter().find(|step| matches!(step, Step::Send(_))) else { break };
-        let sequences: Vec<u64> = rows.iter().map(|row| row.sequence).collect();
+        let Some(sequences) = sending(&steps) else { break };
         steps = if sequences.contains(&3) {
-            let mut steps = core.apply(Input::Refused("no".to_owned()));
+            let mut steps = core.apply(refused("no", false));
             steps.extend(core.apply(Input::TargetUp));
             steps
         } else {
@@ -172,4 +195,104 @@ fn one_message_that_the_target_refuses_is_found_by_halving_and_kept_apart() {
         }));
     }
     assert_eq!((sent, buried), (vec![1, 2, 4], vec![(3, "no".to_owned())]));
+}
+
+#[test]
+fn a_target_that_refuses_everything_buries_nothing_until_it_takes_something_again() {
+    let mut core = Core::<u32>::new(limits(), kept());
+    core.apply(Input::TargetUp);
+    let mut steps = core.apply(Input::Loaded((1..=3).map(row).collect()));
+    let mut tried = Vec::new();
+    for _ in 0..40 {
+        tried.extend(sending(&steps).filter(|rows| rows.len() == 1));
+        assert!(!steps.iter().any(|step| matches!(step, Step::Write(_))), "{steps:?}");
+        steps = refuse(&mut core, "store is away");
+    }
+    assert!([1, 2, 3].iter().all(|sequence| tried.contains(&vec![*sequence])), "each is tried: {tried:?}");
+    let mut sent = Vec::new();
+    while let Some(sequences) = sending(&steps) {
+        sent.extend(sequences);
+        steps = core.apply(Input::Sent);
+    }
+    let at = |sequence| sent.iter().position(|it| *it == sequence);
+    assert_eq!(sent.last(), Some(&3), "{sent:?}");
+    assert!(at(2) < at(3) && core.dead() == Load::default());
+}
+
+#[test]
+fn a_message_that_will_be_refused_for_ever_or_was_for_long_is_buried_at_once() {
+    let mut core = Core::<u32>::new(limits(), kept());
+    core.apply(Input::TargetUp);
+    core.apply(Input::Loaded(vec![row(1)]));
+    let bury = |sequence, why: &str| Step::Write(Write::Bury { sequence, why: why.to_owned() });
+    assert_eq!(core.apply(refused("too long", true))[0], bury(1, "too long"));
+    core.apply(Input::Written);
+    assert_eq!(core.dead(), one());
+    core.apply(Input::TargetUp);
+    core.apply(Input::Loaded(vec![row(2)]));
+    for seconds in [0, 300, 599] {
+        core.apply(Input::Tick(Duration::from_secs(seconds)));
+        let steps = refuse(&mut core, "no");
+        assert!(!steps.contains(&bury(2, "no")), "{steps:?}");
+    }
+    core.apply(Input::Tick(Duration::from_secs(600)));
+    assert!(core.apply(refused("no", false)).contains(&bury(2, "no")));
+}
+
+#[test]
+fn a_refused_message_waits_alone_until_one_behind_it_is_taken() {
+    let mut core = Core::<u32>::new(limits(), kept());
+    core.apply(Input::TargetUp);
+    core.apply(Input::Loaded(vec![row(1)]));
+    core.apply(Input::Loaded(vec![]));
+    for _ in 0..6 {
+        let steps = core.apply(refused("no", false));
+        assert!(!steps.iter().any(|step| matches!(step, Step::Write(_))), "{steps:?}");
+        core.apply(Input::TargetUp);
+    }
+    // Another one comes.
+    core.apply(Input::Holding(vec![]));
+    core.apply(Input::Received(9, 1));
+    core.apply(Input::Written);
+    core.apply(Input::Taken);
+    core.apply(Input::Written);
+    let mut loads = Vec::new();
+    for _ in 0..4 {
+        loads.extend(core.apply(refused("no", false)));
+        loads.extend(core.apply(Input::TargetUp));
+        if loads.iter().any(|step| matches!(step, Step::Load { .. })) {
+            break;
+        }
+    }
+    assert_eq!(sending(&core.apply(Input::Loaded(vec![row(2)]))), Some(vec![2]));
+    let steps = core.apply(Input::Sent);
+    let bury = Write::Bury { sequence: 1, why: "no".to_owned() };
+    assert!(steps.contains(&Step::Write(bury)), "{steps:?}");
+}
+
+#[test]
+fn a_receipt_from_a_later_life_tells_that_the_journal_is_an_old_copy() {
+    let mut core = Core::<u32>::new(limits(), kept());
+    assert_eq!(core.apply(Input::Holding(vec![9])), [Step::Write(Write::Jump(10)), Step::Consume]);
+    let steps = core.apply(Input::Received(1, 1));
+    assert_eq!(steps, [Step::Write(Write::Batch(10, vec![1]))]);
+}
+
+#[test]
+fn nothing_is_taken_while_it_is_held() {
+    let mut core = Core::new(limits(), kept());
+    core.apply(Input::Hold(true));
+    core.apply(Input::Holding(vec![]));
+    assert_eq!(core.apply(Input::Received(1, 1)), []);
+    assert!(core.is_idle());
+    assert_eq!(core.apply(Input::Hold(false)), [Step::Write(Write::Batch(6, vec![1]))]);
+    assert!(!core.is_idle());
+}
+
+#[test]
+fn dead_letters_count_against_the_journals_bound_and_damaged_rows_are_dead() {
+    let mut core = Core::<u32>::new(limits(), Kept { waiting: Load { rows: 12, bytes: 12 }, ..kept() });
+    core.apply(Input::Damaged(Load { rows: 2, bytes: 2 }));
+    assert_eq!((core.waiting().rows, core.dead().rows), (10, 2));
+    assert!(core.is_full());
 }

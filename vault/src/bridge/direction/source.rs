@@ -5,27 +5,33 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, timeout};
 
-use super::{Birth, Broker, Event, Settings, Tries, hex, random, tell_failure};
+use super::tries::{Tries, tell_failure};
+use super::work::Event;
+use super::{Birth, Broker, Settings, hex, random};
 use crate::bridge::core::Input;
 use crate::openwire::client::{Client, ClientError, Dispatches, Login};
 use crate::openwire::uri::Address;
 use crate::openwire::{
-    AckKind, BrokerId, ConsumerId, ConsumerInfo, Destination, Head, LocalTransactionId, Message, MessageAck,
+    AckKind, ConsumerId, ConsumerInfo, Destination, Head, LocalTransactionId, Message, MessageAck,
     MessageDispatch, MessageId, MessageKind, MessagePull, NetworkBridgeFilter, ProducerId, ProducerInfo,
     SessionId, SessionInfo, Text, TransactionAct, TransactionId, TransactionInfo,
 };
 
-/// The broker that the bridge is to loops: of both vaults the same.
-pub(super) const BRIDGE: &str = "ID:vault-bridge";
-/// A message that passed so many brokers goes round in circles.
+/// A message that passed so many brokers goes round in circles: one of them has two names.
 const MOST_HOPS: i32 = 32;
 /// The broker waits so long before it says that no receipt lies there.
 const LAST_RECEIPT: Duration = Duration::from_millis(300);
 /// How long reading all receipts may take; there are one or two.
 const RECEIPTS: Duration = Duration::from_secs(30);
+/// A vault that stands back looks after so long whether it still is to.
+const LOOK_AGAIN: Duration = Duration::from_secs(5);
+/// A vault without the lock reads its receipts so often.
+const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// Why it does not try.
+pub(super) const STANDS_BACK: &str = "the other vault is preferred, and is at work";
 /// Asks that wait.
 const MOST_ASKS: usize = 4;
 
@@ -62,26 +68,40 @@ pub(super) struct Take {
 /// An ask at work, and what the rules are told when it is done.
 type Work = BoxFuture<'static, Result<Option<Input<Arc<Message>>>, ClientError>>;
 
-/// For ever, or until nobody listens.
-pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sender<Event>) {
+/// For ever, or until nobody listens; tries nothing while it is to stand back.
+pub(super) async fn run(
+    settings: Arc<Settings>,
+    birth: Birth,
+    events: mpsc::Sender<Event>,
+    mut stand_back: watch::Receiver<bool>,
+) {
     let mut tries = Tries::new(&settings.from.uri);
     let mut prefetch = settings.prefetch;
-    let (mut before, mut has_looked) = (String::new(), false);
+    let (mut before, mut looked): (String, Option<Instant>) = (String::new(), None);
     while !events.is_closed() {
+        if *stand_back.borrow_and_update() {
+            drop(events.send(Event::Standby(STANDS_BACK.to_owned())).await);
+            if is_due(looked) {
+                looked = tell_receipts(&settings, birth, tries.address(), &events).await;
+                if looked.is_none() {
+                    tries.failed(None).await;
+                }
+            }
+            match timeout(LOOK_AGAIN, stand_back.wait_for(|it| !*it)).await {
+                Ok(Err(_)) => return,
+                Ok(Ok(_)) | Err(_) => continue,
+            }
+        }
         let begun = Instant::now();
         let (was_connected, error) =
             match Source::open(&settings, birth, tries.address(), &lock(&settings)).await {
                 Ok(source) => {
-                    has_looked = false;
+                    looked = None;
                     before.clear();
                     (true, source.serve(prefetch, &events).await)
                 }
-                Err(error) if error.is_taken() && !has_looked => {
-                    let seen = look(&settings, birth, tries.address()).await;
-                    has_looked = seen.is_ok();
-                    if let Ok(receipts) = seen {
-                        drop(events.send(Event::Receipts(receipts)).await);
-                    }
+                Err(error) if error.is_taken() && is_due(looked) => {
+                    looked = tell_receipts(&settings, birth, tries.address(), &events).await;
                     (false, error)
                 }
                 Err(error) => (false, error),
@@ -89,8 +109,17 @@ pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sen
         // An answer that lies behind too many bytes: fewer messages at a time.
         prefetch = if error.is_overrun() { prefetch / 4 } else { prefetch.saturating_mul(2) }
             .clamp(1, settings.prefetch);
-        let why = tell_failure(&settings.name, "source", &mut before, &error);
-        drop(events.send(Event::SourceLost(why)).await);
+        let why = error.to_string();
+        let event = if error.is_taken() && !was_connected {
+            Event::Standby(why)
+        } else if was_connected && *stand_back.borrow() {
+            // It was given up here.
+            Event::Standby(STANDS_BACK.to_owned())
+        } else {
+            tell_failure(&settings.name, "source", &mut before, &why);
+            Event::SourceLost(why)
+        };
+        drop(events.send(event).await);
         tries.failed(was_connected.then(|| begun.elapsed())).await;
     }
 }
@@ -98,6 +127,23 @@ pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sen
 /// The client id that only one vault of the pair can have.
 fn lock(settings: &Settings) -> String {
     format!("vault-bridge-{}", settings.name)
+}
+
+/// Are the receipts to be read again? One may have come late.
+fn is_due(looked: Option<Instant>) -> bool {
+    looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY)
+}
+
+/// What lies there of ours, for the direction; tells when it was read, if it was.
+async fn tell_receipts(
+    settings: &Arc<Settings>,
+    birth: Birth,
+    address: &Address,
+    events: &mpsc::Sender<Event>,
+) -> Option<Instant> {
+    let receipts = look(settings, birth, address).await.ok()?;
+    drop(events.send(Event::Receipts(receipts)).await);
+    Some(Instant::now())
 }
 
 /// A vault without the lock reads its receipts, and leaves them there.
@@ -330,11 +376,14 @@ impl Source {
         ConsumerInfo::new(self.consumer_id(RECEIPT_CONSUMER), self.receipt_queue(), 0)
     }
 
-    /// All that should pass the bridge and did not pass it before. Of a topic it is a durable
+    /// All that was not at the target before, as far as bridges tell. Of a topic it is a durable
     /// subscription.
     fn consumer(&self, prefetch: u16) -> ConsumerInfo {
-        let bridge = BrokerId { value: Text::shortened(BRIDGE) };
-        let filter = NetworkBridgeFilter { network_broker: bridge, message_ttl: MOST_HOPS, consumer_ttl: 1 };
+        let filter = NetworkBridgeFilter {
+            network_broker: self.settings.to.mark(),
+            message_ttl: MOST_HOPS,
+            consumer_ttl: 1,
+        };
         let destination = self.settings.destination.clone();
         let is_topic = destination.kind == crate::openwire::DestinationKind::Topic;
         ConsumerInfo {

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use super::Status;
+use super::status::{Full, Status};
 
 /// What stands so long is told.
 const LONG: Duration = Duration::from_secs(60);
@@ -18,8 +18,9 @@ pub(super) struct Stand {
 impl Stand {
     /// The warning that is due now, once for each time that it stands.
     pub(super) fn look(&mut self, now: Duration, status: &Status) -> Option<String> {
-        let done = status.counts.journalled - status.counts.waiting();
-        if status.counts.waiting() == 0 || done != self.done {
+        let counts = status.figures.counts;
+        let done = counts.journalled - counts.waiting();
+        if counts.waiting() == 0 || done != self.done {
             *self = Self { done, since: now, is_told: false };
         }
         if self.is_told || now.saturating_sub(self.since) < LONG {
@@ -30,21 +31,27 @@ impl Stand {
             .target
             .as_deref()
             .unwrap_or("it is connected and takes none; look at its log and its limits");
-        let full =
-            if status.is_full { "; the journal is full, nothing more is taken from the source" } else { "" };
-        let (rows, seconds) = (status.counts.waiting(), LONG.as_secs());
+        let full = match status.full {
+            Some(Full::Journal) => "; the journal is full, nothing more is taken from the source",
+            Some(Full::Disk) => "; the journal's disk is full, nothing more is taken from the source",
+            None => "",
+        };
+        let (rows, seconds) = (counts.waiting(), LONG.as_secs());
         Some(format!("{rows} messages wait and none has reached the target for {seconds} s: {why}{full}"))
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use tokio::time::Instant;
+
     use super::*;
-    use crate::bridge::journal::Counts;
+    use crate::bridge::journal::{Counts, Figures};
 
     fn status(journalled: u64, forwarded: u64) -> Status {
         let counts = Counts { journalled, forwarded, ..Counts::default() };
-        Status { counts, target: Some("it is away".to_owned()), ..Status::default() }
+        let figures = Figures { counts, oldest: None };
+        Status { figures, target: Some("it is away".to_owned()), ..Status::at(Instant::now()) }
     }
 
     #[test]
@@ -57,7 +64,7 @@ mod tests {
         assert_eq!(stand.look(at(160), &status(9, 5)).as_deref(), Some(told));
         assert_eq!(stand.look(at(400), &status(9, 5)), None);
         assert_eq!(stand.look(at(401), &status(9, 6)), None);
-        let full = Status { is_full: true, ..status(9, 6) };
+        let full = Status { full: Some(Full::Journal), ..status(9, 6) };
         let told = stand.look(at(461), &full).unwrap();
         assert!(
             told.starts_with("3 messages wait")

@@ -8,8 +8,9 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::source::BRIDGE;
-use super::{Birth, Broker, Event, Settings, Tries, hex, random, tell_failure};
+use super::tries::{Tries, tell_failure};
+use super::work::Event;
+use super::{Birth, Broker, Settings, hex, random};
 use crate::bridge::core::{Input, Row};
 use crate::openwire::client::{Client, ClientError, Dispatches, Login};
 use crate::openwire::uri::Address;
@@ -38,7 +39,8 @@ pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sen
             }
             Err(error) => (false, error),
         };
-        let why = tell_failure(&settings.name, "target", &mut before, &error);
+        let why = error.to_string();
+        tell_failure(&settings.name, "target", &mut before, &why);
         drop(events.send(Event::TargetLost(why)).await);
         tries.failed(was_connected.then(|| begun.elapsed())).await;
     }
@@ -48,6 +50,8 @@ struct Target {
     client: Client,
     dispatches: Dispatches,
     producer: ProducerId,
+    /// Where all of it comes from.
+    from: BrokerId,
     transactions: i64,
 }
 
@@ -77,7 +81,7 @@ impl Target {
             window: 0,
         };
         client.request(info).await?;
-        Ok(Self { client, dispatches, producer, transactions: 0 })
+        Ok(Self { client, dispatches, producer, from: settings.from.mark(), transactions: 0 })
     }
 
     /// Until the connection ends, or nobody listens.
@@ -100,7 +104,8 @@ impl Target {
                     // The target counts what it saw of a transaction, so it begins anew over
                     // another connection.
                     if error.is_for_good() {
-                        drop(events.send(Event::Told(Input::Refused(error.to_string()))).await);
+                        let (why, for_ever) = (error.to_string(), error.is_too_long());
+                        drop(events.send(Event::Told(Input::Refused { why, for_ever })).await);
                     }
                     return error;
                 }
@@ -124,7 +129,8 @@ impl Target {
         };
         self.client.tell(act(TransactionAct::Begin)).await?;
         for row in rows {
-            self.client.tell(passed_on(&row.message, row.sequence, &self.producer, &transaction)).await?;
+            let message = passed_on(&row.message, row.sequence, (&self.producer, &self.from), &transaction);
+            self.client.tell(message).await?;
         }
         match self.client.request(act(TransactionAct::Commit)).await {
             Err(refused @ ClientError::Refused(_)) => Err(self.reason().await.unwrap_or(refused)),
@@ -151,11 +157,11 @@ impl Target {
 fn passed_on(
     message: &Message,
     sequence: u64,
-    producer: &ProducerId,
+    (producer, from): (&ProducerId, &BrokerId),
     transaction: &TransactionId,
 ) -> Message {
     let mut path = message.broker_path.clone().unwrap_or_default();
-    path.push(BrokerId { value: Text::shortened(BRIDGE) });
+    path.push(from.clone());
     Message {
         head: Head::default(),
         producer_id: Some(producer.clone()),
@@ -191,12 +197,13 @@ mod tests {
             value: 4,
             connection: crate::openwire::ConnectionId { value: Text::shortened("ID:vault") },
         };
-        let passed = passed_on(&original, 77, &id("ID:vault"), &TransactionId::Local(local));
+        let from = BrokerId { value: Text::shortened("ID:vault-bridge-erp") };
+        let passed = passed_on(&original, 77, (&id("ID:vault"), &from), &TransactionId::Local(local));
         assert_eq!(passed.message_id.to_string(), "ID:java-1:1:1:9", "JMSMessageID stays");
         assert_eq!((passed.message_id.producer_sequence, passed.redelivery_counter), (77, 0));
         assert_eq!(passed.producer_id, Some(id("ID:vault")));
         let path: Vec<String> = passed.broker_path.unwrap().iter().map(ToString::to_string).collect();
-        assert_eq!(path, ["ID:a", BRIDGE]);
+        assert_eq!(path, ["ID:a", "ID:vault-bridge-erp"]);
         assert_eq!((passed.content, passed.kind), (original.content, original.kind));
     }
 }

@@ -1,16 +1,19 @@
 //! What can be said of a direction without brokers; with them it is tried by the stories.
 
+use super::tries::Tries;
 use super::*;
+use crate::bridge::journal::Counts;
 use crate::openwire::Text;
 
 fn settings(destination: &str) -> Settings {
-    let broker = || Broker { uri: "tcp://127.0.0.1:1".parse().unwrap(), login: Login::default() };
+    let uri: Uri = "tcp://127.0.0.1:1".parse().unwrap();
+    let broker = |name: &str| Broker { name: name.to_owned(), uri: uri.clone(), login: Login::default() };
     Settings {
         name: "a-to-b".to_owned(),
         vault: "left".to_owned(),
         file: PathBuf::from("bridge.db"),
-        from: broker(),
-        to: broker(),
+        from: broker("erp"),
+        to: broker("dmz"),
         destination: Destination::queue(Text::shortened(destination)),
         limits: Limits::default(),
         prefetch: 1000,
@@ -50,26 +53,68 @@ async fn brokers_are_tried_one_after_the_other_and_each_round_waits_longer() {
     assert!(waits[0] < waits[1] && waits[2] < waits[3] && waits[4] < waits[5], "{waits:?}");
 }
 
+/// A direction at work, and the ends to it.
+struct Working {
+    shown: watch::Receiver<Status>,
+    asks: mpsc::Sender<Asked>,
+    _stand_back: watch::Sender<bool>,
+    shutdown: Shutdown,
+    running: tokio::task::JoinHandle<()>,
+}
+
+impl Working {
+    fn start(file: PathBuf) -> Self {
+        let (status, shown) = watch::channel(Status::at(Instant::now()));
+        let (asks, asked) = mpsc::channel(1);
+        let (stand_back, heard) = watch::channel(false);
+        let shutdown = Shutdown::new();
+        let settings = Arc::new(Settings { file, ..settings("orders.>") });
+        let ears = Ears { asked, stand_back: heard };
+        let running = tokio::spawn(run(settings, status, ears, shutdown.clone()));
+        Self { shown, asks, _stand_back: stand_back, shutdown, running }
+    }
+
+    async fn wish(&self, wish: Wish) -> Result<u64, JournalError> {
+        let (answer, answered) = oneshot::channel();
+        self.asks.send(Asked { wish, answer }).await.unwrap();
+        answered.await.unwrap()
+    }
+
+    async fn stop(self) {
+        self.shutdown.cancel();
+        self.running.await.unwrap();
+    }
+}
+
 #[tokio::test]
 async fn a_direction_whose_brokers_and_journal_are_away_says_so_and_stops_when_it_is_told() {
     let folder = tempfile::tempdir().unwrap();
-    let settings = |file: PathBuf| Arc::new(Settings { file, ..settings("orders.>") });
-    let (status, mut shown) = watch::channel(Status::default());
-    let shutdown = Shutdown::new();
-    let away = settings(folder.path().join("no folder").join("bridge.db"));
-    let running = tokio::spawn(run(away, status, shutdown.clone()));
-    shown.wait_for(|status| status.journal.is_some()).await.unwrap();
-    shutdown.cancel();
-    running.await.unwrap();
+    let mut away = Working::start(folder.path().join("no folder").join("bridge.db"));
+    let shown = away.shown.wait_for(|status| status.journal.is_some()).await.unwrap().clone();
+    assert_eq!((shown.state, shown.last_error.map(|error| error.what)), (State::Stopped, shown.journal));
+    away.stop().await;
 
-    let (status, mut shown) = watch::channel(Status::default());
-    let shutdown = Shutdown::new();
-    let running = tokio::spawn(run(settings(folder.path().join("bridge.db")), status, shutdown.clone()));
+    let mut lonely = Working::start(folder.path().join("bridge.db"));
     let away = |side: &Option<String>| {
         side.as_ref().is_some_and(|why| why.starts_with("tcp://127.0.0.1:1: connect"))
     };
-    let shown = shown.wait_for(|status| away(&status.source) && away(&status.target)).await.unwrap().clone();
-    assert_eq!((shown.journal, shown.counts), (None, Counts::default()));
-    shutdown.cancel();
-    running.await.unwrap();
+    let shown =
+        lonely.shown.wait_for(|status| away(&status.source) && away(&status.target)).await.unwrap().clone();
+    assert_eq!((shown.state, shown.journal, shown.figures.counts), (State::Away, None, Counts::default()));
+    lonely.stop().await;
+}
+
+#[tokio::test]
+async fn a_wish_about_dead_letters_is_fulfilled_while_nobody_works_with_the_journal_and_it_goes_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut working = Working::start(folder.path().join("bridge.db"));
+    working.shown.wait_for(|status| status.target.is_some()).await.unwrap();
+    assert_eq!(working.wish(Wish::Revive).await.unwrap(), 0);
+    assert_eq!(working.wish(Wish::Purge).await.unwrap(), 0);
+    working.shown.wait_for(|status| status.target.is_some()).await.unwrap();
+    working.stop().await;
+    // Where there is no journal there is an answer too.
+    let away = Working::start(folder.path().join("no folder").join("bridge.db"));
+    assert!(away.wish(Wish::Purge).await.is_err());
+    away.stop().await;
 }

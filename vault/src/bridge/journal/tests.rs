@@ -24,8 +24,22 @@ fn numbers(rows: &[Row<Arc<Message>>]) -> Vec<i64> {
     rows.iter().map(|row| row.message.message_id.producer_sequence).collect()
 }
 
+const ENDS: &str = "erp -> dmz";
+
+fn file(folder: &tempfile::TempDir) -> PathBuf {
+    folder.path().join("bridge.db")
+}
+
 fn open(folder: &tempfile::TempDir) -> Journal {
-    Journal::open(&folder.path().join("bridge.db"), BIRTH).unwrap()
+    Journal::open(&file(folder), BIRTH, ENDS).unwrap()
+}
+
+fn load(journal: &mut Journal, after: u64, most: usize, bytes: u64) -> Vec<Row<Arc<Message>>> {
+    journal.load(after, most, bytes, 0).unwrap().0
+}
+
+fn counts(journal: &Journal) -> Counts {
+    journal.figures().unwrap().counts
 }
 
 #[test]
@@ -34,37 +48,36 @@ fn rows_wait_once_they_are_ours_and_what_is_late_goes_behind_all() {
     let mut journal = open(&folder);
     let batch =
         |number, messages: std::ops::Range<i64>| Write::Batch(number, messages.map(message).collect());
-    journal.write(vec![batch(1, 0..2), batch(2, 2..4), Write::Ours { batch: 2, afresh: false }]).unwrap();
-    assert_eq!(numbers(&journal.load(0, 10, u64::MAX, 0).unwrap()), [2, 3]);
+    journal.write(vec![batch(1, 0..2), batch(2, 2..4), Write::Ours { batch: 2, afresh: false }], 7).unwrap();
+    assert_eq!(numbers(&load(&mut journal, 0, 10, u64::MAX)), [2, 3]);
     drop(journal);
     let mut journal = open(&folder);
     let kept = journal.kept().unwrap();
     assert_eq!((kept.next_batch, kept.waiting.rows), (3, 2));
     assert_eq!(kept.uncertain.keys().copied().collect::<Vec<_>>(), [1]);
-    journal.write(vec![Write::Ours { batch: 1, afresh: true }]).unwrap();
-    let rows = journal.load(0, 10, u64::MAX, 0).unwrap();
+    journal.write(vec![Write::Ours { batch: 1, afresh: true }], 7).unwrap();
+    let rows = load(&mut journal, 0, 10, u64::MAX);
     assert_eq!(numbers(&rows), [2, 3, 0, 1]);
-    assert_eq!(numbers(&journal.load(rows[0].sequence, 2, u64::MAX, 0).unwrap()), [3, 0]);
-    assert_eq!(numbers(&journal.load(0, 10, 1, 0).unwrap()), [2], "one row at least");
+    assert_eq!(numbers(&load(&mut journal, rows[0].sequence, 2, u64::MAX)), [3, 0]);
+    assert_eq!(numbers(&load(&mut journal, 0, 10, 1)), [2], "one row at least");
 }
 
 #[test]
 fn all_that_is_journalled_is_forwarded_expired_dead_or_waits() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = open(&folder);
-    journal.write(vec![Write::Batch(1, (0..6).map(message).collect())]).unwrap();
-    assert_eq!(journal.counts().unwrap().journalled, 0);
-    journal.write(vec![Write::Ours { batch: 1, afresh: false }]).unwrap();
-    let sequences: Vec<u64> =
-        journal.load(0, 10, u64::MAX, 0).unwrap().iter().map(|row| row.sequence).collect();
+    journal.write(vec![Write::Batch(1, (0..6).map(message).collect())], 7).unwrap();
+    assert_eq!(counts(&journal).journalled, 0);
+    journal.write(vec![Write::Ours { batch: 1, afresh: false }], 7).unwrap();
+    let sequences: Vec<u64> = load(&mut journal, 0, 10, u64::MAX).iter().map(|row| row.sequence).collect();
     let bury = Write::Bury { sequence: sequences[3], why: "too long".to_owned() };
     let remove = Write::Remove { forwarded: vec![sequences[0], sequences[2]], expired: vec![sequences[1]] };
-    journal.write(vec![bury, remove]).unwrap();
-    let counts = journal.counts().unwrap();
+    journal.write(vec![bury, remove], 7).unwrap();
+    let counts = counts(&journal);
     assert_eq!(counts, Counts { journalled: 6, forwarded: 2, expired: 1, dead: 1 });
     assert_eq!((counts.waiting(), journal.kept().unwrap().waiting.rows), (2, 2));
-    assert_eq!(numbers(&journal.load(0, 10, u64::MAX, 0).unwrap()), [4, 5]);
-    journal.write(vec![Write::Remove { forwarded: sequences[4..].to_vec(), expired: vec![] }]).unwrap();
+    assert_eq!(numbers(&load(&mut journal, 0, 10, u64::MAX)), [4, 5]);
+    journal.write(vec![Write::Remove { forwarded: sequences[4..].to_vec(), expired: vec![] }], 7).unwrap();
     assert_eq!(journal.kept().unwrap().waiting, Load::default());
 }
 
@@ -74,9 +87,9 @@ fn what_expired_is_marked_so() {
     let mut journal = open(&folder);
     let expiring = |at| Arc::new(Message { expiration: at, ..(*message(at)).clone() });
     let messages = [0, 999, 1000, 1001].map(expiring).to_vec();
-    journal.write(vec![Write::Batch(1, messages), Write::Ours { batch: 1, afresh: false }]).unwrap();
+    journal.write(vec![Write::Batch(1, messages), Write::Ours { batch: 1, afresh: false }], 7).unwrap();
     let expired: Vec<bool> =
-        journal.load(0, 10, u64::MAX, 1000).unwrap().iter().map(|row| row.is_expired).collect();
+        journal.load(0, 10, u64::MAX, 1000).unwrap().0.iter().map(|row| row.is_expired).collect();
     assert_eq!(expired, [false, true, true, false]);
 }
 
@@ -84,7 +97,7 @@ fn what_expired_is_marked_so() {
 fn its_identity_is_given_once() {
     let folder = tempfile::tempdir().unwrap();
     drop(open(&folder));
-    let again = Journal::open(&folder.path().join("bridge.db"), [8; 16]).unwrap();
+    let again = Journal::open(&file(&folder), [8; 16], ENDS).unwrap();
     assert_eq!(again.birth(), BIRTH);
 }
 
@@ -93,8 +106,8 @@ async fn errands_are_told_in_their_order_and_share_commits() {
     let folder = tempfile::tempdir().unwrap();
     let (errands, mut told) = open(&folder).run().unwrap();
     for batch in 1..=20 {
-        errands.send(Errand::Write(Write::Batch(batch, vec![message(0)]))).await.unwrap();
-        errands.send(Errand::Write(Write::Ours { batch, afresh: false })).await.unwrap();
+        errands.send(Errand::Write(Write::Batch(batch, vec![message(0)]), 7)).await.unwrap();
+        errands.send(Errand::Write(Write::Ours { batch, afresh: false }, 7)).await.unwrap();
     }
     errands.send(Errand::Load { after: 0, rows: 100, bytes: u64::MAX, now: 0 }).await.unwrap();
     drop(errands);
@@ -109,11 +122,11 @@ async fn errands_are_told_in_their_order_and_share_commits() {
 async fn a_full_disk_is_told_and_nothing_of_the_write_is_kept() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = open(&folder);
-    journal.write(vec![Write::Batch(1, vec![message(1)])]).unwrap();
+    journal.write(vec![Write::Batch(1, vec![message(1)])], 7).unwrap();
     let pages: i64 = journal.connection.pragma_query_value(None, "page_count", |row| row.get(0)).unwrap();
     journal.connection.pragma_update(None, "max_page_count", pages + 2).unwrap();
     let (errands, mut told) = journal.run().unwrap();
-    errands.send(Errand::Write(Write::Batch(2, (0..1000).map(message).collect()))).await.unwrap();
+    errands.send(Errand::Write(Write::Batch(2, (0..1000).map(message).collect()), 7)).await.unwrap();
     let Some(Told::Failed(error)) = told.recv().await else { panic!("it is full") };
     assert!(
         error.to_string().contains("database or disk is full; nothing of this write was kept"),
@@ -124,15 +137,91 @@ async fn a_full_disk_is_told_and_nothing_of_the_write_is_kept() {
     assert_eq!(kept.uncertain.keys().copied().collect::<Vec<_>>(), [1]);
 }
 
+/// Three messages that wait, of which the second one is damaged on the disk.
+fn damaged(folder: &tempfile::TempDir) -> Journal {
+    let mut journal = open(folder);
+    journal.write(vec![Write::Batch(1, (0..3).map(message).collect())], 7).unwrap();
+    journal.write(vec![Write::Ours { batch: 1, afresh: false }], 8).unwrap();
+    journal.connection.execute("UPDATE row SET message = x'ff00' WHERE sequence = 2", []).unwrap();
+    journal
+}
+
+#[tokio::test]
+async fn a_damaged_row_is_set_aside_and_the_others_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let journal = damaged(&folder);
+    let bytes = journal.kept().unwrap().waiting.bytes;
+    let (errands, mut told) = journal.run().unwrap();
+    errands.send(Errand::Load { after: 0, rows: 10, bytes: u64::MAX, now: 0 }).await.unwrap();
+    let Some(Told::Damaged(load, figures)) = told.recv().await else { panic!("it is damaged") };
+    assert_eq!((load, figures.counts.dead), (Load { rows: 1, bytes: bytes / 3 }, 1));
+    assert!(matches!(told.recv().await, Some(Told::Loaded(rows)) if numbers(&rows) == [0, 2]));
+    let dead = dead_letters(&file(&folder), 0, 10).unwrap();
+    assert!(dead.len() == 1 && dead[0].message_id.is_none(), "{dead:?}");
+    assert!(dead[0].why.starts_with("damaged here: "), "{dead:?}");
+    assert_eq!(revive(&file(&folder), 0).unwrap(), 0, "it is no message");
+    drop(errands);
+    assert!(told.recv().await.is_none());
+    let kept = open(&folder).kept().unwrap();
+    assert_eq!((kept.waiting.rows, kept.dead.rows), (2, 1));
+    assert_eq!((purge(&file(&folder)).unwrap(), purge(&file(&folder)).unwrap()), (1, 0));
+}
+
+#[test]
+fn dead_letters_are_shown_with_their_reason_and_wait_again_behind_all_others() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    journal.write(vec![Write::Batch(1, (0..4).map(message).collect())], 7).unwrap();
+    journal.write(vec![Write::Ours { batch: 1, afresh: false }], 8).unwrap();
+    let bury = |sequence| Write::Bury { sequence, why: "no rights".to_owned() };
+    journal.write(vec![bury(1), bury(3)], 9).unwrap();
+    let dead = dead_letters(&file(&folder), 1, 10).unwrap();
+    assert_eq!((dead.len(), dead[0].sequence, dead[0].why.as_str()), (1, 3, "no rights"));
+    assert_eq!(
+        (dead[0].message_id.as_deref(), dead[0].destination.as_deref()),
+        (Some("p:1:1:2"), Some("queue://orders"))
+    );
+    let before = journal.kept().unwrap();
+    assert_eq!(revive(&file(&folder), 10).unwrap(), 2);
+    assert_eq!(numbers(&load(&mut journal, 0, 10, u64::MAX)), [1, 3, 0, 2]);
+    let kept = journal.kept().unwrap();
+    assert_eq!((kept.waiting, kept.dead), (before.waiting + before.dead, Load::default()));
+    assert_eq!(counts(&journal), Counts { journalled: 4, ..Counts::default() });
+    assert_eq!(journal.figures().unwrap().oldest, Some(7));
+}
+
+#[test]
+fn an_old_copy_gives_no_sequence_and_no_number_again() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    journal.write(vec![Write::Jump(9), Write::Batch(9, vec![message(0)])], 7).unwrap();
+    journal.write(vec![Write::Ours { batch: 9, afresh: false }], 7).unwrap();
+    assert_eq!(journal.kept().unwrap().next_batch, 10);
+    assert!(load(&mut journal, 0, 1, 1)[0].sequence > JUMP);
+}
+
+#[test]
+fn a_journal_that_holds_messages_leads_nowhere_else() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    journal.write(vec![Write::Batch(1, vec![message(0)])], 7).unwrap();
+    drop(journal);
+    assert_eq!(left(&file(&folder), "x").unwrap(), Left { name: "x".to_owned(), messages: 1, dead: 0 });
+    let elsewhere = Journal::open(&file(&folder), BIRTH, "erp -> lab").unwrap_err().to_string();
+    assert!(elsewhere.contains("1 messages in it were taken on the way erp -> dmz"), "{elsewhere}");
+    open(&folder).write(vec![Write::Drop(1)], 7).unwrap();
+    assert_eq!(Journal::open(&file(&folder), BIRTH, "erp -> lab").unwrap().kept().unwrap().waiting.rows, 0);
+}
+
 /// Writes batch after batch and prints the number of each that is durable, until it is killed. Does
 /// nothing unless the other half of this story asks.
 #[test]
 fn a_process_that_is_killed_child() {
     let Ok(file) = std::env::var("BRIDGE_JOURNAL_OF_THE_KILLED") else { return };
-    let mut journal = Journal::open(Path::new(&file), BIRTH).unwrap();
+    let mut journal = Journal::open(Path::new(&file), BIRTH, ENDS).unwrap();
     for batch in 1.. {
-        journal.write(vec![Write::Batch(batch, (0..5).map(message).collect())]).unwrap();
-        journal.write(vec![Write::Ours { batch, afresh: false }]).unwrap();
+        journal.write(vec![Write::Batch(batch, (0..5).map(message).collect())], 7).unwrap();
+        journal.write(vec![Write::Ours { batch, afresh: false }], 7).unwrap();
         println!("durable {batch}");
     }
 }
@@ -153,10 +242,10 @@ fn a_process_that_is_killed_keeps_what_it_told() {
     let last = told.take(20).last().unwrap();
     child.kill().unwrap();
     child.wait().unwrap();
-    let journal = open(&folder);
-    let counts = journal.counts().unwrap();
+    let mut journal = open(&folder);
+    let counts = counts(&journal);
     assert!(counts.journalled >= 5 * last, "{counts:?} after {last}");
-    assert_eq!(journal.load(0, usize::MAX, u64::MAX, 0).unwrap().len() as u64, counts.waiting());
+    assert_eq!(load(&mut journal, 0, usize::MAX, u64::MAX).len() as u64, counts.waiting());
 }
 
 /// What may come next, in the order in which a core would say it.
@@ -219,9 +308,9 @@ proptest! {
                     Write::Remove { forwarded, expired: vec![] }
                 }
             };
-            journal.write(vec![write]).unwrap();
+            journal.write(vec![write], 7).unwrap();
         }
-        let rows = journal.load(0, usize::MAX, u64::MAX, 0).unwrap();
+        let rows = load(&mut journal, 0, usize::MAX, u64::MAX);
         let found: Vec<_> = rows.iter().map(|row| (row.sequence, row.message.message_id.producer_sequence)).collect();
         prop_assert_eq!(found, waiting.into_iter().collect::<Vec<_>>());
         let kept = journal.kept().unwrap();

@@ -17,7 +17,7 @@ use crate::broker::temporaries::{is_advisory, tells_of_temporaries};
 use crate::openwire::{
     AckKind, ConsumerControl, ConsumerId, ConsumerInfo, Destination, MessageAck, MessagePull,
 };
-use crate::queue::core::{ConsumerKey, Seen};
+use crate::queue::core::{ConsumerKey, Filter, Seen, Terms};
 use crate::queue::{Queues, Session};
 
 /// Consumers of one connection.
@@ -79,7 +79,7 @@ impl<'a> Consumers<'a> {
         let key = self.session.consumer();
         // Its messages may come before the answer.
         self.seats.add(key, Seat { id: detached(&info.consumer_id), source: source(&info.destination) });
-        let answered = match self.session.subscribe(key, queue, amount(info.prefetch)).await {
+        let answered = match self.session.subscribe(key, queue, terms(info)).await {
             Ok(answer) => answer.await,
             Err(error) => Err(error),
         };
@@ -210,14 +210,20 @@ impl<'a> Consumers<'a> {
 
 fn refuse_unserved(info: &ConsumerInfo) -> Result<(), Refused> {
     let selects = info.selector.as_ref().is_some_and(|selector| !selector.to_string().trim().is_empty());
-    let unserved = [
-        (info.subscription.is_some(), "durable subscriptions"),
-        (selects, "selectors"),
-        (info.exclusive, "exclusive consumers"),
-        (info.additional_predicate.is_some(), "a bridge's filters"),
-    ];
+    let unserved = [(info.subscription.is_some(), "durable subscriptions"), (selects, "selectors")];
     let unserved = unserved.into_iter().find(|(asked, _)| *asked);
     unserved.map_or(Ok(()), |(_, what)| Err(Refused::Unserved(what)))
+}
+
+fn terms(info: &ConsumerInfo) -> Terms {
+    let filter = info.additional_predicate.as_ref();
+    Terms {
+        prefetch: amount(info.prefetch),
+        priority: info.priority,
+        exclusive: info.exclusive,
+        filter: filter
+            .map(|filter| Filter::new(&filter.network_broker.value.to_string(), filter.message_ttl)),
+    }
 }
 
 fn place(id: &ConsumerId) -> (i64, i64) {

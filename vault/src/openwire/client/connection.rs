@@ -36,6 +36,8 @@ pub(super) struct Connection<S> {
     pending: HashMap<i32, Answer>,
     last_id: i32,
     silence: Option<Duration>,
+    /// Before it the broker owes no sign of life.
+    grace: Instant,
     silent_at: Instant,
     quiet_at: Instant,
     shared: Arc<Shared>,
@@ -65,6 +67,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
             pending: HashMap::new(),
             last_id: 0,
             silence,
+            grace: now + settled.initial_delay,
             silent_at: now + settled.initial_delay + silence.unwrap_or(NEVER),
             quiet_at: now + silence.unwrap_or(NEVER) / 3,
             shared,
@@ -98,7 +101,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
                     if read.map_err(ClientError::Broken)? == 0 {
                         return Err(ClientError::Closed);
                     }
-                    self.silent_at = Instant::now() + self.silence.unwrap_or(NEVER);
+                    self.heard();
                     self.arrivals()?;
                 }
                 written = write(&mut self.writer, &mut self.outgoing), if unwritten => {
@@ -110,9 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
                     None if unwritten => self.finish().await?,
                     None => return Ok(()),
                 },
-                () = self.shared.taken.notified(), if !has_room => {
-                    self.silent_at = Instant::now() + self.silence.unwrap_or(NEVER);
-                }
+                () = self.shared.taken.notified(), if !has_room => self.heard(),
                 () = sleep_until(quiet_at) => {
                     self.quiet_at = Instant::now() + self.silence.unwrap_or(NEVER) / 3;
                     self.push(&KeepAliveInfo { head: Head::default() }.into())?;
@@ -123,6 +124,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
                 }
             }
         }
+    }
+
+    fn heard(&mut self) {
+        self.silent_at = Instant::now().max(self.grace) + self.silence.unwrap_or(NEVER);
     }
 
     /// The last words, when nobody asks any more.

@@ -47,8 +47,6 @@ pub(super) struct Consumer {
     pub(super) outstanding: usize,
     /// As many of them are of big messages.
     pub(super) big: usize,
-    /// Stands in its queue's line of those who may be given something.
-    pub(super) hungry: bool,
 }
 
 impl Consumer {
@@ -65,7 +63,6 @@ impl Consumer {
             taken: 0,
             outstanding: 0,
             big: 0,
-            hungry: false,
         }
     }
 

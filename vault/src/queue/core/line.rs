@@ -1,12 +1,16 @@
-//! One queue: what waits in memory, and how much more waits on disk. Decides who is next, not who
-//! gets it. A window of the most urgent messages is in memory; per level everything behind
-//! `cursor` is on disk only.
+//! One queue: what waits in memory, and how much more waits on disk. Decides what is next for a
+//! consumer, not whether it gets it. A window of the most urgent messages is in memory; per level
+//! everything behind `cursor` is on disk only, but for what was `ahead` of the others: given from there
+//! to a consumer that had declined all before.
 
-use std::collections::{BTreeMap, VecDeque};
+use std::collections::{BTreeMap, BTreeSet};
+use std::ops::Bound;
 use std::sync::Arc;
 
+use super::operator::Row;
+use super::reader::Readers;
 use super::{ConnectionKey, ConsumerKey, Limits};
-use crate::queue::message::{DEAD_LETTERS, Destination, Id, Level, Message, PRIORITIES};
+use crate::queue::message::{DEAD_LETTERS, Destination, Id, Level, Marks, Message, PRIORITIES};
 
 /// What is known of one message in memory.
 #[derive(Debug, Clone)]
@@ -18,6 +22,7 @@ pub(super) struct Entry {
     pub(super) size: usize,
     pub(super) at: u64,
     pub(super) expiration: u64,
+    pub(super) marks: Option<Arc<Marks>>,
     /// Not kept for a persistent one that was dispatched already: it is read again.
     pub(super) message: Option<Arc<Message>>,
 }
@@ -25,7 +30,14 @@ pub(super) struct Entry {
 impl Entry {
     pub(super) fn new(persistent: bool, message: Arc<Message>) -> Self {
         let (size, at, expiration) = (message.body.len(), message.at, message.expiration);
-        Self { persistent, redeliveries: 0, size, at, expiration, message: Some(message) }
+        let marks = message.marks.clone();
+        Self { persistent, redeliveries: 0, size, at, expiration, marks, message: Some(message) }
+    }
+
+    /// One that is on disk, and is read when it is given away.
+    pub(super) fn of(row: &Row) -> Self {
+        let Row { size, at, expiration, ref marks, .. } = *row;
+        Self { persistent: true, redeliveries: 0, size, at, expiration, marks: marks.clone(), message: None }
     }
 
     pub(super) fn is_expired(&self, now: u64) -> bool {
@@ -48,16 +60,20 @@ pub(super) struct Stock {
     /// Rows that are on disk only; all of them behind `cursor`.
     pub(super) beyond: u64,
     pub(super) cursor: u64,
+    /// No row has a higher number.
+    pub(super) last: u64,
     /// A page of them was asked for.
     pub(super) loading: bool,
 }
 
-/// Who is next.
+/// What is next for a consumer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Head {
+pub(super) enum Next {
     Nothing,
-    /// It has to be read first.
-    OnDisk(Level),
+    /// The window has to go on.
+    Load(Level),
+    /// The window is full of what it declines: it looks on, on disk, behind a number.
+    Scan(Level, u64),
     Ready(Id),
 }
 
@@ -74,9 +90,9 @@ pub(super) struct Line {
     pub(super) ready: BTreeMap<Id, Entry>,
     ready_bytes: usize,
     pub(super) stock: [Stock; PRIORITIES as usize],
-    /// Who may be given the next message, in turn. Those who are full are dropped when met.
-    pub(super) hungry: VecDeque<ConsumerKey>,
-    pub(super) consumers: usize,
+    /// Persistent messages behind the cursor that are in memory or in hands, and not only on disk.
+    ahead: BTreeSet<Id>,
+    pub(super) readers: Readers,
     pub(super) in_flight: usize,
     pub(super) enqueued: u64,
     pub(super) dequeued: u64,
@@ -93,8 +109,8 @@ impl Line {
             ready: BTreeMap::new(),
             ready_bytes: 0,
             stock: [Stock::default(); PRIORITIES as usize],
-            hungry: VecDeque::new(),
-            consumers: 0,
+            ahead: BTreeSet::new(),
+            readers: Readers::default(),
             in_flight: 0,
             enqueued: 0,
             dequeued: 0,
@@ -117,25 +133,71 @@ impl Line {
         &mut self.stock[id.level().index().min(usize::from(PRIORITIES) - 1)]
     }
 
-    pub(super) fn head(&self) -> Head {
-        let ready = self.ready.keys().next().copied();
-        let on_disk = self.stock.iter().position(|stock| stock.beyond > 0);
-        match (ready, on_disk) {
-            (None, None) => Head::Nothing,
-            // Within a level the disk has only what comes behind the cursor; what is not persistent may
-            // be farther behind.
-            (Some(id), Some(index)) if self.is_before(id, index) => Head::Ready(id),
-            (Some(id), None) => Head::Ready(id),
-            (_, Some(index)) => {
-                let priority = PRIORITIES - 1 - u8::try_from(index).unwrap_or(0);
-                Head::OnDisk(Level::new(self.number, priority))
+    /// What a consumer that has room may have next; what it declines it will not look at again.
+    pub(super) fn next_for(&mut self, key: ConsumerKey, limits: &Limits) -> Next {
+        let disk = self.unread(key);
+        // Within a level the disk has only what comes behind the cursor; what is in memory may be
+        // farther behind.
+        let end = disk.map_or(Bound::Unbounded, |(level, after)| Bound::Included(level.place(after)));
+        let near = self.readers.near(key);
+        let (mut declined, mut found) = (None, None);
+        if near.is_none_or(|near| disk.is_none_or(|(level, after)| near < level.place(after))) {
+            let from = near.map_or(Bound::Unbounded, Bound::Excluded);
+            for (id, entry) in self.ready.range((from, end)) {
+                if self.readers.takes(key, *id, entry.marks.as_deref()) {
+                    found = Some(*id);
+                    break;
+                }
+                declined = Some(*id);
+            }
+        }
+        if let Some(declined) = declined {
+            self.readers.pass(key, declined);
+        }
+        match (found, disk) {
+            (Some(id), _) => Next::Ready(id),
+            (None, None) => Next::Nothing,
+            (None, Some((level, after))) => {
+                let room =
+                    self.ready.len() < limits.window_messages && self.ready_bytes < limits.window_bytes;
+                // Who declines nothing takes what is read.
+                let reads = room || self.readers.near(key).is_none();
+                let at_window = after == self.stock(level.place(0)).cursor;
+                if reads && at_window { Next::Load(level) } else { Next::Scan(level, after) }
             }
         }
     }
 
-    fn is_before(&self, id: Id, on_disk: usize) -> bool {
-        let level = id.level().index();
-        level < on_disk || level == on_disk && id.sequence() <= self.stock[on_disk].cursor
+    /// The most urgent level of which there is more on disk than the consumer has looked at, and how
+    /// far it has.
+    fn unread(&self, key: ConsumerKey) -> Option<(Level, u64)> {
+        let unread = |(index, stock): (usize, &Stock)| {
+            if stock.beyond == 0 {
+                return None;
+            }
+            let after = stock.cursor.max(self.readers.far(key, index));
+            let priority = PRIORITIES - 1 - u8::try_from(index).unwrap_or(0);
+            (after < stock.last).then(|| (Level::new(self.number, priority), after))
+        };
+        self.stock.iter().enumerate().find_map(unread)
+    }
+
+    /// Does the row wait on disk only?
+    pub(super) fn is_beyond(&mut self, id: Id) -> bool {
+        let stock = *self.stock(id);
+        stock.beyond > 0 && id.sequence() > stock.cursor && !self.ahead.contains(&id)
+    }
+
+    /// Takes a row that [`Line::is_beyond`].
+    pub(super) fn take_beyond(&mut self, id: Id) {
+        self.stock(id).beyond -= 1;
+        self.ahead.insert(id);
+    }
+
+    /// The window goes on with this row; tells whether it waited on disk only.
+    pub(super) fn enter(&mut self, id: Id) -> bool {
+        self.stock(id).cursor = id.sequence();
+        !self.ahead.remove(&id)
     }
 
     /// A message that stands in the journal now: into the window if there is room and nothing
@@ -148,6 +210,7 @@ impl Line {
         let stock = self.stock(id);
         stock.rows += 1;
         stock.bytes += size as u64;
+        stock.last = stock.last.max(id.sequence());
         if stock.beyond > 0 || !room {
             stock.beyond += 1;
             return;
@@ -161,6 +224,7 @@ impl Line {
         self.ready_bytes += entry.cached();
         *cached += entry.cached();
         self.ready.insert(id, entry);
+        self.readers.returned(id);
     }
 
     pub(super) fn take(&mut self, id: Id, cached: &mut usize) -> Option<Entry> {
@@ -175,6 +239,8 @@ impl Line {
         let stock = self.stock(id);
         if entry.persistent && id.sequence() > stock.cursor {
             stock.beyond += 1;
+            self.ahead.remove(&id);
+            self.readers.look_again(id);
         } else {
             self.put(id, entry, cached);
         }
@@ -182,6 +248,7 @@ impl Line {
 
     /// The journal has dropped it.
     pub(super) fn drop_row(&mut self, id: Id, size: usize) {
+        self.ahead.remove(&id);
         let stock = self.stock(id);
         stock.rows = stock.rows.saturating_sub(1);
         stock.bytes = stock.bytes.saturating_sub(size as u64);

@@ -1,13 +1,15 @@
 //! What operators do with queues: list, purge, move, remove; and what time does: expiry. Rows that
 //! are on disk only are named by whoever reads the disk.
 
+use std::sync::Arc;
+
 use super::line::{Entry, Line};
 use super::unit::{Move, Unit};
 use super::{Core, Done, Effect, Fate, Refusal, Token};
-use crate::queue::message::{Cause, Destination, Id, Placed};
+use crate::queue::message::{Cause, Destination, Id, Marks, Placed};
 
 /// What is known of a row without its body.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
     /// Its place.
     pub id: Id,
@@ -17,6 +19,8 @@ pub struct Row {
     pub at: u64,
     /// When its time is over, in ms since 1970; 0 is never.
     pub expiration: u64,
+    /// By what consumers are chosen.
+    pub marks: Option<Arc<Marks>>,
 }
 
 /// What an operator wants done with messages.
@@ -106,11 +110,8 @@ impl Core {
             let step = queue.map(|queue| {
                 let to = self.place(queue, id.level().priority());
                 let (size, at, expiration) = (entry.size, entry.at, entry.expiration);
-                Move { from: id, to, size, at, expiration, origin: None }
+                Move { from: id, to, size, at, expiration, marks: entry.marks.clone(), origin: None }
             });
-            if entry.persistent {
-                self.removing.insert(id);
-            }
             unit.removed.push((id, entry, step));
         }
         self.units.push(unit);
@@ -118,27 +119,20 @@ impl Core {
 
     /// Takes a row out of its line, unless a consumer or a commit under way has it.
     fn pick(&mut self, row: &Row) -> Option<(Id, Entry)> {
-        if self.removing.contains(&row.id) {
-            return None;
-        }
         let line = self.lines.get_mut(&row.id.level().queue())?;
         if let Some(entry) = line.take(row.id, &mut self.cached) {
             return Some((row.id, entry));
         }
-        let stock = line.stock(row.id);
-        if row.id.sequence() <= stock.cursor || stock.beyond == 0 {
-            return None;
-        }
-        stock.beyond -= 1;
-        let Row { size, at, expiration, .. } = *row;
-        Some((row.id, Entry { persistent: true, redeliveries: 0, size, at, expiration, message: None }))
+        line.is_beyond(row.id).then(|| {
+            line.take_beyond(row.id);
+            (row.id, Entry::of(row))
+        })
     }
 
     /// The time of these rows is over.
     pub fn expire(&mut self, now: u64, rows: &[Row]) {
         for row in rows.iter().filter(|row| row.expiration != 0 && row.expiration <= now) {
             if let Some((id, entry)) = self.pick(row) {
-                self.removing.insert(id);
                 self.end(id, entry, &Fate::Dead(Cause::Expired));
             }
         }
@@ -165,7 +159,7 @@ impl Core {
         let number = line.number;
         let state = state(line);
         let empty = state.depth == 0 && line.stock.iter().all(|stock| stock.rows == 0);
-        let used = !empty || line.consumers > 0 || line.owner.is_some() || line.is_for_the_dead();
+        let used = !empty || line.readers.len() > 0 || line.owner.is_some() || line.is_for_the_dead();
         if used || self.is_awaited() || self.owed() > 0 || self.is_sent_to(number) {
             let in_use = Refusal::InUse { destination: destination.clone() };
             return self.effects.push(Effect::Answer(token, Err(in_use)));
@@ -183,7 +177,7 @@ fn state(line: &Line) -> QueueState {
         destination: line.destination.clone(),
         depth: line.waiting() + line.in_flight as u64,
         in_flight: line.in_flight as u64,
-        consumers: line.consumers as u64,
+        consumers: line.readers.len() as u64,
         enqueued: line.enqueued,
         dequeued: line.dequeued,
         dead: line.dead,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 
 use super::consumer::{Consumer, Taken};
 use super::line::Entry;
+use super::reader::Terms;
 use super::unit::Unit;
 use super::{ConnectionKey, ConsumerKey, Core, Done, Effect, Fate, Refusal, Token};
 use crate::queue::message::{Cause, Destination, Id, Message};
@@ -136,7 +137,7 @@ impl Core {
         if line.owner != Some(connection) {
             return Err(Refusal::NotYours { destination: destination() });
         }
-        if line.consumers > 0 {
+        if line.readers.len() > 0 {
             return Err(Refusal::InUse { destination: destination() });
         }
         let number = line.number;
@@ -156,6 +157,7 @@ impl Core {
     }
 
     /// A new consumer. With a prefetch of 0 it is given only what [`Core::pull`] asks for.
+    /// Those that come later have higher keys.
     ///
     /// # Errors
     /// Those of [`Core::queue`]; [`Refusal::NotYours`]; [`Refusal::TooManyConsumers`].
@@ -164,7 +166,7 @@ impl Core {
         connection: ConnectionKey,
         key: ConsumerKey,
         destination: &Destination,
-        prefetch: usize,
+        terms: Terms,
     ) -> Result<(), Refusal> {
         let most = self.limits.consumers;
         if self.consumers.len() >= most {
@@ -175,8 +177,8 @@ impl Core {
         if line.owner.is_some_and(|owner| owner != connection) {
             return Err(Refusal::NotYours { destination: destination.clone() });
         }
-        line.consumers += 1;
-        self.consumers.insert(key, Consumer::new(connection, number, prefetch));
+        self.consumers.insert(key, Consumer::new(connection, number, terms.prefetch));
+        line.readers.enter(key, terms);
         self.connections.entry(connection).or_default().consumers.insert(key);
         self.feed(key);
         Ok(())
@@ -189,10 +191,9 @@ impl Core {
             connection.consumers.remove(&key);
         }
         if let Some(line) = self.lines.get_mut(&consumer.queue) {
-            line.consumers -= 1;
-            if consumer.hungry {
-                line.hungry.retain(|hungry| *hungry != key);
-            }
+            line.readers.leave(key);
+            // Another may be the exclusive one now, or have its groups.
+            self.ripe.insert(consumer.queue);
         }
         self.free_big(consumer.big);
         let held = |last| consumer.range(None, last).map(|turns| *turns.end());
@@ -208,7 +209,7 @@ impl Core {
             if was_seen(turn, flight.id) {
                 flight.entry.redeliveries = flight.entry.redeliveries.saturating_add(1);
             }
-            self.landed(flight.id);
+            self.landed(key, &flight);
             self.requeue(flight.id, flight.entry);
         }
     }
@@ -421,7 +422,7 @@ impl Core {
         match transaction {
             None => {
                 for (_, flight) in flights {
-                    self.landed(flight.id);
+                    self.landed(key, &flight);
                     self.end(flight.id, flight.entry, &fate);
                 }
             }

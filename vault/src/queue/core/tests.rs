@@ -3,6 +3,7 @@
 //! many histories run, `SEED` runs one. Each safeguard has a control: with it taken away, the
 //! same checks must fail.
 
+mod choice;
 mod disk;
 mod rules;
 mod world;
@@ -69,4 +70,9 @@ fn control_a_disk_that_forgets_deletions_is_noticed() {
 #[test]
 fn control_a_forgotten_producer_is_noticed() {
     must_fail(Control::ForgetsProducers, "is kept twice");
+}
+
+#[test]
+fn control_a_look_that_ends_too_early_is_noticed() {
+    must_fail(Control::LooksTooShort, "might have it");
 }

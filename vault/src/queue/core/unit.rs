@@ -2,12 +2,13 @@
 //! nothing of who asked but a token.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use super::consumer::Taken;
 use super::line::Entry;
 use super::producers::{Before, Known};
 use super::{Core, Done, Effect, Refusal, Token};
-use crate::queue::message::{Destination, Id, Origin, Placed};
+use crate::queue::message::{Destination, Id, Marks, Origin, Placed};
 
 /// A message takes another place in the journal. Its body is not touched.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub struct Move {
     pub at: u64,
     /// When its time is over there, in ms since 1970; 0 is never.
     pub expiration: u64,
+    /// As before.
+    pub marks: Option<Arc<Marks>>,
     /// Set on dead letters.
     pub origin: Option<Origin>,
 }
@@ -151,7 +154,7 @@ impl Core {
         let mut answers = Vec::with_capacity(units.len());
         for unit in units {
             for Taken { consumer: key, flight, fate, step, .. } in unit.taken {
-                self.landed(flight.id);
+                self.landed(key, &flight);
                 if let Some(consumer) = self.consumers.get_mut(&key) {
                     consumer.taken -= 1;
                     self.feed(key);
@@ -186,7 +189,6 @@ impl Core {
                 }
             }
             for (id, entry, _) in unit.removed {
-                self.removing.remove(&id);
                 let number = id.level().queue();
                 if let Some(line) = self.lines.get_mut(&number) {
                     line.keep(id, entry, &mut self.cached);
@@ -216,7 +218,6 @@ impl Core {
     }
 
     fn row_gone(&mut self, id: Id, size: usize) {
-        self.removing.remove(&id);
         if let Some(line) = self.lines.get_mut(&id.level().queue()) {
             line.drop_row(id, size);
             self.stored = self.stored.saturating_sub(size as u64);
@@ -225,8 +226,8 @@ impl Core {
 
     fn moved(&mut self, step: Move) -> (Id, Entry) {
         self.row_gone(step.from, step.size);
-        let Move { to, size, at, expiration, .. } = step;
-        (to, Entry { persistent: true, redeliveries: 0, size, at, expiration, message: None })
+        let Move { to, size, at, expiration, marks, .. } = step;
+        (to, Entry { persistent: true, redeliveries: 0, size, at, expiration, marks, message: None })
     }
 
     /// It stands, and whoever is next may have it.

@@ -33,7 +33,10 @@ pub(super) const MIGRATIONS: &[&str] = &["
         expiration INTEGER NOT NULL,
         size INTEGER NOT NULL,
         name TEXT NOT NULL,
+        -- By what consumers are chosen; in front of the body, so that they are read without it.
         message_group TEXT,
+        closes_group INTEGER NOT NULL,
+        path TEXT,
         -- Of a dead letter.
         origin TEXT,
         cause TEXT,

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use super::{Journal, PIECE};
 use crate::queue::core::{Move, Writes};
-use crate::queue::message::{Cause, Destination, Id, Level, Message, Origin, Placed};
+use crate::queue::message::{Cause, Destination, Id, Level, Marks, Message, Origin, Placed};
 
 fn open(folder: &tempfile::TempDir) -> Journal {
     Journal::open(&folder.path().join("queues.db")).unwrap().0
@@ -19,7 +19,7 @@ fn placed(sequence: u64, size: usize) -> Placed {
         name: format!("ID:host-{sequence}").into(),
         at: 7,
         expiration: 9,
-        group: Some("g".into()),
+        marks: Marks::new(Some("g"), -1, ["ID:a", "b \"\n"]),
         origin: None,
         body: body.into(),
     };
@@ -49,7 +49,8 @@ fn a_body_of_any_size_is_read_back_whole_and_leaves_nothing_behind() {
     let origin = Some(Origin { queue: "orders".to_owned(), cause: Cause::poison(Some("no stock")) });
     let (last, to) = (all.last().unwrap(), Level::new(0, 4).place(100));
     let size = last.message.body.len();
-    let step = Move { from: last.id, to, size, at: 7, expiration: 0, origin: origin.clone() };
+    let marks = last.message.marks.clone();
+    let step = Move { from: last.id, to, size, at: 7, expiration: 0, marks, origin: origin.clone() };
     journal.write(&Writes { moves: vec![step], ..Writes::default() }).unwrap();
     let dead = journal.read(to).unwrap().message;
     assert_eq!((&dead.body, &dead.origin, dead.expiration), (&last.message.body, &origin, 0));

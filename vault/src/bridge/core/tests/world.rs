@@ -87,6 +87,10 @@ impl Disk {
                     self.rows.remove(sequence).unwrap();
                 }
             }
+            Write::Jump(batch) => {
+                self.next_batch = batch;
+                self.last_sequence += 1 << 40;
+            }
             Write::Bury { sequence, .. } => self.dead.push(self.rows.remove(&sequence).unwrap()),
         }
     }
@@ -110,6 +114,7 @@ impl Disk {
             next_batch: self.next_batch,
             uncertain: self.open.iter().map(|(batch, rows)| (*batch, load(rows.len()))).collect(),
             waiting: load(self.rows.len() - held),
+            dead: load(self.dead.len()),
         }
     }
 }
@@ -145,7 +150,7 @@ impl Vault {
         self.disk.rows.len() == returned
             && self.errands.is_empty()
             && self.from_source.is_empty()
-            && self.core.as_ref().is_some_and(|core| core.open.is_none() && core.uncertain() == 0)
+            && self.core.as_ref().is_some_and(|core| core.open.is_none() && core.uncertain().rows == 0)
     }
 }
 
@@ -435,7 +440,7 @@ impl World {
         let Some(rows) = it.to_target.pop_front() else { return };
         if !self.is_calm && rows.iter().any(|row| row.message == POISON) {
             it.target_is_connected = false;
-            it.from_target.push_back(Input::Refused("poison".to_owned()));
+            it.from_target.push_back(Input::Refused { why: "poison".to_owned(), for_ever: false });
             return;
         }
         let last = &mut self.last[vault];
@@ -477,7 +482,7 @@ impl World {
             _ => it.from_target.pop_front(),
         };
         if let Some(input) = next {
-            self.vaults[vault].target_believes &= !matches!(input, Input::Refused(_));
+            self.vaults[vault].target_believes &= !matches!(input, Input::Refused { .. });
             self.tell(vault, input);
         }
     }

@@ -116,6 +116,16 @@ impl Disk {
         rows
     }
 
+    pub(super) fn scan(&mut self, level: Level, after: u64, most: usize) -> Vec<Row> {
+        let (from, to) = level.places();
+        let range = self.rows.range(level.place(after).next().max(from)..to);
+        let rows: Vec<Row> = range.take(most).map(|(id, message)| row(*id, message)).collect();
+        if let Some(journal) = self.journal() {
+            assert_eq!(journal.scan(level, after, most).unwrap(), rows);
+        }
+        rows
+    }
+
     pub(super) fn expired(&mut self, now: u64) -> Vec<Row> {
         let over = self.rows.iter().filter(|(_, message)| (1..=now).contains(&message.expiration));
         let rows: Vec<Row> = over.map(|(id, message)| row(*id, message)).collect();
@@ -125,6 +135,10 @@ impl Disk {
             assert_eq!(found, rows);
         }
         rows
+    }
+
+    pub(super) fn message(&self, id: Id) -> Option<&Message> {
+        self.rows.get(&id).map(|message| &**message)
     }
 
     pub(super) fn rows(&self) -> impl Iterator<Item = (&Id, &Arc<Message>)> {
@@ -141,5 +155,6 @@ impl Disk {
 }
 
 fn row(id: Id, message: &Message) -> Row {
-    Row { id, size: message.body.len(), at: message.at, expiration: message.expiration }
+    let marks = message.marks.clone();
+    Row { id, size: message.body.len(), at: message.at, expiration: message.expiration, marks }
 }

@@ -7,14 +7,18 @@ use bytes::Bytes;
 use crate::queue::core::{AckKind, Action, Core, Effect, Kept, Limits, Refusal, Seen, Send};
 use crate::queue::message::{Destination, Id, Message, Placed};
 
-struct Bench {
-    core: Core,
+pub(super) struct Bench {
+    pub(super) core: Core,
     token: u64,
 }
 
 impl Bench {
-    fn new(limits: Limits) -> Self {
-        Self { core: Core::new(limits, Kept::default()), token: 0 }
+    pub(super) fn new(limits: Limits) -> Self {
+        Self::of(Core::new(limits, Kept::default()))
+    }
+
+    pub(super) fn of(core: Core) -> Self {
+        Self { core, token: 0 }
     }
 
     fn send(&mut self, queue: &str, size: usize, transaction: Option<u64>) -> u64 {
@@ -30,9 +34,19 @@ impl Bench {
         (size, expiration): (usize, u64),
         transaction: Option<u64>,
     ) -> u64 {
-        self.token += 1;
         let body = Bytes::from(vec![0; size]);
-        let message = Message { name: "m".into(), at: 1, expiration, group: None, origin: None, body };
+        let message = Message { name: "m".into(), at: 1, expiration, marks: None, origin: None, body };
+        self.post_as(destination, persistent, message, transaction)
+    }
+
+    pub(super) fn post_as(
+        &mut self,
+        destination: Destination,
+        persistent: bool,
+        message: Message,
+        transaction: Option<u64>,
+    ) -> u64 {
+        self.token += 1;
         let send = Send {
             destination,
             persistent,
@@ -46,7 +60,7 @@ impl Bench {
     }
 
     /// What is given away, as `(consumer, place)`.
-    fn given(&mut self) -> Vec<(u64, Id)> {
+    pub(super) fn given(&mut self) -> Vec<(u64, Id)> {
         self.core.committed();
         self.core.dispatch(5);
         let effects = self.core.effects().into_iter();
@@ -58,7 +72,7 @@ impl Bench {
     }
 
     fn subscribe(&mut self, key: u64, queue: &str, prefetch: usize) -> Result<(), Refusal> {
-        self.core.subscribe(1, key, &Destination::queue(queue).unwrap(), prefetch)
+        self.core.subscribe(1, key, &Destination::queue(queue).unwrap(), prefetch.into())
     }
 
     fn refused(&mut self, token: u64) -> Option<Refusal> {
@@ -157,7 +171,7 @@ fn consumers_that_come_and_go_leave_nothing_behind() {
     }
     let number = bench.core.find(&Destination::queue("a").unwrap()).unwrap();
     let line = &bench.core.lines[&number];
-    assert_eq!((line.hungry.len(), line.consumers, bench.core.consumers.len()), (1, 1, 1));
+    assert_eq!((line.readers.len(), bench.core.consumers.len()), (1, 1));
 }
 
 #[test]
@@ -212,7 +226,7 @@ fn what_was_for_a_temporary_queue_that_ended_reaches_no_other() {
     bench.core.disconnect(2);
     bench.core.create_temporary(3, &bob).unwrap();
     assert_eq!(bench.core.find(&bob), number, "the number is given out again");
-    bench.core.subscribe(3, 9, &bob, 10).unwrap();
+    bench.core.subscribe(3, 9, &bob, 10.into()).unwrap();
     bench.core.commit(99, 1, 8);
     assert_eq!(bench.given(), []);
     assert_eq!(bench.core.memory_bytes(), 0);
@@ -290,7 +304,7 @@ fn bodies_that_are_read_are_kept_in_all_queues_together_as_the_limit_says() {
     });
     let (level, after) = load.unwrap();
     let body = Bytes::from(vec![0; 10]);
-    let message = Message { name: "m".into(), at: 1, expiration: 0, group: None, origin: None, body };
+    let message = Message { name: "m".into(), at: 1, expiration: 0, marks: None, origin: None, body };
     let placed = Placed { id: level.place(after + 1), persistent: true, message: Arc::new(message) };
     bench.core.loaded(level, Some(vec![placed]));
     assert_eq!(bench.core.cached, 0, "it is read again when it is given away");

@@ -8,9 +8,10 @@ use bytes::Bytes;
 
 use super::disk::Disk;
 use crate::queue::core::{
-    AckKind, Action, ConsumerKey, Core, Done, Effect, Limits, Refusal, Seen, Send, Token, Writes,
+    AckKind, Action, ConsumerKey, Core, Done, Effect, Filter, Limits, Refusal, Seen, Send, Terms, Token,
+    Writes,
 };
-use crate::queue::message::{DEAD_LETTERS, Destination, Id, Message};
+use crate::queue::message::{DEAD_LETTERS, Destination, Id, Marks, Message};
 
 /// What is taken away from a history to see whether the checks notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -22,6 +23,8 @@ pub(super) enum Control {
     ForgetsDeletions,
     /// What was sent before a kill is not recognised afterwards.
     ForgetsProducers,
+    /// Rows that are looked at for those who decline others end too early.
+    LooksTooShort,
 }
 
 /// SplitMix64: the sequence is the seed's alone.
@@ -89,6 +92,10 @@ struct Hands {
     /// Bytes not passed on.
     under_way: usize,
     prefetch: usize,
+    exclusive: bool,
+    priority: i8,
+    /// Declines what has passed this broker, and so many.
+    filter: Option<(&'static str, usize)>,
 }
 
 pub(super) struct World {
@@ -109,6 +116,8 @@ pub(super) struct World {
     /// What was sent and not answered before the connection broke.
     unanswered: Vec<Sent>,
     consumers: BTreeMap<ConsumerKey, Hands>,
+    /// Whose a queue's groups are.
+    owners: BTreeMap<(u16, Arc<str>), ConsumerKey>,
     transactions: BTreeMap<u64, (Vec<Sent>, Vec<Taken>)>,
     /// Acknowledged outside of transactions since the last commit.
     owed: Vec<Box<str>>,
@@ -141,6 +150,7 @@ impl World {
             waiting: HashMap::new(),
             unanswered: Vec::new(),
             consumers: BTreeMap::new(),
+            owners: BTreeMap::new(),
             transactions: BTreeMap::new(),
             owed: Vec::new(),
             early: Vec::new(),
@@ -196,11 +206,36 @@ impl World {
         self.perform()?;
         self.commit(false)?;
         self.perform()?;
-        // What dies on the way is consumed among dead letters.
+        self.consume()?;
+        self.nothing_eligible_waits()?;
+        // What those who are choosy have left is everybody's; what dies on the way is consumed among dead
+        // letters.
+        let keys: Vec<ConsumerKey> = self.consumers.keys().copied().collect();
+        keys.into_iter().for_each(|key| self.end(key));
         for queue in self.core.list() {
-            self.new_consumer(queue.destination.clone(), 1_000, queue.number);
+            let hands = Hands { queue: queue.number, prefetch: 1_000, ..Hands::default() };
+            self.new_consumer(queue.destination.clone(), hands);
         }
         self.perform()?;
+        self.consume()?;
+        let early = std::mem::take(&mut self.early);
+        early.iter().for_each(|writes| self.disk.write(writes));
+        if let Some((id, _)) = self.disk.rows().next() {
+            return Err(format!("{id:?} is left over"));
+        }
+        let lost =
+            self.fates.iter().find(|(name, fate)| **fate == Fate::Kept && self.persistent.contains(*name));
+        match lost {
+            Some((name, _)) => Err(format!("{name} was answered and is lost")),
+            None if self.core.stored_bytes() != 0 || self.core.memory_bytes() != 0 => {
+                Err(format!("bytes left over: {} {}", self.core.stored_bytes(), self.core.memory_bytes()))
+            }
+            None => Ok(()),
+        }
+    }
+
+    /// All consumers acknowledge whatever they get, until there is nothing more for them.
+    fn consume(&mut self) -> Result<(), String> {
         let mut idle = 0;
         while idle < 3 {
             idle += 1;
@@ -219,20 +254,47 @@ impl World {
             self.commit(false)?;
             self.perform()?;
         }
-        let early = std::mem::take(&mut self.early);
-        early.iter().for_each(|writes| self.disk.write(writes));
-        if let Some((id, _)) = self.disk.rows().next() {
-            return Err(format!("{id:?} is left over"));
-        }
-        let lost =
-            self.fates.iter().find(|(name, fate)| **fate == Fate::Kept && self.persistent.contains(*name));
-        match lost {
-            Some((name, _)) => Err(format!("{name} was answered and is lost")),
-            None if self.core.stored_bytes() != 0 || self.core.memory_bytes() != 0 => {
-                Err(format!("bytes left over: {} {}", self.core.stored_bytes(), self.core.memory_bytes()))
+        Ok(())
+    }
+
+    fn nothing_eligible_waits(&self) -> Result<(), String> {
+        let waits = |key: &ConsumerKey, hands: &Hands| {
+            let served = self.only(hands.queue).is_none_or(|only| only == *key);
+            served.then(|| self.first_for(*key, hands.queue, None)).flatten()
+        };
+        match self.consumers.iter().find_map(|(key, hands)| Some((key, waits(key, hands)?))) {
+            Some((key, id)) if self.control != Control::AnswersEarly => {
+                Err(format!("{id:?} waits, and {key} might have it"))
             }
-            None => Ok(()),
+            _ => Ok(()),
         }
+    }
+
+    /// Who alone is served among a queue's consumers.
+    fn only(&self, queue: u16) -> Option<ConsumerKey> {
+        let own = self.consumers.iter().filter(|(_, hands)| hands.queue == queue && hands.exclusive);
+        own.max_by_key(|(key, hands)| (hands.priority, std::cmp::Reverse(**key))).map(|(key, _)| *key)
+    }
+
+    /// The first that is visible and that a consumer may have, up to a place.
+    fn first_for(&self, key: ConsumerKey, queue: u16, upto: Option<Id>) -> Option<Id> {
+        let (from, to) = Id::places_of(queue);
+        let visible = self.visible.range(from..upto.map_or(to, Id::next));
+        let fits = |id: &Id| {
+            let message = self.disk.message(*id)?;
+            let over = message.expiration != 0 && message.expiration <= self.now;
+            (!over && self.may_have(key, queue, message.marks.as_deref())).then_some(*id)
+        };
+        visible.into_iter().find_map(fits)
+    }
+
+    fn may_have(&self, key: ConsumerKey, queue: u16, marks: Option<&Marks>) -> bool {
+        let Some(marks) = marks else { return true };
+        let passes = self.consumers.get(&key).and_then(|hands| hands.filter).is_none_or(|(broker, hops)| {
+            marks.path.len() < hops && !marks.path.iter().any(|passed| &**passed == broker)
+        });
+        let owner = marks.group.clone().and_then(|group| self.owners.get(&(queue, group)));
+        passes && owner.is_none_or(|owner| *owner == key)
     }
 
     fn send(&mut self) {
@@ -259,7 +321,7 @@ impl World {
         let expiration = if self.random.chance(10) { self.now + self.random.below(100) } else { 0 };
         let body = Bytes::from(vec![b'x'; usize::try_from(self.random.below(40)).unwrap()]);
         let message =
-            Message { name: name.clone(), at: self.now, expiration, group: None, origin: None, body };
+            Message { name: name.clone(), at: self.now, expiration, marks: self.marks(), origin: None, body };
         let queue = ["a", "b"][usize::try_from(self.random.below(2)).unwrap()];
         // A session is in a transaction or is not, and its producer's numbers only grow.
         let producer = format!("p{} {} {transaction:?}", self.number % 2, self.life);
@@ -291,28 +353,48 @@ impl World {
     fn subscribe(&mut self) {
         let queue = ["a", "b", DEAD_LETTERS][usize::try_from(self.random.below(3)).unwrap()];
         let destination = Destination::queue(queue).unwrap();
-        let number = self.core.queue(&destination).unwrap();
+        let queue = self.core.queue(&destination).unwrap();
         let prefetch = usize::try_from(1 + self.random.below(5)).unwrap();
+        let filter = [("x", usize::MAX), ("y", 1)][usize::try_from(self.random.below(2)).unwrap()];
+        let hands = Hands {
+            queue,
+            prefetch,
+            exclusive: self.random.chance(5),
+            priority: i8::try_from(self.random.below(3)).unwrap() - 1,
+            filter: self.random.chance(20).then_some(filter),
+            ..Hands::default()
+        };
         if self.consumers.len() < 5 {
-            self.new_consumer(destination, prefetch, number);
+            self.new_consumer(destination, hands);
         }
     }
 
-    fn new_consumer(&mut self, destination: Destination, prefetch: usize, queue: u16) -> ConsumerKey {
+    fn new_consumer(&mut self, destination: Destination, hands: Hands) {
         self.key += 1;
         let key = self.key;
-        self.note(|| format!("subscribe {key} to {destination}"));
-        let hands = Hands { queue, connection: CONNECTION, prefetch, ..Hands::default() };
-        self.consumers.insert(self.key, hands);
-        self.core.subscribe(CONNECTION, self.key, &destination, prefetch).unwrap();
-        self.key
+        self.note(|| format!("subscribe {key} to {destination}: {hands:?}"));
+        let hops = |hops| i32::try_from(hops).unwrap_or(-1);
+        let terms = Terms {
+            prefetch: hands.prefetch,
+            priority: hands.priority,
+            exclusive: hands.exclusive,
+            filter: hands.filter.map(|(broker, most)| Filter::new(broker, hops(most))),
+        };
+        self.consumers.insert(self.key, Hands { connection: CONNECTION, ..hands });
+        self.core.subscribe(CONNECTION, self.key, &destination, terms).unwrap();
     }
 
     fn unsubscribe(&mut self) {
         let keys: Vec<ConsumerKey> = self.consumers.keys().copied().collect();
-        let Some(key) = self.random.pick(&keys) else { return };
+        if let Some(key) = self.random.pick(&keys) {
+            self.end(key);
+        }
+    }
+
+    fn end(&mut self, key: ConsumerKey) {
         let hands = self.consumers.remove(&key).unwrap();
         self.note(|| format!("unsubscribe {key} with {:?}", hands.held));
+        self.owners.retain(|_, owner| *owner != key);
         self.put_back(hands.held);
         self.core.unsubscribe(key, Seen::Unknown);
     }
@@ -455,6 +537,7 @@ impl World {
         let owed = std::mem::take(&mut self.owed);
         self.undo(owed);
         self.consumers.clear();
+        self.owners.clear();
         if self.control == Control::ForgetsProducers {
             self.disk.forget_producers();
         }
@@ -543,6 +626,17 @@ impl World {
                             self.core.retry();
                         }
                     }
+                    Effect::Scan { level, after, rows } => {
+                        let mut rows = self.disk.scan(level, after, rows);
+                        if self.control == Control::LooksTooShort {
+                            rows.truncate(1);
+                        }
+                        let unread = self.random.chance(5);
+                        self.core.scanned(level, after, (!unread).then_some(&rows[..]));
+                        if unread {
+                            self.core.retry();
+                        }
+                    }
                     Effect::Deliver { consumer, id, size, message, .. } => {
                         let early = self.control == Control::AnswersEarly;
                         let missing = message.is_none() && early;
@@ -562,16 +656,25 @@ impl World {
         if self.fates.get(name) == Some(&Fate::Finished) {
             return Err(format!("{name} was acknowledged durably and comes again"));
         }
+        let queue = id.level().queue();
         if self.control != Control::Nothing {
             // The controls' worlds are checked for what they break, not for their order.
-        } else if self.persistent.contains(name) {
-            let (from, _) = Id::places_of(id.level().queue());
-            let first = self.visible.range(from..=id).find(|first| !self.is_expired(**first));
-            if first != Some(&id) {
-                return Err(format!("{id:?} is given away before {first:?}"));
+        } else {
+            if self.only(queue).is_some_and(|only| only != key) {
+                return Err(format!("{name} goes to {key} beside an exclusive consumer"));
             }
-            self.visible.remove(&id);
+            if !self.may_have(key, queue, message.marks.as_deref()) {
+                return Err(format!("{name} goes to {key}, who must not have it: {:?}", self.owners));
+            }
+            if self.persistent.contains(name) {
+                let first = self.first_for(key, queue, Some(id));
+                if first != Some(id) {
+                    return Err(format!("{id:?} is given away before {first:?}"));
+                }
+                self.visible.remove(&id);
+            }
         }
+        self.own(key, queue, message.marks.as_deref());
         if message.expiration != 0 && message.expiration <= self.now {
             return Err(format!("{name} is given away although its time is over"));
         }
@@ -594,9 +697,23 @@ impl World {
         Ok(())
     }
 
-    fn is_expired(&self, id: Id) -> bool {
-        let message = self.disk.rows().find(|(row, _)| **row == id).map(|(_, message)| message.expiration);
-        message.is_some_and(|expiration| expiration != 0 && expiration <= self.now)
+    fn own(&mut self, key: ConsumerKey, queue: u16, marks: Option<&Marks>) {
+        let Some((group, closes)) = marks.and_then(|marks| Some((marks.group.clone()?, marks.closes))) else {
+            return;
+        };
+        if closes {
+            self.owners.remove(&(queue, group));
+        } else {
+            self.owners.insert((queue, group), key);
+        }
+    }
+
+    fn marks(&mut self) -> Option<Arc<Marks>> {
+        let group = ["", "", "", "g", "h", "i"][usize::try_from(self.random.below(6)).unwrap()];
+        let sequence = if self.random.chance(15) { -1 } else { 1 };
+        let path: &[&str] =
+            [&[][..], &[], &["x"], &["y", "x"]][usize::try_from(self.random.below(4)).unwrap()];
+        Marks::new(Some(group), sequence, path.iter().copied())
     }
 
     fn answered(&mut self, token: Token, answer: Result<Done, Refusal>) {
@@ -637,6 +754,7 @@ fn limits() -> Limits {
         window_bytes: 60,
         cached_bytes: 100,
         outgoing_bytes: 1 << 20,
+        scanned_rows: 4,
         ..Limits::default()
     }
 }

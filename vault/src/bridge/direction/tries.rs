@@ -1,0 +1,51 @@
+//! Which broker of a URI is tried next, and when; and the words of a failure.
+
+use std::time::Duration;
+
+use shared::retry::Backoff;
+use tokio::time::sleep;
+
+use super::{STEADY, random};
+use crate::openwire::uri::{Address, Uri};
+
+/// Tries the brokers of a URI one after the other, waiting after each round; never ends.
+pub(super) struct Tries<'a> {
+    uri: &'a Uri,
+    next: usize,
+    backoff: Backoff,
+}
+
+impl<'a> Tries<'a> {
+    pub(super) fn new(uri: &'a Uri) -> Self {
+        let next = if uri.randomize { random() as usize % uri.brokers.len() } else { 0 };
+        Self {
+            uri,
+            next,
+            backoff: Backoff::new(uri.first_wait.max(Duration::from_millis(10)), uri.longest_wait),
+        }
+    }
+
+    pub(super) fn address(&self) -> &'a Address {
+        &self.uri.brokers[self.next % self.uri.brokers.len()]
+    }
+
+    /// The last try failed, perhaps after it had been connected for so long.
+    pub(super) async fn failed(&mut self, connected: Option<Duration>) {
+        match connected {
+            Some(time) if time >= STEADY => self.backoff.reset(),
+            Some(_) => {}
+            None => self.next += 1,
+        }
+        if connected.is_some() || self.next.is_multiple_of(self.uri.brokers.len()) {
+            sleep(self.backoff.next(random())).await;
+        }
+    }
+}
+
+/// A failure into the log, once for each new one.
+pub(super) fn tell_failure(name: &str, side: &str, before: &mut String, why: &str) {
+    if before != why {
+        tracing::warn!(bridge = %name, "bridge {name}: {side}: {why}");
+        why.clone_into(before);
+    }
+}

@@ -1,0 +1,303 @@
+//! The loop of a direction: what its connections and its journal tell goes to the rules, what the
+//! rules say goes to them. Knows the order of things; decides nothing.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use tokio::sync::{mpsc, watch};
+use tokio::task::JoinSet;
+use tokio::time::{Instant, MissedTickBehavior, interval};
+
+use super::source::{self, Link};
+use super::stand::Stand;
+use super::status::{Full, LastError, State, Status};
+use super::{Asked, Ears, Settings, fresh, now, target};
+use crate::bridge::core::{Core, Input, Step};
+use crate::bridge::journal::{Errand, Figures, Journal, JournalError, Told};
+use crate::openwire::Message;
+
+/// How often times are looked at.
+const TICK: Duration = Duration::from_secs(1);
+/// Events of a connection that wait for the rules.
+const MOST_EVENTS: usize = 64;
+/// With less room on the journal's disk nothing more is taken: what is there needs some to leave.
+const LEAST_ROOM: u64 = 64 << 20;
+/// A vault that is to stand back first sends on what it has, for so long at most.
+const HANDOVER: Duration = Duration::from_secs(30);
+
+/// What a connection's task tells.
+#[derive(Debug)]
+pub(super) enum Event {
+    /// The lock is held; here is the connection.
+    Holding(Link),
+    /// The other vault holds the lock; all our receipts that lie at the source.
+    Receipts(Vec<u64>),
+    /// The source is connected no more, or not yet.
+    SourceLost(String),
+    /// The other vault holds the lock, or is to have it.
+    Standby(String),
+    /// The target is connected, and takes what to send.
+    TargetUp(mpsc::Sender<target::Send>),
+    /// It is not, or not any more.
+    TargetLost(String),
+    /// Something for the rules.
+    Told(Input<Arc<Message>>),
+}
+
+/// Why the loop ended.
+#[derive(Debug)]
+pub(super) enum End {
+    /// The journal failed.
+    Failed(JournalError),
+    /// It must be left alone for this.
+    Asked(Asked),
+}
+
+pub(super) struct Direction<'a> {
+    core: Core<Arc<Message>>,
+    name: String,
+    folder: PathBuf,
+    status: &'a watch::Sender<Status>,
+    stand: Stand,
+    figures: Figures,
+    errands: mpsc::Sender<Errand>,
+    told: mpsc::UnboundedReceiver<Told>,
+    events: mpsc::Receiver<Event>,
+    link: Option<Link>,
+    target: Option<mpsc::Sender<target::Send>>,
+    /// The disk has too little room.
+    is_low: bool,
+    /// Since when the other vault is to carry.
+    standing_back: Option<Instant>,
+    /// End with it.
+    connections: JoinSet<()>,
+}
+
+impl<'a> Direction<'a> {
+    pub(super) async fn open(
+        settings: &Arc<Settings>,
+        status: &'a watch::Sender<Status>,
+        ears: &Ears,
+    ) -> Result<Self, JournalError> {
+        let (file, ends) = (settings.file.clone(), settings.ends());
+        let opened = tokio::task::spawn_blocking(move || {
+            let journal = Journal::open(&file, fresh(), &ends)?;
+            Ok::<_, JournalError>((journal.kept()?, journal.figures()?, journal.birth(), journal.run()?))
+        });
+        let (kept, figures, birth, (errands, told)) = match opened.await {
+            Ok(opened) => opened?,
+            // It is never cancelled.
+            Err(panic) => std::panic::resume_unwind(panic.into_panic()),
+        };
+        let (tell, events) = mpsc::channel(MOST_EVENTS);
+        let mut connections = JoinSet::new();
+        let stand_back = ears.stand_back.clone();
+        connections.spawn(source::run(settings.clone(), birth, tell.clone(), stand_back));
+        connections.spawn(target::run(settings.clone(), birth, tell));
+        let core = Core::new(settings.limits.clone(), kept);
+        status.send_modify(|status| {
+            status.turn(State::Away, Instant::now());
+            status.journal = None;
+        });
+        let folder = settings.file.parent().map(PathBuf::from).unwrap_or_default();
+        Ok(Self {
+            name: settings.name.clone(),
+            folder,
+            core,
+            status,
+            stand: Stand::default(),
+            figures,
+            errands,
+            told,
+            events,
+            link: None,
+            target: None,
+            is_low: false,
+            standing_back: None,
+            connections,
+        })
+    }
+
+    pub(super) async fn work(&mut self, ears: &mut Ears) -> End {
+        let begun = Instant::now();
+        let mut ticks = interval(TICK);
+        ticks.set_missed_tick_behavior(MissedTickBehavior::Skip);
+        loop {
+            let wants = self.core.wants_messages();
+            let inputs = tokio::select! {
+                biased;
+                told = self.told.recv() => match told {
+                    Some(Told::Written(figures)) => {
+                        self.figures = figures;
+                        vec![Input::Written]
+                    }
+                    Some(Told::Damaged(load, figures)) => {
+                        self.figures = figures;
+                        vec![Input::Damaged(load)]
+                    }
+                    Some(Told::Loaded(rows)) => vec![Input::Loaded(rows)],
+                    Some(Told::Failed(error)) => return End::Failed(error),
+                    None => return End::Failed(JournalError::Ended),
+                },
+                Some(event) = self.events.recv() => self.heard(event).into_iter().collect(),
+                Some(asked) = ears.asked.recv() => return End::Asked(asked),
+                Some(message) = next(self.link.as_mut()), if wants => {
+                    let bytes = weight(&message);
+                    vec![Input::Received(message, bytes)]
+                }
+                now = ticks.tick() => self.tick(begun, now, *ears.stand_back.borrow()),
+            };
+            for input in inputs {
+                for step in self.core.apply(input) {
+                    self.go(step).await;
+                }
+            }
+            self.show();
+        }
+    }
+
+    /// Waits for the journal's thread: it finishes what it was asked.
+    pub(super) async fn close(self) {
+        let Self { errands, mut told, mut connections, .. } = self;
+        connections.shutdown().await;
+        drop(errands);
+        while told.recv().await.is_some() {}
+    }
+
+    fn heard(&mut self, event: Event) -> Option<Input<Arc<Message>>> {
+        match event {
+            Event::Holding(link) => {
+                self.tell(State::Carrying, None);
+                let receipts = link.receipts.clone();
+                self.link = Some(link);
+                Some(Input::Holding(receipts))
+            }
+            Event::Receipts(receipts) => Some(Input::Receipts(receipts)),
+            Event::Standby(why) => {
+                self.tell(State::Standby, Some(why));
+                self.link.take().map(|_| Input::Released)
+            }
+            Event::SourceLost(why) => {
+                self.fail(why.clone());
+                self.tell(State::Away, Some(why));
+                self.link.take().map(|_| Input::Released)
+            }
+            Event::TargetUp(target) => {
+                self.status.send_modify(|status| status.target = None);
+                self.target = Some(target);
+                Some(Input::TargetUp)
+            }
+            Event::TargetLost(why) => {
+                self.fail(why.clone());
+                self.status.send_modify(|status| status.target = Some(why));
+                self.target.take().map(|_| Input::TargetLost)
+            }
+            Event::Told(input) => Some(input),
+        }
+    }
+
+    fn tell(&self, state: State, source: Option<String>) {
+        self.status.send_modify(|status| {
+            status.turn(state, Instant::now());
+            status.source = source;
+        });
+    }
+
+    fn fail(&self, what: String) {
+        self.status.send_modify(|status| status.last_error = Some(LastError { at: now() / 1000, what }));
+    }
+
+    /// Looks at what changes by itself: time, the disk, whose turn it is.
+    fn tick(&mut self, begun: Instant, now: Instant, stand_back: bool) -> Vec<Input<Arc<Message>>> {
+        let time = now.saturating_duration_since(begun);
+        let due = self.stand.look(time, &self.status.borrow());
+        if let Some(warning) = due {
+            tracing::warn!(bridge = %self.name, "bridge {}: {warning}", self.name);
+        }
+        self.is_low = room(&self.folder).is_some_and(|room| room < LEAST_ROOM);
+        // While the target is away nothing could be sent on first.
+        let may_begin = self.standing_back.is_some() || self.target.is_some();
+        self.standing_back = match stand_back && may_begin {
+            true => Some(self.standing_back.unwrap_or(now)),
+            false => None,
+        };
+        let mut inputs = vec![Input::Tick(time), Input::Hold(self.is_low || self.standing_back.is_some())];
+        if let Some(since) = self.standing_back
+            && (self.core.is_idle() || now.saturating_duration_since(since) >= HANDOVER)
+            && self.link.take().is_some()
+        {
+            // Its connection ends with it.
+            self.tell(State::Standby, Some(source::STANDS_BACK.to_owned()));
+            inputs.push(Input::Released);
+        }
+        inputs
+    }
+
+    async fn go(&mut self, step: Step<Arc<Message>>) {
+        // Whoever does not listen any more has ended, and its end is told.
+        match step {
+            Step::Write(write) => drop(self.errands.send(Errand::Write(write, now())).await),
+            Step::Load { after, rows, bytes } => {
+                drop(self.errands.send(Errand::Load { after, rows, bytes, now: now() }).await);
+            }
+            Step::Consume => self.ask_source(source::Ask::Consume).await,
+            Step::Take { batch, first, last, count, spent } => {
+                let (first, last) = (first.message_id.clone(), last.message_id.clone());
+                self.ask_source(source::Ask::Take(Box::new(source::Take {
+                    batch,
+                    first,
+                    last,
+                    count,
+                    spent,
+                })))
+                .await;
+            }
+            Step::Send(rows) => {
+                if let Some(target) = &self.target {
+                    drop(target.send(target::Send(rows)).await);
+                }
+            }
+        }
+    }
+
+    async fn ask_source(&self, ask: source::Ask) {
+        if let Some(link) = &self.link {
+            drop(link.asks.send(ask).await);
+        }
+    }
+
+    fn show(&self) {
+        let full = match (self.core.is_full(), self.is_low) {
+            (true, _) => Some(Full::Journal),
+            (false, true) => Some(Full::Disk),
+            (false, false) => None,
+        };
+        let shown = (full, self.figures, self.core.waiting(), self.core.uncertain(), self.core.dead());
+        self.status.send_if_modified(|status| {
+            let before = (status.full, status.figures, status.waiting, status.uncertain, status.dead);
+            (status.full, status.figures, status.waiting, status.uncertain, status.dead) = shown;
+            before != shown
+        });
+    }
+}
+
+/// Bytes that may still be written there; none where the disk does not tell.
+fn room(folder: &std::path::Path) -> Option<u64> {
+    let space = rustix::fs::statvfs(folder).ok()?;
+    Some(space.f_bavail.saturating_mul(space.f_frsize))
+}
+
+/// The next message of the connection, if there is one.
+async fn next(link: Option<&mut Link>) -> Option<Arc<Message>> {
+    match link {
+        Some(link) => link.messages.recv().await,
+        None => None,
+    }
+}
+
+/// What a message counts against the bounds of a batch, in bytes.
+fn weight(message: &Message) -> u64 {
+    let length = |bytes: Option<&bytes::Bytes>| bytes.map_or(0, |bytes| bytes.len() as u64);
+    512 + length(message.content.as_ref()) + length(message.properties.as_ref())
+}

@@ -1,0 +1,211 @@
+//! `vault bridge …`: asks the running vault about what it carries between brokers, and what it does with
+//! dead letters. Prints; decides nothing.
+
+use std::path::Path;
+
+use clap::Subcommand;
+use http::{Method, Request};
+use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
+use serde_json::Value;
+
+use super::control::{Progress, ask, call, json, whole};
+use super::status::{bytes, span};
+use super::{CommandError, Output};
+
+/// Many dead letters take their time.
+const PATIENCE: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// `vault bridge …`
+#[derive(Debug, Clone, Subcommand)]
+pub enum Verb {
+    /// Show every bridge: which vault carries, what waits, what has passed each hop
+    ///
+    /// `received` are taken from the source; each of them is forwarded, expired, a dead letter, or waits.
+    /// Each vault counts what passed its own journal.
+    Status,
+    /// Show the dead letters of a bridge in this vault's journal, with the target's reason
+    Dead {
+        /// As its `[[bridge]]` names it
+        name: String,
+        /// Behind this one
+        #[arg(long, value_name = "SEQUENCE", default_value_t = 0)]
+        after: u64,
+    },
+    /// Send all dead letters of a bridge on again, behind what waits
+    Retry {
+        /// As its `[[bridge]]` names it
+        name: String,
+    },
+    /// Give up all dead letters of a bridge for good
+    Purge {
+        /// As its `[[bridge]]` names it
+        name: String,
+        /// Yes, they are lost then
+        #[arg(long, required = true)]
+        yes: bool,
+    },
+}
+
+impl Verb {
+    /// Asks, and prints the answer.
+    ///
+    /// # Errors
+    /// The vault does not run, or refuses.
+    pub async fn run(&self, socket: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {
+        match self {
+            Verb::Status => {
+                let report: Value = ask(socket, Method::GET, "/v1/bridges", None::<&()>).await?;
+                output.show(&report, &told(&report))
+            }
+            Verb::Dead { name, after } => {
+                let path = format!("/v1/bridges/{}/dead?after={after}", segment(name));
+                let dead: Value = ask(socket, Method::GET, &path, None::<&()>).await?;
+                output.show(&dead, &letters(name, &dead))
+            }
+            Verb::Retry { name } => change(socket, Method::POST, name, "/retry", "go on again", output).await,
+            Verb::Purge { name, .. } => {
+                change(socket, Method::DELETE, name, "", "are given up", output).await
+            }
+        }
+    }
+}
+
+async fn change(
+    socket: &Path,
+    method: Method,
+    name: &str,
+    what: &str,
+    done: &str,
+    output: &mut Output<'_>,
+) -> Result<(), CommandError> {
+    let uri = format!("/v1/bridges/{}/dead{what}", segment(name));
+    let request =
+        Request::builder().method(method).uri(uri).body(whole("")).map_err(std::io::Error::other)?;
+    let answer = call(socket, request, PATIENCE, &Progress::default()).await?;
+    let answer: Value = json(socket, answer).await?;
+    output.show(&answer, &format!("{name}: {} dead letters {done}", answer["count"]))
+}
+
+fn segment(name: &str) -> String {
+    utf8_percent_encode(name, NON_ALPHANUMERIC).to_string()
+}
+
+fn told(report: &Value) -> String {
+    let mut lines: Vec<String> = Vec::new();
+    for (name, own) in report["directions"].as_object().into_iter().flatten() {
+        let its = &report["its"]["directions"][name];
+        let carrier = match (own["state"] == "carrying", its["state"] == "carrying") {
+            (true, _) => "carried here".to_owned(),
+            (false, true) => format!("carried by {}", word(&report["peer"])),
+            (false, false) => "carried by NOBODY".to_owned(),
+        };
+        lines.push(format!("{name}: {carrier}"));
+        lines.push(hops("here", own));
+        match its.is_object() {
+            true => lines.push(hops(word(&report["peer"]), its)),
+            false => lines.push(format!("  {}: says nothing", word(&report["peer"]))),
+        }
+    }
+    for (vault, troubles) in
+        [("here", &report["troubles"]), (word(&report["peer"]), &report["its"]["troubles"])]
+    {
+        let troubles = troubles.as_array().into_iter().flatten();
+        lines.extend(troubles.map(|trouble| format!("TROUBLE {vault}: {}", word(trouble))));
+    }
+    if lines.is_empty() {
+        lines.push("no [[bridge]] is configured".to_owned());
+    }
+    lines.join("\n")
+}
+
+/// One vault's share of a direction.
+fn hops(vault: &str, direction: &Value) -> String {
+    let count = |key: &str| direction[key].as_u64().unwrap_or_default();
+    let (waiting, bound) = (&direction["waiting"], count("journal_bytes"));
+    let (rows, held) =
+        (waiting["rows"].as_u64().unwrap_or_default(), waiting["bytes"].as_u64().unwrap_or_default());
+    let mut line = format!(
+        "  {vault}: {} for {}; {} received, {} journalled, {} forwarded, {} expired, {} dead; {rows} wait",
+        word(&direction["state"]),
+        span(count("state_seconds")),
+        count("received"),
+        count("journalled"),
+        count("forwarded"),
+        count("expired"),
+        count("dead"),
+    );
+    if rows > 0 {
+        let lag = span(count("lag_seconds"));
+        line.push_str(&format!(" ({} of {}, the oldest for {lag})", bytes(held), bytes(bound)));
+    }
+    for (side, key) in [("source", "source"), ("target", "target"), ("journal", "journal")] {
+        if let Some(why) = direction[key].as_str() {
+            line.push_str(&format!("\n    {side}: {why}"));
+        }
+    }
+    line
+}
+
+fn letters(name: &str, dead: &Value) -> String {
+    let letter = |letter: &Value| {
+        format!(
+            "{} {} to {}, {}: {}",
+            letter["sequence"],
+            letter["message_id"].as_str().unwrap_or("(no message)"),
+            letter["destination"].as_str().unwrap_or("?"),
+            bytes(letter["bytes"].as_u64().unwrap_or_default()),
+            word(&letter["why"])
+        )
+    };
+    let lines: Vec<_> = dead.as_array().into_iter().flatten().map(letter).collect();
+    match lines.is_empty() {
+        true => format!("{name}: no dead letters in this vault's journal"),
+        false => lines.join("\n"),
+    }
+}
+
+fn word(value: &Value) -> &str {
+    value.as_str().unwrap_or("?")
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn status_tells_who_carries_and_what_has_passed_each_hop() {
+        let direction = |state: &str, source: Option<&str>| {
+            json!({
+                "state": state, "state_seconds": 130, "received": 9, "journalled": 8, "forwarded": 5, "expired": 1,
+                "dead": 0, "waiting": { "rows": 2, "bytes": 4096 }, "lag_seconds": 7, "journal_bytes": 64 << 20,
+                "source": source, "target": null, "journal": null,
+            })
+        };
+        let report = json!({
+            "directions": { "there": direction("standby", Some("it is taken")) },
+            "troubles": ["old: left"],
+            "peer": "vault-b",
+            "its": { "directions": { "there": direction("carrying", None) }, "troubles": ["there: full"] },
+        });
+        let hops = "for 2 min; 9 received, 8 journalled, 5 forwarded, 1 expired, 0 dead; 2 wait (4 KiB of 64 MiB, \
+                    the oldest for 7 s)";
+        assert_eq!(
+            told(&report),
+            format!(
+                "there: carried by vault-b\n  here: standby {hops}\n    source: it is taken\n  vault-b: carrying \
+                 {hops}\nTROUBLE here: old: left\nTROUBLE vault-b: there: full"
+            )
+        );
+        assert_eq!(told(&json!({})), "no [[bridge]] is configured");
+    }
+
+    #[test]
+    fn dead_letters_are_told_with_the_reason() {
+        let dead = json!([{ "sequence": 7, "message_id": "ID:1", "destination": "queue://a", "bytes": 2048,
+            "why": "no rights" }]);
+        assert_eq!(letters("there", &dead), "7 ID:1 to queue://a, 2 KiB: no rights");
+        assert_eq!(letters("there", &json!([])), "there: no dead letters in this vault's journal");
+    }
+}
