@@ -275,9 +275,9 @@ impl Source {
         None
     }
 
-    /// One transaction: the batch is acknowledged, its receipt sent, spent ones acknowledged. All that is
-    /// in it has been accepted before it is committed: a broker commits what is left of a transaction
-    /// of which it refused a part.
+    /// One transaction: the batch is acknowledged, its receipt sent, spent ones acknowledged. Its parts
+    /// ask for no answers: for an acknowledgement with one the source syncs every message by itself. A
+    /// source that refuses a part commits nothing (as in [`super::target`]).
     fn take(
         &mut self,
         take: Take,
@@ -330,14 +330,10 @@ impl Source {
         let (client, pull) = (self.client.clone(), self.receipt_pull(0));
         async move {
             client.tell(act(TransactionAct::Begin)).await?;
-            let mut answers = Vec::with_capacity(acknowledgements.len() + 1);
             for acknowledgement in acknowledgements {
-                answers.push(client.ask(acknowledgement).await?);
+                client.tell(acknowledgement).await?;
             }
-            answers.push(client.ask(receipt).await?);
-            for answer in answers {
-                answer.response().await?;
-            }
+            client.tell(receipt).await?;
             client.request(act(TransactionAct::Commit)).await?;
             client.tell(pull).await?;
             Ok(Some(Input::Taken))
