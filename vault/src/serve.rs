@@ -13,14 +13,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 
 use crate::api;
-use crate::api::admin::Readiness;
+use crate::api::admin::{Health, Readiness};
+use crate::api::messages::NoPosts;
 use crate::api::server::{Bound, Certificates, Server, ServerError};
 use crate::api::status::{Sources, StatusSource};
 use crate::api::worker::Behind;
 use crate::broker::{self, Broker, BrokerError};
 use crate::config::Config;
 use crate::pki::{Pki, PkiError};
-use crate::posting::{self, PostError, Posting};
+use crate::posting::{self, Posting};
 use crate::queue::{self, QueueError, Queues};
 use crate::rooms::{Rooms, RoomsError};
 use crate::sequence::Sequence;
@@ -41,9 +42,6 @@ pub enum ServeError {
     /// The queues.
     #[error(transparent)]
     Queues(#[from] QueueError),
-    /// The keys under which messages are posted.
-    #[error(transparent)]
-    Posting(#[from] PostError),
     /// Jobs and deliveries.
     #[error(transparent)]
     Background(#[from] Box<BackgroundError>),
@@ -98,8 +96,10 @@ pub struct Vault {
     metrics: api::Metrics,
     readiness: Readiness,
     broker: Option<(Broker, broker::Listening)>,
-    /// The queues, where there are some, and who puts messages into them over HTTP.
-    queues: Option<(Queues, Posting)>,
+    /// The queues, where there are some.
+    queues: Option<Queues>,
+    /// Who puts messages into them over HTTP, or why nobody does.
+    posting: Result<Posting, NoPosts>,
     /// Jobs and deliveries; ends before the rooms do.
     background: (Background, Ending, Shutdown),
     /// Ends the rooms once nobody calls any more.
@@ -123,17 +123,11 @@ impl Vault {
             Some(settings) => Some(Broker::open(settings.clone(), &registry).await?),
             None => None,
         };
-        let queues = match queues(&config, broker.as_ref().map(|(broker, _)| broker))? {
-            Some(queues) => {
-                let file = posting::file(&config.state);
-                let posting = Posting::open(&file, &config.name, queues.clone()).await?;
-                Some((queues, posting))
-            }
-            None => None,
-        };
-        let posting = queues.as_ref().map(|(_, posting)| posting);
-        let rooms = Rooms::open(&config, &pki, &registry, readiness.clone(), posting, &last).await?;
-        let background = background(&config, queues.as_ref().map(|(queues, _)| queues), &rooms.sequence)?;
+        let queues = queues(&config, broker.as_ref().map(|(broker, _)| broker))?;
+        let posting = posting(&config, queues.as_ref(), &readiness).await;
+        let rooms =
+            Rooms::open(&config, &pki, &registry, readiness.clone(), posting.as_ref().ok(), &last).await?;
+        let background = background(&config, queues.as_ref(), &rooms.sequence)?;
         Ok(Self {
             config,
             pki,
@@ -145,6 +139,7 @@ impl Vault {
             readiness,
             broker,
             queues,
+            posting,
             background,
             last,
         })
@@ -181,7 +176,7 @@ impl Vault {
     /// Serves until `shutdown`; `reload` makes it read its certificates again.
     pub async fn run(self, shutdown: Shutdown, reload: Arc<Notify>) {
         let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, .. } = self;
-        let Self { broker, queues, background, last, .. } = self;
+        let Self { broker, queues, posting, background, last, .. } = self;
         let (background, ending, stop_background) = background;
         let mut status = status_sources(&config, &pki);
         status.extend(rooms.status);
@@ -195,7 +190,6 @@ impl Vault {
         registries.extend(rooms.registries);
         let (name, sequence) = (config.name.clone(), rooms.sequence.clone());
         let watching = tokio::spawn(Arc::clone(&certificates).watch(reload, shutdown.clone()));
-        let (queues, posting) = queues.unzip();
         let life = sequence.clone();
         let posts = api::messages::routes(posting, Arc::new(move || life.life()), config.largest_message());
         let operators = api::worker::routes(behind(&background)).merge(api::queues::routes(queues));
@@ -260,6 +254,24 @@ fn queues(config: &Config, broker: Option<&Broker>) -> Result<Option<Queues>, Qu
         None if are_needed => Queues::open(queue::Settings::new(config.state.join("queue.db"))).map(Some),
         None => Ok(None),
     }
+}
+
+/// The keys of messages are opened. Numbers, files and JMS do not wait for a file that cannot be read.
+async fn posting(
+    config: &Config,
+    queues: Option<&Queues>,
+    readiness: &Readiness,
+) -> Result<Posting, NoPosts> {
+    let queues = queues.ok_or(NoPosts::NoQueues)?;
+    let file = posting::file(&config.state);
+    Posting::open(&file, &config.name, queues.clone()).await.map_err(|error| {
+        let what = format!("{}: {error}", file.display());
+        tracing::error!(
+            "messages: {what}; none are taken over HTTP. Set the file aside and start again: keys before now are forgotten"
+        );
+        readiness.report("posts", Health::Degraded, what);
+        NoPosts::Trouble
+    })
 }
 
 /// Jobs and deliveries begin.
