@@ -37,6 +37,9 @@ const ASKING: usize = 256;
 /// Most questions of the peer answered at once: those it asks, and as many that it has given up.
 const ANSWERING: usize = 2 * ASKING;
 
+/// Why a question has no answer here: no room is there for it, or this release knows none.
+const NOBODY: &str = "nobody answers this topic here";
+
 /// How long a new connection waits for the ordered topic's room to note the end of the last.
 const NOTED: Duration = Duration::from_secs(5);
 
@@ -430,6 +433,14 @@ async fn read(
             }
             Frame::Tell(..) => return FrameError::Malformed.into(),
             Frame::Ask(id, topic, body) => answer(id, topic, body, link, rooms),
+            Frame::Strange(id) => {
+                let refused = Frame::Answer(id, Err(NOBODY.to_owned()));
+                match timeout(silence, link.frames.send(refused)).await {
+                    Ok(Ok(())) => {}
+                    Ok(Err(_)) => return LinkError::HungUp,
+                    Err(_) => return LinkError::Clogged,
+                }
+            }
             Frame::Answer(id, outcome) => {
                 if let Some(waiting) = lock(&link.waiting).remove(&id) {
                     // Whoever asked may have given up.
@@ -454,7 +465,7 @@ fn answer(id: u64, topic: Topic, body: Bytes, link: &Link, rooms: &Arc<Rooms>) {
     tokio::spawn(async move {
         let outcome = match (rooms.answerers.get(&topic), rooms.answering.try_acquire()) {
             (Some(answerer), Ok(_permit)) => answerer(body).await,
-            (None, _) => Err("nobody answers this topic here".to_owned()),
+            (None, _) => Err(NOBODY.to_owned()),
             (_, Err(_)) => Err("busy: too many questions at once".to_owned()),
         };
         tokio::select! {

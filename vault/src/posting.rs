@@ -5,11 +5,20 @@
 //! number by which the queue, asked after a crash, tells whether it has it. A repeated key is answered
 //! what it was answered first.
 //!
-//! The other vault has a book of its own. A key that was first sent to this very life (its ticket says
-//! so) can only have come there since by asking here, so it is taken without a question. Any other key
-//! is asked for at the other vault first, which answers what it has, or writes down that the key is
-//! now ours. Nobody who could have taken it is left unasked: while the vaults are apart such a key is
-//! refused as being in doubt, and a new one goes on.
+//! The other vault has a book of its own, and is asked before a key is taken:
+//!
+//! | the other vault | answers | and this one |
+//! |---|---|---|
+//! | has its message | `Kept` | answers what that was answered |
+//! | is posting it, or asks about it itself | `UnderWay` | refuses: it is in doubt |
+//! | knows nothing of it | `Yours`, and writes down that it asks in its turn from now on | takes it |
+//! | cannot be asked, and the key is known to have come here first | | takes it |
+//! | cannot be asked otherwise, or the key was left to it before | | refuses: it is in doubt |
+//!
+//! A key is known to have come here first by its ticket, which names the life of the vault that its
+//! sender went to first. So a key that both vaults could speak about is kept once, whoever is killed
+//! when; one that comes by two senders, each with a ticket of its own, while the vaults are apart may be
+//! kept twice.
 
 mod book;
 mod letter;
@@ -37,6 +46,9 @@ const SEATS: u32 = 64;
 /// A message waits no longer for one.
 const SEATED_WITHIN: Duration = Duration::from_secs(2);
 
+/// A caller over HTTP is held no longer by queues that are full.
+const HELD: Duration = Duration::from_secs(1);
+
 /// Asks the other vault; why it does not answer, in words.
 pub type AskPeer = Arc<dyn Fn(Bytes) -> BoxFuture<'static, Result<Bytes, String>> + Send + Sync>;
 
@@ -53,13 +65,15 @@ pub enum PostError {
     #[error("messages: the system gives no randomness for this run's producers; start it again")]
     NoRandomness,
     /// The file cannot be written or read now.
-    #[error("the file of keys cannot be written: {0}; nothing was kept, send it again later")]
+    #[error(
+        "the keys of messages (posts.db) cannot be read or written: {0}; nothing was kept, repeat it later"
+    )]
     Book(String),
     /// The same key came with something else.
     #[error("this idempotency key has posted another message; take a new key")]
     KeyReused,
     /// The same key is being posted at this moment, here or at the other vault.
-    #[error("a post with this key is under way; repeat it in a moment")]
+    #[error("a post with this key is under way, and its outcome not known yet; repeat it with the same key")]
     UnderWay,
     /// The other vault may have posted it.
     #[error(
@@ -188,7 +202,7 @@ impl Posting {
 
     /// Keeps a message under its owner's key, durably if it is persistent. `came_here_first`: its
     /// ticket says that the key was first sent to this life of this vault. Goes on when its caller
-    /// leaves. `now` in ms since 1970.
+    /// leaves, and holds `room` until its end. `now` in ms since 1970.
     ///
     /// # Errors
     /// See [`PostError`]; but for [`PostError::KeyReused`] repeating it with the same key is safe.
@@ -198,10 +212,15 @@ impl Posting {
         (owner, key): (&str, &str),
         came_here_first: bool,
         now: u64,
+        room: impl Send + 'static,
     ) -> Result<Posted, PostError> {
         let digest = Sha256::new().chain_update(owner).chain_update([0]).chain_update(key).finalize();
         let inner = Arc::clone(&self.inner);
-        let work = async move { inner.post(&post, digest.into(), came_here_first, now).await };
+        let work = async move {
+            let posted = inner.post(&post, digest.into(), came_here_first, now).await;
+            drop((post, room));
+            posted
+        };
         tokio::spawn(work).await.unwrap_or(Err(PostError::Stopped))
     }
 
@@ -216,12 +235,15 @@ impl Posting {
     }
 }
 
-/// The answer of a vault that has no queues, and never kept a message.
+/// The answer of a vault that takes no posts: it has no message if it never had a book.
 ///
 /// # Errors
-/// None that can happen.
-pub fn nothing_here() -> Result<Bytes, String> {
-    encoded(&Claimed::Yours)
+/// There is a book, and nobody to read it: the other vault must take the key as being in doubt.
+pub fn answer_without(file: &Path) -> Result<Bytes, String> {
+    match file.try_exists() {
+        Ok(false) => encoded(&Claimed::Yours),
+        _ => Err("it has kept messages before, and takes none now".to_owned()),
+    }
 }
 
 fn encoded(answer: &impl Serialize) -> Result<Bytes, String> {
@@ -236,16 +258,18 @@ impl Inner {
         came_here_first: bool,
         now: u64,
     ) -> Result<Posted, PostError> {
-        let print = post.print()?;
+        let print = post.print();
         let _hold = self.hold(key).ok_or(PostError::UnderWay)?;
-        match self.known(key).await? {
-            Some(Entry::Kept(row)) => return repeated(print, row.print, message(&row)),
-            None if came_here_first => {}
-            Some(Entry::Begun(_) | Entry::Theirs) | None => match self.claim(key).await? {
-                Claimed::Kept { print: theirs, id } => return repeated(print, theirs, id),
-                Claimed::UnderWay => return Err(PostError::UnderWay),
-                Claimed::Yours => {}
-            },
+        let known = self.known(key).await?;
+        if let Some(Entry::Kept(row)) = &known {
+            return repeated(print, row.print, message(row));
+        }
+        match self.claim(key).await {
+            Ok(Claimed::Kept { print: theirs, id }) => return repeated(print, theirs, id),
+            Ok(Claimed::UnderWay) => return Err(PostError::UnderWay),
+            Ok(Claimed::Yours) => {}
+            Err(PostError::InDoubt { .. }) if came_here_first && known.is_none() => {}
+            Err(error) => return Err(error),
         }
         self.has_room(post.persistent)?;
         let seat = self.seat().await?;
@@ -269,7 +293,10 @@ impl Inner {
 
     async fn send(&self, post: &Post, producer: &ProducerId, number: u64, now: u64) -> Result<(), PostError> {
         let send = post.to_queue(producer, number, now)?;
-        self.session.send(send, None).await?.await?;
+        // A send that is held has not gone to the queues yet: given up, it is nowhere.
+        let sent = tokio::time::timeout(HELD, self.session.send(send, None)).await;
+        let answer = sent.map_err(|_| PostError::Full { what: "the queues' room" })??;
+        answer.await?;
         Ok(())
     }
 

@@ -4,7 +4,7 @@
 mod chores;
 
 use std::collections::{BTreeSet, HashMap};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -43,8 +43,9 @@ const COMPANY: Duration = Duration::from_millis(20);
 const FORWARD_DEADLINE: Duration = Duration::from_secs(4);
 /// An operator waits no longer than this for the other vault's side.
 const STATUS_DEADLINE: Duration = Duration::from_millis(1500);
-/// The other vault must have said within this time whether it has a message: its caller waits.
-const POST_DEADLINE: Duration = Duration::from_secs(2);
+/// The other vault must have said within this time whether it has a message: its caller waits, and goes
+/// to the other vault after little more.
+const POST_DEADLINE: Duration = Duration::from_millis(700);
 /// The other vault must have adopted a file server within this time.
 const ADOPT_DEADLINE: Duration = Duration::from_secs(20);
 /// How often readiness and gauges hear how the rooms are.
@@ -118,7 +119,7 @@ impl Rooms {
         let (acceptor, accepted) = mpsc::channel(2);
         let bridge = Bridge::start(&config.bridge, &config.name, &config.state, registry, shutdown)?;
         let mut answerers = answerers(&sequence, &storage, &bridge, pki);
-        answerers.insert(Topic::Post, answer_posts(posting));
+        answerers.insert(Topic::Post, answer_posts(posting, posting::file(&config.state)));
         if let Some(posting) = posting {
             posting.set_peer(ask_for_posts(&pair));
         }
@@ -320,15 +321,14 @@ fn answerers(sequence: &Sequence, storage: &Storage, bridge: &Bridge, pki: &Pki)
     ])
 }
 
-/// A vault without queues has no message either.
-fn answer_posts(posting: Option<&Posting>) -> Answerer {
+fn answer_posts(posting: Option<&Posting>, file: PathBuf) -> Answerer {
     let posting = posting.cloned();
     Arc::new(move |question| {
-        let posting = posting.clone();
+        let (posting, file) = (posting.clone(), file.clone());
         Box::pin(async move {
             match posting {
                 Some(posting) => posting.answer(&question).await,
-                None => posting::nothing_here(),
+                None => posting::answer_without(&file),
             }
         })
     })

@@ -14,13 +14,14 @@ use tokio::sync::Notify;
 
 use crate::api;
 use crate::api::admin::{Health, Readiness};
+use crate::api::messages::NoPosts;
 use crate::api::server::{Bound, Certificates, Server, ServerError};
 use crate::api::status::{Sources, StatusSource};
 use crate::api::worker::{Behind, NotDone, Wanted};
 use crate::broker::{self, Broker, BrokerError};
 use crate::config::Config;
 use crate::pki::{Pki, PkiError};
-use crate::posting::{self, PostError, Posting};
+use crate::posting::{self, Posting};
 use crate::queue::{self, QueueError, Queues};
 use crate::rooms::{Rooms, RoomsError};
 use crate::sequence::Sequence;
@@ -43,9 +44,6 @@ pub enum ServeError {
     /// The queues.
     #[error(transparent)]
     Queues(#[from] QueueError),
-    /// The keys under which messages are posted.
-    #[error(transparent)]
-    Posting(#[from] PostError),
     /// Jobs and deliveries.
     #[error(transparent)]
     Background(#[from] Box<BackgroundError>),
@@ -100,8 +98,10 @@ pub struct Vault {
     metrics: api::Metrics,
     readiness: Readiness,
     broker: Option<(Broker, broker::Listening)>,
-    /// The queues, where there are some, and who puts messages into them over HTTP.
-    queues: Option<(Queues, Posting)>,
+    /// The queues, where there are some.
+    queues: Option<Queues>,
+    /// Who puts messages into them over HTTP, or why nobody does.
+    posting: Result<Posting, NoPosts>,
     /// Jobs and deliveries; ends before the rooms do.
     background: (Background, Ending, Shutdown),
     /// Ends the rooms once nobody calls any more.
@@ -127,20 +127,12 @@ impl Vault {
             Some(settings) => Some(Broker::open(settings.clone(), &registry).await?),
             None => None,
         };
-        let queues = match queues(&config, broker.as_ref().map(|(broker, _)| broker))? {
-            Some(queues) => {
-                let file = posting::file(&config.state);
-                let posting = Posting::open(&file, &config.name, queues.clone()).await?;
-                Some((queues, posting))
-            }
-            None => None,
-        };
-        let posting = queues.as_ref().map(|(_, posting)| posting);
+        let queues = queues(&config, broker.as_ref().map(|(broker, _)| broker))?;
+        let posting = posting(&config, queues.as_ref(), &readiness).await;
         let watched = (&upkeep, readiness.clone());
-        let rooms = Rooms::open(&config, &pki, &registry, watched, posting, &last).await?;
+        let rooms = Rooms::open(&config, &pki, &registry, watched, posting.as_ref().ok(), &last).await?;
         let (background, ending) = Background::of(upkeep, worked);
-        let used = queues.as_ref().map(|(queues, _)| queues);
-        let background = begin(&config, used, (background, ending), &rooms.sequence, &registry)?;
+        let background = begin(&config, queues.as_ref(), (background, ending), &rooms.sequence, &registry)?;
         Ok(Self {
             config,
             pki,
@@ -152,6 +144,7 @@ impl Vault {
             readiness,
             broker,
             queues,
+            posting,
             background,
             last,
         })
@@ -188,7 +181,7 @@ impl Vault {
     /// Serves until `shutdown`; `reload` makes it read its certificates again.
     pub async fn run(self, shutdown: Shutdown, reload: Arc<Notify>) {
         let Self { config, pki, rooms, certificates, bound, registry, metrics, readiness, .. } = self;
-        let Self { broker, queues, background, last, .. } = self;
+        let Self { broker, queues, posting, background, last, .. } = self;
         let (background, ending, stop_background) = background;
         look_at_worker(&background, readiness.clone(), &last);
         let mut status = status_sources(&config, &pki);
@@ -204,7 +197,6 @@ impl Vault {
         registries.extend(rooms.registries);
         let (name, sequence) = (config.name.clone(), rooms.sequence.clone());
         let watching = tokio::spawn(Arc::clone(&certificates).watch(reload, shutdown.clone()));
-        let (queues, posting) = queues.unzip();
         let life = sequence.clone();
         let posts = api::messages::routes(posting, Arc::new(move || life.life()), config.largest_message());
         let operators = api::worker::routes(behind(&background)).merge(api::queues::routes(queues));
@@ -269,6 +261,24 @@ fn queues(config: &Config, broker: Option<&Broker>) -> Result<Option<Queues>, Qu
         None if are_needed => Queues::open(queue::Settings::new(config.state.join("queue.db"))).map(Some),
         None => Ok(None),
     }
+}
+
+/// The keys of messages are opened. Numbers, files and JMS do not wait for a file that cannot be read.
+async fn posting(
+    config: &Config,
+    queues: Option<&Queues>,
+    readiness: &Readiness,
+) -> Result<Posting, NoPosts> {
+    let queues = queues.ok_or(NoPosts::NoQueues)?;
+    let file = posting::file(&config.state);
+    Posting::open(&file, &config.name, queues.clone()).await.map_err(|error| {
+        let what = format!("{}: {error}", file.display());
+        tracing::error!(
+            "messages: {what}; none are taken over HTTP. Set the file aside and start again: keys before now are forgotten"
+        );
+        readiness.report("posts", Health::Degraded, what);
+        NoPosts::Trouble
+    })
 }
 
 /// Jobs and deliveries begin.

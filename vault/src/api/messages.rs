@@ -18,6 +18,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use super::caller::Caller;
 use super::enrol::wall_clock;
+use super::files::digests_of;
 use super::key::IdempotencyKey;
 use super::numbers::Ticket;
 use super::refusal::Refusal;
@@ -32,6 +33,9 @@ pub use headers::{fuzz_headers, post_of};
 
 /// Bodies that are read at once have room for so many of the largest.
 const LARGEST_AT_ONCE: usize = 2;
+/// Bodies of so many bytes are small, and so many of them have room of their own.
+const SMALL: usize = 64 << 10;
+const SMALL_AT_ONCE: usize = 64;
 /// A body has come whole within this time; it holds room for others'.
 const BODY_DEADLINE: Duration = Duration::from_secs(60);
 /// A body waits no longer for room.
@@ -45,19 +49,30 @@ const RESERVED: [&str; 2] = ["ActiveMQ.", "vault."];
 /// Tells this vault's life.
 pub type TellLife = Arc<dyn Fn() -> u128 + Send + Sync>;
 
+/// Why messages are not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum NoPosts {
+    /// There is nothing to put them into.
+    NoQueues,
+    /// The file of their keys cannot be used; the log says why.
+    Trouble,
+}
+
 /// What the handler needs.
 #[derive(Clone)]
 struct Desk {
-    posting: Option<Posting>,
+    posting: Result<Posting, NoPosts>,
     life: TellLife,
     most: usize,
-    /// For bodies that are being read, in KiB.
+    /// For bodies that are being read and kept, in KiB. A text is there about three times.
     room: Arc<Semaphore>,
+    /// For small ones, so that no large one holds them up.
+    small: Arc<Semaphore>,
 }
 
-/// The routes under `/v1/messages`. Without `posting` this vault has no queues, and says so; a body has
-/// at most `most` bytes.
-pub fn routes(posting: Option<Posting>, life: TellLife, most: usize) -> Router {
+/// The routes under `/v1/messages`. Without `posting` every call is told why; a body has at most `most`
+/// bytes.
+pub fn routes(posting: Result<Posting, NoPosts>, life: TellLife, most: usize) -> Router {
     Router::new().route("/v1/messages/{destination}", post(put)).with_state(Desk::new(posting, life, most))
 }
 
@@ -71,22 +86,33 @@ async fn put(
     body: Body,
 ) -> Result<Response, Refusal> {
     caller.must_be(&[Role::Edge, Role::Admin])?;
-    let posting = desk.posting.as_ref().ok_or_else(no_queues)?;
+    let posting = desk.posting.as_ref().map_err(|why| match why {
+        NoPosts::NoQueues => no_queues(),
+        NoPosts::Trouble => Refusal::later(
+            "not_written",
+            "this vault takes no messages; its log tells its operator why",
+            LATER,
+        ),
+    })?;
+    let digests = digests_of(&headers)?;
     let destination = named(&destination)?;
-    let _room = desk.room_for(&headers).await?;
+    let room = desk.room_for(&headers).await?;
     let body = desk.whole(body).await?;
+    digests.check_whole(&body).map_err(|error| super::files::refuse(&error.into()))?;
     let post = post_of(destination.clone(), &headers, body)?;
     let came_here_first = ticket.is_some_and(|life| life == (desk.life)());
-    let posted = posting.post(post, (&caller.0.owner, &key), came_here_first, now()).await;
+    let posted = posting.post(post, (&caller.0.owner, &key), came_here_first, now(), room).await;
     let Posted { id, fresh } = posted.map_err(|error| refuse(&error))?;
     let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(PostedMessage { id, destination: destination.name().to_owned() })).into_response())
 }
 
 impl Desk {
-    fn new(posting: Option<Posting>, life: TellLife, most: usize) -> Self {
+    fn new(posting: Result<Posting, NoPosts>, life: TellLife, most: usize) -> Self {
         let room = (kib(most) as usize).saturating_mul(LARGEST_AT_ONCE).min(Semaphore::MAX_PERMITS);
-        Self { posting, life, most, room: Arc::new(Semaphore::new(room)) }
+        let small = kib(SMALL * SMALL_AT_ONCE) as usize;
+        let (room, small) = (Arc::new(Semaphore::new(room)), Arc::new(Semaphore::new(small)));
+        Self { posting, life, most, room, small }
     }
 
     /// Room for the body that is announced, or for the largest.
@@ -97,7 +123,8 @@ impl Desk {
         if length > self.most {
             return Err(self.too_large());
         }
-        let room = Arc::clone(&self.room).acquire_many_owned(kib(length));
+        let room = if length <= SMALL { &self.small } else { &self.room };
+        let room = Arc::clone(room).acquire_many_owned(kib(length));
         match tokio::time::timeout(ROOM_DEADLINE, room).await {
             Ok(Ok(room)) => Ok(room),
             _ => {
@@ -167,8 +194,10 @@ fn refuse(error: &PostError) -> Refusal {
     let full = |code| Refusal::later(code, text.clone(), LATER);
     match error {
         PostError::KeyReused => Refusal::new(StatusCode::CONFLICT, "key_reused", text),
+        // Perhaps it is being kept at this moment: no other refusal may hide that.
+        PostError::UnderWay => Refusal::later("in_doubt", text, SOON),
         PostError::InDoubt { .. } => Refusal::later("in_doubt", text, Duration::from_secs(2)),
-        PostError::UnderWay | PostError::Busy => Refusal::later("busy", text, SOON),
+        PostError::Busy => Refusal::later("busy", text, SOON),
         PostError::Full { .. } | PostError::Queue(QueueError::Full { .. }) => full("queue_full"),
         PostError::Stopped | PostError::Queue(QueueError::Stopped) => {
             Refusal::later("stopping", "this vault is stopping; ask the other", SOON)

@@ -30,8 +30,6 @@ use crate::queue::{QueueError, QueueStatus, Queues};
 const PAGE_BYTES: usize = 1 << 20;
 /// As much of a body is shown, in bytes.
 const MOST_SHOWN: usize = 1 << 20;
-/// Most messages that are moved by one call that counts them.
-const MOST_COUNTED: usize = 10_000;
 /// When trying again may help.
 const LATER: Duration = Duration::from_secs(5);
 
@@ -128,7 +126,7 @@ pub struct Moving {
     pub numbers: Option<Vec<i64>>,
     /// so many from the front. All without either.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub count: Option<usize>,
+    pub count: Option<u64>,
 }
 
 /// Body of `POST /v1/dead-letters/retry`.
@@ -211,16 +209,18 @@ async fn relocate(
     JsonBody(moving): JsonBody<Moving>,
 ) -> Result<Json<Counted>, Refusal> {
     let (queues, from, to) = (opened(&caller, queues)?, named(&name)?, named(&moving.to)?);
-    let only = match (moving.numbers, moving.count) {
+    // Said before it begins, too: who leaves in the middle has moved some.
+    tracing::warn!(from = %name, to = %moving.to, by = %caller.0.name, "messages are to be moved");
+    let moved = match (moving.numbers, moving.count) {
         (Some(_), Some(_)) => {
             let detail = "say which messages, or how many, not both";
             return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_request", detail));
         }
-        (Some(numbers), None) => Some(ids(numbers)),
-        (None, Some(count)) => Some(front(&queues, &from, count).await?),
-        (None, None) => None,
+        (Some(numbers), None) => queues.relocate(from, Some(ids(numbers)), to).await,
+        (None, Some(count)) => relocate_first(&queues, from, count, to).await,
+        (None, None) => queues.relocate(from, None, to).await,
     };
-    let messages = queues.relocate(from, only, to).await.map_err(|error| refuse(&error))?;
+    let messages = moved.map_err(|error| refuse(&error))?;
     tracing::warn!(from = %name, to = %moving.to, messages, by = %caller.0.name, "messages are moved");
     Ok(Json(Counted { messages }))
 }
@@ -231,6 +231,7 @@ async fn purge(
     Path(name): Path<String>,
 ) -> Result<Json<Counted>, Refusal> {
     let (queues, queue) = (opened(&caller, queues)?, named(&name)?);
+    tracing::warn!(queue = %name, by = %caller.0.name, "a queue is to be purged");
     let messages = queues.purge(queue).await.map_err(|error| refuse(&error))?;
     tracing::warn!(queue = %name, messages, by = %caller.0.name, "a queue is purged");
     Ok(Json(Counted { messages }))
@@ -242,6 +243,7 @@ async fn retry(
     JsonBody(retrying): JsonBody<Retrying>,
 ) -> Result<Json<Counted>, Refusal> {
     let queues = opened(&caller, queues)?;
+    tracing::warn!(by = %caller.0.name, "dead letters are to go back to their queues");
     let messages = queues.retry(retrying.numbers.map(ids)).await.map_err(|error| refuse(&error))?;
     tracing::warn!(messages, by = %caller.0.name, "dead letters go back to their queues");
     Ok(Json(Counted { messages }))
@@ -268,23 +270,23 @@ fn ids(numbers: Vec<i64>) -> Vec<Id> {
     numbers.into_iter().map(Id::from_number).collect()
 }
 
-/// The first so many messages of a queue.
-async fn front(queues: &Queues, queue: &Destination, count: usize) -> Result<Vec<Id>, Refusal> {
-    if !(1..=MOST_COUNTED).contains(&count) {
-        let detail = format!("count is 1 to {MOST_COUNTED}; leave it out for all");
-        return Err(Refusal::new(StatusCode::BAD_REQUEST, "bad_request", detail));
+/// Moves the first so many messages that no consumer holds; tells how many there were.
+async fn relocate_first(
+    queues: &Queues,
+    from: Destination,
+    count: u64,
+    to: Destination,
+) -> Result<u64, QueueError> {
+    let (mut moved, mut after) = (0, Id::default());
+    while moved < count {
+        let most = usize::try_from(count - moved).unwrap_or(MAX_PAGE).min(MAX_PAGE);
+        let page = queues.browse(from.clone(), after, most, PAGE_BYTES).await?;
+        let Some(last) = page.last() else { break };
+        after = last.id;
+        let ids = page.iter().map(|placed| placed.id).collect();
+        moved += queues.relocate(from.clone(), Some(ids), to.clone()).await?;
     }
-    let mut front: Vec<Id> = Vec::new();
-    while front.len() < count {
-        let after = front.last().copied().unwrap_or_default();
-        let page = queues.browse(queue.clone(), after, count - front.len(), PAGE_BYTES).await;
-        let page = page.map_err(|error| refuse(&error))?;
-        if page.is_empty() {
-            break;
-        }
-        front.extend(page.iter().map(|placed| placed.id));
-    }
-    Ok(front)
+    Ok(moved)
 }
 
 fn queue(status: &QueueStatus) -> Queue {

@@ -6,6 +6,7 @@ mod listing;
 mod transfer;
 mod verify;
 
+pub(super) use transfer::can_be_repeated;
 pub use verify::Wanting;
 
 use std::convert::Infallible;

@@ -82,8 +82,8 @@ struct Which {
     #[arg(long = "number", value_name = "NUMBER")]
     numbers: Vec<i64>,
     /// The first so many
-    #[arg(long, value_name = "COUNT")]
-    count: Option<usize>,
+    #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..))]
+    count: Option<u64>,
     /// All of them
     #[arg(long)]
     all: bool,
@@ -132,8 +132,10 @@ impl Verb {
 async fn purge(socket: &Path, queue: &str, yes: bool, output: &mut Output<'_>) -> Result<(), CommandError> {
     if !yes {
         let listed = queues(socket).await?;
-        let messages = listed.iter().find(|listed| listed.name == queue).map_or(0, |listed| listed.messages);
-        return Err(CommandError::Unconfirmed { queue: queue.to_owned(), messages });
+        if let Some(Queue { messages, .. }) = listed.into_iter().find(|listed| listed.name == queue) {
+            return Err(CommandError::Unconfirmed { queue: queue.to_owned(), messages });
+        }
+        // There is none, which the vault says itself.
     }
     let path = format!("{}/purge", place(queue));
     let Counted { messages } = ask(socket, Method::POST, &path, &json!({}), PATIENCE).await?;

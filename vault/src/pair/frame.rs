@@ -9,6 +9,9 @@ use bytes::{Buf as _, BufMut as _, Bytes, BytesMut};
 /// Largest frame accepted, in bytes after the length.
 pub const MAX_FRAME: usize = 4 << 20;
 
+/// A byte that is no topic.
+const NO_TOPIC: u8 = 0;
+
 /// What a body is about; the receiving room is chosen by it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum Topic {
@@ -45,6 +48,8 @@ pub enum Frame {
     Tell(Topic, Bytes),
     /// Wants an answer with the same id.
     Ask(u64, Topic, Bytes),
+    /// A question about something that this release does not know. It is refused, and the link stays.
+    Strange(u64),
     /// The answer, or why there is none.
     Answer(u64, Result<Bytes, String>),
 }
@@ -78,6 +83,11 @@ impl Frame {
                 bytes.put_u64(*id);
                 bytes.put_u8(*topic as u8);
                 bytes.put_slice(body);
+            }
+            Frame::Strange(id) => {
+                bytes.put_u8(2);
+                bytes.put_u64(*id);
+                bytes.put_u8(NO_TOPIC);
             }
             Frame::Answer(id, outcome) => {
                 bytes.put_u8(3);
@@ -123,7 +133,8 @@ impl Frame {
             1 => Ok(Frame::Tell(topic(&mut bytes)?, bytes)),
             2 => {
                 let id = bytes.try_get_u64().map_err(|_| malformed)?;
-                Ok(Frame::Ask(id, topic(&mut bytes)?, bytes))
+                let topic = Topic::from_byte(bytes.try_get_u8().map_err(|_| malformed)?);
+                Ok(topic.map_or(Frame::Strange(id), |topic| Frame::Ask(id, topic, bytes)))
             }
             3 => {
                 let id = bytes.try_get_u64().map_err(|_| malformed)?;
@@ -171,6 +182,7 @@ mod tests {
             Just(Frame::Beat),
             (topic(), body()).prop_map(|(topic, body)| Frame::Tell(topic, body)),
             (any::<u64>(), topic(), body()).prop_map(|(id, topic, body)| Frame::Ask(id, topic, body)),
+            any::<u64>().prop_map(Frame::Strange),
             (any::<u64>(), body()).prop_map(|(id, body)| Frame::Answer(id, Ok(body))),
             (any::<u64>(), "[a-zé ]{0,20}").prop_map(|(id, reason)| Frame::Answer(id, Err(reason))),
         ]
@@ -189,6 +201,12 @@ mod tests {
         fn no_bytes_make_the_decoder_panic(bytes in proptest::collection::vec(any::<u8>(), 0..80)) {
             fuzz(&bytes);
         }
+    }
+
+    #[test]
+    fn a_question_of_a_newer_release_is_no_reason_to_end_the_link() {
+        let asked = b"\x02\0\0\0\0\0\0\0\x07\x63what is this";
+        assert_eq!(Frame::decode(Bytes::from_static(asked)), Ok(Frame::Strange(7)));
     }
 
     #[test]

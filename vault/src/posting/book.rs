@@ -14,8 +14,8 @@ use tokio::sync::oneshot;
 use super::PostError;
 use crate::sqlite;
 
-/// Keys that are remembered; the oldest is forgotten for the next.
-const MOST: i64 = 1_000_000;
+/// Keys that are remembered; the oldest is forgotten for the next. No clock forgets one.
+const MOST: u64 = 2_000_000;
 /// Most changes of one commit, so that nobody waits for an endless one.
 const BATCH: usize = 256;
 /// So long may wait what nobody waits for.
@@ -94,10 +94,13 @@ impl Book {
     /// [`PostError::File`], [`PostError::Thread`].
     pub(super) fn open(file: &Path) -> Result<Self, PostError> {
         let connection = sqlite::open(file, MIGRATIONS)?;
+        let count =
+            connection.query_row("SELECT count(*) FROM post", [], |row| row.get(0)).map_err(unwritten)?;
+        let waiting = Waiting { count, ..Waiting::default() };
         let (sender, inbox) = channel();
         std::thread::Builder::new()
             .name("posts".to_owned())
-            .spawn(move || run(&connection, &inbox))
+            .spawn(move || run(&connection, waiting, &inbox))
             .map_err(PostError::Thread)?;
         Ok(Self(sender))
     }
@@ -140,7 +143,8 @@ impl Book {
         self.tell(Write::Kept(number));
     }
 
-    /// Its message is nowhere.
+    /// Its message is nowhere. Written before any later [`Book::begin`] is answered, so that no later
+    /// number of its producer can be taken for it.
     pub(super) fn forget(&self, number: u64) {
         self.tell(Write::Forget(number));
     }
@@ -162,10 +166,13 @@ impl Book {
 struct Waiting {
     writes: Vec<(Write, Reply<u64>)>,
     later: Vec<Write>,
+    /// Rows in the file.
+    count: u64,
+    /// Why the last commit failed.
+    trouble: Option<String>,
 }
 
-fn run(connection: &Connection, inbox: &Receiver<Ask>) {
-    let mut waiting = Waiting::default();
+fn run(connection: &Connection, mut waiting: Waiting, inbox: &Receiver<Ask>) {
     loop {
         let first = if waiting.later.is_empty() {
             inbox.recv().map_err(|_| RecvTimeoutError::Disconnected)
@@ -227,17 +234,26 @@ impl Waiting {
     fn write(&mut self, connection: &Connection) {
         let writes = std::mem::take(&mut self.writes);
         let (writes, replies): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
-        match commit(connection, &self.later, &writes) {
-            Ok(numbers) => {
+        match commit(connection, &self.later, &writes, self.count, MOST) {
+            Ok((numbers, count)) => {
                 self.later.clear();
+                self.count = count;
+                if self.trouble.take().is_some() {
+                    tracing::warn!("messages: their keys are written again");
+                }
                 for (reply, number) in replies.into_iter().zip(numbers) {
                     // Whoever asked may be gone.
                     drop(reply.send(Ok(number)));
                 }
             }
             Err(error) => {
-                tracing::error!("messages: keys cannot be written: {error}; posts are refused");
                 let why = error.to_string();
+                if self.trouble.as_ref() != Some(&why) {
+                    tracing::error!(
+                        "messages: their keys (posts.db) cannot be written: {why}; posts are refused, and it is tried again"
+                    );
+                    self.trouble = Some(why.clone());
+                }
                 for reply in replies {
                     drop(reply.send(Err(PostError::Book(why.clone()))));
                 }
@@ -250,34 +266,50 @@ fn unwritten(error: rusqlite::Error) -> PostError {
     PostError::Book(error.to_string())
 }
 
-fn commit(connection: &Connection, later: &[Write], writes: &[Write]) -> rusqlite::Result<Vec<u64>> {
+/// Does it all, with `count` rows there before; gives the new rows' numbers, and how many rows are left.
+fn commit(
+    connection: &Connection,
+    later: &[Write],
+    writes: &[Write],
+    mut count: u64,
+    most: u64,
+) -> rusqlite::Result<(Vec<u64>, u64)> {
     let transaction = connection.unchecked_transaction()?;
     for write in later {
-        change(&transaction, write)?;
+        change(&transaction, write, &mut count)?;
     }
-    let numbers = writes.iter().map(|write| change(&transaction, write)).collect::<rusqlite::Result<_>>()?;
-    let sql = "DELETE FROM post WHERE number <= (SELECT max(number) FROM post) - ?1";
-    transaction.prepare_cached(sql)?.execute([MOST])?;
+    let changed = writes.iter().map(|write| change(&transaction, write, &mut count));
+    let numbers = changed.collect::<rusqlite::Result<_>>()?;
+    if count > most {
+        let sql = "DELETE FROM post WHERE number IN (SELECT number FROM post ORDER BY number LIMIT ?1)";
+        count -= transaction.prepare_cached(sql)?.execute([count - most])? as u64;
+    }
     transaction.commit()?;
-    Ok(numbers)
+    Ok((numbers, count))
 }
 
-/// Gives the number of a row that is new.
-fn change(connection: &Connection, write: &Write) -> rusqlite::Result<u64> {
-    let begin = "INSERT OR REPLACE INTO post (key, state, print, producer) VALUES (?1, ?2, ?3, ?4)";
+/// Gives the number of a row that is new, and counts the rows.
+fn change(connection: &Connection, write: &Write, count: &mut u64) -> rusqlite::Result<u64> {
+    let delete = "DELETE FROM post WHERE key = ?1";
+    let insert = "INSERT INTO post (key, state, print, producer) VALUES (?1, ?2, ?3, ?4)";
     match write {
         Write::Begin { key, print, producer } => {
-            connection.prepare_cached(begin)?.execute(params![key, BEGUN, print, producer])?;
+            *count -= connection.prepare_cached(delete)?.execute([key])? as u64;
+            connection.prepare_cached(insert)?.execute(params![key, BEGUN, print, producer])?;
+            *count += 1;
         }
         Write::Theirs(key) => {
-            connection.prepare_cached(begin)?.execute(params![key, THEIRS, Hash::default(), ""])?;
+            *count -= connection.prepare_cached(delete)?.execute([key])? as u64;
+            connection.prepare_cached(insert)?.execute(params![key, THEIRS, Hash::default(), ""])?;
+            *count += 1;
         }
         Write::Kept(number) => {
             let sql = "UPDATE post SET state = ?2 WHERE number = ?1";
             connection.prepare_cached(sql)?.execute(params![number, KEPT])?;
         }
         Write::Forget(number) => {
-            connection.prepare_cached("DELETE FROM post WHERE number = ?1")?.execute([number])?;
+            let sql = "DELETE FROM post WHERE number = ?1";
+            *count -= connection.prepare_cached(sql)?.execute([number])? as u64;
         }
     }
     Ok(u64::try_from(connection.last_insert_rowid()).unwrap_or_default())
@@ -337,15 +369,25 @@ mod tests {
     }
 
     #[test]
-    fn the_oldest_key_is_forgotten_and_none_of_the_latest_million() {
+    fn the_oldest_key_is_forgotten_and_what_was_refused_counts_for_nothing() {
         let folder = tempfile::tempdir().unwrap();
         let connection = sqlite::open(&folder.path().join("posts.db"), MIGRATIONS).unwrap();
-        let begin = |key: u8| [Write::Begin { key: [key; 32], print: [key; 32], producer: "p".to_owned() }];
-        commit(&connection, &[], &begin(1)).unwrap();
-        commit(&connection, &[], &begin(2)).unwrap();
-        connection.execute("UPDATE sqlite_sequence SET seq = ?1", [MOST]).unwrap();
-        commit(&connection, &[], &begin(3)).unwrap();
-        assert_eq!(find(&connection, &[1; 32]).unwrap(), None);
-        assert!(find(&connection, &[2; 32]).unwrap().is_some());
+        let begin = |key: u8| Write::Begin { key: [key; 32], print: [key; 32], producer: "p".to_owned() };
+        let mut count = 0;
+        let mut write = |writes: &[Write]| {
+            let (numbers, left) = commit(&connection, &[], writes, count, 3).unwrap();
+            count = left;
+            (numbers.last().copied().unwrap(), left)
+        };
+        write(&[begin(1), begin(2), Write::Theirs([3; 32])]);
+        for _ in 0..5 {
+            let (number, left) = write(&[begin(3)]);
+            assert_eq!(left, 3, "the same key again");
+            assert_eq!(write(&[Write::Forget(number)]).1, 2);
+        }
+        assert!(find(&connection, &[1; 32]).unwrap().is_some());
+        assert_eq!(write(&[begin(4), begin(5)]).1, 3);
+        let known: Vec<bool> = (1..=5).map(|key| find(&connection, &[key; 32]).unwrap().is_some()).collect();
+        assert_eq!(known, [false, true, false, true, true]);
     }
 }

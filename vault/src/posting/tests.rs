@@ -53,7 +53,7 @@ impl Vault {
     }
 
     async fn post(&self, key: &str, text: &str, first: bool) -> Result<Posted, PostError> {
-        self.posting.post(post(text), ("erp", key), first, 1).await
+        self.posting.post(post(text), ("erp", key), first, 1, ()).await
     }
 
     async fn texts(&self) -> Vec<String> {
@@ -110,8 +110,21 @@ async fn a_repeated_key_is_answered_what_it_was_first_and_keeps_nothing_more_at_
         assert!(matches!(other, Err(PostError::KeyReused)));
     }
     assert_eq!((a.texts().await, b.texts().await), (vec!["1".to_owned()], vec![]));
-    let other_owner = a.posting.post(post("2"), ("crm", "k"), true, 1).await.unwrap();
+    let other_owner = a.posting.post(post("2"), ("crm", "k"), true, 1, ()).await.unwrap();
     assert!(other_owner.fresh, "another owner's key is another key");
+}
+
+#[tokio::test]
+async fn two_senders_who_each_think_they_are_first_keep_it_once_while_the_vaults_are_together() {
+    let folder = tempfile::tempdir().unwrap();
+    let ([a, b], up) = pair(folder.path()).await;
+    let first = a.post("k", "1", true).await.unwrap();
+    assert_eq!(b.post("k", "1", true).await.unwrap(), Posted { fresh: false, ..first });
+    up.store(false, Ordering::Relaxed);
+    a.post("apart", "1", true).await.unwrap();
+    // It was left to a when it came there.
+    assert!(matches!(b.post("k", "1", true).await, Err(PostError::InDoubt { .. })));
+    assert!(b.texts().await.is_empty());
 }
 
 #[tokio::test]
@@ -152,7 +165,7 @@ async fn a_crash_before_or_after_the_queue_kept_it_is_told_apart_at_the_next_sta
     };
     let inner = &a.posting.inner;
     let producer = ProducerId { connection: Text::shortened(&inner.run), value: 9, session: 1 };
-    let print = post("1").print().unwrap();
+    let print = post("1").print();
     let number = inner.book.begin(hash("kept"), print, producer.to_string()).await.unwrap();
     inner.send(&post("1"), &producer, number, 1).await.unwrap();
     let producer = ProducerId { value: 10, ..producer };
@@ -174,7 +187,7 @@ async fn many_at_once_under_few_keys_are_each_kept_once() {
         let (posting, key, first) = (vault.posting.clone(), format!("k{}", number % 50), number % 3 != 0);
         posts.spawn(async move {
             loop {
-                match posting.post(post(&key), ("erp", &key), first, 1).await {
+                match posting.post(post(&key), ("erp", &key), first, 1, ()).await {
                     Err(PostError::UnderWay | PostError::Busy) => {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
@@ -191,6 +204,28 @@ async fn many_at_once_under_few_keys_are_each_kept_once() {
     texts.dedup();
     assert_eq!((texts.len(), a.texts().await.len() + b.texts().await.len()), (50, 50));
     assert_eq!(lock(&a.posting.inner.free).len(), SEATS as usize);
+}
+
+#[tokio::test]
+async fn who_asks_for_a_key_that_is_under_way_does_not_free_it() {
+    let folder = tempfile::tempdir().unwrap();
+    let ([a, _b], _) = pair(folder.path()).await;
+    let inner = &a.posting.inner;
+    let held = inner.hold([1; 32]).unwrap();
+    for _ in 0..2 {
+        assert!(inner.hold([1; 32]).is_none());
+    }
+    drop(held);
+    assert!(inner.hold([1; 32]).is_some());
+}
+
+#[test]
+fn a_vault_that_kept_messages_once_does_not_leave_their_keys_to_the_other() {
+    let folder = tempfile::tempdir().unwrap();
+    let book = file(folder.path());
+    assert!(answer_without(&book).is_ok());
+    drop(Book::open(&book).unwrap());
+    assert!(answer_without(&book).is_err());
 }
 
 /// What may happen to two vaults and their link.
@@ -249,6 +284,28 @@ proptest! {
             kept.sort();
             let answered: Vec<String> = answers.keys().map(u8::to_string).collect();
             assert_eq!(kept, answered, "each answered key's message once, and no other");
+        });
+    }
+
+    #[test]
+    fn whoever_thinks_to_be_first_no_key_is_kept_twice_while_the_vaults_are_together(
+        steps in proptest::collection::vec((0_usize..2, 0_u8..3, any::<bool>(), 0_u8..8), 1..30)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let folder = tempfile::tempdir().unwrap();
+            let ([a, b], _) = pair(folder.path()).await;
+            let mut vaults = [Some(a), Some(b)];
+            let mut ids: BTreeMap<u8, String> = BTreeMap::new();
+            for (at, key, first, restart) in steps {
+                if restart == 0 {
+                    vaults[at] = Some(vaults[at].take().unwrap().reopened().await);
+                }
+                let text = key.to_string();
+                let posted = vaults[at].as_ref().unwrap().post(&text, &text, first).await.unwrap();
+                assert_eq!(posted.fresh, !ids.contains_key(&key));
+                assert_eq!(*ids.entry(key).or_insert_with(|| posted.id.clone()), posted.id);
+            }
         });
     }
 }

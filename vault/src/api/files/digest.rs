@@ -86,6 +86,15 @@ impl Digests {
         .boxed()
     }
 
+    /// Checks a body that has come whole.
+    ///
+    /// # Errors
+    /// [`BodyError::Digest`] where it is not what was said.
+    pub fn check_whole(mut self, body: &[u8]) -> Result<(), BodyError> {
+        self.update(body);
+        self.verdict()
+    }
+
     fn update(&mut self, bytes: &[u8]) {
         if let Some((hasher, _)) = &mut self.sha256 {
             hasher.update(bytes);

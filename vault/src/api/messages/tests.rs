@@ -38,7 +38,7 @@ async fn code(router: &Router, request: Request<Body>) -> (u16, String) {
 async fn router_in(folder: &tempfile::TempDir) -> (Router, Queues) {
     let queues = Queues::open(Settings::new(folder.path().join("queue.db"))).unwrap();
     let posting = Posting::open(&folder.path().join("posts.db"), "a", queues.clone()).await.unwrap();
-    (routes(Some(posting), Arc::new(|| LIFE), 2048), queues)
+    (routes(Ok(posting), Arc::new(|| LIFE), 2048), queues)
 }
 
 #[tokio::test]
@@ -96,21 +96,36 @@ async fn what_may_not_or_cannot_be_posted_is_refused_and_nothing_kept() {
 
 #[tokio::test]
 async fn a_vault_without_queues_says_what_to_write_into_its_configuration() {
-    let router = routes(None, Arc::new(|| LIFE), 2048);
-    let (status, body) = answer(&router, request("/v1/messages/q", Some(Role::Edge), "k", "")).await;
+    let router = |why| routes(Err(why), Arc::new(|| LIFE), 2048);
+    let post = || request("/v1/messages/q", Some(Role::Edge), "k", "");
+    let (status, body) = answer(&router(NoPosts::NoQueues), post()).await;
     assert_eq!((status.as_u16(), &body["code"]), (501, &"no_broker".into()));
     assert!(body["detail"].as_str().unwrap().contains("[broker]"), "{body}");
+    assert_eq!(code(&router(NoPosts::Trouble), post()).await, (503, "not_written".to_owned()));
 }
 
 #[tokio::test]
-async fn bodies_at_once_are_bounded() {
-    let desk = Desk::new(None, Arc::new(|| LIFE), 2048);
-    let (small, unknown) = (HeaderMap::from_iter([(header::CONTENT_LENGTH, 1.into())]), HeaderMap::new());
+async fn large_bodies_at_once_are_bounded_and_hold_no_small_one_up() {
+    let desk = Desk::new(Err(NoPosts::NoQueues), Arc::new(|| LIFE), 1 << 20);
+    let announced = |length: usize| HeaderMap::from_iter([(header::CONTENT_LENGTH, length.into())]);
     let mut held = Vec::new();
     for _ in 0..LARGEST_AT_ONCE {
-        held.push(desk.room_for(&unknown).await.unwrap());
+        held.push(desk.room_for(&HeaderMap::new()).await.unwrap());
     }
-    assert_eq!(desk.room_for(&small).await.unwrap_err().problem.code, "busy");
+    assert_eq!(desk.room_for(&announced(SMALL + 1)).await.unwrap_err().problem.code, "busy");
+    assert!(desk.room_for(&announced(SMALL)).await.is_ok());
+    assert_eq!(desk.room_for(&announced((1 << 20) + 1)).await.unwrap_err().problem.code, "too_large");
     held.pop();
-    assert!(desk.room_for(&small).await.is_ok());
+    assert!(desk.room_for(&announced(SMALL + 1)).await.is_ok());
+}
+
+#[tokio::test]
+async fn a_body_that_is_not_what_its_digest_says_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let (router, queues) = router_in(&folder).await;
+    let mut post = request("/v1/messages/q", Some(Role::Edge), "k", "hello");
+    let of_nothing = "sha-256=:47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=:";
+    post.headers_mut().insert(shared::api::CONTENT_DIGEST, of_nothing.parse().unwrap());
+    assert_eq!(code(&router, post).await, (422, "digest_mismatch".to_owned()));
+    assert!(queues.list().await.unwrap().iter().all(|queue| queue.state.depth == 0));
 }

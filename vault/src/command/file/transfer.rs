@@ -133,7 +133,7 @@ impl Put {
 }
 
 /// Could the same upload succeed, or have succeeded already?
-fn can_be_repeated(error: &CommandError) -> bool {
+pub(in crate::command) fn can_be_repeated(error: &CommandError) -> bool {
     match error {
         CommandError::NotRunning { .. } => false,
         CommandError::Refused(problem) => !(400..500).contains(&problem.status) || problem.status == 408,

@@ -14,6 +14,7 @@ use shared::api::{IDEMPOTENCY_KEY, LifeAnswer, VAULT_TICKET};
 use shared::config::parse_duration;
 
 use super::super::control::{self, Progress, whole};
+use super::super::file::can_be_repeated;
 use super::super::{CommandError, Output};
 use super::{PATIENCE, SOON, ask, encoded};
 
@@ -83,9 +84,15 @@ impl Send {
         };
         let request = request.header(IDEMPOTENCY_KEY, &key).body(whole(body));
         let request = request.map_err(std::io::Error::other)?;
-        let repeatable = |source| CommandError::Repeatable { source: Box::new(source), key: key.clone() };
-        let answer = control::call(socket, request, PATIENCE, &Progress::default()).await;
-        let posted: PostedMessage = control::json(socket, answer.map_err(repeatable)?).await?;
+        let posted: Result<PostedMessage, _> =
+            match control::call(socket, request, PATIENCE, &Progress::default()).await {
+                Ok(answer) => control::json(socket, answer).await,
+                Err(error) => Err(error),
+            };
+        let posted = posted.map_err(|error| match can_be_repeated(&error) {
+            true => CommandError::Repeatable { source: Box::new(error), key },
+            false => error,
+        })?;
         output.show(&posted, &format!("{} is in {}", posted.id, posted.destination))
     }
 

@@ -75,11 +75,6 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
         }
     }
 
-    /// The broker lives.
-    fn heard(&mut self) {
-        self.silent_at = Instant::now().max(self.grace) + self.silence.unwrap_or(NEVER);
-    }
-
     /// Until the connection ends; why stands in `shared` before anybody is told that it did.
     pub(super) async fn run(mut self) {
         let cause = match self.serve().await {
@@ -132,6 +127,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
         }
     }
 
+    /// The broker lives.
     fn heard(&mut self) {
         self.silent_at = Instant::now().max(self.grace) + self.silence.unwrap_or(NEVER);
     }
