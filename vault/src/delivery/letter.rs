@@ -51,6 +51,13 @@ pub enum LetterError {
 }
 
 impl Letter {
+    /// At most so many bytes of body are sent for a message, as far as can be told without unpacking it.
+    #[must_use]
+    pub fn room(kept: &Kept) -> usize {
+        let is_compressed = Message::from_bytes(kept.body.clone()).is_ok_and(|message| message.compressed);
+        if is_compressed { MOST_BODY } else { kept.body.len() }
+    }
+
     /// What is sent for a message of that queue.
     ///
     /// # Errors

@@ -144,11 +144,12 @@ async fn call(caller: &Caller, letter: &Letter, policy: Policy) -> Result<(), Ta
 /// this vault while the queue remembers it puts nothing twice.
 fn message(job: &str, at: Timestamp, destination: &Destination, text: &str) -> Result<Send, EncodeError> {
     let name = key(job, at);
+    // One producer for each run: runs do not come in the order of their times, and a producer's numbers
+    // must rise.
     let producer =
-        ProducerId { connection: Text::shortened(&format!("ID:schedule:{job}")), value: 1, session: 1 };
-    let second = at.as_second();
+        ProducerId { connection: Text::shortened(&format!("ID:schedule:{name}")), value: 1, session: 1 };
     let queue = openwire::Destination::queue(Text::shortened(destination.name()));
-    let mut message = openwire::Message::new(MessageKind::Text, producer.message(second), queue);
+    let mut message = openwire::Message::new(MessageKind::Text, producer.message(1), queue);
     message.set_text(text);
     message.timestamp = at.as_millisecond();
     let mut properties = Properties::default();
@@ -158,7 +159,7 @@ fn message(job: &str, at: Timestamp, destination: &Destination, text: &str) -> R
         destination: destination.clone(),
         persistent: true,
         priority: 4,
-        producer: u64::try_from(second).ok().map(|second| (format!("schedule:{job}").into(), second)),
+        producer: Some((format!("schedule:{name}").into(), 1)),
         again: true,
         message: Arc::new(Message {
             name: format!("ID:schedule:{name}").into(),
