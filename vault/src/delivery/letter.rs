@@ -197,6 +197,15 @@ mod tests {
     }
 
     #[test]
+    fn as_much_room_is_held_for_a_compressed_body_as_any_may_take() {
+        let mut message = message();
+        message.set_text(&"x".repeat(10_000));
+        assert!((10_000..12_000).contains(&Letter::room(&kept(&message))));
+        message.compressed = true;
+        assert_eq!(Letter::room(&kept(&message)), MOST_BODY);
+    }
+
+    #[test]
     fn the_id_is_the_messages_own_and_has_no_full_stop() {
         let sent = letter(&message());
         assert_eq!(sent.id, letter(&message()).id);

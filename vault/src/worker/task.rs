@@ -171,3 +171,43 @@ fn message(job: &str, at: Timestamp, destination: &Destination, text: &str) -> R
         }),
     })
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue;
+    use crate::queue::message::Id;
+    use crate::schedule::Job;
+    use crate::schedule::plan::Plan;
+    use crate::schedule::turn::{Passed, Rules};
+
+    fn at(text: &str) -> Timestamp {
+        format!("2026-05-01T{text}Z").parse().unwrap()
+    }
+
+    fn run(time: &str) -> Run {
+        Run { at: at(time), asked: false, by: "vault-a".into(), epoch: 1, began: at(time) }
+    }
+
+    #[tokio::test]
+    async fn each_run_puts_one_message_in_whatever_order_they_come_and_a_repeated_one_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let queues = Queues::open(queue::Settings::new(folder.path().join("queue.db"))).unwrap();
+        let rules = Rules { missed: Passed::RunOnce, overlap: Passed::Skip };
+        let plan = Plan::parse("*/10 * * * *", "UTC", at("00:00:00")).unwrap();
+        let job = Job { name: "report".into(), plan, rules, time_limit: Duration::from_secs(60) };
+        let kind = Kind::Message { queue: "reports".into(), text: "go".into() };
+        let task = Task::new(&Schedule { job, kind }, &queues).unwrap();
+        // An operator's wish comes before the run that was due before it.
+        for time in ["10:10:01", "10:10:00", "10:20:00", "10:10:00", "10:20:00"] {
+            task.run("report", &run(time)).await.unwrap();
+        }
+        let destination = Destination::queue("reports").unwrap();
+        let placed = queues.browse(destination, Id::default(), 10, 1 << 20).await.unwrap();
+        let names: Vec<_> = placed.iter().map(|placed| &*placed.message.name).collect();
+        assert_eq!(
+            names,
+            ["10:10:01", "10:10:00", "10:20:00"].map(|time| format!("ID:schedule:report/2026-05-01T{time}Z"))
+        );
+    }
+}
