@@ -288,11 +288,10 @@ impl Target {
     /// One try. Its body is in memory no longer than that.
     async fn post(&self, message: &Message, now: SystemTime) -> Result<Outcome, LetterError> {
         let room = Letter::room(message).div_ceil(PIECE).min(PIECES);
-        let room = u32::try_from(room).unwrap_or(u32::MAX);
         // It is never closed.
-        let mut held = self.bodies.acquire_many(room).await.ok();
+        let mut held = self.bodies.acquire_many(u32::try_from(room).unwrap_or(u32::MAX)).await.ok();
         let letter = Letter::of(self.destination.name(), message)?;
-        let surplus = (room as usize).saturating_sub(letter.body.len().div_ceil(PIECE));
+        let surplus = room.saturating_sub(letter.body.len().div_ceil(PIECE));
         drop(held.as_mut().and_then(|held| held.split(surplus)));
         let began = Instant::now();
         let outcome = self.caller.post(&letter, now).await;
