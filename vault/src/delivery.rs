@@ -22,6 +22,7 @@ use std::time::SystemTime;
 
 use prometheus::Registry;
 use shared::shutdown::Shutdown;
+use tokio::sync::Semaphore;
 use tokio::task::JoinHandle;
 
 use self::course::{Outcome, Policy};
@@ -169,7 +170,8 @@ impl Targets {
         shutdown: &Shutdown,
     ) -> Result<(Self, Vec<JoinHandle<()>>), DeliveryError> {
         let metrics = Metrics::register(registry)?;
-        let made = |settings| target(settings, state, metrics.clone()).map(Arc::new);
+        let bodies = Arc::new(Semaphore::new(target::PIECES));
+        let made = |settings| target(settings, state, Arc::clone(&bodies), metrics.clone()).map(Arc::new);
         let targets: Result<Vec<_>, _> = settings.into_iter().map(made).collect();
         let targets: Arc<[_]> = targets?.into();
         let work = |target: &Arc<Target>| Arc::clone(target).run(queues.clone(), shutdown.clone());
@@ -215,7 +217,12 @@ impl Targets {
     }
 }
 
-fn target(settings: Settings, state: &Path, metrics: Metrics) -> Result<Target, DeliveryError> {
+fn target(
+    settings: Settings,
+    state: &Path,
+    bodies: Arc<Semaphore>,
+    metrics: Metrics,
+) -> Result<Target, DeliveryError> {
     let name = settings.name.clone();
     let destination = Destination::queue(&settings.queue).map_err(|source| DeliveryError::Queue {
         target: name.clone(),
@@ -224,7 +231,7 @@ fn target(settings: Settings, state: &Path, metrics: Metrics) -> Result<Target, 
     })?;
     let caller = Caller::new(&name, &settings.endpoint, settings.concurrency)?;
     let pause = Pause::new(&state.join("delivery"), &name);
-    Ok(Target::new(settings, destination, caller, pause, metrics))
+    Ok(Target::new(settings, destination, caller, (pause, bodies), metrics))
 }
 
 #[cfg(test)]

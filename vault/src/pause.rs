@@ -24,10 +24,14 @@ impl Pause {
         &self.file
     }
 
-    /// Why it is paused, if it is.
+    /// Why it is paused, if it is. What cannot be read is a pause all the same.
     #[must_use]
     pub fn reason(&self) -> Option<String> {
-        fs::read_to_string(&self.file).ok()
+        match fs::read(&self.file) {
+            Ok(reason) => Some(String::from_utf8_lossy(&reason).into_owned()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => Some(format!("paused; {} cannot be read: {error}", self.file.display())),
+        }
     }
 
     /// Durable when it returns.
@@ -37,19 +41,22 @@ impl Pause {
     pub fn set(&self, why: &str) -> io::Result<()> {
         let folder = self.file.parent().unwrap_or(&self.file);
         fs::create_dir_all(folder)?;
-        fs::write(&self.file, why)?;
-        File::open(&self.file)?.sync_all()?;
+        let new = self.file.with_extension("new");
+        fs::write(&new, why)?;
+        File::open(&new)?.sync_all()?;
+        fs::rename(&new, &self.file)?;
         File::open(folder)?.sync_all()
     }
 
-    /// It is paused no more; well also where it was not.
+    /// It is paused no more, durably; well also where it was not.
     ///
     /// # Errors
     /// The system's.
     pub fn lift(&self) -> io::Result<()> {
         match fs::remove_file(&self.file) {
-            Err(error) if error.kind() != io::ErrorKind::NotFound => Err(error),
-            _ => Ok(()),
+            Ok(()) => File::open(self.file.parent().unwrap_or(&self.file))?.sync_all(),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
         }
     }
 }

@@ -331,7 +331,7 @@ fn behind(background: &Background) -> Behind {
             let background = asked.clone();
             Box::pin(async move {
                 let done = match wanted {
-                    Wanted::Run => background.run(&job),
+                    Wanted::Run => background.run(&job).await,
                     Wanted::Pause(why) => background.pause(&job, &why).await.map(|()| None),
                     Wanted::Resume => background.resume(&job).await.map(|()| None),
                 };
@@ -339,6 +339,7 @@ fn behind(background: &Background) -> Behind {
                     let told = error.to_string();
                     match error {
                         AskError::Unknown { .. } => NotDone::Unknown(told),
+                        AskError::UnderWay { .. } => NotDone::UnderWay(told),
                         AskError::Ledger { .. } => NotDone::Later(told),
                         AskError::Mark { .. } => NotDone::Failed(told),
                     }

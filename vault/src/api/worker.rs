@@ -37,6 +37,8 @@ pub enum Wanted {
 pub enum NotDone {
     /// There is no such job.
     Unknown(String),
+    /// It does it already.
+    UnderWay(String),
     /// The ledger does not take it now.
     Later(String),
     /// The operator finds the cause in the log.
@@ -128,6 +130,7 @@ async fn resume_job(
 async fn ask(behind: &Behind, name: &str, wanted: Wanted) -> Result<Option<String>, Refusal> {
     (behind.ask)(name.to_owned(), wanted).await.map_err(|error| match error {
         NotDone::Unknown(told) => Refusal::not_found(told),
+        NotDone::UnderWay(told) => Refusal::new(StatusCode::CONFLICT, "under_way", told),
         NotDone::Later(told) => Refusal::later("ledger_away", told, AGAIN),
         NotDone::Failed(told) => {
             tracing::error!("{told}");

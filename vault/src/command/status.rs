@@ -21,6 +21,7 @@ pub fn wanting(status: &Value) -> Vec<String> {
         wanting.extend(about["error"].as_str().map(|error| format!("{room}: {error}")));
     }
     let (pair, files) = (&status["pair"], &status["files"]);
+    wanting.extend(list(&status["worker"]["worries"]).iter().filter_map(Value::as_str).map(str::to_owned));
     if pair["connected"] == false {
         wanting.push(format!("{} is away", word(&pair["peer"])));
     }
@@ -302,6 +303,7 @@ mod tests {
             "numbers": {"owner": "vault-a", "entries": 21, "epoch": 2, "tokens": ["vault-b"], "reason": null,
                 "database": {"phase": "current", "lag": 0, "why": null, "thin": null, "writable": ["a"]}},
             "pki": {"certificates": 4, "revoked": 0, "open_tokens": 0, "authority_key_here": false},
+            "worker": {"worries": []},
             "files": files,
         })
     }
@@ -344,6 +346,7 @@ mod tests {
             ("/files/rebuild/last_error", json!("both must be listed"), "rebuilding the catalog: both"),
             ("/files/spool/free_bytes", json!(4096), "the spool /var/lib/vault/spool is full"),
             ("/pki", json!({"error": "disk"}), "pki: disk"),
+            ("/worker", json!({"worries": ["tick is paused"]}), "tick is paused"),
             ("/numbers/database", json!({"phase": "behind", "lag": 3}), "the database is 3 entries behind"),
             ("/numbers/database", json!({"alarm": "a and b take writes"}), "a and b take writes"),
             (

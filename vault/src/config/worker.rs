@@ -10,7 +10,7 @@ use shared::config::Section;
 use crate::delivery::course::Policy;
 use crate::delivery::handler::{Address, Deadlines};
 use crate::delivery::{self, Endpoint};
-use crate::queue::message::Destination;
+use crate::queue::message::{DEAD_LETTERS, Destination};
 use crate::schedule::Job;
 use crate::schedule::plan::Plan;
 use crate::schedule::turn::{Passed, Rules};
@@ -100,6 +100,12 @@ fn delivery(mut section: Section<'_>) -> Option<delivery::Settings> {
         section.fault("name", "so begin the names of the vault's own jobs; take another");
     }
     let queue = queue(&mut section);
+    if queue.as_deref() == Some(DEAD_LETTERS) {
+        section.fault(
+            "queue",
+            "what is given up there is gone for good; watch vault_delivery_dead_letters_total instead",
+        );
+    }
     let endpoint = endpoint(&mut section);
     let policy = policy(&mut section, 30, Duration::from_secs(600));
     let concurrency = section.or("concurrency", 4_usize);
@@ -291,6 +297,8 @@ mod tests {
         assert!(!told.contains("secret@") && !told.contains("unknown"), "{told}");
         let told = read("[[delivery]]\nname = \"storage.scrub\"\nqueue = \"q\"\nurl = \"http://h/\"\n");
         assert!(told.unwrap_err().to_string().contains("the vault's own jobs"));
+        let told = read("[[delivery]]\nname = \"dead\"\nqueue = \"ActiveMQ.DLQ\"\nurl = \"http://h/\"\n");
+        assert!(told.unwrap_err().to_string().contains("given up there is gone for good"));
         let told = read("[[delivery]]\nname = \"nightly-report\"\nqueue = \"q\"\nurl = \"http://h/\"\n");
         assert!(told.unwrap_err().to_string().contains("a [[schedule]] has the name"));
         let twice = read(

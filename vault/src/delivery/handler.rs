@@ -25,6 +25,8 @@ use tokio_rustls::TlsConnector;
 
 use super::course::Outcome;
 
+/// A connection that was kept for longer may have been dropped by a firewall that told nobody.
+const KEPT: Duration = Duration::from_secs(30);
 /// So much of an answer's body is read.
 const MOST_ANSWER: usize = 64 << 10;
 const AGENT: HeaderValue = HeaderValue::from_static(concat!("vault/", env!("CARGO_PKG_VERSION")));
@@ -127,7 +129,8 @@ pub struct Handler {
     address: Address,
     deadlines: Deadlines,
     tls: Option<(TlsConnector, ServerName<'static>)>,
-    idle: Mutex<Vec<SendRequest<Full<Bytes>>>>,
+    /// Since when each is kept, the latest last.
+    idle: Mutex<Vec<(Instant, SendRequest<Full<Bytes>>)>>,
     most_idle: usize,
 }
 
@@ -162,9 +165,8 @@ impl Handler {
         headers.insert(USER_AGENT, AGENT);
         let mut request = Request::post(&self.address.path).body(Full::new(body)).unwrap_or_default();
         *request.headers_mut() = headers;
-        let kept = self.idle.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        if let Some(mut kept) = kept
-            && kept.ready().await.is_ok()
+        if let Some(mut kept) = self.kept()
+            && let Ok(Ok(())) = timeout(self.deadlines.connect, kept.ready()).await
             && let Some(outcome) = self.exchange(kept, request.clone(), now, true).await
         {
             return outcome;
@@ -216,9 +218,16 @@ impl Handler {
         if let Ok(Ok(_)) = timeout_at(deadline, body).await {
             let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
             if idle.len() < self.most_idle {
-                idle.push(sender);
+                idle.push((Instant::now(), sender));
             }
         }
+    }
+
+    /// The connection that was used last, unless that is too long ago.
+    fn kept(&self) -> Option<SendRequest<Full<Bytes>>> {
+        let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
+        idle.retain(|(since, _)| since.elapsed() < KEPT);
+        idle.pop().map(|(_, sender)| sender)
     }
 
     async fn connect(&self) -> Result<SendRequest<Full<Bytes>>, String> {

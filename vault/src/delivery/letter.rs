@@ -51,6 +51,13 @@ pub enum LetterError {
 }
 
 impl Letter {
+    /// At most so many bytes of body are sent for a message, as far as can be told without unpacking it.
+    #[must_use]
+    pub fn room(kept: &Kept) -> usize {
+        let is_compressed = Message::from_bytes(kept.body.clone()).is_ok_and(|message| message.compressed);
+        if is_compressed { MOST_BODY } else { kept.body.len() }
+    }
+
     /// What is sent for a message of that queue.
     ///
     /// # Errors
@@ -187,6 +194,15 @@ mod tests {
         assert_eq!(sent.headers["x-message-correlation-id"], "c-1");
         assert_eq!(sent.headers["x-message-id"], "ID:host.example-1:1:1:1");
         assert!(!sent.headers.keys().any(|name| name.as_str().contains("long")), "{:?}", sent.headers);
+    }
+
+    #[test]
+    fn as_much_room_is_held_for_a_compressed_body_as_any_may_take() {
+        let mut message = message();
+        message.set_text(&"x".repeat(10_000));
+        assert!((10_000..12_000).contains(&Letter::room(&kept(&message))));
+        message.compressed = true;
+        assert_eq!(Letter::room(&kept(&message)), MOST_BODY);
     }
 
     #[test]

@@ -14,12 +14,12 @@ use http::{HeaderMap, HeaderValue};
 use serde::Serialize;
 use shared::retry::Backoff;
 use shared::shutdown::Shutdown;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout};
 
 use super::course::{Course, Next, Outcome};
-use super::letter::Letter;
+use super::letter::{Letter, LetterError};
 use super::metrics::Metrics;
 use super::signature::Secrets;
 use super::{Caller, Settings};
@@ -31,6 +31,11 @@ use crate::queue::{Delivery, QueueError, Queues, Session};
 /// What is under way may take so long to end when the vault stops, as long as the API's and the broker's
 /// connections may; then it goes back to its queue.
 const DRAIN: Duration = Duration::from_secs(10);
+
+/// Bodies are counted in pieces of so many bytes,
+const PIECE: usize = 4096;
+/// and all targets together send so many pieces at once: 128 MiB.
+pub(super) const PIECES: usize = (128 << 20) / PIECE;
 
 /// How a target stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
@@ -53,18 +58,23 @@ pub struct Status {
     pub failed: u64,
     /// Messages given up, since then.
     pub dead: u64,
+    /// Tries that failed since the handler last took a message.
+    pub in_a_row: u64,
     /// What went wrong last.
     pub last_failure: Option<String>,
 }
+
+/// So many failed tries in a row need somebody.
+const ALARMING: u64 = 3;
 
 impl Status {
     /// What an operator should look at, in a few words.
     #[must_use]
     pub fn worry(&self) -> Option<String> {
-        let Self { name, paused, retrying, last_failure, .. } = self;
+        let Self { name, paused, in_a_row, last_failure, .. } = self;
         match (paused, last_failure) {
             (Some(why), _) => Some(format!("{name} gets nothing: {why}")),
-            (None, Some(why)) if *retrying > 0 => Some(format!("{name} takes nothing: {why}")),
+            (None, Some(why)) if *in_a_row >= ALARMING => Some(format!("{name} takes nothing: {why}")),
             _ => None,
         }
     }
@@ -86,6 +96,7 @@ struct Counts {
     delivered: u64,
     failed: u64,
     dead: u64,
+    in_a_row: u64,
     last_failure: Option<String>,
 }
 
@@ -105,6 +116,8 @@ pub(super) struct Target {
     gate: watch::Sender<Gate>,
     counts: Mutex<Counts>,
     pause: Pause,
+    /// Room for the bodies of all targets that are being sent, in pieces.
+    bodies: Arc<Semaphore>,
     metrics: Metrics,
 }
 
@@ -113,12 +126,12 @@ impl Target {
         settings: Settings,
         destination: Destination,
         caller: Caller,
-        pause: Pause,
+        (pause, bodies): (Pause, Arc<Semaphore>),
         metrics: Metrics,
     ) -> Self {
         let rate = governor::RateLimiter::direct(governor::Quota::per_second(settings.per_second));
         let gate = watch::Sender::new(Gate { paused: pause.reason(), not_before: None });
-        Self { settings, destination, caller, rate, gate, counts: Mutex::default(), pause, metrics }
+        Self { settings, destination, caller, rate, gate, counts: Mutex::default(), pause, bodies, metrics }
     }
 
     pub(super) fn name(&self) -> &str {
@@ -159,6 +172,7 @@ impl Target {
             delivered: counts.delivered,
             failed: counts.failed,
             dead: counts.dead,
+            in_a_row: counts.in_a_row,
             last_failure: counts.last_failure.clone(),
         }
     }
@@ -196,10 +210,11 @@ impl Target {
                         ended
                     });
                 }
-                Some(ended) = under_way.join_next() => {
-                    if let Ok(Err(error)) = ended {
-                        break Err(error);
-                    }
+                Some(ended) = under_way.join_next() => match ended {
+                    Ok(Ok(())) => {}
+                    Ok(Err(error)) => break Err(error),
+                    // It panicked; its message goes back with the others.
+                    Err(_) => break Err(QueueError::Stopped),
                 }
             }
         };
@@ -233,23 +248,14 @@ impl Target {
         number: u64,
         shutdown: &Shutdown,
     ) -> Result<(), QueueError> {
-        let end = match Letter::of(self.destination.name(), &delivery.message) {
-            Ok(letter) => self.send(&letter, &delivery.message, number, shutdown).await,
-            Err(error) => Some(self.give_up(&delivery.message, error.to_string())),
-        };
+        let end = self.send(&delivery.message, number, shutdown).await;
         let Some(kind) = end else { return Ok(()) };
         let range = (Some(delivery.id), delivery.id);
         session.acknowledge(delivery.consumer, range, kind, None).await?.await?;
         Ok(())
     }
 
-    async fn send(
-        &self,
-        letter: &Letter,
-        message: &Message,
-        number: u64,
-        shutdown: &Shutdown,
-    ) -> Option<AckKind> {
+    async fn send(&self, message: &Message, number: u64, shutdown: &Shutdown) -> Option<AckKind> {
         let mut course = Course::new(self.settings.policy);
         loop {
             tokio::select! {
@@ -260,9 +266,10 @@ impl Target {
             if message.expiration != 0 && u128::from(message.expiration) <= since_1970(now).as_millis() {
                 return Some(AckKind::Expired);
             }
-            let began = Instant::now();
-            let outcome = self.caller.post(letter, now).await;
-            self.metrics.tried(self.name(), began.elapsed());
+            let outcome = match self.post(message, now).await {
+                Ok(outcome) => outcome,
+                Err(error) => return Some(self.give_up(message, error.to_string())),
+            };
             match self.after(&mut course, outcome, message) {
                 Ok(kind) => return Some(kind),
                 Err(wait) => {
@@ -278,12 +285,28 @@ impl Target {
         }
     }
 
+    /// One try. Its body is in memory no longer than that.
+    async fn post(&self, message: &Message, now: SystemTime) -> Result<Outcome, LetterError> {
+        let room = Letter::room(message).div_ceil(PIECE).min(PIECES);
+        // It is never closed.
+        let mut held = self.bodies.acquire_many(u32::try_from(room).unwrap_or(u32::MAX)).await.ok();
+        let letter = Letter::of(self.destination.name(), message)?;
+        let surplus = room.saturating_sub(letter.body.len().div_ceil(PIECE));
+        drop(held.as_mut().and_then(|held| held.split(surplus)));
+        let began = Instant::now();
+        let outcome = self.caller.post(&letter, now).await;
+        self.metrics.tried(self.name(), began.elapsed());
+        Ok(outcome)
+    }
+
     /// How the message ends, or how long it waits.
     fn after(&self, course: &mut Course, outcome: Outcome, message: &Message) -> Result<AckKind, Duration> {
         match course.after(outcome, getrandom::u32().unwrap_or(u32::MAX)) {
             Next::Done => {
                 self.metrics.delivered(self.name());
-                self.counts().delivered += 1;
+                let mut counts = self.counts();
+                counts.delivered += 1;
+                counts.in_a_row = 0;
                 Ok(AckKind::Standard)
             }
             Next::Again { wait, hold, why } => {
@@ -326,24 +349,32 @@ impl Target {
         self.metrics.failed(self.name());
         let mut counts = self.counts();
         counts.failed += 1;
+        counts.in_a_row += 1;
         counts.last_failure = Some(why);
     }
 
-    /// Waits until something may be sent: neither paused nor held, and not too fast.
+    /// Waits until something may be sent: neither paused nor held, and not too fast. Those that wait
+    /// at the gate have not been counted yet, so that they do not all go at once when it opens.
     async fn opened(&self) {
-        self.rate.until_ready().await;
         let mut gate = self.gate.subscribe();
+        let mut counted = false;
         loop {
             let Gate { paused, not_before } = gate.borrow_and_update().clone();
             let held = not_before.filter(|until| *until > Instant::now());
             match (paused, held) {
-                (None, None) => return,
+                (None, None) if counted => return,
+                (None, None) => {
+                    self.rate.until_ready().await;
+                    counted = true;
+                    continue;
+                }
                 (Some(_), _) => drop(gate.changed().await),
                 (None, Some(until)) => tokio::select! {
                     _changed = gate.changed() => {}
                     () = sleep_until(until) => {}
                 },
             }
+            counted = false;
         }
     }
 

@@ -143,11 +143,16 @@ struct Story {
 
 impl Story {
     fn start(url: String, authority_file: Option<PathBuf>) -> Self {
+        Self::start_as(url, authority_file, |_| {})
+    }
+
+    fn start_as(url: String, authority_file: Option<PathBuf>, change: impl FnOnce(&mut Settings)) -> Self {
         let folder = tempfile::tempdir().unwrap();
         std::fs::write(folder.path().join("secret"), SECRET).unwrap();
         let queues = Queues::open(queue::Settings::new(folder.path().join("queue.db"))).unwrap();
         let shutdown = Shutdown::new();
-        let settings = settings(folder.path(), url, authority_file);
+        let mut settings = settings(folder.path(), url, authority_file);
+        change(&mut settings);
         let (targets, handles) =
             Targets::start(vec![settings], &queues, folder.path(), &Registry::new(), &shutdown).unwrap();
         Self { folder, queues, targets, handles, shutdown }
@@ -310,6 +315,30 @@ async fn the_signature_is_what_pythons_own_hmac_and_the_schemes_own_library_make
     python.stdin.take().unwrap().write_all(&got.body).unwrap();
     let made = python.wait_with_output().unwrap();
     assert_eq!(String::from_utf8(made.stdout).unwrap().trim(), got.header("webhook-signature"));
+}
+
+#[tokio::test]
+async fn when_a_pause_ends_those_that_waited_go_no_faster_than_the_targets_rate() {
+    let mut server = Server::start(&[Reply::Status(200)], None).await;
+    let story = Story::start_as(format!("http://{}/hook", server.address), None, |settings| {
+        settings.concurrency = 3;
+        settings.per_second = NonZeroU32::new(2).unwrap();
+    });
+    story.targets.pause("shop", "paused").unwrap();
+    for name in ["m-1", "m-2", "m-3", "m-4", "m-5"] {
+        story.send(name, "a").await;
+    }
+    story.until(|status| status.under_way == 3).await;
+    // Time enough for each of them to be counted.
+    sleep(Duration::from_secs(2)).await;
+    story.targets.resume("shop").unwrap();
+    let first = server.next().await;
+    let mut last = first.at;
+    for _ in 0..4 {
+        last = server.next().await.at;
+    }
+    // Two at once, then one each half second.
+    assert!(last - first.at >= Duration::from_millis(1300), "{:?}", last - first.at);
 }
 
 #[tokio::test]

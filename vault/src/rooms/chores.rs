@@ -33,7 +33,7 @@ pub(super) fn start(
     for chore in chores {
         upkeep.keep(chore, shutdown);
     }
-    upkeep.keep(keys(storage, readiness), shutdown);
+    upkeep.keep(keys(storage, pair, readiness), shutdown);
     // Two who have just met compare at once.
     let (upkeep, mut up, shutdown) = (upkeep.clone(), pair.up(), shutdown.clone());
     tokio::spawn(async move {
@@ -62,7 +62,7 @@ where
 fn probe(storage: &Storage) -> Chore {
     let turn = turn(storage, |storage| async move {
         storage.probe_turn().await;
-        Ok(Turned::Done("every file server was asked".to_owned()))
+        Ok(Turned::Idle(None))
     });
     Chore { name: "storage.probe", every: storage.retry_every(), make_due: None, turn }
 }
@@ -70,6 +70,9 @@ fn probe(storage: &Storage) -> Chore {
 fn tend(storage: &Storage) -> Chore {
     let turn = turn(storage, |storage| async move {
         let Turn { settled, purged, .. } = storage.tend_turn().await?;
+        if settled + purged == 0 {
+            return Ok(Turned::Idle(None));
+        }
         Ok(Turned::Done(format!("{settled} old intents settled, {purged} deleted files purged")))
     });
     Chore { name: "storage.tend", every: storage.retry_every(), make_due: None, turn }
@@ -77,10 +80,12 @@ fn tend(storage: &Storage) -> Chore {
 
 fn repair(storage: &Storage) -> Chore {
     let so_far = Arc::new(Mutex::new(Turn::default()));
-    let turn = turn(storage, move |storage| {
-        let so_far = Arc::clone(&so_far);
-        async move {
-            let turn = storage.pay_turn().await?;
+    let room = storage.clone();
+    let turn: upkeep::Turn = Arc::new(move || {
+        let (storage, so_far) = (room.clone(), Arc::clone(&so_far));
+        Box::pin(async move {
+            let turn =
+                storage.pay_turn().await.map_err(|error| format!("{error}; the next turn tries again"))?;
             let mut sum = so_far.lock().unwrap_or_else(PoisonError::into_inner);
             sum.copied += turn.copied;
             sum.removed += turn.removed;
@@ -89,8 +94,14 @@ fn repair(storage: &Storage) -> Chore {
                 return Ok(Turned::More);
             }
             let Turn { copied, removed, failed, .. } = std::mem::take(&mut *sum);
-            Ok(Turned::Done(format!("{copied} replicas copied, {removed} removed, {failed} stay owed")))
-        }
+            match (copied + removed, failed) {
+                (0, 0) => Ok(Turned::Idle(None)),
+                (_, 0) => Ok(Turned::Done(format!("{copied} replicas copied, {removed} removed"))),
+                (_, failed) => Err(format!(
+                    "{failed} actions failed and stay owed, as the log says; {copied} replicas copied, {removed} removed"
+                )),
+            }
+        })
     });
     Chore { name: "storage.repair", every: storage.retry_every(), make_due: None, turn }
 }
@@ -98,7 +109,7 @@ fn repair(storage: &Storage) -> Chore {
 fn watch(storage: &Storage) -> Chore {
     let turn = turn(storage, |storage| async move {
         storage.watch_turn().await?;
-        Ok(Turned::Done("every file server was looked at".to_owned()))
+        Ok(Turned::Idle(None))
     });
     Chore { name: "storage.watch", every: storage.retry_every(), make_due: None, turn }
 }
@@ -158,11 +169,12 @@ fn scrub(storage: &Storage) -> Chore {
 /// Two vaults with different storage keys read each other's files only as long as their catalogs
 /// live: said as long as it is so, because it is found out otherwise on the worst day. And a new
 /// key seals only once both have it.
-fn keys(storage: &Storage, readiness: &Readiness) -> Chore {
-    let (storage, readiness) = (storage.clone(), readiness.clone());
+fn keys(storage: &Storage, pair: &Pair, readiness: &Readiness) -> Chore {
+    let (storage, readiness, up) = (storage.clone(), readiness.clone(), pair.up());
     let told = Arc::new(Mutex::new(None));
     let turn: upkeep::Turn = Arc::new(move || {
         let (storage, readiness, told) = (storage.clone(), readiness.clone(), Arc::clone(&told));
+        let is_up = *up.borrow();
         let turn: BoxFuture<'static, _> = Box::pin(async move {
             // Asked again soon where the other one did not answer.
             let compared = storage.compare_keys().await;
@@ -181,11 +193,11 @@ fn keys(storage: &Storage, readiness: &Readiness) -> Chore {
             told.clone_from(&trouble);
             match (compared, trouble) {
                 (Err(error), _) => Err(format!("{error}; the key in use stays")),
-                (Ok(_), Some(trouble)) => Err(trouble),
-                (Ok(_), None) if storage.keys_compared() => {
+                (Ok(()), Some(trouble)) => Err(trouble),
+                (Ok(()), None) if is_up && storage.keys_compared() => {
                     Ok(Turned::Done("the same on both vaults".to_owned()))
                 }
-                (Ok(_), None) => Ok(Turned::Idle(None)),
+                (Ok(()), None) => Ok(Turned::Idle(None)),
             }
         });
         turn

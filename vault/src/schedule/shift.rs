@@ -42,6 +42,19 @@ pub enum Entry {
     Ended,
     /// What was due is left out.
     LeftOut,
+    /// What a wrong clock decided counts no more.
+    PutRight,
+}
+
+/// How a run ended that this vault made, and may not have been able to enter.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Outcome {
+    /// The run.
+    pub run: Run,
+    /// When it ended.
+    pub ended: Timestamp,
+    /// Why it failed; `None`: it did not.
+    pub fault: Option<String>,
 }
 
 /// What is to be done next.
@@ -76,7 +89,7 @@ pub fn look(job: &Job, here: Option<&State>, wishes: Wishes, now: Timestamp) -> 
     match here.map(|state| state.step(&job.plan, job.rules, wishes, now)) {
         None => Act::Found(State::new(now)),
         Some(Step::Wait(next)) => Act::Rest(next),
-        Some(Step::Skip(_) | Step::Run { .. }) => Act::Acquire,
+        Some(Step::Skip(_) | Step::PutRight(_) | Step::Run { .. }) => Act::Acquire,
     }
 }
 
@@ -99,13 +112,29 @@ impl<'a> Shift<'a> {
         Self { job, by, epoch, begun: None, version: None }
     }
 
-    /// The ledger has this.
-    pub fn read(&mut self, found: Option<Known>, wishes: Wishes, now: Timestamp) -> Act {
+    /// The ledger has this. `outcome`: of the run that this vault made last.
+    pub fn read(
+        &mut self,
+        found: Option<Known>,
+        outcome: Option<&Outcome>,
+        wishes: Wishes,
+        now: Timestamp,
+    ) -> Act {
         let Some(Known { state, version }) = found else { return Act::Again };
+        // It has ended, and only that was not entered when the lease was lost.
+        if let Some(Outcome { run, ended, fault }) =
+            outcome.filter(|it| state.running.as_ref() == Some(&it.run))
+        {
+            let state = state.ended(run.clone(), *ended, fault.clone());
+            return Act::Enter { entry: Entry::Ended, state, over: version };
+        }
         match state.step(&self.job.plan, self.job.rules, wishes, now) {
             Step::Wait(next) => Act::Rest(next),
             Step::Skip(upto) => {
                 Act::Enter { entry: Entry::LeftOut, state: state.skipping(upto), over: version }
+            }
+            Step::PutRight(now) => {
+                Act::Enter { entry: Entry::PutRight, state: state.put_right(now), over: version }
             }
             Step::Run { at, asked } => {
                 let run = Run { at, asked, by: self.by.clone(), epoch: self.epoch, began: now };
@@ -124,11 +153,11 @@ impl<'a> Shift<'a> {
         Act::Run(run)
     }
 
-    /// The run has ended, with this fault or well.
-    pub fn ran(&mut self, fault: Option<String>, now: Timestamp) -> Act {
+    /// The run has ended so.
+    pub fn ran(&mut self, outcome: &Outcome) -> Act {
         let (Some(begun), Some(over)) = (self.begun.take(), self.version) else { return Act::Again };
-        let Some(run) = begun.running.clone() else { return Act::Again };
-        Act::Enter { entry: Entry::Ended, state: begun.ended(run, now, fault), over }
+        let Outcome { run, ended, fault } = outcome.clone();
+        Act::Enter { entry: Entry::Ended, state: begun.ended(run, ended, fault), over }
     }
 }
 

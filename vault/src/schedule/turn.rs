@@ -10,6 +10,8 @@ use super::plan::Plan;
 /// A time that is later than this was missed: longer than the other vault needs to take over.
 const ON_TIME: Duration = Duration::from_secs(90);
 
+/// What is decided up to a time further ahead than this was decided by a clock that was wrong.
+const AHEAD: Duration = Duration::from_secs(24 * 3600);
 /// So many ended runs that operators asked for are remembered.
 const ASKED: usize = 8;
 
@@ -33,7 +35,6 @@ pub struct Rules {
 
 /// A run that has begun.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Run {
     /// The time for which it is.
     pub at: Timestamp,
@@ -49,7 +50,6 @@ pub struct Run {
 
 /// A run that has ended.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Ended {
     /// It.
     pub run: Run,
@@ -61,7 +61,6 @@ pub struct Ended {
 
 /// What both vaults know of a job.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct State {
     /// What was due up to here is decided.
     pub upto: Timestamp,
@@ -96,6 +95,8 @@ pub enum Step {
     Wait(Option<Timestamp>),
     /// Leave out what was due up to this time.
     Skip(Timestamp),
+    /// Count what was decided from here on as not decided: it lies in the future.
+    PutRight(Timestamp),
     /// Run it for this time.
     Run {
         /// The time, of which the run's key is made.
@@ -122,12 +123,15 @@ impl State {
             return Step::Run { at, asked };
         }
         if self.running.is_none()
-            && let Some(at) = wishes.asked.filter(|at| !self.asked.contains(at))
+            && let Some(at) = wishes.asked.filter(|at| !self.has_run(*at))
         {
             return Step::Run { at, asked: true };
         }
         if wishes.paused {
             return Step::Wait(None);
+        }
+        if self.is_ahead(now, AHEAD) {
+            return Step::PutRight(now);
         }
         let Some(at) = plan.last_until(now).filter(|at| *at > self.upto) else {
             return Step::Wait(plan.next_after(now.max(self.upto)));
@@ -146,6 +150,29 @@ impl State {
         }
     }
 
+    /// Has that run, which an operator asked for, ended?
+    #[must_use]
+    pub fn has_run(&self, at: Timestamp) -> bool {
+        self.asked.contains(&at)
+    }
+
+    /// Was something decided further ahead of `now` than clocks may differ?
+    #[must_use]
+    pub fn is_of_a_wrong_clock(&self, now: Timestamp) -> bool {
+        self.is_ahead(now, ON_TIME)
+    }
+
+    fn is_ahead(&self, now: Timestamp, by: Duration) -> bool {
+        Duration::try_from(self.upto.duration_since(now)).is_ok_and(|ahead| ahead > by)
+    }
+
+    /// When it is due next.
+    #[must_use]
+    pub fn next(&self, plan: &Plan, now: Timestamp) -> Option<Timestamp> {
+        let decided = if self.is_ahead(now, AHEAD) { now } else { self.upto };
+        plan.next_after(now.max(decided))
+    }
+
     /// Since when a run is due that nobody has begun.
     #[must_use]
     pub fn late_since(&self, plan: &Plan, now: Timestamp) -> Option<Timestamp> {
@@ -156,6 +183,12 @@ impl State {
     #[must_use]
     pub fn skipping(self, upto: Timestamp) -> Self {
         Self { upto: self.upto.max(upto), skipped: self.skipped.saturating_add(1), ..self }
+    }
+
+    /// The state once a wrong clock's decisions count no more.
+    #[must_use]
+    pub fn put_right(self, now: Timestamp) -> Self {
+        Self { upto: self.upto.min(now), ..self }
     }
 
     /// The state once that run has begun.
@@ -272,6 +305,27 @@ mod tests {
     }
 
     #[test]
+    fn what_a_wrong_clock_decided_for_years_ahead_is_put_right_and_the_plan_goes_on() {
+        let wrong = State::new(at("10:05:00")).ended(
+            Run { at: "2036-01-01T00:00:00Z".parse().unwrap(), ..run("10:10:00", "10:10:00") },
+            at("10:11:00"),
+            None,
+        );
+        let now = at("10:15:00");
+        assert!(wrong.is_of_a_wrong_clock(now));
+        assert_eq!(wrong.next(&plan(), now), Some(at("10:20:00")));
+        assert_eq!(wrong.step(&plan(), RUN, FREE, now), Step::PutRight(now));
+        let right = wrong.put_right(now);
+        assert_eq!(right.step(&plan(), RUN, FREE, now), Step::Wait(Some(at("10:20:00"))));
+        assert_eq!(right.step(&plan(), RUN, FREE, at("10:20:00")), due("10:20:00"));
+        // Two clocks that are an hour apart are no reason to run anything twice.
+        let apart = State::new(at("11:00:00"));
+        assert!(apart.is_of_a_wrong_clock(now));
+        assert_eq!(apart.step(&plan(), RUN, FREE, now), Step::Wait(Some(at("11:10:00"))));
+        assert_eq!(apart.next(&plan(), now), Some(at("11:10:00")));
+    }
+
+    #[test]
     fn a_paused_job_begins_nothing_but_what_an_operator_asks_for() {
         let state = State::new(at("10:05:00"));
         assert_eq!(state.step(&plan(), RUN, PAUSED, at("10:30:00")), Step::Wait(None));
@@ -327,6 +381,7 @@ mod tests {
                             prop_assert!(next.is_some_and(|next| next > now));
                             break;
                         }
+                        Step::PutRight(_) => prop_assert!(false, "no clock was wrong"),
                         Step::Skip(upto) => {
                             prop_assert!(skips && upto > state.upto && upto <= now);
                             state = state.skipping(upto);

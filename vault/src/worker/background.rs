@@ -47,6 +47,14 @@ pub enum AskError {
         /// All there are.
         known: String,
     },
+    /// It does it already.
+    #[error("job {job} is under way since {since}, and serves as well; vault worker status shows its end")]
+    UnderWay {
+        /// The job.
+        job: String,
+        /// When it began.
+        since: jiff::Timestamp,
+    },
     /// The ledger does not take it.
     #[error("job {job}: {source}")]
     Ledger {
@@ -145,12 +153,12 @@ impl Background {
     /// Runs a job now, whatever its plan or a pause says. Gives the run's key, where runs have one.
     ///
     /// # Errors
-    /// [`AskError::Unknown`].
-    pub fn run(&self, name: &str) -> Result<Option<String>, AskError> {
+    /// [`AskError::Unknown`], [`AskError::UnderWay`].
+    pub async fn run(&self, name: &str) -> Result<Option<String>, AskError> {
         Ok(match self.find(name)? {
-            Keeper::Job(job) => Some(job.ask()),
+            Keeper::Job(job) => Some(job.ask().await),
             Keeper::Chore(chore) => {
-                chore.ask();
+                chore.ask().map_err(|since| AskError::UnderWay { job: name.to_owned(), since })?;
                 None
             }
         })

@@ -7,10 +7,11 @@
 //! holder dies, the other vault gets the lease when its time is over. As leases do, jobs wait while the
 //! ledger's owner is away.
 //!
-//! The ledger keeps what is entered for good: up to three entries a run. So no job is due more often than
-//! its configuration allows, and what each vault does for itself (`upkeep`) is not entered at all.
+//! The ledger keeps what is entered for good: up to three entries a run, and where etcd is the ledger one
+//! more for each renewal. So no job is due more often than every few seconds (`plan`), and what each
+//! vault does for itself (`upkeep`) is not entered at all.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use jiff::{SignedDuration, Timestamp};
@@ -25,7 +26,7 @@ use super::standing::{RunsOn, Standing, between, tell_failure};
 use super::task::{Task, TaskError};
 use super::{DRAIN, timestamp};
 use crate::schedule::Job;
-use crate::schedule::shift::{Act, Entry, Known, RENEW_EVERY, Shift, TRUST, TTL, look};
+use crate::schedule::shift::{Act, Entry, Known, Outcome, RENEW_EVERY, Shift, TRUST, TTL, look};
 use crate::schedule::turn::{Run, State, Wishes, key};
 use crate::sequence::Sequence;
 use crate::sequence::record::lease::{Claim, Holder};
@@ -72,7 +73,10 @@ pub(super) struct Keeper {
     task: Task,
     sequence: Sequence,
     holder: Holder,
+    /// An operator's wish. It lives as long as this vault runs, until its run is entered as begun.
     asked: Mutex<Option<Timestamp>>,
+    /// Of the last run that was made here.
+    outcome: Mutex<Option<Outcome>>,
     wake: Notify,
     trouble: Mutex<Option<String>>,
     metrics: Metrics,
@@ -98,6 +102,7 @@ impl Jobs {
                 sequence: sequence.clone(),
                 holder: Holder { by: own.to_owned(), token },
                 asked: Mutex::default(),
+                outcome: Mutex::default(),
                 wake: Notify::new(),
                 trouble: Mutex::default(),
                 metrics: metrics.clone(),
@@ -129,13 +134,15 @@ impl Jobs {
 
 impl Keeper {
     /// Runs it now, whatever its plan says; on this vault, once it has the lease. Gives the run's key.
-    pub(super) fn ask(&self) -> String {
+    pub(super) async fn ask(&self) -> String {
+        // A wish that came true at the other vault is none any more.
+        drop(self.here().await);
         // Whole seconds: a key has no full stop. A time that is due has its own run, with its own key.
         let now = Timestamp::from_second(timestamp().as_second()).unwrap_or_default();
         let due = self.job.plan.last_until(now) == Some(now);
         let now = if due { now + SignedDuration::from_secs(1) } else { now };
         // Who asks again meanwhile gets the same run.
-        let at = *self.asked.lock().unwrap_or_else(PoisonError::into_inner).get_or_insert(now);
+        let at = *self.asked().get_or_insert(now);
         self.wake.notify_one();
         key(&self.job.name, at)
     }
@@ -170,7 +177,10 @@ impl Keeper {
         Standing {
             name: self.job.name.clone(),
             runs_on: RunsOn::One,
-            next: self.job.plan.next_after(now).filter(|_| paused.is_none()),
+            next: state
+                .map_or_else(|| self.job.plan.next_after(now), |state| state.next(&self.job.plan, now))
+                .filter(|_| paused.is_none()),
+            ahead: state.filter(|state| state.is_of_a_wrong_clock(now)).map(|state| state.upto),
             running: state.and_then(|state| state.running.as_ref()).map(Into::into),
             last: state.and_then(|state| state.last.as_ref()).map(Into::into),
             failures: state.map_or(0, |state| state.failures),
@@ -186,8 +196,9 @@ impl Keeper {
     async fn keep(self: Arc<Self>, shutdown: Shutdown) {
         let mut backoff = Backoff::new(Duration::from_millis(500), LONGEST_WAIT);
         loop {
-            let mut turn = std::pin::pin!(self.turn());
+            let mut turn = std::pin::pin!(self.turn(&shutdown));
             let turned = tokio::select! {
+                biased;
                 turned = &mut turn => turned,
                 () = shutdown.cancelled() => {
                     let _ended_or_left_to_the_other = timeout(DRAIN, turn).await;
@@ -206,6 +217,7 @@ impl Keeper {
                 }
             };
             tokio::select! {
+                biased;
                 () = shutdown.cancelled() => return,
                 () = self.wake.notified() => {}
                 () = sleep(wait) => {}
@@ -227,7 +239,7 @@ impl Keeper {
     }
 
     /// Looks whether something is due, and does it. How long to wait before the next look.
-    async fn turn(&self) -> Result<Duration, JobError> {
+    async fn turn(&self, shutdown: &Shutdown) -> Result<Duration, JobError> {
         let (known, paused) = (self.here().await?, self.sequence.record_here(self.pause_record()).await?);
         let state = known.as_ref().map(|known| &known.state);
         match look(&self.job, state, self.wishes(paused.as_ref()), timestamp()) {
@@ -250,13 +262,13 @@ impl Keeper {
             Err(error) => return Err(error.into()),
         };
         tokio::select! {
-            done = self.shift(lease.epoch) => done,
+            done = self.shift(lease.epoch, shutdown) => done,
             () = self.renewing(lease.epoch, asked_at) => Err(JobError::LeaseLost),
         }
     }
 
     /// Works a shift under the lease.
-    async fn shift(&self, epoch: u64) -> Result<Duration, JobError> {
+    async fn shift(&self, epoch: u64, shutdown: &Shutdown) -> Result<Duration, JobError> {
         let mut shift = Shift::new(&self.job, self.holder.by.clone(), epoch);
         let mut act = Act::Read;
         loop {
@@ -264,8 +276,11 @@ impl Keeper {
                 Act::Read => {
                     let paused = self.sequence.record(self.pause_record(), false).await?.found;
                     let found = self.read(self.sequence.record(self.record(), false).await?.found)?;
-                    shift.read(found, self.wishes(paused.as_ref()), timestamp())
+                    let outcome = self.outcome().clone();
+                    shift.read(found, outcome.as_ref(), self.wishes(paused.as_ref()), timestamp())
                 }
+                // Nothing begins any more; what was asked for is forgotten.
+                Act::Enter { entry: Entry::Begun, .. } if shutdown.is_cancelled() => return Ok(LONGEST_WAIT),
                 Act::Enter { entry, state, over } => {
                     let version = self.put(&state, Expect::Version(over)).await?;
                     self.tell(entry, &state);
@@ -273,7 +288,9 @@ impl Keeper {
                 }
                 Act::Run(run) => {
                     let fault = self.run(&run).await.err().map(|error| error.to_string());
-                    shift.ran(fault, timestamp())
+                    let outcome = Outcome { run, ended: timestamp(), fault };
+                    *self.outcome() = Some(outcome.clone());
+                    shift.ran(&outcome)
                 }
                 Act::Rest(next) => return Ok(until(next)),
                 Act::Again | Act::Found(_) | Act::Acquire => return Ok(Duration::ZERO),
@@ -291,9 +308,12 @@ impl Keeper {
                     let fault = format!("the run for {} failed: {fault}", last.run.at);
                     tell_failure(name, state.failures, &fault, false);
                 }
-                let mut wanted = self.asked.lock().unwrap_or_else(PoisonError::into_inner);
-                wanted.take_if(|wanted| *wanted == last.run.at);
+                self.asked().take_if(|wanted| *wanted == last.run.at);
             }
+            (Entry::PutRight, _) => tracing::warn!(
+                "worker: job {name}: it was decided too far ahead, by a clock that was wrong; it goes on from {}",
+                state.upto
+            ),
             (Entry::LeftOut, _) => {
                 self.metrics.left_out(name);
                 tracing::info!("worker: job {name}: the run for {} is left out", state.upto);
@@ -328,7 +348,7 @@ impl Keeper {
     }
 
     fn wishes(&self, paused: Option<&Held>) -> Wishes {
-        let asked = *self.asked.lock().unwrap_or_else(PoisonError::into_inner);
+        let asked = *self.asked();
         Wishes { asked, paused: paused.is_some_and(|held| held.text.is_some()) }
     }
 
@@ -341,8 +361,17 @@ impl Keeper {
         let Some(held) = held else { return Ok(None) };
         let Some(written) = held.written() else { return Ok(None) };
         let wrong = |source| JobError::State { record: held.name.clone(), source };
-        let state = serde_json::from_str(&written.content.value).map_err(wrong)?;
+        let state: State = serde_json::from_str(&written.content.value).map_err(wrong)?;
+        self.asked().take_if(|asked| state.has_run(*asked));
         Ok(Some(Known { state, version: held.version }))
+    }
+
+    fn asked(&self) -> MutexGuard<'_, Option<Timestamp>> {
+        self.asked.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn outcome(&self) -> MutexGuard<'_, Option<Outcome>> {
+        self.outcome.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// The version that it makes.

@@ -65,6 +65,8 @@ pub struct Standing {
     pub failures: u32,
     /// Times left out since the job is known; times missed in one go count as one.
     pub skipped: u64,
+    /// Up to this time, in the future, it is said to be decided: a clock was wrong.
+    pub ahead: Option<Timestamp>,
     /// Since when it is due, and nobody has begun it.
     pub late_since: Option<Timestamp>,
     /// Why it cannot be run at present.
@@ -78,6 +80,9 @@ impl Standing {
         let name = &self.name;
         if self.failures >= ALARMING {
             return Some(format!("{name} has failed {} times in a row", self.failures));
+        }
+        if let Some(ahead) = self.ahead {
+            return Some(format!("{name} waits for {ahead}: was the clock of a vault wrong?"));
         }
         match (&self.trouble, self.late_since) {
             (Some(trouble), Some(_)) => Some(format!("{name} is late: {trouble}")),
@@ -132,6 +137,7 @@ mod tests {
             last: None,
             failures: 0,
             skipped: 0,
+            ahead: None,
             late_since: None,
             trouble: None,
         }
@@ -147,6 +153,8 @@ mod tests {
         assert_eq!(trouble.worry(), None, "nothing is due");
         let late = Standing { late_since: Some(Timestamp::UNIX_EPOCH), ..trouble };
         assert_eq!(late.worry().unwrap(), "nightly is late: records need both vaults");
+        let ahead = Standing { ahead: Some(Timestamp::UNIX_EPOCH), ..standing() };
+        assert!(ahead.worry().unwrap().contains("was the clock of a vault wrong?"));
         let paused = Standing { paused: Some("by ops".into()), ..standing() };
         assert_eq!(paused.worry().unwrap(), "nightly is paused");
     }

@@ -144,11 +144,12 @@ async fn call(caller: &Caller, letter: &Letter, policy: Policy) -> Result<(), Ta
 /// this vault while the queue remembers it puts nothing twice.
 fn message(job: &str, at: Timestamp, destination: &Destination, text: &str) -> Result<Send, EncodeError> {
     let name = key(job, at);
+    // One producer for each run: runs do not come in the order of their times, and a producer's numbers
+    // must rise.
     let producer =
-        ProducerId { connection: Text::shortened(&format!("ID:schedule:{job}")), value: 1, session: 1 };
-    let second = at.as_second();
+        ProducerId { connection: Text::shortened(&format!("ID:schedule:{name}")), value: 1, session: 1 };
     let queue = openwire::Destination::queue(Text::shortened(destination.name()));
-    let mut message = openwire::Message::new(MessageKind::Text, producer.message(second), queue);
+    let mut message = openwire::Message::new(MessageKind::Text, producer.message(1), queue);
     message.set_text(text);
     message.timestamp = at.as_millisecond();
     let mut properties = Properties::default();
@@ -158,7 +159,7 @@ fn message(job: &str, at: Timestamp, destination: &Destination, text: &str) -> R
         destination: destination.clone(),
         persistent: true,
         priority: 4,
-        producer: u64::try_from(second).ok().map(|second| (format!("schedule:{job}").into(), second)),
+        producer: Some((format!("schedule:{name}").into(), 1)),
         again: true,
         message: Arc::new(Message {
             name: format!("ID:schedule:{name}").into(),
@@ -169,4 +170,44 @@ fn message(job: &str, at: Timestamp, destination: &Destination, text: &str) -> R
             body: message.to_bytes()?,
         }),
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::queue;
+    use crate::queue::message::Id;
+    use crate::schedule::Job;
+    use crate::schedule::plan::Plan;
+    use crate::schedule::turn::{Passed, Rules};
+
+    fn at(text: &str) -> Timestamp {
+        format!("2026-05-01T{text}Z").parse().unwrap()
+    }
+
+    fn run(time: &str) -> Run {
+        Run { at: at(time), asked: false, by: "vault-a".into(), epoch: 1, began: at(time) }
+    }
+
+    #[tokio::test]
+    async fn each_run_puts_one_message_in_whatever_order_they_come_and_a_repeated_one_none() {
+        let folder = tempfile::tempdir().unwrap();
+        let queues = Queues::open(queue::Settings::new(folder.path().join("queue.db"))).unwrap();
+        let rules = Rules { missed: Passed::RunOnce, overlap: Passed::Skip };
+        let plan = Plan::parse("*/10 * * * *", "UTC", at("00:00:00")).unwrap();
+        let job = Job { name: "report".into(), plan, rules, time_limit: Duration::from_secs(60) };
+        let kind = Kind::Message { queue: "reports".into(), text: "go".into() };
+        let task = Task::new(&Schedule { job, kind }, &queues).unwrap();
+        // An operator's wish comes before the run that was due before it.
+        for time in ["10:10:01", "10:10:00", "10:20:00", "10:10:00", "10:20:00"] {
+            task.run("report", &run(time)).await.unwrap();
+        }
+        let destination = Destination::queue("reports").unwrap();
+        let placed = queues.browse(destination, Id::default(), 10, 1 << 20).await.unwrap();
+        let names: Vec<_> = placed.iter().map(|placed| &*placed.message.name).collect();
+        assert_eq!(
+            names,
+            ["10:10:01", "10:10:00", "10:20:00"].map(|time| format!("ID:schedule:report/2026-05-01T{time}Z"))
+        );
+    }
 }

@@ -21,6 +21,9 @@ use super::standing::{Last, Running, RunsOn, Standing, between, tell_failure};
 use super::timestamp;
 use crate::pause::Pause;
 
+/// A turn that takes longer is no mere look whether there is something to do.
+const LONG: Duration = Duration::from_secs(2);
+
 /// What a turn came to.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Turned {
@@ -75,6 +78,8 @@ pub(super) struct Keeper {
 struct Seen {
     asked: bool,
     paused: Option<String>,
+    /// How often it was paused.
+    pauses: u64,
     began: Option<Timestamp>,
     next: Option<Timestamp>,
     last: Option<Last>,
@@ -130,15 +135,25 @@ impl Upkeep {
 }
 
 impl Keeper {
-    /// Does it now, whatever its period or a pause says.
-    pub(super) fn ask(&self) {
-        self.seen().asked = true;
-        self.wake.notify_one();
+    /// Does it now, whatever its period or a pause says; or tells since when it is under way.
+    pub(super) fn ask(&self) -> Result<(), Timestamp> {
+        let mut seen = self.seen();
+        match seen.began.filter(|began| between(*began, timestamp()) >= LONG) {
+            Some(began) => Err(began),
+            None => {
+                seen.asked = true;
+                self.wake.notify_one();
+                Ok(())
+            }
+        }
     }
 
-    /// It begins no more, over restarts too; what is under way ends with its turn.
+    /// It begins no more, over restarts too; what is under way, asked for or not, ends with its turn.
     pub(super) fn pause(&self, why: &str) -> io::Result<()> {
-        self.seen().paused = Some(why.to_owned());
+        let mut seen = self.seen();
+        seen.paused = Some(why.to_owned());
+        seen.pauses += 1;
+        drop(seen);
         self.pause.set(why)
     }
 
@@ -166,6 +181,7 @@ impl Keeper {
             last: seen.last.clone(),
             failures: seen.failures,
             skipped: 0,
+            ahead: None,
             late_since: None,
             trouble: None,
         }
@@ -223,9 +239,11 @@ impl Keeper {
     }
 
     async fn turns(&self, asked: bool, shutdown: &Shutdown) -> Result<Turned, String> {
+        let pauses = self.seen().pauses;
         loop {
             let turned = (self.chore.turn)().await;
-            let goes_on = !shutdown.is_cancelled() && (asked || !self.is_paused());
+            let is_free = if asked { self.seen().pauses == pauses } else { !self.is_paused() };
+            let goes_on = !shutdown.is_cancelled() && is_free;
             match turned {
                 Ok(Turned::More) if goes_on => {}
                 turned => return turned,
@@ -325,9 +343,9 @@ mod tests {
         let story = Story::start(folder.path(), &[Err("away".to_owned()), Err("still away".to_owned())]);
         let standing = story.until(|standing| standing.failures == 1).await;
         assert_eq!(standing.last.unwrap().fault.unwrap(), "away");
-        story.keeper().ask();
+        story.keeper().ask().unwrap();
         story.until(|standing| standing.failures == 2).await;
-        story.keeper().ask();
+        story.keeper().ask().unwrap();
         let standing = story.until(|standing| standing.failures == 0).await;
         assert_eq!(result(&standing), Some("as asked"));
     }
@@ -340,7 +358,7 @@ mod tests {
         story.shutdown.cancel();
         let story = Story::start(folder.path(), &[done("by itself")]);
         assert_eq!(story.upkeep.standings()[0].paused.as_deref(), Some("paused by ops"));
-        story.keeper().ask();
+        story.keeper().ask().unwrap();
         // What it would have done by itself was still there: nothing had taken it.
         let standing = story.until(|standing| standing.last.is_some()).await;
         assert_eq!(result(&standing), Some("by itself"));

@@ -81,6 +81,9 @@ struct Vault {
     /// Its own copy, which may be old.
     here: Option<Known>,
     wishes: Wishes,
+    outcome: Option<Outcome>,
+    /// It does nothing, and does not know it.
+    frozen_until: Tick,
     shift: Option<Shift<'static>>,
     doing: Doing,
     renewed: Tick,
@@ -96,6 +99,8 @@ struct Ledger {
     holder: Option<(u64, u64, Tick)>,
     epoch: u64,
     away_until: Tick,
+    /// An operator keeps the job from running.
+    paused: bool,
 }
 
 struct World {
@@ -130,6 +135,8 @@ impl World {
             token: dice.next(),
             here: None,
             wishes: Wishes::default(),
+            outcome: None,
+            frozen_until: 0,
             shift: None,
             doing: Doing::Nothing { until: 0 },
             renewed: 0,
@@ -164,11 +171,14 @@ impl World {
             self.now += 1;
             self.happen();
             for of in 0..2 {
-                if self.vaults[of].up_at <= self.now {
+                if self.vaults[of].up_at.max(self.vaults[of].frozen_until) <= self.now {
                     self.step(of)?;
                 }
             }
-            let both = self.vaults.iter().all(|vault| matches!(vault.doing, Doing::Running { .. }));
+            // What sleeps past its lease is stopped by nobody; its epoch tells.
+            let runs =
+                |vault: &Vault| matches!(vault.doing, Doing::Running { .. }) && vault.frozen_until < self.now;
+            let both = self.vaults.iter().all(runs);
             if both {
                 return Err(format!("two run at once at {}", self.now));
             }
@@ -178,9 +188,18 @@ impl World {
 
     /// Trouble.
     fn happen(&mut self) {
+        if self.now >= TROUBLE {
+            self.ledger.paused = false;
+        } else if self.chance(3000) {
+            self.ledger.paused = !self.ledger.paused;
+        }
         if self.chance(400) {
             let of = self.dice.vault();
             self.die(of);
+        }
+        if self.chance(1500) {
+            let of = self.dice.vault();
+            self.vaults[of].frozen_until = self.now + self.dice.below(60) * SECOND;
         }
         if self.chance(900) {
             self.ledger.away_until = self.now + (1 + self.dice.below(60)) * SECOND;
@@ -210,18 +229,24 @@ impl World {
         let (up_at, token) = (self.now + (1 + self.dice.below(40)) * SECOND, self.dice.next());
         let vault = &mut self.vaults[of];
         (vault.up_at, vault.token) = (up_at, token);
-        (vault.wishes, vault.shift) = (Wishes::default(), None);
+        (vault.wishes, vault.shift, vault.outcome) = (Wishes::default(), None, None);
+        vault.frozen_until = 0;
         vault.doing = Doing::Nothing { until: 0 };
     }
 
     /// One act of this vault, if it is ready for it.
     fn step(&mut self, of: usize) -> Result<(), String> {
-        self.keep_lease(of);
+        // A vault that thaws goes on where it was, before it looks at any clock.
+        if self.vaults[of].frozen_until != self.now {
+            self.keep_lease(of);
+        }
         match self.vaults[of].doing.clone() {
             Doing::Nothing { until } if until <= self.now => {
                 if !self.is_away() && self.dice.one_in(2) {
                     self.vaults[of].here = self.ledger.known.clone();
+                    self.vaults[of].wishes.paused = self.ledger.paused;
                 }
+                self.forget_what_has_run(of);
                 let vault = &self.vaults[of];
                 let state = vault.here.as_ref().map(|known| &known.state);
                 let act = look(self.job, state, vault.wishes, self.clock(of));
@@ -231,12 +256,21 @@ impl World {
             Doing::Running { run, ends } if ends <= self.now => {
                 *self.whole.entry(run.at).or_default() += 1;
                 let (fault, now) = (self.dice.one_in(3).then(|| "no".to_owned()), self.clock(of));
-                let act = self.vaults[of].shift.as_mut().map(|shift| shift.ran(fault, now));
+                let outcome = Outcome { run, ended: now, fault };
+                let act = self.vaults[of].shift.as_mut().map(|shift| shift.ran(&outcome));
+                self.vaults[of].outcome = Some(outcome);
                 self.next(of, act.unwrap_or(Act::Again));
             }
             Doing::Nothing { .. } | Doing::Running { .. } => {}
         }
         Ok(())
+    }
+
+    fn forget_what_has_run(&mut self, of: usize) {
+        let vault = &mut self.vaults[of];
+        if let Some(Known { state, .. }) = &vault.here {
+            vault.wishes.asked.take_if(|asked| state.has_run(*asked));
+        }
     }
 
     fn is_away(&self) -> bool {
@@ -302,8 +336,12 @@ impl World {
                     Control::ReadsNothingAgain => self.vaults[of].here.clone(),
                     _ => self.ledger.known.clone(),
                 };
+                self.vaults[of].wishes.paused = self.ledger.paused;
+                self.forget_what_has_run(of);
                 let (wishes, now) = (self.vaults[of].wishes, self.clock(of));
-                let act = self.vaults[of].shift.as_mut().map(|shift| shift.read(found, wishes, now));
+                let vault = &mut self.vaults[of];
+                let outcome = vault.outcome.as_ref();
+                let act = vault.shift.as_mut().map(|shift| shift.read(found, outcome, wishes, now));
                 self.next(of, act.unwrap_or(Act::Again));
             }
             Act::Enter { state, over, .. } => {
@@ -392,6 +430,9 @@ impl World {
             if !latest {
                 return Err(format!("{at} was begun, and never came to an end"));
             }
+        }
+        if self.vaults.iter().any(|vault| vault.wishes.asked.is_some()) {
+            return Err("what an operator asked for is still to come".to_owned());
         }
         let soon =
             start() + SignedDuration::from_secs(i64::try_from((TROUBLE + CALM) / SECOND).unwrap() - 150);
