@@ -4,12 +4,13 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use harness::java_client::{Acknowledge, Body, Connection, Delivery, Letter, Session};
+use harness::broker::failover;
+use harness::java_client::{Acknowledge, Body, Connection, Delivery, Letter, Login, Session};
 use harness::small_disk::{self, SmallDisk};
 use harness::vault_host::PairPlan;
 use harness::wait;
 
-use super::house::{House, OPEN, QUIET, SOON, put, refused, take, texts};
+use super::house::{House, OPEN, QUIET, SOON, put, refused, take, texts, waiting};
 
 const LIGHT: Delivery = Delivery { persistent: false, priority: 4, time_to_live: Duration::ZERO };
 
@@ -76,16 +77,33 @@ fn a_sender_that_is_held_for_too_long_is_told_what_to_do() {
     let refusal = refusal.unwrap();
     assert_eq!(refusal.class, "javax.jms.ResourceAllocationException", "{refusal}");
     assert!(refusal.message.contains("consume or purge messages, or raise the limit"), "{refusal}");
-    // Persistent ones have another room, and what is larger than any may be has none.
+    // Persistent ones have another room.
     put(&session, "on disk", &["kept"]);
     assert_eq!(texts(&take(&session.consumer("on disk").unwrap(), 1)), ["kept"]);
-    // As with ActiveMQ that ends the connection, which cannot go on behind it.
-    refused(session.send("large", &Letter::new(Body::Filled(3 << 20))));
-    wait::until("its end is told", SOON, || {
-        anyhow::ensure!(house.log().contains("is over the limit of"), "{}", house.log());
-        Ok(())
-    })
-    .unwrap();
+}
+
+#[test]
+fn a_message_larger_than_any_may_be_is_refused_and_its_connection_goes_on() {
+    let house = house("60s");
+    let login = Login::to(&failover(&[house.uri()], "jms.useAsyncSend=false"));
+    let connection = house.java.connect(&login).unwrap();
+    let session = connection.session(Acknowledge::Auto).unwrap();
+    let transacted = connection.session(Acknowledge::Transacted).unwrap();
+    let large = Letter::new(Body::Filled(3 << 20));
+    for number in 0..3 {
+        let refusal = refused(session.send("sizes", &large));
+        assert_eq!(refusal.class, "javax.jms.MessageFormatException", "{refusal}");
+        assert!(refusal.message.contains("raise broker.max_message"), "{refusal}");
+        put(&session, "sizes", &[&number.to_string()]);
+    }
+    // Nobody waits for the answer to it in a transaction, of which half must not be done.
+    put(&transacted, "sizes", &["half"]);
+    transacted.send("sizes", &large).unwrap();
+    let refusal = refused(transacted.commit());
+    assert_eq!(refusal.class, "javax.jms.TransactionRolledBackException", "{refusal}");
+    assert_eq!(waiting(&session, "sizes"), ["0", "1", "2"]);
+    let told = connection.told().unwrap();
+    assert!(told.iter().all(|told| told.class != "interrupted"), "{told:?}");
 }
 
 /// Sends until it is refused; what was taken, and the refusal's words.

@@ -46,6 +46,8 @@ pub(super) struct Asking<'a> {
     /// Producers that wait for their window to be freed.
     windows: BTreeSet<(i64, i64)>,
     temporaries: BTreeSet<Text>,
+    /// Transactions that have begun and not ended.
+    begun: BTreeSet<u64>,
     /// Transactions that cannot be committed any more, and why.
     failed: HashMap<u64, String>,
     /// Messages that find no room, and what must not overtake them.
@@ -97,6 +99,7 @@ impl<'a> Asking<'a> {
             consumers: Consumers::new(hall.queues.clone(), session, seats, replies.clone()),
             windows: BTreeSet::new(),
             temporaries: BTreeSet::new(),
+            begun: BTreeSet::new(),
             failed: HashMap::new(),
             held: Held::default(),
             composites: 0,
@@ -121,6 +124,22 @@ impl<'a> Asking<'a> {
             return Goes::On;
         }
         self.answer(command, Ok(())).await
+    }
+
+    /// Refuses a message that was too long to be read. Whose window it took, and for which transaction it
+    /// was, stands in what was not read: with windows or held messages the connection ends, and every open
+    /// transaction fails.
+    pub(super) async fn miss(&mut self, head: Head, refused: Refused) -> Goes {
+        let told = Reply::Now(refusal(&refused, head, &self.client.connection));
+        let is_deaf = self.replies.send(told).await.is_err();
+        let has_window = !self.windows.is_empty() && !head.response_required;
+        if has_window || !self.held.is_empty() {
+            return Goes::Refused(refused);
+        }
+        for key in &self.begun {
+            self.failed.entry(*key).or_insert_with(|| refused.to_string());
+        }
+        if is_deaf { Goes::Deaf } else { Goes::On }
     }
 
     /// Waits for the first one that is held. May be dropped while it waits.
@@ -286,15 +305,23 @@ impl<'a> Asking<'a> {
         let id = info.transaction_id.as_ref().ok_or_else(unserved)?;
         let key = number(id)?;
         match info.act {
-            TransactionAct::Begin => Ok(Act::Asked(self.session.begin(key).await?)),
-            TransactionAct::Commit => match self.failed.remove(&key) {
-                None => Ok(Act::Ends(self.session.commit(key).await?, info.act)),
-                Some(why) => {
-                    let _rolled_back = self.session.rollback(key).await?;
-                    Err(Refused::RolledBack { transaction: named(id), why })
-                }
-            },
+            TransactionAct::Begin if self.begun.len() >= MOST => {
+                Err(Refused::TooMany { what: "open transactions", most: MOST })
+            }
+            TransactionAct::Begin => {
+                self.begun.insert(key);
+                Ok(Act::Asked(self.session.begin(key).await?))
+            }
+            TransactionAct::Commit => {
+                self.begun.remove(&key);
+                let Some(why) = self.failed.remove(&key) else {
+                    return Ok(Act::Ends(self.session.commit(key).await?, info.act));
+                };
+                let _rolled_back = self.session.rollback(key).await?;
+                Err(Refused::RolledBack { transaction: named(id), why })
+            }
             TransactionAct::Rollback => {
+                self.begun.remove(&key);
                 self.failed.remove(&key);
                 Ok(Act::Ends(self.session.rollback(key).await?, info.act))
             }

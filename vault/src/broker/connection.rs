@@ -140,7 +140,7 @@ where
     let settled = loop {
         match incoming.arrival().map_err(Refused::from).map_err(End::Refused)? {
             Some(Arrival::Greeting(_, settled)) => break settled,
-            Some(Arrival::Command(_)) => return Err(End::Refused(Refused::Unknown)),
+            Some(_) => return Err(End::Refused(Refused::Unknown)),
             None => read(&mut stream, &mut incoming).await?,
         }
     };
@@ -165,9 +165,7 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeted<S> {
                     let what = "network connectors of ActiveMQ (the vault's bridge takes their place)";
                     return Err(End::Refused(Refused::Unserved(what)));
                 }
-                Some(Arrival::Command(_) | Arrival::Greeting(..)) => {
-                    return Err(End::Refused(Refused::Unknown));
-                }
+                Some(_) => return Err(End::Refused(Refused::Unknown)),
                 None => read(&mut self.stream, &mut self.incoming).await?,
             }
         }
@@ -212,6 +210,7 @@ where
 {
     let Greeted { stream, mut incoming, outgoing, settled } = greeted;
     incoming.limit(settled.max_frame);
+    incoming.pass_over();
     // Gone before the place is free: the client's messages are back in their queues by then.
     let (session, deliveries) = hall.queues.connect();
     let (reading, writing): (ReadHalf<S>, WriteHalf<S>) = tokio::io::split(stream);
@@ -283,6 +282,13 @@ impl<S: AsyncRead + AsyncWrite> Hearing<'_, S> {
                     Ok(Some(Arrival::Command(command))) => {
                         let room = self.ear.room.take();
                         match end_of(self.asking.obey(command, room).await) {
+                            None => continue,
+                            Some(end) => return end,
+                        }
+                    }
+                    Ok(Some(Arrival::Oversized { head, length, limit })) => {
+                        let refused = Refused::Oversized { length, limit };
+                        match end_of(self.asking.miss(head, refused).await) {
                             None => continue,
                             Some(end) => return end,
                         }

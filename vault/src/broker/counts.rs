@@ -39,7 +39,7 @@ impl Reason {
         match refused {
             Refused::Password | Refused::Users => Self::Password,
             Refused::ClientTaken { .. } => Self::Client,
-            Refused::Decode(_) | Refused::Unknown => Self::Frame,
+            Refused::Decode(_) | Refused::Oversized { .. } | Refused::Unknown => Self::Frame,
             _ => Self::Other,
         }
     }

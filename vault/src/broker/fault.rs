@@ -70,6 +70,16 @@ pub(super) enum Refused {
     /// Before it has said who it is.
     #[error("the connection must begin with ConnectionInfo")]
     Unknown,
+    /// A message that was not read.
+    #[error(
+        "a message of {length} bytes is over the {limit} that this broker takes; send less in one, or raise broker.max_message"
+    )]
+    Oversized {
+        /// Its length, in bytes.
+        length: usize,
+        /// The limit, in bytes.
+        limit: usize,
+    },
     /// More than any frame holds.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -89,7 +99,7 @@ impl Refused {
             Self::RolledBack { .. } => "javax.jms.TransactionRolledBackException",
             Self::Queue(error) => class_of(error),
             Self::Decode(_) => "java.io.IOException",
-            Self::Encode(_) => "javax.jms.MessageFormatException",
+            Self::Encode(_) | Self::Oversized { .. } => "javax.jms.MessageFormatException",
             Self::Unserved(_) | Self::NoTransaction(_) | Self::NoConsumer(_) | Self::OutOfPlace(_) => JMS,
         }
     }

@@ -10,12 +10,20 @@ use bytes::{Buf, Bytes, BytesMut};
 
 use super::Version;
 use super::any::Command;
+use super::command::Head;
 use super::fault::{DecodeError, EncodeError, Fault};
 use super::greeting::{Offer, Settled, WireFormatInfo};
-use super::wire::{PREFIX, Reader, Writer};
+use super::message::MessageKind;
+use super::wire::{PREFIX, Reader, Wire, Writer};
 
 /// Longest greeting taken, in bytes: real ones have some 400.
 const MAX_GREETING: usize = 16 << 10;
+
+/// Bytes from a frame's type to the end of what every command begins with.
+const START: usize = 6;
+
+/// Nothing longer is passed over: Java has no longer arrays, so no client sends it.
+const LONGEST_PASSED: usize = 0x7FFF_FFFF;
 
 /// Least and most room made for what arrives, in bytes: an idle connection costs little, a busy
 /// one is read in large portions.
@@ -28,6 +36,15 @@ pub enum Arrival {
     Greeting(WireFormatInfo, Settled),
     /// A command.
     Command(Command),
+    /// A message over the limit began to arrive; it is passed over. See [`Incoming::pass_over`].
+    Oversized {
+        /// What it begins with, so that its sender can be answered.
+        head: Head,
+        /// Its length, in bytes.
+        length: usize,
+        /// The limit in force, in bytes.
+        limit: usize,
+    },
 }
 
 /// Bytes that arrive, in whatever portions.
@@ -39,13 +56,25 @@ pub struct Incoming {
     settled: Option<Settled>,
     /// Longest frame taken now, in bytes after the length.
     longest: usize,
+    /// Are longer messages passed over?
+    forgives: bool,
+    /// Bytes of one that are still to be passed over.
+    passing: usize,
 }
 
 impl Incoming {
     /// Waits for the greeting that answers `offer`, or that it answers.
     #[must_use]
     pub fn new(offer: Offer) -> Self {
-        Self { buffer: BytesMut::new(), room: *ROOM.start(), offer, settled: None, longest: MAX_GREETING }
+        Self {
+            buffer: BytesMut::new(),
+            room: *ROOM.start(),
+            offer,
+            settled: None,
+            longest: MAX_GREETING,
+            forgives: false,
+            passing: 0,
+        }
     }
 
     /// Where to put bytes that arrive, behind those that are there; it has room for some.
@@ -63,9 +92,15 @@ impl Incoming {
     /// # Errors
     /// What is no OpenWire, or over the limit. The connection is of no use then.
     pub fn arrival(&mut self) -> Result<Option<Arrival>, DecodeError> {
+        let passed = self.passing.min(self.buffer.len());
+        self.buffer.advance(passed);
+        self.passing -= passed;
         let Some(length) = self.wanted() else { return Ok(None) };
         let limit = self.longest;
         if length - PREFIX > limit {
+            if self.forgives && length - PREFIX <= LONGEST_PASSED {
+                return self.oversized(length - PREFIX, limit);
+            }
             // What opens with a length out of all proportion is another protocol's text.
             let fault = Fault::TooLong { length: length - PREFIX, limit };
             return Err(if self.settled.is_some() { fault } else { Fault::NotOpenWire }.into());
@@ -87,10 +122,16 @@ impl Incoming {
         self.longest = self.settled.map_or(MAX_GREETING, |settled| settled.max_frame).min(longest);
     }
 
-    /// Length in bytes of the frame that has begun to arrive, as its sender says.
+    /// From now on a message over the limit is passed over instead of being the connection's end:
+    /// a client that always sends again what its connection broke at would never come to an end.
+    pub fn pass_over(&mut self) {
+        self.forgives = true;
+    }
+
+    /// Length in bytes of the frame that has begun to arrive, as its sender says, if it will be taken.
     #[must_use]
     pub fn announced(&self) -> Option<usize> {
-        self.wanted()
+        self.wanted().filter(|length| length - PREFIX <= self.longest)
     }
 
     /// What was settled, once the greeting has arrived.
@@ -107,8 +148,23 @@ impl Incoming {
         Ok(Arrival::Greeting(greeting, settled))
     }
 
+    /// `length` in bytes after the prefix.
+    fn oversized(&mut self, length: usize, limit: usize) -> Result<Option<Arrival>, DecodeError> {
+        let start = self.buffer.get(PREFIX..PREFIX + START).map(Bytes::copy_from_slice);
+        let Some(mut start) = start else { return Ok(None) };
+        if !MessageKind::is_code(start.get_u8()) {
+            return Err(Fault::TooLong { length, limit }.into());
+        }
+        let head = Wire::read(&mut Reader::new(start, Version::V12))?;
+        self.passing = PREFIX + length;
+        Ok(Some(Arrival::Oversized { head, length, limit }))
+    }
+
     /// Length of the frame that has begun to arrive, its prefix included.
     fn wanted(&self) -> Option<usize> {
+        if self.passing > 0 {
+            return None;
+        }
         let prefix = self.buffer.first_chunk()?;
         let length = usize::try_from(u32::from_be_bytes(*prefix)).ok()?;
         length.checked_add(PREFIX)

@@ -204,6 +204,11 @@ impl Message {
 }
 
 impl MessageKind {
+    /// Is it the number of some kind?
+    pub(super) fn is_code(code: u8) -> bool {
+        Self::of(code).is_ok()
+    }
+
     fn code(&self) -> u8 {
         match self {
             MessageKind::Plain => 23,

@@ -324,6 +324,42 @@ fn a_frame_of_more_structures_than_anything_real_has_is_refused() {
 }
 
 #[test]
+fn a_message_over_the_limit_is_passed_over_in_any_portions_and_the_next_command_arrives() {
+    let (_, mut generous) = peer(&Offer::default());
+    let mut large = message();
+    large.head = Head { command_id: 7, response_required: true };
+    large.content = Some(Bytes::from(vec![1; 30_000]));
+    let alive = Command::from(KeepAliveInfo { head: Head { command_id: 8, response_required: true } });
+    generous.push(&large.into()).unwrap();
+    generous.push(&alive).unwrap();
+    let bytes = all_of(&mut generous);
+    for portion in [1, 7, 1_460, bytes.len()] {
+        let (mut incoming, _) = peer(&Offer { max_frame: 1_000, ..Offer::default() });
+        incoming.pass_over();
+        let mut arrived = Vec::new();
+        for part in bytes.chunks(portion) {
+            incoming.buffer().extend_from_slice(part);
+            while let Some(arrival) = incoming.arrival().unwrap() {
+                arrived.push(arrival);
+            }
+            let capacity = incoming.buffer().capacity();
+            assert!(capacity <= 256 << 10, "{capacity}");
+            assert!(incoming.announced().is_none_or(|length| length < 1_000), "room is taken for it");
+        }
+        let [Arrival::Oversized { head, length, limit }, Arrival::Command(next)] = &arrived[..] else {
+            panic!("{arrived:?}")
+        };
+        assert_eq!((head.command_id, head.response_required, *limit), (7, true, 1_000));
+        assert!(*length > 30_000 && *next == alive);
+    }
+    // What is no message was never sent in earnest.
+    let (mut incoming, _) = peer(&Offer { max_frame: 1_000, ..Offer::default() });
+    incoming.pass_over();
+    incoming.buffer().extend_from_slice(&[0, 1, 0, 0, 10, 0, 0, 0, 1, 0]);
+    assert_eq!(incoming.arrival(), Err(Fault::TooLong { length: 65_536, limit: 1_000 }.into()));
+}
+
+#[test]
 fn a_command_over_the_limit_is_not_sent_and_the_next_one_is() {
     let (mut incoming, mut outgoing) = peer(&Offer { max_frame: 20_000, ..Offer::default() });
     for size in [19_999, 30_000] {

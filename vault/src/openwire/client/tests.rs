@@ -48,7 +48,7 @@ impl Host {
         loop {
             match self.incoming.arrival().unwrap() {
                 Some(Arrival::Command(command)) => return Some(command),
-                Some(Arrival::Greeting(..)) => panic!("a second greeting"),
+                Some(arrival) => panic!("{arrival:?}"),
                 None => match self.stream.read_buf(self.incoming.buffer()).await {
                     Ok(0) | Err(_) => return None,
                     Ok(_) => {}
