@@ -522,7 +522,7 @@ fn the_two_vaults_own_brokers_are_joined_as_foreign_ones_are() {
     let broker = Some("in_clear = true\nanonymous = true\n".to_owned());
     let mut pair = sections.start(folder.path(), PairPlan { broker, ..PairPlan::default() }).unwrap();
     for (which, names) in [(0, ["there", "new"]), (1, ["back", "new-back"])] {
-        names.map(|name| wait_carried_by(&pair.vaults[which], name, SOON).unwrap());
+        names.iter().for_each(|name| wait_carried_by(&pair.vaults[which], name, SOON).unwrap());
     }
     let uris = [0, 1].map(|which| format!("tcp://{}", pair.vaults[which].broker));
     {

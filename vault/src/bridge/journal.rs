@@ -92,6 +92,9 @@ impl Counts {
     }
 }
 
+/// Rows that wait, in order.
+pub type Rows = Vec<Row<Arc<Message>>>;
+
 /// What is shown of a journal.
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct Figures {
@@ -180,7 +183,7 @@ pub enum Told {
     /// So much that waited is no message: it lies with the dead letters now.
     Damaged(Load, Figures),
     /// What was read.
-    Loaded(Vec<Row<Arc<Message>>>),
+    Loaded(Rows),
     /// It cannot go on, and has ended.
     Failed(JournalError),
 }
@@ -315,7 +318,7 @@ impl Journal {
         most: usize,
         bytes: u64,
         now: i64,
-    ) -> Result<(Vec<Row<Arc<Message>>>, Load), JournalError> {
+    ) -> Result<(Rows, Load), JournalError> {
         let found = self.read(after, most, bytes).map_err(|source| self.sql(source))?;
         let (mut rows, mut damaged) = (Vec::with_capacity(found.len()), Load::default());
         for (sequence, bytes, message) in found {
