@@ -21,9 +21,10 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// How long nothing must come for nothing to be taken as the answer.
 const QUIET: Duration = Duration::from_secs(1);
 const NAME: &str = "ID:story-0:1";
-/// Nobody may write into the queues of `closed`.
+/// Nobody may write into the queues of `closed`. What several entries allow adds up.
 const CLOSED: &str = r#"<authorizationPlugin><map><authorizationMap><authorizationEntries>
-<authorizationEntry queue=">" read="users" write="users" admin="users"/>
+<authorizationEntry queue="orders.>" read="users" write="users" admin="users"/>
+<authorizationEntry queue="receipts" read="users" write="users" admin="users"/>
 <authorizationEntry queue="closed.>" read="users" write="nobody" admin="users"/>
 <authorizationEntry topic=">" read="users" write="users" admin="users"/>
 </authorizationEntries></authorizationMap></map></authorizationPlugin>"#;
