@@ -92,11 +92,11 @@ impl Plan {
     fn is_too_often(&self, now: Timestamp) -> bool {
         let times = std::iter::successors(self.next_after(now), |time| self.next_after(*time));
         let mut before = None;
-        let mut close = |time: Timestamp| {
+        let close = |time: Timestamp| {
             let gap = before.replace(time).map(|before| time.duration_since(before));
             gap.is_some_and(|gap| gap.unsigned_abs() < SHORTEST)
         };
-        times.take(LOOKED_AT).any(|time| close(time))
+        times.take(LOOKED_AT).any(close)
     }
 
     /// The first time after `after`.

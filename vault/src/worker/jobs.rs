@@ -136,11 +136,13 @@ impl Keeper {
     /// Runs it now, whatever its plan says; on this vault, once it has the lease. Gives the run's key.
     pub(super) async fn ask(&self) -> String {
         // A wish that came true at the other vault is none any more.
-        drop(self.here().await);
-        // Whole seconds: a key has no full stop. A time that is due has its own run, with its own key.
-        let now = Timestamp::from_second(timestamp().as_second()).unwrap_or_default();
-        let due = self.job.plan.last_until(now) == Some(now);
-        let now = if due { now + SignedDuration::from_secs(1) } else { now };
+        let known = self.here().await.ok().flatten();
+        let has_run = |at| known.as_ref().is_some_and(|known| known.state.has_run(at));
+        // Whole seconds: a key has no full stop. A time that is due or was asked for has a run of its own.
+        let mut now = Timestamp::from_second(timestamp().as_second()).unwrap_or_default();
+        while has_run(now) || self.job.plan.last_until(now) == Some(now) {
+            now += SignedDuration::from_secs(1);
+        }
         // Who asks again meanwhile gets the same run.
         let at = *self.asked().get_or_insert(now);
         self.wake.notify_one();

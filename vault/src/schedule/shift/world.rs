@@ -404,7 +404,9 @@ impl World {
     }
 
     fn run(&mut self, of: usize, run: Run) -> Result<(), String> {
-        if self.ended.contains_key(&run.at) {
+        // One that thaws in this very moment has not looked at its lease yet: its epoch tells.
+        let thaws = self.vaults[of].frozen_until == self.now;
+        if self.ended.contains_key(&run.at) && !thaws {
             return Err(format!("{} is begun again at {} after it has ended", run.at, self.now));
         }
         let ends = self.now + self.dice.below(250);
@@ -473,7 +475,7 @@ fn the_simulated_trouble_reaches_what_it_is_for() {
 #[test]
 fn a_vault_that_trusts_its_lease_for_too_long_is_found_out() {
     let fault = first_fault(Control::TrustsTooLong).unwrap();
-    assert!(fault.contains("two run at once"), "{fault}");
+    assert!(fault.contains("two run at once") || fault.contains("begun again"), "{fault}");
 }
 
 #[test]
