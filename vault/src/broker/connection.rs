@@ -231,6 +231,7 @@ where
         beat: settled.inactivity.map(|silence| silence / 3),
         counts: Arc::clone(&hall.counts),
         poison: Vec::new(),
+        given_up: Vec::new(),
     };
     let mut hearing = Box::pin(
         Hearing {
