@@ -31,7 +31,6 @@ mod engine;
 pub mod journal;
 pub mod message;
 
-use std::collections::BTreeMap;
 use std::future::Future;
 use std::path::PathBuf;
 use std::pin::Pin;
@@ -46,7 +45,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use self::core::{
     AckKind, Action, ConnectionKey, ConsumerKey, Core, Done, Limits, QueueState, Refusal, Seen, Terms,
 };
-use engine::{Engine, Operate, Page, Reply, Request};
+use engine::{Engine, Operate, Page, ROWS, Reply, Request};
 use journal::{Journal, JournalError};
 use message::{DEAD_LETTERS, Destination, Id, Message, Placed};
 
@@ -210,12 +209,22 @@ impl Shared {
         bytes: usize,
         request: impl FnOnce(Reply<T>) -> R,
     ) -> Result<Answer<T>, QueueError> {
-        let bytes = bytes.saturating_add(REQUEST).min(self.settings.inbox_bytes);
-        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
-        let room = self.room.clone().acquire_many_owned(bytes).await.map_err(|_| QueueError::Stopped)?;
+        let room = self.room(bytes).await?;
         let (reply, answer) = oneshot::channel();
         self.inbox.send((request(reply).into(), Some(room))).map_err(|_| QueueError::Stopped)?;
         Ok(Answer(answer))
+    }
+
+    /// Waits for room, and says what has no answer.
+    async fn post(&self, request: Request) -> Result<(), QueueError> {
+        let room = self.room(0).await?;
+        self.inbox.send((request, Some(room))).map_err(|_| QueueError::Stopped)
+    }
+
+    async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, QueueError> {
+        let bytes = bytes.saturating_add(REQUEST).min(self.settings.inbox_bytes);
+        let bytes = u32::try_from(bytes).unwrap_or(u32::MAX);
+        self.room.clone().acquire_many_owned(bytes).await.map_err(|_| QueueError::Stopped)
     }
 
     /// What is bounded by itself needs no room.
@@ -323,24 +332,7 @@ impl Queues {
     /// # Errors
     /// As [`Queues::relocate`].
     pub async fn retry(&self, only: Option<Vec<Id>>) -> Result<u64, QueueError> {
-        let dead_letters = Destination::Queue(DEAD_LETTERS.into());
-        let before = self.position().await?;
-        let (mut count, mut after) = (0, Id::default());
-        let meant = |id: Id| id.sequence() < before && only.as_ref().is_none_or(|only| only.contains(&id));
-        loop {
-            let page = self.browse(dead_letters.clone(), after, 500, 1 << 20).await?;
-            let Some(last) = page.last() else { return Ok(count) };
-            after = last.id;
-            let mut by_queue: BTreeMap<Box<str>, Vec<Id>> = BTreeMap::new();
-            for placed in page.iter().filter(|placed| meant(placed.id)) {
-                if let Some(origin) = &placed.message.origin {
-                    by_queue.entry(origin.queue.as_str().into()).or_default().push(placed.id);
-                }
-            }
-            for (queue, ids) in by_queue {
-                count += self.relocate(dead_letters.clone(), Some(ids), Destination::Queue(queue)).await?;
-            }
-        }
+        self.act(Destination::Queue(DEAD_LETTERS.into()), only, Action::Return).await
     }
 
     /// Removes a queue that is empty and that nobody reads.
@@ -367,18 +359,25 @@ impl Queues {
         only: Option<Vec<Id>>,
         action: Action,
     ) -> Result<u64, QueueError> {
-        let before = self.position().await?;
-        let (mut count, mut after) = (0, Id::default());
-        let end = only.as_ref().and_then(|only| only.iter().max().copied());
+        let mut count = 0;
+        if let Some(mut only) = only {
+            only.sort_unstable();
+            only.dedup();
+            for ids in only.chunks(ROWS) {
+                let (destination, ids, action) = (destination.clone(), ids.to_vec(), action.clone());
+                let pick = |reply| Operate::Pick(destination, ids, action, reply);
+                count += self.shared.ask(0, pick).await?.await?.count;
+            }
+            return Ok(count);
+        }
+        let (before, mut after) = (self.position().await?, Id::default());
         loop {
             let page = Page { destination: destination.clone(), after, before };
-            let (only, action) = (only.clone(), action.clone());
-            let acted = self.shared.ask(0, |reply| Operate::Act(page, only, action, reply)).await?.await?;
+            let action = action.clone();
+            let acted = self.shared.ask(0, |reply| Operate::Act(page, action, reply)).await?.await?;
             count += acted.count;
-            match acted.last {
-                Some(last) if end.is_none_or(|end| last < end) => after = last,
-                _ => return Ok(count),
-            }
+            let Some(last) = acted.last else { return Ok(count) };
+            after = last;
         }
     }
 
@@ -469,8 +468,11 @@ impl Session {
     }
 
     /// From now on a consumer may have so many messages under way; with 0 it pulls.
-    pub fn prefetch(&self, consumer: ConsumerKey, prefetch: usize) {
-        self.shared.tell(Request::Prefetch(consumer, prefetch));
+    ///
+    /// # Errors
+    /// [`QueueError::Stopped`].
+    pub async fn prefetch(&self, consumer: ConsumerKey, prefetch: usize) -> Result<(), QueueError> {
+        self.shared.post(Request::Prefetch(consumer, prefetch)).await
     }
 
     /// Ends a consumer. What it held goes back in front; that of `seen` counts as given away.
@@ -482,8 +484,11 @@ impl Session {
     }
 
     /// A consumer of prefetch 0 waits for so many messages; 0 takes it back.
-    pub fn pull(&self, consumer: ConsumerKey, count: usize) {
-        self.shared.tell(Request::Pull(consumer, count));
+    ///
+    /// # Errors
+    /// [`QueueError::Stopped`].
+    pub async fn pull(&self, consumer: ConsumerKey, count: usize) -> Result<(), QueueError> {
+        self.shared.post(Request::Pull(consumer, count)).await
     }
 
     /// What a consumer says of the messages from the first (its oldest, if none is named) to the

@@ -229,6 +229,7 @@ where
         beat: settled.inactivity.map(|silence| silence / 3),
         counts: Arc::clone(&hall.counts),
         poison: Vec::new(),
+        given_up: Vec::new(),
     };
     let ear = Ear {
         incoming,

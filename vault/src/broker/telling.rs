@@ -83,6 +83,8 @@ pub(super) struct Telling<'a, W> {
     pub(super) counts: Arc<Counts>,
     /// What cannot be delivered: it would come back for ever.
     pub(super) poison: Vec<(ConsumerKey, Id)>,
+    /// Those who pulled, and wait no more.
+    pub(super) given_up: Vec<ConsumerKey>,
 }
 
 /// Replies in the order in which they were asked for, each when it is known.
@@ -164,6 +166,10 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
                 // Where even that is refused the consumer has ended.
                 let kind = AckKind::Poison(Some(UNDELIVERABLE.to_owned()));
                 let _asked = self.session.acknowledge(consumer, (Some(id), id), kind, None).await;
+            }
+            for key in std::mem::take(&mut self.given_up) {
+                // Where that fails the queues are stopped.
+                let _asked = self.session.pull(key, 0).await;
             }
             if self.outgoing.has_remaining() {
                 self.flush().await?;
@@ -276,7 +282,7 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
 
     fn end_pull(&mut self, key: ConsumerKey) {
         if let Some(seat) = self.seats.give_up(key) {
-            self.session.pull(key, 0);
+            self.given_up.push(key);
             self.say(&MessageDispatch::end(seat.id.clone()).into());
         }
     }

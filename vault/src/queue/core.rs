@@ -16,6 +16,7 @@ mod producers;
 mod reader;
 mod session;
 mod unit;
+mod unused;
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
@@ -25,13 +26,13 @@ use consumer::{Consumer, Flight, Taken};
 use line::{Entry, Line};
 use producers::Producers;
 
-pub use dispatch::is_big;
+pub use dispatch::{Page, is_big};
 pub use operator::{Action, QueueState, Row};
 pub use producers::Known;
 pub(crate) use producers::MOST_PRODUCERS;
 pub use reader::{Filter, Terms};
 pub use session::{AckKind, Seen, Send};
-pub use unit::{Move, Writes};
+pub use unit::{Move, Part, Writes};
 
 /// A connection, as its owner numbers it.
 pub type ConnectionKey = u64;
@@ -49,6 +50,9 @@ pub struct Limits {
     pub consumers: usize,
     /// Unacknowledged messages of one consumer, whatever its prefetch.
     pub in_flight: usize,
+    /// Unacknowledged messages of all consumers; then only those are given more who hold less than
+    /// an equal share of the most consumers that there may be.
+    pub flights: usize,
     /// Waiting persistent messages of one queue that are kept in memory.
     pub window_messages: usize,
     /// As above, in bytes.
@@ -56,11 +60,13 @@ pub struct Limits {
     /// All queues' windows, in bytes.
     pub cached_bytes: usize,
     /// Dispatched and not yet passed on to sockets: all consumers have equal shares of it, at
-    /// least 16 KiB, and messages larger than that have as much again.
+    /// least 16 KiB, and messages larger than that have as much again; four consumers may have one
+    /// of those each, however large.
     pub outgoing_bytes: usize,
     /// Non-persistent messages, in bytes: a commit that would bring more is refused.
     pub resident_bytes: usize,
-    /// Sent in open transactions, by all connections, in bytes.
+    /// Sent in open transactions, by all connections, in bytes. One connection has a quarter of it, and
+    /// each as little as 16 KiB whatever others have.
     pub uncommitted_bytes: usize,
     /// Sent in one transaction.
     pub transaction_messages: usize,
@@ -78,6 +84,7 @@ impl Default for Limits {
             queues: 10_000,
             consumers: 20_000,
             in_flight: 100_000,
+            flights: 400_000,
             window_messages: 1_000,
             window_bytes: 1 << 20,
             cached_bytes: 8 << 20,
@@ -249,6 +256,8 @@ pub struct Core {
     next: u64,
     /// Numbers below it are of an earlier life, which may have given them out.
     earlier: u64,
+    /// The queue up to which unused ones were looked for.
+    swept: Option<u16>,
     /// When it was dispatched last, in ms since 1970.
     now: u64,
     units: Vec<unit::Unit>,
@@ -266,8 +275,12 @@ pub struct Core {
     /// Bytes of non-persistent messages.
     resident: usize,
     uncommitted: usize,
-    /// Bytes under way of big messages.
-    big: usize,
+    /// Under way of big messages.
+    big: dispatch::Big,
+    /// Messages in consumers' hands.
+    flights: usize,
+    /// Consumers that hold enough as long as all together hold too many.
+    crowd: BTreeSet<ConsumerKey>,
     effects: Vec<Effect>,
 }
 
@@ -286,6 +299,7 @@ impl Core {
             dead_letters: 0,
             next: kept.next,
             earlier: kept.next,
+            swept: None,
             now: 0,
             units: Vec::new(),
             owed: unit::Owed::default(),
@@ -297,7 +311,9 @@ impl Core {
             cached: 0,
             resident: 0,
             uncommitted: 0,
-            big: 0,
+            big: dispatch::Big::default(),
+            flights: 0,
+            crowd: BTreeSet::new(),
             effects: Vec::new(),
         };
         for (number, destination) in kept.queues {
@@ -351,6 +367,12 @@ impl Core {
         self.next
     }
 
+    /// What the queue is called in which a place is.
+    #[must_use]
+    pub fn name_of(&self, id: Id) -> &str {
+        self.lines.get(&id.level().queue()).map_or("a queue that is gone", |line| line.destination.name())
+    }
+
     /// The queue's number; a queue that is new is written with the next commit.
     ///
     /// # Errors
@@ -379,7 +401,7 @@ impl Core {
     fn create(&mut self, destination: &Destination, owner: Option<ConnectionKey>) -> Result<u16, Refusal> {
         let most = self.limits.queues;
         let too_many = || Refusal::TooManyQueues { destination: destination.clone(), most };
-        if self.lines.len() >= most {
+        if self.lines.len() >= most && !self.make_room() {
             return Err(too_many());
         }
         let last = self.lines.last_key_value().map_or(0, |(number, _)| *number);
@@ -461,6 +483,7 @@ impl Core {
             line.in_flight = line.in_flight.saturating_sub(1);
             line.readers.land(key, flight.entry.marks.as_ref());
         }
+        self.thin(1);
     }
 
     /// Back to the front, as its place says.

@@ -12,13 +12,13 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::core::{
-    AckKind, ConnectionKey, ConsumerKey, Core, Done, Effect, Refusal, Seen, Send, Terms, Token,
+    AckKind, ConnectionKey, ConsumerKey, Core, Done, Effect, Part, Refusal, Seen, Send, Terms, Token,
 };
 use super::journal::{Journal, JournalError};
-use super::message::{Destination, Id};
+use super::message::{Destination, Id, Level};
 use super::{Delivery, Gate, QueueError, Room};
 use operate::Acted;
-pub(super) use operate::{Operate, Page};
+pub(super) use operate::{Operate, Page, ROWS};
 
 /// Most requests of one commit, so that nobody waits for an endless one.
 const BATCH: usize = 1024;
@@ -26,6 +26,15 @@ const BATCH: usize = 1024;
 const OWED_FOR: Duration = Duration::from_millis(10);
 /// or when there are so many.
 const OWED: usize = 1024;
+/// So many that cannot be written, one after the other, are enough to refuse the rest of a commit.
+const MOST_REFUSED: usize = 16;
+/// So often is looked for queues that nobody uses, as in ActiveMQ; one that was not used from one time
+/// to the next is forgotten.
+const FORGET_EVERY: Duration = Duration::from_secs(60);
+/// Queues that are looked at at once.
+const FORGOTTEN: usize = 500;
+/// Pages that are looked at in one turn for consumers that decline what is in them.
+const SCANS: usize = 8;
 /// So often is the disk tried again.
 const TICK: Duration = Duration::from_secs(1);
 /// So often are messages looked for whose time is over, as in ActiveMQ.
@@ -60,6 +69,13 @@ enum Waiter {
     Acted(Option<Id>, Reply<Acted>),
 }
 
+/// What the disk does not do. What cannot be read holds up its queue, not the senders.
+#[derive(Debug, Default)]
+struct Trouble {
+    writing: Option<String>,
+    reading: Option<String>,
+}
+
 pub(super) struct Engine {
     core: Core,
     journal: Journal,
@@ -71,10 +87,16 @@ pub(super) struct Engine {
     token: Token,
     /// Since when something is owed to the journal.
     owed_since: Option<Instant>,
-    /// Why the journal could not be written or read last.
-    trouble: Option<String>,
+    /// Why the journal could not be written last, and read.
+    trouble: Trouble,
     ticked: Instant,
     expired: Instant,
+    /// When unused queues were looked for last, to the end.
+    forgotten: Instant,
+    /// Pages that were looked at in this turn, and those that wait for the next: which level, behind
+    /// which number, how many rows.
+    scans: usize,
+    postponed: Vec<(Level, u64, usize)>,
     /// Behind which expiration and place the sweep for expired messages goes on.
     sweep: Option<(u64, Id)>,
 }
@@ -91,9 +113,12 @@ impl Engine {
             waiters: HashMap::new(),
             token: 0,
             owed_since: None,
-            trouble: None,
+            trouble: Trouble::default(),
             ticked: now,
             expired: now,
+            forgotten: now,
+            scans: 0,
+            postponed: Vec::new(),
             sweep: None,
         }
     }
@@ -102,9 +127,10 @@ impl Engine {
     pub(super) fn run(mut self, inbox: &Receiver<(Request, Option<OwnedSemaphorePermit>)>) {
         loop {
             let soon = self.owed_since.is_some() || self.sweep.is_some();
-            let idle = if soon && self.trouble.is_none() { OWED_FOR } else { TICK };
+            let idle = if soon && self.trouble.writing.is_none() { OWED_FOR } else { TICK };
             // Kept until the turn is over, so that what waits for one commit is bounded as well.
             let mut rooms = Vec::new();
+            let idle = if self.postponed.is_empty() { idle } else { Duration::ZERO };
             match inbox.recv_timeout(idle) {
                 Ok(first) => {
                     for (request, room) in std::iter::once(first).chain(inbox.try_iter().take(BATCH - 1)) {
@@ -122,6 +148,10 @@ impl Engine {
 
     /// What is durable already need not wait for the commit; what the commit makes durable follows.
     fn turn(&mut self) {
+        self.scans = 0;
+        for (level, after, rows) in std::mem::take(&mut self.postponed) {
+            self.perform_one(Effect::Scan { level, after, rows });
+        }
         self.perform();
         let now = moment();
         if now.duration_since(self.ticked) >= TICK {
@@ -137,7 +167,7 @@ impl Engine {
         let gate = Gate {
             memory: self.core.resident_bytes() >= self.room.memory_bytes,
             journal: self.core.stored_bytes() >= self.room.journal_bytes,
-            trouble: self.trouble.clone(),
+            trouble: self.trouble.writing.clone().or_else(|| self.trouble.reading.clone()),
         };
         self.gate.send_if_modified(|known| {
             let changed = *known != gate;
@@ -150,13 +180,19 @@ impl Engine {
         let waits = self.owed_since.is_some_and(|since| now.duration_since(since) >= OWED_FOR);
         let due = waits || self.core.owed() >= OWED;
         // In trouble what nobody waits for is tried with the ticks.
-        self.core.is_awaited() || (due && (self.trouble.is_none() || self.ticked == now))
+        self.core.is_awaited() || (due && (self.trouble.writing.is_none() || self.ticked == now))
     }
 
     fn tick(&mut self, now: Instant) {
         if self.core.is_stalled() {
             self.core.retry();
             self.perform();
+        }
+        if !self.core.is_stalled() && self.trouble.reading.take().is_some() {
+            tracing::warn!("queues: the journal is read again");
+        }
+        if now.duration_since(self.forgotten) >= FORGET_EVERY && self.core.forget_unused(FORGOTTEN) {
+            self.forgotten = now;
         }
         if now.duration_since(self.expired) >= EXPIRE_EVERY {
             self.expired = now;
@@ -169,32 +205,82 @@ impl Engine {
         if self.core.is_clean() {
             return true;
         }
-        let writes = self.core.writes();
-        let written = if writes.is_empty() { Ok(()) } else { self.journal.write(&writes) };
-        match written {
+        match self.write_part(Part::All) {
             Ok(()) => {
-                self.core.committed();
-                if self.trouble.take().is_some() {
-                    tracing::warn!("queues: the journal is written again");
-                    self.core.retry();
-                }
+                self.written();
                 true
             }
             Err(error) => {
-                self.tell(&error);
-                self.core.failed(&error.to_string());
                 self.journal.relieve();
-                false
+                self.write_singly(&error)
             }
         }
     }
 
-    fn tell(&mut self, error: &JournalError) {
+    fn write_part(&mut self, part: Part) -> Result<(), JournalError> {
+        let writes = self.core.writes(part);
+        if !writes.is_empty() {
+            self.journal.write(&writes)?;
+        }
+        self.core.committed(part);
+        Ok(())
+    }
+
+    /// What cannot be written must not fail its neighbours. Was all that is owed written?
+    fn write_singly(&mut self, error: &JournalError) -> bool {
+        let owed = self.write_part(Part::Owed).is_ok();
+        let (mut kept, mut told, mut in_a_row) = (0, 0, 0);
+        while self.core.is_awaited() && in_a_row < MOST_REFUSED {
+            match self.write_part(Part::First) {
+                Ok(()) => (kept, in_a_row) = (kept + 1, 0),
+                Err(error) => {
+                    (told, in_a_row) = (told + 1, in_a_row + 1);
+                    self.core.failed(Part::First, &error.to_string());
+                }
+            }
+        }
+        if !owed || self.core.is_awaited() || kept == 0 && told > 0 {
+            self.core.failed(Part::All, &error.to_string());
+            self.unwritten(error);
+        } else {
+            if told > 0 {
+                tracing::warn!("queues: {error}; {told} senders were told, all else is written");
+            }
+            self.written();
+        }
+        owed
+    }
+
+    fn written(&mut self) {
+        if self.trouble.writing.take().is_some() {
+            tracing::warn!("queues: the journal is written again");
+            self.core.retry();
+        }
+    }
+
+    fn unwritten(&mut self, error: &JournalError) {
         let why = error.to_string();
-        if self.trouble.as_ref() != Some(&why) {
+        if self.trouble.writing.as_ref() != Some(&why) {
             tracing::error!("queues: {why}; senders are refused, and it is tried again every second");
         }
-        self.trouble = Some(why);
+        self.trouble.writing = Some(why);
+    }
+
+    fn unread(&mut self, error: &JournalError) {
+        let why = error.to_string();
+        if self.trouble.reading.as_ref() != Some(&why) {
+            tracing::error!("queues: {why}; what stands there waits, and it is tried again every second");
+        }
+        self.trouble.reading = Some(why);
+    }
+
+    fn tell_damaged(&self, id: Id) {
+        let queue = self.core.name_of(id);
+        tracing::error!(
+            "queues: {queue}: message {} is damaged; it is set aside and the others go on: purge the queue \
+             when it holds nothing else, or stop this vault and restore its state folder",
+            id.number()
+        );
     }
 
     /// Does what the core wants done, until it wants nothing more.
@@ -227,12 +313,20 @@ impl Engine {
             },
             Effect::Load { level, after, messages, bytes } => {
                 let page = self.journal.page(level, after, messages, bytes);
-                let page = page.map_err(|error| self.tell(&error)).ok();
+                let page = page.map_err(|error| self.unread(&error)).ok();
+                page.iter().flat_map(|page| &page.damaged).for_each(|id| self.tell_damaged(*id));
                 self.core.loaded(level, page);
             }
+            Effect::Scan { level, after, rows } if self.scans >= SCANS => {
+                let scan = (level, after, rows);
+                if !self.postponed.contains(&scan) {
+                    self.postponed.push(scan);
+                }
+            }
             Effect::Scan { level, after, rows } => {
+                self.scans += 1;
                 let rows = self.journal.scan(level, after, rows);
-                let rows = rows.map_err(|error| self.tell(&error)).ok();
+                let rows = rows.map_err(|error| self.unread(&error)).ok();
                 self.core.scanned(level, after, rows.as_deref());
             }
             Effect::Deliver { connection, consumer, id, size, redeliveries, first, message } => {
@@ -240,8 +334,12 @@ impl Engine {
                     Some(message) => message,
                     None => match self.journal.read(id) {
                         Ok(placed) => placed.message,
+                        Err(JournalError::Damaged { .. }) => {
+                            self.tell_damaged(id);
+                            return self.core.damaged(consumer, id, size);
+                        }
                         Err(error) => {
-                            self.tell(&error);
+                            self.unread(&error);
                             return self.core.unreadable(consumer, id, size);
                         }
                     },

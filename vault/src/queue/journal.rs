@@ -10,7 +10,7 @@ use std::sync::Arc;
 use bytes::{Bytes, BytesMut};
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction, TransactionBehavior, params};
 
-use super::core::{Kept, Known, MOST_PRODUCERS, Move, Row, Writes};
+use super::core::{Kept, Known, MOST_PRODUCERS, Move, Page, Row, Writes};
 use super::message::{Cause, Destination, Id, Level, Marks, Message, Origin, PRIORITIES, Placed};
 use crate::sqlite::{self, SqliteError};
 use schema::MIGRATIONS;
@@ -44,7 +44,7 @@ pub enum JournalError {
         source: rusqlite::Error,
     },
     /// A message's row says more than there is.
-    #[error("{file}: message {place} is damaged; stop this vault and restore its state folder")]
+    #[error("{file}: message {place} is damaged")]
     Damaged {
         /// The file.
         file: PathBuf,
@@ -75,6 +75,8 @@ impl Journal {
     /// The file.
     pub fn open(file: &Path) -> Result<(Self, Kept), JournalError> {
         let journal = Self { file: file.to_owned(), connection: sqlite::open(file, MIGRATIONS)? };
+        // Whoever was here before may have left the log so long that there is no room for one more word.
+        journal.relieve();
         let kept = journal.begin().map_err(|source| journal.sql(source))?;
         Ok((journal, kept))
     }
@@ -173,17 +175,18 @@ impl Journal {
         transaction.commit()
     }
 
-    /// The messages of a level behind a number: at most so many, and so many bytes, or one.
+    /// The messages of a level behind a number: at most so many, and so many bytes, or one. It ends
+    /// in front of what the disk does not give, and passes over rows that are damaged.
     ///
     /// # Errors
-    /// SQLite's own, or a damaged message.
+    /// SQLite's own, if there is nothing in front of it.
     pub fn page(
         &self,
         level: Level,
         after: u64,
         messages: usize,
         bytes: usize,
-    ) -> Result<Vec<Placed>, JournalError> {
+    ) -> Result<Page, JournalError> {
         let from = level.place(after).next().max(level.places().0);
         self.range(from, level.places().1, messages, bytes)
     }
@@ -192,37 +195,42 @@ impl Journal {
     ///
     /// # Errors
     /// As there.
-    pub fn browse(
-        &self,
-        queue: u16,
-        after: Id,
-        messages: usize,
-        bytes: usize,
-    ) -> Result<Vec<Placed>, JournalError> {
+    pub fn browse(&self, queue: u16, after: Id, messages: usize, bytes: usize) -> Result<Page, JournalError> {
         let (from, to) = Id::places_of(queue);
         self.range(after.next().max(from), to, messages, bytes)
     }
 
-    fn range(&self, from: Id, to: Id, messages: usize, bytes: usize) -> Result<Vec<Placed>, JournalError> {
-        let sql = "SELECT * FROM message WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT ?3";
-        let read = || -> rusqlite::Result<Result<Vec<Placed>, i64>> {
-            let (mut page, mut room) = (Vec::new(), bytes);
-            let mut statement = self.connection.prepare_cached(sql)?;
-            let mut rows = statement.query(params![from.number(), to.number(), messages])?;
-            while let Some(row) = rows.next()? {
-                let size: usize = row.get("size")?;
-                if size > room && !page.is_empty() {
-                    break;
-                }
-                room = room.saturating_sub(size);
-                match self.message(row)? {
-                    Ok(placed) => page.push(placed),
-                    Err(place) => return Ok(Err(place)),
-                }
+    fn range(&self, from: Id, to: Id, messages: usize, bytes: usize) -> Result<Page, JournalError> {
+        let mut page = Page::default();
+        match self.read_range((from, to), messages, bytes, &mut page) {
+            Err(source) if page == Page::default() => Err(self.sql(source)),
+            _ => Ok(page),
+        }
+    }
+
+    fn read_range(
+        &self,
+        (from, to): (Id, Id),
+        messages: usize,
+        bytes: usize,
+        page: &mut Page,
+    ) -> rusqlite::Result<()> {
+        let mut room = bytes;
+        let mut statement = self.connection.prepare_cached(&format!("SELECT * FROM message {IN_ORDER}"))?;
+        let mut rows = statement.query(params![from.number(), to.number(), messages])?;
+        while let Some(row) = rows.next()? {
+            let id = Id::from_number(row.get("place")?);
+            let size: usize = row.get("size").unwrap_or(0);
+            if size > room && !page.placed.is_empty() {
+                break;
             }
-            Ok(Ok(page))
-        };
-        self.whole(read().map_err(|source| self.sql(source))?)
+            match self.message(row)? {
+                Some(placed) => page.placed.push(placed),
+                None => page.damaged.push(id),
+            }
+            room = room.saturating_sub(size);
+        }
+        Ok(())
     }
 
     /// One message.
@@ -230,16 +238,14 @@ impl Journal {
     /// # Errors
     /// SQLite's own, or a damaged or missing message.
     pub fn read(&self, id: Id) -> Result<Placed, JournalError> {
-        let read = || -> rusqlite::Result<Result<Placed, i64>> {
+        let read = || -> rusqlite::Result<Option<Placed>> {
             let sql = "SELECT * FROM message WHERE place = ?1";
             let mut statement = self.connection.prepare_cached(sql)?;
             let mut rows = statement.query([id.number()])?;
-            match rows.next()? {
-                Some(row) => self.message(row),
-                None => Ok(Err(id.number())),
-            }
+            rows.next()?.map_or(Ok(None), |row| self.message(row))
         };
-        self.whole(read().map_err(|source| self.sql(source))?)
+        let damaged = || JournalError::Damaged { file: self.file.clone(), place: id.number() };
+        read().map_err(|source| self.sql(source))?.ok_or_else(damaged)
     }
 
     /// Rows whose time is over, by their expiration and place, from behind such a pair: at most so
@@ -272,14 +278,29 @@ impl Journal {
         self.rows(IN_ORDER, params![from.number(), to.number(), most])
     }
 
+    /// Those of these rows that are there.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub fn rows_at(&self, ids: &[Id]) -> Result<Vec<Row>, JournalError> {
+        let one = |id: &Id| self.rows("WHERE place = ?1", [id.number()]);
+        let rows: Result<Vec<Vec<Row>>, _> = ids.iter().map(one).collect();
+        Ok(rows?.into_iter().flatten().collect())
+    }
+
     fn rows(&self, which: &str, values: impl rusqlite::Params) -> Result<Vec<Row>, JournalError> {
         let sql = format!(
-            "SELECT place, size, at, expiration, message_group, closes_group, path FROM message {which}"
+            "SELECT place, size, at, expiration, message_group, closes_group, path, origin
+             FROM message {which}"
         );
         let row = |row: &SqlRow<'_>| {
             let id = Id::from_number(row.get(0)?);
-            let (size, at, expiration) = (row.get(1)?, row.get(2)?, row.get(3)?);
-            Ok(Row { id, size, at, expiration, marks: marks(row)? })
+            // A damaged row can be removed still.
+            let size = row.get(1).unwrap_or_default();
+            let (at, expiration) = (row.get(2).unwrap_or_default(), row.get(3).unwrap_or_default());
+            let origin: Option<String> = row.get("origin").unwrap_or_default();
+            let (marks, origin) = (marks(row).unwrap_or_default(), origin.map(Into::into));
+            Ok(Row { id, size, at, expiration, marks, origin })
         };
         let read = || -> rusqlite::Result<Vec<Row>> {
             self.connection.prepare_cached(&sql)?.query_map(values, row)?.collect()
@@ -303,8 +324,22 @@ impl Journal {
         Ok(all.map_err(|source| self.sql(source))?.into_iter().flatten().min())
     }
 
-    /// `Err` names a damaged message.
-    fn message(&self, row: &SqlRow<'_>) -> rusqlite::Result<Result<Placed, i64>> {
+    /// `None` is a damaged one.
+    fn message(&self, row: &SqlRow<'_>) -> rusqlite::Result<Option<Placed>> {
+        match self.try_message(row) {
+            Ok(placed) => Ok(placed),
+            // The row is there, and not what was written.
+            Err(
+                rusqlite::Error::FromSqlConversionFailure(..)
+                | rusqlite::Error::IntegralValueOutOfRange(..)
+                | rusqlite::Error::InvalidColumnType(..)
+                | rusqlite::Error::Utf8Error(..),
+            ) => Ok(None),
+            Err(error) => Err(error),
+        }
+    }
+
+    fn try_message(&self, row: &SqlRow<'_>) -> rusqlite::Result<Option<Placed>> {
         let place: i64 = row.get("place")?;
         let size: usize = row.get("size")?;
         let body = match row.get_ref("body")?.as_blob_or_null()? {
@@ -312,7 +347,7 @@ impl Journal {
             None => self.pieces(place, size)?,
         };
         if body.len() != size {
-            return Ok(Err(place));
+            return Ok(None);
         }
         let origin: Option<String> = row.get("origin")?;
         let cause: Option<String> = row.get("cause")?;
@@ -327,7 +362,7 @@ impl Journal {
             origin: origin.zip(cause).map(|(queue, cause)| Origin { queue, cause }),
             body,
         };
-        Ok(Ok(Placed { id: Id::from_number(place), persistent: true, message: Arc::new(message) }))
+        Ok(Some(Placed { id: Id::from_number(place), persistent: true, message: Arc::new(message) }))
     }
 
     fn pieces(&self, place: i64, size: usize) -> rusqlite::Result<Bytes> {
@@ -340,10 +375,6 @@ impl Journal {
             body.extend_from_slice(row.get_ref(0)?.as_blob()?);
         }
         Ok(body.freeze())
-    }
-
-    fn whole<T>(&self, read: Result<T, i64>) -> Result<T, JournalError> {
-        read.map_err(|place| JournalError::Damaged { file: self.file.clone(), place })
     }
 
     fn sql(&self, source: rusqlite::Error) -> JournalError {

@@ -10,8 +10,8 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use bytes::Bytes;
 
-use super::core::{AckKind, Done, Limits, Refusal, Seen, Send};
-use super::message::{Cause, DEAD_LETTERS, Destination, Id, Message, Origin};
+use super::core::{AckKind, Done, Filter, Limits, Refusal, Seen, Send, Terms};
+use super::message::{Cause, DEAD_LETTERS, Destination, Id, Marks, Message, Origin};
 use super::{Deliveries, Delivery, QueueError, Queues, Session, Settings};
 
 const SOON: Duration = Duration::from_secs(30);
@@ -328,13 +328,13 @@ async fn a_consumer_without_prefetch_gets_what_it_asks_for() {
         keep(&session, to(&orders, name)).await;
     }
     assert!(is_quiet(&session, &mut deliveries).await);
-    session.pull(key, 1);
+    session.pull(key, 1).await.unwrap();
     let first = next(&mut deliveries).await;
     assert_eq!(&*first.message.name, "a");
     assert!(is_quiet(&session, &mut deliveries).await);
     acknowledge(&session, &first).await;
     assert!(is_quiet(&session, &mut deliveries).await, "an acknowledgement asks for nothing");
-    session.pull(key, 1);
+    session.pull(key, 1).await.unwrap();
     assert_eq!(names(&mut deliveries, 1).await, ["b"]);
 }
 

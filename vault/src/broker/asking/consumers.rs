@@ -139,7 +139,7 @@ impl<'a> Consumers<'a> {
             _ => Patience::Endless,
         };
         self.seats.pull(key, patience);
-        self.session.pull(key, 1);
+        self.session.pull(key, 1).await?;
         if pull.timeout < 0 {
             let answer = self.session.sync().await?;
             let _deaf = self.replies.send(Reply::Pulled(answer, key)).await;
@@ -157,7 +157,7 @@ impl<'a> Consumers<'a> {
             return self.close(id, Seen::Unknown).await;
         }
         if let Reads::Messages(key) = *self.find(id)? {
-            self.session.prefetch(key, amount(control.prefetch));
+            self.session.prefetch(key, amount(control.prefetch)).await?;
         }
         Ok(())
     }

@@ -41,6 +41,8 @@ pub(super) struct Consumer {
     next: u64,
     /// Flights that count against the prefetch.
     open: usize,
+    /// All before this turn are delivered.
+    seen: u64,
     /// Acknowledged by transactions that are not over.
     pub(super) taken: usize,
     /// Bytes dispatched that its connection has not passed on yet.
@@ -60,6 +62,7 @@ impl Consumer {
             turns: HashMap::new(),
             next: 0,
             open: 0,
+            seen: 0,
             taken: 0,
             outstanding: 0,
             big: 0,
@@ -95,11 +98,19 @@ impl Consumer {
         (from <= to).then_some(from..=to)
     }
 
+    /// Those before are not looked at again, so that saying it of each costs no more than of all.
     pub(super) fn mark_delivered(&mut self, turns: RangeInclusive<u64>) {
-        for flight in self.flights.range_mut(turns).map(|(_, flight)| flight) {
+        let (from, to) = turns.into_inner();
+        if to < self.seen {
+            return;
+        }
+        for flight in self.flights.range_mut(from.max(self.seen)..=to).map(|(_, flight)| flight) {
             if !std::mem::replace(&mut flight.delivered, true) {
                 self.open -= 1;
             }
+        }
+        if from <= self.seen {
+            self.seen = self.seen.max(to + 1);
         }
     }
 

@@ -3,8 +3,8 @@
 
 use std::collections::BTreeSet;
 
-use super::consumer::Consumer;
-use super::line::{Entry, Next};
+use super::consumer::Flight;
+use super::line::{AROUND, Entry, Next};
 use super::operator::Row;
 use super::reader::Turn;
 use super::{ConsumerKey, Core, Effect};
@@ -16,6 +16,17 @@ const MOST_OWED: usize = 100_000;
 const MOST_BURIED: usize = 1_024;
 /// Least that a consumer may have under way, in bytes; messages larger than that are big.
 const LEAST_SHARE: usize = 16 * 1024;
+/// Messages of a page that is read although there is no memory for it.
+const LEAST_PAGE: usize = 16;
+/// So many consumers may have a big message under way each, whatever the others have.
+const BIG_READERS: usize = 4;
+
+/// What is under way of big messages.
+#[derive(Debug, Default)]
+pub(super) struct Big {
+    bytes: usize,
+    readers: usize,
+}
 
 /// What came of a consumer's turn.
 enum Served {
@@ -69,8 +80,7 @@ impl Core {
     }
 
     fn serve(&mut self, number: u16, (_, _, key): Turn) -> Served {
-        let has_room = |consumer: &Consumer| consumer.has_room(self.limits.in_flight);
-        let has_room = self.consumers.get(&key).is_some_and(has_room);
+        let has_room = self.has_room(key);
         if has_room && self.owed() >= MOST_OWED {
             self.stalled.insert(number);
             return Served::Nobody;
@@ -119,6 +129,29 @@ impl Core {
         Served::Yes
     }
 
+    /// May a consumer be given one more? Where all together hold too many, only those who hold few.
+    fn has_room(&mut self, key: ConsumerKey) -> bool {
+        let Some(consumer) = self.consumers.get(&key) else { return false };
+        let is_crowded = self.flights >= self.limits.flights;
+        let few = self.limits.flights / self.limits.consumers.max(1);
+        let most = if is_crowded { few.max(1) } else { self.limits.in_flight };
+        let has_room = consumer.has_room(most.min(self.limits.in_flight));
+        if is_crowded && !has_room && consumer.has_room(self.limits.in_flight) {
+            self.crowd.insert(key);
+        }
+        has_room
+    }
+
+    /// So many messages are in nobody's hands any more: those who waited for that may go on.
+    pub(super) fn thin(&mut self, landed: usize) {
+        self.flights = self.flights.saturating_sub(landed);
+        while self.flights < self.limits.flights
+            && let Some(key) = self.crowd.pop_first()
+        {
+            self.feed(key);
+        }
+    }
+
     fn sate(&mut self, number: u16, key: ConsumerKey) {
         if let Some(line) = self.lines.get_mut(&number) {
             line.readers.sate(key);
@@ -129,36 +162,49 @@ impl Core {
         let Some(line) = self.lines.get_mut(&level.queue()) else { return };
         let stock = line.stock(level.place(0));
         if !std::mem::replace(&mut stock.loading, true) {
-            let (after, messages) = (stock.cursor, self.limits.window_messages);
+            let after = stock.cursor;
             let free = self.limits.cached_bytes.saturating_sub(self.cached);
+            let messages = self.limits.window_messages.min((free / AROUND).max(LEAST_PAGE));
             let bytes = self.limits.window_bytes.min(free);
             self.effects.push(Effect::Load { level, after, messages, bytes });
         }
     }
 
     /// The page that [`Effect::Load`] asked for; `None` if it cannot be read now.
-    pub fn loaded(&mut self, level: Level, page: Option<Vec<Placed>>) {
+    pub fn loaded(&mut self, level: Level, page: Option<Page>) {
         let Some(line) = self.lines.get_mut(&level.queue()) else { return };
         line.stock(level.place(0)).loading = false;
-        let Some(page) = page else {
+        let Some(Page { placed, damaged }) = page else {
             self.stalled.insert(level.queue());
             return;
         };
-        if page.is_empty() {
+        if placed.is_empty() && damaged.is_empty() {
             // What is counted and not there cannot be given away.
             line.stock(level.place(0)).beyond = 0;
         }
-        for Placed { id, message, .. } in page {
+        // In their order, so that the window's end is that of the page.
+        let upto = placed.last().map(|placed| placed.id).max(damaged.last().copied());
+        for id in damaged {
+            if line.enter(id) {
+                let stock = line.stock(id);
+                stock.beyond = stock.beyond.saturating_sub(1);
+                line.set_aside(id);
+            }
+        }
+        for Placed { id, message, .. } in placed {
             if line.enter(id) {
                 let stock = line.stock(id);
                 stock.beyond = stock.beyond.saturating_sub(1);
                 let mut entry = Entry::new(true, message);
-                if self.cached + entry.size > self.limits.cached_bytes {
+                if self.cached + entry.weight() > self.limits.cached_bytes {
                     // It is read again when it is given away.
                     entry.message = None;
                 }
                 line.put(id, entry, &mut self.cached);
             }
+        }
+        if let Some(upto) = upto {
+            line.stock(upto).cursor = upto.sequence();
         }
         self.ripe.insert(level.queue());
     }
@@ -232,8 +278,7 @@ impl Core {
                     line.take_beyond(id);
                 }
                 let freed = self.give(number, key, id, entry.clone());
-                let is_full =
-                    !self.consumers.get(&key).is_some_and(|own| own.has_room(self.limits.in_flight));
+                let is_full = !self.has_room(key);
                 let Some(line) = self.lines.get_mut(&number) else { return true };
                 line.readers.pass_far(key, level, id.sequence());
                 if is_full {
@@ -259,9 +304,12 @@ impl Core {
 
     /// May so much more be under way to that consumer? See [`super::Limits::outgoing_bytes`].
     fn room(&self, key: ConsumerKey, size: usize) -> Room {
-        let under_way = self.consumers.get(&key).map_or(0, |consumer| consumer.outstanding);
+        let own = self.consumers.get(&key).map(|consumer| (consumer.outstanding, consumer.big));
+        let (under_way, own_big) = own.unwrap_or((0, 0));
         let small = under_way == 0 || under_way + size <= self.share();
-        let big = !is_big(size) || self.big == 0 || self.big + size <= self.limits.outgoing_bytes;
+        // One who does not read a large one must not stop the others.
+        let alone = own_big == 0 && self.big.readers < BIG_READERS;
+        let big = !is_big(size) || alone || self.big.bytes + size <= self.limits.outgoing_bytes;
         match (small && big, under_way) {
             (true, _) => Room::Yes,
             // Nothing of its own is under way: it waits for other big ones.
@@ -289,11 +337,13 @@ impl Core {
     fn give(&mut self, number: u16, key: ConsumerKey, id: Id, mut entry: Entry) -> Option<Id> {
         let (line, consumer) = (self.lines.get_mut(&number)?, self.consumers.get_mut(&key)?);
         line.in_flight += 1;
+        self.flights += 1;
         let given = line.readers.give(key, entry.marks.as_deref(), self.limits.groups);
         consumer.outstanding += entry.size;
         if is_big(entry.size) {
+            self.big.readers += usize::from(consumer.big == 0);
             consumer.big += entry.size;
-            self.big += entry.size;
+            self.big.bytes += entry.size;
         }
         let connection = consumer.connection;
         let message = if entry.persistent { entry.message.take() } else { entry.message.clone() };
@@ -313,23 +363,40 @@ impl Core {
         consumer.outstanding = consumer.outstanding.saturating_sub(bytes);
         let big = big.min(consumer.big);
         consumer.big -= big;
-        self.free_big(big);
+        let is_last = consumer.big == 0;
+        self.free_big(big, is_last);
         self.feed(key);
     }
 
-    pub(super) fn free_big(&mut self, big: usize) {
+    /// A consumer has passed on so much of big messages, and perhaps has none any more.
+    pub(super) fn free_big(&mut self, big: usize, is_last: bool) {
         if big > 0 {
-            self.big = self.big.saturating_sub(big);
+            self.big.bytes = self.big.bytes.saturating_sub(big);
+            self.big.readers = self.big.readers.saturating_sub(usize::from(is_last));
             self.ripe.append(&mut self.held);
         }
     }
 
-    /// A delivered message could not be read: it waits in front until the disk is asked again.
-    pub fn unreadable(&mut self, key: ConsumerKey, id: Id, size: usize) {
+    /// A delivered message is damaged: it is set aside, and the others go on.
+    pub fn damaged(&mut self, key: ConsumerKey, id: Id, size: usize) {
+        if self.undeliver(key, id, size).is_some()
+            && let Some(line) = self.line_of(id)
+        {
+            line.set_aside(id);
+        }
+    }
+
+    fn undeliver(&mut self, key: ConsumerKey, id: Id, size: usize) -> Option<Flight> {
         let flight = self.consumers.get_mut(&key).and_then(|consumer| consumer.take_one(id));
         self.passed_on(key, size, if is_big(size) { size } else { 0 });
-        if let Some(flight) = flight {
-            self.landed(key, &flight);
+        let flight = flight?;
+        self.landed(key, &flight);
+        Some(flight)
+    }
+
+    /// A delivered message could not be read: it waits in front until the disk is asked again.
+    pub fn unreadable(&mut self, key: ConsumerKey, id: Id, size: usize) {
+        if let Some(flight) = self.undeliver(key, id, size) {
             self.requeue(id, flight.entry);
             self.ripe.remove(&id.level().queue());
             self.stalled.insert(id.level().queue());
@@ -338,15 +405,25 @@ impl Core {
 
     /// Puts a consumer in its queue's order of turns, if it has room.
     pub(super) fn feed(&mut self, key: ConsumerKey) {
-        let Some(consumer) = self.consumers.get_mut(&key) else { return };
-        let Some(line) = self.lines.get_mut(&consumer.queue) else { return };
-        if consumer.has_room(self.limits.in_flight) {
+        let Some(number) = self.consumers.get(&key).map(|consumer| consumer.queue) else { return };
+        let has_room = self.has_room(key);
+        let Some(line) = self.lines.get_mut(&number) else { return };
+        if has_room {
             line.readers.join(key);
         }
-        if line.readers.turn(key).is_some() && !self.stalled.contains(&consumer.queue) {
-            self.ripe.insert(consumer.queue);
+        if line.readers.turn(key).is_some() && !self.stalled.contains(&number) {
+            self.ripe.insert(number);
         }
     }
+}
+
+/// A page of a level as it could be read.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Page {
+    /// Its messages, in their order.
+    pub placed: Vec<Placed>,
+    /// Rows between them, or behind them, that cannot be read.
+    pub damaged: Vec<Id>,
 }
 
 /// Does a message of so many bytes count as a big one under way?

@@ -12,6 +12,11 @@ use super::reader::Readers;
 use super::{ConnectionKey, ConsumerKey, Limits};
 use crate::queue::message::{DEAD_LETTERS, Destination, Id, Level, Marks, Message, PRIORITIES};
 
+/// What a message takes in memory beside its body, in bytes: its names, its place in the window.
+pub(super) const AROUND: usize = 256;
+/// Damaged rows of a queue that are remembered.
+const MOST_ASIDE: usize = 10_000;
+
 /// What is known of one message in memory.
 #[derive(Debug, Clone)]
 pub(super) struct Entry {
@@ -46,7 +51,12 @@ impl Entry {
 
     /// Bytes that could be read again from disk.
     fn cached(&self) -> usize {
-        if self.persistent && self.message.is_some() { self.size } else { 0 }
+        if self.persistent && self.message.is_some() { self.weight() } else { 0 }
+    }
+
+    /// With all that is around its body.
+    pub(super) fn weight(&self) -> usize {
+        self.size + AROUND
     }
 }
 
@@ -92,8 +102,12 @@ pub(super) struct Line {
     pub(super) stock: [Stock; PRIORITIES as usize],
     /// Persistent messages behind the cursor that are in memory or in hands, and not only on disk.
     ahead: BTreeSet<Id>,
+    /// Damaged rows that nobody is given, the first of them.
+    aside: BTreeSet<Id>,
     pub(super) readers: Readers,
     pub(super) in_flight: usize,
+    /// Since it was looked at whether it is.
+    pub(super) used: bool,
     pub(super) enqueued: u64,
     pub(super) dequeued: u64,
     pub(super) dead: u64,
@@ -110,8 +124,10 @@ impl Line {
             ready_bytes: 0,
             stock: [Stock::default(); PRIORITIES as usize],
             ahead: BTreeSet::new(),
+            aside: BTreeSet::new(),
             readers: Readers::default(),
             in_flight: 0,
+            used: true,
             enqueued: 0,
             dequeued: 0,
             dead: 0,
@@ -123,9 +139,20 @@ impl Line {
         matches!(&self.destination, Destination::Queue(name) if &**name == DEAD_LETTERS)
     }
 
+    /// Is there nothing of it, in memory, in hands or on disk?
+    pub(super) fn is_empty(&self) -> bool {
+        self.waiting() == 0 && self.in_flight == 0 && self.stock.iter().all(|stock| stock.rows == 0)
+    }
+
+    /// A temporary one ends with its connection, that of dead letters never.
+    pub(super) fn is_removable(&self) -> bool {
+        self.owner.is_none() && !self.is_for_the_dead()
+    }
+
     /// Messages that nobody holds.
     pub(super) fn waiting(&self) -> u64 {
-        self.ready.len() as u64 + self.stock.iter().map(|stock| stock.beyond).sum::<u64>()
+        (self.ready.len() + self.aside.len()) as u64
+            + self.stock.iter().map(|stock| stock.beyond).sum::<u64>()
     }
 
     pub(super) fn stock(&mut self, id: Id) -> &mut Stock {
@@ -194,6 +221,18 @@ impl Line {
         self.ahead.insert(id);
     }
 
+    /// It is damaged: nobody is given it before the next start, and operators may remove it.
+    pub(super) fn set_aside(&mut self, id: Id) {
+        if self.aside.len() < MOST_ASIDE {
+            self.aside.insert(id);
+        }
+    }
+
+    /// Was it set aside? Not any more.
+    pub(super) fn take_aside(&mut self, id: Id) -> bool {
+        self.aside.remove(&id)
+    }
+
     /// The window goes on with this row; tells whether it waited on disk only.
     pub(super) fn enter(&mut self, id: Id) -> bool {
         self.stock(id).cursor = id.sequence();
@@ -205,12 +244,17 @@ impl Line {
     pub(super) fn arrive(&mut self, id: Id, entry: Entry, cached: &mut usize, limits: &Limits) {
         let size = entry.size;
         let room = self.ready.len() < limits.window_messages
-            && self.ready_bytes + size <= limits.window_bytes
-            && *cached + size <= limits.cached_bytes;
+            && self.ready_bytes + entry.weight() <= limits.window_bytes
+            && *cached + entry.weight() <= limits.cached_bytes;
         let stock = self.stock(id);
         stock.rows += 1;
         stock.bytes += size as u64;
         stock.last = stock.last.max(id.sequence());
+        if id.sequence() <= stock.cursor {
+            // Written after what was placed behind it: the window is past it already.
+            return self.put(id, entry, cached);
+        }
+        let stock = self.stock(id);
         if stock.beyond > 0 || !room {
             stock.beyond += 1;
             return;

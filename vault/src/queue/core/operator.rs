@@ -21,6 +21,8 @@ pub struct Row {
     pub expiration: u64,
     /// By what consumers are chosen.
     pub marks: Option<Arc<Marks>>,
+    /// The queue that a dead letter came from.
+    pub origin: Option<Box<str>>,
 }
 
 /// What an operator wants done with messages.
@@ -30,6 +32,16 @@ pub enum Action {
     Purge,
     /// They go to another queue, dead letters as if they had never died.
     Move(Destination),
+    /// Dead letters go back to the queues that they came from; what never died stays.
+    Return,
+}
+
+/// Where an operator has a message go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Target {
+    Nowhere,
+    Queue(u16),
+    Stays,
 }
 
 /// A queue as it stands.
@@ -87,34 +99,56 @@ impl Core {
     /// consumers hold. Of `rows` the journal knows; `volatile` ones are in memory only. The token
     /// is answered with their count, once it is durable.
     pub fn act(&mut self, token: Token, rows: &[Row], volatile: &[Id], action: &Action) {
-        let queue = match action {
-            Action::Purge => None,
-            // What is moved there would end with another's connection.
-            Action::Move(destination) if destination.is_temporary() => {
-                let refusal = Refusal::NotYours { destination: destination.clone() };
+        let targets: Result<Vec<Target>, Refusal> =
+            rows.iter().map(|row| self.target(action, row.origin.as_deref())).collect();
+        let (targets, other) = match (targets, self.target(action, None)) {
+            (Ok(targets), Ok(other)) => (targets, other),
+            (Err(refusal), _) | (_, Err(refusal)) => {
                 return self.effects.push(Effect::Answer(token, Err(refusal)));
             }
-            Action::Move(destination) => match self.queue(destination) {
-                Ok(queue) => Some(queue),
-                Err(refusal) => return self.effects.push(Effect::Answer(token, Err(refusal))),
-            },
         };
         let mut unit = Unit::new(token);
-        let mut found: Vec<(Id, Entry)> = rows.iter().filter_map(|row| self.pick(row)).collect();
-        for id in volatile {
+        for (row, target) in rows.iter().zip(targets).filter(|(_, target)| *target != Target::Stays) {
+            if let Some((id, entry)) = self.pick(row) {
+                self.depart(&mut unit, id, entry, target);
+            }
+        }
+        for id in volatile.iter().filter(|_| other != Target::Stays) {
             let line = self.lines.get_mut(&id.level().queue());
-            found.extend(line.and_then(|line| Some((*id, line.take(*id, &mut self.cached)?))));
+            if let Some(entry) = line.and_then(|line| line.take(*id, &mut self.cached)) {
+                self.depart(&mut unit, *id, entry, other);
+            }
         }
-        unit.done = Done::Count(found.len() as u64);
-        for (id, entry) in found {
-            let step = queue.map(|queue| {
-                let to = self.place(queue, id.level().priority());
-                let (size, at, expiration) = (entry.size, entry.at, entry.expiration);
-                Move { from: id, to, size, at, expiration, marks: entry.marks.clone(), origin: None }
-            });
-            unit.removed.push((id, entry, step));
-        }
+        unit.done = Done::Count(unit.removed.len() as u64);
         self.units.push(unit);
+    }
+
+    /// Where a message goes that came from there, if it ever died.
+    fn target(&mut self, action: &Action, origin: Option<&str>) -> Result<Target, Refusal> {
+        match (action, origin) {
+            (Action::Purge, _) => Ok(Target::Nowhere),
+            // What is moved there would end with another's connection.
+            (Action::Move(destination), _) if destination.is_temporary() => {
+                Err(Refusal::NotYours { destination: destination.clone() })
+            }
+            (Action::Move(destination), _) => self.queue(destination).map(Target::Queue),
+            (Action::Return, Some(origin)) => {
+                self.queue(&Destination::Queue(origin.into())).map(Target::Queue)
+            }
+            (Action::Return, None) => Ok(Target::Stays),
+        }
+    }
+
+    fn depart(&mut self, unit: &mut Unit, id: Id, entry: Entry, target: Target) {
+        let step = if let Target::Queue(queue) = target {
+            let to = self.place(queue, id.level().priority());
+            let (size, at, expiration) = (entry.size, entry.at, entry.expiration);
+            let marks = entry.marks.clone();
+            Some(Move { from: id, to, size, at, expiration, marks, origin: None })
+        } else {
+            None
+        };
+        unit.removed.push((id, entry, step));
     }
 
     /// Takes a row out of its line, unless a consumer or a commit under way has it.
@@ -123,10 +157,12 @@ impl Core {
         if let Some(entry) = line.take(row.id, &mut self.cached) {
             return Some((row.id, entry));
         }
-        line.is_beyond(row.id).then(|| {
+        if line.is_beyond(row.id) {
             line.take_beyond(row.id);
-            (row.id, Entry::of(row))
-        })
+        } else if !line.take_aside(row.id) {
+            return None;
+        }
+        Some((row.id, Entry::of(row)))
     }
 
     /// The time of these rows is over.
@@ -150,23 +186,20 @@ impl Core {
         }
     }
 
-    /// Removes a queue that is empty and that nobody reads, if nothing else is staged or owed; the token is answered once it is durable.
+    /// Removes a queue that is empty and that nobody reads, if nothing else is staged or owed; the
+    /// token is answered once it is durable.
     pub fn remove(&mut self, token: Token, destination: &Destination) {
         let gone = || Refusal::Gone { destination: destination.clone() };
         let Some(line) = self.find(destination).and_then(|number| self.lines.get(&number)) else {
             return self.effects.push(Effect::Answer(token, Err(gone())));
         };
         let number = line.number;
-        let state = state(line);
-        let empty = state.depth == 0 && line.stock.iter().all(|stock| stock.rows == 0);
-        let used = !empty || line.readers.len() > 0 || line.owner.is_some() || line.is_for_the_dead();
-        if used || self.is_awaited() || self.owed() > 0 || self.is_sent_to(number) {
+        let used = !line.is_empty() || line.readers.len() > 0 || !line.is_removable();
+        if used || self.is_awaited() || self.owed() > 0 || self.sent_to().contains(&number) {
             let in_use = Refusal::InUse { destination: destination.clone() };
             return self.effects.push(Effect::Answer(token, Err(in_use)));
         }
-        self.lines.remove(&number);
-        self.numbers.remove(destination);
-        self.owed.queues.insert(number, None);
+        self.forget(number);
         self.sync(token);
     }
 }

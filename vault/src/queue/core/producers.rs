@@ -20,11 +20,13 @@ pub struct Known {
     pub heard: u64,
 }
 
-/// What was so before a [`Producers::note`].
+/// What a [`Producers::note`] has made of a producer.
 #[derive(Debug)]
-pub(super) struct Before {
-    name: Box<str>,
-    upto: u64,
+pub(super) struct Noted {
+    /// To be written with the message.
+    pub(super) known: Known,
+    /// Numbers below this one were kept before.
+    before: u64,
 }
 
 /// All that is remembered.
@@ -34,7 +36,7 @@ pub(super) struct Producers {
     /// Slots by when they were heard.
     by_heard: BTreeMap<u64, Box<str>>,
     heard: u64,
-    /// To be written.
+    /// To be written: what was noted and taken back, and not noted again since.
     dirty: BTreeMap<u32, Known>,
 }
 
@@ -55,32 +57,35 @@ impl Producers {
     }
 
     /// From now on this number is kept.
-    pub(super) fn note(&mut self, name: &str, sequence: u64) -> Before {
+    pub(super) fn note(&mut self, name: &str, sequence: u64) -> Noted {
         self.heard += 1;
         let (heard, upto) = (self.heard, sequence.saturating_add(1));
         if let Some(known) = self.known.get_mut(name) {
-            let before = Before { name: name.into(), upto: known.upto };
+            let before = known.upto;
             if let Some(name) = self.by_heard.remove(&known.heard) {
                 self.by_heard.insert(heard, name);
             }
             (known.upto, known.heard) = (known.upto.max(upto), heard);
-            self.dirty.insert(known.slot, known.clone());
-            return before;
+            self.dirty.remove(&known.slot);
+            return Noted { known: known.clone(), before };
         }
         let slot = self.free_slot();
         let known = Known { slot, name: name.into(), upto, heard };
         self.by_heard.insert(heard, known.name.clone());
-        self.dirty.insert(slot, known.clone());
-        self.known.insert(known.name.clone(), known);
-        Before { name: name.into(), upto: 0 }
+        self.dirty.remove(&slot);
+        self.known.insert(known.name.clone(), known.clone());
+        Noted { known, before: 0 }
     }
 
     /// What was noted could not be written; in reverse order of the notes.
-    pub(super) fn take_back(&mut self, before: &Before) {
-        let Some(known) = self.known.get_mut(&before.name) else { return };
-        // A new one keeps its row, and has nothing in it.
-        known.upto = before.upto;
-        self.dirty.insert(known.slot, known.clone());
+    pub(super) fn take_back(&mut self, noted: &Noted) {
+        let known = self.known.get_mut(&noted.known.name);
+        // What it was heard of since stands or falls by itself.
+        if let Some(known) = known.filter(|known| known.upto == noted.known.upto) {
+            // A new one keeps its row, and has nothing in it.
+            known.upto = noted.before;
+            self.dirty.insert(known.slot, known.clone());
+        }
     }
 
     pub(super) fn dirty(&self) -> impl Iterator<Item = &Known> {
@@ -114,15 +119,17 @@ mod tests {
     #[test]
     fn the_longest_silent_producer_gives_its_row_to_a_new_one() {
         let mut producers = Producers::default();
-        for number in 0..MOST_PRODUCERS {
-            producers.note(&format!("p{number}"), 1);
-        }
-        producers.note("p0", 2);
-        producers.note("new", 1);
+        let mut rows = BTreeMap::new();
+        let mut note = |name: &str, sequence| {
+            let known = producers.note(name, sequence).known;
+            rows.insert(known.slot, known);
+        };
+        (0..MOST_PRODUCERS).for_each(|number| note(&format!("p{number}"), 1));
+        note("p0", 2);
+        note("new", 1);
         assert!(producers.has("p0", 2) && !producers.has("p0", 3) && !producers.has("p1", 1));
-        let slots: Vec<u32> = producers.dirty().map(|known| known.slot).collect();
-        assert_eq!(slots.len(), MOST_PRODUCERS, "no more rows than producers");
-        let rows: Vec<Known> = producers.dirty().cloned().collect();
+        assert_eq!(rows.len(), MOST_PRODUCERS, "no more rows than producers");
+        let rows = rows.into_values().collect();
         let mut again = Producers::restored(rows);
         assert!(again.has("new", 1) && again.is_clean());
         again.note("newer", 1);
@@ -138,5 +145,14 @@ mod tests {
         assert!(producers.has("p", 0) && !producers.has("p", 1));
         producers.take_back(&first);
         assert!(!producers.has("p", 0));
+    }
+
+    #[test]
+    fn what_came_after_what_could_not_be_written_stays_known() {
+        let mut producers = Producers::default();
+        let first = producers.note("p", 0);
+        producers.note("p", 1);
+        producers.take_back(&first);
+        assert!(producers.has("p", 1) && !producers.has("p", 2));
     }
 }

@@ -11,6 +11,15 @@ use super::unit::Unit;
 use super::{ConnectionKey, ConsumerKey, Core, Done, Effect, Fate, Refusal, Token};
 use crate::queue::message::{Cause, Destination, Id, Message};
 
+/// One connection's open transactions have this part of the room for all of them,
+const SHARERS: usize = 4;
+/// and this much, in bytes, whatever others have,
+const LEAST_SENT: usize = 16 * 1024;
+/// if it is not more than such a part.
+const LEAST_SHARERS: usize = 64;
+/// Messages given up that wait for the disk, or in a transaction, with their reasons.
+const MOST_REASONS: usize = 4_096;
+
 /// What is sent.
 #[derive(Debug, Clone)]
 pub struct Send {
@@ -81,18 +90,18 @@ pub(super) struct Connection {
     consumers: BTreeSet<ConsumerKey>,
     transactions: BTreeMap<u64, Transaction>,
     temporaries: BTreeSet<u16>,
+    /// Bytes sent in its open transactions.
+    uncommitted: usize,
 }
 
 impl Core {
     /// The connection has ended: its transactions are rolled back, what its consumers held goes back
     /// in front, its temporary queues end.
     pub fn disconnect(&mut self, connection: ConnectionKey) {
-        let Some(Connection { consumers, transactions, temporaries }) = self.connections.remove(&connection)
-        else {
-            return;
-        };
+        let Some(ended) = self.connections.remove(&connection) else { return };
+        let Connection { consumers, transactions, temporaries, .. } = ended;
         for transaction in transactions.into_values() {
-            self.undo(transaction);
+            self.undo(connection, transaction);
         }
         for consumer in consumers {
             self.unsubscribe(consumer, Seen::Unknown);
@@ -179,6 +188,7 @@ impl Core {
         }
         self.consumers.insert(key, Consumer::new(connection, number, terms.prefetch));
         line.readers.enter(key, terms);
+        line.used = true;
         self.connections.entry(connection).or_default().consumers.insert(key);
         self.feed(key);
         Ok(())
@@ -192,10 +202,12 @@ impl Core {
         }
         if let Some(line) = self.lines.get_mut(&consumer.queue) {
             line.readers.leave(key);
+            line.used = true;
             // Another may be the exclusive one now, or have its groups.
             self.ripe.insert(consumer.queue);
         }
-        self.free_big(consumer.big);
+        self.crowd.remove(&key);
+        self.free_big(consumer.big, true);
         let held = |last| consumer.range(None, last).map(|turns| *turns.end());
         let upto = if let Seen::UpTo(last) = seen { held(last) } else { None };
         let was_seen = |turn: u64, id: Id| match (seen, upto) {
@@ -274,17 +286,39 @@ impl Core {
             }
             return Ok(());
         };
-        let (size, uncommitted) = (pending.entry.size, self.uncommitted);
-        let (most, messages) = (self.limits.uncommitted_bytes, self.limits.transaction_messages);
+        let size = pending.entry.size;
+        let messages = self.limits.transaction_messages;
+        let has_room = self.may_send(connection, size);
         let open = self.transaction(connection, transaction)?;
-        // One message may always be sent, however large.
-        if open.sends.len() >= messages || uncommitted > 0 && uncommitted + size > most {
+        if open.sends.len() >= messages || !has_room {
             return Err(Refusal::TransactionTooBig);
         }
         open.sends.push(pending);
         self.uncommitted += size;
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.uncommitted += size;
+        }
         self.effects.push(Effect::Answer(token, Ok(Done::Done)));
         Ok(())
+    }
+
+    /// May a connection send so much more in a transaction? See [`super::Limits::uncommitted_bytes`].
+    fn may_send(&self, connection: ConnectionKey, size: usize) -> bool {
+        let own = self.connections.get(&connection).map_or(0, |connection| connection.uncommitted);
+        let most = self.limits.uncommitted_bytes;
+        // One message may be sent where there is nothing yet, however large.
+        let fits = self.uncommitted == 0 || self.uncommitted + size <= most;
+        let shares = own == 0 || own + size <= most / SHARERS;
+        fits && shares || own + size <= LEAST_SENT.min(most / LEAST_SHARERS)
+    }
+
+    /// What was sent in a transaction is not uncommitted any more.
+    fn settle(&mut self, connection: ConnectionKey, transaction: &Transaction) {
+        let bytes: usize = transaction.sends.iter().map(|pending| pending.entry.size).sum();
+        self.uncommitted = self.uncommitted.saturating_sub(bytes);
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.uncommitted = connection.uncommitted.saturating_sub(bytes);
+        }
     }
 
     /// Makes a sent message part of a unit; tells whether it is new.
@@ -341,18 +375,18 @@ impl Core {
         };
         if let Some(refusal) = &transaction.failed {
             self.effects.push(Effect::Answer(token, Err(refusal.clone())));
-            return self.undo(transaction);
+            return self.undo(connection, transaction);
         }
         let light = transaction.sends.iter().filter(|pending| !pending.entry.persistent);
         let light: usize = light.map(|pending| pending.entry.size).sum();
         // One may always pass when there is nothing yet.
         if light > 0 && self.resident > 0 && self.resident + light > self.limits.resident_bytes {
             self.effects.push(Effect::Answer(token, Err(Refusal::MemoryFull)));
-            return self.undo(transaction);
+            return self.undo(connection, transaction);
         }
         let mut unit = Unit::new(token);
+        self.settle(connection, &transaction);
         for pending in transaction.sends {
-            self.uncommitted = self.uncommitted.saturating_sub(pending.entry.size);
             self.stage(pending, &mut unit);
         }
         unit.taken = transaction.taken;
@@ -369,13 +403,12 @@ impl Core {
     pub fn rollback(&mut self, connection: ConnectionKey, transaction: u64) -> Result<(), Refusal> {
         let open = self.connections.get_mut(&connection);
         let open = open.and_then(|open| open.transactions.remove(&transaction));
-        self.undo(open.ok_or(Refusal::NoTransaction)?);
+        self.undo(connection, open.ok_or(Refusal::NoTransaction)?);
         Ok(())
     }
 
-    fn undo(&mut self, transaction: Transaction) {
-        let bytes: usize = transaction.sends.iter().map(|pending| pending.entry.size).sum();
-        self.uncommitted = self.uncommitted.saturating_sub(bytes);
+    fn undo(&mut self, connection: ConnectionKey, transaction: Transaction) {
+        self.settle(connection, &transaction);
         self.untake(transaction.taken);
     }
 
@@ -391,7 +424,9 @@ impl Core {
         kind: AckKind,
         transaction: Option<u64>,
     ) -> Result<(), Refusal> {
+        let owed = self.owed();
         let consumer = self.consumers.get_mut(&key).ok_or(Refusal::NoConsumer)?;
+        let has_few = owed + consumer.taken < MOST_REASONS;
         let connection = consumer.connection;
         let Some(turns) = consumer.range(first, last) else {
             self.fail(connection, transaction, &Refusal::NotInFlight);
@@ -399,7 +434,8 @@ impl Core {
         };
         let fate = match kind {
             AckKind::Standard => Fate::Done,
-            AckKind::Poison(why) => Fate::Dead(Cause::poison(why.as_deref())),
+            // On a full disk they would fill the memory.
+            AckKind::Poison(why) => Fate::Dead(Cause::poison(why.as_deref().filter(|_| has_few))),
             AckKind::Expired => Fate::Dead(Cause::Expired),
             AckKind::Delivered => {
                 consumer.mark_delivered(turns);
@@ -442,9 +478,9 @@ impl Core {
         self.units.push(Unit::new(token));
     }
 
-    /// Does an open transaction send to that queue?
-    pub(super) fn is_sent_to(&self, queue: u16) -> bool {
+    /// Queues that open transactions send to.
+    pub(super) fn sent_to(&self) -> BTreeSet<u16> {
         let open = self.connections.values().flat_map(|connection| connection.transactions.values());
-        open.flat_map(|transaction| &transaction.sends).any(|pending| pending.queue == queue)
+        open.flat_map(|transaction| &transaction.sends).map(|pending| pending.queue).collect()
     }
 }

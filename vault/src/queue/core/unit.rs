@@ -1,12 +1,12 @@
 //! What waits for the disk: staged units, which stand or fall as a whole, and what is owed. Knows
 //! nothing of who asked but a token.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use super::consumer::Taken;
 use super::line::Entry;
-use super::producers::{Before, Known};
+use super::producers::{Known, Noted};
 use super::{Core, Done, Effect, Refusal, Token};
 use crate::queue::message::{Destination, Id, Marks, Origin, Placed};
 
@@ -52,6 +52,17 @@ impl Writes {
     }
 }
 
+/// What of all that waits for the disk one commit writes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Part {
+    /// Everything.
+    All,
+    /// What is owed.
+    Owed,
+    /// The first of what stands or falls as a whole, and the queues that it may be for.
+    First,
+}
+
 /// Stands or falls as a whole.
 #[derive(Debug)]
 pub(super) struct Unit {
@@ -61,7 +72,7 @@ pub(super) struct Unit {
     pub(super) taken: Vec<Taken>,
     /// Messages that go for good, or elsewhere, and what they were.
     pub(super) removed: Vec<(Id, Entry, Option<Move>)>,
-    pub(super) producers: Vec<Before>,
+    pub(super) producers: Vec<Noted>,
 }
 
 impl Unit {
@@ -110,17 +121,19 @@ impl Core {
         self.owed.deletes.len() + self.owed.moves.len()
     }
 
-    /// What the next commit must write. Must be followed by [`Core::committed`] or
-    /// [`Core::failed`] before anything else.
-    pub fn writes(&self) -> Writes {
-        let mut writes = Writes {
-            queues: self.owed.queues.iter().map(|(number, name)| (*number, name.clone())).collect(),
-            stores: Vec::new(),
-            deletes: self.owed.deletes.clone(),
-            moves: self.owed.moves.clone(),
-            producers: self.producers.dirty().cloned().collect(),
-        };
-        for unit in &self.units {
+    /// What the next commit must write. Must be followed by [`Core::committed`] or [`Core::failed`] of
+    /// the same part before anything else.
+    pub fn writes(&self, part: Part) -> Writes {
+        let queues = self.owed.queues.iter().map(|(number, name)| (*number, name.clone())).collect();
+        let mut writes = Writes { queues, ..Writes::default() };
+        let mut producers = BTreeMap::new();
+        if part != Part::First {
+            writes.deletes.clone_from(&self.owed.deletes);
+            writes.moves.clone_from(&self.owed.moves);
+            producers.extend(self.producers.dirty().map(|known| (known.slot, known.clone())));
+        }
+        for unit in self.units.iter().take(self.units_of(part)) {
+            producers.extend(unit.producers.iter().map(|noted| (noted.known.slot, noted.known.clone())));
             for (id, entry) in &unit.arrivals {
                 if let (true, Some(message)) = (entry.persistent, &entry.message) {
                     writes.stores.push(Placed { id: *id, persistent: true, message: message.clone() });
@@ -135,22 +148,36 @@ impl Core {
                 }
             }
         }
+        writes.producers = producers.into_values().collect();
         writes
     }
 
+    fn units_of(&self, part: Part) -> usize {
+        match part {
+            Part::All => self.units.len(),
+            Part::Owed => 0,
+            Part::First => self.units.len().min(1),
+        }
+    }
+
     /// All of [`Core::writes`] is durable.
-    pub fn committed(&mut self) {
-        self.producers.written();
+    pub fn committed(&mut self, part: Part) {
         self.owed.queues.clear();
+        let arrivals = if part == Part::First { Vec::new() } else { self.settle_owed() };
+        let units = self.units.drain(..self.units_of(part)).collect();
+        self.settle_units(units, arrivals);
+    }
+
+    fn settle_owed(&mut self) -> Vec<(Id, Entry)> {
+        self.producers.written();
         self.ripe.append(&mut self.burying);
         for (id, size) in std::mem::take(&mut self.owed.deletes) {
             self.row_gone(id, size);
         }
-        let mut arrivals: Vec<(Id, Entry)> = Vec::new();
-        for step in std::mem::take(&mut self.owed.moves) {
-            arrivals.push(self.moved(step));
-        }
-        let units = std::mem::take(&mut self.units);
+        std::mem::take(&mut self.owed.moves).into_iter().map(|step| self.moved(step)).collect()
+    }
+
+    fn settle_units(&mut self, units: Vec<Unit>, mut arrivals: Vec<(Id, Entry)>) {
         let mut answers = Vec::with_capacity(units.len());
         for unit in units {
             for Taken { consumer: key, flight, fate, step, .. } in unit.taken {
@@ -177,11 +204,22 @@ impl Core {
     }
 
     /// Nothing of [`Core::writes`] was kept, for that reason. What was staged is refused and undone;
-    /// what is owed stays owed.
-    pub fn failed(&mut self, why: &str) {
-        for unit in std::mem::take(&mut self.units).into_iter().rev() {
-            for before in unit.producers.iter().rev() {
-                self.producers.take_back(before);
+    /// what is owed stays owed. With a unit go those that its producers sent later: kept, they would
+    /// tell a producer that asks again that the first is kept too.
+    pub fn failed(&mut self, part: Part, why: &str) {
+        let mut units: Vec<Unit> = self.units.drain(..self.units_of(part)).collect();
+        let names =
+            |unit: &Unit| unit.producers.iter().map(|noted| noted.known.name.clone()).collect::<Vec<_>>();
+        let mut hit: BTreeSet<Box<str>> = units.iter().flat_map(names).collect();
+        units.extend(self.units.extract_if(.., |unit| {
+            let names = names(unit);
+            let goes = names.iter().any(|name| hit.contains(name));
+            hit.extend(names.into_iter().filter(|_| goes));
+            goes
+        }));
+        for unit in units.into_iter().rev() {
+            for noted in unit.producers.iter().rev() {
+                self.producers.take_back(noted);
             }
             for (_, entry) in unit.arrivals {
                 if !entry.persistent {
@@ -238,6 +276,7 @@ impl Core {
             return;
         };
         line.enqueued += 1;
+        line.used = true;
         if entry.persistent {
             self.stored += entry.size as u64;
             line.arrive(id, entry, &mut self.cached, &self.limits);

@@ -3,15 +3,18 @@
 
 use super::{Engine, Reply, Request, Waiter, milliseconds};
 use crate::queue::core::{Action, QueueState};
+use crate::queue::journal::JournalError;
 use crate::queue::message::{Destination, Id, Placed};
 use crate::queue::{QueueError, QueueStatus};
 
 /// Rows that are looked at by one request or one turn of expiry.
-const ROWS: usize = 500;
+pub(in crate::queue) const ROWS: usize = 500;
 
 /// What operators ask for.
 pub(in crate::queue) enum Operate {
-    Act(Page, Option<Vec<Id>>, Action, Reply<Acted>),
+    Act(Page, Action, Reply<Acted>),
+    /// The same with these of a queue.
+    Pick(Destination, Vec<Id>, Action, Reply<Acted>),
     /// Asks for [`crate::queue::core::Core::position`].
     Position(Reply<u64>),
     Browse {
@@ -52,7 +55,8 @@ pub(in crate::queue) struct Acted {
 impl Engine {
     pub(super) fn operate(&mut self, operate: Operate) {
         match operate {
-            Operate::Act(page, only, action, reply) => self.act(&page, only.as_deref(), &action, reply),
+            Operate::Act(page, action, reply) => self.act(&page, &action, reply),
+            Operate::Pick(destination, ids, action, reply) => self.pick(&destination, ids, &action, reply),
             Operate::Position(reply) => drop(reply.send(Ok(self.core.position()))),
             Operate::Browse { destination, after, most, bytes, reply } => {
                 let page = self.browse(&destination, after, most, bytes);
@@ -77,7 +81,7 @@ impl Engine {
         let Some(after) = self.sweep else { return };
         let now = milliseconds();
         let rows = self.journal.expired(now, after, ROWS).unwrap_or_else(|error| {
-            self.tell(&error);
+            self.unread(&error);
             Vec::new()
         });
         self.core.expire(now, &rows);
@@ -91,7 +95,23 @@ impl Engine {
         number.ok_or_else(|| QueueError::NoQueue { destination: destination.clone() })
     }
 
-    fn act(&mut self, page: &Page, only: Option<&[Id]>, action: &Action, reply: Reply<Acted>) {
+    fn pick(&mut self, destination: &Destination, mut ids: Vec<Id>, action: &Action, reply: Reply<Acted>) {
+        let rows = self.number(destination).and_then(|queue| {
+            ids.retain(|id| id.level().queue() == queue);
+            Ok(self.journal.rows_at(&ids)?)
+        });
+        match rows {
+            Ok(rows) => {
+                let token = self.wait(Waiter::Acted(None, reply));
+                // What has no row is in memory only, if it is anywhere.
+                ids.retain(|id| !rows.iter().any(|row| row.id == *id));
+                self.core.act(token, &rows, &ids, action);
+            }
+            Err(error) => drop(reply.send(Err(error))),
+        }
+    }
+
+    fn act(&mut self, page: &Page, action: &Action, reply: Reply<Acted>) {
         let rows = self.number(&page.destination).and_then(|queue| {
             let volatile = self.core.volatile(queue, page.after, ROWS);
             Ok((self.journal.rows_of(queue, page.after, ROWS)?, volatile))
@@ -109,7 +129,7 @@ impl Engine {
             volatile.retain(|id| *id <= end);
         }
         let last = rows.iter().map(|row| row.id).chain(volatile.iter().copied()).max();
-        let meant = |id: &Id| id.sequence() < page.before && only.is_none_or(|only| only.contains(id));
+        let meant = |id: &Id| id.sequence() < page.before;
         rows.retain(|row| meant(&row.id));
         volatile.retain(meant);
         let token = self.wait(Waiter::Acted(last, reply));
@@ -126,7 +146,7 @@ impl Engine {
         let queue = self.number(destination)?;
         // What is acknowledged is not seen any more.
         self.write();
-        let mut page = self.journal.browse(queue, after, most, bytes)?;
+        let mut page = self.kept_page(queue, after, most, bytes)?;
         let volatile = self.core.volatile(queue, after, most);
         // What is behind the end of either page comes with the next one. That of rows may end early
         // by its bytes.
@@ -136,6 +156,23 @@ impl Engine {
         page.retain(|placed| end.is_none_or(|end| placed.id <= end));
         page.sort_by_key(|placed| placed.id);
         Ok(page)
+    }
+
+    /// None is the end, also where damaged ones are in between.
+    fn kept_page(
+        &self,
+        queue: u16,
+        mut after: Id,
+        most: usize,
+        bytes: usize,
+    ) -> Result<Vec<Placed>, JournalError> {
+        loop {
+            let page = self.journal.browse(queue, after, most, bytes)?;
+            match page.damaged.last() {
+                Some(last) if page.placed.is_empty() => after = *last,
+                _ => return Ok(page.placed),
+            }
+        }
     }
 
     fn list(&self) -> Result<Vec<QueueStatus>, QueueError> {

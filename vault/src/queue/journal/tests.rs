@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::{Journal, PIECE};
-use crate::queue::core::{Move, Writes};
+use crate::queue::core::{Move, Page, Writes};
 use crate::queue::message::{Cause, Destination, Id, Level, Marks, Message, Origin, Placed};
 
 fn open(folder: &tempfile::TempDir) -> Journal {
@@ -45,7 +45,7 @@ fn a_body_of_any_size_is_read_back_whole_and_leaves_nothing_behind() {
     for one in &all {
         assert_eq!(journal.read(one.id).unwrap(), *one);
     }
-    assert_eq!(journal.browse(1, Id::default(), 100, usize::MAX).unwrap(), all);
+    assert_eq!(journal.browse(1, Id::default(), 100, usize::MAX).unwrap().placed, all);
     let origin = Some(Origin { queue: "orders".to_owned(), cause: Cause::poison(Some("no stock")) });
     let (last, to) = (all.last().unwrap(), Level::new(0, 4).place(100));
     let size = last.message.body.len();
@@ -59,7 +59,7 @@ fn a_body_of_any_size_is_read_back_whole_and_leaves_nothing_behind() {
     journal.write(&Writes { deletes, ..Writes::default() }).unwrap();
     assert_eq!(
         (journal.browse(1, Id::default(), 100, usize::MAX).unwrap(), pieces(&journal)),
-        (Vec::new(), 0)
+        (Page::default(), 0)
     );
     drop(journal);
     let kept = Journal::open(&folder.path().join("queues.db")).unwrap().1;
@@ -74,13 +74,13 @@ fn a_page_ends_at_its_messages_and_bytes_but_has_one() {
     let level = Level::new(1, 4);
     let page = |after, messages, bytes| -> Vec<u64> {
         let page = journal.page(level, after, messages, bytes).unwrap();
-        page.iter().map(|placed| placed.id.sequence()).collect()
+        page.placed.iter().map(|placed| placed.id.sequence()).collect()
     };
     assert_eq!(page(2, 3, usize::MAX), [3, 4, 5]);
     assert_eq!(page(2, 100, 299), [3, 4]);
     assert_eq!(page(2, 100, 0), [3]);
     assert_eq!(page(9, 100, 1_000), [0; 0]);
-    assert_eq!(journal.page(Level::new(1, 5), 0, 10, 1_000).unwrap(), []);
+    assert_eq!(journal.page(Level::new(1, 5), 0, 10, 1_000).unwrap(), Page::default());
 }
 
 #[test]
@@ -97,28 +97,32 @@ fn nothing_remains_of_a_write_for_which_the_disk_was_full() {
     let deletes = vec![(placed(1, 100).id, 100)];
     let refused = journal.write(&Writes { deletes, ..stores(vec![placed(2, 100_000)]) }).unwrap_err();
     assert!(refused.to_string().ends_with("full; nothing of this write was kept"), "{refused}");
-    assert_eq!(journal.browse(1, Id::default(), 9, 900).unwrap(), [placed(1, 100)]);
+    assert_eq!(journal.browse(1, Id::default(), 9, 900).unwrap().placed, [placed(1, 100)]);
     limit(&journal, 1_000_000);
     journal.write(&stores(vec![placed(2, 100_000)])).unwrap();
     assert_eq!(
-        journal.browse(1, Id::default(), 9, usize::MAX).unwrap(),
+        journal.browse(1, Id::default(), 9, usize::MAX).unwrap().placed,
         [placed(1, 100), placed(2, 100_000)]
     );
 }
 
 #[test]
-fn a_row_that_is_damaged_is_told_and_not_given_away() {
+fn a_page_passes_over_rows_that_are_damaged_and_names_them() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = open(&folder);
-    let large = placed(1, 2 * PIECE);
-    journal.write(&stores(vec![large.clone()])).unwrap();
-    journal.connection.execute("DELETE FROM piece WHERE piece = 1", []).unwrap();
-    let told = journal.read(large.id).unwrap_err().to_string();
-    let place = large.id.number();
-    assert!(
-        told.ends_with(&format!("message {place} is damaged; stop this vault and restore its state folder")),
-        "{told}"
-    );
+    let all: Vec<Placed> = (1..=5).map(|number| placed(number, 2 * PIECE)).collect();
+    journal.write(&stores(all.clone())).unwrap();
+    let [piece, size, name] = [0, 2, 3].map(|at: usize| all[at].id);
+    let break_by = |sql: &str, id: Id| journal.connection.execute(sql, [id.number()]).unwrap();
+    break_by("DELETE FROM piece WHERE piece = 1 AND place = ?1", piece);
+    break_by("UPDATE message SET size = -1 WHERE place = ?1", size);
+    break_by("UPDATE message SET name = CAST(X'ff' AS TEXT) WHERE place = ?1", name);
+    let page = journal.page(Level::new(1, 4), 0, 10, usize::MAX).unwrap();
+    assert_eq!((page.placed, page.damaged), (vec![all[1].clone(), all[4].clone()], vec![piece, size, name]));
+    let told = journal.read(piece).unwrap_err().to_string();
+    assert!(told.ends_with(&format!("message {} is damaged", piece.number())), "{told}");
+    let rows = journal.rows_of(1, Id::default(), 10).unwrap();
+    assert_eq!(rows.len(), 5, "operators may remove them");
 }
 
 #[test]

@@ -121,10 +121,7 @@ async fn a_full_disk_is_told_loses_nothing_and_heals_by_itself() {
     keep(&session, to(&orders, "b")).await;
     consumer(&session, &orders, 1).await;
     let first = next(&mut deliveries).await;
-    let ballast = disk.0.path().join("ballast");
-    let mut file = std::fs::File::create(&ballast).unwrap();
-    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
-    drop(file);
+    let ballast = ballast(&disk);
     let mut refused = None;
     let mut kept = 2;
     for number in 0..200 {
@@ -158,6 +155,95 @@ async fn a_full_disk_is_told_loses_nothing_and_heals_by_itself() {
     let found = names(&mut deliveries, kept).await;
     assert_eq!((&*found[0], &**found.last().unwrap()), ("b", "z"), "a was acknowledged");
     assert!(is_quiet(&session, &mut deliveries).await, "what was refused is not there");
+}
+
+/// Fills what is left of a disk.
+fn ballast(disk: &SmallDisk) -> PathBuf {
+    let ballast = disk.0.path().join("ballast");
+    let mut file = std::fs::File::create(&ballast).unwrap();
+    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
+    ballast
+}
+
+#[tokio::test]
+async fn a_full_disk_on_which_only_the_log_can_make_room_is_opened() {
+    let disk = SmallDisk::new("size=8m");
+    let (copy, orders) = (tempfile::tempdir().unwrap(), queue("orders"));
+    let logged = ["queues.db", "queues.db-wal"];
+    for round in 0..3 {
+        let queues = open(disk.0.path());
+        let (session, _) = queues.connect();
+        // What is sent and purged makes the file as large as it will be, and the log long again.
+        for _ in 0..20 {
+            keep(&session, Send { message: message("m", 60_000), ..to(&orders, "") }).await;
+        }
+        queues.purge(orders.clone()).await.unwrap();
+        if round == 2 {
+            // As a kill leaves it.
+            logged.map(|name| std::fs::copy(disk.0.path().join(name), copy.path().join(name)).unwrap());
+        }
+        drop(session);
+        queues.close().await;
+    }
+    std::fs::remove_file(disk.0.path().join("queues.db")).unwrap();
+    logged.map(|name| std::fs::copy(copy.path().join(name), disk.0.path().join(name)).unwrap());
+    // No more than the index of the log needs, which is made anew.
+    std::fs::write(disk.0.path().join("index"), [0; 32 << 10]).unwrap();
+    ballast(&disk);
+    std::fs::remove_file(disk.0.path().join("index")).unwrap();
+    let queues = open(disk.0.path());
+    let (session, _) = queues.connect();
+    keep(&session, to(&orders, "z")).await;
+}
+
+#[tokio::test]
+async fn a_damaged_message_is_set_aside_and_the_others_go_on() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, orders) = (open(folder.path()), queue("orders"));
+    let (session, _) = queues.connect();
+    for name in ["a", "b", "c", "d"] {
+        keep(&session, to(&orders, name)).await;
+    }
+    drop(session);
+    queues.close().await;
+    let file = rusqlite::Connection::open(folder.path().join("queues.db")).unwrap();
+    file.execute("UPDATE message SET size = size + 1 WHERE name = 'b'", []).unwrap();
+    drop(file);
+    let queues = open(folder.path());
+    let (session, mut deliveries) = queues.connect();
+    let key = consumer(&session, &orders, 10).await;
+    let mut given = Vec::new();
+    for _ in 0..3 {
+        let delivery = next(&mut deliveries).await;
+        acknowledge(&session, &delivery).await;
+        given.push(delivery.message.name.to_string());
+    }
+    assert_eq!(given, ["a", "c", "d"]);
+    keep(&session, to(&orders, "e")).await;
+    assert_eq!(names(&mut deliveries, 1).await, ["e"]);
+    assert_eq!(queues.gate().trouble, None, "senders have no trouble");
+    let seen = queues.browse(orders.clone(), Id::default(), 1, 1_000).await.unwrap();
+    assert_eq!(seen.iter().map(|placed| &*placed.message.name).collect::<Vec<_>>(), ["e"]);
+    session.unsubscribe(key, Seen::Nothing).await.unwrap().await.unwrap();
+    assert_eq!(queues.purge(orders.clone()).await.unwrap(), 2, "the damaged one is removed as any other");
+    queues.remove(orders).await.unwrap();
+}
+
+#[tokio::test]
+async fn whoever_pulls_waits_for_room_in_the_inbox() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, orders) = (open(folder.path()), queue("orders"));
+    let (session, mut deliveries) = queues.connect();
+    let key = consumer(&session, &orders, 0).await;
+    let all = u32::try_from(queues.shared.settings.inbox_bytes).unwrap();
+    let full = queues.shared.room.clone().acquire_many_owned(all).await.unwrap();
+    let pull = session.pull(key, 1);
+    tokio::pin!(pull);
+    assert!(futures_util::poll!(&mut pull).is_pending());
+    drop(full);
+    pull.await.unwrap();
+    keep(&session, to(&orders, "a")).await;
+    assert_eq!(names(&mut deliveries, 1).await, ["a"]);
 }
 
 #[tokio::test]

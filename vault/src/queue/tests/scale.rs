@@ -126,3 +126,34 @@ async fn every_message_of_many_connections_arrives_once() {
         eprintln!("{connections} connections: {rate:.0} receives a second");
     }
 }
+
+#[tokio::test]
+async fn who_declines_very_many_gets_what_is_its_own_and_holds_nobody_up() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, orders, count) = (open(folder.path()), queue("orders"), many());
+    let (session, _) = queues.connect();
+    let passed = Marks::new(None, 0, ["ID:far"]);
+    let mut last = None;
+    for _ in 0..count {
+        let message = Message { marks: passed.clone(), ..(*message("theirs", 100)).clone() };
+        last =
+            Some(session.send(Send { message: Arc::new(message), ..to(&orders, "") }, None).await.unwrap());
+    }
+    last.unwrap().await.unwrap();
+    let (bridge, mut own) = queues.connect();
+    let filter = Some(Filter::new("ID:far", -1));
+    let terms = Terms { filter, ..Terms::from(10) };
+    bridge.subscribe(bridge.consumer(), orders.clone(), terms).await.unwrap().await.unwrap();
+    let began = Instant::now();
+    for number in 0..20 {
+        let name = number.to_string();
+        keep(&session, to(&orders, &name)).await;
+        let delivery = next(&mut own).await;
+        assert_eq!(*delivery.message.name, name);
+        acknowledge(&bridge, &delivery).await;
+    }
+    eprintln!("20 behind {count} that are declined: {:?}", began.elapsed());
+    let (other, mut others) = queues.connect();
+    consumer(&other, &orders, 3).await;
+    assert_eq!(names(&mut others, 3).await, ["theirs"; 3]);
+}

@@ -6,7 +6,7 @@ use std::sync::Arc;
 use bytes::Bytes;
 
 use super::rules::Bench;
-use crate::queue::core::{AckKind, Core, Effect, Filter, Kept, Limits, Row, Seen, Terms};
+use crate::queue::core::{AckKind, Core, Effect, Filter, Kept, Limits, Page, Part, Row, Seen, Terms};
 use crate::queue::message::{Destination, Id, Level, Marks, Message, Placed};
 
 fn orders() -> Destination {
@@ -106,7 +106,7 @@ fn a_group_whose_consumer_has_no_room_waits_for_it_and_holds_nobody_else_back() 
     bench.read(2, 100.into());
     (0..50).for_each(|_| bench.group("a", 1));
     bench.group("b", 1);
-    bench.core.committed();
+    bench.core.committed(Part::All);
     let mut journal = Rows::of(&bench.core, 50, "a");
     journal.rows.push(row(journal.rows[49].id.next(), Marks::new(Some("b"), 1, [])));
     assert_eq!(journal.serve(&mut bench.core), [2], "behind all that are not its own");
@@ -152,7 +152,7 @@ fn what_is_declined_is_looked_at_once_however_much_it_is_and_hides_nothing() {
     assert_eq!(journal.read, 100_000, "each once");
     for _ in 0..50 {
         bench.plain(1);
-        bench.core.committed();
+        bench.core.committed(Part::All);
         let id = level.place(bench.core.position() - 1);
         journal.rows.push(row(id, None));
         assert_eq!(journal.serve(&mut bench.core), [1]);
@@ -183,7 +183,7 @@ impl Rows {
     fn serve(&mut self, core: &mut Core) -> Vec<u64> {
         let mut served = Vec::new();
         loop {
-            core.committed();
+            core.committed(Part::All);
             core.dispatch(5);
             let effects = core.effects();
             if effects.is_empty() {
@@ -197,8 +197,8 @@ impl Rows {
                             persistent: true,
                             message: Arc::new(message(row.marks)),
                         };
-                        let page = self.page(level, after, messages).into_iter().map(placed).collect();
-                        core.loaded(level, Some(page));
+                        let placed = self.page(level, after, messages).into_iter().map(placed).collect();
+                        core.loaded(level, Some(Page { placed, damaged: Vec::new() }));
                     }
                     Effect::Scan { level, after, rows } => {
                         let page = self.page(level, after, rows);
@@ -220,5 +220,5 @@ impl Rows {
 }
 
 fn row(id: Id, marks: Option<Arc<Marks>>) -> Row {
-    Row { id, size: 10, at: 1, expiration: 0, marks }
+    Row { id, size: 10, at: 1, expiration: 0, marks, origin: None }
 }

@@ -4,7 +4,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use crate::queue::core::{Kept, Known, MOST_PRODUCERS, Row, Writes};
+use crate::queue::core::{Kept, Known, MOST_PRODUCERS, Page, Row, Writes};
 use crate::queue::journal::Journal;
 use crate::queue::message::{Destination, Id, Level, Message, Placed};
 
@@ -83,7 +83,7 @@ impl Disk {
         }
     }
 
-    pub(super) fn page(&mut self, level: Level, after: u64, most: usize) -> Vec<Placed> {
+    pub(super) fn page(&mut self, level: Level, after: u64, most: usize) -> Page {
         let (_, to) = level.places();
         let from = level.place(after).next().max(level.places().0);
         let placed = |(id, message): (&Id, &Arc<Message>)| Placed {
@@ -91,7 +91,8 @@ impl Disk {
             persistent: true,
             message: message.clone(),
         };
-        let page: Vec<Placed> = self.rows.range(from..to).take(most).map(placed).collect();
+        let placed = self.rows.range(from..to).take(most).map(placed).collect();
+        let page = Page { placed, damaged: Vec::new() };
         if let Some(journal) = self.journal() {
             assert_eq!(journal.page(level, after, most, usize::MAX).unwrap(), page);
         }
@@ -155,6 +156,7 @@ impl Disk {
 }
 
 fn row(id: Id, message: &Message) -> Row {
-    let marks = message.marks.clone();
-    Row { id, size: message.body.len(), at: message.at, expiration: message.expiration, marks }
+    let origin = message.origin.as_ref().map(|origin| origin.queue.as_str().into());
+    let (marks, size) = (message.marks.clone(), message.body.len());
+    Row { id, size, at: message.at, expiration: message.expiration, marks, origin }
 }

@@ -4,7 +4,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::queue::core::{AckKind, Action, Core, Effect, Kept, Limits, Refusal, Seen, Send};
+use crate::queue::core::{AckKind, Action, Core, Effect, Kept, Limits, Page, Part, Refusal, Seen, Send};
 use crate::queue::message::{Destination, Id, Message, Placed};
 
 pub(super) struct Bench {
@@ -24,6 +24,22 @@ impl Bench {
     fn send(&mut self, queue: &str, size: usize, transaction: Option<u64>) -> u64 {
         let destination = Destination::queue(queue).unwrap();
         self.post(destination, true, (size, 0), transaction)
+    }
+
+    fn send_as(&mut self, connection: u64, size: usize, transaction: u64) -> u64 {
+        self.token += 1;
+        let body = Bytes::from(vec![0; size]);
+        let message = Message { name: "m".into(), at: 1, expiration: 0, marks: None, origin: None, body };
+        let send = Send {
+            destination: Destination::queue("a").unwrap(),
+            persistent: true,
+            priority: 4,
+            producer: None,
+            again: false,
+            message: Arc::new(message),
+        };
+        self.core.send(self.token, connection, send, Some(transaction));
+        self.token
     }
 
     /// A message of a size and an expiration.
@@ -61,7 +77,7 @@ impl Bench {
 
     /// What is given away, as `(consumer, place)`.
     pub(super) fn given(&mut self) -> Vec<(u64, Id)> {
-        self.core.committed();
+        self.core.committed(Part::All);
         self.core.dispatch(5);
         let effects = self.core.effects().into_iter();
         let given = effects.filter_map(|effect| match effect {
@@ -177,26 +193,82 @@ fn consumers_that_come_and_go_leave_nothing_behind() {
 #[test]
 fn big_messages_wait_for_each_other_and_small_ones_for_nobody() {
     let mut bench = Bench::new(Limits { outgoing_bytes: 100_000, ..Limits::default() });
-    for (key, queue) in [(1, "big"), (2, "big"), (3, "small")] {
+    for (key, queue) in [(1, "big"), (2, "big"), (3, "big"), (4, "big"), (5, "big"), (6, "small")] {
         bench.subscribe(key, queue, 10).unwrap();
     }
-    bench.send("big", 200_000, None);
-    bench.send("big", 90_000, None);
+    (0..5).for_each(|_| {
+        bench.send("big", 200_000, None);
+    });
     bench.send("small", 10, None);
     let given: Vec<u64> = bench.given().into_iter().map(|(key, _)| key).collect();
-    assert_eq!(given, [1, 3], "one may be larger than the limit, if it is alone");
-    bench.core.passed_on(1, 200_000, 200_000);
-    assert_eq!(bench.given().into_iter().map(|(key, _)| key).collect::<Vec<_>>(), [2]);
+    assert_eq!(given, [1, 2, 3, 4, 6], "a few may have one each, however large");
+    bench.core.passed_on(3, 200_000, 200_000);
+    let given: Vec<u64> = bench.given().into_iter().map(|(key, _)| key).collect();
+    assert_eq!(given.len(), 1, "{given:?}");
     // A consumer that leaves makes room as well.
     bench.send("big", 90_000, None);
     assert_eq!(bench.given(), []);
     bench.core.unsubscribe(2, Seen::Nothing);
-    assert_eq!(bench.given().len(), 1, "to the one who has nothing under way");
+    assert_eq!(bench.given().len(), 1, "to one who has nothing under way");
+}
+
+#[test]
+fn who_does_not_read_a_large_message_does_not_stop_others_from_reading_theirs() {
+    let mut bench = Bench::new(Limits { outgoing_bytes: 100_000, ..Limits::default() });
+    bench.subscribe(1, "slow", 10).unwrap();
+    bench.send("slow", 200_000, None);
+    assert_eq!(bench.given().len(), 1);
+    bench.subscribe(2, "quick", 10).unwrap();
+    for _ in 0..10 {
+        bench.send("quick", 150_000, None);
+        assert_eq!(bench.given().len(), 1);
+        bench.core.passed_on(2, 150_000, 150_000);
+    }
+}
+
+#[test]
+fn all_consumers_together_hold_no_more_than_the_limit_and_each_has_its_least_share() {
+    let limits = Limits { flights: 10, consumers: 5, in_flight: 100, ..Limits::default() };
+    let mut bench = Bench::new(limits);
+    bench.subscribe(1, "a", 100).unwrap();
+    (0..30).for_each(|_| {
+        bench.send("a", 1, None);
+    });
+    let first = bench.given();
+    assert_eq!(first.len(), 10, "one may hold all");
+    bench.subscribe(2, "a", 100).unwrap();
+    assert_eq!(bench.given().len(), 2, "and the next one its share");
+    bench.core.passed_on(1, 30, 0);
+    bench.core.acknowledge(1, (None, first[8].1), AckKind::Standard, None).unwrap();
+    let more = bench.given();
+    assert_eq!(more.len(), 7, "as many as there is room for again");
+    assert!([1, 2].map(|key| more.iter().filter(|(to, _)| *to == key).count()).iter().all(|got| *got >= 3));
+}
+
+#[test]
+fn what_is_delivered_is_walked_once_however_often_it_is_said() {
+    let mut bench = Bench::new(Limits::default());
+    bench.subscribe(1, "a", 3).unwrap();
+    (0..9).for_each(|_| {
+        bench.send("a", 1, None);
+    });
+    let mut given = bench.given();
+    for turn in 0..6 {
+        bench.core.passed_on(1, 3, 0);
+        bench.core.acknowledge(1, (None, given[turn].1), AckKind::Delivered, None).unwrap();
+        let more = bench.given();
+        assert_eq!(more.len(), 1, "each makes room for one");
+        given.extend(more);
+        // What was said before makes no more room.
+        bench.core.acknowledge(1, (None, given[0].1), AckKind::Delivered, None).unwrap();
+        assert_eq!(bench.given(), []);
+    }
 }
 
 #[test]
 fn a_window_holds_what_is_most_urgent_and_no_more() {
-    let limits = Limits { window_messages: 10, window_bytes: 1 << 20, cached_bytes: 50, ..Limits::default() };
+    let limits =
+        Limits { window_messages: 10, window_bytes: 1 << 20, cached_bytes: 5 * 266, ..Limits::default() };
     let mut bench = Bench::new(limits);
     for _ in 0..100 {
         bench.send("a", 10, None);
@@ -208,7 +280,11 @@ fn a_window_holds_what_is_most_urgent_and_no_more() {
     bench.core.dispatch(5);
     let effects = bench.core.effects();
     let loads: Vec<_> = effects.iter().filter(|effect| matches!(effect, Effect::Load { .. })).collect();
-    assert_eq!((effects.len() - loads.len(), loads.len()), (5, 1), "50 bytes are 5 messages; then the disk");
+    assert_eq!(
+        (effects.len() - loads.len(), loads.len()),
+        (5, 1),
+        "there is room for 5 messages with all that is around them; then the disk"
+    );
 }
 
 #[test]
@@ -243,7 +319,7 @@ fn a_commit_that_would_overfill_the_memory_is_refused() {
         bench.core.begin(1, transaction).unwrap();
         bench.post(orders.clone(), false, (120, 0), Some(transaction));
         bench.core.commit(1_000 + transaction, 1, transaction);
-        bench.core.committed();
+        bench.core.committed(Part::All);
         committed.push(bench.refused(1_000 + transaction));
     }
     let refused = Some(Refusal::MemoryFull);
@@ -264,7 +340,7 @@ fn an_expired_backlog_is_buried_with_many_commits() {
     while buried.len() < 4 {
         bench.core.dispatch(5);
         buried.push(bench.core.owed());
-        bench.core.committed();
+        bench.core.committed(Part::All);
     }
     assert_eq!(buried, [1_024, 1_024, 952, 0]);
 }
@@ -306,7 +382,7 @@ fn bodies_that_are_read_are_kept_in_all_queues_together_as_the_limit_says() {
     let body = Bytes::from(vec![0; 10]);
     let message = Message { name: "m".into(), at: 1, expiration: 0, marks: None, origin: None, body };
     let placed = Placed { id: level.place(after + 1), persistent: true, message: Arc::new(message) };
-    bench.core.loaded(level, Some(vec![placed]));
+    bench.core.loaded(level, Some(Page { placed: vec![placed], damaged: Vec::new() }));
     assert_eq!(bench.core.cached, 0, "it is read again when it is given away");
     assert_eq!(bench.given().len(), 1);
 }
@@ -317,4 +393,152 @@ fn an_open_transaction_holds_no_senders() {
     bench.core.begin(1, 7).unwrap();
     bench.post(Destination::queue("a").unwrap(), false, (1_000, 0), Some(7));
     assert_eq!((bench.core.memory_bytes(), bench.core.resident_bytes()), (1_000, 0));
+}
+
+#[test]
+fn one_connection_leaves_room_for_what_others_send_in_transactions() {
+    let mut bench = Bench::new(Limits { uncommitted_bytes: 1_000, ..Limits::default() });
+    for connection in 1..=6 {
+        bench.core.begin(connection, 1).unwrap();
+    }
+    let mut sent = |connection| {
+        let mut count = 0;
+        loop {
+            let token = bench.send_as(connection, 50, 1);
+            match bench.refused(token) {
+                None => count += 1,
+                Some(refusal) => {
+                    assert_eq!(refusal, Refusal::TransactionTooBig);
+                    return count;
+                }
+            }
+        }
+    };
+    assert_eq!([1, 2, 3, 4, 5].map(&mut sent), [5, 5, 5, 5, 0], "a quarter each");
+    bench.core.rollback(1, 1).unwrap();
+    let token = bench.send_as(6, 200, 1);
+    assert_eq!(bench.refused(token), None);
+    (2..=6).for_each(|connection| bench.core.disconnect(connection));
+    assert_eq!(bench.core.memory_bytes(), 0);
+}
+
+#[test]
+fn queues_that_nobody_uses_are_forgotten_and_those_in_use_are_not() {
+    let mut bench = Bench::new(Limits { queues: 8, ..Limits::default() });
+    let names = ["full", "read", "sent to", "staged", "held", "empty", "once"];
+    for name in names {
+        bench.subscribe(1, name, 10).unwrap();
+        bench.core.unsubscribe(1, Seen::Nothing);
+    }
+    bench.send("full", 1, None);
+    bench.subscribe(2, "read", 10).unwrap();
+    bench.core.begin(1, 7).unwrap();
+    bench.send("sent to", 1, Some(7));
+    bench.send("held", 1, None);
+    bench.subscribe(3, "held", 10).unwrap();
+    let (_, held) = bench.given()[0];
+    bench.core.begin(1, 8).unwrap();
+    bench.core.acknowledge(3, (None, held), AckKind::Standard, Some(8)).unwrap();
+    bench.core.unsubscribe(3, Seen::Nothing);
+    bench.send("staged", 1, None);
+    assert_eq!(bench.core.list().len(), 8);
+    assert!(!bench.core.forget_unused(5) && bench.core.forget_unused(5), "in steps");
+    assert_eq!(bench.core.list().len(), 8, "all were used since they were looked at last");
+    while !bench.core.forget_unused(3) {}
+    let left = |bench: &Bench| {
+        let list = bench.core.list();
+        list.iter().map(|queue| queue.destination.name().to_owned()).collect::<Vec<_>>()
+    };
+    assert_eq!(left(&bench), ["ActiveMQ.DLQ", "full", "held", "read", "sent to", "staged"]);
+    for name in ["new", "newer", "newest"] {
+        bench.subscribe(4, name, 10).unwrap();
+        bench.core.unsubscribe(4, Seen::Nothing);
+    }
+    assert_eq!(left(&bench).len(), 8, "where there are too many, one that is not in use makes room at once");
+    assert!(left(&bench).contains(&"newest".to_owned()));
+    bench.core.committed(Part::All);
+    assert!(bench.core.is_clean());
+}
+
+#[test]
+fn reasons_of_poison_do_not_fill_the_memory_while_the_disk_is_full() {
+    let limits = Limits { window_messages: 10_000, window_bytes: 8 << 20, ..Limits::default() };
+    let mut bench = Bench::new(limits);
+    bench.subscribe(1, "a", 10_000).unwrap();
+    (0..5_000).for_each(|_| {
+        bench.send("a", 0, None);
+    });
+    let given = bench.given();
+    for (_, id) in given {
+        let why = Some("x".repeat(1_000));
+        bench.core.acknowledge(1, (Some(id), id), AckKind::Poison(why), None).unwrap();
+    }
+    let writes = bench.core.writes(Part::All);
+    assert_eq!(writes.moves.len(), 5_000, "each is a dead letter");
+    let reasons = writes.moves.iter().filter_map(|step| step.origin.as_ref()?.cause.why());
+    assert_eq!(reasons.count(), 4_096);
+}
+
+#[test]
+fn a_unit_that_cannot_be_written_fails_alone() {
+    let mut bench = Bench::new(Limits::default());
+    let sent = [1, 2, 3].map(|size| bench.send("a", size, None));
+    bench.core.committed(Part::Owed);
+    let mut stored = Vec::new();
+    for fails in [false, true, false] {
+        let writes = bench.core.writes(Part::First);
+        if fails {
+            bench.core.failed(Part::First, "too large");
+        } else {
+            stored.extend(writes.stores.iter().map(|placed| placed.message.body.len()));
+            bench.core.committed(Part::First);
+        }
+    }
+    assert_eq!(stored, [1, 3]);
+    let answers: Vec<(u64, bool)> = bench
+        .core
+        .effects()
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::Answer(token, answer) => Some((token, answer.is_ok())),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(answers, [(sent[0], true), (sent[1], false), (sent[2], true)]);
+    bench.subscribe(1, "a", 10).unwrap();
+    assert_eq!(bench.given().len(), 2);
+}
+
+#[test]
+fn what_a_producer_sent_after_what_could_not_be_written_fails_with_it() {
+    let mut bench = Bench::new(Limits::default());
+    let mut sent = |name: &str, number| {
+        let body = Bytes::from_static(b"m");
+        let message = Message { name: "m".into(), at: 1, expiration: 0, marks: None, origin: None, body };
+        let send = Send {
+            destination: Destination::queue("a").unwrap(),
+            persistent: true,
+            priority: 4,
+            producer: Some((name.into(), number)),
+            again: true,
+            message: Arc::new(message),
+        };
+        bench.token += 1;
+        bench.core.send(bench.token, 1, send, None);
+        bench.token
+    };
+    let tokens = [sent("p", 1), sent("q", 1), sent("p", 2)];
+    bench.core.failed(Part::First, "too large");
+    bench.core.committed(Part::First);
+    assert!(!bench.core.is_awaited());
+    let refused: Vec<u64> = bench
+        .core
+        .effects()
+        .into_iter()
+        .filter_map(|effect| match effect {
+            Effect::Answer(token, Err(_)) => Some(token),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(refused, [tokens[2], tokens[0]], "or the first, asked for again, would pass for kept");
 }

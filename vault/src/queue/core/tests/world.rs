@@ -1,6 +1,9 @@
 //! Senders, consumers, operators, a disk and a process that is killed; and a plain model of what
 //! must hold. Knows no seeds.
 
+mod choice;
+mod random;
+
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::sync::Arc;
 
@@ -8,10 +11,10 @@ use bytes::Bytes;
 
 use super::disk::Disk;
 use crate::queue::core::{
-    AckKind, Action, ConsumerKey, Core, Done, Effect, Filter, Limits, Refusal, Seen, Send, Terms, Token,
-    Writes,
+    AckKind, Action, ConsumerKey, Core, Done, Effect, Limits, Part, Refusal, Send, Token, Writes,
 };
-use crate::queue::message::{DEAD_LETTERS, Destination, Id, Marks, Message};
+use crate::queue::message::{Destination, Id, Message};
+use random::Random;
 
 /// What is taken away from a history to see whether the checks notice.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -25,29 +28,6 @@ pub(super) enum Control {
     ForgetsProducers,
     /// Rows that are looked at for those who decline others end too early.
     LooksTooShort,
-}
-
-/// SplitMix64: the sequence is the seed's alone.
-struct Random(u64);
-
-impl Random {
-    fn next(&mut self) -> u64 {
-        self.0 = self.0.wrapping_add(0x9E37_79B9_7F4A_7C15);
-        let mut z = self.0;
-        z = (z ^ (z >> 30)).wrapping_mul(0xBF58_476D_1CE4_E5B9);
-        z = (z ^ (z >> 27)).wrapping_mul(0x94D0_49BB_1331_11EB);
-        z ^ (z >> 31)
-    }
-    fn below(&mut self, end: u64) -> u64 {
-        self.next() % end
-    }
-    fn chance(&mut self, percent: u64) -> bool {
-        self.below(100) < percent
-    }
-    fn pick<T: Copy>(&mut self, list: &[T]) -> Option<T> {
-        let place = usize::try_from(self.below(list.len().max(1) as u64)).unwrap();
-        list.get(place).copied()
-    }
 }
 
 /// What became of a message, by its name.
@@ -257,46 +237,6 @@ impl World {
         Ok(())
     }
 
-    fn nothing_eligible_waits(&self) -> Result<(), String> {
-        let waits = |key: &ConsumerKey, hands: &Hands| {
-            let served = self.only(hands.queue).is_none_or(|only| only == *key);
-            served.then(|| self.first_for(*key, hands.queue, None)).flatten()
-        };
-        match self.consumers.iter().find_map(|(key, hands)| Some((key, waits(key, hands)?))) {
-            Some((key, id)) if self.control != Control::AnswersEarly => {
-                Err(format!("{id:?} waits, and {key} might have it"))
-            }
-            _ => Ok(()),
-        }
-    }
-
-    /// Who alone is served among a queue's consumers.
-    fn only(&self, queue: u16) -> Option<ConsumerKey> {
-        let own = self.consumers.iter().filter(|(_, hands)| hands.queue == queue && hands.exclusive);
-        own.max_by_key(|(key, hands)| (hands.priority, std::cmp::Reverse(**key))).map(|(key, _)| *key)
-    }
-
-    /// The first that is visible and that a consumer may have, up to a place.
-    fn first_for(&self, key: ConsumerKey, queue: u16, upto: Option<Id>) -> Option<Id> {
-        let (from, to) = Id::places_of(queue);
-        let visible = self.visible.range(from..upto.map_or(to, Id::next));
-        let fits = |id: &Id| {
-            let message = self.disk.message(*id)?;
-            let over = message.expiration != 0 && message.expiration <= self.now;
-            (!over && self.may_have(key, queue, message.marks.as_deref())).then_some(*id)
-        };
-        visible.into_iter().find_map(fits)
-    }
-
-    fn may_have(&self, key: ConsumerKey, queue: u16, marks: Option<&Marks>) -> bool {
-        let Some(marks) = marks else { return true };
-        let passes = self.consumers.get(&key).and_then(|hands| hands.filter).is_none_or(|(broker, hops)| {
-            marks.path.len() < hops && !marks.path.iter().any(|passed| &**passed == broker)
-        });
-        let owner = marks.group.clone().and_then(|group| self.owners.get(&(queue, group)));
-        passes && owner.is_none_or(|owner| *owner == key)
-    }
-
     fn send(&mut self) {
         let open: Vec<u64> = self.transactions.keys().copied().collect();
         let transaction = self.random.pick(&open).filter(|_| self.random.chance(50));
@@ -348,55 +288,6 @@ impl World {
             self.waiting.insert(self.token, (vec![sent], Vec::new()));
             self.core.send(self.token, CONNECTION, send, None);
         }
-    }
-
-    fn subscribe(&mut self) {
-        let queue = ["a", "b", DEAD_LETTERS][usize::try_from(self.random.below(3)).unwrap()];
-        let destination = Destination::queue(queue).unwrap();
-        let queue = self.core.queue(&destination).unwrap();
-        let prefetch = usize::try_from(1 + self.random.below(5)).unwrap();
-        let filter = [("x", usize::MAX), ("y", 1)][usize::try_from(self.random.below(2)).unwrap()];
-        let hands = Hands {
-            queue,
-            prefetch,
-            exclusive: self.random.chance(5),
-            priority: i8::try_from(self.random.below(3)).unwrap() - 1,
-            filter: self.random.chance(20).then_some(filter),
-            ..Hands::default()
-        };
-        if self.consumers.len() < 5 {
-            self.new_consumer(destination, hands);
-        }
-    }
-
-    fn new_consumer(&mut self, destination: Destination, hands: Hands) {
-        self.key += 1;
-        let key = self.key;
-        self.note(|| format!("subscribe {key} to {destination}: {hands:?}"));
-        let hops = |hops| i32::try_from(hops).unwrap_or(-1);
-        let terms = Terms {
-            prefetch: hands.prefetch,
-            priority: hands.priority,
-            exclusive: hands.exclusive,
-            filter: hands.filter.map(|(broker, most)| Filter::new(broker, hops(most))),
-        };
-        self.consumers.insert(self.key, Hands { connection: CONNECTION, ..hands });
-        self.core.subscribe(CONNECTION, self.key, &destination, terms).unwrap();
-    }
-
-    fn unsubscribe(&mut self) {
-        let keys: Vec<ConsumerKey> = self.consumers.keys().copied().collect();
-        if let Some(key) = self.random.pick(&keys) {
-            self.end(key);
-        }
-    }
-
-    fn end(&mut self, key: ConsumerKey) {
-        let hands = self.consumers.remove(&key).unwrap();
-        self.note(|| format!("unsubscribe {key} with {:?}", hands.held));
-        self.owners.retain(|_, owner| *owner != key);
-        self.put_back(hands.held);
-        self.core.unsubscribe(key, Seen::Unknown);
     }
 
     fn put_back(&mut self, held: Vec<Held>) {
@@ -559,16 +450,19 @@ impl World {
         if self.core.is_clean() {
             return Ok(());
         }
-        let mut writes = self.core.writes();
+        if fails && self.control != Control::AnswersEarly && self.random.chance(50) {
+            return self.commit_singly();
+        }
+        let mut writes = self.core.writes(Part::All);
         if fails {
             self.note(|| "the disk is full".to_owned());
-            self.core.failed("disk full");
+            self.core.failed(Part::All, "disk full");
             self.look_again();
             return Ok(());
         }
         self.note(|| format!("commit: {writes:?}"));
         if self.control == Control::AnswersEarly {
-            self.core.committed();
+            self.core.committed(Part::All);
             let before = std::mem::replace(&mut self.early, vec![writes]);
             before.iter().for_each(|writes| self.disk.write(writes));
             return Ok(());
@@ -577,12 +471,42 @@ impl World {
             writes.deletes.clear();
         }
         self.disk.write(&writes);
-        self.core.committed();
+        self.core.committed(Part::All);
         for name in std::mem::take(&mut self.owed) {
             self.fates.insert(name, Fate::Finished);
         }
         self.look_again();
         self.once()
+    }
+
+    /// What cannot be written fails alone.
+    fn commit_singly(&mut self) -> Result<(), String> {
+        self.note(|| "one by one".to_owned());
+        if self.random.chance(70) {
+            self.write(Part::Owed);
+            for name in std::mem::take(&mut self.owed) {
+                self.fates.insert(name, Fate::Finished);
+            }
+        }
+        while self.core.is_awaited() {
+            if self.random.chance(30) {
+                self.core.failed(Part::First, "it is too large");
+            } else {
+                self.write(Part::First);
+            }
+        }
+        self.look_again();
+        self.once()
+    }
+
+    fn write(&mut self, part: Part) {
+        let mut writes = self.core.writes(part);
+        self.note(|| format!("{part:?}: {writes:?}"));
+        if self.control == Control::ForgetsDeletions {
+            writes.deletes.clear();
+        }
+        self.disk.write(&writes);
+        self.core.committed(part);
     }
 
     /// What is on disk and in nobody's hands.
@@ -591,7 +515,7 @@ impl World {
         let taken = self.transactions.values().flat_map(|(_, taken)| taken).map(|(_, held, _)| held);
         let mut hidden: BTreeSet<Id> = held.chain(taken).map(|held| held.id).collect();
         // What is owed is on disk still, and not visible: nothing but a commit takes it away.
-        let writes = self.core.writes();
+        let writes = self.core.writes(Part::All);
         hidden.extend(writes.deletes.iter().map(|(id, _)| *id));
         hidden.extend(writes.moves.iter().map(|step| step.from));
         self.visible = self.disk.rows().map(|(id, _)| *id).filter(|id| !hidden.contains(id)).collect();
@@ -697,25 +621,6 @@ impl World {
         Ok(())
     }
 
-    fn own(&mut self, key: ConsumerKey, queue: u16, marks: Option<&Marks>) {
-        let Some((group, closes)) = marks.and_then(|marks| Some((marks.group.clone()?, marks.closes))) else {
-            return;
-        };
-        if closes {
-            self.owners.remove(&(queue, group));
-        } else {
-            self.owners.insert((queue, group), key);
-        }
-    }
-
-    fn marks(&mut self) -> Option<Arc<Marks>> {
-        let group = ["", "", "", "g", "h", "i"][usize::try_from(self.random.below(6)).unwrap()];
-        let sequence = if self.random.chance(15) { -1 } else { 1 };
-        let path: &[&str] =
-            [&[][..], &[], &["x"], &["y", "x"]][usize::try_from(self.random.below(4)).unwrap()];
-        Marks::new(Some(group), sequence, path.iter().copied())
-    }
-
     fn answered(&mut self, token: Token, answer: Result<Done, Refusal>) {
         let Some((sends, acks)) = self.waiting.remove(&token) else { return };
         for sent in sends {
@@ -751,8 +656,8 @@ impl World {
 fn limits() -> Limits {
     Limits {
         window_messages: 3,
-        window_bytes: 60,
-        cached_bytes: 100,
+        window_bytes: 2 * 296,
+        cached_bytes: 3 * 296,
         outgoing_bytes: 1 << 20,
         scanned_rows: 4,
         ..Limits::default()
