@@ -5,6 +5,7 @@
 mod operate;
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError};
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
@@ -15,7 +16,7 @@ use super::core::{
     AckKind, ConnectionKey, ConsumerKey, Core, Done, Effect, Part, Refusal, Seen, Send, Terms, Token,
 };
 use super::journal::{Journal, JournalError};
-use super::message::{Destination, Id, Level};
+use super::message::{Destination, Id, Level, Message};
 use super::{Delivery, Gate, QueueError, Room};
 use operate::Acted;
 pub(super) use operate::{Operate, Page, ROWS};
@@ -274,12 +275,11 @@ impl Engine {
         self.trouble.reading = Some(why);
     }
 
-    fn tell_damaged(&self, id: Id) {
-        let queue = self.core.name_of(id);
+    fn tell_damaged(&self, id: Id, more: usize) {
+        let (queue, place) = (self.core.name_of(id), id.number());
         tracing::error!(
-            "queues: {queue}: message {} is damaged; it is set aside and the others go on: purge the queue \
-             when it holds nothing else, or stop this vault and restore its state folder",
-            id.number()
+            "queues: {queue}: message {place} is damaged, and {more} behind it; set aside, and the others go \
+             on: purge the queue when it holds nothing else, or stop this vault and restore its state folder"
         );
     }
 
@@ -314,7 +314,9 @@ impl Engine {
             Effect::Load { level, after, messages, bytes } => {
                 let page = self.journal.page(level, after, messages, bytes);
                 let page = page.map_err(|error| self.unread(&error)).ok();
-                page.iter().flat_map(|page| &page.damaged).for_each(|id| self.tell_damaged(*id));
+                if let Some([first, others @ ..]) = page.as_ref().map(|page| &page.damaged[..]) {
+                    self.tell_damaged(*first, others.len());
+                }
                 self.core.loaded(level, page);
             }
             Effect::Scan { level, after, rows } if self.scans >= SCANS => {
@@ -330,26 +332,29 @@ impl Engine {
                 self.core.scanned(level, after, rows.as_deref());
             }
             Effect::Deliver { connection, consumer, id, size, redeliveries, first, message } => {
-                let message = match message {
-                    Some(message) => message,
-                    None => match self.journal.read(id) {
-                        Ok(placed) => placed.message,
-                        Err(JournalError::Damaged { .. }) => {
-                            self.tell_damaged(id);
-                            return self.core.damaged(consumer, id, size);
-                        }
-                        Err(error) => {
-                            self.unread(&error);
-                            return self.core.unreadable(consumer, id, size);
-                        }
-                    },
-                };
+                let Some(message) = message.or_else(|| self.read(consumer, id, size)) else { return };
                 if let Some(connection) = self.connections.get(&connection) {
                     // Whose connection has just ended is told by its end.
                     let _gone = connection.send(Delivery { consumer, id, redeliveries, first, message });
                 }
             }
         }
+    }
+
+    /// What is to be delivered, if it can be read.
+    fn read(&mut self, consumer: ConsumerKey, id: Id, size: usize) -> Option<Arc<Message>> {
+        match self.journal.read(id) {
+            Ok(placed) => return Some(placed.message),
+            Err(JournalError::Damaged { .. }) => {
+                self.tell_damaged(id, 0);
+                self.core.damaged(consumer, id, size);
+            }
+            Err(error) => {
+                self.unread(&error);
+                self.core.unreadable(consumer, id, size);
+            }
+        }
+        None
     }
 
     fn take(&mut self, request: Request) {

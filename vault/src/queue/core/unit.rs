@@ -126,11 +126,12 @@ impl Core {
     pub fn writes(&self, part: Part) -> Writes {
         let queues = self.owed.queues.iter().map(|(number, name)| (*number, name.clone())).collect();
         let mut writes = Writes { queues, ..Writes::default() };
-        let mut producers = BTreeMap::new();
+        // Always, so that no row of a producer is missing between others.
+        let dirty = self.producers.dirty().map(|known| (known.slot, known.clone()));
+        let mut producers: BTreeMap<u32, Known> = dirty.collect();
         if part != Part::First {
             writes.deletes.clone_from(&self.owed.deletes);
             writes.moves.clone_from(&self.owed.moves);
-            producers.extend(self.producers.dirty().map(|known| (known.slot, known.clone())));
         }
         for unit in self.units.iter().take(self.units_of(part)) {
             producers.extend(unit.producers.iter().map(|noted| (noted.known.slot, noted.known.clone())));
@@ -163,13 +164,13 @@ impl Core {
     /// All of [`Core::writes`] is durable.
     pub fn committed(&mut self, part: Part) {
         self.owed.queues.clear();
+        self.producers.written();
         let arrivals = if part == Part::First { Vec::new() } else { self.settle_owed() };
         let units = self.units.drain(..self.units_of(part)).collect();
         self.settle_units(units, arrivals);
     }
 
     fn settle_owed(&mut self) -> Vec<(Id, Entry)> {
-        self.producers.written();
         self.ripe.append(&mut self.burying);
         for (id, size) in std::mem::take(&mut self.owed.deletes) {
             self.row_gone(id, size);

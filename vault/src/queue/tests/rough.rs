@@ -180,13 +180,17 @@ async fn a_full_disk_on_which_only_the_log_can_make_room_is_opened() {
         queues.purge(orders.clone()).await.unwrap();
         if round == 2 {
             // As a kill leaves it.
-            logged.map(|name| std::fs::copy(disk.0.path().join(name), copy.path().join(name)).unwrap());
+            for name in logged {
+                std::fs::copy(disk.0.path().join(name), copy.path().join(name)).unwrap();
+            }
         }
         drop(session);
         queues.close().await;
     }
     std::fs::remove_file(disk.0.path().join("queues.db")).unwrap();
-    logged.map(|name| std::fs::copy(copy.path().join(name), disk.0.path().join(name)).unwrap());
+    for name in logged {
+        std::fs::copy(copy.path().join(name), disk.0.path().join(name)).unwrap();
+    }
     // No more than the index of the log needs, which is made anew.
     std::fs::write(disk.0.path().join("index"), [0; 32 << 10]).unwrap();
     ballast(&disk);
