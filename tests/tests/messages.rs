@@ -11,7 +11,7 @@ use harness::cluster::{Cluster, temporary_folder};
 use harness::curl::Answer;
 use harness::java_client::{Acknowledge, Body, JavaClient, Login, Received, Session, Value};
 use harness::vault_host::{Pair, PairPlan, Vault};
-use harness::wait;
+use harness::{plain, wait};
 
 const SOON: Duration = Duration::from_secs(60);
 /// A vault that was killed is back within this time, on a busy machine.
@@ -141,6 +141,15 @@ fn what_a_handler_posts_at_the_gateway_java_receives_with_every_header_and_typed
 fn a_key_whose_vault_is_killed_is_in_doubt_at_the_other_until_it_is_back_and_kept_once() {
     let mut cluster = Cluster::start_with(&plan()).unwrap();
     let java = JavaClient::start(cluster.folder()).unwrap();
+    let mut count = 0;
+    wait::until("its edge writes tickets", SOON, || {
+        count += 1;
+        post(&cluster, "others", &format!("settles-{count}"), "none")?.expect(&[201])?;
+        let kept = plain::metric(cluster.edge.admin, "edge_gateway_tickets_kept")?;
+        anyhow::ensure!(kept >= 1.0, "{kept} kept");
+        Ok(())
+    })
+    .unwrap();
     let id = posted(&cluster, "orders", "k1", "one");
     let kept_by = cluster.pair.vaults.iter().position(|vault| id.contains(vault.name)).unwrap();
     cluster.pair.vaults[kept_by].program().unwrap().kill().unwrap();
