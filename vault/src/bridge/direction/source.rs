@@ -216,6 +216,12 @@ impl Source {
         if let Err(error) = self.client.request(self.producer_info()).await {
             return error;
         }
+        if link.receipts.is_empty()
+            // One may be dispatched late.
+            && let Err(error) = self.pull(0).await
+        {
+            return error;
+        }
         drop(events.send(Event::Holding(link)).await);
         let mut work: Option<Work> = None;
         loop {
