@@ -64,6 +64,10 @@ async fn brokers_are_tried_one_after_the_other_and_each_round_waits_longer() {
     assert_eq!(hosts, "ababab");
     assert!(waits[1] >= 20 && waits[3] >= 40 && waits[5] >= 80, "{waits:?}");
     assert!(waits[0] < waits[1] && waits[2] < waits[3] && waits[4] < waits[5], "{waits:?}");
+    let long = tries.wait(Some(Duration::ZERO));
+    tries.worked();
+    let soon = tries.wait(Some(Duration::ZERO));
+    assert!(soon < long, "one that worked is tried again soon: {soon:?} after {long:?}");
 }
 
 /// A direction at work, and the ends to it.
