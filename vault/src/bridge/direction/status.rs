@@ -206,6 +206,7 @@ mod tests {
         status.figures = Figures {
             counts: Counts { journalled: 9, forwarded: 6, ..Counts::default() },
             oldest: Some(1_000),
+            ..Figures::default()
         };
         (status.waiting, status.uncertain) = (Load { rows: 3, bytes: 30 }, Load { rows: 2, bytes: 20 });
         let later = begun + Duration::from_secs(5);

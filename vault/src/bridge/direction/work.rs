@@ -223,7 +223,8 @@ impl<'a> Direction<'a> {
         if let Some(warning) = due {
             tracing::warn!(bridge = %self.name, "bridge {}: {warning}", self.name);
         }
-        self.is_low = room(&self.folder).is_some_and(|room| room < LEAST_ROOM);
+        self.is_low =
+            room(&self.folder).is_some_and(|room| room.saturating_add(self.figures.free) < LEAST_ROOM);
         // While the target is away nothing could be sent on first.
         let may_begin = self.standing_back.is_some() || self.target.is_some();
         self.standing_back = match stand_back && may_begin {
