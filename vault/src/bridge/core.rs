@@ -7,7 +7,13 @@
 //! sends a **receipt**, a message with the batch's number, into a queue that only this vault
 //! reads. If the outcome is not heard (a crash, a cut, a broker's fall) the receipt tells: it is
 //! there, so the batch is ours; it is not, so the messages still are the source's. The transaction
-//! of a later batch also takes the receipts of earlier ones, whose rows are durably ours by then.
+//! of a later batch also takes the receipts of earlier ones, whose rows are durably ours by then. So
+//! from the first batch on there always lies one receipt: where none is found it may not have been
+//! dispatched yet, and nothing is known.
+//!
+//! A batch is *open* until its commit is heard, and *ours* then. If the connection ends before, it is
+//! *uncertain* until receipts were looked for: ours if its own is there, else *returned*. The rows of a
+//! returned one are kept in case its receipt comes late, until others were found without it for long.
 //!
 //! Rows that are ours go to the target in one transaction at a time. Their sequences ascend in the
 //! order of sending and never change once they may have been sent, so the target can tell what it
@@ -238,8 +244,10 @@ pub struct Core<M> {
     open: Option<Batch<M>>,
     /// Written, and nobody has heard yet whether they were taken.
     uncertain: BTreeMap<u64, Load>,
-    /// Their receipts were not found, then.
-    returned: BTreeMap<u64, (Duration, Load)>,
+    /// Their receipts were not found; since when others were found without them.
+    returned: BTreeMap<u64, (Option<Duration>, Load)>,
+    /// Their receipts came late; they are ours once no batch is open, as its rows go first.
+    late: BTreeMap<u64, Load>,
     /// Receipts that lie at the source and were dispatched to us.
     receipts: BTreeSet<u64>,
     /// Dead letters.
@@ -265,6 +273,7 @@ impl<M: Clone> Core<M> {
             open: None,
             uncertain: kept.uncertain,
             returned: BTreeMap::new(),
+            late: BTreeMap::new(),
             receipts: BTreeSet::new(),
             dead: kept.dead,
             is_held: false,
@@ -277,13 +286,14 @@ impl<M: Clone> Core<M> {
     pub fn apply(&mut self, input: Input<M>) -> Vec<Step<M>> {
         match input {
             Input::Holding(receipts) => {
-                self.read(&receipts);
-                self.forget();
+                if self.read(&receipts) {
+                    self.forget();
+                }
                 self.receipts.extend(receipts);
                 self.consuming = true;
                 self.steps.push(Step::Consume);
             }
-            Input::Receipts(receipts) => self.read(&receipts),
+            Input::Receipts(receipts) => drop(self.read(&receipts)),
             Input::Released => self.release(),
             Input::Received(message, bytes) => {
                 self.gathered_bytes += bytes;
@@ -291,8 +301,8 @@ impl<M: Clone> Core<M> {
             }
             Input::Taken => self.taken(),
             Input::Receipt(batch) => {
+                self.read(&[batch]);
                 self.receipts.insert(batch);
-                self.late(batch);
             }
             Input::Written => self.written(),
             Input::TargetUp => self.target.up(),
@@ -308,6 +318,7 @@ impl<M: Clone> Core<M> {
             Input::Tick(now) => self.now = now,
         }
         if self.open.is_none() {
+            self.own_late();
             self.begin();
         }
         for (write, load) in self.target.go_on(&mut self.steps) {
@@ -361,40 +372,53 @@ impl<M: Clone> Core<M> {
         self.steps.push(Step::Write(write));
     }
 
-    /// All receipts at the source tell what became of what is uncertain.
-    fn read(&mut self, receipts: &[u64]) {
+    /// Receipts that lie at the source tell what became of what is uncertain; none tells nothing. Returns
+    /// whether anything is told.
+    fn read(&mut self, receipts: &[u64]) -> bool {
         // A receipt that this journal has not sent: it is an old copy of the one that did.
         if let Some(last) = receipts.iter().max().filter(|last| **last >= self.next_batch) {
             self.next_batch = last + 1;
             self.write(Write::Jump(last + 1), Mark::Other);
         }
-        for (batch, load) in std::mem::take(&mut self.uncertain) {
-            if receipts.contains(&batch) {
-                // Dead letters may have been sent on behind its rows since.
-                self.write(Write::Ours { batch, afresh: true }, Mark::Ours(batch, load));
-            } else {
-                self.returned.insert(batch, (self.now, load));
+        for batch in receipts {
+            let uncertain = self.uncertain.remove(batch);
+            let load = uncertain.or_else(|| self.returned.remove(batch).map(|(_, load)| load));
+            self.late.extend(load.map(|load| (*batch, load)));
+        }
+        self.own_late();
+        let not_found = std::mem::take(&mut self.uncertain).into_iter();
+        self.returned.extend(not_found.map(|(batch, load)| (batch, (None, load))));
+        let is_told = !receipts.is_empty();
+        if is_told {
+            for (since, _) in self.returned.values_mut() {
+                since.get_or_insert(self.now);
             }
         }
-        receipts.iter().for_each(|batch| self.late(*batch));
+        is_told
+    }
+
+    /// What is known to have been taken, later than its transaction told. It gets new sequences, as rows
+    /// behind it may be at the target already; those of an open batch must be ours before, for what is
+    /// behind them is not looked for again.
+    fn own_late(&mut self) {
+        if self.open.is_none() {
+            for (batch, load) in std::mem::take(&mut self.late) {
+                self.write(Write::Ours { batch, afresh: true }, Mark::Ours(batch, load));
+            }
+        }
     }
 
     /// Rows whose receipt has not come for long. Only who holds the lock has seen them all: without it an
     /// old connection of ours may live on at the source, and keep them from us.
     fn forget(&mut self) {
-        let is_over = |since: Duration| self.now.saturating_sub(since) >= self.limits.keep_returned;
+        let is_over = |since: Option<Duration>| {
+            since.is_some_and(|since| self.now.saturating_sub(since) >= self.limits.keep_returned)
+        };
         let over: Vec<u64> =
             self.returned.iter().filter(|(_, (since, _))| is_over(*since)).map(|(batch, _)| *batch).collect();
         for batch in over {
             self.returned.remove(&batch);
             self.write(Write::Drop(batch), Mark::Other);
-        }
-    }
-
-    /// A receipt that was not there before: the commit was stuck in the broker.
-    fn late(&mut self, batch: u64) {
-        if let Some((_, load)) = self.returned.remove(&batch) {
-            self.write(Write::Ours { batch, afresh: true }, Mark::Ours(batch, load));
         }
     }
 
@@ -439,8 +463,10 @@ impl<M: Clone> Core<M> {
         let (first, last) = (batch.first.clone(), batch.last.clone());
         let count = usize::try_from(batch.load.rows).unwrap_or(usize::MAX);
         // A receipt is needed until its batch is durably ours.
-        let is_needed =
-            |batch: u64| self.writing.iter().any(|mark| matches!(mark, Mark::Ours(it, _) if *it == batch));
+        let is_needed = |batch: u64| {
+            self.late.contains_key(&batch)
+                || self.writing.iter().any(|mark| matches!(mark, Mark::Ours(it, _) if *it == batch))
+        };
         let spent: Vec<u64> = self.receipts.iter().copied().filter(|batch| !is_needed(*batch)).collect();
         self.receipts.retain(|batch| !spent.contains(batch));
         self.steps.push(Step::Take { batch: number, first, last, count, spent });

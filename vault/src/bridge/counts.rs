@@ -31,7 +31,10 @@ impl Counts {
             registry.register(Box::new(gauge.clone()))?;
             Ok::<_, prometheus::Error>(gauge)
         };
-        let messages = opts!("vault_bridge_messages_total", "Messages since the journal's birth, by hop");
+        let messages = opts!(
+            "vault_bridge_messages_total",
+            "Messages since the journal's birth (circled: since vault's start), by hop"
+        );
         let connected = opts!("vault_bridge_connected", "Is this side connected?");
         let metrics = Metrics {
             messages: IntCounterVec::new(messages, &["bridge", "hop"])?,
@@ -58,6 +61,7 @@ impl Counts {
             ("forwarded", counts.forwarded),
             ("expired", counts.expired),
             ("dead", counts.dead),
+            ("circled", report.circled),
         ] {
             let counter = metrics.messages.with_label_values(&[name, hop]);
             // The journal counts on over restarts.

@@ -95,11 +95,7 @@ impl Settings {
     pub fn check(&self) -> Result<(), SettingsError> {
         let destination = self.destination.to_string();
         let name = self.destination.name.to_string();
-        let covers = |part: &str| {
-            let first = part.trim_start_matches("queue://").split('.').next().unwrap_or_default();
-            matches!(first, ">" | "*") || part.contains(OWN_QUEUES)
-        };
-        if name.split(',').any(|part| covers(part.trim())) {
+        if name.split(',').any(|part| covers_own(part.trim())) {
             return Err(SettingsError::OwnQueues { name: self.name.clone(), destination });
         }
         Ok(())
@@ -115,6 +111,21 @@ impl Settings {
     pub fn receipts(&self) -> String {
         format!("{OWN_QUEUES}receipts.{}.{}", self.name, self.vault)
     }
+}
+
+/// Can a queue of a bridge, whichever it is, have such a name? Source: ActiveMQ's manual, "Wildcards";
+/// Artemis writes `#` for `>`.
+fn covers_own(part: &str) -> bool {
+    let pattern = part.trim_start_matches("queue://").split('?').next().unwrap_or_default();
+    let mut words = pattern.split('.');
+    for own in OWN_QUEUES.split_terminator('.') {
+        match words.next() {
+            Some(">" | "#") => return true,
+            Some(word) if word == "*" || word == own => {}
+            Some(_) | None => return false,
+        }
+    }
+    words.next().is_some()
 }
 
 /// What an operator wants of the dead letters.

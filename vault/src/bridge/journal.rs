@@ -102,6 +102,8 @@ pub struct Figures {
     pub counts: Counts,
     /// When the oldest message that waits was written, ms since 1970.
     pub oldest: Option<i64>,
+    /// Bytes of the file that hold nothing any more and take what comes next.
+    pub free: u64,
 }
 
 /// What can go wrong with the journal.
@@ -272,7 +274,9 @@ impl Journal {
             let oldest = format!("SELECT at FROM row WHERE {OURS} ORDER BY sequence LIMIT 1");
             let oldest =
                 self.connection.prepare_cached(&oldest)?.query_row([], |row| row.get(0)).optional()?;
-            Ok(Figures { counts: counts(&self.connection)?, oldest })
+            let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
+            let free = pragma("freelist_count")? * pragma("page_size")?;
+            Ok(Figures { counts: counts(&self.connection)?, oldest, free })
         };
         figures().map_err(|source| self.sql(source))
     }

@@ -143,7 +143,7 @@ impl ClientError {
     #[must_use]
     pub fn is_for_good(&self) -> bool {
         // A broker without room is no reason to give a message up.
-        let is_short = |it: &Throwable| it.class.to_string() == "javax.jms.ResourceAllocationException";
+        let is_short = |it: &Throwable| is_a(it, "ResourceAllocationException");
         match self {
             it if it.is_too_long() => true,
             Self::Ended(cause) => cause.is_for_good(),
@@ -164,7 +164,7 @@ impl ClientError {
     /// Another connection has this client id?
     #[must_use]
     pub fn is_taken(&self) -> bool {
-        self.exception().is_some_and(|it| it.class.to_string() == "javax.jms.InvalidClientIDException")
+        self.exception().is_some_and(|it| is_a(it, "InvalidClientIDException"))
     }
 
     /// Did an answer lie behind more than may wait?
@@ -176,6 +176,12 @@ impl ClientError {
             _ => false,
         }
     }
+}
+
+/// Has the exception this simple name? Its package is `javax.jms` up to ActiveMQ 5, and `jakarta.jms`
+/// from 6 on.
+fn is_a(exception: &Throwable, name: &str) -> bool {
+    exception.class.to_string().rsplit('.').next() == Some(name)
 }
 
 /// An exception as people read it.

@@ -65,6 +65,11 @@ fn a_receipt_that_is_spent_with_its_own_batch_is_caught() {
 }
 
 #[test]
+fn believing_that_nothing_was_taken_where_no_receipt_is_found_is_caught() {
+    assert!(first_failure(0..4000, Some(Flaw::NoneTells)).is_some());
+}
+
+#[test]
 fn a_target_that_does_not_compare_sequences_is_caught() {
     assert!(first_failure(0..4000, Some(Flaw::TargetForgets)).is_some());
 }
@@ -153,14 +158,44 @@ fn a_receipt_tells_that_a_batch_of_unknown_outcome_is_ours() {
 #[test]
 fn a_receipt_that_comes_late_makes_returned_rows_ours_behind_all_others() {
     let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(4, one()), (5, one())].into(), ..kept() });
-    assert_eq!(core.apply(Input::Receipts(vec![])), []);
+    assert_eq!(core.apply(Input::Receipts(vec![3])), []);
     assert_eq!(core.uncertain(), Load::default());
     let late = core.apply(Input::Holding(vec![5]));
     assert_eq!(late, [Step::Write(Write::Ours { batch: 5, afresh: true }), Step::Consume]);
     core.apply(Input::Released);
     assert_eq!(core.apply(Input::Tick(Duration::from_secs(600))), [], "the source may be away");
-    assert_eq!(core.apply(Input::Receipts(vec![])), [], "an old connection may have them");
-    assert_eq!(core.apply(Input::Holding(vec![])), [Step::Write(Write::Drop(4)), Step::Consume]);
+    assert_eq!(core.apply(Input::Receipts(vec![5])), [], "an old connection may have them");
+    assert_eq!(core.apply(Input::Holding(vec![5])), [Step::Write(Write::Drop(4)), Step::Consume]);
+}
+
+#[test]
+fn where_no_receipt_is_found_nothing_is_judged_and_nothing_forgotten() {
+    let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(4, one()), (5, one())].into(), ..kept() });
+    assert_eq!(core.apply(Input::Holding(vec![])), [Step::Consume]);
+    core.apply(Input::Tick(Duration::from_secs(600)));
+    core.apply(Input::Released);
+    assert_eq!(core.apply(Input::Holding(vec![])), [Step::Consume], "4 and 5 may lie there");
+    assert_eq!(core.apply(Input::Receipt(5)), [Step::Write(Write::Ours { batch: 5, afresh: true })]);
+    core.apply(Input::Released);
+    assert_eq!(core.apply(Input::Holding(vec![5])), [Step::Consume], "it is not long that 4 is not there");
+    core.apply(Input::Released);
+    core.apply(Input::Tick(Duration::from_secs(1200)));
+    assert_eq!(core.apply(Input::Holding(vec![])), [Step::Consume], "4 may lie there now");
+    core.apply(Input::Released);
+    assert_eq!(core.apply(Input::Holding(vec![5])), [Step::Write(Write::Drop(4)), Step::Consume]);
+}
+
+#[test]
+fn rows_whose_receipt_comes_while_a_batch_is_open_are_ours_behind_it() {
+    let mut core = Core::new(limits(), Kept { uncertain: [(4, one())].into(), ..kept() });
+    core.apply(Input::Holding(vec![]));
+    assert_eq!(core.apply(Input::Received(7, 1)), [Step::Write(Write::Batch(6, vec![7]))]);
+    assert_eq!(core.apply(Input::Receipt(4)), []);
+    assert_eq!(core.apply(Input::Written), [take(6, 7, &[])], "that of 4 is needed until 4 is ours");
+    core.apply(Input::Received(8, 1));
+    let ours = |batch, afresh| Step::Write(Write::Ours { batch, afresh });
+    let batch = Step::Write(Write::Batch(7, vec![8]));
+    assert_eq!(core.apply(Input::Taken), [ours(6, false), ours(4, true), batch]);
 }
 
 #[test]

@@ -15,7 +15,7 @@ use crate::bridge::core::Input;
 use crate::openwire::client::{Client, ClientError, Dispatches, Login};
 use crate::openwire::uri::Address;
 use crate::openwire::{
-    AckKind, ConsumerId, ConsumerInfo, Destination, Head, LocalTransactionId, Message, MessageAck,
+    AckKind, BrokerId, ConsumerId, ConsumerInfo, Destination, Head, LocalTransactionId, Message, MessageAck,
     MessageDispatch, MessageId, MessageKind, MessagePull, NetworkBridgeFilter, ProducerId, ProducerInfo,
     SessionId, SessionInfo, Text, TransactionAct, TransactionId, TransactionInfo,
 };
@@ -155,6 +155,13 @@ async fn look(settings: &Arc<Settings>, birth: Birth, address: &Address) -> Resu
     Ok(receipts)
 }
 
+/// Was the message at the target, or does it go round in circles? A broker that was asked for others
+/// alone forgets that of a durable subscription when it starts again (ActiveMQ 5.17).
+fn was_there(message: &Message, target: &BrokerId) -> bool {
+    let path = message.broker_path.as_deref().unwrap_or_default();
+    path.contains(target) || i32::try_from(path.len()).is_ok_and(|hops| hops > MOST_HOPS)
+}
+
 struct Source {
     settings: Arc<Settings>,
     birth: Birth,
@@ -216,6 +223,12 @@ impl Source {
         if let Err(error) = self.client.request(self.producer_info()).await {
             return error;
         }
+        if link.receipts.is_empty()
+            // One may be dispatched late.
+            && let Err(error) = self.pull(0).await
+        {
+            return error;
+        }
         drop(events.send(Event::Holding(link)).await);
         let mut work: Option<Work> = None;
         loop {
@@ -266,7 +279,16 @@ impl Source {
     ) -> Option<Message> {
         let message = dispatch.message?;
         if dispatch.consumer_id.value != RECEIPT_CONSUMER {
-            return Some(message);
+            if !was_there(&message, &self.settings.to.mark()) {
+                return Some(message);
+            }
+            drop(events.send(Event::Circled(message.message_id.clone())).await);
+            // What is told to a connection that ends is dispatched again.
+            let _ended = self
+                .client
+                .tell(self.individual(self.settings.destination.clone(), CONSUMER, message.message_id))
+                .await;
+            return None;
         }
         self.keep_receipt(&message);
         if let Some((Some(batch), _)) = self.receipts.last() {
@@ -302,15 +324,8 @@ impl Source {
             |(batch, _): &mut (Option<u64>, MessageId)| batch.is_none_or(|it| take.spent.contains(&it));
         let spent: Vec<_> = self.receipts.extract_if(.., is_spent).collect();
         acknowledgements.extend(spent.into_iter().map(|(_, id)| MessageAck {
-            head: Head::default(),
-            destination: self.receipt_queue(),
             transaction_id: Some(transaction.clone()),
-            consumer_id: self.consumer_id(RECEIPT_CONSUMER),
-            kind: AckKind::Individual,
-            first: Some(id.clone()),
-            last: id,
-            count: 1,
-            poison_cause: None,
+            ..self.individual(self.receipt_queue(), RECEIPT_CONSUMER, id)
         }));
         let mut receipt = Message::new(
             MessageKind::Plain,
@@ -337,6 +352,21 @@ impl Source {
             client.request(act(TransactionAct::Commit)).await?;
             client.tell(pull).await?;
             Ok(Some(Input::Taken))
+        }
+    }
+
+    /// Acknowledges one message, in no transaction.
+    fn individual(&self, destination: Destination, consumer: i64, id: MessageId) -> MessageAck {
+        MessageAck {
+            head: Head::default(),
+            destination,
+            transaction_id: None,
+            consumer_id: self.consumer_id(consumer),
+            kind: AckKind::Individual,
+            first: Some(id.clone()),
+            last: id,
+            count: 1,
+            poison_cause: None,
         }
     }
 
@@ -402,5 +432,26 @@ impl Source {
             dispatch_async: false,
             window: 0,
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_message_that_was_at_the_target_or_passed_too_many_brokers_goes_no_further() {
+        let broker = |name: &str| BrokerId { value: Text::shortened(name) };
+        let producer = ProducerId { connection: Text::shortened("p"), value: 1, session: 1 };
+        let queue = Destination::queue(Text::shortened("orders"));
+        let mut message = Message::new(MessageKind::Plain, producer.message(1), queue);
+        let mut passed = |path: Option<Vec<BrokerId>>| {
+            message.broker_path = path;
+            was_there(&message, &broker("dmz"))
+        };
+        assert!(!passed(None) && !passed(Some(vec![broker("erp"), broker("lab")])));
+        assert!(passed(Some(vec![broker("dmz"), broker("erp")])));
+        let hops = |number: usize| Some(vec![broker("erp"); number]);
+        assert!(!passed(hops(32)) && passed(hops(33)));
     }
 }

@@ -67,6 +67,8 @@ pub struct Status {
     pub uncertain: Load,
     /// Dead letters that are kept.
     pub dead: Load,
+    /// Messages of the source that had been at the target before, since this vault's start; they end here.
+    pub circled: u64,
 }
 
 /// The same, told: with ages in place of times.
@@ -91,6 +93,8 @@ pub struct Report {
     /// The other hops.
     #[serde(flatten)]
     pub counts: Counts,
+    /// See [`Status::circled`].
+    pub circled: u64,
     /// See [`Status::waiting`].
     pub waiting: Load,
     /// See [`Status::uncertain`].
@@ -119,6 +123,7 @@ impl Status {
             waiting: Load::default(),
             uncertain: Load::default(),
             dead: Load::default(),
+            circled: 0,
         }
     }
 
@@ -144,6 +149,7 @@ impl Status {
             last_error: self.last_error.clone(),
             received: self.figures.counts.journalled + self.uncertain.rows,
             counts: self.figures.counts,
+            circled: self.circled,
             waiting: self.waiting,
             uncertain: self.uncertain,
             dead_letters: self.dead,
@@ -200,6 +206,7 @@ mod tests {
         status.figures = Figures {
             counts: Counts { journalled: 9, forwarded: 6, ..Counts::default() },
             oldest: Some(1_000),
+            ..Figures::default()
         };
         (status.waiting, status.uncertain) = (Load { rows: 3, bytes: 30 }, Load { rows: 2, bytes: 20 });
         let later = begun + Duration::from_secs(5);

@@ -35,7 +35,7 @@ pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sen
         let (was_connected, error) = match Target::open(&settings, birth, tries.address()).await {
             Ok(target) => {
                 before.clear();
-                (true, target.serve(&events).await)
+                (true, target.serve(&events, &mut tries).await)
             }
             Err(error) => (false, error),
         };
@@ -85,7 +85,7 @@ impl Target {
     }
 
     /// Until the connection ends, or nobody listens.
-    async fn serve(mut self, events: &mpsc::Sender<Event>) -> ClientError {
+    async fn serve(mut self, events: &mpsc::Sender<Event>, tries: &mut Tries<'_>) -> ClientError {
         let (give, mut sends) = mpsc::channel(1);
         drop(events.send(Event::TargetUp(give)).await);
         loop {
@@ -99,7 +99,11 @@ impl Target {
             };
             let Some(Send(rows)) = send else { return ClientError::Closed };
             match self.send(&rows).await {
-                Ok(()) => drop(events.send(Event::Told(Input::Sent)).await),
+                Ok(()) => {
+                    // A refusal ends the connection, and is none of the target's failures.
+                    tries.worked();
+                    drop(events.send(Event::Told(Input::Sent)).await);
+                }
                 Err(error) => {
                     // The target counts what it saw of a transaction, so it begins anew over
                     // another connection.

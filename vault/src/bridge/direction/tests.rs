@@ -22,10 +22,23 @@ fn settings(destination: &str) -> Settings {
 
 #[test]
 fn a_pattern_that_covers_the_bridges_own_queues_is_refused() {
-    for good in ["orders.>", "orders.new", "orders.*,invoices.>"] {
+    for good in [
+        "orders.>",
+        "orders.new",
+        "orders.*,invoices.>",
+        "*",
+        "*.new",
+        "vault.orders.>",
+        "vault.*",
+        "vaults.>",
+    ] {
         assert_eq!(settings(good).check(), Ok(()), "{good}");
     }
-    for bad in [">", "*.>", "orders.>,>", "vault.bridge.receipts.x", "orders,queue://>"] {
+    let through =
+        ["vault.>", "vault.*.>", "vault.*.receipts.>", "*.*.receipts.*.*", "vault.bridge.*", "*.bridge.>"];
+    let plain =
+        [">", "*.>", "orders.>,>", "vault.bridge.receipts.x", "orders,queue://>", "orders, #", ">?x=1"];
+    for bad in through.into_iter().chain(plain) {
         let refused = settings(bad).check().unwrap_err().to_string();
         assert!(refused.starts_with(&format!("bridge a-to-b: queue://{bad} also names")), "{refused}");
     }
@@ -51,6 +64,10 @@ async fn brokers_are_tried_one_after_the_other_and_each_round_waits_longer() {
     assert_eq!(hosts, "ababab");
     assert!(waits[1] >= 20 && waits[3] >= 40 && waits[5] >= 80, "{waits:?}");
     assert!(waits[0] < waits[1] && waits[2] < waits[3] && waits[4] < waits[5], "{waits:?}");
+    let long = tries.wait(Some(Duration::ZERO));
+    tries.worked();
+    let soon = tries.wait(Some(Duration::ZERO));
+    assert!(soon < long, "one that worked is tried again soon: {soon:?} after {long:?}");
 }
 
 /// A direction at work, and the ends to it.

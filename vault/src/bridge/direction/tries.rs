@@ -29,15 +29,27 @@ impl<'a> Tries<'a> {
         &self.uri.brokers[self.next % self.uri.brokers.len()]
     }
 
+    /// The broker did what was wanted of it: it is not to be spared when the connection ends.
+    pub(super) fn worked(&mut self) {
+        self.backoff.reset();
+    }
+
     /// The last try failed, perhaps after it had been connected for so long.
     pub(super) async fn failed(&mut self, connected: Option<Duration>) {
+        sleep(self.wait(connected)).await;
+    }
+
+    /// How long to wait after it.
+    pub(super) fn wait(&mut self, connected: Option<Duration>) -> Duration {
         match connected {
             Some(time) if time >= STEADY => self.backoff.reset(),
             Some(_) => {}
             None => self.next += 1,
         }
         if connected.is_some() || self.next.is_multiple_of(self.uri.brokers.len()) {
-            sleep(self.backoff.next(random())).await;
+            self.backoff.next(random())
+        } else {
+            Duration::ZERO
         }
     }
 }

@@ -15,13 +15,14 @@ use super::status::{Full, LastError, State, Status};
 use super::{Asked, Ears, Settings, fresh, now, target};
 use crate::bridge::core::{Core, Input, Step};
 use crate::bridge::journal::{Errand, Figures, Journal, JournalError, Told};
-use crate::openwire::Message;
+use crate::openwire::{Message, MessageId};
 
 /// How often times are looked at.
 const TICK: Duration = Duration::from_secs(1);
 /// Events of a connection that wait for the rules.
 const MOST_EVENTS: usize = 64;
-/// With less room on the journal's disk nothing more is taken: what is there needs some to leave.
+/// With less room on the journal's disk and in its file nothing more is taken: what is there needs
+/// some to leave.
 const LEAST_ROOM: u64 = 64 << 20;
 /// A vault that is to stand back first sends on what it has, for so long at most.
 const HANDOVER: Duration = Duration::from_secs(30);
@@ -41,6 +42,8 @@ pub(super) enum Event {
     TargetUp(mpsc::Sender<target::Send>),
     /// It is not, or not any more.
     TargetLost(String),
+    /// This message was at the target before: it was acknowledged, and goes no further.
+    Circled(MessageId),
     /// Something for the rules.
     Told(Input<Arc<Message>>),
 }
@@ -193,6 +196,11 @@ impl<'a> Direction<'a> {
                 self.status.send_modify(|status| status.target = Some(why));
                 self.target.take().map(|_| Input::TargetLost)
             }
+            Event::Circled(id) => {
+                tracing::debug!(bridge = %self.name, "bridge {}: {id} was at the target before", self.name);
+                self.status.send_modify(|status| status.circled += 1);
+                None
+            }
             Event::Told(input) => Some(input),
         }
     }
@@ -215,7 +223,8 @@ impl<'a> Direction<'a> {
         if let Some(warning) = due {
             tracing::warn!(bridge = %self.name, "bridge {}: {warning}", self.name);
         }
-        self.is_low = room(&self.folder).is_some_and(|room| room < LEAST_ROOM);
+        self.is_low =
+            room(&self.folder).is_some_and(|room| room.saturating_add(self.figures.free) < LEAST_ROOM);
         // While the target is away nothing could be sent on first.
         let may_begin = self.standing_back.is_some() || self.target.is_some();
         self.standing_back = match stand_back && may_begin {

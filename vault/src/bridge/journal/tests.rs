@@ -43,6 +43,21 @@ fn counts(journal: &Journal) -> Counts {
 }
 
 #[test]
+fn what_has_gone_on_leaves_room_in_the_file_for_what_comes() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    let before = journal.figures().unwrap().free;
+    let fill = |number| Write::Batch(number, (0..2000).map(message).collect());
+    journal.write(vec![fill(1)], 7).unwrap();
+    assert_eq!(journal.figures().unwrap().free, before);
+    journal.write(vec![Write::Drop(1)], 7).unwrap();
+    let freed = journal.figures().unwrap().free;
+    assert!(freed > 2000 * 100, "{freed}");
+    journal.write(vec![fill(2)], 7).unwrap();
+    assert!(journal.figures().unwrap().free < freed / 10);
+}
+
+#[test]
 fn rows_wait_once_they_are_ours_and_what_is_late_goes_behind_all() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = open(&folder);

@@ -128,6 +128,16 @@ async fn a_taken_client_id_is_told_from_other_refusals() {
     host.await.unwrap();
 }
 
+#[test]
+fn exceptions_of_activemq_6_mean_the_same_under_their_new_package() {
+    for package in ["javax", "jakarta"] {
+        let refused = |name| ClientError::Refused(Throwable::new(&format!("{package}.jms.{name}"), "no"));
+        assert!(refused("InvalidClientIDException").is_taken());
+        assert!(!refused("ResourceAllocationException").is_for_good(), "it has no room, and may have some");
+        assert!(refused("JMSException").is_for_good() && !refused("JMSException").is_taken());
+    }
+}
+
 #[tokio::test]
 async fn another_protocol_and_garbage_are_named() {
     use tokio::io::AsyncReadExt as _;

@@ -25,6 +25,8 @@ pub(super) enum Flaw {
     ReceiptOutside,
     /// The receipt of a batch is taken before the batch is durably ours.
     SpendsAtOnce,
+    /// No receipt is believed to tell that nothing was taken.
+    NoneTells,
     /// The target takes whatever comes.
     TargetForgets,
 }
@@ -144,13 +146,13 @@ struct Vault {
 }
 
 impl Vault {
-    /// Nothing is on its way, and what is kept are returned rows alone.
+    /// Nothing is on its way, and what is kept are rows alone that are not ours.
     fn rests(&self) -> bool {
-        let returned: usize = self.disk.open.values().map(Vec::len).sum();
-        self.disk.rows.len() == returned
+        let kept: usize = self.disk.open.values().map(Vec::len).sum();
+        self.disk.rows.len() == kept
             && self.errands.is_empty()
             && self.from_source.is_empty()
-            && self.core.as_ref().is_some_and(|core| core.open.is_none() && core.uncertain().rows == 0)
+            && self.core.as_ref().is_some_and(|core| core.open.is_none())
     }
 }
 
@@ -163,6 +165,8 @@ struct Source {
     dispatched: VecDeque<u32>,
     /// Each vault's own queue.
     receipts: [BTreeSet<u64>; 2],
+    /// Those of the holder that are not dispatched yet.
+    undispatched: BTreeSet<u64>,
 }
 
 impl Source {
@@ -229,6 +233,10 @@ impl World {
         self.source.queue.is_empty()
             && self.source.dispatched.is_empty()
             && self.vaults.iter().all(Vault::rests)
+            && self.vaults.iter().zip(&self.source.receipts).all(|(vault, receipts)| {
+                // What was taken has been found to be.
+                !vault.disk.open.keys().any(|batch| receipts.contains(batch))
+            })
     }
 
     fn check(self) -> Result<Vec<u32>, String> {
@@ -259,7 +267,7 @@ impl World {
             }
             return;
         }
-        match self.dice.below(12) {
+        match self.dice.below(13) {
             0 => self.send(),
             1 | 2 => self.journal(vault),
             3 | 4 => self.source_works(vault),
@@ -268,6 +276,7 @@ impl World {
             7 => self.connect_target(vault),
             8 => self.read_receipts(vault),
             9 => self.tick(vault),
+            10 => self.dispatch_receipt(),
             _ => self.dispatch(),
         }
         self.deliver(vault);
@@ -322,6 +331,7 @@ impl World {
         self.source.back(dispatched.into_iter());
         self.source.holder = None;
         self.source.consuming = false;
+        self.source.undispatched.clear();
     }
 
     fn cut_target(&mut self, vault: usize) {
@@ -346,15 +356,32 @@ impl World {
         it.believes = true;
         it.to_source.clear();
         let receipts = self.receipts(vault);
+        if receipts.iter().all(|it| *it == 0) && self.flaw != Some(Flaw::DropsUncertain) {
+            self.source.undispatched.clone_from(&self.source.receipts[vault]);
+        }
         self.vaults[vault].from_source.push_back(Input::Holding(receipts));
     }
 
-    /// All of the vault's receipts that lie at the source.
-    fn receipts(&self, vault: usize) -> Vec<u64> {
+    /// The vault's receipts that lie at the source, or none: they are not dispatched in time.
+    fn receipts(&mut self, vault: usize) -> Vec<u64> {
         match self.flaw {
             Some(Flaw::ForwardsUncertain) => self.vaults[vault].disk.open.keys().copied().collect(),
-            Some(Flaw::DropsUncertain) => Vec::new(),
+            // One that tells of nothing.
+            Some(Flaw::DropsUncertain) => vec![0],
+            _ if !self.is_calm && self.dice.below(3) == 0 => match self.flaw {
+                Some(Flaw::NoneTells) => vec![0],
+                _ => Vec::new(),
+            },
             _ => self.source.receipts[vault].iter().copied().collect(),
+        }
+    }
+
+    /// One that was not dispatched before.
+    fn dispatch_receipt(&mut self) {
+        if let Some(holder) = self.source.holder
+            && let Some(receipt) = self.source.undispatched.pop_first()
+        {
+            self.vaults[holder].from_source.push_back(Input::Receipt(receipt));
         }
     }
 
@@ -414,7 +441,7 @@ impl World {
                     assert!(source.receipts[vault].insert(batch), "a number is given once");
                 }
                 it.from_source.push_back(Input::Taken);
-                it.from_source.push_back(Input::Receipt(batch));
+                source.undispatched.extend(source.receipts[vault].get(&batch));
             }
             Some(other) => panic!("{other:?} is not the source's"),
             None => {}
@@ -454,7 +481,7 @@ impl World {
     }
 
     fn tick(&mut self, vault: usize) {
-        self.now += Duration::from_secs(3);
+        self.now += Duration::from_secs(30);
         if !self.vaults[vault].is_frozen {
             self.tell(vault, Input::Tick(self.now));
         }
