@@ -25,6 +25,7 @@ mod letter;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
@@ -137,7 +138,9 @@ struct Inner {
     /// What is common to this run's producers.
     run: String,
     seats: Arc<Semaphore>,
-    free: Mutex<Vec<u32>>,
+    free: Mutex<Vec<i64>>,
+    /// The next producer's number.
+    fresh: AtomicI64,
     /// Keys that are being posted or asked about.
     under_way: Mutex<HashSet<Hash>>,
     peer: OnceLock<AskPeer>,
@@ -152,7 +155,7 @@ pub struct Posting {
 /// A message's producer while it is being kept.
 struct Seat<'i> {
     inner: &'i Inner,
-    number: u32,
+    number: i64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -186,7 +189,8 @@ impl Posting {
             session,
             run: format!("ID:{vault}-post-{random:016x}"),
             seats: Arc::new(Semaphore::new(SEATS as usize)),
-            free: Mutex::new((1..=SEATS).collect()),
+            free: Mutex::new((1..=i64::from(SEATS)).collect()),
+            fresh: AtomicI64::new(i64::from(SEATS) + 1),
             under_way: Mutex::default(),
             peer: OnceLock::new(),
         };
@@ -272,10 +276,11 @@ impl Inner {
             Err(error) => return Err(error),
         }
         self.has_room(post.persistent)?;
-        let seat = self.seat().await?;
+        let mut seat = self.seat().await?;
         let connection = Text::shortened(&self.run);
-        let producer = ProducerId { connection, value: i64::from(seat.number), session: 1 };
-        let number = self.book.begin(key, print, producer.to_string()).await?;
+        let producer = ProducerId { connection, value: seat.number, session: 1 };
+        let begun = self.book.begin(key, print, producer.to_string()).await;
+        let number = begun.inspect_err(|_| seat.change())?;
         match self.send(post, &producer, number, now).await {
             Ok(()) => {
                 self.book.kept(number);
@@ -285,7 +290,7 @@ impl Inner {
             // It may be kept: the next start asks the queue.
             Err(PostError::Queue(QueueError::Stopped)) => Err(PostError::Stopped),
             Err(error) => {
-                self.book.forget(number);
+                self.book.forget(number, producer.to_string());
                 Err(error)
             }
         }
@@ -361,7 +366,7 @@ async fn settle(book: &Book, queues: &Queues, row: &Row) -> Result<bool, PostErr
     if kept {
         book.kept(row.number);
     } else {
-        book.forget(row.number);
+        book.forget(row.number, row.producer.clone());
     }
     Ok(kept)
 }
@@ -373,6 +378,13 @@ fn repeated(print: Hash, first: Hash, id: String) -> Result<Posted, PostError> {
 /// As JMSMessageID shows it.
 fn message(row: &Row) -> String {
     format!("{}:{}", row.producer, row.number)
+}
+
+impl Seat<'_> {
+    /// Its producer cannot go on: another takes its place.
+    fn change(&mut self) {
+        self.number = self.inner.fresh.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Seat<'_> {

@@ -4,11 +4,12 @@
 //! Many share one commit. That a message is kept is written with the next commit of others, or after
 //! a tenth of a second: a crash before it is found out by asking the queue.
 
+use std::collections::HashMap;
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use tokio::sync::oneshot;
 
 use super::PostError;
@@ -18,6 +19,8 @@ use crate::sqlite;
 const MOST: u64 = 2_000_000;
 /// Most changes of one commit, so that nobody waits for an endless one.
 const BATCH: usize = 256;
+/// So many changes that cannot be written are kept for later; with more nothing new begins.
+const MOST_OWED: usize = 4096;
 /// So long may wait what nobody waits for.
 const COMPANY: Duration = Duration::from_millis(100);
 
@@ -80,7 +83,7 @@ enum Write {
     Begin { key: Hash, print: Hash, producer: String },
     Theirs(Hash),
     Kept(u64),
-    Forget(u64),
+    Forget { number: u64, producer: String },
 }
 
 /// The keys. The thread ends with it.
@@ -94,8 +97,9 @@ impl Book {
     /// [`PostError::File`], [`PostError::Thread`].
     pub(super) fn open(file: &Path) -> Result<Self, PostError> {
         let connection = sqlite::open(file, MIGRATIONS)?;
-        let count =
-            connection.query_row("SELECT count(*) FROM post", [], |row| row.get(0)).map_err(unwritten)?;
+        let count = connection
+            .query_row("SELECT count(*) FROM post", [], |row| row.get(0))
+            .map_err(|error| unwritten(&error))?;
         let waiting = Waiting { count, ..Waiting::default() };
         let (sender, inbox) = channel();
         std::thread::Builder::new()
@@ -125,7 +129,7 @@ impl Book {
     /// which is above all that were given before.
     ///
     /// # Errors
-    /// As [`Book::find`]; then nothing was written.
+    /// As [`Book::find`]; then nothing was written, and another producer may have more success.
     pub(super) async fn begin(&self, key: Hash, print: Hash, producer: String) -> Result<u64, PostError> {
         self.ask(|reply| Ask::Write(Write::Begin { key, print, producer }, reply)).await
     }
@@ -143,10 +147,10 @@ impl Book {
         self.tell(Write::Kept(number));
     }
 
-    /// Its message is nowhere. Written before any later [`Book::begin`] is answered, so that no later
-    /// number of its producer can be taken for it.
-    pub(super) fn forget(&self, number: u64) {
-        self.tell(Write::Forget(number));
+    /// Its message is nowhere. Written before any later [`Book::begin`] of its producer is answered, so
+    /// that no later number of that can be taken for it.
+    pub(super) fn forget(&self, number: u64, producer: String) {
+        self.tell(Write::Forget { number, producer });
     }
 
     fn tell(&self, write: Write) {
@@ -202,12 +206,12 @@ impl Waiting {
     fn take(&mut self, connection: &Connection, ask: Ask) {
         match ask {
             Ask::Find(key, reply) => {
-                let found = find(connection, &key).map_err(unwritten);
+                let found = find(connection, &key).map_err(|error| unwritten(&error));
                 drop(reply.send(found.map(|found| self.brought_up_to_date(found))));
             }
             Ask::Unsettled(reply) => {
                 self.write(connection);
-                drop(reply.send(unsettled(connection).map_err(unwritten)));
+                drop(reply.send(unsettled(connection).map_err(|error| unwritten(&error))));
             }
             Ask::Write(write, reply) => self.writes.push((write, reply)),
             Ask::Later(write) => self.later.push(write),
@@ -219,7 +223,7 @@ impl Waiting {
         let Some(Entry::Begun(row)) = found else { return found };
         let ended = self.later.iter().rev().find_map(|write| match write {
             Write::Kept(number) if *number == row.number => Some(true),
-            Write::Forget(number) if *number == row.number => Some(false),
+            Write::Forget { number, .. } if *number == row.number => Some(false),
             _ => None,
         });
         match ended {
@@ -229,63 +233,125 @@ impl Waiting {
         }
     }
 
-    /// One commit. What nobody waits for stays until one succeeds; no more can gather meanwhile than
-    /// messages are under way, for none begins without a commit.
+    /// One commit. What nobody waits for stays until it is written.
     fn write(&mut self, connection: &Connection) {
-        let writes = std::mem::take(&mut self.writes);
+        let mut writes = std::mem::take(&mut self.writes);
+        if self.later.len() >= MOST_OWED {
+            let why = self.trouble.clone().unwrap_or_default();
+            for (_, reply) in writes.drain(..) {
+                drop(reply.send(Err(PostError::Book(why.clone()))));
+            }
+        }
         let (writes, replies): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
-        match commit(connection, &self.later, &writes, self.count, MOST) {
-            Ok((numbers, count)) => {
-                self.later.clear();
-                self.count = count;
-                if self.trouble.take().is_some() {
-                    tracing::warn!("messages: their keys are written again");
-                }
-                for (reply, number) in replies.into_iter().zip(numbers) {
+        match commit(connection, &mut self.later, &writes, self.count, MOST) {
+            Ok(committed) => {
+                self.count = committed.count;
+                for (reply, written) in replies.into_iter().zip(committed.written) {
                     // Whoever asked may be gone.
-                    drop(reply.send(Ok(number)));
+                    drop(reply.send(written.map_err(PostError::Book)));
                 }
+                self.tell(committed.trouble);
             }
             Err(error) => {
-                let why = error.to_string();
-                if self.trouble.as_ref() != Some(&why) {
-                    tracing::error!(
-                        "messages: their keys (posts.db) cannot be written: {why}; posts are refused, and it is tried again"
-                    );
-                    self.trouble = Some(why.clone());
-                }
                 for reply in replies {
-                    drop(reply.send(Err(PostError::Book(why.clone()))));
+                    drop(reply.send(Err(unwritten(&error))));
                 }
+                self.tell(Some(error.to_string()));
             }
         }
     }
+
+    /// Only what has changed.
+    fn tell(&mut self, trouble: Option<String>) {
+        match &trouble {
+            Some(why) if self.trouble != trouble => tracing::error!(
+                "messages: their keys (posts.db) cannot all be written: {why}; it is tried again"
+            ),
+            None if self.trouble.is_some() => tracing::warn!("messages: their keys are written again"),
+            _ => {}
+        }
+        self.trouble = trouble;
+    }
 }
 
-fn unwritten(error: rusqlite::Error) -> PostError {
+fn unwritten(error: &rusqlite::Error) -> PostError {
     PostError::Book(error.to_string())
 }
 
-/// Does it all, with `count` rows there before; gives the new rows' numbers, and how many rows are left.
+/// What came of a commit.
+struct Committed {
+    /// Of each write, its row's number, or why it could not be written.
+    written: Vec<Result<u64, String>>,
+    /// Rows that are left.
+    count: u64,
+    /// Why something was not written.
+    trouble: Option<String>,
+}
+
+/// Does it all, with `count` rows there before. A change that fails fails alone: of `later` it stays,
+/// and its producer begins nothing.
 fn commit(
     connection: &Connection,
-    later: &[Write],
+    later: &mut Vec<Write>,
     writes: &[Write],
     mut count: u64,
     most: u64,
-) -> rusqlite::Result<(Vec<u64>, u64)> {
-    let transaction = connection.unchecked_transaction()?;
-    for write in later {
-        change(&transaction, write, &mut count)?;
+) -> rusqlite::Result<Committed> {
+    let mut transaction = connection.unchecked_transaction()?;
+    let mut owed = Vec::new();
+    for write in later.iter() {
+        owed.push(alone(&mut transaction, write, &mut count)?.err());
     }
-    let changed = writes.iter().map(|write| change(&transaction, write, &mut count));
-    let numbers = changed.collect::<rusqlite::Result<_>>()?;
+    let forgets = later.iter().zip(&owed).filter_map(|(write, why)| match (write, why) {
+        (Write::Forget { producer, .. }, Some(why)) => Some((producer.as_str(), why)),
+        _ => None,
+    });
+    let barred: HashMap<&str, &String> = forgets.collect();
+    let mut written = Vec::with_capacity(writes.len());
+    for write in writes {
+        let why =
+            if let Write::Begin { producer, .. } = write { barred.get(producer.as_str()) } else { None };
+        written.push(match why {
+            Some(why) => Err((*why).clone()),
+            None => alone(&mut transaction, write, &mut count)?,
+        });
+    }
     if count > most {
         let sql = "DELETE FROM post WHERE number IN (SELECT number FROM post ORDER BY number LIMIT ?1)";
         count -= transaction.prepare_cached(sql)?.execute([count - most])? as u64;
     }
     transaction.commit()?;
-    Ok((numbers, count))
+    let trouble = owed.iter().flatten().chain(written.iter().filter_map(|done| done.as_ref().err()));
+    let trouble = trouble.min().cloned();
+    let mut owed = owed.into_iter();
+    later.retain(|_| owed.next().flatten().is_some());
+    Ok(Committed { written, count, trouble })
+}
+
+/// A change that is undone by itself where it fails.
+///
+/// # Errors
+/// The whole transaction has failed.
+fn alone(
+    transaction: &mut Transaction<'_>,
+    write: &Write,
+    count: &mut u64,
+) -> rusqlite::Result<Result<u64, String>> {
+    let savepoint = transaction.savepoint()?;
+    let mut counted = *count;
+    match change(&savepoint, write, &mut counted) {
+        Ok(number) => {
+            savepoint.commit()?;
+            *count = counted;
+            Ok(Ok(number))
+        }
+        // As a full disk does: <https://www.sqlite.org/lang_transaction.html>, "Response To Errors".
+        Err(error) if savepoint.is_autocommit() => Err(error),
+        Err(error) => {
+            savepoint.finish()?;
+            Ok(Err(error.to_string()))
+        }
+    }
 }
 
 /// Gives the number of a row that is new, and counts the rows.
@@ -307,7 +373,7 @@ fn change(connection: &Connection, write: &Write, count: &mut u64) -> rusqlite::
             let sql = "UPDATE post SET state = ?2 WHERE number = ?1";
             connection.prepare_cached(sql)?.execute(params![number, KEPT])?;
         }
-        Write::Forget(number) => {
+        Write::Forget { number, .. } => {
             let sql = "DELETE FROM post WHERE number = ?1";
             *count -= connection.prepare_cached(sql)?.execute([number])? as u64;
         }
@@ -356,7 +422,7 @@ mod tests {
         }
         assert!(numbers.is_sorted_by(|one, other| one < other), "{numbers:?}");
         book.kept(numbers[0]);
-        book.forget(numbers[1]);
+        book.forget(numbers[1], "p".to_owned());
         book.theirs([4; 32]).await.unwrap();
         drop(book);
         let book = Book::open(&file).unwrap();
@@ -368,6 +434,36 @@ mod tests {
         assert!(book.begin([2; 32], [2; 32], "p".to_owned()).await.unwrap() > numbers[3]);
     }
 
+    #[tokio::test]
+    async fn a_change_that_can_never_be_written_refuses_nobody_but_its_own_producer() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("posts.db");
+        let book = Book::open(&file).unwrap();
+        let begin = |key: u8, producer: &str| book.begin([key; 32], [key; 32], producer.to_owned());
+        let (kept, gone) = (begin(1, "p").await.unwrap(), begin(2, "q").await.unwrap());
+        // As a damaged page refuses it.
+        let damage = format!(
+            "CREATE TRIGGER u BEFORE UPDATE ON post WHEN old.number = {kept} BEGIN SELECT RAISE(ABORT, 'damaged'); END;
+             CREATE TRIGGER d BEFORE DELETE ON post WHEN old.number = {gone} BEGIN SELECT RAISE(ABORT, 'damaged'); END;"
+        );
+        let other = Connection::open(&file).unwrap();
+        other.execute_batch(&damage).unwrap();
+        book.kept(kept);
+        book.forget(gone, "q".to_owned());
+        assert!(begin(3, "p").await.is_ok());
+        assert_eq!(book.find([1; 32]).await.unwrap(), Some(Entry::Kept(row(kept, 1))));
+        assert_eq!(book.find([2; 32]).await.unwrap(), None);
+        // Its next number would be taken for the one that is nowhere.
+        assert!(matches!(begin(4, "q").await, Err(PostError::Book(why)) if why.contains("damaged")));
+        assert_eq!(book.find([4; 32]).await.unwrap(), None);
+        other.execute_batch("DROP TRIGGER u; DROP TRIGGER d").unwrap();
+        assert!(begin(4, "q").await.is_ok());
+        drop(book);
+        let book = Book::open(&file).unwrap();
+        assert_eq!(book.find([1; 32]).await.unwrap(), Some(Entry::Kept(row(kept, 1))));
+        assert_eq!(book.find([2; 32]).await.unwrap(), None);
+    }
+
     #[test]
     fn the_oldest_key_is_forgotten_and_what_was_refused_counts_for_nothing() {
         let folder = tempfile::tempdir().unwrap();
@@ -375,15 +471,15 @@ mod tests {
         let begin = |key: u8| Write::Begin { key: [key; 32], print: [key; 32], producer: "p".to_owned() };
         let mut count = 0;
         let mut write = |writes: &[Write]| {
-            let (numbers, left) = commit(&connection, &[], writes, count, 3).unwrap();
-            count = left;
-            (numbers.last().copied().unwrap(), left)
+            let committed = commit(&connection, &mut Vec::new(), writes, count, 3).unwrap();
+            count = committed.count;
+            (committed.written.last().unwrap().clone().unwrap(), count)
         };
         write(&[begin(1), begin(2), Write::Theirs([3; 32])]);
         for _ in 0..5 {
             let (number, left) = write(&[begin(3)]);
             assert_eq!(left, 3, "the same key again");
-            assert_eq!(write(&[Write::Forget(number)]).1, 2);
+            assert_eq!(write(&[Write::Forget { number, producer: "p".to_owned() }]).1, 2);
         }
         assert!(find(&connection, &[1; 32]).unwrap().is_some());
         assert_eq!(write(&[begin(4), begin(5)]).1, 3);
