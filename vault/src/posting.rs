@@ -21,6 +21,7 @@
 //! kept twice.
 
 mod book;
+mod counts;
 mod letter;
 
 use std::collections::HashSet;
@@ -31,6 +32,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -38,7 +40,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::openwire::{EncodeError, ProducerId, Text};
 use crate::queue::{QueueError, Queues, Session};
 use crate::sqlite::SqliteError;
-use book::{Book, Entry, Hash, Row};
+pub use book::Standing;
+use book::{Begin, Book, Entry, Hash, Row};
+use counts::Counts;
 pub use letter::Post;
 
 /// Messages that are put into queues at once; each is a producer of its own, so that its numbers come
@@ -62,6 +66,9 @@ pub enum PostError {
     /// Its thread.
     #[error("messages: no thread for their keys: {0}; look at the host's limits")]
     Thread(#[source] std::io::Error),
+    /// The metrics.
+    #[error("messages: their metrics: {0}; this is a fault of the program")]
+    Metrics(#[from] prometheus::Error),
     /// The system gives none.
     #[error("messages: the system gives no randomness for this run's producers; start it again")]
     NoRandomness,
@@ -133,6 +140,7 @@ enum Claimed {
 
 struct Inner {
     book: Book,
+    counts: Counts,
     queues: Queues,
     session: Session,
     /// What is common to this run's producers.
@@ -177,7 +185,8 @@ impl Posting {
     /// # Errors
     /// The file of keys, the queues, or no randomness.
     pub async fn open(file: &Path, vault: &str, queues: Queues) -> Result<Self, PostError> {
-        let book = Book::open(file)?;
+        let counts = Counts::new()?;
+        let book = Book::open(file, counts.early.clone())?;
         for row in book.unsettled().await? {
             settle(&book, &queues, &row).await?;
         }
@@ -185,6 +194,7 @@ impl Posting {
         let (session, _) = queues.connect();
         let inner = Inner {
             book,
+            counts,
             queues,
             session,
             run: format!("ID:{vault}-post-{random:016x}"),
@@ -195,6 +205,22 @@ impl Posting {
             peer: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Has the posts counted there.
+    ///
+    /// # Errors
+    /// They are counted there already.
+    pub fn register(&self, registry: &Registry) -> Result<(), PostError> {
+        Ok(self.inner.counts.register(registry)?)
+    }
+
+    /// How many keys there are, and who has too many.
+    ///
+    /// # Errors
+    /// [`PostError::Stopped`].
+    pub async fn standing(&self) -> Result<Standing, PostError> {
+        self.inner.book.standing().await
     }
 
     /// From now on the other vault is asked so. Without it every key that is not known to have come
@@ -219,9 +245,10 @@ impl Posting {
         room: impl Send + 'static,
     ) -> Result<Posted, PostError> {
         let digest = Sha256::new().chain_update(owner).chain_update([0]).chain_update(key).finalize();
-        let inner = Arc::clone(&self.inner);
+        let (inner, owner) = (Arc::clone(&self.inner), owner.to_owned());
         let work = async move {
-            let posted = inner.post(&post, digest.into(), came_here_first, now).await;
+            let posted = inner.post(&post, (&owner, digest.into()), came_here_first, now).await;
+            inner.counts.count(&posted);
             drop((post, room));
             posted
         };
@@ -258,7 +285,7 @@ impl Inner {
     async fn post(
         &self,
         post: &Post,
-        key: Hash,
+        (owner, key): (&str, Hash),
         came_here_first: bool,
         now: u64,
     ) -> Result<Posted, PostError> {
@@ -279,7 +306,9 @@ impl Inner {
         let mut seat = self.seat().await?;
         let connection = Text::shortened(&self.run);
         let producer = ProducerId { connection, value: seat.number, session: 1 };
-        let begun = self.book.begin(key, print, producer.to_string()).await;
+        let owner = owner.to_owned();
+        let begin = Begin { key, owner, print, producer: producer.to_string(), now };
+        let begun = self.book.begin(begin).await;
         let number = begun.inspect_err(|_| seat.change())?;
         match self.send(post, &producer, number, now).await {
             Ok(()) => {
