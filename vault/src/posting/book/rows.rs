@@ -29,7 +29,7 @@ pub(super) const MIGRATIONS: &[&str] = &[
     "
     -- Empty for the other vault's, and for those of before.
     ALTER TABLE post ADD COLUMN owner TEXT NOT NULL DEFAULT '';
-    -- Of those in which something was posted, the how manieth.
+    -- Which one it came on of those on which something was posted.
     ALTER TABLE post ADD COLUMN day INTEGER NOT NULL DEFAULT 0;
     CREATE INDEX post_of ON post (owner, number);
     -- The one of today, and its date in days since 1970.
@@ -104,6 +104,27 @@ impl Tally {
         self.owners.get(owner).copied().unwrap_or(0)
     }
 
+    /// What a commit has changed is true now.
+    fn follow(&mut self, changes: &Changes) {
+        for owner in changes.owners.keys() {
+            let left = changes.left(owner, self);
+            self.owners.insert(owner.clone(), left);
+        }
+        self.owners.retain(|_, count| *count > 0);
+    }
+
+    /// Once a day.
+    fn tell_crowded(&mut self, crowded: Vec<(String, u64)>, most: u64) {
+        for (owner, _) in crowded {
+            if self.crowded.insert(owner.clone(), self.day) != Some(self.day) {
+                tracing::warn!(
+                    "messages: {owner} has posted under more than {most} keys: the oldest are forgotten before their \
+                     time, and a repeated one of those is posted again"
+                );
+            }
+        }
+    }
+
     /// Which day it is at that date. A clock that jumps makes one day of it, whatever it jumps over.
     fn day_at(&self, date: u64) -> Option<u64> {
         (date > self.date || date + 1 < self.date).then_some(self.day + 1)
@@ -111,7 +132,7 @@ impl Tally {
 }
 
 /// What of the tally one commit changes.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Changes {
     /// Rows that came and went.
     owners: HashMap<String, (u64, u64)>,
@@ -162,7 +183,7 @@ pub(super) fn commit(
     let (day, date) = today(&transaction, writes, tally)?;
     let mut owed = Vec::new();
     for write in later.iter() {
-        owed.push(alone(&mut transaction, write, day, &mut changes)?.err());
+        owed.push(apply(&mut transaction, write, day, &mut changes)?.err());
     }
     let barred = barred(later, &owed);
     let mut written = Vec::with_capacity(writes.len());
@@ -170,29 +191,21 @@ pub(super) fn commit(
         let why = if let Write::Begin(begin) = write { barred.get(begin.producer.as_str()) } else { None };
         written.push(match why {
             Some(why) => Err(why.clone()),
-            None => alone(&mut transaction, write, day, &mut changes)?,
+            None => apply(&mut transaction, write, day, &mut changes)?,
         });
     }
-    forget_old(&transaction, day, bounds, &mut changes)?;
-    let crowded = forget_early(&transaction, tally, bounds, &mut changes)?;
+    let forgotten = forget(&mut transaction, day, tally, bounds, &mut changes)?;
     transaction.commit()?;
     (tally.day, tally.date) = (day, date);
-    let left: Vec<_> =
-        changes.owners.keys().map(|owner| (owner.clone(), changes.left(owner, tally))).collect();
-    tally.owners.extend(left);
-    tally.owners.retain(|_, count| *count > 0);
+    tally.follow(&changes);
+    let (crowded, stuck) = match forgotten {
+        Ok(crowded) => (crowded, None),
+        Err(why) => (Vec::new(), Some(why)),
+    };
     let early = crowded.iter().map(|(_, count)| count).sum();
-    for (owner, _) in crowded {
-        if tally.crowded.insert(owner.clone(), day) != Some(day) {
-            tracing::warn!(
-                "messages: {owner} has posted under more than {} keys: the oldest are forgotten before their time, and \
-                 a repeated one of those is posted again",
-                bounds.most
-            );
-        }
-    }
-    let trouble = owed.iter().flatten().chain(written.iter().filter_map(|done| done.as_ref().err()));
-    let trouble = trouble.min().cloned();
+    tally.tell_crowded(crowded, bounds.most);
+    let unwritten = written.iter().filter_map(|done| done.as_ref().err());
+    let trouble = owed.iter().flatten().chain(unwritten).chain(&stuck).min().cloned();
     let mut owed = owed.into_iter();
     later.retain(|_| owed.next().flatten().is_some());
     Ok(Committed { written, trouble, early })
@@ -219,6 +232,25 @@ fn today(connection: &Connection, writes: &[Write], tally: &Tally) -> rusqlite::
     };
     connection.prepare_cached("UPDATE post_day SET day = ?1, date = ?2")?.execute([day, date])?;
     Ok((day, date))
+}
+
+/// What is too old or too much; tells whose was too much. Where that fails, the writes do not.
+fn forget(
+    transaction: &mut Transaction<'_>,
+    day: u64,
+    tally: &Tally,
+    bounds: Bounds,
+    changes: &mut Changes,
+) -> rusqlite::Result<Result<Vec<(String, u64)>, String>> {
+    let mut changed = changes.clone();
+    let forgotten = alone(transaction, |connection| {
+        forget_old(connection, day, bounds, &mut changed)?;
+        forget_early(connection, tally, bounds, &mut changed)
+    })?;
+    if forgotten.is_ok() {
+        *changes = changed;
+    }
+    Ok(forgotten)
 }
 
 /// Those whose time is over, some at a time.
@@ -268,30 +300,45 @@ fn forget_early(
     Ok(crowded)
 }
 
-/// A change that is undone by itself where it fails.
-///
-/// # Errors
-/// The whole transaction has failed.
-fn alone(
+/// Does one write; gives the number of the row that it made, or why it failed by itself.
+fn apply(
     transaction: &mut Transaction<'_>,
     write: &Write,
     day: u64,
     changes: &mut Changes,
 ) -> rusqlite::Result<Result<u64, String>> {
+    let change = |connection: &Connection| {
+        let gone = change(connection, write, day)?;
+        Ok((gone, u64::try_from(connection.last_insert_rowid()).unwrap_or_default()))
+    };
+    let (gone, number) = match alone(transaction, change)? {
+        Ok(changed) => changed,
+        Err(why) => return Ok(Err(why)),
+    };
+    if let Some(owner) = gone {
+        changes.went(&owner);
+    }
+    match write {
+        Write::Begin(begin) => changes.came(&begin.owner),
+        Write::Theirs(_) => changes.came(""),
+        Write::Kept(_) | Write::Forget { .. } => {}
+    }
+    Ok(Ok(number))
+}
+
+/// What is undone by itself where it fails.
+///
+/// # Errors
+/// The whole transaction has failed.
+fn alone<T>(
+    transaction: &mut Transaction<'_>,
+    change: impl FnOnce(&Connection) -> rusqlite::Result<T>,
+) -> rusqlite::Result<Result<T, String>> {
     let savepoint = transaction.savepoint()?;
-    match change(&savepoint, write, day) {
-        Ok(gone) => {
-            let number = u64::try_from(savepoint.last_insert_rowid()).unwrap_or_default();
+    match change(&savepoint) {
+        Ok(done) => {
             savepoint.commit()?;
-            if let Some(owner) = gone {
-                changes.went(&owner);
-            }
-            match write {
-                Write::Begin(begin) => changes.came(&begin.owner),
-                Write::Theirs(_) => changes.came(""),
-                Write::Kept(_) | Write::Forget { .. } => {}
-            }
-            Ok(Ok(number))
+            Ok(Ok(done))
         }
         // As a full disk does: <https://www.sqlite.org/lang_transaction.html>, "Response To Errors".
         Err(error) if savepoint.is_autocommit() => Err(error),
@@ -441,6 +488,22 @@ mod tests {
         assert_eq!(file.known(1..=3), [1, 2, 3]);
         file.write(&[begin(4, "erp", 103)]);
         assert_eq!(file.known(1..=4), [2, 3, 4]);
+    }
+
+    #[test]
+    fn an_old_key_that_cannot_be_deleted_refuses_nobody() {
+        let mut file = File::new(Bounds { days: 1, ..Bounds::default() });
+        file.write(&[begin(1, "erp", 100)]);
+        // As a damaged page refuses it.
+        let damage = "CREATE TRIGGER d BEFORE DELETE ON post WHEN old.number = 1 BEGIN SELECT RAISE(ABORT, 'damaged'); END";
+        file.connection.execute_batch(damage).unwrap();
+        for day in 101..105 {
+            file.write(&[begin(2, "erp", day)]);
+        }
+        assert_eq!(file.known(1..=2), [1, 2]);
+        file.connection.execute_batch("DROP TRIGGER d").unwrap();
+        file.write(&[begin(2, "erp", 105)]);
+        assert_eq!(file.known(1..=2), [2]);
     }
 
     #[test]
