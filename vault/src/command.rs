@@ -104,6 +104,15 @@ pub enum CommandError {
         /// How many are in it.
         messages: u64,
     },
+    /// None of the messages that were named could be had.
+    #[error(
+        "none of these is there to be had: they are gone, or consumers hold them; vault message browse {queue} shows \
+         what there is"
+    )]
+    NoneLeft {
+        /// Where they were to be.
+        queue: String,
+    },
     /// What may be repeated, and its idempotency key.
     #[error("{source}; to repeat this safely, add --key {key}")]
     Repeatable {

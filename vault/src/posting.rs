@@ -21,15 +21,18 @@
 //! kept twice.
 
 mod book;
+mod counts;
 mod letter;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Duration;
 
 use bytes::Bytes;
 use futures_util::future::BoxFuture;
+use prometheus::Registry;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
@@ -37,7 +40,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use crate::openwire::{EncodeError, ProducerId, Text};
 use crate::queue::{QueueError, Queues, Session};
 use crate::sqlite::SqliteError;
-use book::{Book, Entry, Hash, Row};
+pub use book::Standing;
+use book::{Begin, Book, Entry, Hash, Row};
+use counts::Counts;
 pub use letter::Post;
 
 /// Messages that are put into queues at once; each is a producer of its own, so that its numbers come
@@ -61,6 +66,9 @@ pub enum PostError {
     /// Its thread.
     #[error("messages: no thread for their keys: {0}; look at the host's limits")]
     Thread(#[source] std::io::Error),
+    /// The metrics.
+    #[error("messages: their metrics: {0}; this is a fault of the program")]
+    Metrics(#[from] prometheus::Error),
     /// The system gives none.
     #[error("messages: the system gives no randomness for this run's producers; start it again")]
     NoRandomness,
@@ -132,12 +140,15 @@ enum Claimed {
 
 struct Inner {
     book: Book,
+    counts: Counts,
     queues: Queues,
     session: Session,
     /// What is common to this run's producers.
     run: String,
     seats: Arc<Semaphore>,
-    free: Mutex<Vec<u32>>,
+    free: Mutex<Vec<i64>>,
+    /// The next producer's number.
+    fresh: AtomicI64,
     /// Keys that are being posted or asked about.
     under_way: Mutex<HashSet<Hash>>,
     peer: OnceLock<AskPeer>,
@@ -152,7 +163,7 @@ pub struct Posting {
 /// A message's producer while it is being kept.
 struct Seat<'i> {
     inner: &'i Inner,
-    number: u32,
+    number: i64,
     _permit: OwnedSemaphorePermit,
 }
 
@@ -174,7 +185,8 @@ impl Posting {
     /// # Errors
     /// The file of keys, the queues, or no randomness.
     pub async fn open(file: &Path, vault: &str, queues: Queues) -> Result<Self, PostError> {
-        let book = Book::open(file)?;
+        let counts = Counts::new()?;
+        let book = Book::open(file, counts.early.clone())?;
         for row in book.unsettled().await? {
             settle(&book, &queues, &row).await?;
         }
@@ -182,15 +194,33 @@ impl Posting {
         let (session, _) = queues.connect();
         let inner = Inner {
             book,
+            counts,
             queues,
             session,
             run: format!("ID:{vault}-post-{random:016x}"),
             seats: Arc::new(Semaphore::new(SEATS as usize)),
-            free: Mutex::new((1..=SEATS).collect()),
+            free: Mutex::new((1..=i64::from(SEATS)).collect()),
+            fresh: AtomicI64::new(i64::from(SEATS) + 1),
             under_way: Mutex::default(),
             peer: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Has the posts counted there.
+    ///
+    /// # Errors
+    /// They are counted there already.
+    pub fn register(&self, registry: &Registry) -> Result<(), PostError> {
+        Ok(self.inner.counts.register(registry)?)
+    }
+
+    /// How many keys there are, and who has too many.
+    ///
+    /// # Errors
+    /// [`PostError::Stopped`].
+    pub async fn standing(&self) -> Result<Standing, PostError> {
+        self.inner.book.standing().await
     }
 
     /// From now on the other vault is asked so. Without it every key that is not known to have come
@@ -215,9 +245,10 @@ impl Posting {
         room: impl Send + 'static,
     ) -> Result<Posted, PostError> {
         let digest = Sha256::new().chain_update(owner).chain_update([0]).chain_update(key).finalize();
-        let inner = Arc::clone(&self.inner);
+        let (inner, owner) = (Arc::clone(&self.inner), owner.to_owned());
         let work = async move {
-            let posted = inner.post(&post, digest.into(), came_here_first, now).await;
+            let posted = inner.post(&post, (&owner, digest.into()), came_here_first, now).await;
+            inner.counts.count(&posted);
             drop((post, room));
             posted
         };
@@ -254,7 +285,7 @@ impl Inner {
     async fn post(
         &self,
         post: &Post,
-        key: Hash,
+        (owner, key): (&str, Hash),
         came_here_first: bool,
         now: u64,
     ) -> Result<Posted, PostError> {
@@ -272,10 +303,13 @@ impl Inner {
             Err(error) => return Err(error),
         }
         self.has_room(post.persistent)?;
-        let seat = self.seat().await?;
+        let mut seat = self.seat().await?;
         let connection = Text::shortened(&self.run);
-        let producer = ProducerId { connection, value: i64::from(seat.number), session: 1 };
-        let number = self.book.begin(key, print, producer.to_string()).await?;
+        let producer = ProducerId { connection, value: seat.number, session: 1 };
+        let owner = owner.to_owned();
+        let begin = Begin { key, owner, print, producer: producer.to_string(), now };
+        let begun = self.book.begin(begin).await;
+        let number = begun.inspect_err(|_| seat.change())?;
         match self.send(post, &producer, number, now).await {
             Ok(()) => {
                 self.book.kept(number);
@@ -285,7 +319,7 @@ impl Inner {
             // It may be kept: the next start asks the queue.
             Err(PostError::Queue(QueueError::Stopped)) => Err(PostError::Stopped),
             Err(error) => {
-                self.book.forget(number);
+                self.book.forget(number, producer.to_string());
                 Err(error)
             }
         }
@@ -361,7 +395,7 @@ async fn settle(book: &Book, queues: &Queues, row: &Row) -> Result<bool, PostErr
     if kept {
         book.kept(row.number);
     } else {
-        book.forget(row.number);
+        book.forget(row.number, row.producer.clone());
     }
     Ok(kept)
 }
@@ -373,6 +407,13 @@ fn repeated(print: Hash, first: Hash, id: String) -> Result<Posted, PostError> {
 /// As JMSMessageID shows it.
 fn message(row: &Row) -> String {
     format!("{}:{}", row.producer, row.number)
+}
+
+impl Seat<'_> {
+    /// Its producer cannot go on: another takes its place.
+    fn change(&mut self) {
+        self.number = self.inner.fresh.fetch_add(1, Ordering::Relaxed);
+    }
 }
 
 impl Drop for Seat<'_> {

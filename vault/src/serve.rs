@@ -128,7 +128,7 @@ impl Vault {
             None => None,
         };
         let queues = queues(&config, broker.as_ref().map(|(broker, _)| broker))?;
-        let posting = posting(&config, queues.as_ref(), &readiness).await;
+        let posting = posting(&config, queues.as_ref(), (&registry, &readiness)).await;
         let watched = (&upkeep, readiness.clone());
         let rooms = Rooms::open(&config, &pki, &registry, watched, posting.as_ref().ok(), &last).await?;
         let (background, ending) = Background::of(upkeep, worked);
@@ -192,6 +192,9 @@ impl Vault {
             crate::rooms::look_at_broker(&broker, readiness.clone(), &last);
             status.push(broker_status(broker));
         }
+        if let Ok(posting) = &posting {
+            status.push(posting_status(posting.clone()));
+        }
         let serving_clients = clients.map(|clients| tokio::spawn(clients.run(shutdown.clone())));
         let mut registries = vec![registry];
         registries.extend(rooms.registries);
@@ -240,6 +243,19 @@ impl Vault {
     }
 }
 
+fn posting_status(posting: Posting) -> (&'static str, StatusSource) {
+    let source: StatusSource = Arc::new(move || {
+        let posting = posting.clone();
+        Box::pin(async move {
+            match posting.standing().await {
+                Ok(standing) => json!(standing),
+                Err(error) => json!({ "error": error.to_string() }),
+            }
+        })
+    });
+    ("messages", source)
+}
+
 fn broker_status(broker: Broker) -> (&'static str, StatusSource) {
     let source: StatusSource = Arc::new(move || {
         let broker = broker.clone();
@@ -267,11 +283,12 @@ fn queues(config: &Config, broker: Option<&Broker>) -> Result<Option<Queues>, Qu
 async fn posting(
     config: &Config,
     queues: Option<&Queues>,
-    readiness: &Readiness,
+    (registry, readiness): (&Registry, &Readiness),
 ) -> Result<Posting, NoPosts> {
     let queues = queues.ok_or(NoPosts::NoQueues)?;
     let file = posting::file(&config.state);
-    Posting::open(&file, &config.name, queues.clone()).await.map_err(|error| {
+    let opened = Posting::open(&file, &config.name, queues.clone()).await;
+    opened.and_then(|posting| posting.register(registry).map(|()| posting)).map_err(|error| {
         let what = format!("{}: {error}", file.display());
         tracing::error!(
             "messages: {what}; none are taken over HTTP. Set the file aside and start again: keys before now are forgotten"

@@ -9,12 +9,13 @@ use axum::extract::{Path, State};
 use axum::response::{IntoResponse, Response};
 use axum::routing::post;
 use axum::{Json, Router};
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::{HeaderMap, StatusCode, header};
 use http_body_util::{BodyExt, LengthLimitError, Limited};
 use shared::api::message::PostedMessage;
 use shared::tls::Role;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::Instant;
 
 use super::caller::Caller;
 use super::enrol::wall_clock;
@@ -36,8 +37,9 @@ const LARGEST_AT_ONCE: usize = 2;
 /// Bodies of so many bytes are small, and so many of them have room of their own.
 const SMALL: usize = 64 << 10;
 const SMALL_AT_ONCE: usize = 64;
-/// A body has come whole within this time; it holds room for others'.
-const BODY_DEADLINE: Duration = Duration::from_secs(60);
+/// How fast a body must come.
+const PACE: Pace =
+    Pace { grace: Duration::from_secs(10), per_second: 64 << 10, longest: Duration::from_secs(60) };
 /// A body waits no longer for room.
 const ROOM_DEADLINE: Duration = Duration::from_secs(2);
 /// When trying again may help.
@@ -70,6 +72,25 @@ struct Desk {
     small: Arc<Semaphore>,
 }
 
+/// How fast something must come.
+#[derive(Debug, Clone, Copy)]
+struct Pace {
+    /// So long it may be slow,
+    grace: Duration,
+    /// then it comes at so many bytes a second,
+    per_second: u32,
+    /// and is whole within this time.
+    longest: Duration,
+}
+
+impl Pace {
+    /// Of what has come so far there must be more within this time.
+    fn within(self, come: usize) -> Duration {
+        let come = u32::try_from(come).unwrap_or(u32::MAX);
+        (self.grace + Duration::from_secs(1) * come / self.per_second).min(self.longest)
+    }
+}
+
 /// The routes under `/v1/messages`. Without `posting` every call is told why; a body has at most `most`
 /// bytes.
 pub fn routes(posting: Result<Posting, NoPosts>, life: TellLife, most: usize) -> Router {
@@ -97,7 +118,7 @@ async fn put(
     let digests = digests_of(&headers)?;
     let destination = named(&destination)?;
     let room = desk.room_for(&headers).await?;
-    let body = desk.whole(body).await?;
+    let body = desk.whole(body, PACE).await?;
     digests.check_whole(&body).map_err(|error| super::files::refuse(&error.into()))?;
     let post = post_of(destination.clone(), &headers, body)?;
     let came_here_first = ticket.is_some_and(|life| life == (desk.life)());
@@ -133,19 +154,27 @@ impl Desk {
         }
     }
 
-    async fn whole(&self, body: Body) -> Result<Bytes, Refusal> {
-        let whole = Limited::new(body, self.most).collect();
-        match tokio::time::timeout(BODY_DEADLINE, whole).await {
-            Ok(Ok(body)) => Ok(body.to_bytes()),
-            Ok(Err(error)) if error.is::<LengthLimitError>() => Err(self.too_large()),
-            Ok(Err(_)) => Err(Refusal::new(
-                StatusCode::BAD_REQUEST,
-                "body_broken",
-                "the body broke off; nothing was kept",
-            )),
-            Err(_) => {
-                let detail = format!("the body did not come within {BODY_DEADLINE:?}; nothing was kept");
-                Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_late", detail))
+    /// The whole body, if it comes fast enough: meanwhile it holds room for others'.
+    async fn whole(&self, body: Body, pace: Pace) -> Result<Bytes, Refusal> {
+        let (begun, mut body, mut whole) = (Instant::now(), Limited::new(body, self.most), BytesMut::new());
+        loop {
+            let within = pace.within(whole.len());
+            match tokio::time::timeout_at(begun + within, body.frame()).await {
+                Ok(None) => return Ok(whole.freeze()),
+                Ok(Some(Ok(frame))) => {
+                    // Trailers say nothing here.
+                    whole.extend_from_slice(&frame.into_data().unwrap_or_default());
+                }
+                Ok(Some(Err(error))) if error.is::<LengthLimitError>() => return Err(self.too_large()),
+                Ok(Some(Err(_))) => {
+                    let detail = "the body broke off; nothing was kept";
+                    return Err(Refusal::new(StatusCode::BAD_REQUEST, "body_broken", detail));
+                }
+                Err(_) => {
+                    let detail =
+                        format!("after {within:?} only {} bytes had come; nothing was kept", whole.len());
+                    return Err(Refusal::new(StatusCode::REQUEST_TIMEOUT, "body_late", detail));
+                }
             }
         }
     }

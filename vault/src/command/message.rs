@@ -18,6 +18,7 @@ use shared::api::Page;
 use super::control::{self, Progress, whole};
 use super::{CommandError, Output};
 use crate::api::queues::{Counted, Moving, Queue, Retrying};
+use crate::queue::message::DEAD_LETTERS;
 
 /// The vault has answered a small question within this time.
 const SOON: Duration = Duration::from_secs(30);
@@ -108,6 +109,7 @@ impl Verb {
                 let moving = Moving { to: asked.to.clone(), numbers, count: *count };
                 let path = format!("{}/move", place(&asked.from));
                 let Counted { messages } = ask(socket, Method::POST, &path, &moving, PATIENCE).await?;
+                had(messages, &asked.which.numbers, &asked.from)?;
                 let text = format!("{messages} moved from {} to {}", asked.from, asked.to);
                 output.show(&json!({ "from": asked.from, "to": asked.to, "messages": messages }), &text)
             }
@@ -115,6 +117,7 @@ impl Verb {
                 let retrying = Retrying { numbers: (!numbers.is_empty()).then(|| numbers.clone()) };
                 let path = "/v1/dead-letters/retry";
                 let counted: Counted = ask(socket, Method::POST, path, &retrying, PATIENCE).await?;
+                had(counted.messages, numbers, DEAD_LETTERS)?;
                 let text = format!("{} dead letters are in their queues again", counted.messages);
                 output.show(&counted, &text)
             }
@@ -141,6 +144,14 @@ async fn purge(socket: &Path, queue: &str, yes: bool, output: &mut Output<'_>) -
     let Counted { messages } = ask(socket, Method::POST, &path, &json!({}), PATIENCE).await?;
     let text = format!("{messages} messages of {queue} are deleted");
     output.show(&json!({ "queue": queue, "messages": messages }), &text)
+}
+
+/// Who names messages wants something done with them.
+fn had(messages: u64, numbers: &[i64], queue: &str) -> Result<(), CommandError> {
+    if messages == 0 && !numbers.is_empty() {
+        return Err(CommandError::NoneLeft { queue: queue.to_owned() });
+    }
+    Ok(())
 }
 
 async fn queues(socket: &Path) -> Result<Vec<Queue>, CommandError> {
@@ -174,4 +185,16 @@ fn place(queue: &str) -> String {
 
 fn encoded(text: &str) -> String {
     utf8_percent_encode(text, NON_ALPHANUMERIC).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn named_messages_that_are_gone_are_an_error_and_an_empty_queue_is_none() {
+        let error = had(0, &[7], "orders").unwrap_err().to_string();
+        assert!(error.contains("vault message browse orders"), "{error}");
+        assert!(had(0, &[], "orders").is_ok() && had(1, &[7, 8], "orders").is_ok());
+    }
 }

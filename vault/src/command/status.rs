@@ -22,6 +22,9 @@ pub fn wanting(status: &Value) -> Vec<String> {
     }
     let (pair, files) = (&status["pair"], &status["files"]);
     wanting.extend(list(&status["worker"]["worries"]).iter().filter_map(Value::as_str).map(str::to_owned));
+    wanting.extend(list(&status["messages"]["crowded"]).iter().map(|owner| {
+        format!("{} posts so many messages that their keys are forgotten before their time", word(owner))
+    }));
     if pair["connected"] == false {
         wanting.push(format!("{} is away", word(&pair["peer"])));
     }
@@ -304,6 +307,7 @@ mod tests {
                 "database": {"phase": "current", "lag": 0, "why": null, "thin": null, "writable": ["a"]}},
             "pki": {"certificates": 4, "revoked": 0, "open_tokens": 0, "authority_key_here": false},
             "worker": {"worries": []},
+            "messages": {"keys": 7, "crowded": []},
             "files": files,
         })
     }
@@ -346,6 +350,7 @@ mod tests {
             ("/files/rebuild/last_error", json!("both must be listed"), "rebuilding the catalog: both"),
             ("/files/spool/free_bytes", json!(4096), "the spool /var/lib/vault/spool is full"),
             ("/pki", json!({"error": "disk"}), "pki: disk"),
+            ("/messages", json!({"keys": 7, "crowded": ["erp"]}), "erp posts so many messages"),
             ("/worker", json!({"worries": ["tick is paused"]}), "tick is paused"),
             ("/numbers/database", json!({"phase": "behind", "lag": 3}), "the database is 3 entries behind"),
             ("/numbers/database", json!({"alarm": "a and b take writes"}), "a and b take writes"),

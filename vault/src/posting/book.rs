@@ -1,44 +1,30 @@
 //! Under which keys messages were posted, in a small SQLite file with one thread that writes it. Knows
-//! rows; neither queues nor the other vault.
+//! who waits for what; its rows are `rows`'. Neither queues nor the other vault.
 //!
 //! Many share one commit. That a message is kept is written with the next commit of others, or after
 //! a tenth of a second: a crash before it is found out by asking the queue.
+
+mod rows;
 
 use std::path::Path;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
-use rusqlite::{Connection, OptionalExtension as _, params};
+use prometheus::IntCounter;
+use rusqlite::Connection;
+use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::PostError;
 use crate::sqlite;
+use rows::{Bounds, MIGRATIONS, Tally, commit, find, unsettled};
 
-/// Keys that are remembered; the oldest is forgotten for the next. No clock forgets one.
-const MOST: u64 = 2_000_000;
 /// Most changes of one commit, so that nobody waits for an endless one.
 const BATCH: usize = 256;
+/// So many changes that cannot be written are kept for later; with more nothing new begins.
+const MOST_OWED: usize = 4096;
 /// So long may wait what nobody waits for.
 const COMPANY: Duration = Duration::from_millis(100);
-
-const MIGRATIONS: &[&str] = &["
-    CREATE TABLE post (
-        -- Counts them, and is the message's number of its producer.
-        number INTEGER PRIMARY KEY AUTOINCREMENT,
-        -- SHA-256 of owner and key.
-        key BLOB NOT NULL UNIQUE,
-        -- 0: being put into its queue. 1: kept. 2: the other vault's.
-        state INTEGER NOT NULL,
-        -- SHA-256 of the message.
-        print BLOB NOT NULL,
-        producer TEXT NOT NULL
-    ) STRICT;
-    CREATE INDEX post_begun ON post (number) WHERE state = 0;
-"];
-
-const BEGUN: i64 = 0;
-const KEPT: i64 = 1;
-const THEIRS: i64 = 2;
 
 /// SHA-256 of something.
 pub(super) type Hash = [u8; 32];
@@ -52,6 +38,16 @@ pub(super) struct Row {
     pub(super) producer: String,
     /// Tells one message from another.
     pub(super) print: Hash,
+}
+
+/// How the keys stand.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Standing {
+    /// Keys that are remembered.
+    pub keys: u64,
+    /// Owners that have too many: some of theirs were forgotten before their time today, or the day
+    /// before.
+    pub crowded: Vec<String>,
 }
 
 /// What is known of a key.
@@ -70,6 +66,7 @@ type Reply<T> = oneshot::Sender<Result<T, PostError>>;
 /// What is asked of the thread.
 enum Ask {
     Find(Hash, Reply<Option<Entry>>),
+    Standing(Reply<Standing>),
     Unsettled(Reply<Vec<Row>>),
     Write(Write, Reply<u64>),
     /// Nobody waits for it.
@@ -77,10 +74,22 @@ enum Ask {
 }
 
 enum Write {
-    Begin { key: Hash, print: Hash, producer: String },
+    Begin(Begin),
     Theirs(Hash),
     Kept(u64),
-    Forget(u64),
+    Forget { number: u64, producer: String },
+}
+
+/// A message is about to be put into its queue.
+#[derive(Debug)]
+pub(super) struct Begin {
+    pub(super) key: Hash,
+    /// Whose key it is; not empty.
+    pub(super) owner: String,
+    pub(super) print: Hash,
+    pub(super) producer: String,
+    /// In ms since 1970.
+    pub(super) now: u64,
 }
 
 /// The keys. The thread ends with it.
@@ -88,15 +97,15 @@ enum Write {
 pub(super) struct Book(Sender<Ask>);
 
 impl Book {
-    /// Opens or creates the file and starts the thread.
+    /// Opens or creates the file and starts the thread. Counts in `early` the keys that are forgotten
+    /// before their time.
     ///
     /// # Errors
     /// [`PostError::File`], [`PostError::Thread`].
-    pub(super) fn open(file: &Path) -> Result<Self, PostError> {
+    pub(super) fn open(file: &Path, early: IntCounter) -> Result<Self, PostError> {
         let connection = sqlite::open(file, MIGRATIONS)?;
-        let count =
-            connection.query_row("SELECT count(*) FROM post", [], |row| row.get(0)).map_err(unwritten)?;
-        let waiting = Waiting { count, ..Waiting::default() };
+        let tally = Tally::of(&connection).map_err(|error| unwritten(&error))?;
+        let waiting = Waiting { writes: Vec::new(), later: Vec::new(), tally, early, trouble: None };
         let (sender, inbox) = channel();
         std::thread::Builder::new()
             .name("posts".to_owned())
@@ -125,9 +134,17 @@ impl Book {
     /// which is above all that were given before.
     ///
     /// # Errors
-    /// As [`Book::find`]; then nothing was written.
-    pub(super) async fn begin(&self, key: Hash, print: Hash, producer: String) -> Result<u64, PostError> {
-        self.ask(|reply| Ask::Write(Write::Begin { key, print, producer }, reply)).await
+    /// As [`Book::find`]; then nothing was written, and another producer may have more success.
+    pub(super) async fn begin(&self, begin: Begin) -> Result<u64, PostError> {
+        self.ask(|reply| Ask::Write(Write::Begin(begin), reply)).await
+    }
+
+    /// How many keys there are, and whose are forgotten before their time.
+    ///
+    /// # Errors
+    /// As [`Book::find`].
+    pub(super) async fn standing(&self) -> Result<Standing, PostError> {
+        self.ask(Ask::Standing).await
     }
 
     /// Writes down that the other vault goes on with a key.
@@ -143,10 +160,10 @@ impl Book {
         self.tell(Write::Kept(number));
     }
 
-    /// Its message is nowhere. Written before any later [`Book::begin`] is answered, so that no later
-    /// number of its producer can be taken for it.
-    pub(super) fn forget(&self, number: u64) {
-        self.tell(Write::Forget(number));
+    /// Its message is nowhere. Written before any later [`Book::begin`] of its producer is answered, so
+    /// that no later number of that can be taken for it.
+    pub(super) fn forget(&self, number: u64, producer: String) {
+        self.tell(Write::Forget { number, producer });
     }
 
     fn tell(&self, write: Write) {
@@ -162,12 +179,11 @@ impl Book {
 }
 
 /// What waits for the next commit.
-#[derive(Default)]
 struct Waiting {
     writes: Vec<(Write, Reply<u64>)>,
     later: Vec<Write>,
-    /// Rows in the file.
-    count: u64,
+    tally: Tally,
+    early: IntCounter,
     /// Why the last commit failed.
     trouble: Option<String>,
 }
@@ -202,12 +218,13 @@ impl Waiting {
     fn take(&mut self, connection: &Connection, ask: Ask) {
         match ask {
             Ask::Find(key, reply) => {
-                let found = find(connection, &key).map_err(unwritten);
+                let found = find(connection, &key).map_err(|error| unwritten(&error));
                 drop(reply.send(found.map(|found| self.brought_up_to_date(found))));
             }
+            Ask::Standing(reply) => drop(reply.send(Ok(self.tally.standing()))),
             Ask::Unsettled(reply) => {
                 self.write(connection);
-                drop(reply.send(unsettled(connection).map_err(unwritten)));
+                drop(reply.send(unsettled(connection).map_err(|error| unwritten(&error))));
             }
             Ask::Write(write, reply) => self.writes.push((write, reply)),
             Ask::Later(write) => self.later.push(write),
@@ -219,7 +236,7 @@ impl Waiting {
         let Some(Entry::Begun(row)) = found else { return found };
         let ended = self.later.iter().rev().find_map(|write| match write {
             Write::Kept(number) if *number == row.number => Some(true),
-            Write::Forget(number) if *number == row.number => Some(false),
+            Write::Forget { number, .. } if *number == row.number => Some(false),
             _ => None,
         });
         match ended {
@@ -229,112 +246,49 @@ impl Waiting {
         }
     }
 
-    /// One commit. What nobody waits for stays until one succeeds; no more can gather meanwhile than
-    /// messages are under way, for none begins without a commit.
+    /// One commit. What nobody waits for stays until it is written.
     fn write(&mut self, connection: &Connection) {
-        let writes = std::mem::take(&mut self.writes);
+        let mut writes = std::mem::take(&mut self.writes);
+        if self.later.len() >= MOST_OWED {
+            let why = self.trouble.clone().unwrap_or_default();
+            for (_, reply) in writes.drain(..) {
+                drop(reply.send(Err(PostError::Book(why.clone()))));
+            }
+        }
         let (writes, replies): (Vec<_>, Vec<_>) = writes.into_iter().unzip();
-        match commit(connection, &self.later, &writes, self.count, MOST) {
-            Ok((numbers, count)) => {
-                self.later.clear();
-                self.count = count;
-                if self.trouble.take().is_some() {
-                    tracing::warn!("messages: their keys are written again");
-                }
-                for (reply, number) in replies.into_iter().zip(numbers) {
+        match commit(connection, &mut self.later, &writes, &mut self.tally, Bounds::default()) {
+            Ok(committed) => {
+                self.early.inc_by(committed.early);
+                for (reply, written) in replies.into_iter().zip(committed.written) {
                     // Whoever asked may be gone.
-                    drop(reply.send(Ok(number)));
+                    drop(reply.send(written.map_err(PostError::Book)));
                 }
+                self.tell(committed.trouble);
             }
             Err(error) => {
-                let why = error.to_string();
-                if self.trouble.as_ref() != Some(&why) {
-                    tracing::error!(
-                        "messages: their keys (posts.db) cannot be written: {why}; posts are refused, and it is tried again"
-                    );
-                    self.trouble = Some(why.clone());
-                }
                 for reply in replies {
-                    drop(reply.send(Err(PostError::Book(why.clone()))));
+                    drop(reply.send(Err(unwritten(&error))));
                 }
+                self.tell(Some(error.to_string()));
             }
         }
     }
+
+    /// Only what has changed.
+    fn tell(&mut self, trouble: Option<String>) {
+        match &trouble {
+            Some(why) if self.trouble != trouble => tracing::error!(
+                "messages: their keys (posts.db) cannot all be written: {why}; it is tried again"
+            ),
+            None if self.trouble.is_some() => tracing::warn!("messages: their keys are written again"),
+            _ => {}
+        }
+        self.trouble = trouble;
+    }
 }
 
-fn unwritten(error: rusqlite::Error) -> PostError {
+fn unwritten(error: &rusqlite::Error) -> PostError {
     PostError::Book(error.to_string())
-}
-
-/// Does it all, with `count` rows there before; gives the new rows' numbers, and how many rows are left.
-fn commit(
-    connection: &Connection,
-    later: &[Write],
-    writes: &[Write],
-    mut count: u64,
-    most: u64,
-) -> rusqlite::Result<(Vec<u64>, u64)> {
-    let transaction = connection.unchecked_transaction()?;
-    for write in later {
-        change(&transaction, write, &mut count)?;
-    }
-    let changed = writes.iter().map(|write| change(&transaction, write, &mut count));
-    let numbers = changed.collect::<rusqlite::Result<_>>()?;
-    if count > most {
-        let sql = "DELETE FROM post WHERE number IN (SELECT number FROM post ORDER BY number LIMIT ?1)";
-        count -= transaction.prepare_cached(sql)?.execute([count - most])? as u64;
-    }
-    transaction.commit()?;
-    Ok((numbers, count))
-}
-
-/// Gives the number of a row that is new, and counts the rows.
-fn change(connection: &Connection, write: &Write, count: &mut u64) -> rusqlite::Result<u64> {
-    let delete = "DELETE FROM post WHERE key = ?1";
-    let insert = "INSERT INTO post (key, state, print, producer) VALUES (?1, ?2, ?3, ?4)";
-    match write {
-        Write::Begin { key, print, producer } => {
-            *count -= connection.prepare_cached(delete)?.execute([key])? as u64;
-            connection.prepare_cached(insert)?.execute(params![key, BEGUN, print, producer])?;
-            *count += 1;
-        }
-        Write::Theirs(key) => {
-            *count -= connection.prepare_cached(delete)?.execute([key])? as u64;
-            connection.prepare_cached(insert)?.execute(params![key, THEIRS, Hash::default(), ""])?;
-            *count += 1;
-        }
-        Write::Kept(number) => {
-            let sql = "UPDATE post SET state = ?2 WHERE number = ?1";
-            connection.prepare_cached(sql)?.execute(params![number, KEPT])?;
-        }
-        Write::Forget(number) => {
-            let sql = "DELETE FROM post WHERE number = ?1";
-            *count -= connection.prepare_cached(sql)?.execute([number])? as u64;
-        }
-    }
-    Ok(u64::try_from(connection.last_insert_rowid()).unwrap_or_default())
-}
-
-fn find(connection: &Connection, key: &Hash) -> rusqlite::Result<Option<Entry>> {
-    let sql = "SELECT number, producer, print, state FROM post WHERE key = ?1";
-    let entry = |row: &rusqlite::Row<'_>| {
-        let (read, state) = (read(row)?, row.get::<_, i64>(3)?);
-        Ok(match state {
-            BEGUN => Entry::Begun(read),
-            KEPT => Entry::Kept(read),
-            _ => Entry::Theirs,
-        })
-    };
-    connection.prepare_cached(sql)?.query_row([key], entry).optional()
-}
-
-fn unsettled(connection: &Connection) -> rusqlite::Result<Vec<Row>> {
-    let sql = "SELECT number, producer, print FROM post WHERE state = 0 ORDER BY number";
-    connection.prepare_cached(sql)?.query_map([], read)?.collect()
-}
-
-fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Row> {
-    Ok(Row { number: row.get(0)?, producer: row.get(1)?, print: row.get(2)? })
 }
 
 #[cfg(test)]
@@ -345,49 +299,65 @@ mod tests {
         Row { number, producer: "p".to_owned(), print: [print; 32] }
     }
 
+    fn counter() -> IntCounter {
+        IntCounter::new("early", "Keys").unwrap()
+    }
+
+    fn begun(key: u8, producer: &str) -> Begin {
+        let (key, owner, producer) = ([key; 32], "erp".to_owned(), producer.to_owned());
+        Begin { key, owner, print: key, producer, now: 1 }
+    }
+
     #[tokio::test]
     async fn a_key_is_known_over_a_restart_as_far_as_it_came() {
         let folder = tempfile::tempdir().unwrap();
         let file = folder.path().join("posts.db");
-        let book = Book::open(&file).unwrap();
+        let book = Book::open(&file, counter()).unwrap();
         let mut numbers = Vec::new();
         for key in 1..=4 {
-            numbers.push(book.begin([key; 32], [key; 32], "p".to_owned()).await.unwrap());
+            numbers.push(book.begin(begun(key, "p")).await.unwrap());
         }
         assert!(numbers.is_sorted_by(|one, other| one < other), "{numbers:?}");
         book.kept(numbers[0]);
-        book.forget(numbers[1]);
+        book.forget(numbers[1], "p".to_owned());
         book.theirs([4; 32]).await.unwrap();
         drop(book);
-        let book = Book::open(&file).unwrap();
+        let book = Book::open(&file, counter()).unwrap();
         assert_eq!(book.find([1; 32]).await.unwrap(), Some(Entry::Kept(row(numbers[0], 1))));
         assert_eq!(book.find([2; 32]).await.unwrap(), None);
         assert_eq!(book.find([3; 32]).await.unwrap(), Some(Entry::Begun(row(numbers[2], 3))));
         assert_eq!(book.find([4; 32]).await.unwrap(), Some(Entry::Theirs));
         assert_eq!(book.unsettled().await.unwrap(), [row(numbers[2], 3)]);
-        assert!(book.begin([2; 32], [2; 32], "p".to_owned()).await.unwrap() > numbers[3]);
+        assert!(book.begin(begun(2, "p")).await.unwrap() > numbers[3]);
     }
 
-    #[test]
-    fn the_oldest_key_is_forgotten_and_what_was_refused_counts_for_nothing() {
+    #[tokio::test]
+    async fn a_change_that_can_never_be_written_refuses_nobody_but_its_own_producer() {
         let folder = tempfile::tempdir().unwrap();
-        let connection = sqlite::open(&folder.path().join("posts.db"), MIGRATIONS).unwrap();
-        let begin = |key: u8| Write::Begin { key: [key; 32], print: [key; 32], producer: "p".to_owned() };
-        let mut count = 0;
-        let mut write = |writes: &[Write]| {
-            let (numbers, left) = commit(&connection, &[], writes, count, 3).unwrap();
-            count = left;
-            (numbers.last().copied().unwrap(), left)
-        };
-        write(&[begin(1), begin(2), Write::Theirs([3; 32])]);
-        for _ in 0..5 {
-            let (number, left) = write(&[begin(3)]);
-            assert_eq!(left, 3, "the same key again");
-            assert_eq!(write(&[Write::Forget(number)]).1, 2);
-        }
-        assert!(find(&connection, &[1; 32]).unwrap().is_some());
-        assert_eq!(write(&[begin(4), begin(5)]).1, 3);
-        let known: Vec<bool> = (1..=5).map(|key| find(&connection, &[key; 32]).unwrap().is_some()).collect();
-        assert_eq!(known, [false, true, false, true, true]);
+        let file = folder.path().join("posts.db");
+        let book = Book::open(&file, counter()).unwrap();
+        let begin = |key: u8, producer: &str| book.begin(begun(key, producer));
+        let (kept, gone) = (begin(1, "p").await.unwrap(), begin(2, "q").await.unwrap());
+        // As a damaged page refuses it.
+        let damage = format!(
+            "CREATE TRIGGER u BEFORE UPDATE ON post WHEN old.number = {kept} BEGIN SELECT RAISE(ABORT, 'damaged'); END;
+             CREATE TRIGGER d BEFORE DELETE ON post WHEN old.number = {gone} BEGIN SELECT RAISE(ABORT, 'damaged'); END;"
+        );
+        let other = Connection::open(&file).unwrap();
+        other.execute_batch(&damage).unwrap();
+        book.kept(kept);
+        book.forget(gone, "q".to_owned());
+        assert!(begin(3, "p").await.is_ok());
+        assert_eq!(book.find([1; 32]).await.unwrap(), Some(Entry::Kept(row(kept, 1))));
+        assert_eq!(book.find([2; 32]).await.unwrap(), None);
+        // Its next number would be taken for the one that is nowhere.
+        assert!(matches!(begin(4, "q").await, Err(PostError::Book(why)) if why.contains("damaged")));
+        assert_eq!(book.find([4; 32]).await.unwrap(), None);
+        other.execute_batch("DROP TRIGGER u; DROP TRIGGER d").unwrap();
+        assert!(begin(4, "q").await.is_ok());
+        drop(book);
+        let book = Book::open(&file, counter()).unwrap();
+        assert_eq!(book.find([1; 32]).await.unwrap(), Some(Entry::Kept(row(kept, 1))));
+        assert_eq!(book.find([2; 32]).await.unwrap(), None);
     }
 }

@@ -166,10 +166,14 @@ async fn a_crash_before_or_after_the_queue_kept_it_is_told_apart_at_the_next_sta
     let inner = &a.posting.inner;
     let producer = ProducerId { connection: Text::shortened(&inner.run), value: 9, session: 1 };
     let print = post("1").print();
-    let number = inner.book.begin(hash("kept"), print, producer.to_string()).await.unwrap();
+    let begin = |key: &str, producer: &ProducerId| {
+        let (key, owner, producer) = (hash(key), "erp".to_owned(), producer.to_string());
+        inner.book.begin(Begin { key, owner, print, producer, now: 1 })
+    };
+    let number = begin("kept", &producer).await.unwrap();
     inner.send(&post("1"), &producer, number, 1).await.unwrap();
     let producer = ProducerId { value: 10, ..producer };
-    inner.book.begin(hash("lost"), print, producer.to_string()).await.unwrap();
+    begin("lost", &producer).await.unwrap();
     let a = a.reopened().await;
     assert_eq!(a.posting.inner.book.unsettled().await.unwrap(), []);
     assert!(!a.post("kept", "1", true).await.unwrap().fresh);
@@ -224,7 +228,7 @@ fn a_vault_that_kept_messages_once_does_not_leave_their_keys_to_the_other() {
     let folder = tempfile::tempdir().unwrap();
     let book = file(folder.path());
     assert!(answer_without(&book).is_ok());
-    drop(Book::open(&book).unwrap());
+    drop(Book::open(&book, Counts::new().unwrap().early).unwrap());
     assert!(answer_without(&book).is_err());
 }
 

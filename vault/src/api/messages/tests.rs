@@ -129,3 +129,20 @@ async fn a_body_that_is_not_what_its_digest_says_is_refused() {
     assert_eq!(code(&router, post).await, (422, "digest_mismatch".to_owned()));
     assert!(queues.list().await.unwrap().iter().all(|queue| queue.state.depth == 0));
 }
+
+#[tokio::test]
+async fn a_body_that_trickles_gives_its_room_back() {
+    let desk = Desk::new(Err(NoPosts::NoQueues), Arc::new(|| LIFE), 1 << 20);
+    let pace =
+        Pace { grace: Duration::from_millis(100), per_second: 1000, longest: Duration::from_secs(3600) };
+    let trickle = futures_util::stream::unfold((), |()| async {
+        tokio::time::sleep(Duration::from_millis(5)).await;
+        Some((Ok::<_, std::convert::Infallible>("x"), ()))
+    });
+    let late = desk.whole(Body::from_stream(trickle), pace).await.unwrap_err().into_response();
+    assert_eq!(late.status(), StatusCode::REQUEST_TIMEOUT);
+    let fast = futures_util::stream::iter(["so", "on"].map(Ok::<_, std::convert::Infallible>));
+    assert_eq!(desk.whole(Body::from_stream(fast), PACE).await.ok().as_deref(), Some(&b"soon"[..]));
+    let within = |come| PACE.within(come).as_secs();
+    assert_eq!((within(0), within(640 << 10), within(64 << 20)), (10, 20, 60));
+}
