@@ -354,7 +354,8 @@ async fn a_repeat_too_is_answered_only_when_enough_replicas_are_durable() {
     settings.min_replicas = 2;
     let storage = Storage::open(settings, "vault-a").await.unwrap();
     std::fs::rename(place.path("two"), place.path("away")).unwrap();
-    assert!(matches!(put(&storage, "k", b"content").await, Err(StorageError::NotDurable { .. })));
+    let refused = put(&storage, "k", b"content").await;
+    assert!(matches!(refused, Err(StorageError::NotDurable { .. })), "{refused:?}");
     // The one replica is found and adopted: it can be read, but the upload is not answered by it.
     assert_eq!(storage.repair_turn().await.unwrap().settled, 1);
     let Err(StorageError::NotDurable { id, durable: 1, needed: 2, .. }) =
