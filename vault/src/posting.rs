@@ -11,18 +11,24 @@
 //! |---|---|---|
 //! | has its message | `Kept` | answers what that was answered |
 //! | is posting it, or asks about it itself | `UnderWay` | refuses: it is in doubt |
-//! | knows nothing of it | `Yours`, and writes down that it asks in its turn from now on | takes it |
+//! | has nothing, and one of the two remembers | `Yours`, and writes down that it asks in its turn from now on | takes it |
+//! | has nothing, and neither remembers | `Yours` | refuses: what became of it is lost |
+//! | was left the key, in a life that it does not remember | `Unknown` | refuses: what became of it is lost |
 //! | cannot be asked, and the key is known to have come here first | | takes it |
 //! | cannot be asked otherwise, or the key was left to it before | | refuses: it is in doubt |
 //!
 //! A key is known to have come here first by its ticket, which names the life of the vault that its
-//! sender went to first. So a key that both vaults could speak about is kept once, whoever is killed
-//! when; one that comes by two senders, each with a ticket of its own, while the vaults are apart may be
-//! kept twice.
+//! sender went to first; that vault remembers as long as nothing of its book since that life was lost
+//! (`memory`). The other one has kept it only if it was left to it, which the first has written down, with
+//! the life in which that was: so that one must remember, too. So a key that both vaults could speak about
+//! is kept once, whoever is killed when, and whichever book is lost or put back; one that comes by two
+//! senders, each with a ticket of its own, while the vaults are apart may be kept twice, and so may one
+//! without a ticket once both books were lost.
 
 mod book;
 mod counts;
 mod letter;
+mod memory;
 
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
@@ -44,6 +50,7 @@ pub use book::Standing;
 use book::{Begin, Book, Entry, Hash, Row};
 use counts::Counts;
 pub use letter::Post;
+use memory::Life;
 
 /// Messages that are put into queues at once; each is a producer of its own, so that its numbers come
 /// in their order.
@@ -83,6 +90,12 @@ pub enum PostError {
     /// The same key is being posted at this moment, here or at the other vault.
     #[error("a post with this key is under way, and its outcome not known yet; repeat it with the same key")]
     UnderWay,
+    /// A book that could tell what became of it is lost.
+    #[error(
+        "a vault has lost its record of what it was sent when this key came first: its message may have been kept, \
+         and this key keeps none any more; take a new key if it did not arrive"
+    )]
+    KeyLost,
     /// The other vault may have posted it.
     #[error(
         "the key may have been posted at the other vault, which cannot be asked now: {why}; repeat it with the same key"
@@ -124,6 +137,12 @@ pub struct Posted {
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 struct Claim {
     key: Hash,
+    /// The life that it was sent to first, as its ticket says.
+    ticket: Option<Life>,
+    /// The life of the other vault in which it was left to that.
+    left: Option<Life>,
+    /// The life that asks.
+    from: Life,
 }
 
 /// The answer.
@@ -135,7 +154,14 @@ enum Claimed {
     /// It is about to know.
     UnderWay,
     /// It has not, and takes the key no more without asking.
-    Yours,
+    Yours {
+        /// It knows all that came in the ticket's life.
+        remembers: bool,
+        /// Since when it has not: the asker's life of that time.
+        left: Option<Life>,
+    },
+    /// It was left the key, and does not know any more what it did with it.
+    Unknown,
 }
 
 struct Inner {
@@ -151,7 +177,15 @@ struct Inner {
     fresh: AtomicI64,
     /// Keys that are being posted or asked about.
     under_way: Mutex<HashSet<Hash>>,
-    peer: OnceLock<AskPeer>,
+    /// How the other vault is asked, once this life has begun.
+    joined: OnceLock<Joined>,
+}
+
+struct Joined {
+    ask: AskPeer,
+    life: Life,
+    /// Since nothing of the book was lost.
+    lives: HashSet<Life>,
 }
 
 /// The handle; cheap to clone.
@@ -202,7 +236,7 @@ impl Posting {
             free: Mutex::new((1..=i64::from(SEATS)).collect()),
             fresh: AtomicI64::new(i64::from(SEATS) + 1),
             under_way: Mutex::default(),
-            peer: OnceLock::new(),
+            joined: OnceLock::new(),
         };
         Ok(Self { inner: Arc::new(inner) })
     }
@@ -223,16 +257,21 @@ impl Posting {
         self.inner.book.standing().await
     }
 
-    /// From now on the other vault is asked so. Without it every key that is not known to have come
-    /// here first is in doubt.
-    pub fn set_peer(&self, ask: AskPeer) {
+    /// This vault's life begins, and from now on the other one is asked so. Until then every key is in
+    /// doubt.
+    ///
+    /// # Errors
+    /// [`PostError::Book`], [`PostError::Stopped`].
+    pub async fn join(&self, life: u128, ask: AskPeer) -> Result<(), PostError> {
+        let lives = self.inner.book.live(life).await?;
         // Said once, when the rooms are joined.
-        let _said = self.inner.peer.set(ask);
+        let _said = self.inner.joined.set(Joined { ask, life, lives });
+        Ok(())
     }
 
-    /// Keeps a message under its owner's key, durably if it is persistent. `came_here_first`: its
-    /// ticket says that the key was first sent to this life of this vault. Goes on when its caller
-    /// leaves, and holds `room` until its end. `now` in ms since 1970.
+    /// Keeps a message under its owner's key, durably if it is persistent. `ticket`: the life of the
+    /// vault that the key was first sent to. Goes on when its caller leaves, and holds `room` until its
+    /// end. `now` in ms since 1970.
     ///
     /// # Errors
     /// See [`PostError`]; but for [`PostError::KeyReused`] repeating it with the same key is safe.
@@ -240,14 +279,14 @@ impl Posting {
         &self,
         post: Post,
         (owner, key): (&str, &str),
-        came_here_first: bool,
+        ticket: Option<u128>,
         now: u64,
         room: impl Send + 'static,
     ) -> Result<Posted, PostError> {
         let digest = Sha256::new().chain_update(owner).chain_update([0]).chain_update(key).finalize();
         let (inner, owner) = (Arc::clone(&self.inner), owner.to_owned());
         let work = async move {
-            let posted = inner.post(&post, (&owner, digest.into()), came_here_first, now).await;
+            let posted = inner.post(&post, (&owner, digest.into()), ticket, now).await;
             inner.counts.count(&posted);
             drop((post, room));
             posted
@@ -260,19 +299,20 @@ impl Posting {
     /// # Errors
     /// Why there is no answer, in words.
     pub async fn answer(&self, question: &[u8]) -> Result<Bytes, String> {
-        let Claim { key } = serde_json::from_slice(question).map_err(|error| error.to_string())?;
-        let claimed = self.inner.give_up(key).await.map_err(|error| error.to_string())?;
+        let claim = serde_json::from_slice(question).map_err(|error| error.to_string())?;
+        let claimed = self.inner.give_up(&claim).await.map_err(|error| error.to_string())?;
         encoded(&claimed)
     }
 }
 
-/// The answer of a vault that takes no posts: it has no message if it never had a book.
+/// The answer of a vault that takes no posts: it has no message if it never had a book, of which its
+/// witness would be left.
 ///
 /// # Errors
-/// There is a book, and nobody to read it: the other vault must take the key as being in doubt.
+/// There was a book, and nobody to read it: the other vault must take the key as being in doubt.
 pub fn answer_without(file: &Path) -> Result<Bytes, String> {
-    match file.try_exists() {
-        Ok(false) => encoded(&Claimed::Yours),
+    match (file.try_exists(), memory::witness_of(file).try_exists()) {
+        (Ok(false), Ok(false)) => encoded(&Claimed::Yours { remembers: true, left: None }),
         _ => Err("it has kept messages before, and takes none now".to_owned()),
     }
 }
@@ -286,19 +326,28 @@ impl Inner {
         &self,
         post: &Post,
         (owner, key): (&str, Hash),
-        came_here_first: bool,
+        ticket: Option<Life>,
         now: u64,
     ) -> Result<Posted, PostError> {
+        let joined = self.joined()?;
         let print = post.print();
         let _hold = self.hold(key).ok_or(PostError::UnderWay)?;
         let known = self.known(key).await?;
         if let Some(Entry::Kept(row)) = &known {
             return repeated(print, row.print, message(row));
         }
-        match self.claim(key).await {
+        let came_here_first = ticket.is_some_and(|life| joined.lives.contains(&life));
+        let left = if let Some(Entry::Theirs(left)) = known { left } else { None };
+        match joined.claim(Claim { key, ticket, left, from: joined.life }).await {
             Ok(Claimed::Kept { print: theirs, id }) => return repeated(print, theirs, id),
             Ok(Claimed::UnderWay) => return Err(PostError::UnderWay),
-            Ok(Claimed::Yours) => {}
+            Ok(Claimed::Unknown) => return Err(PostError::KeyLost),
+            Ok(Claimed::Yours { remembers, left }) => {
+                let is_lost = ticket.is_some() && !remembers && !came_here_first;
+                if is_lost || left.is_some_and(|life| !joined.lives.contains(&life)) {
+                    return Err(PostError::KeyLost);
+                }
+            }
             Err(PostError::InDoubt { .. }) if came_here_first && known.is_none() => {}
             Err(error) => return Err(error),
         }
@@ -355,23 +404,25 @@ impl Inner {
         }
     }
 
-    /// Asks the other vault for a key that is held.
-    async fn claim(&self, key: Hash) -> Result<Claimed, PostError> {
-        let in_doubt = |why| PostError::InDoubt { why };
-        let ask = self.peer.get().ok_or_else(|| in_doubt("it is not known yet".to_owned()))?;
-        let question = encoded(&Claim { key }).map_err(in_doubt)?;
-        let answer = ask(question).await.map_err(in_doubt)?;
-        serde_json::from_slice(&answer).map_err(|error| in_doubt(error.to_string()))
+    fn joined(&self) -> Result<&Joined, PostError> {
+        let why = || "this vault has not begun its keys (posts.db), or cannot; its log tells".to_owned();
+        self.joined.get().ok_or_else(|| PostError::InDoubt { why: why() })
     }
 
     /// The other vault asks for a key.
-    async fn give_up(&self, key: Hash) -> Result<Claimed, PostError> {
+    async fn give_up(&self, claim: &Claim) -> Result<Claimed, PostError> {
+        let (key, joined) = (claim.key, self.joined()?);
         let Some(_hold) = self.hold(key) else { return Ok(Claimed::UnderWay) };
-        if let Some(Entry::Kept(row)) = self.known(key).await? {
-            return Ok(Claimed::Kept { print: row.print, id: message(&row) });
+        let left = match self.known(key).await? {
+            Some(Entry::Kept(row)) => return Ok(Claimed::Kept { print: row.print, id: message(&row) }),
+            Some(Entry::Theirs(left)) => left,
+            _ => Some(claim.from),
+        };
+        if claim.left.is_some_and(|life| !joined.lives.contains(&life)) {
+            return Ok(Claimed::Unknown);
         }
-        self.book.theirs(key).await?;
-        Ok(Claimed::Yours)
+        self.book.theirs(key, left).await?;
+        Ok(Claimed::Yours { remembers: claim.ticket.is_some_and(|life| joined.lives.contains(&life)), left })
     }
 
     fn hold(&self, key: Hash) -> Option<Hold<'_>> {
@@ -386,6 +437,16 @@ impl Inner {
         let permit = permit.map_err(|_| PostError::Busy)?.map_err(|_| PostError::Stopped)?;
         let number = lock(&self.free).pop().ok_or(PostError::Busy)?;
         Ok(Seat { inner: self, number, _permit: permit })
+    }
+}
+
+impl Joined {
+    /// Asks the other vault for a key that is held.
+    async fn claim(&self, claim: Claim) -> Result<Claimed, PostError> {
+        let in_doubt = |why| PostError::InDoubt { why };
+        let question = encoded(&claim).map_err(in_doubt)?;
+        let answer = (self.ask)(question).await.map_err(in_doubt)?;
+        serde_json::from_slice(&answer).map_err(|error| in_doubt(error.to_string()))
     }
 }
 

@@ -120,8 +120,11 @@ impl Rooms {
         let bridge = Bridge::start(&config.bridge, &config.name, &config.state, registry, shutdown)?;
         let mut answerers = answerers(&sequence, &storage, &bridge, pki);
         answerers.insert(Topic::Post, answer_posts(posting, posting::file(&config.state)));
-        if let Some(posting) = posting {
-            posting.set_peer(ask_for_posts(&pair));
+        if let Some(posting) = posting
+            && let Err(error) = posting.join(sequence.life(), ask_for_posts(&pair)).await
+        {
+            tracing::error!("messages: {error}; none are taken over HTTP");
+            readiness.report("posts", Health::Degraded, error.to_string());
         }
         tokio::spawn(pair.clone().run(config.tls.clone(), accepted, ordered, answerers, shutdown.clone()));
         tokio::spawn(cut_revoked(pair.clone(), pki.revocations(), shutdown.clone()));

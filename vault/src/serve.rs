@@ -200,8 +200,7 @@ impl Vault {
         registries.extend(rooms.registries);
         let (name, sequence) = (config.name.clone(), rooms.sequence.clone());
         let watching = tokio::spawn(Arc::clone(&certificates).watch(reload, shutdown.clone()));
-        let life = sequence.clone();
-        let posts = api::messages::routes(posting, Arc::new(move || life.life()), config.largest_message());
+        let posts = api::messages::routes(posting, config.largest_message());
         let operators = api::worker::routes(behind(&background)).merge(api::queues::routes(queues));
         let router = api::router(api::Parts {
             rooms: rooms.routes.merge(operators).merge(posts),
@@ -291,7 +290,7 @@ async fn posting(
     opened.and_then(|posting| posting.register(registry).map(|()| posting)).map_err(|error| {
         let what = format!("{}: {error}", file.display());
         tracing::error!(
-            "messages: {what}; none are taken over HTTP. Set the file aside and start again: keys before now are forgotten"
+            "messages: {what}; none are taken over HTTP. Set the file aside and start again: keys that came before now are refused then (410 key_lost)"
         );
         readiness.report("posts", Health::Degraded, what);
         NoPosts::Trouble

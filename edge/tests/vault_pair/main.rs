@@ -5,4 +5,7 @@
 mod client;
 mod gateway;
 mod pair;
+#[path = "../../../tests/src/ports.rs"]
+#[expect(unreachable_pub, reason = "the harness' own file")]
+mod ports;
 mod tickets;

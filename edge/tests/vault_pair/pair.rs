@@ -30,6 +30,8 @@ use tokio::sync::Notify;
 use tokio::task::{JoinHandle, JoinSet};
 use tokio_rustls::TlsAcceptor;
 
+use crate::ports;
+
 type Body = UnsyncBoxBody<Bytes, io::Error>;
 
 /// Each start of a vault is another life.
@@ -166,7 +168,7 @@ fn files(folder: &Path, name: &str) -> Files {
 impl FakeVault {
     async fn start(name: &'static str, files: &Files, deeds: Arc<Mutex<Deeds>>) -> Self {
         let config = shared::tls::server(files, &[b"http/1.1"]).unwrap();
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let listener = TcpListener::bind(ports::free().unwrap()).await.unwrap();
         let shared = Arc::new(Inner {
             name,
             deeds,

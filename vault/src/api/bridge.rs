@@ -1,5 +1,5 @@
 //! `/v1/bridges`: what operators see of what is carried between brokers, and what they do with dead
-//! letters. Knows paths, bodies and who may; the bridge does it.
+//! letters and with what waits for a broker that is away. Knows paths, bodies and who may; the bridge does it.
 
 use std::sync::Arc;
 
@@ -41,7 +41,7 @@ struct Report {
     its: Value,
 }
 
-/// Answer of `POST …/dead/retry` and `DELETE …/dead`.
+/// Answer of `POST …/dead/retry`, `DELETE …/dead`, `POST …/settle` and `POST …/accept`.
 #[derive(Debug, Serialize)]
 struct Done {
     count: u64,
@@ -53,6 +53,11 @@ struct After {
     after: u64,
 }
 
+#[derive(Debug, Deserialize)]
+struct Settled {
+    taken: bool,
+}
+
 /// The routes under `/v1/bridges`. Every one of them is for role admin alone.
 pub fn routes(bridge: Bridge, ask_peer: AskPeer) -> Router {
     Router::new()
@@ -60,6 +65,8 @@ pub fn routes(bridge: Bridge, ask_peer: AskPeer) -> Router {
         .route("/v1/bridges/{name}/dead", get(dead))
         .route("/v1/bridges/{name}/dead", delete(purge))
         .route("/v1/bridges/{name}/dead/retry", post(retry))
+        .route("/v1/bridges/{name}/settle", post(settle))
+        .route("/v1/bridges/{name}/accept", post(accept))
         .with_state(Behind { bridge, ask_peer })
 }
 
@@ -96,10 +103,27 @@ async fn purge(
     wish(behind, caller, &name, Wish::Purge).await
 }
 
+async fn settle(
+    State(behind): State<Behind>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Query(Settled { taken }): Query<Settled>,
+) -> Result<Json<Done>, Refusal> {
+    wish(behind, caller, &name, Wish::Settle { taken }).await
+}
+
+async fn accept(
+    State(behind): State<Behind>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<Done>, Refusal> {
+    wish(behind, caller, &name, Wish::Accept).await
+}
+
 async fn wish(behind: Behind, caller: Caller, name: &str, wish: Wish) -> Result<Json<Done>, Refusal> {
     caller.must_be(&[Role::Admin])?;
     let count = behind.bridge.wish(name, wish).await.map_err(|error| refuse(&error))?;
-    tracing::info!(bridge = %name, by = %caller.0.name, ?wish, count, "dead letters");
+    tracing::info!(bridge = %name, by = %caller.0.name, ?wish, count, "an operator's wish");
     Ok(Json(Done { count }))
 }
 

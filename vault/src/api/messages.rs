@@ -48,9 +48,6 @@ const LATER: Duration = Duration::from_secs(5);
 /// What begins with it is the brokers' own.
 const RESERVED: [&str; 2] = ["ActiveMQ.", "vault."];
 
-/// Tells this vault's life.
-pub type TellLife = Arc<dyn Fn() -> u128 + Send + Sync>;
-
 /// Why messages are not taken.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum NoPosts {
@@ -64,7 +61,6 @@ pub enum NoPosts {
 #[derive(Clone)]
 struct Desk {
     posting: Result<Posting, NoPosts>,
-    life: TellLife,
     most: usize,
     /// For bodies that are being read and kept, in KiB. A text is there about three times.
     room: Arc<Semaphore>,
@@ -93,8 +89,8 @@ impl Pace {
 
 /// The routes under `/v1/messages`. Without `posting` every call is told why; a body has at most `most`
 /// bytes.
-pub fn routes(posting: Result<Posting, NoPosts>, life: TellLife, most: usize) -> Router {
-    Router::new().route("/v1/messages/{destination}", post(put)).with_state(Desk::new(posting, life, most))
+pub fn routes(posting: Result<Posting, NoPosts>, most: usize) -> Router {
+    Router::new().route("/v1/messages/{destination}", post(put)).with_state(Desk::new(posting, most))
 }
 
 async fn put(
@@ -121,19 +117,18 @@ async fn put(
     let body = desk.whole(body, PACE).await?;
     digests.check_whole(&body).map_err(|error| super::files::refuse(&error.into()))?;
     let post = post_of(destination.clone(), &headers, body)?;
-    let came_here_first = ticket.is_some_and(|life| life == (desk.life)());
-    let posted = posting.post(post, (&caller.0.owner, &key), came_here_first, now(), room).await;
+    let posted = posting.post(post, (&caller.0.owner, &key), ticket, now(), room).await;
     let Posted { id, fresh } = posted.map_err(|error| refuse(&error))?;
     let status = if fresh { StatusCode::CREATED } else { StatusCode::OK };
     Ok((status, Json(PostedMessage { id, destination: destination.name().to_owned() })).into_response())
 }
 
 impl Desk {
-    fn new(posting: Result<Posting, NoPosts>, life: TellLife, most: usize) -> Self {
+    fn new(posting: Result<Posting, NoPosts>, most: usize) -> Self {
         let room = (kib(most) as usize).saturating_mul(LARGEST_AT_ONCE).min(Semaphore::MAX_PERMITS);
         let small = kib(SMALL * SMALL_AT_ONCE) as usize;
         let (room, small) = (Arc::new(Semaphore::new(room)), Arc::new(Semaphore::new(small)));
-        Self { posting, life, most, room, small }
+        Self { posting, most, room, small }
     }
 
     /// Room for the body that is announced, or for the largest.
@@ -223,6 +218,7 @@ fn refuse(error: &PostError) -> Refusal {
     let full = |code| Refusal::later(code, text.clone(), LATER);
     match error {
         PostError::KeyReused => Refusal::new(StatusCode::CONFLICT, "key_reused", text),
+        PostError::KeyLost => Refusal::new(StatusCode::GONE, "key_lost", text),
         // Perhaps it is being kept at this moment: no other refusal may hide that.
         PostError::UnderWay => Refusal::later("in_doubt", text, SOON),
         PostError::InDoubt { .. } => Refusal::later("in_doubt", text, Duration::from_secs(2)),

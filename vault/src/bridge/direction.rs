@@ -2,6 +2,7 @@
 //! connections. Decides nothing that the rules decide. It never ends by itself: whatever fails is
 //! told in its [`Status`] and the log, and tried again.
 
+mod badge;
 mod source;
 mod stand;
 pub mod status;
@@ -106,6 +107,11 @@ impl Settings {
         format!("{} -> {}", self.from.name, self.to.name)
     }
 
+    /// Where this vault's badge lies at either broker.
+    fn badge(&self) -> Destination {
+        Destination::queue(Text::shortened(&format!("{OWN_QUEUES}badge.{}.{}", self.name, self.vault)))
+    }
+
     /// The queue of this vault's receipts at the source.
     #[must_use]
     pub fn receipts(&self) -> String {
@@ -128,16 +134,23 @@ fn covers_own(part: &str) -> bool {
     words.next().is_some()
 }
 
-/// What an operator wants of the dead letters.
+/// What an operator wants.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Wish {
-    /// To have them wait for the target again.
+    /// To have the dead letters wait for the target again.
     Revive,
     /// To have them gone.
     Purge,
+    /// To have what waits for a source that is away be ours, or that source's.
+    Settle {
+        /// Is it ours?
+        taken: bool,
+    },
+    /// To have the target that is refused take the place of the one that is away.
+    Accept,
 }
 
-/// A wish, and who hears how many dead letters it was about.
+/// A wish, and who hears how many messages it was about.
 #[derive(Debug)]
 pub struct Asked {
     /// What.
@@ -212,6 +225,8 @@ async fn fulfil(settings: &Settings, Asked { wish, answer }: Asked) {
     let done = tokio::task::spawn_blocking(move || match wish {
         Wish::Revive => journal::revive(&file, now()),
         Wish::Purge => journal::purge(&file),
+        // Of what brokers said, and none is asked now.
+        Wish::Settle { .. } | Wish::Accept => Err(JournalError::Ended),
     });
     if let Ok(done) = done.await {
         if let Ok(count) = &done {

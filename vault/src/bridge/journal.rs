@@ -15,7 +15,7 @@ use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction, p
 use serde::Serialize;
 use tokio::sync::mpsc;
 
-use super::core::{Kept, Load, Row, Write};
+use super::core::{Badge, Held, Kept, Load, Row, Write};
 use crate::openwire::{EncodeError, Message};
 use crate::sqlite::{self, SqliteError};
 
@@ -43,7 +43,9 @@ const MIGRATIONS: &[&str] = &[
         forwarded INTEGER NOT NULL DEFAULT 0,
         expired INTEGER NOT NULL DEFAULT 0,
         dead INTEGER NOT NULL DEFAULT 0,
-        waiting_bytes INTEGER NOT NULL DEFAULT 0
+        waiting_bytes INTEGER NOT NULL DEFAULT 0,
+        source BLOB,
+        target BLOB
     ) STRICT;
     CREATE TABLE row (sequence INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, message BLOB NOT NULL) STRICT;
     CREATE TABLE batch (
@@ -51,7 +53,8 @@ const MIGRATIONS: &[&str] = &[
         first INTEGER NOT NULL,
         last INTEGER NOT NULL,
         rows INTEGER NOT NULL,
-        bytes INTEGER NOT NULL
+        bytes INTEGER NOT NULL,
+        source BLOB
     ) STRICT;
     CREATE TABLE dead (sequence INTEGER PRIMARY KEY, why TEXT NOT NULL, message BLOB NOT NULL) STRICT;
 ",
@@ -251,16 +254,25 @@ impl Journal {
     /// SQLite's own.
     pub fn kept(&self) -> Result<Kept, JournalError> {
         let kept = || {
-            let (next_batch, bytes) =
-                self.connection.query_row("SELECT next_batch, waiting_bytes FROM life", [], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?;
-            let mut batches = self.connection.prepare("SELECT number, rows, bytes FROM batch")?;
-            let batch = |row: &SqlRow<'_>| Ok((row.get(0)?, Load { rows: row.get(1)?, bytes: row.get(2)? }));
-            let uncertain: BTreeMap<u64, Load> = batches.query_map([], batch)?.collect::<Result<_, _>>()?;
-            let waiting = Load { rows: counts(&self.connection)?.waiting(), bytes };
-            let dead = dead::load(&self.connection)?;
-            Ok(Kept { next_batch, uncertain, waiting, dead })
+            let mut batches = self.connection.prepare("SELECT number, rows, bytes, source FROM batch")?;
+            let batch = |row: &SqlRow<'_>| {
+                let load = Load { rows: row.get(1)?, bytes: row.get(2)? };
+                Ok((row.get(0)?, Held { at: row.get(3)?, load }))
+            };
+            let uncertain: BTreeMap<u64, Held> = batches.query_map([], batch)?.collect::<Result<_, _>>()?;
+            let (rows, dead) = (counts(&self.connection)?.waiting(), dead::load(&self.connection)?);
+            let sql = "SELECT next_batch, last_sequence, waiting_bytes, source, target FROM life";
+            self.connection.query_row(sql, [], |row| {
+                Ok(Kept {
+                    next_batch: row.get(0)?,
+                    last_sequence: row.get(1)?,
+                    waiting: Load { rows, bytes: row.get(2)? },
+                    source: row.get(3)?,
+                    target: row.get(4)?,
+                    uncertain,
+                    dead,
+                })
+            })
         };
         kept().map_err(|source| self.sql(source))
     }
@@ -300,6 +312,8 @@ impl Journal {
                 Write::Drop(batch) => Write::Drop(batch),
                 Write::Remove { forwarded, expired } => Write::Remove { forwarded, expired },
                 Write::Bury { sequence, why } => Write::Bury { sequence, why },
+                Write::From(badge) => Write::From(badge),
+                Write::To(badge) => Write::To(badge),
                 Write::Jump(next_batch) => Write::Jump(next_batch),
             });
         }
@@ -458,6 +472,8 @@ fn apply(transaction: &Transaction<'_>, write: &Write<bytes::Bytes>, at: i64) ->
             remove(transaction, &[*sequence])?;
             count(transaction, "dead", 1)
         }
+        Write::From(badge) => note(transaction, "source", badge),
+        Write::To(badge) => note(transaction, "target", badge),
         Write::Jump(next_batch) => transaction
             .execute(
                 "UPDATE life SET next_batch = ?1, last_sequence = last_sequence + ?2",
@@ -483,13 +499,9 @@ fn put_batch(
         bytes += size;
         insert.execute(params![sequence, size, &message[..], at])?;
     }
-    transaction.prepare_cached("INSERT INTO batch VALUES (?1, ?2, ?3, ?4, ?5)")?.execute([
-        number,
-        last + 1,
-        sequence,
-        messages.len() as u64,
-        bytes,
-    ])?;
+    transaction
+        .prepare_cached("INSERT INTO batch SELECT ?1, ?2, ?3, ?4, ?5, source FROM life")?
+        .execute([number, last + 1, sequence, messages.len() as u64, bytes])?;
     transaction
         .prepare_cached("UPDATE life SET next_batch = ?1, last_sequence = ?2")?
         .execute([number + 1, sequence])
@@ -540,6 +552,11 @@ fn remove(transaction: &Transaction<'_>, sequences: &[u64]) -> rusqlite::Result<
             .execute([first, last])?;
     }
     Ok(())
+}
+
+/// Which broker it is from now on.
+fn note(transaction: &Transaction<'_>, side: &str, badge: &Badge) -> rusqlite::Result<()> {
+    transaction.execute(&format!("UPDATE life SET {side} = ?1"), [badge]).map(drop)
 }
 
 fn count(transaction: &Transaction<'_>, what: &str, more: u64) -> rusqlite::Result<()> {

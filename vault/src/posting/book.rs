@@ -6,7 +6,8 @@
 
 mod rows;
 
-use std::path::Path;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::time::Duration;
 
@@ -16,6 +17,7 @@ use serde::Serialize;
 use tokio::sync::oneshot;
 
 use super::PostError;
+use super::memory::{self, Life, Witness};
 use crate::sqlite;
 use rows::{Bounds, MIGRATIONS, Tally, commit, find, unsettled};
 
@@ -57,8 +59,8 @@ pub(super) enum Entry {
     Begun(Row),
     /// Its message is in a queue, or was.
     Kept(Row),
-    /// The other vault was told to go on with it.
-    Theirs,
+    /// The other vault was told to go on with it, in this life of its first.
+    Theirs(Option<Life>),
 }
 
 type Reply<T> = oneshot::Sender<Result<T, PostError>>;
@@ -67,6 +69,7 @@ type Reply<T> = oneshot::Sender<Result<T, PostError>>;
 enum Ask {
     Find(Hash, Reply<Option<Entry>>),
     Standing(Reply<Standing>),
+    Live(Life, Reply<HashSet<Life>>),
     Unsettled(Reply<Vec<Row>>),
     Write(Write, Reply<u64>),
     /// Nobody waits for it.
@@ -75,7 +78,7 @@ enum Ask {
 
 enum Write {
     Begin(Begin),
-    Theirs(Hash),
+    Theirs { key: Hash, life: Option<Life> },
     Kept(u64),
     Forget { number: u64, producer: String },
 }
@@ -105,13 +108,29 @@ impl Book {
     pub(super) fn open(file: &Path, early: IntCounter) -> Result<Self, PostError> {
         let connection = sqlite::open(file, MIGRATIONS)?;
         let tally = Tally::of(&connection).map_err(|error| unwritten(&error))?;
-        let waiting = Waiting { writes: Vec::new(), later: Vec::new(), tally, early, trouble: None };
+        let waiting = Waiting {
+            file: file.to_owned(),
+            witness: None,
+            writes: Vec::new(),
+            later: Vec::new(),
+            tally,
+            early,
+            trouble: None,
+        };
         let (sender, inbox) = channel();
         std::thread::Builder::new()
             .name("posts".to_owned())
             .spawn(move || run(&connection, waiting, &inbox))
             .map_err(PostError::Thread)?;
         Ok(Self(sender))
+    }
+
+    /// A life of this vault begins. Gives all its lives since nothing of the book was lost.
+    ///
+    /// # Errors
+    /// As [`Book::find`].
+    pub(super) async fn live(&self, life: Life) -> Result<HashSet<Life>, PostError> {
+        self.ask(|reply| Ask::Live(life, reply)).await
     }
 
     /// What is known of a key.
@@ -147,12 +166,12 @@ impl Book {
         self.ask(Ask::Standing).await
     }
 
-    /// Writes down that the other vault goes on with a key.
+    /// Writes down that the other vault goes on with a key, and in which life of its that was told first.
     ///
     /// # Errors
     /// As [`Book::begin`].
-    pub(super) async fn theirs(&self, key: Hash) -> Result<(), PostError> {
-        self.ask(|reply| Ask::Write(Write::Theirs(key), reply)).await.map(drop)
+    pub(super) async fn theirs(&self, key: Hash, life: Option<Life>) -> Result<(), PostError> {
+        self.ask(|reply| Ask::Write(Write::Theirs { key, life }, reply)).await.map(drop)
     }
 
     /// Its message is in its queue.
@@ -180,6 +199,9 @@ impl Book {
 
 /// What waits for the next commit.
 struct Waiting {
+    file: PathBuf,
+    /// Of the life that has begun.
+    witness: Option<Witness>,
     writes: Vec<(Write, Reply<u64>)>,
     later: Vec<Write>,
     tally: Tally,
@@ -222,6 +244,15 @@ impl Waiting {
                 drop(reply.send(found.map(|found| self.brought_up_to_date(found))));
             }
             Ask::Standing(reply) => drop(reply.send(Ok(self.tally.standing()))),
+            Ask::Live(life, reply) => {
+                let begun =
+                    memory::begin(connection, &self.file, life, (self.tally.day, Bounds::default().days));
+                let lives = begun.map(|(lives, witness)| {
+                    self.witness = Some(witness);
+                    lives
+                });
+                drop(reply.send(lives.map_err(PostError::Book)));
+            }
             Ask::Unsettled(reply) => {
                 self.write(connection);
                 drop(reply.send(unsettled(connection).map_err(|error| unwritten(&error))));
@@ -259,6 +290,10 @@ impl Waiting {
         match commit(connection, &mut self.later, &writes, &mut self.tally, Bounds::default()) {
             Ok(committed) => {
                 self.early.inc_by(committed.early);
+                let last = committed.written.iter().flatten().max();
+                if let Some((witness, last)) = self.witness.as_mut().zip(last) {
+                    witness.saw(*last);
+                }
                 for (reply, written) in replies.into_iter().zip(committed.written) {
                     // Whoever asked may be gone.
                     drop(reply.send(written.map_err(PostError::Book)));
@@ -291,6 +326,12 @@ fn unwritten(error: &rusqlite::Error) -> PostError {
     PostError::Book(error.to_string())
 }
 
+/// A book without its thread.
+#[cfg(test)]
+pub(super) fn migrated(file: &Path) -> Connection {
+    sqlite::open(file, MIGRATIONS).unwrap()
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -320,13 +361,13 @@ mod tests {
         assert!(numbers.is_sorted_by(|one, other| one < other), "{numbers:?}");
         book.kept(numbers[0]);
         book.forget(numbers[1], "p".to_owned());
-        book.theirs([4; 32]).await.unwrap();
+        book.theirs([4; 32], Some(7)).await.unwrap();
         drop(book);
         let book = Book::open(&file, counter()).unwrap();
         assert_eq!(book.find([1; 32]).await.unwrap(), Some(Entry::Kept(row(numbers[0], 1))));
         assert_eq!(book.find([2; 32]).await.unwrap(), None);
         assert_eq!(book.find([3; 32]).await.unwrap(), Some(Entry::Begun(row(numbers[2], 3))));
-        assert_eq!(book.find([4; 32]).await.unwrap(), Some(Entry::Theirs));
+        assert_eq!(book.find([4; 32]).await.unwrap(), Some(Entry::Theirs(Some(7))));
         assert_eq!(book.unsettled().await.unwrap(), [row(numbers[2], 3)]);
         assert!(book.begin(begun(2, "p")).await.unwrap() > numbers[3]);
     }

@@ -50,6 +50,7 @@ fn label(posted: &Result<Posted, PostError>) -> &'static str {
         Ok(Posted { fresh: true, .. }) => "kept",
         Ok(Posted { fresh: false, .. }) => "repeated",
         Err(PostError::KeyReused) => "key_reused",
+        Err(PostError::KeyLost) => "key_lost",
         Err(PostError::UnderWay | PostError::InDoubt { .. }) => "in_doubt",
         Err(PostError::Busy) => "busy",
         Err(PostError::Full { .. } | PostError::Queue(QueueError::Full { .. })) => "queue_full",

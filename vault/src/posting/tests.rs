@@ -1,7 +1,7 @@
 //! Two vaults' posts without a socket: real queues and books in folders, and a link that can be cut.
 
 use std::collections::BTreeMap;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 
 use proptest::prelude::*;
 
@@ -11,12 +11,16 @@ use crate::openwire::properties::Properties;
 use crate::queue::Settings;
 use crate::queue::message::{Destination, Id};
 
+/// Each start of a vault is another life.
+static LIVES: AtomicU64 = AtomicU64::new(1);
+
 /// Where a vault is asked, as long as it runs.
 type Door = Arc<Mutex<Option<Posting>>>;
 
 struct Vault {
     folder: PathBuf,
     name: &'static str,
+    life: Life,
     queues: Queues,
     posting: Posting,
     door: Door,
@@ -30,7 +34,8 @@ impl Vault {
         let posting =
             Posting::open(&folder.join(format!("{name}-posts.db")), name, queues.clone()).await.unwrap();
         let (asked, up) = peer.clone();
-        posting.set_peer(Arc::new(move |question| {
+        let life = Life::from(LIVES.fetch_add(1, Ordering::Relaxed));
+        let ask: AskPeer = Arc::new(move |question| {
             let asked = lock(&asked).clone().filter(|_| up.load(Ordering::Relaxed));
             Box::pin(async move {
                 match asked {
@@ -38,22 +43,41 @@ impl Vault {
                     None => Err("it is away".to_owned()),
                 }
             })
-        }));
+        });
+        posting.join(life, ask).await.unwrap();
         *lock(&door) = Some(posting.clone());
-        Self { folder: folder.to_owned(), name, queues, posting, door, peer }
+        Self { folder: folder.to_owned(), name, life, queues, posting, door, peer }
     }
 
     /// As after a restart.
     async fn reopened(self) -> Self {
-        let Self { folder, name, queues, posting, door, peer } = self;
+        self.reopened_after(|_| ()).await
+    }
+
+    /// As after one before which something happened to its files.
+    async fn reopened_after(self, change: impl FnOnce(&Files)) -> Self {
+        let files = self.files();
+        let Self { folder, name, queues, posting, door, peer, .. } = self;
         drop(posting);
         *lock(&door) = None;
         queues.close().await;
+        files.closed().await;
+        change(&files);
         Self::open(&folder, name, door, peer).await
     }
 
+    fn files(&self) -> Files {
+        let place = |what: &str| self.folder.join(format!("{}-{what}", self.name));
+        Files { book: place("posts.db"), copy: place("copy.db") }
+    }
+
+    /// `first`: its ticket names this life.
     async fn post(&self, key: &str, text: &str, first: bool) -> Result<Posted, PostError> {
-        self.posting.post(post(text), ("erp", key), first, 1, ()).await
+        self.post_with(key, text, first.then_some(self.life)).await
+    }
+
+    async fn post_with(&self, key: &str, text: &str, ticket: Option<Life>) -> Result<Posted, PostError> {
+        self.posting.post(post(text), ("erp", key), ticket, 1, ()).await
     }
 
     async fn texts(&self) -> Vec<String> {
@@ -69,6 +93,46 @@ impl Vault {
             }
         };
         page.into_iter().map(read).collect()
+    }
+}
+
+/// Of one vault.
+struct Files {
+    book: PathBuf,
+    copy: PathBuf,
+}
+
+impl Files {
+    /// The book's thread has ended: SQLite removes the log then.
+    async fn closed(&self) {
+        for _ in 0..60_000 {
+            if !PathBuf::from(format!("{}-wal", self.book.display())).exists() {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(1)).await;
+        }
+        panic!("{} stays open", self.book.display());
+    }
+
+    /// A copy of the book as it is, which an operator may put back.
+    fn save(&self) {
+        let _none = std::fs::remove_file(&self.copy);
+        let book = rusqlite::Connection::open(&self.book).unwrap();
+        book.execute("VACUUM INTO ?1", [self.copy.to_str().unwrap()]).unwrap();
+    }
+
+    fn put_back(&self) {
+        self.lose();
+        if self.copy.exists() {
+            std::fs::copy(&self.copy, &self.book).unwrap();
+        }
+    }
+
+    fn lose(&self) {
+        for suffix in ["", "-wal", "-shm"] {
+            let file = format!("{}{suffix}", self.book.display());
+            let _none = std::fs::remove_file(file);
+        }
     }
 }
 
@@ -110,7 +174,7 @@ async fn a_repeated_key_is_answered_what_it_was_first_and_keeps_nothing_more_at_
         assert!(matches!(other, Err(PostError::KeyReused)));
     }
     assert_eq!((a.texts().await, b.texts().await), (vec!["1".to_owned()], vec![]));
-    let other_owner = a.posting.post(post("2"), ("crm", "k"), true, 1, ()).await.unwrap();
+    let other_owner = a.posting.post(post("2"), ("crm", "k"), Some(a.life), 1, ()).await.unwrap();
     assert!(other_owner.fresh, "another owner's key is another key");
 }
 
@@ -188,10 +252,11 @@ async fn many_at_once_under_few_keys_are_each_kept_once() {
     let mut posts = tokio::task::JoinSet::new();
     for number in 0..300 {
         let vault = if number % 3 == 0 { &b } else { &a };
-        let (posting, key, first) = (vault.posting.clone(), format!("k{}", number % 50), number % 3 != 0);
+        let (posting, key) = (vault.posting.clone(), format!("k{}", number % 50));
+        let ticket = (number % 3 != 0).then_some(vault.life);
         posts.spawn(async move {
             loop {
-                match posting.post(post(&key), ("erp", &key), first, 1, ()).await {
+                match posting.post(post(&key), ("erp", &key), ticket, 1, ()).await {
                     Err(PostError::UnderWay | PostError::Busy) => {
                         tokio::time::sleep(Duration::from_millis(1)).await;
                     }
@@ -230,65 +295,161 @@ fn a_vault_that_kept_messages_once_does_not_leave_their_keys_to_the_other() {
     assert!(answer_without(&book).is_ok());
     drop(Book::open(&book, Counts::new().unwrap().early).unwrap());
     assert!(answer_without(&book).is_err());
+    std::fs::rename(&book, memory::witness_of(&book)).unwrap();
+    assert!(answer_without(&book).is_err(), "its witness tells of it");
 }
 
-/// What may happen to two vaults and their link.
+#[tokio::test]
+async fn a_key_of_before_the_book_was_lost_is_refused_at_both_vaults_and_a_new_one_taken() {
+    let folder = tempfile::tempdir().unwrap();
+    let ([a, b], _) = pair(folder.path()).await;
+    let ticket = Some(a.life);
+    a.post_with("k", "1", ticket).await.unwrap();
+    let a = a.reopened_after(Files::lose).await;
+    for vault in [&a, &b, &a] {
+        assert!(matches!(vault.post_with("k", "1", ticket).await, Err(PostError::KeyLost)));
+    }
+    assert!(a.post("new", "2", true).await.unwrap().fresh);
+    assert_eq!((a.texts().await.len(), b.texts().await.len()), (2, 0));
+}
+
+#[tokio::test]
+async fn a_key_that_was_left_to_a_vault_whose_book_was_lost_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    let ([a, b], _) = pair(folder.path()).await;
+    // It went to a first, which was slow; b went on with it.
+    let ticket = Some(a.life);
+    b.post_with("k", "1", ticket).await.unwrap();
+    let b = b.reopened_after(Files::lose).await;
+    for vault in [&a, &b, &a] {
+        assert!(matches!(vault.post_with("k", "1", ticket).await, Err(PostError::KeyLost)));
+    }
+    assert_eq!((a.texts().await.len(), b.texts().await.len()), (0, 1));
+}
+
+#[tokio::test]
+async fn a_key_that_came_to_an_earlier_life_first_is_taken_apart_as_long_as_the_book_is_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let ([a, _b], up) = pair(folder.path()).await;
+    let ticket = Some(a.life);
+    let a = a.reopened().await;
+    up.store(false, Ordering::Relaxed);
+    assert!(a.post_with("k", "1", ticket).await.unwrap().fresh);
+    let a = a.reopened_after(Files::lose).await;
+    assert!(matches!(a.post_with("l", "1", ticket).await, Err(PostError::InDoubt { .. })));
+}
+
+/// What may happen to two vaults, their link and their files.
 #[derive(Debug, Clone, Copy)]
 enum Step {
-    Post { at: usize, key: u8 },
+    Post {
+        at: usize,
+        key: u8,
+    },
     Link(bool),
     Restart(usize),
+    /// A copy of the book is made under the running vault,
+    Save(usize),
+    /// and put back; without one it is as lost.
+    PutBack(usize),
+    Lose(usize),
 }
 
 fn step() -> impl Strategy<Value = Step> {
     prop_oneof![
-        6 => (0_usize..2, 0_u8..4).prop_map(|(at, key)| Step::Post { at, key }),
-        1 => any::<bool>().prop_map(Step::Link),
-        1 => (0_usize..2).prop_map(Step::Restart),
+        12 => (0_usize..2, 0_u8..4).prop_map(|(at, key)| Step::Post { at, key }),
+        2 => any::<bool>().prop_map(Step::Link),
+        2 => (0_usize..2).prop_map(Step::Restart),
+        1 => (0_usize..2).prop_map(Step::Save),
+        1 => (0_usize..2).prop_map(Step::PutBack),
+        1 => (0_usize..2).prop_map(Step::Lose),
     ]
 }
 
-proptest! {
-    #![proptest_config(ProptestConfig::with_cases(24))]
-    #[test]
-    fn whatever_is_cut_and_restarted_no_key_is_kept_twice(steps in proptest::collection::vec(step(), 1..40)) {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
-        runtime.block_on(async {
-            let folder = tempfile::tempdir().unwrap();
-            let ([a, b], up) = pair(folder.path()).await;
-            let (mut vaults, mut lives) = ([Some(a), Some(b)], [0_u32; 2]);
-            // As the gateway writes it down: where a key was sent first, and to which life.
-            let mut tickets = BTreeMap::new();
-            let mut answers: BTreeMap<u8, String> = BTreeMap::new();
-            for step in steps {
-                match step {
-                    Step::Link(is_up) => up.store(is_up, Ordering::Relaxed),
-                    Step::Restart(at) => {
-                        vaults[at] = Some(vaults[at].take().unwrap().reopened().await);
-                        lives[at] += 1;
+/// Runs it; gives the texts of all that was answered and of all that was kept, sorted.
+/// `pretending`: a book says that it remembers all its vault's lives, whatever became of it.
+async fn run(steps: &[Step], pretending: bool) -> (Vec<String>, Vec<String>) {
+    let folder = tempfile::tempdir().unwrap();
+    let ([a, b], up) = pair(folder.path()).await;
+    let mut lives = [&a, &b].map(|vault| vec![vault.life]);
+    let mut vaults = [Some(a), Some(b)];
+    // As the gateway writes it down: to which life a key was sent first.
+    let mut tickets = BTreeMap::new();
+    let mut answers: BTreeMap<u8, String> = BTreeMap::new();
+    for step in steps {
+        match *step {
+            Step::Link(is_up) => up.store(is_up, Ordering::Relaxed),
+            Step::Save(at) => vaults[at].as_ref().unwrap().files().save(),
+            Step::Restart(at) | Step::PutBack(at) | Step::Lose(at) => {
+                let change = |files: &Files| {
+                    match step {
+                        Step::PutBack(_) => files.put_back(),
+                        Step::Lose(_) => files.lose(),
+                        _ => {}
                     }
-                    Step::Post { at, key } => {
-                        let ticket = *tickets.entry(key).or_insert((at, lives[at]));
-                        let vault = vaults[at].as_ref().unwrap();
-                        let text = key.to_string();
-                        match vault.post(&text, &text, ticket == (at, lives[at])).await {
-                            Ok(posted) => {
-                                let first = answers.entry(key).or_insert_with(|| posted.id.clone());
-                                assert_eq!(*first, posted.id);
-                            }
-                            Err(error) => assert!(matches!(error, PostError::InDoubt { .. }), "{error}"),
-                        }
+                    if pretending {
+                        memory::pretend(&files.book, &lives[at]);
                     }
+                };
+                let vault = vaults[at].take().unwrap().reopened_after(change).await;
+                lives[at].push(vault.life);
+                vaults[at] = Some(vault);
+            }
+            Step::Post { at, key } => {
+                let vault = vaults[at].as_ref().unwrap();
+                let ticket = *tickets.entry(key).or_insert(vault.life);
+                let text = key.to_string();
+                match vault.post_with(&text, &text, Some(ticket)).await {
+                    Ok(posted) => drop(answers.entry(key).or_insert(posted.id)),
+                    Err(PostError::InDoubt { .. } | PostError::KeyLost) => {}
+                    Err(error) => panic!("{error}"),
                 }
             }
-            let mut kept = Vec::new();
-            for vault in vaults.iter().flatten() {
-                kept.extend(vault.texts().await);
-            }
-            kept.sort();
-            let answered: Vec<String> = answers.keys().map(u8::to_string).collect();
-            assert_eq!(kept, answered, "each answered key's message once, and no other");
-        });
+        }
+    }
+    let mut kept = Vec::new();
+    for vault in vaults.iter().flatten() {
+        kept.extend(vault.texts().await);
+    }
+    kept.sort();
+    (answers.keys().map(u8::to_string).collect(), kept)
+}
+
+#[tokio::test]
+async fn control_a_book_that_pretends_to_remember_doubles_a_message_once_it_was_lost() {
+    let post = |at| Step::Post { at, key: 1 };
+    for at in [0, 1] {
+        let together = vec![post(0), Step::Lose(0), post(at)];
+        let apart = vec![Step::Link(false), post(0), Step::Lose(0), Step::Link(true), post(at)];
+        for steps in [together, apart] {
+            assert_eq!(run(&steps, false).await.1, ["1"], "{steps:?}");
+            assert_eq!(run(&steps, true).await.1, ["1", "1"], "{steps:?}");
+        }
+    }
+}
+
+#[tokio::test]
+async fn control_a_book_that_pretends_to_remember_doubles_a_message_once_it_was_put_back() {
+    let post = |key| Step::Post { at: 0, key };
+    // Put back within the life that wrote on, or over a restart.
+    for between in [vec![], vec![Step::Restart(0)]] {
+        let mut steps = vec![post(1), Step::Save(0)];
+        steps.extend(between);
+        steps.extend([post(2), Step::PutBack(0), post(2)]);
+        assert_eq!(run(&steps, false).await.1, ["1", "2"], "{steps:?}");
+        assert_eq!(run(&steps, true).await.1, ["1", "2", "2"], "{steps:?}");
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(48))]
+    #[test]
+    fn whatever_is_cut_restarted_lost_and_put_back_no_key_is_kept_twice(
+        steps in proptest::collection::vec(step(), 1..40)
+    ) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        let (answered, kept) = runtime.block_on(run(&steps, false));
+        assert_eq!(kept, answered, "each answered key's message once, and no other");
     }
 
     #[test]

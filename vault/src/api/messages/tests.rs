@@ -8,6 +8,7 @@ use shared::tls::Identity;
 use tower::ServiceExt;
 
 use super::*;
+use crate::posting::AskPeer;
 use crate::queue::{Queues, Settings};
 
 const LIFE: u128 = 7;
@@ -36,9 +37,16 @@ async fn code(router: &Router, request: Request<Body>) -> (u16, String) {
 }
 
 async fn router_in(folder: &tempfile::TempDir) -> (Router, Queues) {
+    router_beside(folder, Err("it is away".to_owned())).await
+}
+
+/// The other vault answers so.
+async fn router_beside(folder: &tempfile::TempDir, other: Result<Bytes, String>) -> (Router, Queues) {
     let queues = Queues::open(Settings::new(folder.path().join("queue.db"))).unwrap();
     let posting = Posting::open(&folder.path().join("posts.db"), "a", queues.clone()).await.unwrap();
-    (routes(Ok(posting), Arc::new(|| LIFE), 2048), queues)
+    let ask: AskPeer = Arc::new(move |_| Box::pin(std::future::ready(other.clone())));
+    posting.join(LIFE, ask).await.unwrap();
+    (routes(Ok(posting), 2048), queues)
 }
 
 #[tokio::test]
@@ -95,8 +103,21 @@ async fn what_may_not_or_cannot_be_posted_is_refused_and_nothing_kept() {
 }
 
 #[tokio::test]
+async fn a_key_that_neither_vault_remembers_is_gone() {
+    let folder = tempfile::tempdir().unwrap();
+    let other = Bytes::from_static(br#"{"yours":{"remembers":false,"left":null}}"#);
+    let (router, queues) = router_beside(&folder, Ok(other)).await;
+    let mut elsewhere = request("/v1/messages/q", Some(Role::Edge), "k", "");
+    elsewhere.headers_mut().insert(VAULT_TICKET, format!("{:032x}", 8).parse().unwrap());
+    assert_eq!(code(&router, elsewhere).await, (410, "key_lost".to_owned()));
+    assert!(queues.list().await.unwrap().iter().all(|queue| queue.state.depth == 0));
+    let here = request("/v1/messages/q", Some(Role::Edge), "l", "");
+    assert_eq!(answer(&router, here).await.0, StatusCode::CREATED);
+}
+
+#[tokio::test]
 async fn a_vault_without_queues_says_what_to_write_into_its_configuration() {
-    let router = |why| routes(Err(why), Arc::new(|| LIFE), 2048);
+    let router = |why| routes(Err(why), 2048);
     let post = || request("/v1/messages/q", Some(Role::Edge), "k", "");
     let (status, body) = answer(&router(NoPosts::NoQueues), post()).await;
     assert_eq!((status.as_u16(), &body["code"]), (501, &"no_broker".into()));
@@ -106,7 +127,7 @@ async fn a_vault_without_queues_says_what_to_write_into_its_configuration() {
 
 #[tokio::test]
 async fn large_bodies_at_once_are_bounded_and_hold_no_small_one_up() {
-    let desk = Desk::new(Err(NoPosts::NoQueues), Arc::new(|| LIFE), 1 << 20);
+    let desk = Desk::new(Err(NoPosts::NoQueues), 1 << 20);
     let announced = |length: usize| HeaderMap::from_iter([(header::CONTENT_LENGTH, length.into())]);
     let mut held = Vec::new();
     for _ in 0..LARGEST_AT_ONCE {
@@ -132,7 +153,7 @@ async fn a_body_that_is_not_what_its_digest_says_is_refused() {
 
 #[tokio::test]
 async fn a_body_that_trickles_gives_its_room_back() {
-    let desk = Desk::new(Err(NoPosts::NoQueues), Arc::new(|| LIFE), 1 << 20);
+    let desk = Desk::new(Err(NoPosts::NoQueues), 1 << 20);
     let pace =
         Pace { grace: Duration::from_millis(100), per_second: 1000, longest: Duration::from_secs(3600) };
     let trickle = futures_util::stream::unfold((), |()| async {

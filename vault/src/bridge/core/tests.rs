@@ -5,7 +5,7 @@
 
 mod world;
 
-use super::{Core, Input, Kept, Limits, Load, Row, Step, Write};
+use super::{Badge, Core, Found, Held, Input, Kept, Limits, Load, Row, Step, Write};
 use std::time::Duration;
 use world::{Flaw, World};
 
@@ -74,6 +74,21 @@ fn a_target_that_does_not_compare_sequences_is_caught() {
     assert!(first_failure(0..4000, Some(Flaw::TargetForgets)).is_some());
 }
 
+#[test]
+fn taking_two_sources_behind_a_uri_for_one_is_caught() {
+    assert!(first_failure(0..4000, Some(Flaw::OneSource)).is_some());
+}
+
+#[test]
+fn taking_two_targets_behind_a_uri_for_one_is_caught() {
+    assert!(first_failure(0..4000, Some(Flaw::OneTarget)).is_some());
+}
+
+#[test]
+fn sending_what_is_under_way_to_another_target_is_caught() {
+    assert!(first_failure(0..4000, Some(Flaw::NoDoubt)).is_some());
+}
+
 fn refused(why: &str, for_ever: bool) -> Input<u32> {
     Input::Refused { why: why.to_owned(), for_ever }
 }
@@ -81,7 +96,7 @@ fn refused(why: &str, for_ever: bool) -> Input<u32> {
 /// The target refuses what was sent, and lets us in again; nothing more waits in the journal.
 fn refuse(core: &mut Core<u32>, why: &str) -> Vec<Step<u32>> {
     let mut steps = core.apply(refused(why, false));
-    steps.extend(core.apply(Input::TargetUp));
+    steps.extend(core.apply(Input::TargetUp([A].into())));
     if steps.iter().any(|step| matches!(step, Step::Load { .. })) {
         steps.extend(core.apply(Input::Loaded(vec![])));
     }
@@ -96,8 +111,25 @@ fn sending(steps: &[Step<u32>]) -> Option<Vec<u64>> {
     })
 }
 
+/// Two brokers.
+const A: Badge = [1; 16];
+const B: Badge = [2; 16];
+
+/// Both brokers were there before.
 fn kept() -> Kept {
-    Kept { next_batch: 6, ..Kept::default() }
+    Kept { next_batch: 6, source: Some(A), target: Some(A), ..Kept::default() }
+}
+
+fn held() -> Held {
+    Held { at: Some(A), load: one() }
+}
+
+fn found(badge: Badge, receipts: &[u64]) -> Found {
+    Found { badges: [badge].into(), receipts: receipts.to_vec() }
+}
+
+fn holding(receipts: &[u64]) -> Input<u32> {
+    Input::Holding(found(A, receipts))
 }
 
 fn one() -> Load {
@@ -115,14 +147,14 @@ fn take(batch: u64, message: u32, spent: &[u64]) -> Step<u32> {
 #[test]
 fn nothing_is_taken_while_the_journal_is_full_and_it_goes_on_when_there_is_room() {
     let mut core = Core::new(limits(), Kept { waiting: Load { rows: 12, bytes: 12 }, ..kept() });
-    assert_eq!(core.apply(Input::Holding(vec![])), [Step::Consume]);
+    assert_eq!(core.apply(holding(&[])), [Step::Consume]);
     assert_eq!(core.apply(Input::Received(1, 1)), []);
     assert!(core.is_full());
     for message in 2..=4 {
         core.apply(Input::Received(message, 1));
     }
     assert!(!core.wants_messages());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     let sending = core.apply(Input::Loaded(vec![row(1)]));
     assert_eq!(sending[0], Step::Send(vec![row(1)]));
     core.apply(Input::Sent);
@@ -134,7 +166,7 @@ fn nothing_is_taken_while_the_journal_is_full_and_it_goes_on_when_there_is_room(
 #[test]
 fn a_receipt_is_spent_by_a_later_batch_once_its_own_is_durably_ours() {
     let mut core = Core::new(limits(), kept());
-    core.apply(Input::Holding(vec![]));
+    core.apply(holding(&[]));
     core.apply(Input::Received(7, 1));
     assert_eq!(core.apply(Input::Written), [take(6, 7, &[])]);
     core.apply(Input::Received(8, 1));
@@ -147,8 +179,8 @@ fn a_receipt_is_spent_by_a_later_batch_once_its_own_is_durably_ours() {
 
 #[test]
 fn a_receipt_tells_that_a_batch_of_unknown_outcome_is_ours() {
-    let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(5, one())].into(), ..kept() });
-    let steps = core.apply(Input::Holding(vec![5]));
+    let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(5, held())].into(), ..kept() });
+    let steps = core.apply(holding(&[5]));
     assert_eq!(steps, [Step::Write(Write::Ours { batch: 5, afresh: true }), Step::Consume]);
     assert_eq!(core.waiting(), Load::default());
     core.apply(Input::Written);
@@ -157,38 +189,40 @@ fn a_receipt_tells_that_a_batch_of_unknown_outcome_is_ours() {
 
 #[test]
 fn a_receipt_that_comes_late_makes_returned_rows_ours_behind_all_others() {
-    let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(4, one()), (5, one())].into(), ..kept() });
-    assert_eq!(core.apply(Input::Receipts(vec![3])), []);
+    let mut core =
+        Core::<u32>::new(limits(), Kept { uncertain: [(4, held()), (5, held())].into(), ..kept() });
+    assert_eq!(core.apply(Input::Receipts(found(A, &[3]))), []);
     assert_eq!(core.uncertain(), Load::default());
-    let late = core.apply(Input::Holding(vec![5]));
+    let late = core.apply(holding(&[5]));
     assert_eq!(late, [Step::Write(Write::Ours { batch: 5, afresh: true }), Step::Consume]);
     core.apply(Input::Released);
     assert_eq!(core.apply(Input::Tick(Duration::from_secs(600))), [], "the source may be away");
-    assert_eq!(core.apply(Input::Receipts(vec![5])), [], "an old connection may have them");
-    assert_eq!(core.apply(Input::Holding(vec![5])), [Step::Write(Write::Drop(4)), Step::Consume]);
+    assert_eq!(core.apply(Input::Receipts(found(A, &[5]))), [], "an old connection may have them");
+    assert_eq!(core.apply(holding(&[5])), [Step::Write(Write::Drop(4)), Step::Consume]);
 }
 
 #[test]
 fn where_no_receipt_is_found_nothing_is_judged_and_nothing_forgotten() {
-    let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(4, one()), (5, one())].into(), ..kept() });
-    assert_eq!(core.apply(Input::Holding(vec![])), [Step::Consume]);
+    let mut core =
+        Core::<u32>::new(limits(), Kept { uncertain: [(4, held()), (5, held())].into(), ..kept() });
+    assert_eq!(core.apply(holding(&[])), [Step::Consume]);
     core.apply(Input::Tick(Duration::from_secs(600)));
     core.apply(Input::Released);
-    assert_eq!(core.apply(Input::Holding(vec![])), [Step::Consume], "4 and 5 may lie there");
+    assert_eq!(core.apply(holding(&[])), [Step::Consume], "4 and 5 may lie there");
     assert_eq!(core.apply(Input::Receipt(5)), [Step::Write(Write::Ours { batch: 5, afresh: true })]);
     core.apply(Input::Released);
-    assert_eq!(core.apply(Input::Holding(vec![5])), [Step::Consume], "it is not long that 4 is not there");
+    assert_eq!(core.apply(holding(&[5])), [Step::Consume], "it is not long that 4 is not there");
     core.apply(Input::Released);
     core.apply(Input::Tick(Duration::from_secs(1200)));
-    assert_eq!(core.apply(Input::Holding(vec![])), [Step::Consume], "4 may lie there now");
+    assert_eq!(core.apply(holding(&[])), [Step::Consume], "4 may lie there now");
     core.apply(Input::Released);
-    assert_eq!(core.apply(Input::Holding(vec![5])), [Step::Write(Write::Drop(4)), Step::Consume]);
+    assert_eq!(core.apply(holding(&[5])), [Step::Write(Write::Drop(4)), Step::Consume]);
 }
 
 #[test]
 fn rows_whose_receipt_comes_while_a_batch_is_open_are_ours_behind_it() {
-    let mut core = Core::new(limits(), Kept { uncertain: [(4, one())].into(), ..kept() });
-    core.apply(Input::Holding(vec![]));
+    let mut core = Core::new(limits(), Kept { uncertain: [(4, held())].into(), ..kept() });
+    core.apply(holding(&[]));
     assert_eq!(core.apply(Input::Received(7, 1)), [Step::Write(Write::Batch(6, vec![7]))]);
     assert_eq!(core.apply(Input::Receipt(4)), []);
     assert_eq!(core.apply(Input::Written), [take(6, 7, &[])], "that of 4 is needed until 4 is ours");
@@ -201,7 +235,7 @@ fn rows_whose_receipt_comes_while_a_batch_is_open_are_ours_behind_it() {
 #[test]
 fn a_connection_lost_before_the_rows_are_durable_drops_them() {
     let mut core = Core::new(limits(), kept());
-    core.apply(Input::Holding(vec![]));
+    core.apply(holding(&[]));
     core.apply(Input::Received(7, 1));
     assert_eq!(core.apply(Input::Released), [Step::Write(Write::Drop(6))]);
     assert_eq!(core.apply(Input::Written), [], "it is not taken over a connection that is gone");
@@ -210,7 +244,7 @@ fn a_connection_lost_before_the_rows_are_durable_drops_them() {
 #[test]
 fn one_message_that_the_target_refuses_is_found_by_halving_and_kept_apart() {
     let mut core = Core::<u32>::new(limits(), kept());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     let mut steps = core.apply(Input::Loaded((1..=4).map(row).collect()));
     let mut buried = Vec::new();
     let mut sent = Vec::new();
@@ -218,7 +252,7 @@ fn one_message_that_the_target_refuses_is_found_by_halving_and_kept_apart() {
         let Some(sequences) = sending(&steps) else { break };
         steps = if sequences.contains(&3) {
             let mut steps = core.apply(refused("no", false));
-            steps.extend(core.apply(Input::TargetUp));
+            steps.extend(core.apply(Input::TargetUp([A].into())));
             steps
         } else {
             sent.extend(sequences);
@@ -235,7 +269,7 @@ fn one_message_that_the_target_refuses_is_found_by_halving_and_kept_apart() {
 #[test]
 fn a_target_that_refuses_everything_buries_nothing_until_it_takes_something_again() {
     let mut core = Core::<u32>::new(limits(), kept());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     let mut steps = core.apply(Input::Loaded((1..=3).map(row).collect()));
     core.apply(Input::Loaded(vec![]));
     let mut tried = Vec::new();
@@ -262,13 +296,13 @@ fn a_target_that_refuses_everything_buries_nothing_until_it_takes_something_agai
 #[test]
 fn a_message_that_will_be_refused_for_ever_or_was_for_long_is_buried_at_once() {
     let mut core = Core::<u32>::new(limits(), kept());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     core.apply(Input::Loaded(vec![row(1)]));
     let bury = |sequence, why: &str| Step::Write(Write::Bury { sequence, why: why.to_owned() });
     assert_eq!(core.apply(refused("too long", true))[0], bury(1, "too long"));
     core.apply(Input::Written);
     assert_eq!(core.dead(), one());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     core.apply(Input::Loaded(vec![row(2)]));
     core.apply(Input::Loaded(vec![]));
     for seconds in [0, 300, 599] {
@@ -283,16 +317,16 @@ fn a_message_that_will_be_refused_for_ever_or_was_for_long_is_buried_at_once() {
 #[test]
 fn a_refused_message_waits_alone_until_one_behind_it_is_taken() {
     let mut core = Core::<u32>::new(limits(), kept());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     core.apply(Input::Loaded(vec![row(1)]));
     core.apply(Input::Loaded(vec![]));
     for _ in 0..6 {
         let steps = core.apply(refused("no", false));
         assert!(!steps.iter().any(|step| matches!(step, Step::Write(_))), "{steps:?}");
-        core.apply(Input::TargetUp);
+        core.apply(Input::TargetUp([A].into()));
     }
     // Another one comes.
-    core.apply(Input::Holding(vec![]));
+    core.apply(holding(&[]));
     core.apply(Input::Received(9, 1));
     core.apply(Input::Written);
     core.apply(Input::Taken);
@@ -300,7 +334,7 @@ fn a_refused_message_waits_alone_until_one_behind_it_is_taken() {
     let mut loads = Vec::new();
     for _ in 0..4 {
         loads.extend(core.apply(refused("no", false)));
-        loads.extend(core.apply(Input::TargetUp));
+        loads.extend(core.apply(Input::TargetUp([A].into())));
         if loads.iter().any(|step| matches!(step, Step::Load { .. })) {
             break;
         }
@@ -314,16 +348,96 @@ fn a_refused_message_waits_alone_until_one_behind_it_is_taken() {
 #[test]
 fn a_receipt_from_a_later_life_tells_that_the_journal_is_an_old_copy() {
     let mut core = Core::<u32>::new(limits(), kept());
-    assert_eq!(core.apply(Input::Holding(vec![9])), [Step::Write(Write::Jump(10)), Step::Consume]);
+    assert_eq!(core.apply(holding(&[9])), [Step::Write(Write::Jump(10)), Step::Consume]);
     let steps = core.apply(Input::Received(1, 1));
     assert_eq!(steps, [Step::Write(Write::Batch(10, vec![1]))]);
+}
+
+#[test]
+fn what_was_to_be_taken_from_one_source_is_judged_by_no_other_and_an_operator_can_settle_it() {
+    let uncertain = || Core::<u32>::new(limits(), Kept { uncertain: [(5, held())].into(), ..kept() });
+    let mut core = uncertain();
+    assert_eq!(core.elsewhere(), Load::default(), "nobody has answered yet");
+    let steps = core.apply(Input::Holding(found(B, &[3])));
+    assert_eq!(steps, [Step::Write(Write::From(B)), Step::Consume]);
+    assert_eq!((core.elsewhere(), core.uncertain()), (one(), one()));
+    // Messages of the one that answers are taken meanwhile.
+    assert_eq!(core.apply(Input::Received(1, 1)), [Step::Write(Write::Batch(6, vec![1]))]);
+    core.apply(Input::Written);
+    assert_eq!(core.apply(Input::Written), [take(6, 1, &[3])]);
+    core.apply(Input::Taken);
+    // The first one is found again.
+    let ours = Step::Write(Write::Ours { batch: 5, afresh: true });
+    assert_eq!(core.apply(Input::Receipts(found(A, &[5]))), [ours.clone()]);
+    assert_eq!(core.elsewhere(), Load::default());
+
+    for (taken, step) in [(true, ours), (false, Step::Write(Write::Drop(5)))] {
+        let mut core = uncertain();
+        assert_eq!(core.apply(Input::Settle { taken }), [], "it may still tell");
+        core.apply(Input::Holding(found(B, &[])));
+        assert_eq!(core.apply(Input::Settle { taken }), [step]);
+        assert_eq!((core.elsewhere(), core.uncertain()), (Load::default(), Load::default()));
+    }
+}
+
+/// A target with that badge lets us in, and all reads end.
+fn up(core: &mut Core<u32>, badge: Badge) -> Vec<Step<u32>> {
+    core.apply(Input::TargetUp([badge].into()))
+}
+
+#[test]
+fn what_may_be_at_one_target_goes_to_no_other_until_an_operator_accepts_it() {
+    let mut core = Core::<u32>::new(limits(), kept());
+    up(&mut core, A);
+    assert_eq!(sending(&core.apply(Input::Loaded(vec![row(1), row(2)]))), Some(vec![1, 2]));
+    core.apply(Input::TargetLost);
+    assert_eq!(up(&mut core, B), [Step::Refuse]);
+    assert!(core.refuses());
+    assert_eq!(sending(&up(&mut core, A)), Some(vec![1, 2]), "with the same sequences");
+    assert!(!core.refuses());
+    core.apply(Input::TargetLost);
+    assert_eq!(core.apply(Input::Accept), [], "it was not refused");
+    assert_eq!(up(&mut core, B), [Step::Refuse]);
+    assert_eq!(core.apply(Input::Accept), [Step::Write(Write::To(B))]);
+    assert_eq!(up(&mut core, B), [], "it is not noted yet");
+    assert_eq!(sending(&core.apply(Input::Written)), Some(vec![1, 2]));
+}
+
+#[test]
+fn another_target_is_taken_as_soon_as_nothing_is_under_way() {
+    let mut core = Core::<u32>::new(limits(), kept());
+    up(&mut core, A);
+    core.apply(Input::Loaded(vec![row(1)]));
+    core.apply(Input::Sent);
+    core.apply(Input::TargetLost);
+    assert_eq!(up(&mut core, B)[0], Step::Write(Write::To(B)));
+    assert_eq!(sending(&core.apply(Input::Loaded(vec![row(2)]))), None, "it is not noted yet");
+    core.apply(Input::Written);
+    assert_eq!(sending(&core.apply(Input::Written)), Some(vec![2]));
+}
+
+#[test]
+fn after_a_crash_all_that_waited_may_be_at_the_target_and_what_came_later_may_not() {
+    let waiting = Load { rows: 2, bytes: 2 };
+    let mut core = Core::<u32>::new(limits(), Kept { waiting, last_sequence: 9, ..kept() });
+    assert_eq!(up(&mut core, B), [Step::Refuse]);
+    up(&mut core, A);
+    core.apply(Input::Loaded(vec![row(4)]));
+    core.apply(Input::Sent);
+    core.apply(Input::TargetLost);
+    assert_eq!(up(&mut core, B), [Step::Refuse], "one was not read yet");
+    up(&mut core, A);
+    assert_eq!(sending(&core.apply(Input::Loaded(vec![row(9), row(10)]))), Some(vec![9, 10]));
+    core.apply(Input::Sent);
+    core.apply(Input::TargetLost);
+    assert_eq!(up(&mut core, B)[0], Step::Write(Write::To(B)));
 }
 
 #[test]
 fn nothing_is_taken_while_it_is_held() {
     let mut core = Core::new(limits(), kept());
     core.apply(Input::Hold(true));
-    core.apply(Input::Holding(vec![]));
+    core.apply(holding(&[]));
     assert_eq!(core.apply(Input::Received(1, 1)), []);
     assert!(core.is_idle());
     assert_eq!(core.apply(Input::Hold(false)), [Step::Write(Write::Batch(6, vec![1]))]);

@@ -65,6 +65,8 @@ pub struct Status {
     pub waiting: Load,
     /// Of which only a receipt can tell whether it was taken.
     pub uncertain: Load,
+    /// What of it waits for the source that it was to be taken from.
+    pub elsewhere: Load,
     /// Dead letters that are kept.
     pub dead: Load,
     /// Messages of the source that had been at the target before, since this vault's start; they end here.
@@ -99,6 +101,8 @@ pub struct Report {
     pub waiting: Load,
     /// See [`Status::uncertain`].
     pub uncertain: Load,
+    /// See [`Status::elsewhere`].
+    pub elsewhere: Load,
     /// Dead letters that are kept.
     pub dead_letters: Load,
     /// The age of the oldest message that waits, since it was journalled.
@@ -122,6 +126,7 @@ impl Status {
             figures: Figures::default(),
             waiting: Load::default(),
             uncertain: Load::default(),
+            elsewhere: Load::default(),
             dead: Load::default(),
             circled: 0,
         }
@@ -152,6 +157,7 @@ impl Status {
             circled: self.circled,
             waiting: self.waiting,
             uncertain: self.uncertain,
+            elsewhere: self.elsewhere,
             dead_letters: self.dead,
             lag_seconds: Duration::from_millis(lag).as_secs(),
             journal_bytes,
@@ -174,8 +180,17 @@ impl Report {
             .or_else(
                 || if waits || self.state == State::Carrying { away("target", &self.target) } else { None },
             )
+            .or_else(|| (self.elsewhere.rows > 0).then(|| elsewhere(self.elsewhere.rows)))
             .or_else(|| (dead > 0).then(|| format!("{dead} dead letters: vault bridge dead shows them")))
     }
+}
+
+/// So many messages wait for another source than the one that answers.
+pub(super) fn elsewhere(rows: u64) -> String {
+    format!(
+        "whether {rows} messages were taken only the broker can tell that they came from, and another one \
+         answers; they wait until it is back. If it never will be: vault bridge settle"
+    )
 }
 
 impl Full {
@@ -218,6 +233,8 @@ mod tests {
 
         status.dead = Load { rows: 1, bytes: 9 };
         assert!(report(&status).trouble().unwrap().starts_with("1 dead letters"));
+        status.elsewhere = Load { rows: 2, bytes: 20 };
+        assert!(report(&status).trouble().unwrap().starts_with("whether 2 messages were taken"));
         status.target = Some("refused".to_owned());
         assert_eq!(report(&status).trouble().unwrap(), "its target is away: refused");
         status.full = Some(Full::Journal);

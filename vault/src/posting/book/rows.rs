@@ -10,6 +10,7 @@ use std::collections::{BTreeMap, HashMap};
 use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::{Begin, Entry, Hash, Row, Standing, Write};
+use crate::posting::memory::Life;
 
 pub(super) const MIGRATIONS: &[&str] = &[
     "
@@ -39,6 +40,17 @@ pub(super) const MIGRATIONS: &[&str] = &[
         date INTEGER NOT NULL
     ) STRICT;
     INSERT INTO post_day VALUES (1, 0, 0);
+",
+    "
+    -- Of the other vault's: in which of its lives it was left to it first.
+    ALTER TABLE post ADD COLUMN life BLOB;
+    -- This vault's lives since nothing of this book was lost, in their order.
+    CREATE TABLE post_life (
+        number INTEGER PRIMARY KEY,
+        life BLOB NOT NULL UNIQUE,
+        -- On which it began.
+        day INTEGER NOT NULL
+    ) STRICT;
 ",
 ];
 
@@ -71,7 +83,7 @@ impl Default for Bounds {
 pub(super) struct Tally {
     /// Rows of each owner.
     owners: HashMap<String, u64>,
-    day: u64,
+    pub(super) day: u64,
     date: u64,
     /// Whose keys were forgotten before their time: on which day last.
     crowded: BTreeMap<String, u64>,
@@ -320,7 +332,7 @@ fn apply(
     }
     match write {
         Write::Begin(begin) => changes.came(&begin.owner),
-        Write::Theirs(_) => changes.came(""),
+        Write::Theirs { .. } => changes.came(""),
         Write::Kept(_) | Write::Forget { .. } => {}
     }
     Ok(Ok(number))
@@ -352,21 +364,21 @@ fn alone<T>(
 /// Tells whose row has gone by it.
 fn change(connection: &Connection, write: &Write, day: u64) -> rusqlite::Result<Option<String>> {
     let owner = |row: &rusqlite::Row<'_>| row.get(0);
-    let insert = |key: &Hash, state: i64, print: &Hash, producer: &str, owner: &str| {
-        let sql =
-            "INSERT INTO post (key, state, print, producer, owner, day) VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
-        connection.prepare_cached(sql)?.execute(params![key, state, print, producer, owner, day])
-    };
     let replace = "DELETE FROM post WHERE key = ?1 RETURNING owner";
     match write {
         Write::Begin(Begin { key, owner: whose, print, producer, .. }) => {
             let gone = connection.prepare_cached(replace)?.query_row([key], owner).optional()?;
-            insert(key, BEGUN, print, producer, whose)?;
+            let sql = "INSERT INTO post (key, state, print, producer, owner, day)
+                       VALUES (?1, ?2, ?3, ?4, ?5, ?6)";
+            connection.prepare_cached(sql)?.execute(params![key, BEGUN, print, producer, whose, day])?;
             Ok(gone)
         }
-        Write::Theirs(key) => {
+        Write::Theirs { key, life } => {
             let gone = connection.prepare_cached(replace)?.query_row([key], owner).optional()?;
-            insert(key, THEIRS, &Hash::default(), "", "")?;
+            let sql = "INSERT INTO post (key, state, print, producer, owner, day, life)
+                       VALUES (?1, ?2, ?3, '', '', ?4, ?5)";
+            let life = life.map(Life::to_be_bytes);
+            connection.prepare_cached(sql)?.execute(params![key, THEIRS, Hash::default(), day, life])?;
             Ok(gone)
         }
         Write::Kept(number) => {
@@ -386,13 +398,13 @@ fn change(connection: &Connection, write: &Write, day: u64) -> rusqlite::Result<
 /// # Errors
 /// SQLite's.
 pub(super) fn find(connection: &Connection, key: &Hash) -> rusqlite::Result<Option<Entry>> {
-    let sql = "SELECT number, producer, print, state FROM post WHERE key = ?1";
+    let sql = "SELECT number, producer, print, state, life FROM post WHERE key = ?1";
     let entry = |row: &rusqlite::Row<'_>| {
         let (read, state) = (read(row)?, row.get::<_, i64>(3)?);
         Ok(match state {
             BEGUN => Entry::Begun(read),
             KEPT => Entry::Kept(read),
-            _ => Entry::Theirs,
+            _ => Entry::Theirs(row.get::<_, Option<_>>(4)?.map(Life::from_be_bytes)),
         })
     };
     connection.prepare_cached(sql)?.query_row([key], entry).optional()
@@ -461,7 +473,7 @@ mod tests {
             assert_eq!(file.write(&[Write::Forget { number, producer: "p".to_owned() }]).1, 2, "refused");
         }
         for _ in 0..3 {
-            file.write(&[Write::Theirs([4; 32]), Write::Theirs([5; 32]), Write::Theirs([6; 32])]);
+            file.write(&[4, 5, 6].map(|key| Write::Theirs { key: [key; 32], life: Some(1) }));
         }
         assert_eq!(file.known(1..=6), [1, 2, 5, 6]);
         assert_eq!(file.tally.standing().crowded, Vec::<String>::new());

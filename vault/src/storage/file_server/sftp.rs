@@ -43,6 +43,10 @@ mod trust;
 mod writer;
 
 #[cfg(test)]
+#[path = "../../../../tests/src/ports.rs"]
+#[expect(unreachable_pub, reason = "the harness' own file")]
+mod ports;
+#[cfg(test)]
 mod proftpd;
 #[cfg(test)]
 mod sshd;

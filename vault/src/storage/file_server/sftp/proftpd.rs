@@ -17,7 +17,7 @@ pub(super) struct Proftpd {
 impl Proftpd {
     /// One that answers.
     pub(super) fn start(fixture: &Sshd) -> Self {
-        let port = super::sshd::free_port();
+        let port = super::ports::free().unwrap().port();
         let path = |name: &str| fixture.path(name).display().to_string();
         let keys = Command::new("ssh-keygen")
             .args(["-e", "-m", "RFC4716", "-f", &path("user.pub")])

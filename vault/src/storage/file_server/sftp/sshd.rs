@@ -2,12 +2,12 @@
 //! processes can be stopped, killed and started again.
 
 use std::io::Read as _;
-use std::net::{TcpListener, TcpStream};
+use std::net::TcpStream;
 use std::path::PathBuf;
 use std::process::{Child, Command, Stdio};
-use std::sync::atomic::{AtomicU32, Ordering};
 use std::time::Duration;
 
+use super::ports;
 use super::settings::{Login, SftpSettings};
 
 /// See the module.
@@ -17,19 +17,6 @@ pub(super) struct Sshd {
     /// Before sshd's own command, such as a namespace to run it in.
     wrapper: Vec<String>,
     child: Option<Child>,
-}
-
-/// A port that stays ours while the server is down: below those that the system gives to outgoing
-/// connections, and no other test of this process gets it.
-pub(super) fn free_port() -> u16 {
-    static NEXT: AtomicU32 = AtomicU32::new(0);
-    loop {
-        let number = std::process::id().wrapping_mul(97).wrapping_add(NEXT.fetch_add(1, Ordering::Relaxed));
-        let port = 20_000 + u16::try_from(number % 12_000).unwrap();
-        if TcpListener::bind(("127.0.0.1", port)).is_ok() {
-            return port;
-        }
-    }
 }
 
 impl Sshd {
@@ -54,7 +41,7 @@ impl Sshd {
 
     fn start_in(wrapper: &[&str]) -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let port = free_port();
+        let port = ports::free().unwrap().port();
         let wrapper = wrapper.iter().map(|word| (*word).to_owned()).collect();
         let mut server = Self { folder, port, wrapper, child: None };
         std::fs::create_dir(server.place()).unwrap();
