@@ -19,7 +19,7 @@ use harness::wait;
 use serde_json::Value;
 
 /// A lease's time, a take-over and a slow machine.
-const SOON: Duration = Duration::from_secs(120);
+const SOON: Duration = Duration::from_secs(240);
 
 /// Two vaults with these further sections.
 fn pair(folder: &Path, sections: String) -> Pair {

@@ -472,6 +472,32 @@ mod tests {
         assert_eq!(queued(&placed(), false).body, None);
     }
 
+    #[tokio::test]
+    async fn so_many_are_moved_as_were_asked_for_whatever_a_consumer_holds() {
+        let folder = tempfile::tempdir().unwrap();
+        let queues = Queues::open(crate::queue::Settings::new(folder.path().join("queue.db"))).unwrap();
+        let (from, to) = (Destination::queue("orders").unwrap(), Destination::queue("aside").unwrap());
+        let (session, mut deliveries) = queues.connect();
+        for _ in 0..6 {
+            let send = crate::queue::core::Send {
+                destination: from.clone(),
+                persistent: true,
+                priority: 4,
+                producer: None,
+                again: false,
+                message: placed().message,
+            };
+            session.send(send, None).await.unwrap().await.unwrap();
+        }
+        let consumer = session.consumer();
+        session.subscribe(consumer, from.clone(), 3).await.unwrap().await.unwrap();
+        for _ in 0..3 {
+            deliveries.next().await.unwrap();
+        }
+        assert_eq!(relocate_first(&queues, from.clone(), 2, to.clone()).await.unwrap(), 2);
+        assert_eq!(relocate_first(&queues, from, 2, to).await.unwrap(), 1, "no more are free");
+    }
+
     #[test]
     fn what_lies_damaged_in_a_queue_is_shown_as_that() {
         let mut damaged = placed();

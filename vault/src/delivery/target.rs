@@ -3,6 +3,7 @@
 //!
 //! As many messages are taken as may be under way at once; one that waits for its next try keeps
 //! its place, so an ailing handler is not given more. A message is acknowledged after its 2xx alone.
+//! While the target is paused it takes none, and what it had taken is in front of its queue again.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -16,7 +17,7 @@ use shared::retry::Backoff;
 use shared::shutdown::Shutdown;
 use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until};
 
 use super::course::{Course, Next, Outcome};
 use super::letter::{Letter, LetterError};
@@ -143,7 +144,8 @@ impl Target {
         self.pause.file()
     }
 
-    /// Nothing more is sent, over restarts too. What is under way ends.
+    /// Nothing more is sent, over restarts too. Requests under way end; then what waits goes back to its
+    /// queue.
     pub(super) fn pause(&self, why: &str) -> std::io::Result<()> {
         self.gate.send_modify(|gate| gate.paused = Some(why.to_owned()));
         self.pause.set(why)
@@ -177,12 +179,16 @@ impl Target {
         }
     }
 
-    /// Works until `shutdown`, and then until what is under way has ended.
+    /// Works until `shutdown`, and then until what is under way has ended; not while it is paused.
     pub(super) async fn run(self: Arc<Self>, queues: Queues, shutdown: Shutdown) {
         let mut backoff = Backoff::new(Duration::from_millis(200), Duration::from_secs(10));
         while !shutdown.is_cancelled() {
+            tokio::select! {
+                () = shutdown.cancelled() => return,
+                () = self.is_paused(false) => {}
+            }
             let worked = Arc::clone(&self).work(&queues, &shutdown).await;
-            let Err(error) = worked else { return };
+            let Err(error) = worked else { continue };
             tracing::warn!("delivery {}: {error}; trying again", self.name());
             tokio::select! {
                 () = shutdown.cancelled() => return,
@@ -191,21 +197,23 @@ impl Target {
         }
     }
 
+    /// Takes messages and sends them, until `shutdown` or a pause.
     async fn work(self: Arc<Self>, queues: &Queues, shutdown: &Shutdown) -> Result<(), QueueError> {
         let (session, mut deliveries) = queues.connect();
         let session = Arc::new(session);
         let (consumer, most) = (session.consumer(), self.settings.concurrency);
         session.subscribe(consumer, self.destination.clone(), most).await?.await?;
-        let mut under_way = JoinSet::new();
+        let (mut under_way, ending) = (JoinSet::new(), shutdown.child_token());
         let worked = loop {
             tokio::select! {
                 () = shutdown.cancelled() => break Ok(()),
+                () = self.is_paused(true) => break Ok(()),
                 delivery = deliveries.next() => {
                     let Some(delivery) = delivery else { break Err(QueueError::Stopped) };
-                    let (target, session, shutdown) = (Arc::clone(&self), Arc::clone(&session), shutdown.clone());
+                    let (target, session, ending) = (Arc::clone(&self), Arc::clone(&session), ending.clone());
                     let number = self.take(delivery.message.at);
                     under_way.spawn(async move {
-                        let ended = target.deliver(&session, delivery, number, &shutdown).await;
+                        let ended = target.deliver(&session, delivery, number, &ending).await;
                         target.counts().under_way.remove(&number);
                         ended
                     });
@@ -219,8 +227,16 @@ impl Target {
             }
         };
         // Those that only wait end at once and go back to the queue, and so does what takes too long.
+        ending.cancel();
+        let overdue = async {
+            shutdown.cancelled().await;
+            sleep(DRAIN).await;
+        };
         let in_time = worked.is_ok()
-            && timeout(DRAIN, async { while under_way.join_next().await.is_some() {} }).await.is_ok();
+            && tokio::select! {
+                () = async { while under_way.join_next().await.is_some() {} } => true,
+                () = overdue => false,
+            };
         if !in_time {
             under_way.shutdown().await;
         }
@@ -240,26 +256,27 @@ impl Target {
         number
     }
 
-    /// One message, until it is done or given up; or until `shutdown`, then it stays in the queue.
+    /// One message, until it is done or given up; or until `ending`, then it stays in the queue.
     async fn deliver(
         &self,
         session: &Session,
         delivery: Delivery,
         number: u64,
-        shutdown: &Shutdown,
+        ending: &Shutdown,
     ) -> Result<(), QueueError> {
-        let end = self.send(&delivery.message, number, shutdown).await;
+        let end = self.send(&delivery.message, number, ending).await;
         let Some(kind) = end else { return Ok(()) };
         let range = (Some(delivery.id), delivery.id);
         session.acknowledge(delivery.consumer, range, kind, None).await?.await?;
         Ok(())
     }
 
-    async fn send(&self, message: &Message, number: u64, shutdown: &Shutdown) -> Option<AckKind> {
+    async fn send(&self, message: &Message, number: u64, ending: &Shutdown) -> Option<AckKind> {
         let mut course = Course::new(self.settings.policy);
         loop {
             tokio::select! {
-                () = shutdown.cancelled() => return None,
+                biased;
+                () = ending.cancelled() => return None,
                 () = self.opened() => {}
             }
             let now = now();
@@ -277,7 +294,7 @@ impl Target {
                         message.tried = true;
                     }
                     tokio::select! {
-                        () = shutdown.cancelled() => return None,
+                        () = ending.cancelled() => return None,
                         () = sleep(wait) => {}
                     }
                 }
@@ -338,7 +355,10 @@ impl Target {
     }
 
     fn give_up(&self, message: &Message, why: String) -> AckKind {
-        tracing::warn!("delivery {}: message {} is a dead letter: {why}", self.name(), message.name);
+        // What is not persistent has no dead letter.
+        let read = crate::openwire::Message::from_bytes(message.body.clone());
+        let end = if read.is_ok_and(|read| !read.persistent) { "given up and gone" } else { "a dead letter" };
+        tracing::warn!("delivery {}: message {} is {end}: {why}", self.name(), message.name);
         self.note_failure(why.clone());
         self.metrics.died(self.name());
         self.counts().dead += 1;
@@ -351,6 +371,13 @@ impl Target {
         counts.failed += 1;
         counts.in_a_row += 1;
         counts.last_failure = Some(why);
+    }
+
+    /// Waits until it is paused, or until it is not.
+    async fn is_paused(&self, paused: bool) {
+        let mut gate = self.gate.subscribe();
+        // The sender is this target's own.
+        let _open = gate.wait_for(|gate| gate.paused.is_some() == paused).await;
     }
 
     /// Waits until something may be sent: neither paused nor held, and not too fast. Those that wait

@@ -328,8 +328,7 @@ async fn when_a_pause_ends_those_that_waited_go_no_faster_than_the_targets_rate(
     for name in ["m-1", "m-2", "m-3", "m-4", "m-5"] {
         story.send(name, "a").await;
     }
-    story.until(|status| status.under_way == 3).await;
-    // Time enough for each of them to be counted.
+    // Time enough for each of them to be counted, if it were taken.
     sleep(Duration::from_secs(2)).await;
     story.targets.resume("shop").unwrap();
     let first = server.next().await;
@@ -339,6 +338,46 @@ async fn when_a_pause_ends_those_that_waited_go_no_faster_than_the_targets_rate(
     }
     // Two at once, then one each half second.
     assert!(last - first.at >= Duration::from_millis(1300), "{:?}", last - first.at);
+}
+
+#[tokio::test]
+async fn what_a_target_had_taken_is_in_front_in_order_while_it_is_paused_where_an_operator_reaches_it() {
+    // The first one's request is under way, the others wait for their next try.
+    let mut replies = vec![Reply::Status(500); 3];
+    replies.push(Reply::Slow(Duration::from_millis(500)));
+    let mut server = Server::start(&replies, None).await;
+    let story = Story::start_as(format!("http://{}/hook", server.address), None, |settings| {
+        settings.concurrency = 4;
+        settings.policy.first_wait = Duration::from_secs(600);
+        settings.policy.longest_wait = Duration::from_secs(600);
+    });
+    let names = ["m-1", "m-2", "m-3", "m-4", "m-5"];
+    for name in names {
+        story.send(name, "a").await;
+    }
+    for _ in 0..4 {
+        server.next().await;
+    }
+    story.until(|status| status.failed == 3).await;
+    story.targets.pause("shop", "paused").unwrap();
+    let status = story.until(|status| status.under_way == 0).await;
+    assert_eq!((status.delivered, status.dead), (1, 0), "the request under way has ended");
+    // Whichever request came last was slow.
+    let left = story.names("orders").await;
+    assert_eq!(left.len(), 4, "{left:?}");
+    assert!(left.is_sorted(), "{left:?}");
+    let orders = Destination::queue("orders").unwrap();
+    let moved = async {
+        while story.queues.list().await.unwrap().iter().any(|queue| queue.state.in_flight > 0) {
+            sleep(Duration::from_millis(10)).await;
+        }
+        let aside = Destination::queue("aside").unwrap();
+        story.queues.relocate(orders, None, aside).await.unwrap()
+    };
+    assert_eq!(timeout(SOON, moved).await.expect("nothing is in its hands"), 4);
+    story.send("m-6", "a").await;
+    story.targets.resume("shop").unwrap();
+    assert_eq!(server.next().await.header("x-message-id"), "m-6");
 }
 
 #[tokio::test]
@@ -374,7 +413,8 @@ async fn a_410_is_a_dead_letter_at_once_and_pauses_the_target_until_it_is_resume
     let (queues, state) = (story.queues.clone(), story.folder.path().to_owned());
     (story.targets, story.handles) =
         Targets::start(vec![settings], &queues, &state, &Registry::new(), &story.shutdown).unwrap();
-    story.until(|status| status.paused.is_some() && status.under_way == 1).await;
+    story.until(|status| status.paused.is_some()).await;
+    assert_eq!(story.names("orders").await, ["m-2"]);
     assert!(server.got.try_recv().is_err(), "paused over a restart");
     story.targets.resume("shop").unwrap();
     assert_eq!(server.next().await.header("x-message-id"), "m-2");

@@ -16,13 +16,35 @@ use jiff::Timestamp;
 use super::Job;
 use super::turn::{Run, State, Step, Wishes};
 
-/// A lease lasts so long without a renewal, in seconds.
-pub const TTL: u64 = 15;
-/// It is renewed so often.
-pub const RENEW_EVERY: Duration = Duration::from_secs(4);
-/// Without a renewal for so long, counted from before it was asked for, a run is broken off: before
-/// anybody else may hold the lease.
-pub const TRUST: Duration = Duration::from_secs(12);
+/// How a job's lease is held.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Tenure {
+    /// It lasts so long without a renewal, in seconds.
+    pub ttl: u64,
+    /// It is renewed so often.
+    pub renew_every: Duration,
+    /// Without a renewal for so long, counted from before it was asked for, a run is broken off: before
+    /// anybody else may hold the lease.
+    pub trust: Duration,
+}
+
+impl Tenure {
+    /// Where a renewal is an entry of the ledger, as in etcd, there are fewer.
+    #[must_use]
+    pub const fn of(renewals_are_entries: bool) -> Self {
+        let (ttl, renew_every, trust) = if renewals_are_entries { (60, 15, 48) } else { (15, 4, 12) };
+        Self { ttl, renew_every: Duration::from_secs(renew_every), trust: Duration::from_secs(trust) }
+    }
+
+    /// Is the lease to be given back after a shift? Otherwise its time ends it, which is no entry; but
+    /// where the job is due again before, one vault would hold it for ever, and what the other is asked
+    /// for would never begin.
+    #[must_use]
+    pub fn is_given_back(self, job: &Job, now: Timestamp) -> bool {
+        let over = now.checked_add(Duration::from_secs(self.ttl)).unwrap_or(Timestamp::MAX);
+        job.plan.next_after(now).is_some_and(|next| next <= over)
+    }
+}
 
 /// What the ledger has of a job.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -57,17 +79,24 @@ pub struct Outcome {
     pub fault: Option<String>,
 }
 
-/// What is to be done next.
+/// What a look says is to be done next.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Sight {
+    /// Nothing until this time, or until somebody wishes something.
+    Rest(Option<Timestamp>),
+    /// Enter this state if there is none; then look again.
+    Found(State),
+    /// Ask for the lease; with it, [`Shift::new`].
+    Acquire,
+}
+
+/// What is to be done next under the lease.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Act {
     /// Nothing until this time, or until somebody wishes something. The shift is over.
     Rest(Option<Timestamp>),
     /// The shift is over; look again at once.
     Again,
-    /// Enter this state if there is none. The shift is over.
-    Found(State),
-    /// Ask for the lease; with it, [`Shift::new`].
-    Acquire,
     /// Read the state as the ledger has it now; then [`Shift::read`].
     Read,
     /// Enter this state over that version of it; then [`Shift::entered`].
@@ -85,11 +114,11 @@ pub enum Act {
 
 /// What is done without the lease, by this vault's own copy of the state, which may be old.
 #[must_use]
-pub fn look(job: &Job, here: Option<&State>, wishes: Wishes, now: Timestamp) -> Act {
+pub fn look(job: &Job, here: Option<&State>, wishes: Wishes, now: Timestamp) -> Sight {
     match here.map(|state| state.step(&job.plan, job.rules, wishes, now)) {
-        None => Act::Found(State::new(now)),
-        Some(Step::Wait(next)) => Act::Rest(next),
-        Some(Step::Skip(_) | Step::PutRight(_) | Step::Run { .. }) => Act::Acquire,
+        None => Sight::Found(State::new(now)),
+        Some(Step::Wait(next)) => Sight::Rest(next),
+        Some(Step::Skip(_) | Step::PutRight(_) | Step::Run { .. }) => Sight::Acquire,
     }
 }
 

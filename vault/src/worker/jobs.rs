@@ -7,8 +7,8 @@
 //! holder dies, the other vault gets the lease when its time is over. As leases do, jobs wait while the
 //! ledger's owner is away.
 //!
-//! The ledger keeps what is entered for good: up to three entries a run, and where etcd is the ledger one
-//! more for each renewal. So no job is due more often than every few seconds (`plan`), and what each
+//! The ledger keeps what is entered for good: up to three entries a run, a fourth where the next one is due
+//! soon, and where etcd is the ledger one more for each renewal, which is why a lease is longer there. So no job is due more often than every few seconds (`plan`), and what each
 //! vault does for itself (`upkeep`) is not entered at all.
 
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -26,7 +26,7 @@ use super::standing::{RunsOn, Standing, between, tell_failure};
 use super::task::{Task, TaskError};
 use super::{DRAIN, timestamp};
 use crate::schedule::Job;
-use crate::schedule::shift::{Act, Entry, Known, Outcome, RENEW_EVERY, Shift, TRUST, TTL, look};
+use crate::schedule::shift::{Act, Entry, Known, Outcome, Shift, Sight, Tenure, look};
 use crate::schedule::turn::{Run, State, Wishes, key};
 use crate::sequence::Sequence;
 use crate::sequence::record::lease::{Claim, Holder};
@@ -73,6 +73,7 @@ pub(super) struct Keeper {
     task: Task,
     sequence: Sequence,
     holder: Holder,
+    tenure: Tenure,
     /// An operator's wish. It lives as long as this vault runs, until its run is entered as begun.
     asked: Mutex<Option<Timestamp>>,
     /// Of the last run that was made here.
@@ -101,6 +102,7 @@ impl Jobs {
                 task,
                 sequence: sequence.clone(),
                 holder: Holder { by: own.to_owned(), token },
+                tenure: Tenure::of(sequence.is_shared()),
                 asked: Mutex::default(),
                 outcome: Mutex::default(),
                 wake: Notify::new(),
@@ -245,8 +247,8 @@ impl Keeper {
         let (known, paused) = (self.here().await?, self.sequence.record_here(self.pause_record()).await?);
         let state = known.as_ref().map(|known| &known.state);
         match look(&self.job, state, self.wishes(paused.as_ref()), timestamp()) {
-            Act::Rest(next) => return Ok(until(next)),
-            Act::Found(state) => {
+            Sight::Rest(next) => return Ok(until(next)),
+            Sight::Found(state) => {
                 return match self.put(&state, Expect::Absent).await {
                     Ok(_) | Err(JobError::Ledger(RecordError::Refused(Refused::Differs { .. }))) => {
                         Ok(Duration::ZERO)
@@ -254,19 +256,25 @@ impl Keeper {
                     Err(error) => Err(error),
                 };
             }
-            _ => {}
+            Sight::Acquire => {}
         }
         let asked_at = Instant::now();
-        let claim = Claim::Acquire { holder: self.holder.clone(), ttl: TTL };
+        let claim = Claim::Acquire { holder: self.holder.clone(), ttl: self.tenure.ttl };
         let lease = match self.sequence.write_record(self.lease(), Wish::Lease(claim)).await {
             Ok(Done { lease: Some(lease), .. }) => lease,
             Ok(_) | Err(RecordError::Refused(Refused::Held { .. })) => return Ok(LOOK_AGAIN),
             Err(error) => return Err(error.into()),
         };
-        tokio::select! {
-            done = self.shift(lease.epoch, shutdown) => done,
-            () = self.renewing(lease.epoch, asked_at) => Err(JobError::LeaseLost),
+        let done = tokio::select! {
+            done = self.shift(lease.epoch, shutdown) => done?,
+            () = self.renewing(lease.epoch, asked_at) => return Err(JobError::LeaseLost),
+        };
+        if self.tenure.is_given_back(&self.job, timestamp()) {
+            let claim = Claim::Release { holder: self.holder.clone(), epoch: lease.epoch };
+            // Else its time ends it.
+            let _given_back = self.sequence.write_record(self.lease(), Wish::Lease(claim)).await;
         }
+        Ok(done)
     }
 
     /// Works a shift under the lease.
@@ -295,7 +303,7 @@ impl Keeper {
                     shift.ran(&outcome)
                 }
                 Act::Rest(next) => return Ok(until(next)),
-                Act::Again | Act::Found(_) | Act::Acquire => return Ok(Duration::ZERO),
+                Act::Again => return Ok(Duration::ZERO),
             };
         }
     }
@@ -335,15 +343,16 @@ impl Keeper {
     /// Ends when the lease may be another's soon. A time counts from before it was asked for.
     async fn renewing(&self, epoch: u64, mut renewed: Instant) {
         let claim = Claim::Renew { holder: self.holder.clone(), epoch };
+        let Tenure { renew_every, trust, .. } = self.tenure;
         loop {
-            sleep(RENEW_EVERY).await;
+            sleep(renew_every).await;
             let asking = Instant::now();
-            let left = TRUST.saturating_sub(renewed.elapsed());
+            let left = trust.saturating_sub(renewed.elapsed());
             let renewal = self.sequence.write_record(self.lease(), Wish::Lease(claim.clone()));
             match timeout(left, renewal).await {
                 Ok(Ok(_)) => renewed = asking,
                 Ok(Err(RecordError::Refused(_))) => return,
-                Ok(Err(_)) | Err(_) if renewed.elapsed() >= TRUST => return,
+                Ok(Err(_)) | Err(_) if renewed.elapsed() >= trust => return,
                 Ok(Err(_)) | Err(_) => {}
             }
         }

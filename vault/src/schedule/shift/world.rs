@@ -17,7 +17,6 @@ use crate::schedule::turn::{Passed, Rules};
 /// A tenth of a second.
 type Tick = u64;
 const SECOND: Tick = 10;
-const TTL_TICKS: Tick = TTL * SECOND;
 const HISTORIES: u64 = 300;
 /// For so long there is trouble; then all is well for as long again.
 const TROUBLE: Tick = 1200 * SECOND;
@@ -68,9 +67,19 @@ impl Dice {
 /// What a vault is about to do.
 #[derive(Debug, Clone)]
 enum Doing {
-    Nothing { until: Tick },
-    Act { act: Act, key: u64 },
-    Running { run: Run, ends: Tick },
+    Nothing {
+        until: Tick,
+    },
+    /// Without the lease.
+    Seen(Sight),
+    Act {
+        act: Act,
+        key: u64,
+    },
+    Running {
+        run: Run,
+        ends: Tick,
+    },
 }
 
 struct Vault {
@@ -105,6 +114,7 @@ struct Ledger {
 
 struct World {
     control: Control,
+    tenure: Tenure,
     dice: Dice,
     now: Tick,
     job: &'static Job,
@@ -145,6 +155,8 @@ impl World {
         let vaults = [vault(), vault()];
         Self {
             control,
+            // Of a ledger of either kind.
+            tenure: Tenure::of(seed % 2 == 1),
             dice,
             now: 0,
             job,
@@ -206,8 +218,8 @@ impl World {
         }
         if self.chance(3000) {
             // Its owner begins anew, and every lease runs for its whole time again.
-            self.ledger.holder =
-                self.ledger.holder.map(|(token, epoch, _)| (token, epoch, self.now + TTL_TICKS));
+            let until = self.leased_until();
+            self.ledger.holder = self.ledger.holder.map(|(token, epoch, _)| (token, epoch, until));
         }
         if self.chance(2000) {
             let of = self.dice.vault();
@@ -249,9 +261,12 @@ impl World {
                 self.forget_what_has_run(of);
                 let vault = &self.vaults[of];
                 let state = vault.here.as_ref().map(|known| &known.state);
-                let act = look(self.job, state, vault.wishes, self.clock(of));
-                self.next(of, act);
+                match look(self.job, state, vault.wishes, self.clock(of)) {
+                    Sight::Rest(_) => self.over(of, 1),
+                    seen => self.vaults[of].doing = Doing::Seen(seen),
+                }
             }
+            Doing::Seen(seen) => self.go_on(of, seen),
             Doing::Act { act, key } => self.act(of, act, key)?,
             Doing::Running { run, ends } if ends <= self.now => {
                 *self.whole.entry(run.at).or_default() += 1;
@@ -283,8 +298,8 @@ impl World {
             return;
         }
         let trust = match self.control {
-            Control::TrustsTooLong => 3 * TTL_TICKS,
-            _ => TRUST.as_secs() * SECOND,
+            Control::TrustsTooLong => 3 * self.tenure.ttl * SECOND,
+            _ => self.tenure.trust.as_secs() * SECOND,
         };
         if self.now >= self.vaults[of].renewed + trust {
             return self.over(of, 5);
@@ -292,16 +307,33 @@ impl World {
         if self.now < self.vaults[of].renews_at || self.is_away() || self.chance(3) {
             return;
         }
-        let token = self.vaults[of].token;
+        let (token, renewed) = (self.vaults[of].token, self.leased_until());
         match &mut self.ledger.holder {
             Some((holder, _, until)) if *holder == token && self.now < *until => {
-                *until = self.now + TTL_TICKS;
-                let vault = &mut self.vaults[of];
-                (vault.renewed, vault.renews_at) = (self.now, self.now + RENEW_EVERY.as_secs() * SECOND);
+                *until = renewed;
+                self.count_renewal(of);
             }
             _ if self.control == Control::TrustsTooLong => {}
             _ => self.over(of, 5),
         }
+    }
+
+    fn give_back(&mut self, of: usize) {
+        let is_wanted =
+            self.vaults[of].shift.is_some() && self.tenure.is_given_back(self.job, self.clock(of));
+        if is_wanted && !self.is_away() && !self.chance(6) {
+            self.ledger.holder.take_if(|(holder, ..)| *holder == self.vaults[of].token);
+        }
+    }
+
+    /// When a lease that is entered or renewed now is over.
+    fn leased_until(&self) -> Tick {
+        self.now + self.tenure.ttl * SECOND
+    }
+
+    fn count_renewal(&mut self, of: usize) {
+        let next = self.now + self.tenure.renew_every.as_secs() * SECOND;
+        (self.vaults[of].renewed, self.vaults[of].renews_at) = (self.now, next);
     }
 
     fn over(&mut self, of: usize, seconds: Tick) {
@@ -311,8 +343,26 @@ impl World {
 
     fn next(&mut self, of: usize, act: Act) {
         match act {
-            Act::Rest(_) | Act::Again => self.over(of, u64::from(matches!(act, Act::Rest(_)))),
+            Act::Rest(_) | Act::Again => {
+                self.give_back(of);
+                self.over(of, u64::from(matches!(act, Act::Rest(_))));
+            }
             act => self.vaults[of].doing = Doing::Act { act, key: self.dice.next() },
+        }
+    }
+
+    /// Does what was seen to be done, without the lease.
+    fn go_on(&mut self, of: usize, seen: Sight) {
+        match seen {
+            // It fails, or its answer is lost.
+            _ if self.is_away() || self.chance(6) => self.over(of, 1),
+            Sight::Rest(_) => self.over(of, 1),
+            Sight::Found(state) => {
+                self.ledger.known.get_or_insert(Known { state, version: 1 });
+                self.vaults[of].here = self.ledger.known.clone();
+                self.over(of, 0);
+            }
+            Sight::Acquire => self.acquire(of),
         }
     }
 
@@ -325,12 +375,6 @@ impl World {
                     self.over(of, 1);
                 }
             }
-            Act::Found(state) => {
-                self.ledger.known.get_or_insert(Known { state, version: 1 });
-                self.vaults[of].here = self.ledger.known.clone();
-                self.over(of, 0);
-            }
-            Act::Acquire => self.acquire(of),
             Act::Read => {
                 let found = match self.control {
                     Control::ReadsNothingAgain => self.vaults[of].here.clone(),
@@ -368,11 +412,10 @@ impl World {
             Some((holder, _, until)) if self.now < until && holder == token => {}
             _ => self.ledger.epoch += 1,
         }
-        self.ledger.holder = Some((token, self.ledger.epoch, self.now + TTL_TICKS));
-        let vault = &mut self.vaults[of];
+        self.ledger.holder = Some((token, self.ledger.epoch, self.leased_until()));
         // The answer takes its time; the vault counts from before it asked.
-        (vault.renewed, vault.renews_at) = (self.now, self.now + RENEW_EVERY.as_secs() * SECOND);
-        vault.shift = Some(Shift::new(self.job, format!("vault-{of}"), self.ledger.epoch));
+        self.count_renewal(of);
+        self.vaults[of].shift = Some(Shift::new(self.job, format!("vault-{of}"), self.ledger.epoch));
         self.next(of, Act::Read);
     }
 
