@@ -8,6 +8,8 @@ pub mod core;
 mod counts;
 pub mod direction;
 pub mod journal;
+pub mod pattern;
+pub mod trial;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -24,7 +26,7 @@ use tokio::time::Instant;
 use self::core::Limits;
 use self::counts::Counts;
 use self::direction::status::{Report, Status};
-use self::direction::{Asked, Broker, Ears, Settings, SettingsError, Wish};
+use self::direction::{Asked, Broker, Ears, Settings, Wish};
 use self::journal::{Dead, JournalError, Left};
 use crate::openwire::Destination;
 use crate::openwire::client::{Login, trust};
@@ -77,9 +79,6 @@ pub struct Plan {
 /// Why a direction cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BridgeError {
-    /// It would carry what is its own.
-    #[error(transparent)]
-    Settings(#[from] SettingsError),
     /// A certificate or key.
     #[error("bridge {name}: {source}")]
     Tls {
@@ -303,7 +302,7 @@ fn left_behind(folder: &Path, plans: &[Plan]) -> Vec<Left> {
 
 impl Plan {
     fn settings(&self, vault: &str, folder: &Path) -> Result<Settings, BridgeError> {
-        let settings = Settings {
+        Ok(Settings {
             name: self.name.clone(),
             vault: vault.to_owned(),
             file: folder.join(format!("{}.{ENDING}", self.name)),
@@ -312,9 +311,7 @@ impl Plan {
             destination: self.destination.clone(),
             limits: Limits { journal_bytes: self.journal_bytes, ..Limits::default() },
             prefetch: self.prefetch,
-        };
-        settings.check()?;
-        Ok(settings)
+        })
     }
 }
 

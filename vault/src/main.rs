@@ -213,8 +213,13 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let config = config()?;
         // What only a running vault knows, that one is asked for.
         let trouble = runtime.block_on(command::keys::trouble(&config.api.control_socket));
-        let (found, faults) = runtime.block_on(command::database::check(&config));
-        return check(&config, &arguments.config, found, trouble.into_iter().chain(faults));
+        let looked = [
+            runtime.block_on(command::database::check(&config)),
+            runtime.block_on(command::bridge::check(&config)),
+        ];
+        let (found, faults): (Vec<_>, Vec<_>) = looked.into_iter().unzip();
+        let faults = trouble.into_iter().chain(faults.into_iter().flatten());
+        return check(&config, &arguments.config, found.concat(), faults);
     }
     let mut stdout = std::io::stdout();
     let mut output = Output { to: &mut stdout, json: arguments.json };

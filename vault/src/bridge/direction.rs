@@ -21,14 +21,13 @@ use tokio::time::{Instant, sleep};
 
 use super::core::Limits;
 use super::journal::{self, Birth, JournalError};
+use super::pattern::OWN_QUEUES;
 use crate::openwire::client::Login;
 use crate::openwire::uri::Uri;
 use crate::openwire::{BrokerId, Destination, Text};
 use status::{LastError, State, Status};
 use work::{Direction, End};
 
-/// Queues that belong to the bridge itself begin so.
-pub const OWN_QUEUES: &str = "vault.bridge.";
 /// What lasted so long had not failed at once.
 const STEADY: Duration = Duration::from_secs(10);
 
@@ -73,35 +72,7 @@ pub struct Settings {
     pub prefetch: u16,
 }
 
-/// Why settings cannot be used.
-#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
-pub enum SettingsError {
-    /// The bridge would carry its own receipts away.
-    #[error(
-        "bridge {name}: {destination} also names the bridge's own queues, vault.bridge.>; name a prefix, as orders.>"
-    )]
-    OwnQueues {
-        /// The direction.
-        name: String,
-        /// What it should carry.
-        destination: String,
-    },
-}
-
 impl Settings {
-    /// That a direction can work so.
-    ///
-    /// # Errors
-    /// [`SettingsError`].
-    pub fn check(&self) -> Result<(), SettingsError> {
-        let destination = self.destination.to_string();
-        let name = self.destination.name.to_string();
-        if name.split(',').any(|part| covers_own(part.trim())) {
-            return Err(SettingsError::OwnQueues { name: self.name.clone(), destination });
-        }
-        Ok(())
-    }
-
     /// From where to where it leads.
     fn ends(&self) -> String {
         format!("{} -> {}", self.from.name, self.to.name)
@@ -117,21 +88,6 @@ impl Settings {
     pub fn receipts(&self) -> String {
         format!("{OWN_QUEUES}receipts.{}.{}", self.name, self.vault)
     }
-}
-
-/// Can a queue of a bridge, whichever it is, have such a name? Source: ActiveMQ's manual, "Wildcards";
-/// Artemis writes `#` for `>`.
-fn covers_own(part: &str) -> bool {
-    let pattern = part.trim_start_matches("queue://").split('?').next().unwrap_or_default();
-    let mut words = pattern.split('.');
-    for own in OWN_QUEUES.split_terminator('.') {
-        match words.next() {
-            Some(">" | "#") => return true,
-            Some(word) if word == "*" || word == own => {}
-            Some(_) | None => return false,
-        }
-    }
-    words.next().is_some()
 }
 
 /// What an operator wants.
@@ -238,7 +194,7 @@ async fn fulfil(settings: &Settings, Asked { wish, answer }: Asked) {
     }
 }
 
-fn random() -> u32 {
+pub(super) fn random() -> u32 {
     getrandom::u32().unwrap_or(u32::MAX / 2)
 }
 

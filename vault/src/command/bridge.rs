@@ -11,9 +11,27 @@ use serde_json::Value;
 use super::control::{Progress, ask, call, json, whole};
 use super::status::{bytes, span};
 use super::{CommandError, Output};
+use crate::bridge::trial::{Found, try_out};
+use crate::config::Config;
 
 /// Many dead letters take their time.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(600);
+
+/// What `vault check` tells of bridges and their brokers: lines, and what needs the operator.
+pub async fn check(config: &Config) -> (Vec<String>, Vec<String>) {
+    let (mut found, mut faults) = (Vec::new(), Vec::new());
+    for one in try_out(&config.bridge).await {
+        match one {
+            Found::Fine(line) => found.push(line),
+            Found::Fault(fault) => faults.push(fault),
+        }
+    }
+    let ways = config.bridge.iter();
+    found.extend(ways.map(|plan| {
+        format!("bridge {}: {} from {} to {}", plan.name, plan.destination, plan.from.name, plan.to.name)
+    }));
+    (found, faults)
+}
 
 /// `vault bridge …`
 #[derive(Debug, Clone, Subcommand)]

@@ -6,8 +6,10 @@ use std::collections::BTreeMap;
 use shared::config::{ByteSize, Section};
 use shared::tls::is_name;
 
+use crate::bridge::pattern::{meet, names_own_queues};
 use crate::bridge::{Place, Plan};
-use crate::openwire::{Destination, Text};
+use crate::openwire::uri::Uri;
+use crate::openwire::{Destination, DestinationKind, Text};
 
 /// A smaller journal would hold the bridge up at every turn.
 const SMALLEST_JOURNAL: ByteSize = ByteSize::mib(64);
@@ -18,28 +20,40 @@ const SMALLEST_JOURNAL: ByteSize = ByteSize::mib(64);
 pub(super) fn plans(root: &mut Section<'_>, vaults: [Option<&str>; 2]) -> Vec<Plan> {
     let mut brokers = BTreeMap::new();
     for mut section in root.sections("remote_broker") {
-        let Some(name) = name(&mut section) else { continue };
-        let Some(place) = place(&mut section, &name) else { continue };
+        let name = name(&mut section);
+        let place = place(&mut section, name.as_deref().unwrap_or_default());
+        let Some(name) = name else { continue };
         if brokers.insert(name.clone(), place).is_some() {
             section.fault("name", format!("there is another broker {name:?}; give each its own name"));
         }
     }
     let mut plans: Vec<Plan> = Vec::new();
     for mut section in root.sections("bridge") {
-        if let Some(plan) = plan(&mut section, &brokers) {
-            if plans.iter().any(|other| other.name == plan.name) {
-                let why = format!("there is another bridge {:?}; give each its own name", plan.name);
-                section.fault("name", why);
-            }
-            let is_vault = |name: &String| vaults.iter().any(|it| it.is_none_or(|it| it == name));
-            if let Some(name) = plan.preferred.as_ref().filter(|name| !is_vault(name)) {
-                section
-                    .fault("preferred", format!("{name:?} is neither of the two vaults; name one of them"));
+        if let Some(plan) = plan(&mut section, &brokers, vaults) {
+            for other in &plans {
+                compare(&mut section, other, &plan);
             }
             plans.push(plan);
         }
     }
     plans
+}
+
+/// Two bridges must not have one name, and not carry the same messages.
+fn compare(section: &mut Section<'_>, other: &Plan, plan: &Plan) {
+    if other.name == plan.name {
+        section.fault("name", format!("there is another bridge {:?}; give each its own name", plan.name));
+    }
+    // A topic's messages go to each of several targets.
+    let is_shared = plan.destination.kind == DestinationKind::Queue || plan.to.name == other.to.name;
+    if plan.from.name == other.from.name && is_shared && meet(&plan.destination, &other.destination) {
+        let why = format!(
+            "bridge {:?} takes {} from {:?} too, and what both name would go by chance with either, or twice; \
+             name what is for one alone",
+            other.name, other.destination, plan.from.name
+        );
+        section.fault("destination", why);
+    }
 }
 
 fn name(section: &mut Section<'_>) -> Option<String> {
@@ -54,38 +68,43 @@ fn name(section: &mut Section<'_>) -> Option<String> {
 
 fn place(section: &mut Section<'_>, name: &str) -> Option<Place> {
     let uri: Option<String> = section.required("uri");
-    let uri = uri.and_then(|text| text.parse().map_err(|why| section.fault("uri", why)).ok());
+    let uri: Option<Uri> = uri.and_then(|text| text.parse().map_err(|why| section.fault("uri", why)).ok());
     let certificate = section.optional("certificate_file");
     let key = section.optional("key_file");
     if certificate.is_some() != key.is_some() {
         section.fault("key_file", "certificate_file and key_file belong together; write both or none");
     }
-    Some(Place {
-        name: name.to_owned(),
-        user: section.optional("user"),
-        password_file: section.optional("password_file"),
-        authority_file: section.optional("authority_file"),
-        certificate: certificate.zip(key),
-        uri: uri?,
-    })
+    let (user, password_file) = (section.optional("user"), section.optional("password_file"));
+    if user.is_some() != password_file.is_some() {
+        section.fault("password_file", "user and password_file belong together; write both or none");
+    }
+    let authority_file = section.optional("authority_file");
+    let uses_tls = uri.as_ref().is_some_and(|uri| uri.brokers.iter().any(|broker| broker.tls));
+    if uses_tls && authority_file.is_none() {
+        section
+            .fault("authority_file", "ssl needs to know who signs the broker's certificate; name the file");
+    }
+    let certificate = certificate.zip(key);
+    Some(Place { name: name.to_owned(), user, password_file, authority_file, certificate, uri: uri? })
 }
 
-fn plan(section: &mut Section<'_>, brokers: &BTreeMap<String, Place>) -> Option<Plan> {
+/// `brokers`: by name; none where a broker's own section is at fault.
+fn plan(
+    section: &mut Section<'_>,
+    brokers: &BTreeMap<String, Option<Place>>,
+    vaults: [Option<&str>; 2],
+) -> Option<Plan> {
     let own = name(section);
-    let mut broker = |key| {
-        let name: String = section.required(key)?;
-        let place = brokers.get(&name).cloned();
-        if place.is_none() {
-            section.fault(key, format!("there is no broker {name:?}; name one of [[remote_broker]]"));
+    let ends: [Option<String>; 2] = [section.required("from"), section.required("to")];
+    for (key, end) in ["from", "to"].into_iter().zip(&ends) {
+        if let Some(end) = end.as_ref().filter(|end| !brokers.contains_key(*end)) {
+            section.fault(key, format!("there is no broker {end:?}; name one of [[remote_broker]]"));
         }
-        place
-    };
-    let (from, to) = (broker("from"), broker("to"));
-    let destination: Option<String> = section.required("destination");
-    let destination = destination.map(|text| match text.strip_prefix("topic://") {
-        Some(topic) => Destination::topic(Text::shortened(topic)),
-        None => Destination::queue(Text::shortened(text.strip_prefix("queue://").unwrap_or(&text))),
-    });
+    }
+    if ends[0].is_some() && ends[0] == ends[1] {
+        section.fault("to", "is where the messages come from; name another [[remote_broker]]");
+    }
+    let destination = destination(section);
     let prefetch = section.or("prefetch", 1000);
     if prefetch == 0 {
         section.fault("prefetch", "0 lets nothing come; write how many messages may be under way");
@@ -94,6 +113,12 @@ fn plan(section: &mut Section<'_>, brokers: &BTreeMap<String, Place>) -> Option<
     if journal.0 < SMALLEST_JOURNAL.0 {
         section.fault("journal_size", "must be at least \"64MiB\"");
     }
+    let preferred: Option<String> = section.optional("preferred");
+    let is_vault = |name: &String| vaults.iter().any(|it| it.is_none_or(|it| it == name));
+    if let Some(name) = preferred.as_ref().filter(|name| !is_vault(name)) {
+        section.fault("preferred", format!("{name:?} is neither of the two vaults; name one of them"));
+    }
+    let [from, to] = ends.map(|end| brokers.get(&end?).cloned().flatten());
     Some(Plan {
         name: own?,
         from: from?,
@@ -101,8 +126,23 @@ fn plan(section: &mut Section<'_>, brokers: &BTreeMap<String, Place>) -> Option<
         destination: destination?,
         prefetch,
         journal_bytes: journal.0,
-        preferred: section.optional("preferred"),
+        preferred,
     })
+}
+
+fn destination(section: &mut Section<'_>) -> Option<Destination> {
+    let text: String = section.required("destination")?;
+    let destination = match text.strip_prefix("topic://") {
+        Some(topic) => Destination::topic(Text::shortened(topic)),
+        None => Destination::queue(Text::shortened(text.strip_prefix("queue://").unwrap_or(&text))),
+    };
+    if names_own_queues(&destination) {
+        let why = format!(
+            "{destination} also names the bridge's own queues, vault.bridge.>; name a prefix, as orders.>"
+        );
+        section.fault("destination", why);
+    }
+    Some(destination)
 }
 
 #[cfg(test)]
@@ -119,8 +159,8 @@ mod tests {
             .map_err(|faults| faults.to_string())
     }
 
-    const BROKERS: &str = "[[remote_broker]]\nname = \"a\"\nuri = \"failover:(tcp://a:61616)\"\nuser = \"erp\"\n\
-        [[remote_broker]]\nname = \"b\"\nuri = \"ssl://b:61617\"\n";
+    const BROKERS: &str = "[[remote_broker]]\nname = \"a\"\nuri = \"failover:(tcp://a:61616)\"\nuser = \"erp\"\npassword_file = \"erp.password\"\n\
+        [[remote_broker]]\nname = \"b\"\nuri = \"ssl://b:61617\"\nauthority_file = \"b.crt\"\n";
 
     #[test]
     fn a_bridge_carries_what_it_names_between_brokers_that_are_there() {
@@ -146,5 +186,29 @@ mod tests {
             .unwrap_err();
         assert!(faults.contains("\"cache\" is no option here"), "{faults}");
         assert!(faults.contains("belong together"), "{faults}");
+    }
+
+    #[test]
+    fn faults_are_told_all_at_once_and_none_follows_from_another() {
+        let bridge = |name: &str, from: &str, to: &str, what: &str| {
+            format!(
+                "[[bridge]]\nname = \"{name}\"\nfrom = \"{from}\"\nto = \"{to}\"\ndestination = \"{what}\"\n"
+            )
+        };
+        let brokers = "[[remote_broker]]\nname = \"a\"\nuri = \"tcp:/\"\nuser = \"erp\"\n\
+            [[remote_broker]]\nname = \"b\"\nuri = \"ssl://b:61617\"\n";
+        let text = format!("{brokers}{}preferred = \"vault-a\"\n", bridge("x", "a", "b", ">"));
+        let faults = read(&text).unwrap_err();
+        for told in ["uri", "password_file", "authority_file", "destination"] {
+            assert!(faults.contains(told), "{told}: {faults}");
+        }
+        assert!(!faults.contains("there is no broker") && !faults.contains("unknown key"), "{faults}");
+        let (own, round) = (bridge("x", "a", "a", "vault.>"), bridge("y", "a", "b", "a.>"));
+        let faults = read(&format!("{BROKERS}{own}{round}{}", bridge("z", "a", "b", "a.b"))).unwrap_err();
+        for told in ["the bridge's own queues", "is where the messages come from", "bridge \"y\" takes"] {
+            assert!(faults.contains(told), "{told}: {faults}");
+        }
+        let topics = [bridge("y", "a", "b", "topic://a"), bridge("z", "b", "a", "topic://a")].concat();
+        assert_eq!(read(&format!("{BROKERS}{topics}")).unwrap().len(), 2);
     }
 }
