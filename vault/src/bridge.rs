@@ -30,7 +30,7 @@ use crate::openwire::Destination;
 use crate::openwire::client::{Login, trust};
 use crate::openwire::uri::Uri;
 
-/// How long a broker may take for one answer.
+/// How long a broker may take for one answer, unless bytes move.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Wishes of operators that wait.

@@ -12,7 +12,7 @@ use super::tries::{Tries, tell_failure};
 use super::work::Event;
 use super::{Birth, Broker, Settings, hex, random};
 use crate::bridge::core::Input;
-use crate::openwire::client::{Client, ClientError, Dispatches, Login};
+use crate::openwire::client::{Client, ClientError, Dispatches, Held, Login};
 use crate::openwire::uri::Address;
 use crate::openwire::{
     AckKind, BrokerId, ConsumerId, ConsumerInfo, Destination, Head, LocalTransactionId, Message, MessageAck,
@@ -43,7 +43,8 @@ const CONSUMER: i64 = 2;
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) asks: mpsc::Sender<Ask>,
-    pub(super) messages: mpsc::Receiver<Arc<Message>>,
+    /// Each counts as waiting until the rules have it.
+    pub(super) messages: mpsc::Receiver<(Arc<Message>, Held)>,
     /// Numbers of the batches whose receipts lay at the source.
     pub(super) receipts: Vec<u64>,
 }
@@ -257,14 +258,14 @@ impl Source {
                     // The direction has let go of this connection.
                     None => return ClientError::Closed,
                 },
-                (room, dispatch) = async { (give.reserve().await, self.dispatches.next().await) } => {
-                    let dispatch = match dispatch {
+                (room, dispatch) = async { (give.reserve().await, self.dispatches.next_held().await) } => {
+                    let (dispatch, held) = match dispatch {
                         Ok(dispatch) => dispatch,
                         Err(error) => return error,
                     };
                     let Ok(room) = room else { return ClientError::Closed };
                     if let Some(message) = self.dispatched(*dispatch, events).await {
-                        room.send(Arc::new(message));
+                        room.send((Arc::new(message), held));
                     }
                 }
             }

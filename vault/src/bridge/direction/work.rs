@@ -15,6 +15,7 @@ use super::status::{Full, LastError, State, Status};
 use super::{Asked, Ears, Settings, fresh, now, target};
 use crate::bridge::core::{Core, Input, Step};
 use crate::bridge::journal::{Errand, Figures, Journal, JournalError, Told};
+use crate::openwire::client::Held;
 use crate::openwire::{Message, MessageId};
 
 /// How often times are looked at.
@@ -145,7 +146,7 @@ impl<'a> Direction<'a> {
                 },
                 Some(event) = self.events.recv() => self.heard(event).into_iter().collect(),
                 Some(asked) = ears.asked.recv() => return End::Asked(asked),
-                Some(message) = next(self.link.as_mut()), if wants => {
+                Some((message, _held)) = next(self.link.as_mut()), if wants => {
                     let bytes = weight(&message);
                     vec![Input::Received(message, bytes)]
                 }
@@ -298,7 +299,7 @@ fn room(folder: &std::path::Path) -> Option<u64> {
 }
 
 /// The next message of the connection, if there is one.
-async fn next(link: Option<&mut Link>) -> Option<Arc<Message>> {
+async fn next(link: Option<&mut Link>) -> Option<(Arc<Message>, Held)> {
     match link {
         Some(link) => link.messages.recv().await,
         None => None,
