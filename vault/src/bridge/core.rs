@@ -45,6 +45,8 @@ pub struct Limits {
     /// So often may the target refuse one message before it is set aside; it is a dead letter once
     /// the target takes another.
     pub tries: u32,
+    /// So many messages are set aside before one to another destination is looked for; twice as many at most.
+    pub suspects: usize,
     /// A message that is refused for so long is a dead letter although no other was taken.
     pub give_up: Duration,
 }
@@ -59,6 +61,7 @@ impl Default for Limits {
             journal_bytes: 10 << 30,
             keep_returned: Duration::from_secs(600),
             tries: 3,
+            suspects: 16,
             give_up: Duration::from_secs(600),
         }
     }
@@ -116,6 +119,8 @@ pub enum Write<M> {
         /// New sequences?
         afresh: bool,
     },
+    /// Their messages are found to be the source's; their rows are kept for a while.
+    Return(Vec<u64>),
     /// Its messages are the source's: forget its rows.
     Drop(u64),
     /// These rows are done.
@@ -132,6 +137,20 @@ pub enum Write<M> {
         /// The target's words.
         why: String,
     },
+    /// This row was refused by itself: what is behind it may be at the target before it. Should the program
+    /// end, it gets a new sequence; or is buried, if the target did not answer and may have it.
+    Aside {
+        /// Which row.
+        sequence: u64,
+        /// The target's words.
+        why: String,
+        /// Are they an answer?
+        is_answered: bool,
+    },
+    /// Nothing behind those that were set aside is at the target: they are as they were.
+    Acquit,
+    /// These rows get the next sequences, in their order: others pass them.
+    Pass(Vec<u64>),
     /// The journal is an old copy, put back: batches begin there, and sequences far behind all that
     /// may have been given since.
     Jump(u64),
@@ -166,9 +185,27 @@ pub enum Step<M> {
         rows: usize,
         /// At most so many bytes, or one row.
         bytes: u64,
+        /// None that goes to one of these destinations; they may be many rows.
+        but: Vec<i64>,
     },
     /// Send them to the target in one transaction.
-    Send(Vec<Row<M>>),
+    Send {
+        /// In order.
+        rows: Vec<Row<M>>,
+        /// Is the commit to be asked for only once the target has answered to the row?
+        is_careful: bool,
+    },
+}
+
+/// How the target did not take what was sent.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Refusal {
+    /// One of the messages will be refused for ever.
+    ForEver,
+    /// It said no; it may be the one that ails.
+    Answered,
+    /// It hung up before the commit was asked for.
+    HungUp,
 }
 
 /// What happened.
@@ -204,8 +241,8 @@ pub enum Input<M> {
     Refused {
         /// Its words.
         why: String,
-        /// Will one of these messages be refused for ever? Otherwise the target may be the one that ails.
-        for_ever: bool,
+        /// How.
+        how: Refusal,
     },
     /// The time, on any clock that only goes forward.
     Tick(Duration),
@@ -216,6 +253,8 @@ pub enum Input<M> {
 struct Batch<M> {
     number: u64,
     is_written: bool,
+    /// Rows got higher sequences since: its own must get new ones, as those may be sent before.
+    is_passed: bool,
     first: M,
     last: M,
     load: Load,
@@ -227,6 +266,7 @@ enum Mark {
     Batch(u64),
     Ours(u64, Load),
     Buried(Load),
+    Aside,
     Other,
     Removed(Load),
 }
@@ -253,6 +293,8 @@ pub struct Core<M> {
     /// Dead letters.
     dead: Load,
     is_held: bool,
+    /// When all receipts were read over the connection that holds the lock.
+    read_at: Duration,
     target: Target<M>,
     writing: VecDeque<Mark>,
     steps: Vec<Step<M>>,
@@ -277,6 +319,7 @@ impl<M: Clone> Core<M> {
             receipts: BTreeSet::new(),
             dead: kept.dead,
             is_held: false,
+            read_at: Duration::ZERO,
             writing: VecDeque::new(),
             steps: Vec::new(),
         }
@@ -291,6 +334,7 @@ impl<M: Clone> Core<M> {
                 }
                 self.receipts.extend(receipts);
                 self.consuming = true;
+                self.read_at = self.now;
                 self.steps.push(Step::Consume);
             }
             Input::Receipts(receipts) => drop(self.read(&receipts)),
@@ -314,7 +358,7 @@ impl<M: Clone> Core<M> {
             }
             Input::Hold(is_held) => self.is_held = is_held,
             Input::Sent => self.target.sent(),
-            Input::Refused { why, for_ever } => self.target.refused(why, for_ever, self.now),
+            Input::Refused { why, how } => self.target.refused(why, how, self.now),
             Input::Tick(now) => self.now = now,
         }
         if self.open.is_none() {
@@ -322,8 +366,15 @@ impl<M: Clone> Core<M> {
             self.begin();
         }
         for (write, load) in self.target.go_on(&mut self.steps) {
-            let is_dead = matches!(write, Write::Bury { .. });
-            self.write(write, if is_dead { Mark::Buried(load) } else { Mark::Removed(load) });
+            let mark = match write {
+                Write::Bury { .. } => Mark::Buried(load),
+                Write::Aside { .. } | Write::Acquit | Write::Pass(_) => Mark::Aside,
+                _ => Mark::Removed(load),
+            };
+            if let (Write::Pass(_), Some(batch)) = (&write, &mut self.open) {
+                batch.is_passed = true;
+            }
+            self.write(write, mark);
         }
         std::mem::take(&mut self.steps)
     }
@@ -347,6 +398,22 @@ impl<M: Clone> Core<M> {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.open.is_none() && self.writing.is_empty() && self.waiting() == Load::default()
+    }
+
+    /// Should all receipts be read again, over a new connection? Some rows are kept that are not ours, and
+    /// otherwise would be for ever.
+    #[must_use]
+    pub fn should_read(&self) -> bool {
+        let keep = self.limits.keep_returned;
+        let is_over = |since: Duration| self.now.saturating_sub(since) >= keep;
+        let is_kept = self.returned.values().any(|(since, _)| since.is_some_and(is_over));
+        self.consuming && self.open.is_none() && is_kept && is_over(self.read_at)
+    }
+
+    /// What was found to be the source's, and is kept for a while in case its receipt comes late.
+    #[must_use]
+    pub fn returned(&self) -> Load {
+        self.returned.values().fold(Load::default(), |all, (_, load)| all + *load)
     }
 
     /// Dead letters.
@@ -390,8 +457,13 @@ impl<M: Clone> Core<M> {
         self.returned.extend(not_found.map(|(batch, load)| (batch, (None, load))));
         let is_told = !receipts.is_empty();
         if is_told {
-            for (since, _) in self.returned.values_mut() {
-                since.get_or_insert(self.now);
+            let mut new = Vec::new();
+            for (batch, (since, _)) in self.returned.iter_mut().filter(|(_, (since, _))| since.is_none()) {
+                *since = Some(self.now);
+                new.push(*batch);
+            }
+            if !new.is_empty() {
+                self.write(Write::Return(new), Mark::Other);
             }
         }
         is_told
@@ -438,7 +510,7 @@ impl<M: Clone> Core<M> {
 
     fn taken(&mut self) {
         if let Some(batch) = self.open.take_if(|batch| batch.is_written) {
-            let ours = Write::Ours { batch: batch.number, afresh: false };
+            let ours = Write::Ours { batch: batch.number, afresh: batch.is_passed };
             self.write(ours, Mark::Ours(batch.number, batch.load));
         }
     }
@@ -452,6 +524,7 @@ impl<M: Clone> Core<M> {
                 self.target.removed(load);
                 self.dead = self.dead + load;
             }
+            Some(Mark::Aside) => self.target.kept_aside(),
             Some(Mark::Other) | None => {}
         }
     }
@@ -492,7 +565,7 @@ impl<M: Clone> Core<M> {
         if let (Some(first), Some(last)) = (messages.first().cloned(), messages.last().cloned()) {
             let number = self.next_batch;
             self.next_batch += 1;
-            self.open = Some(Batch { number, is_written: false, first, last, load });
+            self.open = Some(Batch { number, is_written: false, is_passed: false, first, last, load });
             self.write(Write::Batch(number, messages), Mark::Batch(number));
         }
     }

@@ -128,6 +128,9 @@ pub enum ClientError {
     /// The broker ended it.
     #[error("the broker closed the connection")]
     Closed,
+    /// It was ended here.
+    #[error("the connection was given up here, to begin anew")]
+    GivenUp,
     /// An answer lies behind more than may wait.
     #[error("over {} MiB were dispatched before an answer; a smaller prefetch is tried", MOST_WAITING >> 20)]
     Overrun,
@@ -165,6 +168,16 @@ impl ClientError {
         match self {
             Self::TooLong(_) => true,
             Self::Ended(cause) => cause.is_too_long(),
+            _ => false,
+        }
+    }
+
+    /// Did the other side end the connection, without a word?
+    #[must_use]
+    pub fn is_hung_up(&self) -> bool {
+        match self {
+            Self::Closed | Self::Broken(_) => true,
+            Self::Ended(cause) => cause.is_hung_up(),
             _ => false,
         }
     }

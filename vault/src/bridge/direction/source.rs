@@ -31,7 +31,7 @@ const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// A vault without the lock reads its receipts so often.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// Why it does not try.
-pub(super) const STANDS_BACK: &str = "the other vault is preferred, and is at work";
+pub(super) const STANDS_BACK: &str = "the other vault is to carry: it is preferred, or has room";
 /// Asks that wait.
 const MOST_ASKS: usize = 4;
 
@@ -107,6 +107,10 @@ pub(super) async fn run(
                 }
                 Err(error) => (false, error),
             };
+        if matches!(error, ClientError::GivenUp) && !*stand_back.borrow() {
+            // Whoever let it go wants another.
+            continue;
+        }
         // An answer that lies behind too many bytes: fewer messages at a time.
         prefetch = if error.is_overrun() { prefetch / 4 } else { prefetch.saturating_mul(2) }
             .clamp(1, settings.prefetch);
@@ -256,14 +260,14 @@ impl Source {
                     }
                     Some(Ask::Take(take)) => work = Some(Box::pin(self.take(*take))),
                     // The direction has let go of this connection.
-                    None => return ClientError::Closed,
+                    None => return ClientError::GivenUp,
                 },
                 (room, dispatch) = async { (give.reserve().await, self.dispatches.next_held().await) } => {
                     let (dispatch, held) = match dispatch {
                         Ok(dispatch) => dispatch,
                         Err(error) => return error,
                     };
-                    let Ok(room) = room else { return ClientError::Closed };
+                    let Ok(room) = room else { return ClientError::GivenUp };
                     if let Some(message) = self.dispatched(*dispatch, events).await {
                         room.send((Arc::new(message), held));
                     }

@@ -226,8 +226,9 @@ impl<'a> Direction<'a> {
         }
         self.is_low =
             room(&self.folder).is_some_and(|room| room.saturating_add(self.figures.free) < LEAST_ROOM);
-        // While the target is away nothing could be sent on first.
-        let may_begin = self.standing_back.is_some() || self.target.is_some();
+        // While the target is away nothing could be sent on first; but what is full takes nothing either.
+        let is_full = self.is_low || self.core.is_full();
+        let may_begin = self.standing_back.is_some() || self.target.is_some() || is_full;
         self.standing_back = match stand_back && may_begin {
             true => Some(self.standing_back.unwrap_or(now)),
             false => None,
@@ -241,6 +242,9 @@ impl<'a> Direction<'a> {
             self.tell(State::Standby, Some(source::STANDS_BACK.to_owned()));
             inputs.push(Input::Released);
         }
+        if self.core.should_read() && self.link.take().is_some() {
+            inputs.push(Input::Released);
+        }
         inputs
     }
 
@@ -248,8 +252,8 @@ impl<'a> Direction<'a> {
         // Whoever does not listen any more has ended, and its end is told.
         match step {
             Step::Write(write) => drop(self.errands.send(Errand::Write(write, now())).await),
-            Step::Load { after, rows, bytes } => {
-                drop(self.errands.send(Errand::Load { after, rows, bytes, now: now() }).await);
+            Step::Load { after, rows, bytes, but } => {
+                drop(self.errands.send(Errand::Load { after, rows, bytes, but, now: now() }).await);
             }
             Step::Consume => self.ask_source(source::Ask::Consume).await,
             Step::Take { batch, first, last, count, spent } => {
@@ -263,9 +267,9 @@ impl<'a> Direction<'a> {
                 })))
                 .await;
             }
-            Step::Send(rows) => {
+            Step::Send { rows, is_careful } => {
                 if let Some(target) = &self.target {
-                    drop(target.send(target::Send(rows)).await);
+                    drop(target.send(target::Send { rows, is_careful }).await);
                 }
             }
         }
@@ -283,10 +287,13 @@ impl<'a> Direction<'a> {
             (false, true) => Some(Full::Disk),
             (false, false) => None,
         };
-        let shown = (full, self.figures, self.core.waiting(), self.core.uncertain(), self.core.dead());
+        let core = &self.core;
+        let shown = (full, self.figures, core.waiting(), core.uncertain(), core.returned(), core.dead());
         self.status.send_if_modified(|status| {
-            let before = (status.full, status.figures, status.waiting, status.uncertain, status.dead);
-            (status.full, status.figures, status.waiting, status.uncertain, status.dead) = shown;
+            let Status { full: before, figures, waiting, uncertain, returned, dead, .. } = *status;
+            let before = (before, figures, waiting, uncertain, returned, dead);
+            status.fill(full, Instant::now());
+            (_, status.figures, status.waiting, status.uncertain, status.returned, status.dead) = shown;
             before != shown
         });
     }
