@@ -272,8 +272,10 @@ impl Journal {
             return Err(JournalError::Elsewhere { file, was, now, rows });
         }
         let set = || {
-            // What is left are the source's.
-            self.connection.execute_batch("DELETE FROM row; DELETE FROM batch")?;
+            if rows == 0 {
+                // What is left are the source's.
+                self.connection.execute_batch("DELETE FROM row; DELETE FROM batch")?;
+            }
             self.connection.execute("UPDATE life SET ends = ?1", [ends])
         };
         set().map(drop).map_err(|source| self.sql(source))
