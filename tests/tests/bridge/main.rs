@@ -467,6 +467,7 @@ fn a_target_that_is_away_for_long_fills_the_journal_to_its_bound_and_then_everyt
 
     brokers[1].restart().unwrap();
     pair.vaults[1 - carrier].program().unwrap().thaw().unwrap();
+    let vault = &pair.vaults[carrier];
     wait_forwarded(&pair, "a-to-b", MESSAGES, LATER).unwrap();
     wait::until("all is well again", SOON, || {
         let told = told(vault, "a-to-b")?;
