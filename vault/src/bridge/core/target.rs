@@ -268,7 +268,8 @@ impl<M: Clone> Target<M> {
             let since = *self.refused_since.get_or_insert(now);
             now.saturating_sub(since) >= self.give_up
         };
-        let is_hopeless = is_long && self.suspects.is_empty();
+        // One before it at which the target hangs up may stand for ever.
+        let is_hopeless = is_long && !self.suspects.iter().any(|it| it.is_answered);
         self.refusals += 1;
         if how == Refusal::ForEver || is_hopeless {
             self.refusals = 0;
