@@ -298,7 +298,8 @@ impl Flow {
         let java = JavaClient::start(folder).unwrap();
         let begin = |(which, uri): (usize, &String)| {
             let file = Some(folder.join(format!("sent-{which}")));
-            let load = Load { connections: 3, file, ..Load::new(Kind::Send, "orders.new", messages) };
+            let name = format!("over-{which}-");
+            let load = Load { connections: 3, name, file, ..Load::new(Kind::Send, "orders.new", messages) };
             java.load(&Login::to(uri), &load).unwrap()
         };
         let runs = uris.iter().enumerate().map(begin).collect();
