@@ -20,8 +20,15 @@ impl Sections {
     /// A broker, with further lines of its section; a silent one is given up after seconds.
     #[must_use]
     pub fn broker(self, name: &str, uri: &str, lines: &str) -> Self {
+        self.brokers(name, &[uri.to_owned()], lines)
+    }
+
+    /// The same with several addresses, tried from the first to the last.
+    #[must_use]
+    pub fn brokers(self, name: &str, uris: &[String], lines: &str) -> Self {
         let options = "wireFormat.maxInactivityDuration=3000&connectionTimeout=5000";
-        let uri = format!("failover:({uri}?{options})?maxReconnectDelay=500");
+        let uris: Vec<String> = uris.iter().map(|uri| format!("{uri}?{options}")).collect();
+        let uri = format!("failover:({})?randomize=false&maxReconnectDelay=500", uris.join(","));
         self.raw(&format!("[[remote_broker]]\nname = \"{name}\"\nuri = \"{uri}\"\n{lines}\n"))
     }
 

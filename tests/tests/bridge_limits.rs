@@ -60,8 +60,9 @@ fn a_message_that_needs_longer_on_the_line_than_any_answer_arrives_once() {
     }
     assert_eq!(consumer.receive(Duration::from_secs(2)).unwrap(), None);
     assert_eq!(total(&pair, "a-to-b", "received").unwrap(), 2);
-    let errors = pair.vaults.each_ref().map(|vault| told(vault, "a-to-b").unwrap()["last_error"].clone());
-    assert!(errors.iter().all(serde_json::Value::is_null), "each needed one try: {errors:?}");
+    // A broker that takes in so much may be silent for seconds, and is given up then; that is not it.
+    let errors = pair.vaults.each_ref().map(|vault| told(vault, "a-to-b").unwrap()["last_error"].to_string());
+    assert!(!errors.iter().any(|error| error.contains("no answer to")), "{errors:?}");
 }
 
 #[test]
@@ -88,7 +89,7 @@ fn a_message_at_which_the_line_to_the_target_hangs_up_holds_up_the_others_no_lon
     let sequence = sequence.unwrap().to_string();
     let bury = |sequence: &str| vault.command(&["bridge", "bury", "a-to-b", sequence, "--why", "it is evil"]);
     assert_eq!(bury(&sequence).unwrap().trim(), format!("a-to-b: {sequence} is a dead letter"));
-    let refused = bury(&sequence).unwrap_err().to_string();
+    let refused = format!("{:#}", bury(&sequence).unwrap_err());
     assert!(refused.contains(&format!("no message waits under {sequence}")), "{refused}");
 
     // With others it is found.

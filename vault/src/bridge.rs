@@ -180,7 +180,6 @@ impl Bridge {
                 tracing::warn!(bridge = %name, "bridge {name}: {option} has no effect here; take it out of the URI");
             }
         }
-        warn_of_many(plans);
         let settings: Vec<Settings> =
             plans.iter().map(|plan| plan.settings(vault, &folder)).collect::<Result<_, _>>()?;
         if !settings.is_empty() {
@@ -254,7 +253,7 @@ impl Bridge {
         }
     }
 
-    /// Does that with messages of a direction; tells how many it was about.
+    /// Does that with all messages of a direction that it is about; tells how many there were.
     ///
     /// # Errors
     /// No such direction or message, its journal, or vault stops.
@@ -262,7 +261,7 @@ impl Bridge {
         let (answer, answered) = oneshot::channel();
         let one = match wish {
             Wish::Bury { sequence, .. } => Some(sequence),
-            Wish::Revive | Wish::Purge(_) => None,
+            Wish::Revive | Wish::Purge(_) | Wish::Settle { .. } | Wish::Accept => None,
         };
         let stopping = || BridgeError::Stopping(name.to_owned());
         let asked = self.handle(name)?.asks.send(Asked { wish, answer }).await;
@@ -292,21 +291,6 @@ impl Overview {
             )
         });
         self.directions.iter().filter_map(each).chain(left).collect()
-    }
-}
-
-/// Nobody but the operator knows whether the brokers of a URI are one.
-fn warn_of_many(plans: &[Plan]) {
-    for Plan { name, from, to, .. } in plans {
-        for place in [from, to].into_iter().filter(|place| place.uri.brokers.len() > 1) {
-            tracing::warn!(
-                bridge = %name,
-                "bridge {name}: {} has {} addresses; see that they are one broker with one store: from two, \
-                 messages are lost or come twice when one falls",
-                place.name,
-                place.uri.brokers.len()
-            );
-        }
     }
 }
 

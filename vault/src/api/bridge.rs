@@ -1,5 +1,5 @@
 //! `/v1/bridges`: what operators see of what is carried between brokers, and what they do with dead
-//! letters. Knows paths, bodies and who may; the bridge does it.
+//! letters and with what waits for a broker that is away. Knows paths, bodies and who may; the bridge does it.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -45,7 +45,7 @@ struct Report {
     its: Value,
 }
 
-/// Answer of what changes dead letters.
+/// Answer of what changes messages of a bridge.
 #[derive(Debug, Serialize)]
 struct Done {
     count: u64,
@@ -69,6 +69,11 @@ struct Burial {
     why: String,
 }
 
+#[derive(Debug, Deserialize)]
+struct Settled {
+    taken: bool,
+}
+
 /// The routes under `/v1/bridges`. Every one of them is for role admin alone.
 pub fn routes(bridge: Bridge, ask_peer: AskPeer) -> Router {
     Router::new()
@@ -77,6 +82,8 @@ pub fn routes(bridge: Bridge, ask_peer: AskPeer) -> Router {
         .route("/v1/bridges/{name}/dead", delete(purge))
         .route("/v1/bridges/{name}/dead", post(bury))
         .route("/v1/bridges/{name}/dead/retry", post(retry))
+        .route("/v1/bridges/{name}/settle", post(settle))
+        .route("/v1/bridges/{name}/accept", post(accept))
         .with_state(Behind { bridge, ask_peer })
 }
 
@@ -123,10 +130,27 @@ async fn bury(
     wish(behind, caller, &name, Wish::Bury { sequence, why }).await
 }
 
+async fn settle(
+    State(behind): State<Behind>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Query(Settled { taken }): Query<Settled>,
+) -> Result<Json<Done>, Refusal> {
+    wish(behind, caller, &name, Wish::Settle { taken }).await
+}
+
+async fn accept(
+    State(behind): State<Behind>,
+    caller: Caller,
+    Path(name): Path<String>,
+) -> Result<Json<Done>, Refusal> {
+    wish(behind, caller, &name, Wish::Accept).await
+}
+
 async fn wish(behind: Behind, caller: Caller, name: &str, wish: Wish) -> Result<Json<Done>, Refusal> {
     caller.must_be(&[Role::Admin])?;
     let count = behind.bridge.wish(name, wish.clone()).await.map_err(|error| refuse(&error))?;
-    tracing::info!(bridge = %name, by = %caller.0.name, ?wish, count, "dead letters");
+    tracing::info!(bridge = %name, by = %caller.0.name, ?wish, count, "an operator's wish");
     Ok(Json(Done { count }))
 }
 

@@ -18,6 +18,14 @@
 //! Rows that are ours go to the target in one transaction at a time. Their sequences ascend in the
 //! order of sending and never change once they may have been sent, so the target can tell what it
 //! has already.
+//!
+//! The addresses of one URI may lead to brokers that know nothing of each other. So a **badge** lies at
+//! each, a message with a number of ours that nobody takes away: it tells which of them answers. Every batch
+//! remembers at whose it was taken. A receipt tells that its batch is ours wherever it lies; that a batch
+//! returned is told at its own broker alone, and until that one is back it stays uncertain. The journal
+//! remembers the badge of the target to which rows go. As long as one waits that may be there already,
+//! no other target gets any: those of a transaction whose answer was not heard; after a crash, of
+//! all that waited. So that much is known without a write for each transaction.
 
 mod target;
 
@@ -67,13 +75,40 @@ impl Default for Limits {
     }
 }
 
+/// A number of ours that lies at one broker, and tells it from all others.
+pub type Badge = [u8; 16];
+
+/// What lies at the source for us.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Found {
+    /// Who it is; hardly ever more than one.
+    pub badges: BTreeSet<Badge>,
+    /// Receipts, by their batches.
+    pub receipts: Vec<u64>,
+}
+
+/// A batch that is not known to be ours.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Held {
+    /// The broker that it was to be taken from.
+    pub at: Option<Badge>,
+    /// What it is.
+    pub load: Load,
+}
+
 /// What the journal held when it was opened.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Kept {
     /// The next batch's number; none is given twice.
     pub next_batch: u64,
+    /// The highest sequence that was given.
+    pub last_sequence: u64,
+    /// The source that was connected last.
+    pub source: Option<Badge>,
+    /// The target to which rows go.
+    pub target: Option<Badge>,
     /// Batches of which only a receipt can tell whether they were taken.
-    pub uncertain: BTreeMap<u64, Load>,
+    pub uncertain: BTreeMap<u64, Held>,
     /// What waits for the target.
     pub waiting: Load,
     /// Dead letters.
@@ -151,6 +186,10 @@ pub enum Write<M> {
     Acquit,
     /// These rows get the next sequences, in their order: others pass them.
     Pass(Vec<u64>),
+    /// What is written next comes from this broker.
+    From(Badge),
+    /// What is sent next goes to this broker.
+    To(Badge),
     /// The journal is an old copy, put back: batches begin there, and sequences far behind all that
     /// may have been given since.
     Jump(u64),
@@ -195,6 +234,8 @@ pub enum Step<M> {
         /// Is the commit to be asked for only once the target has answered to the row?
         is_careful: bool,
     },
+    /// It is not the target that has what may be under way: look for that one.
+    Refuse,
 }
 
 /// How the target did not take what was sent.
@@ -211,10 +252,10 @@ pub enum Refusal {
 /// What happened.
 #[derive(Debug, Clone)]
 pub enum Input<M> {
-    /// The source let us in, so the lock is held; all our receipts that lie there.
-    Holding(Vec<u64>),
-    /// The other vault holds the lock; all our receipts that lie at the source.
-    Receipts(Vec<u64>),
+    /// The source let us in, so the lock is held; what of ours lies there.
+    Holding(Found),
+    /// What of ours lies at a source of which we do not hold the lock.
+    Receipts(Found),
     /// The connection to the source is lost, and the lock perhaps.
     Released,
     /// The source dispatched a message of so many bytes.
@@ -225,8 +266,8 @@ pub enum Input<M> {
     Receipt(u64),
     /// The oldest write that was not told of yet is durable.
     Written,
-    /// The target lets us in.
-    TargetUp,
+    /// A target lets us in: this one.
+    TargetUp(BTreeSet<Badge>),
     /// It does not any more.
     TargetLost,
     /// What a load read, in order.
@@ -244,6 +285,14 @@ pub enum Input<M> {
         /// How.
         how: Refusal,
     },
+    /// An operator knows what became of all that waits for another source: was it taken?
+    Settle {
+        /// Then it is ours; else the source's.
+        taken: bool,
+    },
+    /// An operator knows that nothing is under way, or may come twice: the target that was refused takes
+    /// the other one's place.
+    Accept,
     /// The time, on any clock that only goes forward.
     Tick(Duration),
 }
@@ -257,7 +306,7 @@ struct Batch<M> {
     is_passed: bool,
     first: M,
     last: M,
-    load: Load,
+    held: Held,
 }
 
 /// What a write means once it is durable.
@@ -267,6 +316,8 @@ enum Mark {
     Ours(u64, Load),
     Buried(Load),
     Aside,
+    /// Where rows go.
+    To,
     Other,
     Removed(Load),
 }
@@ -282,10 +333,14 @@ pub struct Core<M> {
     gathered: VecDeque<(M, u64)>,
     gathered_bytes: u64,
     open: Option<Batch<M>>,
+    /// The broker that the journal notes with what is written.
+    at: Option<Badge>,
+    /// Who answered last, with our lock or without.
+    answers: BTreeSet<Badge>,
     /// Written, and nobody has heard yet whether they were taken.
-    uncertain: BTreeMap<u64, Load>,
+    uncertain: BTreeMap<u64, Held>,
     /// Their receipts were not found; since when others were found without them.
-    returned: BTreeMap<u64, (Option<Duration>, Load)>,
+    returned: BTreeMap<u64, (Option<Duration>, Held)>,
     /// Their receipts came late; they are ours once no batch is open, as its rows go first.
     late: BTreeMap<u64, Load>,
     /// Receipts that lie at the source and were dispatched to us.
@@ -305,7 +360,7 @@ impl<M: Clone> Core<M> {
     #[must_use]
     pub fn new(limits: Limits, kept: Kept) -> Self {
         Self {
-            target: Target::new(&limits, kept.waiting),
+            target: Target::new(&limits, &kept),
             limits,
             now: Duration::ZERO,
             next_batch: kept.next_batch,
@@ -313,6 +368,8 @@ impl<M: Clone> Core<M> {
             gathered: VecDeque::new(),
             gathered_bytes: 0,
             open: None,
+            at: kept.source,
+            answers: BTreeSet::new(),
             uncertain: kept.uncertain,
             returned: BTreeMap::new(),
             late: BTreeMap::new(),
@@ -328,16 +385,22 @@ impl<M: Clone> Core<M> {
     /// Takes what happened and tells what must be done, in order.
     pub fn apply(&mut self, input: Input<M>) -> Vec<Step<M>> {
         match input {
-            Input::Holding(receipts) => {
-                if self.read(&receipts) {
-                    self.forget();
+            Input::Holding(found) => {
+                self.answered(&found.badges);
+                if self.read(&found.badges, &found.receipts) {
+                    self.forget(&found.badges);
                 }
-                self.receipts.extend(receipts);
+                self.receipts.extend(found.receipts);
                 self.consuming = true;
                 self.read_at = self.now;
                 self.steps.push(Step::Consume);
             }
-            Input::Receipts(receipts) => drop(self.read(&receipts)),
+            Input::Receipts(found) => {
+                if !self.consuming {
+                    self.answers.clone_from(&found.badges);
+                }
+                self.read(&found.badges, &found.receipts);
+            }
             Input::Released => self.release(),
             Input::Received(message, bytes) => {
                 self.gathered_bytes += bytes;
@@ -345,11 +408,14 @@ impl<M: Clone> Core<M> {
             }
             Input::Taken => self.taken(),
             Input::Receipt(batch) => {
-                self.read(&[batch]);
+                self.read(&self.answers.clone(), &[batch]);
                 self.receipts.insert(batch);
             }
             Input::Written => self.written(),
-            Input::TargetUp => self.target.up(),
+            Input::TargetUp(badges) => {
+                let noted = self.target.up(&badges, &mut self.steps);
+                self.note(noted);
+            }
             Input::TargetLost => self.target.lost(),
             Input::Loaded(rows) => self.target.loaded(rows),
             Input::Damaged(load) => {
@@ -359,6 +425,11 @@ impl<M: Clone> Core<M> {
             Input::Hold(is_held) => self.is_held = is_held,
             Input::Sent => self.target.sent(),
             Input::Refused { why, how } => self.target.refused(why, how, self.now),
+            Input::Settle { taken } => self.settle(taken),
+            Input::Accept => {
+                let noted = self.target.accept();
+                self.note(noted);
+            }
             Input::Tick(now) => self.now = now,
         }
         if self.open.is_none() {
@@ -406,14 +477,15 @@ impl<M: Clone> Core<M> {
     pub fn should_read(&self) -> bool {
         let keep = self.limits.keep_returned;
         let is_over = |since: Duration| self.now.saturating_sub(since) >= keep;
-        let is_kept = self.returned.values().any(|(since, _)| since.is_some_and(is_over));
+        let mut here = self.returned.values().filter(|(_, held)| !self.is_strange(held));
+        let is_kept = here.any(|(since, _)| since.is_some_and(is_over));
         self.consuming && self.open.is_none() && is_kept && is_over(self.read_at)
     }
 
     /// What was found to be the source's, and is kept for a while in case its receipt comes late.
     #[must_use]
     pub fn returned(&self) -> Load {
-        self.returned.values().fold(Load::default(), |all, (_, load)| all + *load)
+        self.returned.values().fold(Load::default(), |all, (_, held)| all + held.load)
     }
 
     /// Dead letters.
@@ -431,7 +503,34 @@ impl<M: Clone> Core<M> {
     /// What was written and of which only a receipt can tell whether it was taken.
     #[must_use]
     pub fn uncertain(&self) -> Load {
-        self.uncertain.values().fold(Load::default(), |all, load| all + *load)
+        self.uncertain.values().fold(Load::default(), |all, held| all + held.load)
+    }
+
+    /// What of it waits for the source that it was to be taken from: another one answers.
+    #[must_use]
+    pub fn elsewhere(&self) -> Load {
+        self.strange().fold(Load::default(), |all, (_, held)| all + held.load)
+    }
+
+    /// Is the target refused that answers?
+    #[must_use]
+    pub fn refuses(&self) -> bool {
+        self.target.refuses()
+    }
+
+    /// Are receipts to be looked for at another source than the one that answers? One may also come late.
+    #[must_use]
+    pub fn searches(&self) -> bool {
+        self.strange().next().is_some() || self.returned.values().any(|(_, held)| self.is_strange(held))
+    }
+
+    fn strange(&self) -> impl Iterator<Item = (u64, Held)> {
+        let held = self.uncertain.iter().map(|(batch, held)| (*batch, *held));
+        held.filter(|(_, held)| self.is_strange(held))
+    }
+
+    fn is_strange(&self, held: &Held) -> bool {
+        !self.answers.is_empty() && !is_of(held, &self.answers)
     }
 
     fn write(&mut self, write: Write<M>, mark: Mark) {
@@ -439,9 +538,38 @@ impl<M: Clone> Core<M> {
         self.steps.push(Step::Write(write));
     }
 
-    /// Receipts that lie at the source tell what became of what is uncertain; none tells nothing. Returns
+    fn note(&mut self, target: Option<Badge>) {
+        if let Some(badge) = target {
+            self.write(Write::To(badge), Mark::To);
+        }
+    }
+
+    /// This source lets us in.
+    fn answered(&mut self, badges: &BTreeSet<Badge>) {
+        self.answers.clone_from(badges);
+        let is_noted = self.at.is_some_and(|at| badges.contains(&at));
+        if let Some(badge) = badges.first().filter(|_| !is_noted) {
+            self.at = Some(*badge);
+            self.write(Write::From(*badge), Mark::Other);
+        }
+    }
+
+    /// An operator says what became of what waits for another source.
+    fn settle(&mut self, taken: bool) {
+        let strange: Vec<(u64, Held)> = self.strange().collect();
+        for (batch, held) in strange {
+            self.uncertain.remove(&batch);
+            if taken {
+                self.late.insert(batch, held.load);
+            } else {
+                self.write(Write::Drop(batch), Mark::Other);
+            }
+        }
+    }
+
+    /// Receipts that lie at a source tell what became of what is uncertain there; none tells nothing. Returns
     /// whether anything is told.
-    fn read(&mut self, receipts: &[u64]) -> bool {
+    fn read(&mut self, badges: &BTreeSet<Badge>, receipts: &[u64]) -> bool {
         // A receipt that this journal has not sent: it is an old copy of the one that did.
         if let Some(last) = receipts.iter().max().filter(|last| **last >= self.next_batch) {
             self.next_batch = last + 1;
@@ -449,16 +577,19 @@ impl<M: Clone> Core<M> {
         }
         for batch in receipts {
             let uncertain = self.uncertain.remove(batch);
-            let load = uncertain.or_else(|| self.returned.remove(batch).map(|(_, load)| load));
-            self.late.extend(load.map(|load| (*batch, load)));
+            let held = uncertain.or_else(|| self.returned.remove(batch).map(|(_, held)| held));
+            self.late.extend(held.map(|held| (*batch, held.load)));
         }
         self.own_late();
-        let not_found = std::mem::take(&mut self.uncertain).into_iter();
-        self.returned.extend(not_found.map(|(batch, load)| (batch, (None, load))));
+        let uncertain = std::mem::take(&mut self.uncertain).into_iter();
+        let not_found: BTreeMap<_, _>;
+        (not_found, self.uncertain) = uncertain.partition(|(_, held)| is_of(held, badges));
+        self.returned.extend(not_found.into_iter().map(|(batch, held)| (batch, (None, held))));
         let is_told = !receipts.is_empty();
         if is_told {
             let mut new = Vec::new();
-            for (batch, (since, _)) in self.returned.iter_mut().filter(|(_, (since, _))| since.is_none()) {
+            let here = self.returned.iter_mut().filter(|(_, (_, held))| is_of(held, badges));
+            for (batch, (since, _)) in here.filter(|(_, (since, _))| since.is_none()) {
                 *since = Some(self.now);
                 new.push(*batch);
             }
@@ -482,12 +613,13 @@ impl<M: Clone> Core<M> {
 
     /// Rows whose receipt has not come for long. Only who holds the lock has seen them all: without it an
     /// old connection of ours may live on at the source, and keep them from us.
-    fn forget(&mut self) {
-        let is_over = |since: Option<Duration>| {
-            since.is_some_and(|since| self.now.saturating_sub(since) >= self.limits.keep_returned)
+    fn forget(&mut self, badges: &BTreeSet<Badge>) {
+        let is_over = |(since, held): &(Option<Duration>, Held)| {
+            let is_long = |since: Duration| self.now.saturating_sub(since) >= self.limits.keep_returned;
+            is_of(held, badges) && since.is_some_and(is_long)
         };
         let over: Vec<u64> =
-            self.returned.iter().filter(|(_, (since, _))| is_over(*since)).map(|(batch, _)| *batch).collect();
+            self.returned.iter().filter(|(_, it)| is_over(it)).map(|(batch, _)| *batch).collect();
         for batch in over {
             self.returned.remove(&batch);
             self.write(Write::Drop(batch), Mark::Other);
@@ -501,7 +633,7 @@ impl<M: Clone> Core<M> {
         self.receipts.clear();
         match self.open.take() {
             // The transaction may have been committed.
-            Some(batch) if batch.is_written => drop(self.uncertain.insert(batch.number, batch.load)),
+            Some(batch) if batch.is_written => drop(self.uncertain.insert(batch.number, batch.held)),
             // It was not sent, and will not be.
             Some(batch) => self.write(Write::Drop(batch.number), Mark::Other),
             None => {}
@@ -511,7 +643,7 @@ impl<M: Clone> Core<M> {
     fn taken(&mut self) {
         if let Some(batch) = self.open.take_if(|batch| batch.is_written) {
             let ours = Write::Ours { batch: batch.number, afresh: batch.is_passed };
-            self.write(ours, Mark::Ours(batch.number, batch.load));
+            self.write(ours, Mark::Ours(batch.number, batch.held.load));
         }
     }
 
@@ -525,6 +657,7 @@ impl<M: Clone> Core<M> {
                 self.dead = self.dead + load;
             }
             Some(Mark::Aside) => self.target.kept_aside(),
+            Some(Mark::To) => self.target.noted(),
             Some(Mark::Other) | None => {}
         }
     }
@@ -534,7 +667,7 @@ impl<M: Clone> Core<M> {
         let Some(batch) = self.open.as_mut().filter(|batch| batch.number == number) else { return };
         batch.is_written = true;
         let (first, last) = (batch.first.clone(), batch.last.clone());
-        let count = usize::try_from(batch.load.rows).unwrap_or(usize::MAX);
+        let count = usize::try_from(batch.held.load.rows).unwrap_or(usize::MAX);
         // A receipt is needed until its batch is durably ours.
         let is_needed = |batch: u64| {
             self.late.contains_key(&batch)
@@ -565,10 +698,16 @@ impl<M: Clone> Core<M> {
         if let (Some(first), Some(last)) = (messages.first().cloned(), messages.last().cloned()) {
             let number = self.next_batch;
             self.next_batch += 1;
-            self.open = Some(Batch { number, is_written: false, is_passed: false, first, last, load });
+            let held = Held { at: self.at, load };
+            self.open = Some(Batch { number, is_written: false, is_passed: false, first, last, held });
             self.write(Write::Batch(number, messages), Mark::Batch(number));
         }
     }
+}
+
+/// Was it to be taken from that broker?
+fn is_of(held: &Held, badges: &BTreeSet<Badge>) -> bool {
+    held.at.is_some_and(|at| badges.contains(&at))
 }
 
 #[cfg(test)]

@@ -2,6 +2,7 @@
 //! connections. Decides nothing that the rules decide. It never ends by itself: whatever fails is
 //! told in its [`Status`] and the log, and tried again.
 
+mod badge;
 mod source;
 mod stand;
 pub mod status;
@@ -106,6 +107,11 @@ impl Settings {
         format!("{} -> {}", self.from.name, self.to.name)
     }
 
+    /// Where this vault's badge lies at either broker.
+    fn badge(&self) -> Destination {
+        Destination::queue(Text::shortened(&format!("{OWN_QUEUES}badge.{}.{}", self.name, self.vault)))
+    }
+
     /// The queue of this vault's receipts at the source.
     #[must_use]
     pub fn receipts(&self) -> String {
@@ -128,10 +134,10 @@ fn covers_own(part: &str) -> bool {
     words.next().is_some()
 }
 
-/// What an operator wants of the dead letters.
+/// What an operator wants.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
-    /// To have all of them wait for the target again.
+    /// To have all dead letters wait for the target again.
     Revive,
     /// To have them gone: all, or those up to this sequence.
     Purge(Option<u64>),
@@ -142,6 +148,13 @@ pub enum Wish {
         /// The operator's words.
         why: String,
     },
+    /// To have what waits for a source that is away be ours, or that source's.
+    Settle {
+        /// Is it ours?
+        taken: bool,
+    },
+    /// To have the target that is refused take the place of the one that is away.
+    Accept,
 }
 
 /// A wish, and who hears how many messages it was about.
@@ -224,6 +237,8 @@ async fn fulfil(settings: &Settings, Asked { wish, answer }: Asked) {
             let why = format!("an operator took it out of the way, so the target may have got it: {why}");
             journal::bury(&file, sequence, why).map(u64::from)
         }
+        // Of what brokers said, and none is asked now.
+        Wish::Settle { .. } | Wish::Accept => Err(JournalError::Ended),
     });
     if let Ok(done) = done.await {
         if let Ok(count) = &done {

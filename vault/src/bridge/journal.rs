@@ -18,7 +18,7 @@ use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use super::core::{Kept, Load, Row, Write};
+use super::core::{Badge, Held, Kept, Load, Row, Write};
 use crate::openwire::{Destination, EncodeError, Message};
 use crate::sqlite::{self, SqliteError};
 
@@ -51,7 +51,9 @@ const MIGRATIONS: &[&str] = &["
         expired INTEGER NOT NULL DEFAULT 0,
         dead INTEGER NOT NULL DEFAULT 0,
         waiting_bytes INTEGER NOT NULL DEFAULT 0,
-        ends TEXT NOT NULL DEFAULT ''
+        ends TEXT NOT NULL DEFAULT '',
+        source BLOB,
+        target BLOB
     ) STRICT;
     CREATE TABLE row (
         sequence INTEGER PRIMARY KEY,
@@ -66,6 +68,7 @@ const MIGRATIONS: &[&str] = &["
         last INTEGER NOT NULL,
         rows INTEGER NOT NULL,
         bytes INTEGER NOT NULL,
+        source BLOB,
         returned_at INTEGER
     ) STRICT;
     CREATE TABLE dead (sequence INTEGER PRIMARY KEY, why TEXT NOT NULL, message BLOB NOT NULL) STRICT;
@@ -293,16 +296,25 @@ impl Journal {
     /// SQLite's own.
     pub fn kept(&self) -> Result<Kept, JournalError> {
         let kept = || {
-            let (next_batch, bytes) =
-                self.connection.query_row("SELECT next_batch, waiting_bytes FROM life", [], |row| {
-                    Ok((row.get(0)?, row.get(1)?))
-                })?;
-            let mut batches = self.connection.prepare("SELECT number, rows, bytes FROM batch")?;
-            let batch = |row: &SqlRow<'_>| Ok((row.get(0)?, Load { rows: row.get(1)?, bytes: row.get(2)? }));
-            let uncertain: BTreeMap<u64, Load> = batches.query_map([], batch)?.collect::<Result<_, _>>()?;
-            let waiting = Load { rows: counts(&self.connection)?.waiting(), bytes };
-            let dead = dead::load(&self.connection)?;
-            Ok(Kept { next_batch, uncertain, waiting, dead })
+            let mut batches = self.connection.prepare("SELECT number, rows, bytes, source FROM batch")?;
+            let batch = |row: &SqlRow<'_>| {
+                let load = Load { rows: row.get(1)?, bytes: row.get(2)? };
+                Ok((row.get(0)?, Held { at: row.get(3)?, load }))
+            };
+            let uncertain: BTreeMap<u64, Held> = batches.query_map([], batch)?.collect::<Result<_, _>>()?;
+            let (rows, dead) = (counts(&self.connection)?.waiting(), dead::load(&self.connection)?);
+            let sql = "SELECT next_batch, last_sequence, waiting_bytes, source, target FROM life";
+            self.connection.query_row(sql, [], |row| {
+                Ok(Kept {
+                    next_batch: row.get(0)?,
+                    last_sequence: row.get(1)?,
+                    waiting: Load { rows, bytes: row.get(2)? },
+                    source: row.get(3)?,
+                    target: row.get(4)?,
+                    uncertain,
+                    dead,
+                })
+            })
         };
         kept().map_err(|source| self.sql(source))
     }
@@ -349,6 +361,8 @@ impl Journal {
                 Write::Aside { sequence, why, is_answered } => Write::Aside { sequence, why, is_answered },
                 Write::Acquit => Write::Acquit,
                 Write::Pass(sequences) => Write::Pass(sequences),
+                Write::From(badge) => Write::From(badge),
+                Write::To(badge) => Write::To(badge),
                 Write::Jump(next_batch) => Write::Jump(next_batch),
             });
         }
@@ -567,6 +581,8 @@ fn apply(transaction: &Transaction<'_>, write: &Write<Encoded>, at: i64) -> rusq
         Write::Aside { sequence, why, is_answered } => aside::put(transaction, *sequence, why, *is_answered),
         Write::Acquit => aside::clear(transaction),
         Write::Pass(sequences) => aside::pass(transaction, sequences),
+        Write::From(badge) => note(transaction, "source", badge),
+        Write::To(badge) => note(transaction, "target", badge),
         Write::Jump(next_batch) => transaction
             .execute(
                 "UPDATE life SET next_batch = ?1, last_sequence = last_sequence + ?2",
@@ -592,13 +608,9 @@ fn put_batch(
         bytes += size;
         insert.execute(params![sequence, size, at, message.destination, &message.bytes[..]])?;
     }
-    transaction.prepare_cached("INSERT INTO batch VALUES (?1, ?2, ?3, ?4, ?5, NULL)")?.execute([
-        number,
-        last + 1,
-        sequence,
-        messages.len() as u64,
-        bytes,
-    ])?;
+    transaction
+        .prepare_cached("INSERT INTO batch SELECT ?1, ?2, ?3, ?4, ?5, source, NULL FROM life")?
+        .execute([number, last + 1, sequence, messages.len() as u64, bytes])?;
     transaction
         .prepare_cached("UPDATE life SET next_batch = ?1, last_sequence = ?2")?
         .execute([number + 1, sequence])
@@ -651,6 +663,11 @@ fn remove(transaction: &Transaction<'_>, sequences: &[u64]) -> rusqlite::Result<
         }
     }
     Ok(())
+}
+
+/// Which broker it is from now on.
+fn note(transaction: &Transaction<'_>, side: &str, badge: &Badge) -> rusqlite::Result<()> {
+    transaction.execute(&format!("UPDATE life SET {side} = ?1"), [badge]).map(drop)
 }
 
 fn count(transaction: &Transaction<'_>, what: &str, more: u64) -> rusqlite::Result<()> {

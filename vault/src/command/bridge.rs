@@ -1,5 +1,5 @@
-//! `vault bridge …`: asks the running vault about what it carries between brokers, and what it does with
-//! dead letters. Prints; decides nothing.
+//! `vault bridge …`: asks the running vault about what it carries between brokers, and tells it what to do with
+//! dead letters and with what waits for a broker that never comes back. Prints; decides nothing.
 
 use std::path::Path;
 
@@ -60,6 +60,34 @@ pub enum Verb {
         #[arg(long, value_name = "WORDS", default_value = "no reason was given")]
         why: String,
     },
+    /// Say what became of messages that wait for a source which never comes back
+    ///
+    /// The connection broke while they were taken, and another broker answers in that one's place. Without --yes
+    /// it is told how many they are and what each choice risks.
+    Settle {
+        /// As its `[[bridge]]` names it
+        name: String,
+        /// They were taken: send them on. If the source still has them they come twice
+        #[arg(long, required_unless_present = "returned")]
+        taken: bool,
+        /// The source still has them: forget them here. If it has not they are lost
+        #[arg(long, conflicts_with = "taken")]
+        returned: bool,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
+    /// Send what waits to the target that is refused: it was made anew in place of the old one
+    ///
+    /// A part of what waits may be at the old one already, at most one transaction, or after a crash of vault
+    /// all that waits. Without --yes it is told how many they are.
+    Accept {
+        /// As its `[[bridge]]` names it
+        name: String,
+        /// Do it
+        #[arg(long)]
+        yes: bool,
+    },
 }
 
 impl Verb {
@@ -78,16 +106,34 @@ impl Verb {
                 let dead: Value = ask(socket, Method::GET, &path, None::<&()>).await?;
                 output.show(&dead, &letters(name, &dead))
             }
-            Verb::Retry { name } => change(socket, Method::POST, name, "/retry", "go on again", output).await,
+            Verb::Retry { name } => {
+                change(socket, Method::POST, name, "dead/retry", "dead letters go on again", output).await
+            }
             Verb::Purge { name, through, .. } => {
                 let query = through.map(|through| format!("?through={through}")).unwrap_or_default();
-                change(socket, Method::DELETE, name, &query, "are given up", output).await
+                let path = format!("dead{query}");
+                change(socket, Method::DELETE, name, &path, "dead letters are given up", output).await
             }
             Verb::Bury { name, sequence, why } => {
                 let path = format!("/v1/bridges/{}/dead", segment(name));
                 let burial = serde_json::json!({ "sequence": sequence, "why": why });
                 let done: Value = ask(socket, Method::POST, &path, Some(&burial)).await?;
                 output.show(&done, &format!("{name}: {sequence} is a dead letter"))
+            }
+            Verb::Settle { name, taken: true, yes: true, .. } => {
+                change(socket, Method::POST, name, "settle?taken=true", "messages are sent on", output).await
+            }
+            Verb::Settle { name, yes: true, .. } => {
+                change(socket, Method::POST, name, "settle?taken=false", "messages are forgotten", output)
+                    .await
+            }
+            Verb::Accept { name, yes: true } => {
+                change(socket, Method::POST, name, "accept", "messages go to the new target", output).await
+            }
+            Verb::Settle { name, .. } | Verb::Accept { name, .. } => {
+                let report: Value = ask(socket, Method::GET, "/v1/bridges", None::<&()>).await?;
+                let direction = &report["directions"][name];
+                output.show(direction, &risks(name, direction, matches!(self, Verb::Accept { .. })))
             }
         }
     }
@@ -101,12 +147,32 @@ async fn change(
     done: &str,
     output: &mut Output<'_>,
 ) -> Result<(), CommandError> {
-    let uri = format!("/v1/bridges/{}/dead{what}", segment(name));
+    let uri = format!("/v1/bridges/{}/{what}", segment(name));
     let request =
         Request::builder().method(method).uri(uri).body(whole("")).map_err(std::io::Error::other)?;
     let answer = call(socket, request, PATIENCE, &Progress::default()).await?;
     let answer: Value = json(socket, answer).await?;
-    output.show(&answer, &format!("{name}: {} dead letters {done}", answer["count"]))
+    output.show(&answer, &format!("{name}: {} {done}", answer["count"]))
+}
+
+/// What an operator should know before it is done.
+fn risks(name: &str, direction: &Value, is_target: bool) -> String {
+    if !direction.is_object() {
+        return format!("there is no bridge {name:?} here; vault bridge status shows them");
+    }
+    if is_target {
+        let target = direction["target"].as_str().unwrap_or("the target is connected");
+        return format!(
+            "{name}: {} messages wait; {target}\n  a part of them may be at the old target, and comes twice if its \
+             messages are read again; --yes sends all of them to the new one",
+            direction["waiting"]["rows"]
+        );
+    }
+    format!(
+        "{name}: {} messages wait for a source that is away\n  --taken --yes sends them on: they come twice if it \
+         comes back and still has them\n  --returned --yes forgets them: they are lost if it gave them away",
+        direction["elsewhere"]["rows"]
+    )
 }
 
 fn segment(name: &str) -> String {
@@ -168,6 +234,10 @@ fn hops(vault: &str, direction: &Value) -> String {
         if let Some(rows @ 1..) = direction[key]["rows"].as_u64() {
             line.push_str(&format!("; {rows} {what}"));
         }
+    }
+    let elsewhere = direction["elsewhere"]["rows"].as_u64().unwrap_or_default();
+    if elsewhere > 0 {
+        line.push_str(&format!("; {elsewhere} more wait for a source that is away"));
     }
     for (side, key) in [("source", "source"), ("target", "target"), ("journal", "journal")] {
         if let Some(why) = direction[key].as_str() {
@@ -235,6 +305,18 @@ mod tests {
             )
         );
         assert_eq!(told(&json!({})), "no [[bridge]] is configured");
+    }
+
+    #[test]
+    fn what_a_choice_risks_is_told_before_it_is_made() {
+        let direction =
+            json!({ "elsewhere": { "rows": 3 }, "waiting": { "rows": 9 }, "target": "b is another" });
+        let settled = risks("there", &direction, false);
+        assert!(settled.starts_with("there: 3 messages wait for a source that is away"), "{settled}");
+        assert!(settled.contains("--taken --yes") && settled.contains("--returned --yes"), "{settled}");
+        let accepted = risks("there", &direction, true);
+        assert!(accepted.starts_with("there: 9 messages wait; b is another"), "{accepted}");
+        assert!(risks("x", &Value::Null, true).starts_with("there is no bridge \"x\" here"));
     }
 
     #[test]

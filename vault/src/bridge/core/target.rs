@@ -1,7 +1,8 @@
 //! The direction's far half: rows that wait → transactions to the target → removed. Pure. What the
 //! target refuses is halved until the one message is found that it does not take. That one is set
 //! aside for those behind it: once the target takes another, the message is to blame, and is
-//! buried; as long as it takes none the target is, and all of them wait.
+//! buried; as long as it takes none the target is, and all of them wait. What may have reached one
+//! target goes to no other.
 //!
 //! The target drops what has no higher sequence than it has seen. So what is refused is not there, nor is
 //! anything behind it; and what others pass may go to the target by its own sequence only while none
@@ -9,10 +10,10 @@
 //! sequences, should this program end, and so do those that are *passed* on the way to another
 //! destination, which are not tried.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::{Limits, Load, Refusal, Step, Write};
+use super::{Badge, Kept, Limits, Load, Refusal, Step, Write};
 
 /// A row that waits for the target.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -58,7 +59,16 @@ pub(super) struct Target<M> {
     tries: u32,
     most_suspects: usize,
     give_up: Duration,
+    /// It is connected, and is the one to which rows go.
     is_up: bool,
+    /// To whom rows go, and whose what is under way is.
+    to: Option<Badge>,
+    /// The journal does not say so yet, by so many writes.
+    unnoted: u32,
+    /// Another one that answered.
+    refused: Option<Badge>,
+    /// Rows up to here may be at the target, if they still wait.
+    sent_through: u64,
     waiting: Load,
     /// Read, and not on their way.
     loaded: VecDeque<Row<M>>,
@@ -88,7 +98,7 @@ pub(super) struct Target<M> {
 }
 
 impl<M: Clone> Target<M> {
-    pub(super) fn new(limits: &Limits, waiting: Load) -> Self {
+    pub(super) fn new(limits: &Limits, kept: &Kept) -> Self {
         Self {
             most: limits.rows,
             bytes: limits.bytes,
@@ -96,7 +106,12 @@ impl<M: Clone> Target<M> {
             most_suspects: limits.suspects,
             give_up: limits.give_up,
             is_up: false,
-            waiting,
+            to: kept.target,
+            unnoted: 0,
+            refused: None,
+            // Nobody knows how much of it was sent.
+            sent_through: if kept.waiting.rows > 0 { kept.last_sequence } else { 0 },
+            waiting: kept.waiting,
             loaded: VecDeque::new(),
             is_loading: false,
             after: 0,
@@ -133,8 +148,46 @@ impl<M: Clone> Target<M> {
         self.may_load = true;
     }
 
-    pub(super) fn up(&mut self) {
+    /// One is connected. Returns what is to be noted before anything is sent to it.
+    pub(super) fn up(&mut self, badges: &BTreeSet<Badge>, steps: &mut Vec<Step<M>>) -> Option<Badge> {
+        self.refused = None;
+        self.is_up = self.to.is_some_and(|to| badges.contains(&to));
+        let badge = *badges.first().filter(|_| !self.is_up)?;
+        if self.to.is_some() && self.is_in_doubt() {
+            self.refused = Some(badge);
+            steps.push(Step::Refuse);
+            return None;
+        }
         self.is_up = true;
+        Some(self.go_to(badge))
+    }
+
+    /// An operator has the one that was refused take the place of the one that is not there.
+    pub(super) fn accept(&mut self) -> Option<Badge> {
+        let badge = self.refused.take()?;
+        Some(self.go_to(badge))
+    }
+
+    fn go_to(&mut self, badge: Badge) -> Badge {
+        self.to = Some(badge);
+        self.unnoted += 1;
+        badge
+    }
+
+    /// The journal says to whom rows go.
+    pub(super) fn noted(&mut self) {
+        self.unnoted = self.unnoted.saturating_sub(1);
+    }
+
+    pub(super) fn refuses(&self) -> bool {
+        self.refused.is_some()
+    }
+
+    /// May a row that waits have reached the target?
+    fn is_in_doubt(&self) -> bool {
+        let is_unread = self.after < self.sent_through && (self.may_load || self.is_loading);
+        let mut known = self.suspects.iter().map(|it| &it.row).chain(&self.sending).chain(&self.loaded);
+        (is_unread && self.waiting.rows > 0) || known.any(|row| row.sequence <= self.sent_through)
     }
 
     /// What was on its way goes again, with the same sequences: it may be there. If it was too much for
@@ -150,6 +203,7 @@ impl<M: Clone> Target<M> {
 
     fn put_back(&mut self) {
         self.is_up = false;
+        self.sent_through = self.sending.last().map_or(0, |row| row.sequence).max(self.sent_through);
         for row in self.sending.drain(..).rev() {
             self.loaded.push_front(row);
         }
@@ -214,7 +268,8 @@ impl<M: Clone> Target<M> {
             let since = *self.refused_since.get_or_insert(now);
             now.saturating_sub(since) >= self.give_up
         };
-        let is_hopeless = is_long && self.suspects.is_empty();
+        // One before it at which the target hangs up may stand for ever.
+        let is_hopeless = is_long && !self.suspects.iter().any(|it| it.is_answered);
         self.refusals += 1;
         if how == Refusal::ForEver || is_hopeless {
             self.refusals = 0;
@@ -312,8 +367,8 @@ impl<M: Clone> Target<M> {
     /// The next transaction and the next load; returns what is to be written.
     pub(super) fn go_on(&mut self, steps: &mut Vec<Step<M>>) -> Vec<(Write<M>, Load)> {
         self.search(steps);
-        let may_send = self.is_up && self.owed == 0 && self.search == Search::Idle;
-        if may_send && self.sending.is_empty() && !self.loaded.is_empty() {
+        let is_free = self.unnoted == 0 && self.owed == 0 && self.search == Search::Idle;
+        if self.is_up && is_free && self.sending.is_empty() && !self.loaded.is_empty() {
             let rows = self.window.min(self.loaded.len());
             self.sending = self.loaded.drain(..rows).collect();
             // Of one that may be to blame it is known how far it came.

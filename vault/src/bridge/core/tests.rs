@@ -5,7 +5,7 @@
 
 mod world;
 
-use super::{Core, Input, Kept, Limits, Load, Refusal, Row, Step, Write};
+use super::{Badge, Core, Found, Held, Input, Kept, Limits, Load, Refusal, Row, Step, Write};
 use std::time::Duration;
 use world::{Flaw, World};
 
@@ -80,6 +80,21 @@ fn forgetting_what_was_set_aside_is_caught() {
     assert!(first_failure(0..4000, Some(Flaw::ForgetsAside)).is_some());
 }
 
+#[test]
+fn taking_two_sources_behind_a_uri_for_one_is_caught() {
+    assert!(first_failure(0..4000, Some(Flaw::OneSource)).is_some());
+}
+
+#[test]
+fn taking_two_targets_behind_a_uri_for_one_is_caught() {
+    assert!(first_failure(0..4000, Some(Flaw::OneTarget)).is_some());
+}
+
+#[test]
+fn sending_what_is_under_way_to_another_target_is_caught() {
+    assert!(first_failure(0..4000, Some(Flaw::NoDoubt)).is_some());
+}
+
 fn refused(why: &str, how: Refusal) -> Input<u32> {
     Input::Refused { why: why.to_owned(), how }
 }
@@ -92,7 +107,7 @@ fn refuse(core: &mut Core<u32>, why: &str) -> Vec<Step<u32>> {
 /// The same, where these rows wait in the journal behind what was read.
 fn not_taken(core: &mut Core<u32>, input: Input<u32>, journal: &[Row<u32>]) -> Vec<Step<u32>> {
     let mut steps = tell(core, input, journal);
-    steps.extend(tell(core, Input::TargetUp, journal));
+    steps.extend(tell(core, Input::TargetUp([A].into()), journal));
     steps
 }
 
@@ -123,8 +138,25 @@ fn sending(steps: &[Step<u32>]) -> Option<Vec<u64>> {
     })
 }
 
+/// Two brokers.
+const A: Badge = [1; 16];
+const B: Badge = [2; 16];
+
+/// Both brokers were there before.
 fn kept() -> Kept {
-    Kept { next_batch: 6, ..Kept::default() }
+    Kept { next_batch: 6, source: Some(A), target: Some(A), ..Kept::default() }
+}
+
+fn held() -> Held {
+    Held { at: Some(A), load: one() }
+}
+
+fn found(badge: Badge, receipts: &[u64]) -> Found {
+    Found { badges: [badge].into(), receipts: receipts.to_vec() }
+}
+
+fn holding(receipts: &[u64]) -> Input<u32> {
+    Input::Holding(found(A, receipts))
 }
 
 fn one() -> Load {
@@ -142,14 +174,14 @@ fn take(batch: u64, message: u32, spent: &[u64]) -> Step<u32> {
 #[test]
 fn nothing_is_taken_while_the_journal_is_full_and_it_goes_on_when_there_is_room() {
     let mut core = Core::new(limits(), Kept { waiting: Load { rows: 12, bytes: 12 }, ..kept() });
-    assert_eq!(core.apply(Input::Holding(vec![])), [Step::Consume]);
+    assert_eq!(core.apply(holding(&[])), [Step::Consume]);
     assert_eq!(core.apply(Input::Received(1, 1)), []);
     assert!(core.is_full());
     for message in 2..=4 {
         core.apply(Input::Received(message, 1));
     }
     assert!(!core.wants_messages());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     let sending = core.apply(Input::Loaded(vec![row(1)]));
     assert_eq!(sending[0], Step::Send { rows: vec![row(1)], is_careful: false });
     core.apply(Input::Sent);
@@ -161,7 +193,7 @@ fn nothing_is_taken_while_the_journal_is_full_and_it_goes_on_when_there_is_room(
 #[test]
 fn a_receipt_is_spent_by_a_later_batch_once_its_own_is_durably_ours() {
     let mut core = Core::new(limits(), kept());
-    core.apply(Input::Holding(vec![]));
+    core.apply(holding(&[]));
     core.apply(Input::Received(7, 1));
     assert_eq!(core.apply(Input::Written), [take(6, 7, &[])]);
     core.apply(Input::Received(8, 1));
@@ -174,8 +206,8 @@ fn a_receipt_is_spent_by_a_later_batch_once_its_own_is_durably_ours() {
 
 #[test]
 fn a_receipt_tells_that_a_batch_of_unknown_outcome_is_ours() {
-    let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(5, one())].into(), ..kept() });
-    let steps = core.apply(Input::Holding(vec![5]));
+    let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(5, held())].into(), ..kept() });
+    let steps = core.apply(holding(&[5]));
     assert_eq!(steps, [Step::Write(Write::Ours { batch: 5, afresh: true }), Step::Consume]);
     assert_eq!(core.waiting(), Load::default());
     core.apply(Input::Written);
@@ -184,58 +216,60 @@ fn a_receipt_tells_that_a_batch_of_unknown_outcome_is_ours() {
 
 #[test]
 fn a_receipt_that_comes_late_makes_returned_rows_ours_behind_all_others() {
-    let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(4, one()), (5, one())].into(), ..kept() });
+    let mut core =
+        Core::<u32>::new(limits(), Kept { uncertain: [(4, held()), (5, held())].into(), ..kept() });
     let returned = [Step::Write(Write::Return(vec![4, 5]))];
-    assert_eq!(core.apply(Input::Receipts(vec![3])), returned);
+    assert_eq!(core.apply(Input::Receipts(found(A, &[3]))), returned);
     assert_eq!((core.uncertain(), core.returned()), (Load::default(), Load { rows: 2, bytes: 2 }));
-    let late = core.apply(Input::Holding(vec![5]));
+    let late = core.apply(holding(&[5]));
     assert_eq!(late, [Step::Write(Write::Ours { batch: 5, afresh: true }), Step::Consume]);
     core.apply(Input::Released);
     assert_eq!(core.apply(Input::Tick(Duration::from_secs(600))), [], "the source may be away");
-    assert_eq!(core.apply(Input::Receipts(vec![5])), [], "an old connection may have them");
-    assert_eq!(core.apply(Input::Holding(vec![5])), [Step::Write(Write::Drop(4)), Step::Consume]);
+    assert_eq!(core.apply(Input::Receipts(found(A, &[5]))), [], "an old connection may have them");
+    assert_eq!(core.apply(holding(&[5])), [Step::Write(Write::Drop(4)), Step::Consume]);
 }
 
 #[test]
 fn on_a_steady_connection_receipts_are_read_again_until_what_returned_is_forgotten() {
-    let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(4, one())].into(), ..kept() });
-    core.apply(Input::Holding(vec![3]));
+    let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(4, held())].into(), ..kept() });
+    core.apply(holding(&[3]));
     assert!(!core.should_read() && core.returned() == one());
     core.apply(Input::Tick(Duration::from_secs(600)));
     assert!(core.should_read());
     core.apply(Input::Released);
-    core.apply(Input::Holding(vec![]));
+    core.apply(holding(&[]));
     assert!(!core.should_read(), "none was found, so nothing is told; not at once again");
     core.apply(Input::Tick(Duration::from_secs(1200)));
     assert!(core.should_read());
     core.apply(Input::Released);
-    assert_eq!(core.apply(Input::Holding(vec![3])), [Step::Write(Write::Drop(4)), Step::Consume]);
+    assert_eq!(core.apply(holding(&[3])), [Step::Write(Write::Drop(4)), Step::Consume]);
     core.apply(Input::Tick(Duration::from_secs(9000)));
     assert!(!core.should_read() && core.returned() == Load::default());
 }
 
 #[test]
 fn where_no_receipt_is_found_nothing_is_judged_and_nothing_forgotten() {
-    let mut core = Core::<u32>::new(limits(), Kept { uncertain: [(4, one()), (5, one())].into(), ..kept() });
-    assert_eq!(core.apply(Input::Holding(vec![])), [Step::Consume]);
+    let mut core =
+        Core::<u32>::new(limits(), Kept { uncertain: [(4, held()), (5, held())].into(), ..kept() });
+    assert_eq!(core.apply(holding(&[])), [Step::Consume]);
     core.apply(Input::Tick(Duration::from_secs(600)));
     core.apply(Input::Released);
-    assert_eq!(core.apply(Input::Holding(vec![])), [Step::Consume], "4 and 5 may lie there");
+    assert_eq!(core.apply(holding(&[])), [Step::Consume], "4 and 5 may lie there");
     let told = [Step::Write(Write::Ours { batch: 5, afresh: true }), Step::Write(Write::Return(vec![4]))];
     assert_eq!(core.apply(Input::Receipt(5)), told);
     core.apply(Input::Released);
-    assert_eq!(core.apply(Input::Holding(vec![5])), [Step::Consume], "it is not long that 4 is not there");
+    assert_eq!(core.apply(holding(&[5])), [Step::Consume], "it is not long that 4 is not there");
     core.apply(Input::Released);
     core.apply(Input::Tick(Duration::from_secs(1200)));
-    assert_eq!(core.apply(Input::Holding(vec![])), [Step::Consume], "4 may lie there now");
+    assert_eq!(core.apply(holding(&[])), [Step::Consume], "4 may lie there now");
     core.apply(Input::Released);
-    assert_eq!(core.apply(Input::Holding(vec![5])), [Step::Write(Write::Drop(4)), Step::Consume]);
+    assert_eq!(core.apply(holding(&[5])), [Step::Write(Write::Drop(4)), Step::Consume]);
 }
 
 #[test]
 fn rows_whose_receipt_comes_while_a_batch_is_open_are_ours_behind_it() {
-    let mut core = Core::new(limits(), Kept { uncertain: [(4, one())].into(), ..kept() });
-    core.apply(Input::Holding(vec![]));
+    let mut core = Core::new(limits(), Kept { uncertain: [(4, held())].into(), ..kept() });
+    core.apply(holding(&[]));
     assert_eq!(core.apply(Input::Received(7, 1)), [Step::Write(Write::Batch(6, vec![7]))]);
     assert_eq!(core.apply(Input::Receipt(4)), []);
     assert_eq!(core.apply(Input::Written), [take(6, 7, &[])], "that of 4 is needed until 4 is ours");
@@ -248,7 +282,7 @@ fn rows_whose_receipt_comes_while_a_batch_is_open_are_ours_behind_it() {
 #[test]
 fn a_connection_lost_before_the_rows_are_durable_drops_them() {
     let mut core = Core::new(limits(), kept());
-    core.apply(Input::Holding(vec![]));
+    core.apply(holding(&[]));
     core.apply(Input::Received(7, 1));
     assert_eq!(core.apply(Input::Released), [Step::Write(Write::Drop(6))]);
     assert_eq!(core.apply(Input::Written), [], "it is not taken over a connection that is gone");
@@ -257,7 +291,7 @@ fn a_connection_lost_before_the_rows_are_durable_drops_them() {
 #[test]
 fn one_message_that_the_target_refuses_is_found_by_halving_and_kept_apart() {
     let mut core = Core::<u32>::new(limits(), kept());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     let mut steps = core.apply(Input::Loaded((1..=4).map(row).collect()));
     let mut buried = Vec::new();
     let mut sent = Vec::new();
@@ -280,7 +314,7 @@ fn one_message_that_the_target_refuses_is_found_by_halving_and_kept_apart() {
 #[test]
 fn a_target_that_refuses_everything_buries_nothing_until_it_takes_something_again() {
     let mut core = Core::<u32>::new(limits(), kept());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     let mut steps = core.apply(Input::Loaded((1..=3).map(row).collect()));
     core.apply(Input::Loaded(vec![]));
     let mut tried = Vec::new();
@@ -307,13 +341,13 @@ fn a_target_that_refuses_everything_buries_nothing_until_it_takes_something_agai
 #[test]
 fn a_message_that_will_be_refused_for_ever_or_was_for_long_is_buried_at_once() {
     let mut core = Core::<u32>::new(limits(), kept());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     core.apply(Input::Loaded(vec![row(1)]));
     let bury = |sequence, why: &str| Step::Write(Write::Bury { sequence, why: why.to_owned() });
     assert_eq!(core.apply(refused("too long", Refusal::ForEver))[0], bury(1, "too long"));
     core.apply(Input::Written);
     assert_eq!(core.dead(), one());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     core.apply(Input::Loaded(vec![row(2)]));
     core.apply(Input::Loaded(vec![]));
     for seconds in [0, 300, 599] {
@@ -328,7 +362,7 @@ fn a_message_that_will_be_refused_for_ever_or_was_for_long_is_buried_at_once() {
 #[test]
 fn a_refused_message_waits_alone_until_one_behind_it_is_taken() {
     let mut core = Core::<u32>::new(limits(), kept());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     core.apply(Input::Loaded(vec![row(1)]));
     core.apply(Input::Loaded(vec![]));
     for _ in 0..6 {
@@ -336,7 +370,7 @@ fn a_refused_message_waits_alone_until_one_behind_it_is_taken() {
         assert!(!steps.iter().any(|step| matches!(step, Step::Write(_))), "{steps:?}");
     }
     // Another one comes.
-    core.apply(Input::Holding(vec![]));
+    core.apply(holding(&[]));
     core.apply(Input::Received(9, 1));
     core.apply(Input::Written);
     tell(&mut core, Input::Taken, &[row(2)]);
@@ -362,12 +396,12 @@ fn writes(steps: &[Step<u32>]) -> Vec<Write<u32>> {
 #[test]
 fn what_is_set_aside_is_durably_so_before_anything_passes_it() {
     let mut core = Core::<u32>::new(limits(), kept());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     core.apply(Input::Loaded(vec![row(1), row(2)]));
     refuse(&mut core, "no");
     refuse(&mut core, "no");
     let mut steps = core.apply(refused("no", Refusal::Answered));
-    steps.extend(core.apply(Input::TargetUp));
+    steps.extend(core.apply(Input::TargetUp([A].into())));
     let aside = Write::Aside { sequence: 1, why: "no".to_owned(), is_answered: true };
     assert_eq!((writes(&steps), sending(&steps)), (vec![aside], None));
     let steps = core.apply(Input::Written);
@@ -379,7 +413,7 @@ fn one_destination_that_the_target_refuses_holds_up_no_other() {
     let to = |sequence, destination| Row { destination, ..row(sequence) };
     let journal: Vec<Row<u32>> = (1..=40).map(|it| to(it, 1)).chain([to(41, 2), to(42, 1)]).collect();
     let mut core = Core::<u32>::new(limits(), kept());
-    let mut steps = tell(&mut core, Input::TargetUp, &journal);
+    let mut steps = tell(&mut core, Input::TargetUp([A].into()), &journal);
     let (mut refusals, mut passed) = (0, Vec::new());
     while sending(&steps) != Some(vec![41]) {
         refusals += 1;
@@ -406,8 +440,8 @@ fn one_destination_that_the_target_refuses_holds_up_no_other() {
 fn rows_of_an_open_batch_go_behind_those_that_were_passed_meanwhile() {
     let to = |sequence, destination| Row { destination, ..row(sequence) };
     let mut core = Core::<u32>::new(limits(), kept());
-    tell(&mut core, Input::TargetUp, &[1, 2, 3, 4].map(|it| to(it, 1)));
-    core.apply(Input::Holding(vec![]));
+    tell(&mut core, Input::TargetUp([A].into()), &[1, 2, 3, 4].map(|it| to(it, 1)));
+    core.apply(holding(&[]));
     assert_eq!(core.apply(Input::Received(7, 1)), [Step::Write(Write::Batch(6, vec![7]))]);
     core.apply(Input::Written);
     let passes = |steps: Vec<Step<u32>>| writes(&steps).contains(&Write::Pass(vec![4]));
@@ -420,7 +454,7 @@ fn rows_of_an_open_batch_go_behind_those_that_were_passed_meanwhile() {
 fn a_target_that_refuses_every_destination_has_nothing_passed_again_and_again() {
     let to = |sequence, destination| Row { destination, ..row(sequence) };
     let mut core = Core::<u32>::new(limits(), kept());
-    tell(&mut core, Input::TargetUp, &[1, 2, 3, 4].map(|it| to(it, 1)));
+    tell(&mut core, Input::TargetUp([A].into()), &[1, 2, 3, 4].map(|it| to(it, 1)));
     let passes = |steps: &[Step<u32>]| {
         writes(steps).iter().filter(|write| matches!(write, Write::Pass(_) | Write::Bury { .. })).count()
     };
@@ -431,7 +465,7 @@ fn a_target_that_refuses_every_destination_has_nothing_passed_again_and_again() 
 #[test]
 fn a_message_that_loses_the_connection_is_found_and_set_aside_while_its_fate_is_known() {
     let mut core = Core::<u32>::new(limits(), kept());
-    core.apply(Input::TargetUp);
+    core.apply(Input::TargetUp([A].into()));
     let mut steps = core.apply(Input::Loaded((1..=3).map(row).collect()));
     for tried in [vec![1, 2, 3], vec![1]] {
         assert_eq!(sending(&steps), Some(tried));
@@ -461,16 +495,96 @@ fn a_message_that_loses_the_connection_is_found_and_set_aside_while_its_fate_is_
 #[test]
 fn a_receipt_from_a_later_life_tells_that_the_journal_is_an_old_copy() {
     let mut core = Core::<u32>::new(limits(), kept());
-    assert_eq!(core.apply(Input::Holding(vec![9])), [Step::Write(Write::Jump(10)), Step::Consume]);
+    assert_eq!(core.apply(holding(&[9])), [Step::Write(Write::Jump(10)), Step::Consume]);
     let steps = core.apply(Input::Received(1, 1));
     assert_eq!(steps, [Step::Write(Write::Batch(10, vec![1]))]);
+}
+
+#[test]
+fn what_was_to_be_taken_from_one_source_is_judged_by_no_other_and_an_operator_can_settle_it() {
+    let uncertain = || Core::<u32>::new(limits(), Kept { uncertain: [(5, held())].into(), ..kept() });
+    let mut core = uncertain();
+    assert_eq!(core.elsewhere(), Load::default(), "nobody has answered yet");
+    let steps = core.apply(Input::Holding(found(B, &[3])));
+    assert_eq!(steps, [Step::Write(Write::From(B)), Step::Consume]);
+    assert_eq!((core.elsewhere(), core.uncertain()), (one(), one()));
+    // Messages of the one that answers are taken meanwhile.
+    assert_eq!(core.apply(Input::Received(1, 1)), [Step::Write(Write::Batch(6, vec![1]))]);
+    core.apply(Input::Written);
+    assert_eq!(core.apply(Input::Written), [take(6, 1, &[3])]);
+    core.apply(Input::Taken);
+    // The first one is found again.
+    let ours = Step::Write(Write::Ours { batch: 5, afresh: true });
+    assert_eq!(core.apply(Input::Receipts(found(A, &[5]))), [ours.clone()]);
+    assert_eq!(core.elsewhere(), Load::default());
+
+    for (taken, step) in [(true, ours), (false, Step::Write(Write::Drop(5)))] {
+        let mut core = uncertain();
+        assert_eq!(core.apply(Input::Settle { taken }), [], "it may still tell");
+        core.apply(Input::Holding(found(B, &[])));
+        assert_eq!(core.apply(Input::Settle { taken }), [step]);
+        assert_eq!((core.elsewhere(), core.uncertain()), (Load::default(), Load::default()));
+    }
+}
+
+/// A target with that badge lets us in, and all reads end.
+fn up(core: &mut Core<u32>, badge: Badge) -> Vec<Step<u32>> {
+    core.apply(Input::TargetUp([badge].into()))
+}
+
+#[test]
+fn what_may_be_at_one_target_goes_to_no_other_until_an_operator_accepts_it() {
+    let mut core = Core::<u32>::new(limits(), kept());
+    up(&mut core, A);
+    assert_eq!(sending(&core.apply(Input::Loaded(vec![row(1), row(2)]))), Some(vec![1, 2]));
+    core.apply(Input::TargetLost);
+    assert_eq!(up(&mut core, B), [Step::Refuse]);
+    assert!(core.refuses());
+    assert_eq!(sending(&up(&mut core, A)), Some(vec![1]), "with the same sequences");
+    assert!(!core.refuses());
+    core.apply(Input::TargetLost);
+    assert_eq!(core.apply(Input::Accept), [], "it was not refused");
+    assert_eq!(up(&mut core, B), [Step::Refuse]);
+    assert_eq!(core.apply(Input::Accept), [Step::Write(Write::To(B))]);
+    assert_eq!(up(&mut core, B), [], "it is not noted yet");
+    assert_eq!(sending(&core.apply(Input::Written)), Some(vec![1]));
+}
+
+#[test]
+fn another_target_is_taken_as_soon_as_nothing_is_under_way() {
+    let mut core = Core::<u32>::new(limits(), kept());
+    up(&mut core, A);
+    core.apply(Input::Loaded(vec![row(1)]));
+    core.apply(Input::Sent);
+    core.apply(Input::TargetLost);
+    assert_eq!(up(&mut core, B)[0], Step::Write(Write::To(B)));
+    assert_eq!(sending(&core.apply(Input::Loaded(vec![row(2)]))), None, "it is not noted yet");
+    core.apply(Input::Written);
+    assert_eq!(sending(&core.apply(Input::Written)), Some(vec![2]));
+}
+
+#[test]
+fn after_a_crash_all_that_waited_may_be_at_the_target_and_what_came_later_may_not() {
+    let waiting = Load { rows: 2, bytes: 2 };
+    let mut core = Core::<u32>::new(limits(), Kept { waiting, last_sequence: 9, ..kept() });
+    assert_eq!(up(&mut core, B), [Step::Refuse]);
+    up(&mut core, A);
+    core.apply(Input::Loaded(vec![row(4)]));
+    core.apply(Input::Sent);
+    core.apply(Input::TargetLost);
+    assert_eq!(up(&mut core, B), [Step::Refuse], "one was not read yet");
+    up(&mut core, A);
+    assert_eq!(sending(&core.apply(Input::Loaded(vec![row(9), row(10)]))), Some(vec![9, 10]));
+    core.apply(Input::Sent);
+    core.apply(Input::TargetLost);
+    assert_eq!(up(&mut core, B)[0], Step::Write(Write::To(B)));
 }
 
 #[test]
 fn nothing_is_taken_while_it_is_held() {
     let mut core = Core::new(limits(), kept());
     core.apply(Input::Hold(true));
-    core.apply(Input::Holding(vec![]));
+    core.apply(holding(&[]));
     assert_eq!(core.apply(Input::Received(1, 1)), []);
     assert!(core.is_idle());
     assert_eq!(core.apply(Input::Hold(false)), [Step::Write(Write::Batch(6, vec![1]))]);

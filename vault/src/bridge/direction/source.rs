@@ -1,17 +1,18 @@
 //! A direction's connection to its source: takes the lock, reads what receipts lie there, then gives
 //! what is dispatched and takes what the rules say. Knows OpenWire; not what a batch is for.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
-use tokio::time::{Instant, timeout};
+use tokio::time::{Instant, sleep, timeout};
 
 use super::tries::{Tries, tell_failure};
 use super::work::Event;
-use super::{Birth, Broker, Settings, hex, random};
-use crate::bridge::core::Input;
+use super::{Birth, Broker, Settings, badge, hex, random};
+use crate::bridge::core::{Badge, Found, Input};
 use crate::openwire::client::{Client, ClientError, Dispatches, Held, Login};
 use crate::openwire::uri::Address;
 use crate::openwire::{
@@ -30,6 +31,8 @@ const RECEIPTS: Duration = Duration::from_secs(30);
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// A vault without the lock reads its receipts so often.
 const LOOK_EVERY: Duration = Duration::from_secs(60);
+/// A broker that is away while another one answers is looked for so often.
+const SEARCH_EVERY: Duration = Duration::from_secs(10);
 /// Why it does not try.
 pub(super) const STANDS_BACK: &str = "the other vault is to carry: it is preferred, or has room";
 /// Asks that wait.
@@ -45,8 +48,8 @@ pub(super) struct Link {
     pub(super) asks: mpsc::Sender<Ask>,
     /// Each counts as waiting until the rules have it.
     pub(super) messages: mpsc::Receiver<(Arc<Message>, Held)>,
-    /// Numbers of the batches whose receipts lay at the source.
-    pub(super) receipts: Vec<u64>,
+    /// What of ours lay at the source.
+    pub(super) found: Found,
 }
 
 /// What the rules want of the source.
@@ -78,7 +81,7 @@ pub(super) async fn run(
 ) {
     let mut tries = Tries::new(&settings.from.uri);
     let mut prefetch = settings.prefetch;
-    let (mut before, mut looked): (String, Option<Instant>) = (String::new(), None);
+    let (mut before, mut looked): (BTreeSet<String>, Option<Instant>) = (BTreeSet::new(), None);
     while !events.is_closed() {
         if *stand_back.borrow_and_update() {
             drop(events.send(Event::Standby(STANDS_BACK.to_owned())).await);
@@ -134,6 +137,23 @@ fn lock(settings: &Settings) -> String {
     format!("vault-bridge-{}", settings.name)
 }
 
+/// Looks for the broker from which uncertain batches were to be taken, as long as another one answers, at
+/// every address of the URI. For ever, or until nobody listens.
+pub(super) async fn search(
+    settings: Arc<Settings>,
+    birth: Birth,
+    events: mpsc::Sender<Event>,
+    mut wanted: watch::Receiver<bool>,
+) {
+    while wanted.wait_for(|it| *it).await.is_ok() {
+        for address in &settings.from.uri.brokers {
+            // One that is away is asked again.
+            tell_receipts(&settings, birth, address, &events).await;
+        }
+        sleep(SEARCH_EVERY).await;
+    }
+}
+
 /// Are the receipts to be read again? One may have come late.
 fn is_due(looked: Option<Instant>) -> bool {
     looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY)
@@ -146,18 +166,18 @@ async fn tell_receipts(
     address: &Address,
     events: &mpsc::Sender<Event>,
 ) -> Option<Instant> {
-    let receipts = look(settings, birth, address).await.ok()?;
-    drop(events.send(Event::Receipts(receipts)).await);
+    let found = look(settings, birth, address).await.ok()?;
+    drop(events.send(Event::Receipts(found)).await);
     Some(Instant::now())
 }
 
 /// A vault without the lock reads its receipts, and leaves them there.
-async fn look(settings: &Arc<Settings>, birth: Birth, address: &Address) -> Result<Vec<u64>, ClientError> {
+async fn look(settings: &Arc<Settings>, birth: Birth, address: &Address) -> Result<Found, ClientError> {
     let client_id = format!("{}-receipts-{}", lock(settings), settings.vault);
     let source = Source::open(settings, birth, address, &client_id).await?;
-    let receipts = source.numbers();
+    let found = source.found();
     source.client.close().await;
-    Ok(receipts)
+    Ok(found)
 }
 
 /// Was the message at the target, or does it go round in circles? A broker that was asked for others
@@ -172,13 +192,14 @@ struct Source {
     birth: Birth,
     client: Client,
     dispatches: Dispatches,
+    badges: BTreeSet<Badge>,
     /// Receipts that were dispatched here, by their batch; one of another journal has none.
     receipts: Vec<(Option<u64>, MessageId)>,
     transactions: i64,
 }
 
 impl Source {
-    /// Connects, and reads all receipts.
+    /// Connects, and reads what of ours lies there.
     async fn open(
         settings: &Arc<Settings>,
         birth: Birth,
@@ -188,10 +209,19 @@ impl Source {
         let Broker { login, .. } = &settings.from;
         let connection_id = format!("ID:vault-bridge-{:08x}{:08x}-0:1", random(), random());
         let login = Login { client_id: client_id.to_owned(), connection_id, ..login.clone() };
-        let (client, dispatches) = Client::connect(address, &login).await?;
-        let settings = settings.clone();
-        let mut source = Self { settings, birth, client, dispatches, receipts: Vec::new(), transactions: 0 };
-        source.client.tell(SessionInfo { head: Head::default(), session_id: source.session() }).await?;
+        let (client, mut dispatches) = Client::connect(address, &login).await?;
+        let session_id = SessionId { connection: client.connection_id().value.clone(), value: SESSION };
+        client.tell(SessionInfo { head: Head::default(), session_id: session_id.clone() }).await?;
+        let badges = badge::read(&client, &mut dispatches, &session_id, &settings.badge()).await?;
+        let mut source = Self {
+            settings: settings.clone(),
+            birth,
+            client,
+            dispatches,
+            badges,
+            receipts: Vec::new(),
+            transactions: 0,
+        };
         source.client.request(source.receipt_consumer()).await?;
         let read = timeout(RECEIPTS, source.read_receipts()).await;
         read.map_err(|_| ClientError::Late("all receipts", RECEIPTS))??;
@@ -216,19 +246,20 @@ impl Source {
         self.receipts.push((batch, message.message_id.clone()));
     }
 
-    fn numbers(&self) -> Vec<u64> {
-        self.receipts.iter().filter_map(|(batch, _)| *batch).collect()
+    fn found(&self) -> Found {
+        let receipts = self.receipts.iter().filter_map(|(batch, _)| *batch).collect();
+        Found { badges: self.badges.clone(), receipts }
     }
 
     /// Until the connection ends, or nobody listens.
     async fn serve(mut self, prefetch: u16, events: &mpsc::Sender<Event>) -> ClientError {
         let (asks, mut asked) = mpsc::channel(MOST_ASKS);
         let (give, messages) = mpsc::channel(usize::from(prefetch));
-        let link = Link { asks, messages, receipts: self.numbers() };
+        let link = Link { asks, messages, found: self.found() };
         if let Err(error) = self.client.request(self.producer_info()).await {
             return error;
         }
-        if link.receipts.is_empty()
+        if link.found.receipts.is_empty()
             // One may be dispatched late.
             && let Err(error) = self.pull(0).await
         {
@@ -389,10 +420,6 @@ impl Source {
             correlation_id: None,
             message_id: None,
         }
-    }
-
-    fn session(&self) -> SessionId {
-        SessionId { connection: self.client.connection_id().value.clone(), value: SESSION }
     }
 
     fn consumer_id(&self, value: i64) -> ConsumerId {

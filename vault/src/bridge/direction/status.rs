@@ -69,6 +69,8 @@ pub struct Status {
     pub uncertain: Load,
     /// Found to be the source's, and kept for a while.
     pub returned: Load,
+    /// What of it waits for the source that it was to be taken from.
+    pub elsewhere: Load,
     /// Dead letters that are kept.
     pub dead: Load,
     /// Messages of the source that had been at the target before, since this vault's start; they end here.
@@ -109,6 +111,8 @@ pub struct Report {
     pub uncertain: Load,
     /// See [`Status::returned`].
     pub returned: Load,
+    /// See [`Status::elsewhere`].
+    pub elsewhere: Load,
     /// Dead letters that are kept.
     pub dead_letters: Load,
     /// The age of the oldest message that waits, since it was journalled.
@@ -134,6 +138,7 @@ impl Status {
             waiting: Load::default(),
             uncertain: Load::default(),
             returned: Load::default(),
+            elsewhere: Load::default(),
             dead: Load::default(),
             circled: 0,
         }
@@ -178,6 +183,7 @@ impl Status {
             first: self.figures.first,
             uncertain: self.uncertain,
             returned: self.returned,
+            elsewhere: self.elsewhere,
             dead_letters: self.dead,
             lag_seconds: Duration::from_millis(lag).as_secs(),
             journal_bytes,
@@ -200,8 +206,17 @@ impl Report {
             .or_else(
                 || if waits || self.state == State::Carrying { away("target", &self.target) } else { None },
             )
+            .or_else(|| (self.elsewhere.rows > 0).then(|| elsewhere(self.elsewhere.rows)))
             .or_else(|| (dead > 0).then(|| format!("{dead} dead letters: vault bridge dead shows them")))
     }
+}
+
+/// So many messages wait for another source than the one that answers.
+pub(super) fn elsewhere(rows: u64) -> String {
+    format!(
+        "whether {rows} messages were taken only the broker can tell that they came from, and another one \
+         answers; they wait until it is back. If it never will be: vault bridge settle"
+    )
 }
 
 impl Full {
@@ -244,6 +259,8 @@ mod tests {
 
         status.dead = Load { rows: 1, bytes: 9 };
         assert!(report(&status).trouble().unwrap().starts_with("1 dead letters"));
+        status.elsewhere = Load { rows: 2, bytes: 20 };
+        assert!(report(&status).trouble().unwrap().starts_with("whether 2 messages were taken"));
         status.target = Some("refused".to_owned());
         assert_eq!(report(&status).trouble().unwrap(), "its target is away: refused");
         status.fill(Some(Full::Disk), begun + Duration::from_secs(1));

@@ -2,6 +2,7 @@
 //! producer that is the same for ever, so that the target knows what it has. Knows OpenWire; not
 //! where rows come from.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -10,8 +11,8 @@ use tokio::time::{Instant, timeout};
 
 use super::tries::{Tries, tell_failure};
 use super::work::Event;
-use super::{Birth, Broker, Settings, hex, random};
-use crate::bridge::core::{Input, Refusal, Row};
+use super::{Birth, Broker, Settings, badge, hex, random};
+use crate::bridge::core::{Badge, Input, Refusal, Row};
 use crate::openwire::client::{Client, ClientError, Dispatches, Login};
 use crate::openwire::uri::Address;
 use crate::openwire::{
@@ -22,27 +23,45 @@ use crate::openwire::{
 /// How long the reason for a refused commit is waited for.
 const REASON: Duration = Duration::from_secs(5);
 
-/// Rows to send in one transaction; see [`crate::bridge::core::Step::Send`].
+/// What the rules want of the target.
 #[derive(Debug)]
-pub(super) struct Send {
-    pub(super) rows: Vec<Row<Arc<Message>>>,
-    pub(super) is_careful: bool,
+pub(super) enum Order {
+    /// To send rows in one transaction; see [`crate::bridge::core::Step::Send`].
+    Send { rows: Vec<Row<Arc<Message>>>, is_careful: bool },
+    /// To go on to the next address.
+    Leave,
+}
+
+/// Why a connection ended.
+#[derive(Debug, thiserror::Error)]
+enum Ended {
+    #[error(transparent)]
+    Lost(#[from] ClientError),
+    #[error(
+        "{0} is another broker than the one where messages of this bridge may be already, so nothing is sent to \
+         it; take it out of the URI, or see vault bridge accept"
+    )]
+    Strange(String),
 }
 
 /// For ever, or until nobody listens.
 pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sender<Event>) {
     let mut tries = Tries::new(&settings.to.uri);
-    let mut before = String::new();
+    let mut before = BTreeSet::new();
     while !events.is_closed() {
         let begun = Instant::now();
-        let (was_connected, error) = match Target::open(&settings, birth, tries.address()).await {
-            Ok(target) => {
-                before.clear();
-                (true, target.serve(&events, &mut tries).await)
-            }
-            Err(error) => (false, error),
+        let address = tries.address();
+        let (was_connected, ended) = match Target::open(&settings, birth, address).await {
+            Ok(target) => match target.serve(&events, &mut tries).await {
+                Ended::Lost(error) => {
+                    before.clear();
+                    (true, Ended::Lost(error))
+                }
+                strange @ Ended::Strange(_) => (false, strange),
+            },
+            Err(error) => (false, error.into()),
         };
-        let why = error.to_string();
+        let why = ended.to_string();
         tell_failure(&settings.name, "target", &mut before, &why);
         drop(events.send(Event::TargetLost(why)).await);
         tries.failed(was_connected.then(|| begun.elapsed())).await;
@@ -52,6 +71,8 @@ pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sen
 struct Target {
     client: Client,
     dispatches: Dispatches,
+    badges: BTreeSet<Badge>,
+    address: String,
     producer: ProducerId,
     /// Where all of it comes from.
     from: BrokerId,
@@ -70,11 +91,12 @@ impl Target {
             resumes: true,
             ..login.clone()
         };
-        let (client, dispatches) = Client::connect(address, &login).await?;
+        let (client, mut dispatches) = Client::connect(address, &login).await?;
         let connection = Text::shortened(&name);
         let session_id = SessionId { connection: connection.clone(), value: 1 };
         let producer = ProducerId { connection, value: 1, session: 1 };
-        client.tell(SessionInfo { head: Head::default(), session_id }).await?;
+        client.tell(SessionInfo { head: Head::default(), session_id: session_id.clone() }).await?;
+        let badges = badge::read(&client, &mut dispatches, &session_id, &settings.badge()).await?;
         let info = ProducerInfo {
             head: Head::default(),
             producer_id: producer.clone(),
@@ -84,23 +106,28 @@ impl Target {
             window: 0,
         };
         client.request(info).await?;
-        Ok(Self { client, dispatches, producer, from: settings.from.mark(), transactions: 0 })
+        let (address, from) = (address.to_string(), settings.from.mark());
+        Ok(Self { client, dispatches, badges, address, producer, from, transactions: 0 })
     }
 
     /// Until the connection ends, or nobody listens.
-    async fn serve(mut self, events: &mpsc::Sender<Event>, tries: &mut Tries<'_>) -> ClientError {
-        let (give, mut sends) = mpsc::channel(1);
-        drop(events.send(Event::TargetUp(give)).await);
+    async fn serve(mut self, events: &mpsc::Sender<Event>, tries: &mut Tries<'_>) -> Ended {
+        let (give, mut orders) = mpsc::channel(1);
+        drop(events.send(Event::TargetUp(give, self.badges.clone())).await);
         loop {
-            let send = tokio::select! {
-                send = sends.recv() => send,
+            let order = tokio::select! {
+                order = orders.recv() => order,
                 // Nothing is consumed here, so this is the end.
                 ended = self.dispatches.next() => match ended {
                     Ok(_) => continue,
-                    Err(error) => return error,
+                    Err(error) => return error.into(),
                 },
             };
-            let Some(Send { rows, is_careful }) = send else { return ClientError::Closed };
+            let (rows, is_careful) = match order {
+                Some(Order::Send { rows, is_careful }) => (rows, is_careful),
+                Some(Order::Leave) => return Ended::Strange(self.address),
+                None => return ClientError::Closed.into(),
+            };
             let sent = match self.send(&rows, is_careful).await {
                 Ok(commit) => self.commit(commit).await.map_err(|error| (error, false)),
                 Err(error) => Err((error, is_careful)),
@@ -118,7 +145,7 @@ impl Target {
                         let why = error.to_string();
                         drop(events.send(Event::Told(Input::Refused { why, how })).await);
                     }
-                    return error;
+                    return error.into();
                 }
             }
         }

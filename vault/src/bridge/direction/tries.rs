@@ -1,5 +1,6 @@
 //! Which broker of a URI is tried next, and when; and the words of a failure.
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use shared::retry::Backoff;
@@ -10,6 +11,8 @@ use crate::openwire::uri::{Address, Uri};
 
 /// So often in a row a broker may refuse without being spared: what it does not take is found by then.
 const MOST_REFUSED: u32 = 64;
+/// Failures that are known to have been told.
+const MOST_TOLD: usize = 100;
 
 /// Tries the brokers of a URI one after the other, waiting after each round; never ends.
 pub(super) struct Tries<'a> {
@@ -69,10 +72,13 @@ impl<'a> Tries<'a> {
     }
 }
 
-/// A failure into the log, once for each new one.
-pub(super) fn tell_failure(name: &str, side: &str, before: &mut String, why: &str) {
-    if before != why {
+/// A failure into the log, once for each that was not told since it was connected: several addresses
+/// fail in turns.
+pub(super) fn tell_failure(name: &str, side: &str, before: &mut BTreeSet<String>, why: &str) {
+    if before.len() >= MOST_TOLD {
+        before.clear();
+    }
+    if before.insert(why.to_owned()) {
         tracing::warn!(bridge = %name, "bridge {name}: {side}: {why}");
-        why.clone_into(before);
     }
 }

@@ -1,6 +1,7 @@
 //! The loop of a direction: what its connections and its journal tell goes to the rules, what the
 //! rules say goes to them. Knows the order of things; decides nothing.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
@@ -11,9 +12,9 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 
 use super::source::{self, Link};
 use super::stand::Stand;
-use super::status::{Full, LastError, State, Status};
-use super::{Asked, Ears, Settings, fresh, now, target};
-use crate::bridge::core::{Core, Input, Step};
+use super::status::{self, Full, LastError, State, Status};
+use super::{Asked, Ears, Settings, Wish, fresh, now, target};
+use crate::bridge::core::{Badge, Core, Found, Input, Load, Step};
 use crate::bridge::journal::{Errand, Figures, Journal, JournalError, Told};
 use crate::openwire::client::Held;
 use crate::openwire::{Message, MessageId};
@@ -33,14 +34,14 @@ const HANDOVER: Duration = Duration::from_secs(30);
 pub(super) enum Event {
     /// The lock is held; here is the connection.
     Holding(Link),
-    /// The other vault holds the lock; all our receipts that lie at the source.
-    Receipts(Vec<u64>),
+    /// What of ours lies at a source whose lock we do not hold.
+    Receipts(Found),
     /// The source is connected no more, or not yet.
     SourceLost(String),
     /// The other vault holds the lock, or is to have it.
     Standby(String),
-    /// The target is connected, and takes what to send.
-    TargetUp(mpsc::Sender<target::Send>),
+    /// A target is connected, and takes what to send; who it is.
+    TargetUp(mpsc::Sender<target::Order>, BTreeSet<Badge>),
     /// It is not, or not any more.
     TargetLost(String),
     /// This message was at the target before: it was acknowledged, and goes no further.
@@ -69,7 +70,9 @@ pub(super) struct Direction<'a> {
     told: mpsc::UnboundedReceiver<Told>,
     events: mpsc::Receiver<Event>,
     link: Option<Link>,
-    target: Option<mpsc::Sender<target::Send>>,
+    target: Option<mpsc::Sender<target::Order>>,
+    /// Is the source to be looked for at every address?
+    search: watch::Sender<bool>,
     /// The disk has too little room.
     is_low: bool,
     /// Since when the other vault is to carry.
@@ -97,7 +100,11 @@ impl<'a> Direction<'a> {
         let (tell, events) = mpsc::channel(MOST_EVENTS);
         let mut connections = JoinSet::new();
         let stand_back = ears.stand_back.clone();
+        let (search, wanted) = watch::channel(false);
         connections.spawn(source::run(settings.clone(), birth, tell.clone(), stand_back));
+        if settings.from.uri.brokers.len() > 1 {
+            connections.spawn(source::search(settings.clone(), birth, tell.clone(), wanted));
+        }
         connections.spawn(target::run(settings.clone(), birth, tell));
         let core = Core::new(settings.limits.clone(), kept);
         status.send_modify(|status| {
@@ -117,6 +124,7 @@ impl<'a> Direction<'a> {
             events,
             link: None,
             target: None,
+            search,
             is_low: false,
             standing_back: None,
             connections,
@@ -145,7 +153,10 @@ impl<'a> Direction<'a> {
                     None => return End::Failed(JournalError::Ended),
                 },
                 Some(event) = self.events.recv() => self.heard(event).into_iter().collect(),
-                Some(asked) = ears.asked.recv() => return End::Asked(asked),
+                Some(asked) = ears.asked.recv() => match self.asked(asked) {
+                    Ok(input) => vec![input],
+                    Err(asked) => return End::Asked(asked),
+                },
                 Some((message, _held)) = next(self.link.as_mut()), if wants => {
                     let bytes = weight(&message);
                     vec![Input::Received(message, bytes)]
@@ -173,11 +184,11 @@ impl<'a> Direction<'a> {
         match event {
             Event::Holding(link) => {
                 self.tell(State::Carrying, None);
-                let receipts = link.receipts.clone();
+                let found = link.found.clone();
                 self.link = Some(link);
-                Some(Input::Holding(receipts))
+                Some(Input::Holding(found))
             }
-            Event::Receipts(receipts) => Some(Input::Receipts(receipts)),
+            Event::Receipts(found) => Some(Input::Receipts(found)),
             Event::Standby(why) => {
                 self.tell(State::Standby, Some(why));
                 self.link.take().map(|_| Input::Released)
@@ -187,10 +198,9 @@ impl<'a> Direction<'a> {
                 self.tell(State::Away, Some(why));
                 self.link.take().map(|_| Input::Released)
             }
-            Event::TargetUp(target) => {
-                self.status.send_modify(|status| status.target = None);
+            Event::TargetUp(target, badges) => {
                 self.target = Some(target);
-                Some(Input::TargetUp)
+                Some(Input::TargetUp(badges))
             }
             Event::TargetLost(why) => {
                 self.fail(why.clone());
@@ -204,6 +214,21 @@ impl<'a> Direction<'a> {
             }
             Event::Told(input) => Some(input),
         }
+    }
+
+    /// What an operator wants: of the rules, or of the journal when it is left alone.
+    fn asked(&self, asked: Asked) -> Result<Input<Arc<Message>>, Asked> {
+        let (load, input) = match asked.wish {
+            Wish::Settle { taken } => (self.core.elsewhere(), Input::Settle { taken }),
+            Wish::Accept if self.core.refuses() => (self.core.waiting(), Input::Accept),
+            Wish::Accept => (Load::default(), Input::Accept),
+            Wish::Revive | Wish::Purge(_) | Wish::Bury { .. } => return Err(asked),
+        };
+        let (name, wish) = (&self.name, asked.wish);
+        tracing::info!(bridge = %name, "bridge {name}: {} messages: {wish:?} as an operator asked", load.rows);
+        // Whoever asked may be gone.
+        let _gone = asked.answer.send(Ok(load.rows));
+        Ok(input)
     }
 
     fn tell(&self, state: State, source: Option<String>) {
@@ -269,7 +294,13 @@ impl<'a> Direction<'a> {
             }
             Step::Send { rows, is_careful } => {
                 if let Some(target) = &self.target {
-                    drop(target.send(target::Send { rows, is_careful }).await);
+                    drop(target.send(target::Order::Send { rows, is_careful }).await);
+                }
+            }
+            Step::Refuse => {
+                // It tells why it ends.
+                if let Some(target) = self.target.take() {
+                    drop(target.send(target::Order::Leave).await);
                 }
             }
         }
@@ -294,8 +325,25 @@ impl<'a> Direction<'a> {
             let before = (before, figures, waiting, uncertain, returned, dead);
             status.fill(full, Instant::now());
             (_, status.figures, status.waiting, status.uncertain, status.returned, status.dead) = shown;
-            before != shown
+            let is_up = self.target.is_some() && status.target.take().is_some();
+            before != shown || is_up
         });
+        self.show_elsewhere();
+        let searches = self.core.searches();
+        self.search.send_if_modified(|it| std::mem::replace(it, searches) != searches);
+    }
+
+    fn show_elsewhere(&self) {
+        let elsewhere = self.core.elsewhere();
+        let before = self.status.borrow().elsewhere;
+        if before == elsewhere {
+            return;
+        }
+        if before.rows == 0 {
+            let name = &self.name;
+            tracing::warn!(bridge = %name, "bridge {name}: {}", status::elsewhere(elsewhere.rows));
+        }
+        self.status.send_modify(|status| status.elsewhere = elsewhere);
     }
 }
 

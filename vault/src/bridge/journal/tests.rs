@@ -92,6 +92,21 @@ async fn the_file_of_an_emptied_journal_shrinks_while_nothing_is_asked() {
 }
 
 #[test]
+fn a_batch_keeps_the_source_that_it_was_written_under_and_the_journal_the_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    let batch = |number| Write::Batch(number, vec![message(0)]);
+    let (left, right) = ([1; 16], [2; 16]);
+    journal.write(vec![batch(1), Write::From(left), batch(2)], 7).unwrap();
+    journal.write(vec![Write::From(right), batch(3), Write::To(left), Write::To(right)], 7).unwrap();
+    drop(journal);
+    let kept = open(&folder).kept().unwrap();
+    assert_eq!((kept.source, kept.target, kept.last_sequence), (Some(right), Some(right), 3));
+    let at: Vec<_> = kept.uncertain.values().map(|held| held.at).collect();
+    assert_eq!(at, [None, Some(left), Some(right)]);
+}
+
+#[test]
 fn rows_wait_once_they_are_ours_and_what_is_late_goes_behind_all() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = open(&folder);

@@ -287,7 +287,7 @@ async fn what_was_given_on_waits_until_it_is_let_go() {
     let host = tokio::spawn(async move {
         let mut host = Host::introduced(&listener, Offer::default()).await;
         let mut sent = 0;
-        while sent < 4 * MOST_WAITING >> 20 {
+        while sent < 4 * (MOST_WAITING >> 20) {
             host.outgoing.push(&dispatch(1 << 20).into()).unwrap();
             if host.stream.write_all_buf(&mut host.outgoing).await.is_err() {
                 break;

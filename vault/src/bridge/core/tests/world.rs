@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::super::{Core, Input, Kept, Load, Refusal, Row, Step, Write};
+use super::super::{Badge, Core, Found, Held, Input, Kept, Load, Refusal, Row, Step, Write};
 use super::limits;
 
 /// Messages of a history.
@@ -39,6 +39,12 @@ pub(super) enum Flaw {
     TargetForgets,
     /// Who starts again takes what was set aside for what waits like all else.
     ForgetsAside,
+    /// All sources of a URI have the same badge.
+    OneSource,
+    /// All targets of a URI have the same badge.
+    OneTarget,
+    /// What was under way is sent to whichever target answers.
+    NoDoubt,
 }
 
 /// `SplitMix64`.
@@ -60,11 +66,13 @@ struct Disk {
     next_batch: u64,
     last_sequence: u64,
     rows: BTreeMap<u64, u32>,
-    /// Batches that are not ours yet, and their rows.
-    open: BTreeMap<u64, Vec<u64>>,
+    /// Batches that are not ours yet, where they were to be taken, and their rows.
+    open: BTreeMap<u64, (Option<Badge>, Vec<u64>)>,
     dead: Vec<u32>,
     /// Set aside, and whether the target had answered.
     aside: BTreeMap<u64, bool>,
+    source: Option<Badge>,
+    target: Option<Badge>,
 }
 
 impl Disk {
@@ -92,10 +100,10 @@ impl Disk {
             Write::Batch(batch, messages) => {
                 self.next_batch = batch + 1;
                 let sequences = self.put(messages);
-                self.open.insert(batch, sequences);
+                self.open.insert(batch, (self.source, sequences));
             }
             Write::Ours { batch, afresh } => {
-                let sequences = self.open.remove(&batch).unwrap();
+                let (_, sequences) = self.open.remove(&batch).unwrap();
                 if afresh {
                     let messages = sequences.iter().map(|it| self.rows.remove(it).unwrap()).collect();
                     self.put(messages);
@@ -103,7 +111,7 @@ impl Disk {
             }
             Write::Return(_) => {}
             Write::Drop(batch) => {
-                for sequence in self.open.remove(&batch).unwrap() {
+                for sequence in self.open.remove(&batch).unwrap().1 {
                     self.rows.remove(&sequence).unwrap();
                 }
             }
@@ -118,6 +126,8 @@ impl Disk {
                 let messages = sequences.iter().map(|it| self.rows.remove(it).unwrap()).collect();
                 self.put(messages);
             }
+            Write::From(badge) => self.source = Some(badge),
+            Write::To(badge) => self.target = Some(badge),
             Write::Jump(batch) => {
                 self.next_batch = batch;
                 self.last_sequence += 1 << 40;
@@ -130,7 +140,7 @@ impl Disk {
     }
 
     fn load(&self, after: u64, most: usize, but: &[i64]) -> Vec<Row<u32>> {
-        let is_open = |sequence| self.open.values().any(|rows| rows.contains(sequence));
+        let is_open = |sequence| self.open.values().any(|(_, rows)| rows.contains(sequence));
         let behind = self.rows.range(after + 1..).filter(|(sequence, _)| !is_open(sequence));
         let behind = behind.filter(|(_, message)| !but.contains(&destination(**message))).take(most);
         let row = |(sequence, message): (&u64, &u32)| Row {
@@ -145,10 +155,16 @@ impl Disk {
 
     fn kept(&self) -> Kept {
         let load = |rows: usize| Load { rows: rows as u64, bytes: rows as u64 };
-        let held: usize = self.open.values().map(Vec::len).sum();
+        let held: usize = self.open.values().map(|(_, rows)| rows.len()).sum();
+        let open = self.open.iter();
         Kept {
             next_batch: self.next_batch,
-            uncertain: self.open.iter().map(|(batch, rows)| (*batch, load(rows.len()))).collect(),
+            last_sequence: self.last_sequence,
+            source: self.source,
+            target: self.target,
+            uncertain: open
+                .map(|(batch, (at, rows))| (*batch, Held { at: *at, load: load(rows.len()) }))
+                .collect(),
             waiting: load(self.rows.len() - held),
             dead: load(self.dead.len()),
         }
@@ -171,10 +187,13 @@ struct Vault {
     from_journal: VecDeque<Input<u32>>,
     /// Does it believe that it is connected to the source? Whether it is, the source knows.
     believes: bool,
+    /// To which one, or the last.
+    at: usize,
     to_source: VecDeque<Step<u32>>,
     from_source: VecDeque<Input<u32>>,
     target_believes: bool,
     target_is_connected: bool,
+    target_at: usize,
     to_target: VecDeque<(Vec<Row<u32>>, bool)>,
     from_target: VecDeque<Input<u32>>,
 }
@@ -217,9 +236,11 @@ pub(super) struct World {
     is_forbidding: bool,
     faults: usize,
     now: Duration,
-    source: Source,
+    /// One or two behind the same URI.
+    sources: Vec<Source>,
     vaults: [Vault; 2],
-    last: [u64; 2],
+    /// The same of targets: what each has of each vault.
+    targets: Vec<[u64; 2]>,
     arrived: Vec<u32>,
     sent: u32,
 }
@@ -233,16 +254,22 @@ impl World {
             is_forbidding: seed.is_multiple_of(3),
             faults: 20,
             now: Duration::ZERO,
-            source: Source::default(),
+            sources: (0..=seed % 2).map(|_| Source::default()).collect(),
             vaults: Default::default(),
-            last: [0; 2],
+            targets: (0..=seed / 2 % 2).map(|_| [0; 2]).collect(),
             arrived: Vec::new(),
             sent: 0,
         }
     }
 
     pub(super) fn calm(seed: u64) -> Self {
-        Self { is_calm: true, faults: 0, ..Self::new(seed, None) }
+        Self {
+            is_calm: true,
+            faults: 0,
+            sources: vec![Source::default()],
+            targets: vec![[0; 2]],
+            ..Self::new(seed, None)
+        }
     }
 
     /// Runs until all is sent and the faults are over, then until all rests; checks.
@@ -266,13 +293,15 @@ impl World {
     }
 
     fn rests(&self) -> bool {
-        self.source.queue.is_empty()
-            && self.source.dispatched.is_empty()
-            && self.vaults.iter().all(Vault::rests)
-            && self.vaults.iter().zip(&self.source.receipts).all(|(vault, receipts)| {
+        let is_found = |source: &Source| {
+            self.vaults.iter().zip(&source.receipts).all(|(vault, receipts)| {
                 // What was taken has been found to be.
                 !vault.disk.open.keys().any(|batch| receipts.contains(batch))
             })
+        };
+        let is_done = |source: &Source| source.queue.is_empty() && source.dispatched.is_empty();
+        self.sources.iter().all(|source| is_done(source) && is_found(source))
+            && self.vaults.iter().all(Vault::rests)
     }
 
     fn check(self) -> Result<Vec<u32>, String> {
@@ -291,8 +320,19 @@ impl World {
     fn send(&mut self) {
         if self.sent < MESSAGES {
             self.sent += 1;
-            self.source.queue.push_back(self.sent);
+            let which = self.any_source();
+            self.sources[which].queue.push_back(self.sent);
         }
+    }
+
+    fn any_source(&mut self) -> usize {
+        self.dice.below(self.sources.len())
+    }
+
+    /// The source to which the vault is connected, as that one knows.
+    fn connected(&mut self, vault: usize) -> Option<&mut Source> {
+        let source = &mut self.sources[self.vaults[vault].at];
+        (source.holder == Some(vault)).then_some(source)
     }
 
     /// One thing happens somewhere.
@@ -338,10 +378,10 @@ impl World {
             2 => self.cut(vault),
             3 => self.cut_target(vault),
             4 => self.vaults[vault].is_frozen = !self.vaults[vault].is_frozen,
-            // The source falls: whoever is connected is cut.
+            // A source falls: whoever is connected is cut.
             _ => {
-                self.cut(0);
-                self.cut(1);
+                let which = self.any_source();
+                self.sources[which].holder.into_iter().for_each(|holder| self.cut(holder));
             }
         }
     }
@@ -362,7 +402,7 @@ impl World {
 
     /// The source loses a vault's connection: of what is on the wire some is still done.
     fn cut(&mut self, vault: usize) {
-        if self.source.holder != Some(vault) {
+        if self.connected(vault).is_none() {
             return;
         }
         for _ in 0..self.dice.below(self.vaults[vault].to_source.len() + 1) {
@@ -371,11 +411,12 @@ impl World {
         let heard = self.dice.below(self.vaults[vault].from_source.len() + 1);
         self.vaults[vault].from_source.truncate(heard);
         self.vaults[vault].to_source.clear();
-        let dispatched = std::mem::take(&mut self.source.dispatched);
-        self.source.back(dispatched.into_iter());
-        self.source.holder = None;
-        self.source.consuming = false;
-        self.source.undispatched.clear();
+        let Some(source) = self.connected(vault) else { return };
+        let dispatched = std::mem::take(&mut source.dispatched);
+        source.back(dispatched.into_iter());
+        source.holder = None;
+        source.consuming = false;
+        source.undispatched.clear();
     }
 
     fn cut_target(&mut self, vault: usize) {
@@ -384,7 +425,7 @@ impl World {
         }
         let answers_are_lost = self.dice.below(2) == 0;
         let it = &mut self.vaults[vault];
-        let is_there = |row: &Row<u32>| row.sequence <= self.last[vault];
+        let is_there = |row: &Row<u32>| row.sequence <= self.targets[it.target_at][vault];
         if it.target_is_connected
             && it
                 .to_target
@@ -402,22 +443,31 @@ impl World {
     }
 
     fn connect(&mut self, vault: usize) {
+        let at = self.any_source();
         let it = &mut self.vaults[vault];
-        if it.believes || it.is_frozen || self.source.holder.is_some() {
+        if it.believes || it.is_frozen || self.sources[at].holder.is_some() {
             return;
         }
-        self.source.holder = Some(vault);
+        self.sources[at].holder = Some(vault);
         it.believes = true;
+        it.at = at;
         it.to_source.clear();
-        let receipts = self.receipts(vault);
-        if receipts.iter().all(|it| *it == 0) && self.flaw != Some(Flaw::DropsUncertain) {
-            self.source.undispatched.clone_from(&self.source.receipts[vault]);
+        let found = self.found(vault, at);
+        if found.receipts.iter().all(|it| *it == 0) && self.flaw != Some(Flaw::DropsUncertain) {
+            let source = &mut self.sources[at];
+            source.undispatched.clone_from(&source.receipts[vault]);
         }
-        self.vaults[vault].from_source.push_back(Input::Holding(receipts));
+        self.vaults[vault].from_source.push_back(Input::Holding(found));
     }
 
-    /// The vault's receipts that lie at the source, or none: they are not dispatched in time.
-    fn receipts(&mut self, vault: usize) -> Vec<u64> {
+    /// What of the vault's lies at the source.
+    fn found(&mut self, vault: usize, at: usize) -> Found {
+        let badge = if self.flaw == Some(Flaw::OneSource) { 0 } else { at };
+        Found { badges: badges(badge), receipts: self.receipts(vault, at) }
+    }
+
+    /// Its receipts there, or none: they are not dispatched in time.
+    fn receipts(&mut self, vault: usize, at: usize) -> Vec<u64> {
         match self.flaw {
             Some(Flaw::ForwardsUncertain) => self.vaults[vault].disk.open.keys().copied().collect(),
             // One that tells of nothing.
@@ -426,35 +476,44 @@ impl World {
                 Some(Flaw::NoneTells) => vec![0],
                 _ => Vec::new(),
             },
-            _ => self.source.receipts[vault].iter().copied().collect(),
+            _ => self.sources[at].receipts[vault].iter().copied().collect(),
         }
     }
 
     /// One that was not dispatched before.
     fn dispatch_receipt(&mut self) {
-        if let Some(holder) = self.source.holder
-            && let Some(receipt) = self.source.undispatched.pop_first()
+        let which = self.any_source();
+        let source = &mut self.sources[which];
+        if let Some(holder) = source.holder
+            && let Some(receipt) = source.undispatched.pop_first()
         {
             self.vaults[holder].from_source.push_back(Input::Receipt(receipt));
         }
     }
 
-    /// A vault without the lock looks at its receipts, over a connection of its own.
+    /// A vault without the lock looks at its receipts, over a connection of its own: the lock is the other's, or
+    /// it searches while another source is connected.
     fn read_receipts(&mut self, vault: usize) {
+        let at = self.any_source();
         let it = &self.vaults[vault];
-        if !it.believes && !it.is_frozen && self.source.holder == Some(1 - vault) {
-            let receipts = self.receipts(vault);
-            self.tell(vault, Input::Receipts(receipts));
+        let searches = it.believes && it.at != at && it.core.as_ref().is_some_and(Core::searches);
+        let is_others = !it.believes && self.sources[at].holder == Some(1 - vault);
+        if (searches || is_others) && !it.is_frozen {
+            let found = self.found(vault, at);
+            self.tell(vault, Input::Receipts(found));
         }
     }
 
     fn connect_target(&mut self, vault: usize) {
+        let at = self.dice.below(self.targets.len());
         let it = &mut self.vaults[vault];
         if !it.target_believes && !it.is_frozen {
             it.target_believes = true;
             it.target_is_connected = true;
+            it.target_at = at;
             it.to_target.clear();
-            it.from_target.push_back(Input::TargetUp);
+            let badge = if self.flaw == Some(Flaw::OneTarget) { 0 } else { at };
+            it.from_target.push_back(Input::TargetUp(badges(badge)));
         }
     }
 
@@ -475,11 +534,11 @@ impl World {
     }
 
     fn source_works(&mut self, vault: usize) {
-        if self.source.holder != Some(vault) {
+        let it = &mut self.vaults[vault];
+        let source = &mut self.sources[it.at];
+        if source.holder != Some(vault) {
             return;
         }
-        let it = &mut self.vaults[vault];
-        let source = &mut self.source;
         match it.to_source.pop_front() {
             Some(Step::Consume) => source.consuming = true,
             Some(Step::Take { batch, first, last, count, spent }) => {
@@ -503,12 +562,14 @@ impl World {
     }
 
     fn dispatch(&mut self) {
-        let Some(holder) = self.source.holder else { return };
-        if self.source.consuming
-            && self.source.dispatched.len() < 8
-            && let Some(message) = self.source.queue.pop_front()
+        let which = self.any_source();
+        let source = &mut self.sources[which];
+        let Some(holder) = source.holder else { return };
+        if source.consuming
+            && source.dispatched.len() < 8
+            && let Some(message) = source.queue.pop_front()
         {
-            self.source.dispatched.push_back(message);
+            source.dispatched.push_back(message);
             self.vaults[holder].from_source.push_back(Input::Received(message, 1));
         }
     }
@@ -519,7 +580,7 @@ impl World {
             return;
         }
         let Some((mut rows, is_careful)) = it.to_target.pop_front() else { return };
-        let last = &mut self.last[vault];
+        let last = &mut self.targets[it.target_at][vault];
         // What it has it drops before anything else.
         rows.retain(|row| row.sequence > *last || self.flaw == Some(Flaw::TargetForgets));
         let is_refused =
@@ -553,7 +614,7 @@ impl World {
         if self.vaults[vault].is_frozen {
             return;
         }
-        let is_cut = self.source.holder != Some(vault);
+        let is_cut = self.connected(vault).is_none();
         let which = self.dice.below(3);
         let it = &mut self.vaults[vault];
         let next = match which {
@@ -592,11 +653,26 @@ impl World {
                         it.errands.push_back(Errand::Load(after, rows, but));
                     }
                     Step::Send { rows, is_careful } => it.to_target.push_back((rows, is_careful)),
+                    Step::Refuse if self.flaw == Some(Flaw::NoDoubt) => {
+                        inputs.push_back(Input::Accept);
+                        inputs.push_back(Input::TargetUp(badges(it.target_at)));
+                    }
+                    Step::Refuse => {
+                        (it.target_believes, it.target_is_connected) = (false, false);
+                        it.from_target.clear();
+                    }
                     other => it.to_source.push_back(other),
                 }
             }
         }
     }
+}
+
+/// Of the broker of that number.
+fn badges(number: usize) -> BTreeSet<Badge> {
+    let mut badge = Badge::default();
+    badge[0] = u8::try_from(number).unwrap();
+    [badge].into()
 }
 
 fn refused(how: Refusal) -> Input<u32> {

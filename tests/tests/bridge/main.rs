@@ -2,10 +2,12 @@
 //! broker as it was sent, and exactly once, whatever is killed.
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
+mod independent;
+
 use std::collections::BTreeMap;
 use std::ffi::OsString;
 use std::io::Write as _;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use harness::activemq::ActiveMq;
@@ -204,6 +206,7 @@ fn worthless_messages_are_counted(pair: &Pair, sender: &Session, target: &Broker
 const RIGHTS: &str = r#"<authorizationPlugin><map><authorizationMap><authorizationEntries>
 <authorizationEntry queue="orders.new" read="users" write="users" admin="users"/>
 <authorizationEntry queue="orders.secret" read="users" write="others" admin="users"/>
+<authorizationEntry queue="vault.bridge.>" read="users" write="users" admin="users"/>
 <authorizationEntry topic=">" read="users" write="users" admin="users"/>
 </authorizationEntries></authorizationMap></map></authorizationPlugin>"#;
 
@@ -274,53 +277,60 @@ fn in_order(received: &Path, messages: u64) {
     assert_eq!(wrong, None);
 }
 
-/// How often each message of a load came.
-fn times(file: &Path, places: [usize; 2]) -> BTreeMap<(String, u64), u32> {
-    let mut times = BTreeMap::new();
+/// How often each message of a load came, with those of before.
+fn times(file: &Path, places: [usize; 2], times: &mut BTreeMap<(String, u64), u32>) {
     for line in lines(file).unwrap() {
         *times.entry((line[places[0]].clone(), line[places[1]].parse().unwrap())).or_default() += 1;
     }
-    times
 }
 
-/// Sends over this URI and tells how to end it: what was sent arrived there, each once.
+/// Sends over these URIs and tells how to end it: what was sent arrived, each once.
 struct Flow {
     java: JavaClient,
-    run: harness::java_client::Run,
-    sent: std::path::PathBuf,
-    received: std::path::PathBuf,
+    runs: Vec<harness::java_client::Run>,
+    folder: PathBuf,
     messages: u64,
 }
 
 impl Flow {
-    fn begin(folder: &Path, uri: &str, messages: u64) -> Self {
+    /// So many messages over each of them.
+    fn begin(folder: &Path, uris: &[String], messages: u64) -> Self {
         let java = JavaClient::start(folder).unwrap();
-        let (sent, received) = (folder.join("sent"), folder.join("received"));
-        let load = Load {
-            connections: 3,
-            file: Some(sent.clone()),
-            ..Load::new(Kind::Send, "orders.new", messages)
+        let begin = |(which, uri): (usize, &String)| {
+            let file = Some(folder.join(format!("sent-{which}")));
+            let name = format!("over-{which}-");
+            let load = Load { connections: 3, name, file, ..Load::new(Kind::Send, "orders.new", messages) };
+            java.load(&Login::to(uri), &load).unwrap()
         };
-        let run = java.load(&Login::to(uri), &load).unwrap();
-        Self { java, run, sent, received, messages }
+        let runs = uris.iter().enumerate().map(begin).collect();
+        Self { java, runs, folder: folder.to_owned(), messages }
     }
 
-    /// All are sent; then whatever lies at the target is received.
-    fn end(self, target: &str, story: &str) -> std::path::PathBuf {
-        let outcome = self.run.wait(LATER).unwrap();
-        assert_eq!((outcome.messages, outcome.errors.len()), (self.messages, 0), "{outcome:?}");
-        let load = Load {
-            file: Some(self.received.clone()),
-            idle: Duration::from_secs(25),
-            ..Load::new(Kind::Receive, "orders.new", self.messages * 2)
-        };
-        self.java.load(&Login::to(target), &load).unwrap().wait(LATER).unwrap();
-        let (sent, received) = (times(&self.sent, [0, 1]), times(&self.received, [1, 2]));
+    /// All are sent; then whatever lies at these targets is received.
+    fn end(self, targets: &[String], story: &str) -> Vec<PathBuf> {
+        let (mut sent, mut received) = (BTreeMap::new(), BTreeMap::new());
+        for (which, run) in self.runs.into_iter().enumerate() {
+            let outcome = run.wait(LATER).unwrap();
+            assert_eq!((outcome.messages, outcome.errors.len()), (self.messages, 0), "{outcome:?}");
+            times(&self.folder.join(format!("sent-{which}")), [0, 1], &mut sent);
+        }
+        let mut files = Vec::new();
+        for (which, target) in targets.iter().enumerate() {
+            let file = self.folder.join(format!("received-{which}"));
+            let load = Load {
+                file: Some(file.clone()),
+                idle: Duration::from_secs(25),
+                ..Load::new(Kind::Receive, "orders.new", sent.len() as u64 * 2)
+            };
+            self.java.load(&Login::to(target), &load).unwrap().wait(LATER).unwrap();
+            times(&file, [1, 2], &mut received);
+            files.push(file);
+        }
         let doubled = received.values().filter(|times| **times > 1).count();
         let lost = sent.keys().filter(|message| !received.contains_key(*message)).count();
         assert_eq!((lost, doubled), (0, 0), "lost and doubled: {story}");
-        assert_eq!((sent.len() as u64, received.len() as u64), (self.messages, self.messages), "{story}");
-        self.received
+        assert_eq!(sent.len(), received.len(), "{story}");
+        files
     }
 }
 
@@ -337,7 +347,7 @@ fn whatever_is_killed_under_load_each_message_arrives_once() {
     let sections = Sections::default().open(&brokers[0]).open(&brokers[1]).way("a", "b", "orders.>", "");
     let mut pair = sections.start(folder.path(), PairPlan::default()).unwrap();
     wait_carried(&pair, "a-to-b", SOON).unwrap();
-    let flow = Flow::begin(folder.path(), &failover(&[brokers[0].uri()], ""), messages);
+    let flow = Flow::begin(folder.path(), &[failover(&[brokers[0].uri()], "")], messages);
     let mut dice = Dice::new(extent::seed());
     let mut done = Vec::new();
     for _ in 0..turns {
@@ -365,7 +375,7 @@ fn whatever_is_killed_under_load_each_message_arrives_once() {
         }
     }
     let story = format!("seed {}: {done:?}", extent::seed());
-    flow.end(&brokers[1].uri(), &story);
+    flow.end(&[brokers[1].uri()], &story);
     let hop = |hop| total(&pair, "a-to-b", hop).unwrap();
     wait::until("every hop's count is the same", SOON, || {
         let counts = ["received", "journalled", "forwarded"].map(hop);
@@ -384,13 +394,13 @@ fn the_preferred_vault_carries_in_order_over_falls_of_brokers_and_the_other_take
     let sections = sections.way("a", "b", "orders.>", "preferred = \"vault-b\"");
     let mut pair = sections.start(folder.path(), PairPlan::default()).unwrap();
     wait_carried_by(&pair.vaults[1], "a-to-b", SOON).unwrap();
-    let flow = Flow::begin(folder.path(), &failover(&[brokers[0].uri()], ""), MESSAGES);
+    let flow = Flow::begin(folder.path(), &[failover(&[brokers[0].uri()], "")], MESSAGES);
     for which in [0, 1, 0] {
         std::thread::sleep(Duration::from_secs(1));
         brokers[which].kill().unwrap();
         brokers[which].restart().unwrap();
     }
-    in_order(&flow.end(&brokers[1].uri(), "brokers fall"), MESSAGES);
+    in_order(&flow.end(&[brokers[1].uri()], "brokers fall")[0], MESSAGES);
     assert_eq!(told(&pair.vaults[0], "a-to-b").unwrap()["received"], 0, "it has always stood back");
 
     // One that hangs keeps its lock until the source notices.
@@ -493,7 +503,7 @@ fn a_full_disk_below_the_journal_is_told_and_costs_no_message() {
     let plan = PairPlan { wrapper: Some(small_disk), ..PairPlan::default() };
     let mut pair = sections.start(folder.path(), plan).unwrap();
     wait_carried_by(&pair.vaults[0], "a-to-b", SOON).unwrap();
-    let flow = Flow::begin(folder.path(), &brokers[0].uri(), MESSAGES);
+    let flow = Flow::begin(folder.path(), &[brokers[0].uri()], MESSAGES);
     let pid = pair.vaults[0].program().unwrap().pid().unwrap();
     let state = pair.vaults[0].folder.join("state");
     let ballast = Path::new(&format!("/proc/{pid}/root{}", state.display())).join("ballast");
@@ -507,7 +517,7 @@ fn a_full_disk_below_the_journal_is_told_and_costs_no_message() {
     .unwrap();
     std::fs::remove_file(&ballast).unwrap();
     drop(file);
-    flow.end(&brokers[1].uri(), "the disk is full");
+    flow.end(&[brokers[1].uri()], "the disk is full");
     let told = told(&pair.vaults[0], "a-to-b").unwrap();
     assert!(told["full"].is_null() && told["state"] == "carrying", "{told}");
 }
@@ -542,14 +552,14 @@ fn the_two_vaults_own_brokers_are_joined_as_foreign_ones_are() {
         assert_eq!(differences(&back, &consumers.1), Vec::<String>::new());
     }
     // Either of them falls under load.
-    let flow = Flow::begin(folder.path(), &failover(&uris[..1], ""), MESSAGES);
+    let flow = Flow::begin(folder.path(), &[failover(&uris[..1], "")], MESSAGES);
     for which in [1, 0] {
         std::thread::sleep(Duration::from_secs(1));
         killed(pair.vaults[which].program().unwrap());
         pair.vaults[which].wait_ready().unwrap();
     }
     wait_forwarded(&pair, "new", MESSAGES, LATER).unwrap();
-    flow.end(&uris[1], "the vaults fall");
+    flow.end(&uris[1..], "the vaults fall");
     assert_eq!(total(&pair, "new-back", "received").unwrap(), 0, "nothing is carried back");
 }
 
@@ -617,7 +627,8 @@ fn artemis_on_one_side_gets_and_gives_what_activemq_does() {
         ..Load::new(Kind::Receive, "back.load", MESSAGES * 2)
     };
     java.load(&Login::to(&a.uri()), &load).unwrap().wait(LATER).unwrap();
-    let times = times(&received, [1, 2]);
-    let doubled = times.values().filter(|times| **times > 1).count();
-    assert_eq!((times.len() as u64, doubled), (MESSAGES, 0), "received, and doubled of them");
+    let mut found = BTreeMap::new();
+    times(&received, [1, 2], &mut found);
+    let doubled = found.values().filter(|times| **times > 1).count();
+    assert_eq!((found.len() as u64, doubled), (MESSAGES, 0), "received, and doubled of them");
 }
