@@ -117,6 +117,7 @@ fn a_message_at_which_the_line_to_the_target_hangs_up_holds_up_the_others_no_lon
 const RIGHTS: &str = r#"<authorizationPlugin><map><authorizationMap><authorizationEntries>
 <authorizationEntry queue="orders.new" read="users" write="users" admin="users"/>
 <authorizationEntry queue="orders.secret" read="users" write="others" admin="users"/>
+<authorizationEntry queue="vault.bridge.>" read="users" write="users" admin="users"/>
 <authorizationEntry topic=">" read="users" write="users" admin="users"/>
 </authorizationEntries></authorizationMap></map></authorizationPlugin>"#;
 
