@@ -515,7 +515,7 @@ fn what_was_to_be_taken_from_one_source_is_judged_by_no_other_and_an_operator_ca
     core.apply(Input::Taken);
     // The first one is found again.
     let ours = Step::Write(Write::Ours { batch: 5, afresh: true });
-    assert_eq!(core.apply(Input::Receipts(found(A, &[5]))), [ours.clone()]);
+    assert_eq!(core.apply(Input::Receipts(found(A, &[5]))), std::slice::from_ref(&ours));
     assert_eq!(core.elsewhere(), Load::default());
 
     for (taken, step) in [(true, ours), (false, Step::Write(Write::Drop(5)))] {
