@@ -71,9 +71,11 @@ fn a_message_at_which_the_line_to_the_target_hangs_up_holds_up_the_others_no_lon
     let [a, b] = brokers(folder.path(), seats(256));
     let line = SlowLine::hangs_up_at(Some("forbidden"), b.address, u32::MAX).unwrap();
     let sections = Sections::default().open(&a).broker("b", &format!("tcp://{}", line.address), "");
-    let pair = sections.way("a", "b", "orders.>", "").start(folder.path(), PairPlan::default()).unwrap();
-    let carrier = wait_carried(&pair, "a-to-b", SOON).unwrap();
-    let vault = &pair.vaults[carrier];
+    // The other one stands back, also while this one's journal is changed.
+    let sections = sections.way("a", "b", "orders.>", "preferred = \"vault-a\"");
+    let pair = sections.start(folder.path(), PairPlan::default()).unwrap();
+    let vault = &pair.vaults[0];
+    wait_carried_by(vault, "a-to-b", SOON).unwrap();
     let java = JavaClient::start(folder.path()).unwrap();
     let session = |uri: &str| java.connect(&Login::to(uri)).unwrap().session(Acknowledge::Auto).unwrap();
     let (sender, receiver) = (session(&a.uri()), session(&b.uri()));
@@ -117,6 +119,7 @@ fn a_message_at_which_the_line_to_the_target_hangs_up_holds_up_the_others_no_lon
 const RIGHTS: &str = r#"<authorizationPlugin><map><authorizationMap><authorizationEntries>
 <authorizationEntry queue="orders.new" read="users" write="users" admin="users"/>
 <authorizationEntry queue="orders.secret" read="users" write="others" admin="users"/>
+<authorizationEntry queue="vault.bridge.>" read="users" write="users" admin="users"/>
 <authorizationEntry topic=">" read="users" write="users" admin="users"/>
 </authorizationEntries></authorizationMap></map></authorizationPlugin>"#;
 

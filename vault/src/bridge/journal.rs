@@ -93,6 +93,9 @@ struct Encoded {
     bytes: bytes::Bytes,
 }
 
+/// A row as it is read: its sequence, its bytes, where it goes, and the message.
+type Raw = (u64, u64, i64, Vec<u8>);
+
 /// A journal's identity: given at its birth, never again.
 pub type Birth = [u8; 16];
 
@@ -409,13 +412,7 @@ impl Journal {
         Ok((rows, damaged))
     }
 
-    fn read(
-        &self,
-        after: u64,
-        most: usize,
-        bytes: u64,
-        but: &[i64],
-    ) -> rusqlite::Result<Vec<(u64, u64, i64, Vec<u8>)>> {
+    fn read(&self, after: u64, most: usize, bytes: u64, but: &[i64]) -> rusqlite::Result<Vec<Raw>> {
         let but: Vec<String> = but.iter().map(ToString::to_string).collect();
         let but = match but.as_slice() {
             [] => String::new(),
@@ -427,7 +424,7 @@ impl Journal {
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
         let mut rows = statement.query([after])?;
-        let (mut found, mut load): (Vec<(u64, u64, i64, Vec<u8>)>, u64) = (Vec::new(), 0);
+        let (mut found, mut load): (Vec<Raw>, u64) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
             load += row.get::<_, u64>(1)?;
             if found.len() == most || (load > bytes && !found.is_empty()) {
