@@ -328,17 +328,13 @@ async fn client(
 /// What is told of an end, and counted.
 fn ended(hall: &Hall, from: SocketAddr, end: &End) {
     let reason = match end {
-        End::Closed | End::Stopping => return,
+        // Of a replaced one is told who took its place.
+        End::Closed | End::Stopping | End::Replaced => return,
         End::Broken(error) if error.kind() == io::ErrorKind::TimedOut => {
             hall.complaints.tell(&format!("connection from {from} closed: it takes nothing any more"));
             Reason::Stalled
         }
         End::Broken(error) => return tracing::debug!("broker: connection from {from} ended: {error}"),
-        End::Replaced => {
-            return tracing::info!(
-                "broker: old connection from {from} closed: its client is back on another"
-            );
-        }
         End::Silent(silence) => {
             hall.complaints.tell(&format!("connection from {from} closed: silent for {silence:?}"));
             Reason::Silence

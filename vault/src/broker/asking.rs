@@ -12,11 +12,11 @@ use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 
 use crate::openwire::{
-    AckKind as Kind, Command, DataArrayResponse, DestinationAct, DestinationInfo, DestinationKind, Head,
-    Message, MessageAck, ObjectId, ProducerId, ProducerInfo, RemoveInfo, Text, Throwable, TransactionAct,
-    TransactionId, TransactionInfo,
+    AckKind as Kind, Command, ConnectionId, ConsumerInfo, DataArrayResponse, DestinationAct, DestinationInfo,
+    DestinationKind, Head, Message, MessageAck, ObjectId, ProducerId, ProducerInfo, RemoveInfo, Text,
+    Throwable, TransactionAct, TransactionId, TransactionInfo,
 };
-use crate::queue::core::{AckKind, Done, Seen};
+use crate::queue::core::{AckKind, Done, Refusal, Seen, Send};
 use crate::queue::message::{Destination, Id};
 use crate::queue::{Answer, QueueError, Session};
 
@@ -198,7 +198,7 @@ impl<'a> Asking<'a> {
             Command::MessagePull(pull) => self.consumers.pull(&pull).await.map(|()| Act::Told),
             Command::TransactionInfo(info) => self.transact(&info).await,
             // What is seldom asked has memory of its own, not some of every connection's.
-            Command::ConsumerInfo(info) => Box::pin(self.consumers.open(*info)).await.map(|()| Act::Done),
+            Command::ConsumerInfo(info) => Box::pin(self.open_consumer(*info)).await.map(|()| Act::Done),
             Command::ConsumerControl(control) => {
                 Box::pin(self.consumers.control(&control)).await.map(|()| Act::Done)
             }
@@ -240,7 +240,7 @@ impl<'a> Asking<'a> {
         match <[_; 1]>::try_from(queues) {
             Ok([queue]) => {
                 let send = letter::to_queue(*message, queue, self.client.again, moment_ms())?;
-                Ok(Act::Asked(self.session.send_now(send, transaction).await?))
+                Ok(Act::Asked(self.session.send_now(self.own(send), transaction).await?))
             }
             Err(queues) => Box::pin(self.send_to_all(*message, queues, transaction)).await,
         }
@@ -264,12 +264,19 @@ impl<'a> Asking<'a> {
         let mut last = None;
         for send in sends {
             // A refusal of any of them is the transaction's: its commit tells it.
-            last = Some(self.session.send_now(send, Some(transaction.unwrap_or(own))).await?);
+            last = Some(self.session.send_now(self.own(send), Some(transaction.unwrap_or(own))).await?);
         }
         match (transaction, last) {
             (Some(_), Some(last)) => Ok(Act::Asked(last)),
             _ => Ok(Act::Asked(self.session.commit(own).await?)),
         }
+    }
+
+    /// Producers' ids are their clients' own words: by user, nobody's messages are taken for another's
+    /// that were sent before. No user's name has a space.
+    fn own(&self, send: Send) -> Send {
+        let owned = |(id, number)| (format!("{} {id}", self.client.user).into(), number);
+        Send { producer: send.producer.map(owned), ..send }
     }
 
     async fn acknowledge(&mut self, ack: Box<MessageAck>) -> Result<Act, Refused> {
@@ -340,6 +347,14 @@ impl<'a> Asking<'a> {
         }
     }
 
+    async fn open_consumer(&mut self, info: ConsumerInfo) -> Result<(), Refused> {
+        let (destination, temporary) = (&info.destination, DestinationKind::TempQueue);
+        if info.browser && destination.kind == temporary && !self.temporaries.contains(&destination.name) {
+            return Err(not_yours(destination));
+        }
+        self.consumers.open(info).await
+    }
+
     fn open_producer(&mut self, info: &ProducerInfo) -> Result<(), Refused> {
         if let Some(destination) = &info.destination {
             letter::queues_of(destination)?;
@@ -366,6 +381,9 @@ impl<'a> Asking<'a> {
         let name = &info.destination.name;
         match (info.destination.kind, info.act) {
             (DestinationKind::TempQueue, DestinationAct::Add) => {
+                if !self.client.has_id || !is_called_after(name, &self.client.connection) {
+                    return Err(not_yours(&info.destination));
+                }
                 let queue = letter::queue_of(&info.destination)?;
                 self.session.create_temporary(queue).await?.await?;
                 self.hall.temporaries.add(name);
@@ -422,6 +440,17 @@ impl Drop for Asking<'_> {
             self.hall.temporaries.remove(name);
         }
     }
+}
+
+/// Clients call their temporary queues after their connection: `ID:…:1`, `ID:…:2`.
+fn is_called_after(queue: &Text, connection: &ConnectionId) -> bool {
+    let (queue, connection) = (queue.to_string(), connection.value.to_string());
+    queue.rsplit_once(':').is_some_and(|(owner, _)| owner == connection)
+}
+
+fn not_yours(queue: &crate::openwire::Destination) -> Refused {
+    letter::queue_of(queue)
+        .map_or_else(Refused::from, |destination| QueueError::from(Refusal::NotYours { destination }).into())
 }
 
 /// As Java shows an exception.

@@ -29,7 +29,8 @@ pub struct Send {
     pub persistent: bool,
     /// 0 to 9.
     pub priority: u8,
-    /// The producer's id, and its number of this message, by which one sent again is recognised.
+    /// The producer, in words that no other user can say, and its number of this message, by which
+    /// one sent again is recognised.
     pub producer: Option<(Box<str>, u64)>,
     /// Its connection may have sent it before, on another that broke.
     pub again: bool,
