@@ -44,9 +44,10 @@ pub type Token = u64;
 /// What bounds the queues' memory. Bytes are those of bodies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Queues, temporary ones included; at most 16,384.
+    /// Queues, temporary ones included; at most 16,384. A connection that has as many temporary ones as
+    /// are left for all others, and more than 8, makes no more.
     pub queues: usize,
-    /// Consumers of all connections.
+    /// Consumers of all connections; one has its share as with queues.
     pub consumers: usize,
     /// Unacknowledged messages of one consumer, whatever its prefetch.
     pub in_flight: usize,
@@ -113,6 +114,16 @@ pub enum Refusal {
     /// There are too many.
     #[error("there are {most} consumers already; close some, or raise the limit")]
     TooManyConsumers {
+        /// The limit.
+        most: usize,
+    },
+    /// One connection has as many as are left for all others.
+    #[error("this connection has {own} {what} of the {most} that there may be, no fewer than are left for all others; close some")]
+    Share {
+        /// Of what.
+        what: &'static str,
+        /// How many it has.
+        own: usize,
         /// The limit.
         most: usize,
     },

@@ -17,6 +17,8 @@ const SHARERS: usize = 4;
 const LEAST_SENT: usize = 16 * 1024;
 /// if it is not more than such a part.
 const LEAST_SHARERS: usize = 64;
+/// Consumers, and temporary queues, that one connection may have as long as there may be any more.
+const LEAST_OF_EACH: usize = 8;
 /// Messages given up that wait for the disk, or in a transaction, with their reasons.
 const MOST_REASONS: usize = 4_096;
 
@@ -95,6 +97,15 @@ pub(super) struct Connection {
     uncommitted: usize,
 }
 
+/// May a connection that has so many of its own of something have one more? Of what is free, those who
+/// want all leave as much as each has: nobody finds nothing left.
+fn fits_share(what: &'static str, own: usize, all: usize, most: usize) -> Result<(), Refusal> {
+    if own < LEAST_OF_EACH || own < most.saturating_sub(all) {
+        return Ok(());
+    }
+    Err(Refusal::Share { what, own, most })
+}
+
 impl Core {
     /// The connection has ended: its transactions are rolled back, what its consumers held goes back
     /// in front, its temporary queues end.
@@ -115,7 +126,7 @@ impl Core {
     /// Makes a temporary queue; one that the connection has made already is left as it is.
     ///
     /// # Errors
-    /// [`Refusal::TooManyQueues`]; [`Refusal::NotYours`].
+    /// [`Refusal::TooManyQueues`]; [`Refusal::Share`]; [`Refusal::NotYours`].
     pub fn create_temporary(
         &mut self,
         connection: ConnectionKey,
@@ -126,6 +137,8 @@ impl Core {
             let not_yours = || Refusal::NotYours { destination: destination.clone() };
             return if owner == Some(connection) { Ok(()) } else { Err(not_yours()) };
         }
+        let own = self.connections.get(&connection).map_or(0, |open| open.temporaries.len());
+        fits_share("temporary queues", own, self.lines.len(), self.limits.queues)?;
         let number = self.create(destination, Some(connection))?;
         self.connections.entry(connection).or_default().temporaries.insert(number);
         Ok(())
@@ -170,7 +183,8 @@ impl Core {
     /// Those that come later have higher keys.
     ///
     /// # Errors
-    /// Those of [`Core::queue`]; [`Refusal::NotYours`]; [`Refusal::TooManyConsumers`].
+    /// Those of [`Core::queue`]; [`Refusal::NotYours`]; [`Refusal::TooManyConsumers`];
+    /// [`Refusal::Share`].
     pub fn subscribe(
         &mut self,
         connection: ConnectionKey,
@@ -182,6 +196,8 @@ impl Core {
         if self.consumers.len() >= most {
             return Err(Refusal::TooManyConsumers { most });
         }
+        let own = self.connections.get(&connection).map_or(0, |open| open.consumers.len());
+        fits_share("consumers", own, self.consumers.len(), most)?;
         let number = self.queue(destination)?;
         let Some(line) = self.lines.get_mut(&number) else { return Err(Refusal::NoConsumer) };
         if line.owner.is_some_and(|owner| owner != connection) {
