@@ -305,6 +305,14 @@ impl Queues {
         self.shared.ask(0, ask).await?.await
     }
 
+    /// Bytes of the first message that [`Queues::browse`] would show; `None` at the end.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn weigh(&self, destination: Destination, after: Id) -> Result<Option<usize>, QueueError> {
+        self.shared.ask(0, |reply| Operate::Weigh(destination, after, reply)).await?.await
+    }
+
     /// Deletes all messages that no consumer holds; tells how many.
     ///
     /// # Errors

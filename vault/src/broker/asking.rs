@@ -8,7 +8,6 @@ mod consumers;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 
 use crate::openwire::{
@@ -21,9 +20,11 @@ use crate::queue::message::{Destination, Id};
 use crate::queue::{Answer, QueueError, Session};
 
 use super::Hall;
+use super::browser::Pages;
 use super::connection::Client;
 use super::fault::Refused;
 use super::held::{Held, Waited};
+use super::large::Taken;
 use super::letter;
 use super::moment_ms;
 use super::seats::Seats;
@@ -92,11 +93,12 @@ impl<'a> Asking<'a> {
         seats: Seats,
         replies: Sender<Reply>,
     ) -> Self {
+        let pages = Pages::new(Arc::clone(&hall.pages), hall.settings.max_frame);
         Self {
             hall: Arc::clone(hall),
             client,
             session,
-            consumers: Consumers::new(hall.queues.clone(), session, seats, replies.clone()),
+            consumers: Consumers::new(hall.queues.clone(), session, seats, replies.clone(), pages),
             windows: BTreeSet::new(),
             temporaries: BTreeSet::new(),
             begun: BTreeSet::new(),
@@ -110,7 +112,7 @@ impl<'a> Asking<'a> {
     /// Does what a command asks, and has it answered. A message without room, and what must not
     /// overtake it, waits for [`Asking::obey_held`]; everything else goes on, for it may be what makes
     /// room. `large`: what it takes of the room for large frames.
-    pub(super) async fn obey(&mut self, command: Command, large: Option<OwnedSemaphorePermit>) -> Goes {
+    pub(super) async fn obey(&mut self, command: Command, large: Taken) -> Goes {
         let session = self.session;
         if let Command::Message(message) = &command {
             let (persistent, bound) = (letter::is_kept(message), message.transaction_id.is_some());
