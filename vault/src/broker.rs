@@ -266,7 +266,7 @@ impl Listening {
         if tokio::time::timeout(DRAIN, sessions.wait()).await.is_err() {
             tracing::warn!("broker: {} connections were not done within {DRAIN:?}; closed", sessions.len());
         }
-        if let Err(error) = settle(&hall.queues).await {
+        if let Err(error) = hall.queues.settle().await {
             tracing::error!("broker: {error}; what was acknowledged last may be delivered once more");
         }
     }
@@ -293,12 +293,6 @@ impl Listening {
             self.sessions.spawn(client(hall, tls, socket, from, place));
         }
     }
-}
-
-/// Waits until all that was acknowledged is durable.
-async fn settle(queues: &Queues) -> Result<(), QueueError> {
-    let (session, _deliveries) = queues.connect();
-    session.sync().await?.await.map(drop)
 }
 
 async fn client(

@@ -31,7 +31,7 @@ pub use operator::{Action, QueueState, Row};
 pub use producers::Known;
 pub(crate) use producers::MOST_PRODUCERS;
 pub use reader::{Filter, Terms};
-pub use session::{AckKind, Seen, Send};
+pub use session::{AckKind, PORTION, Seen, Send};
 pub use unit::{Move, Part, Writes};
 
 /// A connection, as its owner numbers it.
@@ -118,7 +118,9 @@ pub enum Refusal {
         most: usize,
     },
     /// One connection has as many as are left for all others.
-    #[error("this connection has {own} {what} of the {most} that there may be, no fewer than are left for all others; close some")]
+    #[error(
+        "this connection has {own} {what} of the {most} that there may be, no fewer than are left for all others; close some"
+    )]
     Share {
         /// Of what.
         what: &'static str,

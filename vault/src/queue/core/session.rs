@@ -19,6 +19,9 @@ const LEAST_SENT: usize = 16 * 1024;
 const LEAST_SHARERS: usize = 64;
 /// Consumers, and temporary queues, that one connection may have as long as there may be any more.
 const LEAST_OF_EACH: usize = 8;
+/// Messages that one request is about at a time: whoever asks for more than that does so in portions,
+/// between which others are served.
+pub const PORTION: usize = 2_048;
 /// Messages given up that wait for the disk, or in a transaction, with their reasons.
 const MOST_REASONS: usize = 4_096;
 
@@ -85,6 +88,14 @@ struct Transaction {
     taken: Vec<Taken>,
     /// Why it cannot be committed any more: something in it was refused.
     failed: Option<Refusal>,
+}
+
+impl Transaction {
+    /// Bytes that it sends and that are not persistent.
+    fn light(&self) -> usize {
+        let light = self.sends.iter().filter(|pending| !pending.entry.persistent);
+        light.map(|pending| pending.entry.size).sum()
+    }
 }
 
 /// All that ends with a connection.
@@ -394,10 +405,7 @@ impl Core {
             self.effects.push(Effect::Answer(token, Err(refusal.clone())));
             return self.undo(connection, transaction);
         }
-        let light = transaction.sends.iter().filter(|pending| !pending.entry.persistent);
-        let light: usize = light.map(|pending| pending.entry.size).sum();
-        // One may always pass when there is nothing yet.
-        if light > 0 && self.resident > 0 && self.resident + light > self.limits.resident_bytes {
+        if !self.has_memory(transaction.light()) {
             self.effects.push(Effect::Answer(token, Err(Refusal::MemoryFull)));
             return self.undo(connection, transaction);
         }
@@ -413,15 +421,36 @@ impl Core {
         self.units.push(unit);
     }
 
-    /// Rolls back: its sends are forgotten, what it acknowledged is in its consumers' hands again.
+    /// Rolls back: its sends are forgotten, what it acknowledged is in its consumers' hands again. Done is
+    /// one portion; false if it has to be said again.
     ///
     /// # Errors
     /// [`Refusal::NoTransaction`].
-    pub fn rollback(&mut self, connection: ConnectionKey, transaction: u64) -> Result<(), Refusal> {
+    pub fn rollback(&mut self, connection: ConnectionKey, transaction: u64) -> Result<bool, Refusal> {
+        let taken = &mut self.transaction(connection, transaction)?.taken;
+        if taken.len() > PORTION {
+            let portion = taken.split_off(taken.len() - PORTION);
+            self.untake(portion);
+            return Ok(false);
+        }
         let open = self.connections.get_mut(&connection);
         let open = open.and_then(|open| open.transactions.remove(&transaction));
         self.undo(connection, open.ok_or(Refusal::NoTransaction)?);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Before a commit: where it will be refused, what the transaction acknowledged goes back in portions.
+    /// Was this one, and more is to come?
+    pub fn unwind(&mut self, connection: ConnectionKey, transaction: u64) -> bool {
+        let Ok(open) = self.transaction(connection, transaction) else { return false };
+        let (is_large, light) = (open.taken.len() > PORTION, open.light());
+        let is_refused = open.failed.is_some() || !self.has_memory(light);
+        is_large && is_refused && self.rollback(connection, transaction) == Ok(false)
+    }
+
+    /// May a commit bring so many bytes that are not persistent? One may always when there is nothing yet.
+    fn has_memory(&self, light: usize) -> bool {
+        light == 0 || self.resident == 0 || self.resident + light <= self.limits.resident_bytes
     }
 
     fn undo(&mut self, connection: ConnectionKey, transaction: Transaction) {
@@ -430,7 +459,8 @@ impl Core {
     }
 
     /// What a consumer says of the messages from `first` (its oldest, if there is none) to `last`, in
-    /// the order they were given. In a transaction it takes effect with the commit.
+    /// the order they were given. In a transaction it takes effect with the commit. Done is one portion;
+    /// where there is more, from which one on it has to be said again.
     ///
     /// # Errors
     /// [`Refusal::NoConsumer`], [`Refusal::NotInFlight`], [`Refusal::NoTransaction`].
@@ -440,7 +470,7 @@ impl Core {
         (first, last): (Option<Id>, Id),
         kind: AckKind,
         transaction: Option<u64>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Id>, Refusal> {
         let owed = self.owed();
         let consumer = self.consumers.get_mut(&key).ok_or(Refusal::NoConsumer)?;
         let has_few = owed + consumer.taken < MOST_REASONS;
@@ -457,17 +487,19 @@ impl Core {
             AckKind::Delivered => {
                 consumer.mark_delivered(turns);
                 self.feed(key);
-                return Ok(());
+                return Ok(None);
             }
             AckKind::Redelivered => {
+                let (turns, next) = consumer.first_of(turns, PORTION);
                 consumer.count_redelivery(turns);
-                return Ok(());
+                return Ok(next);
             }
         };
         if let Some(transaction) = transaction {
             self.transaction(connection, transaction)?;
         }
         let Some(consumer) = self.consumers.get_mut(&key) else { return Err(Refusal::NoConsumer) };
+        let (turns, next) = consumer.first_of(turns, PORTION);
         let flights = consumer.take(turns);
         if transaction.is_some() {
             consumer.taken += flights.len();
@@ -487,7 +519,7 @@ impl Core {
             }
         }
         self.feed(key);
-        Ok(())
+        Ok(next)
     }
 
     /// Somebody waits until all that was acknowledged before is durable.

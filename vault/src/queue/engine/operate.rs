@@ -29,6 +29,8 @@ pub(in crate::queue) enum Operate {
     Remove(Destination, Reply),
     /// Asks for [`crate::queue::core::Core::has`], once all that was sent before is kept or refused.
     Has(Box<str>, u64, Reply<bool>),
+    /// Waits until all that anybody has asked before is done, and durable.
+    Settle(Reply),
     List(Reply<Vec<QueueStatus>>),
 }
 
@@ -74,6 +76,10 @@ impl Engine {
             Operate::Has(producer, number, reply) => {
                 self.write();
                 drop(reply.send(Ok(self.core.has(&producer, number))));
+            }
+            Operate::Settle(reply) => {
+                let token = self.wait(Waiter::Done(reply));
+                self.core.sync(token);
             }
             Operate::List(reply) => drop(reply.send(self.list())),
         }

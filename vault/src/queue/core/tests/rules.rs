@@ -134,11 +134,11 @@ fn queues_consumers_and_transactions_are_bounded() {
 #[test]
 fn one_connection_leaves_as_much_for_the_others_as_it_has() {
     let mut bench = Bench::new(Limits { consumers: 100, queues: 100, ..Limits::default() });
-    let temporary = |owner: u64, number: u64| Destination::temporary(&format!("ID:{owner}:{number}")).unwrap();
+    let temporary =
+        |owner: u64, number: u64| Destination::temporary(&format!("ID:{owner}:{number}")).unwrap();
     for owner in 1..=3 {
-        let made = (1..=100).take_while(|number| {
-            bench.core.create_temporary(owner, &temporary(owner, *number)).is_ok()
-        });
+        let made = (1..=100)
+            .take_while(|number| bench.core.create_temporary(owner, &temporary(owner, *number)).is_ok());
         let made = made.count();
         let opens = |number: &u64| {
             let key = owner * 1_000 + number;
