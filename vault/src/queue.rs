@@ -522,7 +522,23 @@ impl Session {
         kind: AckKind,
         transaction: Option<u64>,
     ) -> Result<Answer, QueueError> {
-        let ask = |reply| Request::Acknowledge(consumer, range, kind, transaction, reply);
+        self.acknowledge_counted(consumer, range, usize::MAX, kind, transaction).await
+    }
+
+    /// As [`Session::acknowledge`], by a client that has counted them: where the consumer holds more of that
+    /// range, the client has not seen all that it would lose, and the answer refuses.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn acknowledge_counted(
+        &self,
+        consumer: ConsumerKey,
+        range: (Option<Id>, Id),
+        most: usize,
+        kind: AckKind,
+        transaction: Option<u64>,
+    ) -> Result<Answer, QueueError> {
+        let ask = |reply| Request::Acknowledge(consumer, range, most, kind, transaction, reply);
         self.shared.ask(self.key, 0, ask).await
     }
 

@@ -297,7 +297,10 @@ impl<'a> Asking<'a> {
         let ends = matches!(kind, AckKind::Standard | AckKind::Poison(_) | AckKind::Expired);
         let waits = kind != AckKind::Delivered;
         let transaction = ack.transaction_id.as_ref().filter(|_| ends).map(number).transpose()?;
-        let answer = self.session.acknowledge(key, (first, last), kind, transaction).await?;
+        let single = first == Some(last);
+        let most = if ends && !single { usize::try_from(ack.count).unwrap_or(0) } else { usize::MAX };
+        let range = (first, last);
+        let answer = self.session.acknowledge_counted(key, range, most, kind, transaction).await?;
         // What was seen may be acknowledged by now: then it takes no room any more.
         if waits { Ok(Act::Asked(answer)) } else { Ok(Act::Done) }
     }

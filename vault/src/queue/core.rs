@@ -150,6 +150,14 @@ pub enum Refusal {
     /// The acknowledged messages are not in that consumer's hands.
     #[error("the messages acknowledged are not with this consumer; they may have gone to another")]
     NotInFlight,
+    /// Taking them would lose what the client has not seen.
+    #[error(
+        "{most} messages are acknowledged, and more than these are with this consumer in that range; receive them again"
+    )]
+    Miscounted {
+        /// As many as the client has counted.
+        most: usize,
+    },
     /// The consumer has ended.
     #[error("this consumer has ended")]
     NoConsumer,

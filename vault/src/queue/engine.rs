@@ -61,7 +61,8 @@ pub(super) enum Request {
     CreateTemporary(ConnectionKey, Destination, Reply),
     DeleteTemporary(ConnectionKey, Destination, Reply),
     Send(ConnectionKey, Send, Option<u64>, Reply),
-    Acknowledge(ConsumerKey, (Option<Id>, Id), AckKind, Option<u64>, Reply),
+    /// Refused where the consumer holds more of the range than this.
+    Acknowledge(ConsumerKey, (Option<Id>, Id), usize, AckKind, Option<u64>, Reply),
     Begin(ConnectionKey, u64, Reply),
     Commit(ConnectionKey, u64, Reply),
     Rollback(ConnectionKey, u64, Reply),
@@ -446,12 +447,15 @@ impl Engine {
                 let token = self.wait(Waiter::Done(reply));
                 self.core.send(token, connection, send, transaction);
             }
-            Request::Acknowledge(key, range, kind, transaction, reply) => {
+            Request::Acknowledge(key, range, most, kind, transaction, reply) => {
                 let last = range.1;
-                match self.core.acknowledge(key, range, kind.clone(), transaction) {
+                let counted = self.core.count_held(key, range, most, transaction);
+                match counted.and_then(|()| self.core.acknowledge(key, range, kind.clone(), transaction)) {
                     Ok(Some(next)) => {
                         let range = (Some(next), last);
-                        return left(Request::Acknowledge(key, range, kind, transaction, reply));
+                        // Counted once.
+                        let most = usize::MAX;
+                        return left(Request::Acknowledge(key, range, most, kind, transaction, reply));
                     }
                     done => self.answer(done.map(drop), reply),
                 }

@@ -458,6 +458,28 @@ impl Core {
         self.untake(transaction.taken);
     }
 
+    /// Before [`Core::acknowledge`]: does the consumer hold no more of that range than its client has
+    /// counted? A client whose connection broke may have a list that differs from what it was given since.
+    ///
+    /// # Errors
+    /// [`Refusal::Miscounted`]; the transaction is rolled back at its commit.
+    pub fn count_held(
+        &mut self,
+        key: ConsumerKey,
+        (first, last): (Option<Id>, Id),
+        most: usize,
+        transaction: Option<u64>,
+    ) -> Result<(), Refusal> {
+        let Some(consumer) = self.consumers.get(&key).filter(|_| most < usize::MAX) else { return Ok(()) };
+        let connection = consumer.connection;
+        let turns = consumer.range(first, last);
+        if turns.is_none_or(|turns| consumer.first_of(turns, most).1.is_none()) {
+            return Ok(());
+        }
+        self.fail(connection, transaction, &Refusal::Miscounted { most });
+        Err(Refusal::Miscounted { most })
+    }
+
     /// What a consumer says of the messages from `first` (its oldest, if there is none) to `last`, in
     /// the order they were given. In a transaction it takes effect with the commit. Done is one portion;
     /// where there is more, from which one on it has to be said again.
