@@ -200,7 +200,7 @@ impl Broker {
             counts: Arc::new(Counts::register(registry)?),
             complaints: Complaints::default(),
             large: Large::new(settings.max_frame),
-            pages: Arc::new(Semaphore::new(pages.clamp(browser::LEAST_ROOM, Semaphore::MAX_PERMITS))),
+            pages: Arc::new(Semaphore::new(pages.clamp(1, Semaphore::MAX_PERMITS))),
             settings,
             id,
             queues,

@@ -1,10 +1,14 @@
 //! Users beside each other, one of whom means no good: nobody's messages, connections, queues and time are
 //! another's to take.
 
+use std::io::Write as _;
+
 use harness::cluster::temporary_folder;
+use harness::java_client::{Acknowledge, Body, Letter};
+use harness::{plain, wait};
 use tempfile::TempDir;
 
-use super::house::House;
+use super::house::{House, OPEN, SOON, put, waiting};
 use super::peer::{Guise, Peer, queue, temporary};
 
 const PASSWORD: &str = "right-enough";
@@ -97,4 +101,51 @@ fn a_temporary_queue_is_made_read_and_browsed_by_its_own_connection_alone() {
     info.browser = true;
     alice.ask(info).unwrap();
     assert_eq!(std::iter::from_fn(|| alice.next()).count(), 1);
+}
+
+#[test]
+fn a_browser_that_reads_nothing_holds_its_share_of_memory_and_no_more() {
+    let house = House::start(OPEN);
+    let session = house.session(Acknowledge::Auto);
+    session.send("large", &Letter::new(Body::Filled(20 << 20))).unwrap();
+    put(&session, "small", &["yes"]);
+    let before = house.resident();
+    let mut deaf = Vec::new();
+    for number in 0..6 {
+        let mut peer = Peer::connect(&house, &Guise::called(&format!("deaf-{number}"))).unwrap();
+        for browser in 0..16 {
+            let mut info = peer.consumer(browser, queue("large"), 1);
+            info.browser = true;
+            peer.say(info, false);
+        }
+        deaf.push(peer);
+    }
+    for _ in 0..40 {
+        assert_eq!(waiting(&session, "small"), ["yes"]);
+        let more = house.resident() - before;
+        assert!(more < 640.0, "{more} MiB for one message of 20 MiB");
+    }
+}
+
+#[test]
+fn large_frames_that_do_not_come_hold_up_nobody_and_are_given_up() {
+    let house = House::start(OPEN);
+    let session = house.session(Acknowledge::Auto);
+    let mut slow = Vec::new();
+    for number in 0..8_u8 {
+        let mut peer = Peer::connect(&house, &Guise::called(&format!("slow-{number}"))).unwrap();
+        peer.socket.write_all(&(64_u32 << 20).to_be_bytes()).unwrap();
+        peer.socket.write_all(&vec![28; 70_000]).unwrap();
+        slow.push(peer);
+    }
+    session.send("wide", &Letter::new(Body::Filled(200 << 10))).unwrap();
+    wait::until("the slow ones are closed and counted", SOON * 2, || {
+        let metrics = plain::expect_ok(house.pair.vaults[0].admin, "/metrics")?;
+        let closed = metrics.contains("vault_broker_connections_refused_total{reason=\"slow\"} 8");
+        anyhow::ensure!(closed, "{metrics}");
+        Ok(())
+    })
+    .unwrap();
+    assert!(house.log().contains("comes at less than 64 KiB/s"), "{}", house.log());
+    session.send("wide", &Letter::new(Body::Filled(200 << 10))).unwrap();
 }

@@ -60,9 +60,12 @@ impl Peer {
         }
         // Nothing may be said before the greeting is answered, or the versions may differ.
         peer.flush();
-        while !matches!(peer.hear(), Arrival::Greeting(_, settled) if { peer.outgoing.settle(&settled); true })
-        {
-        }
+        let settled = loop {
+            if let Arrival::Greeting(_, settled) = peer.hear() {
+                break settled;
+            }
+        };
+        peer.outgoing.settle(&settled);
         peer.ask(info).map(|()| peer)
     }
 

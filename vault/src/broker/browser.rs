@@ -17,8 +17,6 @@ use super::telling::Reply;
 
 /// Messages read at once, and bytes of them (or one message).
 const PAGE: (usize, usize) = (100, 64 << 10);
-/// Room for such a page, in KiB.
-pub(super) const LEAST_ROOM: usize = PAGE.1 >> 10;
 
 /// Who browses what.
 pub(super) struct Browser {
@@ -34,7 +32,7 @@ pub(super) struct Browser {
 /// Where pages are held until the client's socket has them. Clones are the same.
 #[derive(Debug, Clone)]
 pub(super) struct Pages {
-    /// Of all connections, in KiB.
+    /// Of all connections, in KiB, for messages larger than a page: others need none but their own.
     all: Arc<Semaphore>,
     most: usize,
     /// Of this one: its browsers have one page among them.
@@ -45,7 +43,7 @@ pub(super) struct Pages {
 #[derive(Debug)]
 pub(super) struct Room {
     _own: OwnedSemaphorePermit,
-    _all: OwnedSemaphorePermit,
+    _all: Option<OwnedSemaphorePermit>,
 }
 
 impl Pages {
@@ -57,8 +55,11 @@ impl Pages {
     /// Waits for room for so many bytes; `None` once the broker has ended.
     async fn take(&self, own: OwnedSemaphorePermit, bytes: usize) -> Option<Arc<Room>> {
         let kib = u32::try_from(bytes.min(self.most) >> 10).unwrap_or(u32::MAX);
-        let least = u32::try_from(LEAST_ROOM).unwrap_or(u32::MAX);
-        let all = Arc::clone(&self.all).acquire_many_owned(kib.max(least)).await.ok()?;
+        let all = if bytes > PAGE.1 {
+            Some(Arc::clone(&self.all).acquire_many_owned(kib).await.ok()?)
+        } else {
+            None
+        };
         Some(Arc::new(Room { _own: own, _all: all }))
     }
 }
