@@ -26,7 +26,7 @@ pub(super) use operate::{Operate, Page, ROWS};
 /// Most requests of one commit, so that nobody waits for an endless one;
 const BATCH: usize = 1024;
 /// one that is about many messages counts as one for each so many of them.
-const MESSAGES: usize = 16;
+const MESSAGES: usize = 4;
 /// Requests that are put in their connections' lanes at once.
 const HEARD: usize = 16 * BATCH;
 /// Acknowledgements that nobody waits for are written after so long,
