@@ -9,6 +9,7 @@ mod counts;
 pub mod direction;
 pub mod journal;
 pub mod pattern;
+mod place;
 pub mod trial;
 
 use std::collections::BTreeMap;
@@ -19,18 +20,16 @@ use std::time::Duration;
 use prometheus::Registry;
 use serde::Serialize;
 use shared::shutdown::Shutdown;
-use shared::tls::TlsError;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::Instant;
 
 use self::core::Limits;
 use self::counts::Counts;
 use self::direction::status::{Report, Status};
-use self::direction::{Asked, Broker, Ears, Settings, Wish};
+use self::direction::{Asked, Ears, Settings, Wish};
 use self::journal::{JournalError, Left, Letters};
+pub use self::place::Place;
 use crate::openwire::Destination;
-use crate::openwire::client::{Login, trust};
-use crate::openwire::uri::Uri;
 
 /// How long a broker may take for one answer, unless bytes move.
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -39,23 +38,6 @@ const PATIENCE: Duration = Duration::from_secs(30);
 const MOST_ASKED: usize = 4;
 /// Ends the names of journals.
 const ENDING: &str = "db";
-
-/// A broker as it is configured.
-#[derive(Debug, Clone)]
-pub struct Place {
-    /// Its name.
-    pub name: String,
-    /// Where.
-    pub uri: Uri,
-    /// The account, if it wants one.
-    pub user: Option<String>,
-    /// A file with its password alone.
-    pub password_file: Option<PathBuf>,
-    /// Who signs its certificate, PEM; for `ssl://`.
-    pub authority_file: Option<PathBuf>,
-    /// Own certificate and key, PEM, if it wants one.
-    pub certificate: Option<(PathBuf, PathBuf)>,
-}
 
 /// A direction as it is configured.
 #[derive(Debug, Clone)]
@@ -79,26 +61,6 @@ pub struct Plan {
 /// Why a direction cannot start.
 #[derive(Debug, thiserror::Error)]
 pub enum BridgeError {
-    /// A certificate or key.
-    #[error("bridge {name}: {source}")]
-    Tls {
-        /// The direction.
-        name: String,
-        /// Which file, and why.
-        #[source]
-        source: TlsError,
-    },
-    /// A password.
-    #[error("bridge {name}: {file}: {source}; write the broker's password there, for vault's user alone")]
-    Password {
-        /// The direction.
-        name: String,
-        /// The file.
-        file: PathBuf,
-        /// The system's reason.
-        #[source]
-        source: std::io::Error,
-    },
     /// No such direction.
     #[error("there is no bridge {0:?} here; vault bridge status shows them")]
     Unknown(String),
@@ -179,8 +141,7 @@ impl Bridge {
                 tracing::warn!(bridge = %name, "bridge {name}: {option} has no effect here; take it out of the URI");
             }
         }
-        let settings: Vec<Settings> =
-            plans.iter().map(|plan| plan.settings(vault, &folder)).collect::<Result<_, _>>()?;
+        let settings: Vec<Settings> = plans.iter().map(|plan| plan.settings(vault, &folder)).collect();
         if !settings.is_empty() {
             std::fs::create_dir_all(&folder)
                 .map_err(|source| BridgeError::Folder { folder: folder.clone(), source })?;
@@ -316,38 +277,17 @@ fn left_behind(folder: &Path, plans: &[Plan]) -> Vec<Left> {
 }
 
 impl Plan {
-    fn settings(&self, vault: &str, folder: &Path) -> Result<Settings, BridgeError> {
-        Ok(Settings {
+    fn settings(&self, vault: &str, folder: &Path) -> Settings {
+        Settings {
             name: self.name.clone(),
             vault: vault.to_owned(),
             file: folder.join(format!("{}.{ENDING}", self.name)),
-            from: self.from.broker(&self.name)?,
-            to: self.to.broker(&self.name)?,
+            from: self.from.clone(),
+            to: self.to.clone(),
             destination: self.destination.clone(),
             limits: Limits { journal_bytes: self.journal_bytes, ..Limits::default() },
             prefetch: self.prefetch,
-        })
-    }
-}
-
-impl Place {
-    fn broker(&self, name: &str) -> Result<Broker, BridgeError> {
-        let password = |file: &PathBuf| match std::fs::read_to_string(file) {
-            Ok(text) => Ok(text.trim_end_matches(['\r', '\n']).to_owned()),
-            Err(source) => Err(BridgeError::Password { name: name.to_owned(), file: file.clone(), source }),
-        };
-        let own = self.certificate.as_ref().map(|(certificate, key)| (certificate, key));
-        let trusted = |file: &PathBuf| {
-            trust(file, own).map_err(|source| BridgeError::Tls { name: name.to_owned(), source })
-        };
-        let login = Login {
-            user: self.user.clone(),
-            password: self.password_file.as_ref().map(password).transpose()?,
-            tls: self.authority_file.as_ref().map(trusted).transpose()?,
-            patience: PATIENCE,
-            ..Login::default()
-        };
-        Ok(Broker { name: self.name.clone(), uri: self.uri.clone(), login })
+        }
     }
 }
 

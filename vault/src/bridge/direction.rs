@@ -10,45 +10,28 @@ mod target;
 mod tries;
 mod work;
 
+use std::any::Any;
+use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
+use futures_util::FutureExt as _;
 use shared::retry::Backoff;
 use shared::shutdown::Shutdown;
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::time::{Instant, sleep};
 
+use super::Place;
 use super::core::Limits;
 use super::journal::{self, Birth, JournalError};
 use super::pattern::OWN_QUEUES;
-use crate::openwire::client::Login;
-use crate::openwire::uri::Uri;
-use crate::openwire::{BrokerId, Destination, Text};
+use crate::openwire::{Destination, Text};
 use status::{LastError, State, Status};
 use work::{Direction, End};
 
 /// What lasted so long had not failed at once.
 const STEADY: Duration = Duration::from_secs(10);
-
-/// A broker to connect to.
-#[derive(Debug, Clone)]
-pub struct Broker {
-    /// How it is called.
-    pub name: String,
-    /// Where.
-    pub uri: Uri,
-    /// As whom: account and trust; the bridge gives the names.
-    pub login: Login,
-}
-
-impl Broker {
-    /// By which a message tells that it came from there, and need not go there. The same in every bridge
-    /// that calls it so.
-    fn mark(&self) -> BrokerId {
-        BrokerId { value: Text::shortened(&format!("ID:vault-bridge-{}", self.name)) }
-    }
-}
 
 /// One direction's settings.
 #[derive(Debug, Clone)]
@@ -61,9 +44,9 @@ pub struct Settings {
     /// The journal's file, in a folder of its own kind.
     pub file: PathBuf,
     /// Where messages come from.
-    pub from: Broker,
+    pub from: Place,
     /// Where they go.
-    pub to: Broker,
+    pub to: Place,
     /// Which ones: a queue, or a topic, or a pattern (`orders.>`).
     pub destination: Destination,
     /// Bounds and times.
@@ -137,13 +120,16 @@ pub async fn run(settings: Arc<Settings>, status: watch::Sender<Status>, mut ear
     loop {
         let begun = Instant::now();
         let end = tokio::select! {
-            end = carry(&settings, &status, &mut ears) => end,
+            // A fault of the program in one direction ends neither that for good nor another.
+            end = AssertUnwindSafe(carry(&settings, &status, &mut ears)).catch_unwind() => {
+                end.unwrap_or_else(|panic| End::Fell(panic_words(&*panic)))
+            }
             () = shutdown.cancelled() => return,
         };
         let asked = match end {
             End::Asked(asked) => Some(asked),
-            End::Failed(error) => {
-                fail(&settings.name, &status, &error);
+            failed @ (End::Failed(_) | End::Fell(_)) => {
+                fail(&settings.name, &status, &failed);
                 if begun.elapsed() >= STEADY {
                     backoff.reset();
                 }
@@ -173,9 +159,13 @@ async fn carry(settings: &Arc<Settings>, status: &watch::Sender<Status>, ears: &
     }
 }
 
-fn fail(name: &str, status: &watch::Sender<Status>, error: &JournalError) {
-    tracing::warn!(bridge = %name, "bridge {name}: {error}; it is tried again");
-    let what = error.to_string();
+fn fail(name: &str, status: &watch::Sender<Status>, end: &End) {
+    let what = match end {
+        End::Failed(error) => error.to_string(),
+        End::Fell(why) => format!("a fault of this program: {why}; please report it"),
+        End::Asked(_) => return,
+    };
+    tracing::warn!(bridge = %name, "bridge {name}: {what}; it begins anew by itself");
     status.send_modify(|status| {
         status.turn(State::Stopped, Instant::now());
         status.journal = Some(what.clone());
@@ -204,6 +194,13 @@ async fn fulfil(settings: &Settings, Asked { wish, answer }: Asked) {
         // Whoever asked may be gone.
         let _gone = answer.send(done);
     }
+}
+
+/// What a panic said.
+fn panic_words(panic: &(dyn Any + Send)) -> String {
+    let text = panic.downcast_ref::<&str>().map(|text| (*text).to_owned());
+    text.or_else(|| panic.downcast_ref::<String>().cloned())
+        .unwrap_or_else(|| "a panic without words".to_owned())
 }
 
 pub(super) fn random() -> u32 {

@@ -7,7 +7,7 @@ use std::time::Duration;
 use futures_util::future::join_all;
 use tokio::time::timeout;
 
-use super::direction::{Broker, random};
+use super::direction::random;
 use super::{Place, Plan};
 use crate::openwire::client::{Client, ClientError, Login};
 use crate::openwire::uri::Address;
@@ -26,23 +26,22 @@ pub enum Found {
 
 /// Tries every address of every broker, all at once; a line each.
 pub async fn try_out(plans: &[Plan]) -> Vec<Found> {
-    let places: BTreeMap<&str, (&Place, &Plan)> = plans
+    let places: BTreeMap<&str, &Place> = plans
         .iter()
-        .flat_map(|plan| [&plan.from, &plan.to].map(|place| (place.name.as_str(), (place, plan))))
+        .flat_map(|plan| [&plan.from, &plan.to].map(|place| (place.name.as_str(), place)))
         .collect();
-    let each = places.into_values().map(|(place, plan)| async {
-        match place.broker(&plan.name) {
-            Ok(broker) => visit(&broker).await,
-            Err(error) => vec![Found::Fault(error.to_string())],
-        }
-    });
-    join_all(each).await.concat()
+    join_all(places.into_values().map(visit)).await.concat()
 }
 
-async fn visit(broker: &Broker) -> Vec<Found> {
-    let each = broker.uri.brokers.iter().map(|address| async move {
-        let name = format!("remote_broker {}: {address}", broker.name);
-        match timeout(PATIENCE, log_in(address, &broker.login)).await {
+async fn visit(place: &Place) -> Vec<Found> {
+    let login = match place.login().await {
+        Ok(login) => login,
+        Err(error) => return vec![Found::Fault(format!("remote_broker {}: {error}", place.name))],
+    };
+    let login = &login;
+    let each = place.uri.brokers.iter().map(|address| async move {
+        let name = format!("remote_broker {}: {address}", place.name);
+        match timeout(PATIENCE, log_in(address, login)).await {
             Ok(Ok(())) => Found::Fine(format!("{name}: logged in")),
             Ok(Err(error)) if needs_operator(&error) => {
                 Found::Fault(format!("{name}: {}", once(&error.to_string(), address)))

@@ -128,6 +128,18 @@ pub enum ClientError {
     /// The broker ended it.
     #[error("the broker closed the connection")]
     Closed,
+    /// The password of the login.
+    #[error("{file}: {source}; write the broker's password there, for vault's user alone")]
+    Password {
+        /// Its file.
+        file: PathBuf,
+        /// The system's reason.
+        #[source]
+        source: std::io::Error,
+    },
+    /// A certificate or key of the login.
+    #[error(transparent)]
+    Trust(TlsError),
     /// It was ended here.
     #[error("the connection was given up here, to begin anew")]
     GivenUp,

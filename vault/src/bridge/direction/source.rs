@@ -11,7 +11,7 @@ use tokio::time::{Instant, sleep, timeout};
 
 use super::tries::{Tries, tell_failure};
 use super::work::Event;
-use super::{Birth, Broker, Settings, badge, hex, random};
+use super::{Birth, Settings, badge, hex, random};
 use crate::bridge::core::{Badge, Found, Input};
 use crate::openwire::client::{Client, ClientError, Dispatches, Held, Login};
 use crate::openwire::uri::Address;
@@ -35,6 +35,8 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const SEARCH_EVERY: Duration = Duration::from_secs(10);
 /// Why it does not try.
 pub(super) const STANDS_BACK: &str = "the other vault is to carry: it is preferred, or has room";
+/// No journal comes so far: who writes such a receipt is not the bridge.
+const NO_BATCH: u64 = 1 << 62;
 /// Asks that wait.
 const MOST_ASKS: usize = 4;
 
@@ -206,9 +208,9 @@ impl Source {
         address: &Address,
         client_id: &str,
     ) -> Result<Self, ClientError> {
-        let Broker { login, .. } = &settings.from;
+        let login = settings.from.login().await?;
         let connection_id = format!("ID:vault-bridge-{:08x}{:08x}-0:1", random(), random());
-        let login = Login { client_id: client_id.to_owned(), connection_id, ..login.clone() };
+        let login = Login { client_id: client_id.to_owned(), connection_id, ..login };
         let (client, mut dispatches) = Client::connect(address, &login).await?;
         let session_id = SessionId { connection: client.connection_id().value.clone(), value: SESSION };
         client.tell(SessionInfo { head: Head::default(), session_id: session_id.clone() }).await?;
@@ -242,7 +244,8 @@ impl Source {
     fn keep_receipt(&mut self, message: &Message) {
         let text = message.correlation_id.as_ref().map(ToString::to_string).unwrap_or_default();
         let number = text.split_once(':').filter(|(birth, _)| *birth == hex(&self.birth));
-        let batch = number.and_then(|(_, number)| number.parse().ok());
+        let number = number.and_then(|(_, number)| number.parse().ok());
+        let batch = number.filter(|number| *number < NO_BATCH);
         self.receipts.push((batch, message.message_id.clone()));
     }
 

@@ -11,7 +11,7 @@ use tokio::time::{Instant, timeout};
 
 use super::tries::{Tries, tell_failure};
 use super::work::Event;
-use super::{Birth, Broker, Settings, badge, hex, random};
+use super::{Birth, Settings, badge, hex, random};
 use crate::bridge::core::{Badge, Input, Refusal, Row};
 use crate::openwire::client::{Client, ClientError, Dispatches, Login};
 use crate::openwire::uri::Address;
@@ -81,7 +81,7 @@ struct Target {
 
 impl Target {
     async fn open(settings: &Arc<Settings>, birth: Birth, address: &Address) -> Result<Self, ClientError> {
-        let Broker { login, .. } = &settings.to;
+        let login = settings.to.login().await?;
         // The same for as long as the journal lives. A connection of before that the broker still
         // has is ended by this one.
         let name = format!("ID:vault-bridge-{}-{}", settings.name, hex(&birth));
@@ -89,7 +89,7 @@ impl Target {
             client_id: format!("vault-bridge-to-{}-{:08x}{:08x}", settings.name, random(), random()),
             connection_id: name.clone(),
             resumes: true,
-            ..login.clone()
+            ..login
         };
         let (client, mut dispatches) = Client::connect(address, &login).await?;
         let connection = Text::shortened(&name);

@@ -4,10 +4,18 @@ use super::tries::Tries;
 use super::*;
 use crate::bridge::journal::Counts;
 use crate::openwire::Text;
+use crate::openwire::uri::Uri;
 
 fn settings(destination: &str) -> Settings {
     let uri: Uri = "tcp://127.0.0.1:1".parse().unwrap();
-    let broker = |name: &str| Broker { name: name.to_owned(), uri: uri.clone(), login: Login::default() };
+    let broker = |name: &str| Place {
+        name: name.to_owned(),
+        uri: uri.clone(),
+        user: None,
+        password_file: None,
+        authority_file: None,
+        certificate: None,
+    };
     Settings {
         name: "a-to-b".to_owned(),
         vault: "left".to_owned(),

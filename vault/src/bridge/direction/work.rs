@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::source::{self, Link};
 use super::stand::Stand;
 use super::status::{self, Full, LastError, State, Status};
-use super::{Asked, Ears, Settings, Wish, fresh, now, target};
+use super::{Asked, Ears, Settings, Wish, fresh, now, panic_words, target};
 use crate::bridge::core::{Badge, Core, Found, Input, Load, Step};
 use crate::bridge::journal::{Errand, Figures, Journal, JournalError, Told};
 use crate::openwire::client::Held;
@@ -55,6 +55,8 @@ pub(super) enum Event {
 pub(super) enum End {
     /// The journal failed.
     Failed(JournalError),
+    /// A task of its own has ended, which none does by itself.
+    Fell(String),
     /// It must be left alone for this.
     Asked(Asked),
 }
@@ -160,6 +162,12 @@ impl<'a> Direction<'a> {
                 Some((message, _held)) = next(self.link.as_mut()), if wants => {
                     let bytes = weight(&message);
                     vec![Input::Received(message, bytes)]
+                }
+                Some(ended) = self.connections.join_next() => {
+                    return End::Fell(ended.err().map_or_else(|| "a connection's task ended".to_owned(), |error| match error.try_into_panic() {
+                        Ok(panic) => panic_words(&*panic),
+                        Err(error) => error.to_string(),
+                    }));
                 }
                 now = ticks.tick() => self.tick(begun, now, *ears.stand_back.borrow()),
             };
