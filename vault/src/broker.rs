@@ -18,6 +18,7 @@ mod fault;
 mod held;
 mod letter;
 mod seats;
+mod spell;
 mod telling;
 mod temporaries;
 pub mod users;
@@ -44,6 +45,7 @@ use clients::Clients;
 use connection::End;
 use counts::{Complaints, Counts, Reason};
 use encryption::Encryption;
+use spell::Spell;
 use temporaries::Temporaries;
 use users::{Door, UsersError};
 
@@ -113,6 +115,8 @@ struct Hall {
     temporaries: Temporaries,
     counts: Arc<Counts>,
     complaints: Complaints,
+    /// Of senders that find no room.
+    spell: Spell,
     /// Room for large frames, in KiB.
     large: Arc<Semaphore>,
     shutdown: Shutdown,
@@ -195,6 +199,7 @@ impl Broker {
             temporaries: Temporaries::new(id.clone(), name),
             counts: Arc::new(Counts::register(registry)?),
             complaints: Complaints::default(),
+            spell: Spell::register(registry)?,
             large: Arc::new(Semaphore::new(room.clamp(1, Semaphore::MAX_PERMITS))),
             settings,
             id,
@@ -215,6 +220,12 @@ impl Broker {
     #[must_use]
     pub fn queues(&self) -> &Queues {
         &self.hall.queues
+    }
+
+    /// Tells the log when senders are not held any more; call it every second or so.
+    pub fn look(&self) {
+        let gate = self.hall.queues.gate();
+        self.hall.spell.look(!gate.journal && !gate.memory);
     }
 
     /// How it is.

@@ -39,6 +39,8 @@ const REPLIES: usize = 256;
 /// Who is connected.
 #[derive(Debug)]
 pub(super) struct Client {
+    /// Proved; empty where everybody is let in.
+    pub(super) user: Arc<str>,
     pub(super) connection: ConnectionId,
     /// It was connected before: what it sends it may have sent already.
     pub(super) again: bool,
@@ -182,7 +184,8 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeted<S> {
 async fn admit(hall: &Hall, info: &ConnectionInfo, from: SocketAddr) -> Result<(Client, Place), Refused> {
     let text = |text: Option<&Text>| text.map(Text::to_string).unwrap_or_default();
     let password = text(info.password.as_ref().map(Password::reveal));
-    let known = hall.door.lets_in(&text(info.user_name.as_ref()), &password).await;
+    let user = text(info.user_name.as_ref());
+    let known = hall.door.lets_in(&user, &password).await;
     let is_known = known.map_err(|error| {
         tracing::error!("broker: {error}; nobody new is let in until then");
         Refused::Users
@@ -191,13 +194,15 @@ async fn admit(hall: &Hall, info: &ConnectionInfo, from: SocketAddr) -> Result<(
         return Err(Refused::Password);
     }
     let name = info.client_id.as_ref().unwrap_or(&info.connection_id.value);
+    // Who need not prove who he is may say anything.
+    let user: Arc<str> = if hall.settings.users.is_some() { user.into() } else { Arc::default() };
     let entered = hall.clients.enter(name, &info.connection_id, from, info.failover_reconnect).await;
     let place = entered.map_err(|holder| Refused::ClientTaken {
         broker: hall.settings.name.clone(),
         client: name.to_string(),
         from: holder.to_string(),
     })?;
-    Ok((Client { connection: detached(&info.connection_id), again: info.failover_reconnect }, place))
+    Ok((Client { user, connection: detached(&info.connection_id), again: info.failover_reconnect }, place))
 }
 
 fn detached(connection: &ConnectionId) -> ConnectionId {
