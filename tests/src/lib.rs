@@ -28,6 +28,7 @@ pub mod raw;
 pub mod receipts;
 pub mod sftp_pair;
 pub mod sftp_server;
+pub mod slow_line;
 pub mod small_disk;
 pub mod trace;
 pub mod upstream;

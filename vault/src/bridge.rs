@@ -27,12 +27,12 @@ use self::core::Limits;
 use self::counts::Counts;
 use self::direction::status::{Report, Status};
 use self::direction::{Asked, Broker, Ears, Settings, Wish};
-use self::journal::{Dead, JournalError, Left};
+use self::journal::{JournalError, Left, Letters};
 use crate::openwire::Destination;
 use crate::openwire::client::{Login, trust};
 use crate::openwire::uri::Uri;
 
-/// How long a broker may take for one answer.
+/// How long a broker may take for one answer, unless bytes move.
 const PATIENCE: Duration = Duration::from_secs(30);
 
 /// Wishes of operators that wait.
@@ -102,6 +102,16 @@ pub enum BridgeError {
     /// No such direction.
     #[error("there is no bridge {0:?} here; vault bridge status shows them")]
     Unknown(String),
+    /// No such message waits.
+    #[error(
+        "bridge {name}: no message waits under {sequence} in this vault's journal; vault bridge status shows the first"
+    )]
+    NoMessage {
+        /// The direction.
+        name: String,
+        /// What was asked for.
+        sequence: u64,
+    },
     /// Its journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -217,16 +227,13 @@ impl Bridge {
         Overview { directions: self.directions.iter().map(report).collect(), left: self.left.to_vec() }
     }
 
-    /// Directions that the other vault should carry, as long as it can.
-    #[must_use]
-    pub fn second(&self) -> Vec<String> {
-        let second = self.directions.iter().filter(|(_, handle)| handle.is_second);
-        second.map(|(name, _)| name.clone()).collect()
-    }
-
-    /// Whether the other vault carries this one, or can.
-    pub fn stand_back(&self, name: &str, stand_back: bool) {
-        if let Some(handle) = self.directions.get(name).filter(|handle| handle.is_second) {
+    /// Asks of each direction whether the other vault is to carry it: its name, whether that one should as
+    /// long as it can, and how it is here.
+    pub fn stand_back(&self, mut is_to: impl FnMut(&str, bool, &Report) -> bool) {
+        let now = (Instant::now(), direction::now());
+        for (name, handle) in self.directions.iter() {
+            let report = handle.shown.borrow().report(now.0, now.1, handle.journal_bytes);
+            let stand_back = is_to(name, handle.is_second, &report);
             handle.stand_back.send_if_modified(|it| std::mem::replace(it, stand_back) != stand_back);
         }
     }
@@ -235,7 +242,7 @@ impl Bridge {
     ///
     /// # Errors
     /// No such direction, or its journal.
-    pub async fn dead_letters(&self, name: &str, after: u64, most: usize) -> Result<Vec<Dead>, BridgeError> {
+    pub async fn dead_letters(&self, name: &str, after: u64, most: usize) -> Result<Letters, BridgeError> {
         let file = self.handle(name)?.file.clone();
         let read = tokio::task::spawn_blocking(move || journal::dead_letters(&file, after, most));
         match read.await {
@@ -248,13 +255,21 @@ impl Bridge {
     /// Does that with all messages of a direction that it is about; tells how many there were.
     ///
     /// # Errors
-    /// No such direction, its journal, or vault stops.
+    /// No such direction or message, its journal, or vault stops.
     pub async fn wish(&self, name: &str, wish: Wish) -> Result<u64, BridgeError> {
         let (answer, answered) = oneshot::channel();
+        let one = match wish {
+            Wish::Bury { sequence, .. } => Some(sequence),
+            Wish::Revive | Wish::Purge(_) | Wish::Settle { .. } | Wish::Accept => None,
+        };
         let stopping = || BridgeError::Stopping(name.to_owned());
         let asked = self.handle(name)?.asks.send(Asked { wish, answer }).await;
         asked.map_err(|_| stopping())?;
-        Ok(answered.await.map_err(|_| stopping())??)
+        let count = answered.await.map_err(|_| stopping())??;
+        match one.filter(|_| count == 0) {
+            Some(sequence) => Err(BridgeError::NoMessage { name: name.to_owned(), sequence }),
+            None => Ok(count),
+        }
     }
 
     fn handle(&self, name: &str) -> Result<&Handle, BridgeError> {
@@ -357,7 +372,7 @@ mod tests {
             || Bridge::start(&[], "vault-a", folder.path(), &Registry::new(), &Shutdown::new()).unwrap();
         let troubles = start().overview().troubles();
         assert!(troubles.len() == 1 && troubles[0].starts_with("old: no such bridge"), "{troubles:?}");
-        let unknown = start().wish("old", Wish::Purge).await.unwrap_err();
+        let unknown = start().wish("old", Wish::Purge(None)).await.unwrap_err();
         assert!(unknown.to_string().starts_with("there is no bridge \"old\""), "{unknown}");
         journal.write(vec![Write::Drop(1)], 0).unwrap();
         assert!(start().is_empty());

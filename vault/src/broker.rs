@@ -16,6 +16,7 @@ mod counts;
 pub mod encryption;
 mod fault;
 mod held;
+mod large;
 mod letter;
 mod seats;
 mod spell;
@@ -45,6 +46,7 @@ use clients::Clients;
 use connection::End;
 use counts::{Complaints, Counts, Reason};
 use encryption::Encryption;
+use large::Large;
 use spell::Spell;
 use temporaries::Temporaries;
 use users::{Door, UsersError};
@@ -55,8 +57,8 @@ const HANDSHAKE: Duration = Duration::from_secs(10);
 const DRAIN: Duration = Duration::from_secs(10);
 /// When the system has no more sockets, trying at once would only burn the processor.
 const OUT_OF_SOCKETS: Duration = Duration::from_millis(100);
-/// Large frames that arrive at once have room for so many of the largest.
-const LARGE_AT_ONCE: usize = 3;
+/// Pages of browsers have room for so many of the largest messages.
+const PAGES_AT_ONCE: usize = 3;
 
 /// `[broker]`
 #[derive(Debug, Clone)]
@@ -117,8 +119,10 @@ struct Hall {
     complaints: Complaints,
     /// Of senders that find no room.
     spell: Spell,
-    /// Room for large frames, in KiB.
-    large: Arc<Semaphore>,
+    /// Room for large frames.
+    large: Large,
+    /// Room for what browsers have read and their clients have not, in KiB.
+    pages: Arc<Semaphore>,
     shutdown: Shutdown,
 }
 
@@ -192,7 +196,7 @@ impl Broker {
         let queues = Queues::open(settings.queues.clone())?;
         let name = Text::shortened(&settings.name);
         let id = BrokerId { value: Text::shortened(&format!("ID:{}", settings.name)) };
-        let room = (settings.max_frame * LARGE_AT_ONCE) >> 10;
+        let pages = settings.max_frame.saturating_mul(PAGES_AT_ONCE) >> 10;
         let hall = Arc::new(Hall {
             clients: Clients::default(),
             door: Door::new(settings.users.clone())?,
@@ -200,7 +204,8 @@ impl Broker {
             counts: Arc::new(Counts::register(registry)?),
             complaints: Complaints::default(),
             spell: Spell::register(registry)?,
-            large: Arc::new(Semaphore::new(room.clamp(1, Semaphore::MAX_PERMITS))),
+            large: Large::new(settings.max_frame),
+            pages: Arc::new(Semaphore::new(pages.clamp(1, Semaphore::MAX_PERMITS))),
             settings,
             id,
             queues,
@@ -272,7 +277,7 @@ impl Listening {
         if tokio::time::timeout(DRAIN, sessions.wait()).await.is_err() {
             tracing::warn!("broker: {} connections were not done within {DRAIN:?}; closed", sessions.len());
         }
-        if let Err(error) = settle(&hall.queues).await {
+        if let Err(error) = hall.queues.settle().await {
             tracing::error!("broker: {error}; what was acknowledged last may be delivered once more");
         }
     }
@@ -299,12 +304,6 @@ impl Listening {
             self.sessions.spawn(client(hall, tls, socket, from, place));
         }
     }
-}
-
-/// Waits until all that was acknowledged is durable.
-async fn settle(queues: &Queues) -> Result<(), QueueError> {
-    let (session, _deliveries) = queues.connect();
-    session.sync().await?.await.map(drop)
 }
 
 async fn client(
@@ -339,20 +338,22 @@ async fn client(
 /// What is told of an end, and counted.
 fn ended(hall: &Hall, from: SocketAddr, end: &End) {
     let reason = match end {
-        End::Closed | End::Stopping => return,
+        // Of a replaced one is told who took its place.
+        End::Closed | End::Stopping | End::Replaced => return,
         End::Broken(error) if error.kind() == io::ErrorKind::TimedOut => {
-            hall.complaints.tell(&format!("connection from {from} closed: it takes nothing any more"));
+            let why = "it takes nothing any more, or too little";
+            hall.complaints.tell(&format!("connection from {from} closed: {why}"));
             Reason::Stalled
         }
         End::Broken(error) => return tracing::debug!("broker: connection from {from} ended: {error}"),
-        End::Replaced => {
-            return tracing::info!(
-                "broker: old connection from {from} closed: its client is back on another"
-            );
-        }
         End::Silent(silence) => {
             hall.complaints.tell(&format!("connection from {from} closed: silent for {silence:?}"));
             Reason::Silence
+        }
+        End::Slow(length) => {
+            let why = format!("a frame of {length} bytes comes at less than 64 KiB/s");
+            hall.complaints.tell(&format!("connection from {from} closed: {why}"));
+            Reason::Slow
         }
         End::Refused(refused) => {
             hall.complaints.tell(&format!("connection from {from} closed: {refused}"));

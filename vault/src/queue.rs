@@ -46,10 +46,12 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore, oneshot, watch};
 use self::core::{
     AckKind, Action, ConnectionKey, ConsumerKey, Core, Done, Limits, QueueState, Refusal, Seen, Terms,
 };
-use engine::{Engine, Operate, Page, ROWS, Reply, Request};
+use engine::{Asked, Engine, Operate, Page, ROWS, Reply, Request};
 use journal::{Journal, JournalError};
 use message::{DEAD_LETTERS, Destination, Id, Message, Placed};
 
+/// Those who are no connection ask in one lane.
+const OPERATORS: ConnectionKey = 0;
 /// What every request counts against the inbox, beside its body.
 const REQUEST: usize = 512;
 
@@ -180,9 +182,6 @@ pub struct Delivery {
     pub message: Arc<Message>,
 }
 
-/// What is asked of the thread, with the room that it takes in the inbox until it is taken.
-type Asked = (Request, Option<OwnedSemaphorePermit>);
-
 #[derive(Debug)]
 struct Shared {
     inbox: std::sync::mpsc::Sender<Asked>,
@@ -217,19 +216,21 @@ impl Shared {
     /// Waits for room, and asks.
     async fn ask<T, R: Into<Request>>(
         &self,
+        lane: ConnectionKey,
         bytes: usize,
         request: impl FnOnce(Reply<T>) -> R,
     ) -> Result<Answer<T>, QueueError> {
         let room = self.room(bytes).await?;
         let (reply, answer) = oneshot::channel();
-        self.inbox.send((request(reply).into(), Some(room))).map_err(|_| QueueError::Stopped)?;
+        let asked = Asked { lane, request: request(reply).into(), room: Some(room) };
+        self.inbox.send(asked).map_err(|_| QueueError::Stopped)?;
         Ok(Answer(answer))
     }
 
     /// Waits for room, and says what has no answer.
-    async fn post(&self, request: Request) -> Result<(), QueueError> {
-        let room = self.room(0).await?;
-        self.inbox.send((request, Some(room))).map_err(|_| QueueError::Stopped)
+    async fn post(&self, lane: ConnectionKey, request: Request) -> Result<(), QueueError> {
+        let room = Some(self.room(0).await?);
+        self.inbox.send(Asked { lane, request, room }).map_err(|_| QueueError::Stopped)
     }
 
     async fn room(&self, bytes: usize) -> Result<OwnedSemaphorePermit, QueueError> {
@@ -239,9 +240,9 @@ impl Shared {
     }
 
     /// What is bounded by itself needs no room.
-    fn tell(&self, request: Request) {
+    fn tell(&self, lane: ConnectionKey, request: Request) {
         // Nobody is there to be told when the thread has ended.
-        let _stopped = self.inbox.send((request, None));
+        let _stopped = self.inbox.send(Asked { lane, request, room: None });
     }
 }
 
@@ -281,7 +282,7 @@ impl Queues {
     pub fn connect(&self) -> (Session, Deliveries) {
         let key = self.key();
         let (sender, inbox) = unbounded_channel();
-        self.shared.tell(Request::Connect(key, sender));
+        self.shared.tell(key, Request::Connect(key, sender));
         let deliveries = Deliveries { shared: self.shared.clone(), inbox, passed: None };
         (Session { shared: self.shared.clone(), key }, deliveries)
     }
@@ -303,7 +304,7 @@ impl Queues {
     /// # Errors
     /// [`QueueError::Journal`], [`QueueError::Stopped`].
     pub async fn list(&self) -> Result<Vec<QueueStatus>, QueueError> {
-        self.shared.ask(0, Operate::List).await?.await
+        self.shared.ask(OPERATORS, 0, Operate::List).await?.await
     }
 
     /// Messages of a queue from behind a place, those in consumers' hands too (if they are
@@ -320,7 +321,15 @@ impl Queues {
         bytes: usize,
     ) -> Result<Vec<Placed>, QueueError> {
         let ask = |reply| Operate::Browse { destination, after, most, bytes, reply };
-        self.shared.ask(0, ask).await?.await
+        self.shared.ask(OPERATORS, 0, ask).await?.await
+    }
+
+    /// Bytes of the first message that [`Queues::browse`] would show; `None` at the end.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn weigh(&self, destination: Destination, after: Id) -> Result<Option<usize>, QueueError> {
+        self.shared.ask(OPERATORS, 0, |reply| Operate::Weigh(destination, after, reply)).await?.await
     }
 
     /// Deletes all messages that no consumer holds; tells how many.
@@ -358,7 +367,7 @@ impl Queues {
     /// # Errors
     /// [`Refusal::InUse`], [`Refusal::Gone`], [`Refusal::NotWritten`], [`QueueError::Stopped`].
     pub async fn remove(&self, destination: Destination) -> Result<(), QueueError> {
-        self.shared.ask(0, |reply| Operate::Remove(destination, reply)).await?.await.map(drop)
+        self.shared.ask(OPERATORS, 0, |reply| Operate::Remove(destination, reply)).await?.await.map(drop)
     }
 
     /// Is this number of a producer's, or a later one, kept? Who has been silent longest is forgotten,
@@ -367,7 +376,15 @@ impl Queues {
     /// # Errors
     /// [`QueueError::Stopped`].
     pub async fn has(&self, producer: &str, number: u64) -> Result<bool, QueueError> {
-        self.shared.ask(0, |reply| Operate::Has(producer.into(), number, reply)).await?.await
+        self.shared.ask(OPERATORS, 0, |reply| Operate::Has(producer.into(), number, reply)).await?.await
+    }
+
+    /// Waits until all that was asked before, by whomever, is done and durable.
+    ///
+    /// # Errors
+    /// [`Refusal::NotWritten`], [`QueueError::Stopped`].
+    pub async fn settle(&self) -> Result<(), QueueError> {
+        self.shared.ask(OPERATORS, 0, Operate::Settle).await?.await.map(drop)
     }
 
     /// Page by page, so that others are served in between.
@@ -384,7 +401,7 @@ impl Queues {
             for ids in only.chunks(ROWS) {
                 let (destination, ids, action) = (destination.clone(), ids.to_vec(), action.clone());
                 let pick = |reply| Operate::Pick(destination, ids, action, reply);
-                count += self.shared.ask(0, pick).await?.await?.count;
+                count += self.shared.ask(OPERATORS, 0, pick).await?.await?.count;
             }
             return Ok(count);
         }
@@ -392,7 +409,8 @@ impl Queues {
         loop {
             let page = Page { destination: destination.clone(), after, before };
             let action = action.clone();
-            let acted = self.shared.ask(0, |reply| Operate::Act(page, action, reply)).await?.await?;
+            let acted =
+                self.shared.ask(OPERATORS, 0, |reply| Operate::Act(page, action, reply)).await?.await?;
             count += acted.count;
             let Some(last) = acted.last else { return Ok(count) };
             after = last;
@@ -401,7 +419,7 @@ impl Queues {
 
     /// What is sent or moved meanwhile is behind it.
     async fn position(&self) -> Result<u64, QueueError> {
-        self.shared.ask(0, Operate::Position).await?.await
+        self.shared.ask(OPERATORS, 0, Operate::Position).await?.await
     }
 
     fn key(&self) -> u64 {
@@ -438,7 +456,7 @@ impl Session {
         transaction: Option<u64>,
     ) -> Result<Answer, QueueError> {
         let bytes = send.message.body.len();
-        self.shared.ask(bytes, |reply| Request::Send(self.key, send, transaction, reply)).await
+        self.shared.ask(self.key, bytes, |reply| Request::Send(self.key, send, transaction, reply)).await
     }
 
     /// Is there room for a message of that kind, so that [`Session::hold`] would end at once?
@@ -476,7 +494,7 @@ impl Session {
     ) -> Result<Answer, QueueError> {
         let terms = terms.into();
         let ask = |reply| Request::Subscribe(self.key, consumer, destination, terms, reply);
-        self.shared.ask(0, ask).await
+        self.shared.ask(self.key, 0, ask).await
     }
 
     /// A number for a new consumer, so that its deliveries are known when they come.
@@ -490,7 +508,7 @@ impl Session {
     /// # Errors
     /// [`QueueError::Stopped`].
     pub async fn prefetch(&self, consumer: ConsumerKey, prefetch: usize) -> Result<(), QueueError> {
-        self.shared.post(Request::Prefetch(consumer, prefetch)).await
+        self.shared.post(self.key, Request::Prefetch(consumer, prefetch)).await
     }
 
     /// Ends a consumer. What it held goes back in front; that of `seen` counts as given away.
@@ -498,7 +516,7 @@ impl Session {
     /// # Errors
     /// [`QueueError::Stopped`].
     pub async fn unsubscribe(&self, consumer: ConsumerKey, seen: Seen) -> Result<Answer, QueueError> {
-        self.shared.ask(0, |reply| Request::Unsubscribe(consumer, seen, reply)).await
+        self.shared.ask(self.key, 0, |reply| Request::Unsubscribe(consumer, seen, reply)).await
     }
 
     /// A consumer of prefetch 0 waits for so many messages; 0 takes it back.
@@ -506,7 +524,7 @@ impl Session {
     /// # Errors
     /// [`QueueError::Stopped`].
     pub async fn pull(&self, consumer: ConsumerKey, count: usize) -> Result<(), QueueError> {
-        self.shared.post(Request::Pull(consumer, count)).await
+        self.shared.post(self.key, Request::Pull(consumer, count)).await
     }
 
     /// What a consumer says of the messages from the first (its oldest, if none is named) to the
@@ -522,8 +540,24 @@ impl Session {
         kind: AckKind,
         transaction: Option<u64>,
     ) -> Result<Answer, QueueError> {
-        let ask = |reply| Request::Acknowledge(consumer, range, kind, transaction, reply);
-        self.shared.ask(0, ask).await
+        self.acknowledge_counted(consumer, range, usize::MAX, kind, transaction).await
+    }
+
+    /// As [`Session::acknowledge`], by a client that has counted them: where the consumer holds more of that
+    /// range, the client has not seen all that it would lose, and the answer refuses.
+    ///
+    /// # Errors
+    /// As there.
+    pub async fn acknowledge_counted(
+        &self,
+        consumer: ConsumerKey,
+        range: (Option<Id>, Id),
+        most: usize,
+        kind: AckKind,
+        transaction: Option<u64>,
+    ) -> Result<Answer, QueueError> {
+        let ask = |reply| Request::Acknowledge(consumer, range, most, kind, transaction, reply);
+        self.shared.ask(self.key, 0, ask).await
     }
 
     /// Waits until all that was acknowledged before is durable.
@@ -531,7 +565,7 @@ impl Session {
     /// # Errors
     /// [`QueueError::Stopped`]; the answer also [`Refusal::NotWritten`].
     pub async fn sync(&self) -> Result<Answer, QueueError> {
-        self.shared.ask(0, Request::Sync).await
+        self.shared.ask(self.key, 0, Request::Sync).await
     }
 
     /// Begins a local transaction, under the client's number.
@@ -539,7 +573,7 @@ impl Session {
     /// # Errors
     /// [`QueueError::Stopped`]; the answer also refuses.
     pub async fn begin(&self, transaction: u64) -> Result<Answer, QueueError> {
-        self.shared.ask(0, |reply| Request::Begin(self.key, transaction, reply)).await
+        self.shared.ask(self.key, 0, |reply| Request::Begin(self.key, transaction, reply)).await
     }
 
     /// Commits it: all its sends become visible and all its acknowledgements take effect, durably,
@@ -548,7 +582,7 @@ impl Session {
     /// # Errors
     /// As [`Session::begin`].
     pub async fn commit(&self, transaction: u64) -> Result<Answer, QueueError> {
-        self.shared.ask(0, |reply| Request::Commit(self.key, transaction, reply)).await
+        self.shared.ask(self.key, 0, |reply| Request::Commit(self.key, transaction, reply)).await
     }
 
     /// Rolls it back: its sends are forgotten, what it acknowledged is with its consumers again.
@@ -556,7 +590,7 @@ impl Session {
     /// # Errors
     /// As [`Session::begin`].
     pub async fn rollback(&self, transaction: u64) -> Result<Answer, QueueError> {
-        self.shared.ask(0, |reply| Request::Rollback(self.key, transaction, reply)).await
+        self.shared.ask(self.key, 0, |reply| Request::Rollback(self.key, transaction, reply)).await
     }
 
     /// Makes a temporary queue, which ends with this connection.
@@ -564,7 +598,7 @@ impl Session {
     /// # Errors
     /// [`QueueError::Stopped`]; the answer also refuses.
     pub async fn create_temporary(&self, destination: Destination) -> Result<Answer, QueueError> {
-        self.shared.ask(0, |reply| Request::CreateTemporary(self.key, destination, reply)).await
+        self.shared.ask(self.key, 0, |reply| Request::CreateTemporary(self.key, destination, reply)).await
     }
 
     /// Ends a temporary queue that has no consumers.
@@ -572,13 +606,13 @@ impl Session {
     /// # Errors
     /// [`QueueError::Stopped`]; the answer also refuses.
     pub async fn delete_temporary(&self, destination: Destination) -> Result<Answer, QueueError> {
-        self.shared.ask(0, |reply| Request::DeleteTemporary(self.key, destination, reply)).await
+        self.shared.ask(self.key, 0, |reply| Request::DeleteTemporary(self.key, destination, reply)).await
     }
 }
 
 impl Drop for Session {
     fn drop(&mut self) {
-        self.shared.tell(Request::Disconnect(self.key));
+        self.shared.tell(self.key, Request::Disconnect(self.key));
     }
 }
 
@@ -614,7 +648,7 @@ impl Deliveries {
     /// Many small ones at once.
     fn tell(&mut self) {
         if let Some((key, bytes, big)) = self.passed.take() {
-            self.shared.tell(Request::PassedOn(key, bytes, big));
+            self.shared.tell(OPERATORS, Request::PassedOn(key, bytes, big));
         }
     }
 }

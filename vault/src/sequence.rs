@@ -360,12 +360,6 @@ impl Sequence {
         self.database.as_ref()
     }
 
-    /// Is etcd the ledger, which both vaults write?
-    #[must_use]
-    pub const fn is_shared(&self) -> bool {
-        self.ready.is_some()
-    }
-
     /// This process's life, which tickets name.
     #[must_use]
     pub fn life(&self) -> Life {

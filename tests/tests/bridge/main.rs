@@ -298,7 +298,8 @@ impl Flow {
         let java = JavaClient::start(folder).unwrap();
         let begin = |(which, uri): (usize, &String)| {
             let file = Some(folder.join(format!("sent-{which}")));
-            let load = Load { connections: 3, file, ..Load::new(Kind::Send, "orders.new", messages) };
+            let name = format!("over-{which}-");
+            let load = Load { connections: 3, name, file, ..Load::new(Kind::Send, "orders.new", messages) };
             java.load(&Login::to(uri), &load).unwrap()
         };
         let runs = uris.iter().enumerate().map(begin).collect();
@@ -432,8 +433,10 @@ fn a_target_that_is_away_for_long_fills_the_journal_to_its_bound_and_then_everyt
     let mut brokers = brokers(folder.path(), seats(["a", "b"]).map(ActiveMq::at));
     let sections = Sections::default().open(&brokers[0]).open(&brokers[1]);
     let sections = sections.way("a", "b", "orders.>", "journal_size = \"64MiB\"");
-    let pair = sections.start(folder.path(), PairPlan::default()).unwrap();
+    let mut pair = sections.start(folder.path(), PairPlan::default()).unwrap();
     let carrier = wait_carried(&pair, "a-to-b", SOON).unwrap();
+    // Otherwise it would go on with a journal of its own.
+    pair.vaults[1 - carrier].program().unwrap().freeze().unwrap();
     brokers[1].kill().unwrap();
     let java = JavaClient::start(folder.path()).unwrap();
     let load = Load { bytes: 1 << 20, ..Load::new(Kind::Send, "orders.new", MESSAGES) };
@@ -464,6 +467,8 @@ fn a_target_that_is_away_for_long_fills_the_journal_to_its_bound_and_then_everyt
     assert!(metrics.contains(&taken), "{taken}: {metrics}");
 
     brokers[1].restart().unwrap();
+    pair.vaults[1 - carrier].program().unwrap().thaw().unwrap();
+    let vault = &pair.vaults[carrier];
     wait_forwarded(&pair, "a-to-b", MESSAGES, LATER).unwrap();
     wait::until("all is well again", SOON, || {
         let told = told(vault, "a-to-b")?;

@@ -9,6 +9,8 @@ mod client;
 mod delivery;
 mod failover;
 mod house;
+mod neighbours;
+mod peer;
 mod redelivery;
 mod room;
 mod strangers;

@@ -2,11 +2,13 @@
 //! letters and with what waits for a broker that is away. Knows paths, bodies and who may; the bridge does it.
 
 use std::sync::Arc;
+use std::time::Duration;
 
 use axum::extract::{Path, Query, State};
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use futures_util::future::BoxFuture;
+use http::StatusCode;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use shared::tls::Role;
@@ -14,11 +16,13 @@ use shared::tls::Role;
 use super::caller::Caller;
 use super::refusal::Refusal;
 use crate::bridge::direction::Wish;
-use crate::bridge::journal::Dead;
+use crate::bridge::journal::Letters;
 use crate::bridge::{Bridge, BridgeError, Overview};
 
 /// Dead letters in one answer.
 const PAGE: usize = 100;
+/// A vault that stops is back by then, if it is to be.
+const SOON: Duration = Duration::from_secs(10);
 
 /// The other vault's name, and its bridges as it sees them.
 pub type AskPeer = Arc<dyn Fn() -> BoxFuture<'static, (String, Value)> + Send + Sync>;
@@ -41,7 +45,7 @@ struct Report {
     its: Value,
 }
 
-/// Answer of `POST …/dead/retry`, `DELETE …/dead`, `POST …/settle` and `POST …/accept`.
+/// Answer of what changes messages of a bridge.
 #[derive(Debug, Serialize)]
 struct Done {
     count: u64,
@@ -51,6 +55,18 @@ struct Done {
 struct After {
     #[serde(default)]
     after: u64,
+}
+
+#[derive(Debug, Deserialize)]
+struct Through {
+    through: Option<u64>,
+}
+
+/// Body of `POST …/dead`: a message that waits, and why it is taken out of the way.
+#[derive(Debug, Deserialize)]
+struct Burial {
+    sequence: u64,
+    why: String,
 }
 
 #[derive(Debug, Deserialize)]
@@ -64,6 +80,7 @@ pub fn routes(bridge: Bridge, ask_peer: AskPeer) -> Router {
         .route("/v1/bridges", get(status))
         .route("/v1/bridges/{name}/dead", get(dead))
         .route("/v1/bridges/{name}/dead", delete(purge))
+        .route("/v1/bridges/{name}/dead", post(bury))
         .route("/v1/bridges/{name}/dead/retry", post(retry))
         .route("/v1/bridges/{name}/settle", post(settle))
         .route("/v1/bridges/{name}/accept", post(accept))
@@ -82,7 +99,7 @@ async fn dead(
     caller: Caller,
     Path(name): Path<String>,
     Query(After { after }): Query<After>,
-) -> Result<Json<Vec<Dead>>, Refusal> {
+) -> Result<Json<Letters>, Refusal> {
     caller.must_be(&[Role::Admin])?;
     behind.bridge.dead_letters(&name, after, PAGE).await.map(Json).map_err(|error| refuse(&error))
 }
@@ -99,8 +116,18 @@ async fn purge(
     State(behind): State<Behind>,
     caller: Caller,
     Path(name): Path<String>,
+    Query(Through { through }): Query<Through>,
 ) -> Result<Json<Done>, Refusal> {
-    wish(behind, caller, &name, Wish::Purge).await
+    wish(behind, caller, &name, Wish::Purge(through)).await
+}
+
+async fn bury(
+    State(behind): State<Behind>,
+    caller: Caller,
+    Path(name): Path<String>,
+    Json(Burial { sequence, why }): Json<Burial>,
+) -> Result<Json<Done>, Refusal> {
+    wish(behind, caller, &name, Wish::Bury { sequence, why }).await
 }
 
 async fn settle(
@@ -122,17 +149,37 @@ async fn accept(
 
 async fn wish(behind: Behind, caller: Caller, name: &str, wish: Wish) -> Result<Json<Done>, Refusal> {
     caller.must_be(&[Role::Admin])?;
-    let count = behind.bridge.wish(name, wish).await.map_err(|error| refuse(&error))?;
+    let count = behind.bridge.wish(name, wish.clone()).await.map_err(|error| refuse(&error))?;
     tracing::info!(bridge = %name, by = %caller.0.name, ?wish, count, "an operator's wish");
     Ok(Json(Done { count }))
 }
 
+/// Whoever asks is an operator, and told the reason.
 fn refuse(error: &BridgeError) -> Refusal {
     match error {
-        BridgeError::Unknown(_) => Refusal::not_found(error.to_string()),
+        BridgeError::Unknown(_) | BridgeError::NoMessage { .. } => Refusal::not_found(error.to_string()),
+        BridgeError::Stopping(_) => Refusal::later("stopping", error.to_string(), SOON),
+        BridgeError::Journal(_) => {
+            tracing::error!("{error}");
+            Refusal::new(StatusCode::INTERNAL_SERVER_ERROR, "journal_failed", error.to_string())
+        }
         _ => {
             tracing::error!("{error}");
             Refusal::internal()
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::bridge::journal::JournalError;
+
+    #[test]
+    fn an_operator_is_told_why_a_journal_cannot_be_changed() {
+        let refused = refuse(&BridgeError::Journal(JournalError::Ended)).problem;
+        assert_eq!((refused.status, refused.detail), (500, JournalError::Ended.to_string()));
+        let stopping = refuse(&BridgeError::Stopping("there".to_owned()));
+        assert_eq!((stopping.problem.status, stopping.retry_after), (503, Some(SOON)));
     }
 }

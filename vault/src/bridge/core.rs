@@ -28,6 +28,7 @@
 //! all that waited. So that much is known without a write for each transaction.
 
 mod target;
+mod words;
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
@@ -36,6 +37,7 @@ use serde::Serialize;
 
 pub use target::Row;
 use target::Target;
+pub use words::{Input, Refusal, Step, Write};
 
 /// Bounds and times.
 #[derive(Debug, Clone)]
@@ -53,6 +55,8 @@ pub struct Limits {
     /// So often may the target refuse one message before it is set aside; it is a dead letter once
     /// the target takes another.
     pub tries: u32,
+    /// So many messages are set aside before one to another destination is looked for; twice as many at most.
+    pub suspects: usize,
     /// A message that is refused for so long is a dead letter although no other was taken.
     pub give_up: Duration,
 }
@@ -67,6 +71,7 @@ impl Default for Limits {
             journal_bytes: 10 << 30,
             keep_returned: Duration::from_secs(600),
             tries: 3,
+            suspects: 16,
             give_up: Duration::from_secs(600),
         }
     }
@@ -137,134 +142,13 @@ impl Load {
     }
 }
 
-/// What to write into the journal, in the order of the steps; each write is durable before
-/// [`Input::Written`] tells of it.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Write<M> {
-    /// A batch's messages, with the next sequences.
-    Batch(u64, Vec<M>),
-    /// The source has committed it: its rows wait for the target. `afresh` they get the next
-    /// sequences, as rows behind them may be at the target already.
-    Ours {
-        /// Which batch.
-        batch: u64,
-        /// New sequences?
-        afresh: bool,
-    },
-    /// Its messages are the source's: forget its rows.
-    Drop(u64),
-    /// These rows are done.
-    Remove {
-        /// They are at the target.
-        forwarded: Vec<u64>,
-        /// They expired.
-        expired: Vec<u64>,
-    },
-    /// The target does not take this one: it is kept apart.
-    Bury {
-        /// Which row.
-        sequence: u64,
-        /// The target's words.
-        why: String,
-    },
-    /// What is written next comes from this broker.
-    From(Badge),
-    /// What is sent next goes to this broker.
-    To(Badge),
-    /// The journal is an old copy, put back: batches begin there, and sequences far behind all that
-    /// may have been given since.
-    Jump(u64),
-}
-
-/// What must be done.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum Step<M> {
-    /// Write it.
-    Write(Write<M>),
-    /// Open the consumer.
-    Consume,
-    /// In one transaction at the source: acknowledge from the first to the last, send the batch's
-    /// receipt, acknowledge earlier ones.
-    Take {
-        /// The batch.
-        batch: u64,
-        /// First message in the order of dispatch.
-        first: M,
-        /// Last one.
-        last: M,
-        /// How many.
-        count: usize,
-        /// Receipts that are of no use any more.
-        spent: Vec<u64>,
-    },
-    /// Read rows that wait.
-    Load {
-        /// Behind this sequence.
-        after: u64,
-        /// At most so many.
-        rows: usize,
-        /// At most so many bytes, or one row.
-        bytes: u64,
-    },
-    /// Send them to the target in one transaction.
-    Send(Vec<Row<M>>),
-    /// It is not the target that has what may be under way: look for that one.
-    Refuse,
-}
-
-/// What happened.
-#[derive(Debug, Clone)]
-pub enum Input<M> {
-    /// The source let us in, so the lock is held; what of ours lies there.
-    Holding(Found),
-    /// What of ours lies at a source of which we do not hold the lock.
-    Receipts(Found),
-    /// The connection to the source is lost, and the lock perhaps.
-    Released,
-    /// The source dispatched a message of so many bytes.
-    Received(M, u64),
-    /// The source has committed the open batch.
-    Taken,
-    /// The source dispatched one of our receipts.
-    Receipt(u64),
-    /// The oldest write that was not told of yet is durable.
-    Written,
-    /// A target lets us in: this one.
-    TargetUp(BTreeSet<Badge>),
-    /// It does not any more.
-    TargetLost,
-    /// What a load read, in order.
-    Loaded(Vec<Row<M>>),
-    /// Rows that waited could not be read: they are dead letters now.
-    Damaged(Load),
-    /// Is nothing more to be taken for now? The disk is full, or the other vault shall carry.
-    Hold(bool),
-    /// The target has committed what was sent.
-    Sent,
-    /// The target refused what was sent; the connection to it is of no use any more.
-    Refused {
-        /// Its words.
-        why: String,
-        /// Will one of these messages be refused for ever? Otherwise the target may be the one that ails.
-        for_ever: bool,
-    },
-    /// An operator knows what became of all that waits for another source: was it taken?
-    Settle {
-        /// Then it is ours; else the source's.
-        taken: bool,
-    },
-    /// An operator knows that nothing is under way, or may come twice: the target that was refused takes
-    /// the other one's place.
-    Accept,
-    /// The time, on any clock that only goes forward.
-    Tick(Duration),
-}
-
 /// The batch on its way from the source.
 #[derive(Debug, Clone)]
 struct Batch<M> {
     number: u64,
     is_written: bool,
+    /// Rows got higher sequences since: its own must get new ones, as those may be sent before.
+    is_passed: bool,
     first: M,
     last: M,
     held: Held,
@@ -276,6 +160,7 @@ enum Mark {
     Batch(u64),
     Ours(u64, Load),
     Buried(Load),
+    Aside,
     /// Where rows go.
     To,
     Other,
@@ -308,6 +193,8 @@ pub struct Core<M> {
     /// Dead letters.
     dead: Load,
     is_held: bool,
+    /// When all receipts were read over the connection that holds the lock.
+    read_at: Duration,
     target: Target<M>,
     writing: VecDeque<Mark>,
     steps: Vec<Step<M>>,
@@ -334,6 +221,7 @@ impl<M: Clone> Core<M> {
             receipts: BTreeSet::new(),
             dead: kept.dead,
             is_held: false,
+            read_at: Duration::ZERO,
             writing: VecDeque::new(),
             steps: Vec::new(),
         }
@@ -349,6 +237,7 @@ impl<M: Clone> Core<M> {
                 }
                 self.receipts.extend(found.receipts);
                 self.consuming = true;
+                self.read_at = self.now;
                 self.steps.push(Step::Consume);
             }
             Input::Receipts(found) => {
@@ -380,7 +269,7 @@ impl<M: Clone> Core<M> {
             }
             Input::Hold(is_held) => self.is_held = is_held,
             Input::Sent => self.target.sent(),
-            Input::Refused { why, for_ever } => self.target.refused(why, for_ever, self.now),
+            Input::Refused { why, how } => self.target.refused(why, how, self.now),
             Input::Settle { taken } => self.settle(taken),
             Input::Accept => {
                 let noted = self.target.accept();
@@ -393,8 +282,15 @@ impl<M: Clone> Core<M> {
             self.begin();
         }
         for (write, load) in self.target.go_on(&mut self.steps) {
-            let is_dead = matches!(write, Write::Bury { .. });
-            self.write(write, if is_dead { Mark::Buried(load) } else { Mark::Removed(load) });
+            let mark = match write {
+                Write::Bury { .. } => Mark::Buried(load),
+                Write::Aside { .. } | Write::Acquit | Write::Pass(_) => Mark::Aside,
+                _ => Mark::Removed(load),
+            };
+            if let (Write::Pass(_), Some(batch)) = (&write, &mut self.open) {
+                batch.is_passed = true;
+            }
+            self.write(write, mark);
         }
         std::mem::take(&mut self.steps)
     }
@@ -418,6 +314,23 @@ impl<M: Clone> Core<M> {
     #[must_use]
     pub fn is_idle(&self) -> bool {
         self.open.is_none() && self.writing.is_empty() && self.waiting() == Load::default()
+    }
+
+    /// Should all receipts be read again, over a new connection? Some rows are kept that are not ours, and
+    /// otherwise would be for ever.
+    #[must_use]
+    pub fn should_read(&self) -> bool {
+        let keep = self.limits.keep_returned;
+        let is_over = |since: Duration| self.now.saturating_sub(since) >= keep;
+        let mut here = self.returned.values().filter(|(_, held)| !self.is_strange(held));
+        let is_kept = here.any(|(since, _)| since.is_some_and(is_over));
+        self.consuming && self.open.is_none() && is_kept && is_over(self.read_at)
+    }
+
+    /// What was found to be the source's, and is kept for a while in case its receipt comes late.
+    #[must_use]
+    pub fn returned(&self) -> Load {
+        self.returned.values().fold(Load::default(), |all, (_, held)| all + held.load)
     }
 
     /// Dead letters.
@@ -519,8 +432,14 @@ impl<M: Clone> Core<M> {
         self.returned.extend(not_found.into_iter().map(|(batch, held)| (batch, (None, held))));
         let is_told = !receipts.is_empty();
         if is_told {
-            for (since, _) in self.returned.values_mut().filter(|(_, held)| is_of(held, badges)) {
-                since.get_or_insert(self.now);
+            let mut new = Vec::new();
+            let here = self.returned.iter_mut().filter(|(_, (_, held))| is_of(held, badges));
+            for (batch, (since, _)) in here.filter(|(_, (since, _))| since.is_none()) {
+                *since = Some(self.now);
+                new.push(*batch);
+            }
+            if !new.is_empty() {
+                self.write(Write::Return(new), Mark::Other);
             }
         }
         is_told
@@ -568,7 +487,7 @@ impl<M: Clone> Core<M> {
 
     fn taken(&mut self) {
         if let Some(batch) = self.open.take_if(|batch| batch.is_written) {
-            let ours = Write::Ours { batch: batch.number, afresh: false };
+            let ours = Write::Ours { batch: batch.number, afresh: batch.is_passed };
             self.write(ours, Mark::Ours(batch.number, batch.held.load));
         }
     }
@@ -582,6 +501,7 @@ impl<M: Clone> Core<M> {
                 self.target.removed(load);
                 self.dead = self.dead + load;
             }
+            Some(Mark::Aside) => self.target.kept_aside(),
             Some(Mark::To) => self.target.noted(),
             Some(Mark::Other) | None => {}
         }
@@ -623,8 +543,8 @@ impl<M: Clone> Core<M> {
         if let (Some(first), Some(last)) = (messages.first().cloned(), messages.last().cloned()) {
             let number = self.next_batch;
             self.next_batch += 1;
-            self.open =
-                Some(Batch { number, is_written: false, first, last, held: Held { at: self.at, load } });
+            let held = Held { at: self.at, load };
+            self.open = Some(Batch { number, is_written: false, is_passed: false, first, last, held });
             self.write(Write::Batch(number, messages), Mark::Batch(number));
         }
     }

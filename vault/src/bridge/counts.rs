@@ -13,6 +13,8 @@ struct Metrics {
     messages: IntCounterVec,
     waiting: IntGaugeVec,
     waiting_bytes: IntGaugeVec,
+    uncertain: IntGaugeVec,
+    returned: IntGaugeVec,
     journal_bytes: IntGaugeVec,
     dead_letters: IntGaugeVec,
     lag: IntGaugeVec,
@@ -40,6 +42,14 @@ impl Counts {
             messages: IntCounterVec::new(messages, &["bridge", "hop"])?,
             waiting: gauge("vault_bridge_waiting_messages", "Messages that wait for the target")?,
             waiting_bytes: gauge("vault_bridge_waiting_bytes", "Bytes of them in the journal")?,
+            uncertain: gauge(
+                "vault_bridge_uncertain_messages",
+                "Messages of which it is not known yet whether they were taken",
+            )?,
+            returned: gauge(
+                "vault_bridge_returned_messages",
+                "Messages that are the source's, kept for a while",
+            )?,
             journal_bytes: gauge("vault_bridge_journal_limit_bytes", "Bytes that the journal may hold")?,
             dead_letters: gauge("vault_bridge_dead_letters", "Dead letters that are kept")?,
             lag: gauge("vault_bridge_lag_seconds", "Age of the oldest message that waits")?,
@@ -72,6 +82,8 @@ impl Counts {
         };
         set(&metrics.waiting, report.waiting.rows);
         set(&metrics.waiting_bytes, report.waiting.bytes);
+        set(&metrics.uncertain, report.uncertain.rows);
+        set(&metrics.returned, report.returned.rows);
         set(&metrics.journal_bytes, report.journal_bytes);
         set(&metrics.dead_letters, report.dead_letters.rows);
         set(&metrics.lag, report.lag_seconds);

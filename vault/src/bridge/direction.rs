@@ -91,12 +91,19 @@ impl Settings {
 }
 
 /// What an operator wants.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Wish {
-    /// To have the dead letters wait for the target again.
+    /// To have all dead letters wait for the target again.
     Revive,
-    /// To have them gone.
-    Purge,
+    /// To have them gone: all, or those up to this sequence.
+    Purge(Option<u64>),
+    /// To have the message that waits under this sequence made one.
+    Bury {
+        /// Which message.
+        sequence: u64,
+        /// The operator's words.
+        why: String,
+    },
     /// To have what waits for a source that is away be ours, or that source's.
     Settle {
         /// Is it ours?
@@ -178,16 +185,21 @@ fn fail(name: &str, status: &watch::Sender<Status>, error: &JournalError) {
 
 async fn fulfil(settings: &Settings, Asked { wish, answer }: Asked) {
     let file = settings.file.clone();
-    let done = tokio::task::spawn_blocking(move || match wish {
+    let asked = wish.clone();
+    let done = tokio::task::spawn_blocking(move || match asked {
         Wish::Revive => journal::revive(&file, now()),
-        Wish::Purge => journal::purge(&file),
+        Wish::Purge(through) => journal::purge(&file, through),
+        Wish::Bury { sequence, why } => {
+            let why = format!("an operator took it out of the way, so the target may have got it: {why}");
+            journal::bury(&file, sequence, why).map(u64::from)
+        }
         // Of what brokers said, and none is asked now.
         Wish::Settle { .. } | Wish::Accept => Err(JournalError::Ended),
     });
     if let Ok(done) = done.await {
         if let Ok(count) = &done {
             let name = &settings.name;
-            tracing::info!(bridge = %name, "bridge {name}: {count} dead letters: {wish:?} as an operator asked");
+            tracing::info!(bridge = %name, "bridge {name}: {count} messages: {wish:?} as an operator asked");
         }
         // Whoever asked may be gone.
         let _gone = answer.send(done);

@@ -5,6 +5,7 @@
 //! the order in which it was asked. After an error nothing more is written: whoever drives the
 //! direction opens the journal again and goes on from what it holds.
 
+mod aside;
 mod dead;
 
 use std::collections::BTreeMap;
@@ -13,13 +14,15 @@ use std::sync::Arc;
 
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction, params};
 use serde::Serialize;
+use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
+use tokio::sync::mpsc::error::TryRecvError;
 
 use super::core::{Badge, Held, Kept, Load, Row, Write};
-use crate::openwire::{EncodeError, Message};
+use crate::openwire::{Destination, EncodeError, Message};
 use crate::sqlite::{self, SqliteError};
 
-pub use dead::{Dead, Left, dead_letters, left, purge, revive};
+pub use dead::{Dead, Left, Letters, bury, dead_letters, left, purge, revive};
 
 /// A row counts so many bytes beside its message.
 const ROW: u64 = 64;
@@ -31,9 +34,13 @@ const CACHE: i64 = -2_048;
 /// never gets there.
 const LOG: i64 = 4096;
 
+/// Bytes of the file that may hold nothing once no message waits; what is over it goes back to the disk.
+const MOST_FREE: u64 = 16 << 20;
+/// Pages that go back at once, so that nothing waits for it.
+const AT_ONCE: u64 = 1024;
+
 /// `batch` has those whose rows are not ours, or not yet; all other rows wait for the target.
-const MIGRATIONS: &[&str] = &[
-    "
+const MIGRATIONS: &[&str] = &["
     CREATE TABLE life (
         one INTEGER PRIMARY KEY CHECK (one = 1),
         birth BLOB NOT NULL,
@@ -44,31 +51,50 @@ const MIGRATIONS: &[&str] = &[
         expired INTEGER NOT NULL DEFAULT 0,
         dead INTEGER NOT NULL DEFAULT 0,
         waiting_bytes INTEGER NOT NULL DEFAULT 0,
+        ends TEXT NOT NULL DEFAULT '',
         source BLOB,
         target BLOB
     ) STRICT;
-    CREATE TABLE row (sequence INTEGER PRIMARY KEY, bytes INTEGER NOT NULL, message BLOB NOT NULL) STRICT;
+    CREATE TABLE row (
+        sequence INTEGER PRIMARY KEY,
+        bytes INTEGER NOT NULL,
+        at INTEGER NOT NULL,
+        destination INTEGER NOT NULL,
+        message BLOB NOT NULL
+    ) STRICT;
     CREATE TABLE batch (
         number INTEGER PRIMARY KEY,
         first INTEGER NOT NULL,
         last INTEGER NOT NULL,
         rows INTEGER NOT NULL,
         bytes INTEGER NOT NULL,
-        source BLOB
+        source BLOB,
+        returned_at INTEGER
     ) STRICT;
     CREATE TABLE dead (sequence INTEGER PRIMARY KEY, why TEXT NOT NULL, message BLOB NOT NULL) STRICT;
-",
-    "
-    ALTER TABLE row ADD COLUMN at INTEGER NOT NULL DEFAULT 0;
-    ALTER TABLE life ADD COLUMN ends TEXT NOT NULL DEFAULT '';
-",
-];
+    CREATE TABLE aside (sequence INTEGER PRIMARY KEY, why TEXT NOT NULL, is_answered INTEGER NOT NULL) STRICT;
+"];
 
 /// So far a journal jumps that is an old copy: no life gives so many sequences.
 const JUMP: u64 = 1 << 40;
 
 /// Rows that are ours: they wait for the target.
 const OURS: &str = "NOT EXISTS (SELECT 1 FROM batch WHERE row.sequence BETWEEN first AND last)";
+
+/// Rows that are ours, or may be.
+const NOT_RETURNED: &str = "NOT EXISTS (
+    SELECT 1 FROM batch WHERE returned_at IS NOT NULL AND row.sequence BETWEEN first AND last)";
+
+/// A message as it is kept.
+#[derive(Debug, Clone)]
+struct Encoded {
+    /// See [`Row::destination`].
+    destination: i64,
+    bytes: bytes::Bytes,
+}
+
+/// A row as it is read: its sequence, its bytes, where it goes, and the message.
+type Raw = (u64, u64, i64, Vec<u8>);
 
 /// A journal's identity: given at its birth, never again.
 pub type Birth = [u8; 16];
@@ -103,6 +129,8 @@ pub type Rows = Vec<Row<Arc<Message>>>;
 pub struct Figures {
     /// Per hop.
     pub counts: Counts,
+    /// The sequence of the message that goes next.
+    pub first: Option<u64>,
     /// When the oldest message that waits was written, ms since 1970.
     pub oldest: Option<i64>,
     /// Bytes of the file that hold nothing any more and take what comes next.
@@ -175,6 +203,8 @@ pub enum Errand {
         rows: usize,
         /// At most so many bytes, or one row.
         bytes: u64,
+        /// None that goes to one of these destinations.
+        but: Vec<i64>,
         /// What expired before this time (ms since 1970) is marked so.
         now: i64,
     },
@@ -207,12 +237,18 @@ impl Journal {
     /// # Errors
     /// The file, or it holds what was taken on another way.
     pub fn open(file: &Path, fresh: Birth, ends: &str) -> Result<Self, JournalError> {
-        let connection = sqlite::open(file, MIGRATIONS)?;
-        let prepare = || {
+        let mut connection = sqlite::open(file, MIGRATIONS)?;
+        let mut prepare = || {
             connection.pragma_update(None, "cache_size", CACHE)?;
             connection.pragma_update(None, "wal_autocheckpoint", LOG)?;
+            if connection.pragma_query_value(None, "auto_vacuum", |row| row.get::<_, u64>(0))? == 0 {
+                // A new file: it shall shrink, and learns that by being written anew.
+                connection.pragma_update(None, "auto_vacuum", "incremental")?;
+                connection.execute("VACUUM", [])?;
+            }
             connection
                 .execute("INSERT INTO life (one, birth) VALUES (1, ?1) ON CONFLICT DO NOTHING", [fresh])?;
+            aside::settle(&mut connection, 0)?;
             connection.query_row("SELECT birth FROM life", [], |row| row.get(0))
         };
         let birth = prepare().map_err(|source| JournalError::Sql { file: file.to_owned(), source })?;
@@ -230,16 +266,25 @@ impl Journal {
         if was == ends {
             return Ok(());
         }
-        let rows: u64 = self
-            .connection
-            .query_row("SELECT count(*) FROM (SELECT 1 FROM row LIMIT 1000000)", [], |row| row.get(0))
-            .map_err(|source| self.sql(source))?;
+        // A commit may have been stuck at the source for a while.
+        let rows = format!(
+            "SELECT (SELECT count(*) FROM (SELECT 1 FROM row WHERE {NOT_RETURNED} LIMIT 1000000))
+             + (SELECT coalesce(sum(rows), 0) FROM batch WHERE returned_at > (unixepoch() - 600) * 1000)"
+        );
+        let rows: u64 =
+            self.connection.query_row(&rows, [], |row| row.get(0)).map_err(|source| self.sql(source))?;
         if rows > 0 && !was.is_empty() {
             let (file, now) = (self.file.clone(), ends.to_owned());
             return Err(JournalError::Elsewhere { file, was, now, rows });
         }
-        let set = self.connection.execute("UPDATE life SET ends = ?1", [ends]);
-        set.map(drop).map_err(|source| self.sql(source))
+        let set = || {
+            if rows == 0 {
+                // What is left are the source's.
+                self.connection.execute_batch("DELETE FROM row; DELETE FROM batch")?;
+            }
+            self.connection.execute("UPDATE life SET ends = ?1", [ends])
+        };
+        set().map(drop).map_err(|source| self.sql(source))
     }
 
     /// Its identity.
@@ -283,12 +328,13 @@ impl Journal {
     /// SQLite's own.
     pub fn figures(&self) -> Result<Figures, JournalError> {
         let figures = || {
-            let oldest = format!("SELECT at FROM row WHERE {OURS} ORDER BY sequence LIMIT 1");
-            let oldest =
-                self.connection.prepare_cached(&oldest)?.query_row([], |row| row.get(0)).optional()?;
+            let first = format!("SELECT sequence, at FROM row WHERE {OURS} ORDER BY sequence LIMIT 1");
+            let mut first = self.connection.prepare_cached(&first)?;
+            let first = first.query_row([], |row| Ok((row.get(0)?, row.get(1)?))).optional()?;
+            let (first, oldest) = first.unzip();
             let pragma = |name| self.connection.pragma_query_value(None, name, |row| row.get::<_, u64>(0));
             let free = pragma("freelist_count")? * pragma("page_size")?;
-            Ok(Figures { counts: counts(&self.connection)?, oldest, free })
+            Ok(Figures { counts: counts(&self.connection)?, first, oldest, free })
         };
         figures().map_err(|source| self.sql(source))
     }
@@ -300,7 +346,9 @@ impl Journal {
     pub fn write(&mut self, writes: Vec<Write<Arc<Message>>>, at: i64) -> Result<(), JournalError> {
         let file = &self.file;
         let encode = |message: Arc<Message>| {
-            message.to_bytes().map_err(|source| JournalError::Encode { file: file.clone(), source })
+            let bytes = message.to_bytes();
+            let bytes = bytes.map_err(|source| JournalError::Encode { file: file.clone(), source })?;
+            Ok::<_, JournalError>(Encoded { destination: number(&message.destination), bytes })
         };
         let mut encoded = Vec::with_capacity(writes.len());
         for write in writes {
@@ -309,9 +357,13 @@ impl Journal {
                     Write::Batch(number, messages.into_iter().map(encode).collect::<Result<_, _>>()?)
                 }
                 Write::Ours { batch, afresh } => Write::Ours { batch, afresh },
+                Write::Return(batches) => Write::Return(batches),
                 Write::Drop(batch) => Write::Drop(batch),
                 Write::Remove { forwarded, expired } => Write::Remove { forwarded, expired },
                 Write::Bury { sequence, why } => Write::Bury { sequence, why },
+                Write::Aside { sequence, why, is_answered } => Write::Aside { sequence, why, is_answered },
+                Write::Acquit => Write::Acquit,
+                Write::Pass(sequences) => Write::Pass(sequences),
                 Write::From(badge) => Write::From(badge),
                 Write::To(badge) => Write::To(badge),
                 Write::Jump(next_batch) => Write::Jump(next_batch),
@@ -335,15 +387,16 @@ impl Journal {
         after: u64,
         most: usize,
         bytes: u64,
+        but: &[i64],
         now: i64,
     ) -> Result<(Rows, Load), JournalError> {
-        let found = self.read(after, most, bytes).map_err(|source| self.sql(source))?;
+        let found = self.read(after, most, bytes, but).map_err(|source| self.sql(source))?;
         let (mut rows, mut damaged) = (Vec::with_capacity(found.len()), Load::default());
-        for (sequence, bytes, message) in found {
+        for (sequence, bytes, destination, message) in found {
             match Message::from_bytes(message.into()) {
                 Ok(message) => {
                     let is_expired = message.expiration > 0 && message.expiration <= now;
-                    rows.push(Row { sequence, bytes, is_expired, message: Arc::new(message) });
+                    rows.push(Row { sequence, bytes, is_expired, destination, message: Arc::new(message) });
                 }
                 Err(error) => {
                     tracing::error!(
@@ -359,19 +412,25 @@ impl Journal {
         Ok((rows, damaged))
     }
 
-    fn read(&self, after: u64, most: usize, bytes: u64) -> rusqlite::Result<Vec<(u64, u64, Vec<u8>)>> {
+    fn read(&self, after: u64, most: usize, bytes: u64, but: &[i64]) -> rusqlite::Result<Vec<Raw>> {
+        let but: Vec<String> = but.iter().map(ToString::to_string).collect();
+        let but = match but.as_slice() {
+            [] => String::new(),
+            some => format!("AND destination NOT IN ({})", some.join(",")),
+        };
         let sql = format!(
-            "SELECT sequence, bytes, message FROM row WHERE sequence > ?1 AND {OURS} ORDER BY sequence"
+            "SELECT sequence, bytes, destination, message FROM row WHERE sequence > ?1 AND {OURS} {but}
+             ORDER BY sequence"
         );
         let mut statement = self.connection.prepare_cached(&sql)?;
         let mut rows = statement.query([after])?;
-        let (mut found, mut load): (Vec<(u64, u64, Vec<u8>)>, u64) = (Vec::new(), 0);
+        let (mut found, mut load): (Vec<Raw>, u64) = (Vec::new(), 0);
         while let Some(row) = rows.next()? {
             load += row.get::<_, u64>(1)?;
             if found.len() == most || (load > bytes && !found.is_empty()) {
                 break;
             }
-            found.push((row.get(0)?, row.get(1)?, row.get(2)?));
+            found.push((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?));
         }
         Ok(found)
     }
@@ -401,8 +460,21 @@ impl Journal {
         mut asked: mpsc::Receiver<Errand>,
         tell: &mpsc::UnboundedSender<Told>,
     ) -> Result<(), JournalError> {
-        let mut next = asked.blocking_recv();
-        while let Some(errand) = next.take() {
+        let mut may_shrink = false;
+        loop {
+            let errand = match asked.try_recv() {
+                Ok(errand) => errand,
+                Err(TryRecvError::Empty) if may_shrink => {
+                    // Whatever keeps it from that keeps it from nothing else.
+                    may_shrink =
+                        self.shrink().inspect_err(|error| tracing::debug!("{error}")).unwrap_or(false);
+                    continue;
+                }
+                Err(_) => match asked.blocking_recv() {
+                    Some(errand) => errand,
+                    None => return Ok(()),
+                },
+            };
             let (mut writes, mut at) = (Vec::new(), 0);
             let mut load = Some(errand);
             while let Some(Errand::Write(write, now)) = load {
@@ -414,20 +486,40 @@ impl Journal {
             if number > 0 {
                 self.write(writes, at)?;
                 let figures = self.figures()?;
+                may_shrink = figures.counts.waiting() == 0 && figures.free > MOST_FREE;
                 for _ in 0..number {
                     let _gone = tell.send(Told::Written(figures));
                 }
             }
-            if let Some(Errand::Load { after, rows, bytes, now }) = load {
-                let (rows, damaged) = self.load(after, rows, bytes, now)?;
+            if let Some(Errand::Load { after, rows, bytes, but, now }) = load {
+                let (rows, damaged) = self.load(after, rows, bytes, &but, now)?;
                 if damaged.rows > 0 {
                     let _gone = tell.send(Told::Damaged(damaged, self.figures()?));
                 }
                 let _gone = tell.send(Told::Loaded(rows));
             }
-            next = asked.blocking_recv();
         }
-        Ok(())
+    }
+
+    /// Gives some of what holds nothing back to the disk; tells whether there is more.
+    fn shrink(&self) -> Result<bool, JournalError> {
+        let shrink = || {
+            let free: u64 = self.connection.pragma_query_value(None, "freelist_count", |row| row.get(0))?;
+            let size: u64 = self.connection.pragma_query_value(None, "page_size", |row| row.get(0))?;
+            let over = free.saturating_sub(MOST_FREE / size);
+            if over > 0 {
+                let pages = over.min(AT_ONCE);
+                let mut vacuum = self.connection.prepare(&format!("PRAGMA incremental_vacuum({pages})"))?;
+                let mut freed = vacuum.query([])?;
+                while freed.next()?.is_some() {}
+            }
+            if over <= AT_ONCE {
+                // The file itself is cut where the log goes into it.
+                self.connection.query_row("PRAGMA wal_checkpoint(PASSIVE)", [], |_| Ok(()))?;
+            }
+            Ok(over > AT_ONCE)
+        };
+        shrink().map_err(|source| self.sql(source))
     }
 
     fn sql(&self, source: rusqlite::Error) -> JournalError {
@@ -447,10 +539,21 @@ fn counts(connection: &Connection) -> rusqlite::Result<Counts> {
     })
 }
 
-fn apply(transaction: &Transaction<'_>, write: &Write<bytes::Bytes>, at: i64) -> rusqlite::Result<()> {
+/// The same for the same destination: it is kept.
+fn number(destination: &Destination) -> i64 {
+    let digest = Sha256::digest(destination.to_string());
+    digest.first_chunk().copied().map_or(0, i64::from_be_bytes)
+}
+
+fn apply(transaction: &Transaction<'_>, write: &Write<Encoded>, at: i64) -> rusqlite::Result<()> {
     match write {
         Write::Batch(number, messages) => put_batch(transaction, *number, messages, at),
         Write::Ours { batch, afresh } => take_over(transaction, *batch, *afresh),
+        Write::Return(batches) => {
+            let sql = "UPDATE batch SET returned_at = coalesce(returned_at, ?2) WHERE number = ?1";
+            let mut mark = transaction.prepare_cached(sql)?;
+            batches.iter().try_for_each(|batch| mark.execute(params![batch, at]).map(drop))
+        }
         Write::Drop(batch) => {
             if let Some((first, last, _)) = settle(transaction, *batch)? {
                 transaction
@@ -472,6 +575,9 @@ fn apply(transaction: &Transaction<'_>, write: &Write<bytes::Bytes>, at: i64) ->
             remove(transaction, &[*sequence])?;
             count(transaction, "dead", 1)
         }
+        Write::Aside { sequence, why, is_answered } => aside::put(transaction, *sequence, why, *is_answered),
+        Write::Acquit => aside::clear(transaction),
+        Write::Pass(sequences) => aside::pass(transaction, sequences),
         Write::From(badge) => note(transaction, "source", badge),
         Write::To(badge) => note(transaction, "target", badge),
         Write::Jump(next_batch) => transaction
@@ -486,21 +592,21 @@ fn apply(transaction: &Transaction<'_>, write: &Write<bytes::Bytes>, at: i64) ->
 fn put_batch(
     transaction: &Transaction<'_>,
     number: u64,
-    messages: &[bytes::Bytes],
+    messages: &[Encoded],
     at: i64,
 ) -> rusqlite::Result<()> {
     let last: u64 =
         transaction.prepare_cached("SELECT last_sequence FROM life")?.query_row([], |row| row.get(0))?;
-    let mut insert = transaction.prepare_cached("INSERT INTO row VALUES (?1, ?2, ?3, ?4)")?;
+    let mut insert = transaction.prepare_cached("INSERT INTO row VALUES (?1, ?2, ?3, ?4, ?5)")?;
     let (mut sequence, mut bytes) = (last, 0);
     for message in messages {
         sequence += 1;
-        let size = message.len() as u64 + ROW;
+        let size = message.bytes.len() as u64 + ROW;
         bytes += size;
-        insert.execute(params![sequence, size, &message[..], at])?;
+        insert.execute(params![sequence, size, at, message.destination, &message.bytes[..]])?;
     }
     transaction
-        .prepare_cached("INSERT INTO batch SELECT ?1, ?2, ?3, ?4, ?5, source FROM life")?
+        .prepare_cached("INSERT INTO batch SELECT ?1, ?2, ?3, ?4, ?5, source, NULL FROM life")?
         .execute([number, last + 1, sequence, messages.len() as u64, bytes])?;
     transaction
         .prepare_cached("UPDATE life SET next_batch = ?1, last_sequence = ?2")?
@@ -547,9 +653,11 @@ fn remove(transaction: &Transaction<'_>, sequences: &[u64]) -> rusqlite::Result<
                  - (SELECT coalesce(sum(bytes), 0) FROM row WHERE sequence BETWEEN ?1 AND ?2)",
             )?
             .execute([first, last])?;
-        transaction
-            .prepare_cached("DELETE FROM row WHERE sequence BETWEEN ?1 AND ?2")?
-            .execute([first, last])?;
+        for table in ["row", "aside"] {
+            transaction
+                .prepare_cached(&format!("DELETE FROM {table} WHERE sequence BETWEEN ?1 AND ?2"))?
+                .execute([first, last])?;
+        }
     }
     Ok(())
 }

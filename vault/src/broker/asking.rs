@@ -8,22 +8,23 @@ mod consumers;
 use std::collections::{BTreeSet, HashMap};
 use std::sync::Arc;
 
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Sender;
 
 use crate::openwire::{
-    AckKind as Kind, Command, DataArrayResponse, DestinationAct, DestinationInfo, DestinationKind, Head,
-    Message, MessageAck, ObjectId, ProducerId, ProducerInfo, RemoveInfo, Text, Throwable, TransactionAct,
-    TransactionId, TransactionInfo,
+    AckKind as Kind, Command, ConnectionId, ConsumerInfo, DataArrayResponse, DestinationAct, DestinationInfo,
+    DestinationKind, Head, Message, MessageAck, ObjectId, ProducerId, ProducerInfo, RemoveInfo, Text,
+    Throwable, TransactionAct, TransactionId, TransactionInfo,
 };
-use crate::queue::core::{AckKind, Done, Seen};
+use crate::queue::core::{AckKind, Done, Refusal, Seen, Send};
 use crate::queue::message::{Destination, Id};
 use crate::queue::{Answer, QueueError, Session};
 
 use super::Hall;
+use super::browser::Pages;
 use super::connection::Client;
 use super::fault::Refused;
 use super::held::{Held, Waited};
+use super::large::Taken;
 use super::letter;
 use super::moment_ms;
 use super::seats::Seats;
@@ -92,11 +93,12 @@ impl<'a> Asking<'a> {
         seats: Seats,
         replies: Sender<Reply>,
     ) -> Self {
+        let pages = Pages::new(Arc::clone(&hall.pages), hall.settings.max_frame);
         Self {
             hall: Arc::clone(hall),
             client,
             session,
-            consumers: Consumers::new(hall.queues.clone(), session, seats, replies.clone()),
+            consumers: Consumers::new(hall.queues.clone(), session, seats, replies.clone(), pages),
             windows: BTreeSet::new(),
             temporaries: BTreeSet::new(),
             begun: BTreeSet::new(),
@@ -110,7 +112,7 @@ impl<'a> Asking<'a> {
     /// Does what a command asks, and has it answered. A message without room, and what must not
     /// overtake it, waits for [`Asking::obey_held`]; everything else goes on, for it may be what makes
     /// room. `large`: what it takes of the room for large frames.
-    pub(super) async fn obey(&mut self, command: Command, large: Option<OwnedSemaphorePermit>) -> Goes {
+    pub(super) async fn obey(&mut self, command: Command, large: Taken) -> Goes {
         let session = self.session;
         if let Command::Message(message) = &command {
             let (persistent, bound) = (letter::is_kept(message), message.transaction_id.is_some());
@@ -205,7 +207,7 @@ impl<'a> Asking<'a> {
             Command::MessagePull(pull) => self.consumers.pull(&pull).await.map(|()| Act::Told),
             Command::TransactionInfo(info) => self.transact(&info).await,
             // What is seldom asked has memory of its own, not some of every connection's.
-            Command::ConsumerInfo(info) => Box::pin(self.consumers.open(*info)).await.map(|()| Act::Done),
+            Command::ConsumerInfo(info) => Box::pin(self.open_consumer(*info)).await.map(|()| Act::Done),
             Command::ConsumerControl(control) => {
                 Box::pin(self.consumers.control(&control)).await.map(|()| Act::Done)
             }
@@ -247,7 +249,7 @@ impl<'a> Asking<'a> {
         match <[_; 1]>::try_from(queues) {
             Ok([queue]) => {
                 let send = letter::to_queue(*message, queue, self.client.again, moment_ms())?;
-                Ok(Act::Asked(self.session.send_now(send, transaction).await?))
+                Ok(Act::Asked(self.session.send_now(self.own(send), transaction).await?))
             }
             Err(queues) => Box::pin(self.send_to_all(*message, queues, transaction)).await,
         }
@@ -271,12 +273,19 @@ impl<'a> Asking<'a> {
         let mut last = None;
         for send in sends {
             // A refusal of any of them is the transaction's: its commit tells it.
-            last = Some(self.session.send_now(send, Some(transaction.unwrap_or(own))).await?);
+            last = Some(self.session.send_now(self.own(send), Some(transaction.unwrap_or(own))).await?);
         }
         match (transaction, last) {
             (Some(_), Some(last)) => Ok(Act::Asked(last)),
             _ => Ok(Act::Asked(self.session.commit(own).await?)),
         }
+    }
+
+    /// Producers' ids are their clients' own words: by user, nobody's messages are taken for another's
+    /// that were sent before. No user's name has a space.
+    fn own(&self, send: Send) -> Send {
+        let owned = |(id, number)| (format!("{} {id}", self.client.user).into(), number);
+        Send { producer: send.producer.map(owned), ..send }
     }
 
     async fn acknowledge(&mut self, ack: Box<MessageAck>) -> Result<Act, Refused> {
@@ -295,7 +304,10 @@ impl<'a> Asking<'a> {
         let ends = matches!(kind, AckKind::Standard | AckKind::Poison(_) | AckKind::Expired);
         let waits = kind != AckKind::Delivered;
         let transaction = ack.transaction_id.as_ref().filter(|_| ends).map(number).transpose()?;
-        let answer = self.session.acknowledge(key, (first, last), kind, transaction).await?;
+        let single = first == Some(last);
+        let most = if ends && !single { usize::try_from(ack.count).unwrap_or(0) } else { usize::MAX };
+        let range = (first, last);
+        let answer = self.session.acknowledge_counted(key, range, most, kind, transaction).await?;
         // What was seen may be acknowledged by now: then it takes no room any more.
         if waits { Ok(Act::Asked(answer)) } else { Ok(Act::Done) }
     }
@@ -347,6 +359,14 @@ impl<'a> Asking<'a> {
         }
     }
 
+    async fn open_consumer(&mut self, info: ConsumerInfo) -> Result<(), Refused> {
+        let (destination, temporary) = (&info.destination, DestinationKind::TempQueue);
+        if info.browser && destination.kind == temporary && !self.temporaries.contains(&destination.name) {
+            return Err(not_yours(destination));
+        }
+        self.consumers.open(info).await
+    }
+
     fn open_producer(&mut self, info: &ProducerInfo) -> Result<(), Refused> {
         if let Some(destination) = &info.destination {
             letter::queues_of(destination)?;
@@ -373,6 +393,9 @@ impl<'a> Asking<'a> {
         let name = &info.destination.name;
         match (info.destination.kind, info.act) {
             (DestinationKind::TempQueue, DestinationAct::Add) => {
+                if !self.client.has_id || !is_called_after(name, &self.client.connection) {
+                    return Err(not_yours(&info.destination));
+                }
                 let queue = letter::queue_of(&info.destination)?;
                 self.session.create_temporary(queue).await?.await?;
                 self.hall.temporaries.add(name);
@@ -429,6 +452,17 @@ impl Drop for Asking<'_> {
             self.hall.temporaries.remove(name);
         }
     }
+}
+
+/// Clients call their temporary queues after their connection: `ID:…:1`, `ID:…:2`.
+fn is_called_after(queue: &Text, connection: &ConnectionId) -> bool {
+    let (queue, connection) = (queue.to_string(), connection.value.to_string());
+    queue.rsplit_once(':').is_some_and(|(owner, _)| owner == connection)
+}
+
+fn not_yours(queue: &crate::openwire::Destination) -> Refused {
+    letter::queue_of(queue)
+        .map_or_else(Refused::from, |destination| QueueError::from(Refusal::NotYours { destination }).into())
 }
 
 /// As Java shows an exception.

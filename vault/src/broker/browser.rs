@@ -3,8 +3,8 @@
 
 use std::sync::Arc;
 
-use tokio::sync::Semaphore;
 use tokio::sync::mpsc::Sender;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 use crate::openwire::{Command, ConsumerId, Destination, MessageDispatch};
 use crate::queue::message::{self, Id, Placed};
@@ -17,8 +17,6 @@ use super::telling::Reply;
 
 /// Messages read at once, and bytes of them (or one message).
 const PAGE: (usize, usize) = (100, 64 << 10);
-/// Bytes on their way to the client's socket; one larger message may always go.
-const ON_THE_WAY: usize = 256 << 10;
 
 /// Who browses what.
 pub(super) struct Browser {
@@ -28,25 +26,64 @@ pub(super) struct Browser {
     pub(super) source: Destination,
     pub(super) window: Window,
     pub(super) replies: Sender<Reply>,
+    pub(super) room: Pages,
+}
+
+/// Where pages are held until the client's socket has them. Clones are the same.
+#[derive(Debug, Clone)]
+pub(super) struct Pages {
+    /// Of all connections, in KiB, for messages larger than a page: others need none but their own.
+    all: Arc<Semaphore>,
+    most: usize,
+    /// Of this one: its browsers have one page among them.
+    own: Arc<Semaphore>,
+}
+
+/// A page's room; free once all that it showed is on its way.
+#[derive(Debug)]
+pub(super) struct Room {
+    _own: OwnedSemaphorePermit,
+    _all: Option<OwnedSemaphorePermit>,
+}
+
+impl Pages {
+    /// For a connection that takes its room from all that there is. `most`: for one message, in bytes.
+    pub(super) fn new(all: Arc<Semaphore>, most: usize) -> Self {
+        Self { all, most, own: Arc::new(Semaphore::new(1)) }
+    }
+
+    /// Waits for room for so many bytes; `None` once the broker has ended.
+    async fn take(&self, own: OwnedSemaphorePermit, bytes: usize) -> Option<Arc<Room>> {
+        let kib = u32::try_from(bytes.min(self.most) >> 10).unwrap_or(u32::MAX);
+        let all = if bytes > PAGE.1 {
+            Some(Arc::clone(&self.all).acquire_many_owned(kib).await.ok()?)
+        } else {
+            None
+        };
+        Some(Arc::new(Room { _own: own, _all: all }))
+    }
 }
 
 impl Browser {
     /// Shows everything, and tells the end. Ends early with its connection.
     pub(super) async fn run(self) {
-        let on_the_way = Arc::new(Semaphore::new(ON_THE_WAY));
         let mut after = Id::default();
         loop {
-            let page = self.queues.browse(self.queue.clone(), after, PAGE.0, PAGE.1).await;
-            let page = page.unwrap_or_else(|error| self.give_up(&error));
+            // Nothing is read that the client does not take now, and nothing without room for it.
+            let most = self.window.room().await.min(PAGE.0);
+            let Ok(own) = Arc::clone(&self.room.own).acquire_owned().await else { return };
+            let size = self.queues.weigh(self.queue.clone(), after).await;
+            let size = size.inspect_err(|error| self.complain(error)).ok().flatten();
+            let Some(size) = size else { break };
+            let Some(room) = self.room.take(own, size).await else { return };
+            let page = self.queues.browse(self.queue.clone(), after, most, PAGE.1).await;
+            let page = page.inspect_err(|error| self.complain(error)).unwrap_or_default();
             let Some(last) = page.last() else { break };
             after = last.id;
-            for placed in page {
-                let size = placed.message.body.len().min(ON_THE_WAY);
-                let room = u32::try_from(size).unwrap_or(u32::MAX);
-                let Ok(room) = Arc::clone(&on_the_way).acquire_many_owned(room).await else { return };
-                self.window.show().await;
-                let Some(shown) = self.shown(placed) else { continue };
-                if self.replies.send(Reply::Shown(Box::new(shown), room)).await.is_err() {
+            for shown in page.into_iter().filter_map(|placed| self.shown(placed)) {
+                self.window.show();
+                let shown = Reply::Shown(Box::new(shown), Arc::clone(&room));
+                if self.replies.send(shown).await.is_err() {
                     return;
                 }
             }
@@ -55,12 +92,11 @@ impl Browser {
         let _gone = self.replies.send(Reply::Now(MessageDispatch::end(self.consumer.clone()).into())).await;
     }
 
-    fn give_up(&self, error: &QueueError) -> Vec<Placed> {
+    fn complain(&self, error: &QueueError) {
         // A queue that nobody has used yet is empty.
         if !matches!(error, QueueError::NoQueue { .. }) {
             tracing::warn!("broker: browsing {}: {error}; the browser sees the end there", self.queue);
         }
-        Vec::new()
     }
 
     fn shown(&self, placed: Placed) -> Option<Command> {

@@ -1,8 +1,12 @@
-//! Which client names are connected: one connection each. Knows no socket; whoever must go is told by
-//! a token, and whoever waits for its going is told too.
+//! Which client names are connected, each user's for itself: one connection each. Knows no socket;
+//! whoever must go is told by a token, and whoever waits for its going is told too.
+//!
+//! Names are chosen by clients and stand in every message that they send, so none of them proves
+//! anything: only the same user takes a connection's place, and only the first connection of an id has the
+//! temporary queues that are called after it.
 
-use std::collections::HashMap;
 use std::collections::hash_map::Entry;
+use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
@@ -14,10 +18,27 @@ use crate::openwire::{ConnectionId, Text};
 /// A connection that was cut gives its queues' messages back within this time.
 const LEAVES_WITHIN: Duration = Duration::from_secs(10);
 
+/// Who a connection says it is. Its user is proved, all else is its own choice.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Who {
+    /// Empty where everybody is let in: then all are alike.
+    pub(super) user: Arc<str>,
+    /// The client id, or the connection's.
+    pub(super) name: Text,
+    pub(super) connection: ConnectionId,
+}
+
 /// The names in use. Clones are the same.
 #[derive(Debug, Clone, Default)]
 pub(super) struct Clients {
-    known: Arc<Mutex<HashMap<Text, Known>>>,
+    inside: Arc<Mutex<Inside>>,
+}
+
+#[derive(Debug, Default)]
+struct Inside {
+    known: HashMap<(Arc<str>, Text), Known>,
+    /// Ids of connections, each one's that was there first.
+    ids: HashSet<Text>,
 }
 
 #[derive(Debug)]
@@ -32,7 +53,9 @@ struct Known {
 #[derive(Debug)]
 pub(super) struct Place {
     clients: Clients,
-    name: Text,
+    who: Who,
+    /// Is its connection's id its own? Another had it first otherwise.
+    pub(super) has_id: bool,
     /// Cancelled when the same client has come back on another connection.
     pub(super) cut: CancellationToken,
     gone: CancellationToken,
@@ -44,57 +67,76 @@ impl Clients {
     ///
     /// # Errors
     /// Whose it is.
-    pub(super) async fn enter(
-        &self,
-        name: &Text,
-        connection: &ConnectionId,
-        from: SocketAddr,
-        again: bool,
-    ) -> Result<Place, SocketAddr> {
+    pub(super) async fn enter(&self, who: Who, from: SocketAddr, again: bool) -> Result<Place, SocketAddr> {
         let deadline = tokio::time::Instant::now() + LEAVES_WITHIN;
         loop {
-            let (holder, gone) = match self.locked().entry(name.detached()) {
-                Entry::Vacant(free) => {
-                    let (cut, gone) = (CancellationToken::new(), CancellationToken::new());
-                    let known = Known { connection: detached(connection), from, cut, gone };
-                    let known = free.insert(known);
-                    return Ok(Place {
-                        clients: self.clone(),
-                        name: name.detached(),
-                        cut: known.cut.clone(),
-                        gone: known.gone.clone(),
-                    });
-                }
-                Entry::Occupied(taken) => {
-                    let known = taken.get();
-                    if !again || known.connection != *connection {
-                        return Err(known.from);
-                    }
-                    known.cut.cancel();
-                    (known.from, known.gone.clone())
-                }
+            let (holder, gone) = match self.take(&who, from, again)? {
+                Ok(place) => return Ok(place),
+                Err(leaving) => leaving,
             };
             tokio::time::timeout_at(deadline, gone.cancelled()).await.map_err(|_| holder)?;
         }
     }
 
-    /// How many there are.
-    pub(super) fn count(&self) -> usize {
-        self.locked().len()
+    /// The place, or whose old connection has to go first and when it is gone.
+    fn take(
+        &self,
+        who: &Who,
+        from: SocketAddr,
+        again: bool,
+    ) -> Result<Result<Place, (SocketAddr, CancellationToken)>, SocketAddr> {
+        let Inside { known, ids } = &mut *self.locked();
+        match known.entry((Arc::clone(&who.user), who.name.clone())) {
+            Entry::Vacant(free) => {
+                let (cut, gone) = (CancellationToken::new(), CancellationToken::new());
+                let connection = who.connection.clone();
+                free.insert(Known { connection, from, cut: cut.clone(), gone: gone.clone() });
+                let has_id = ids.insert(who.connection.value.clone());
+                Ok(Ok(Place { clients: self.clone(), who: who.clone(), has_id, cut, gone }))
+            }
+            Entry::Occupied(taken) => {
+                let known = taken.get();
+                if !again || known.connection != who.connection {
+                    return Err(known.from);
+                }
+                if !known.cut.is_cancelled() {
+                    tracing::info!(
+                        "broker: old connection from {} closed: its client {:?}, {}, is back from {from}",
+                        known.from,
+                        who.name.to_string(),
+                        who.named()
+                    );
+                }
+                known.cut.cancel();
+                Ok(Err((known.from, known.gone.clone())))
+            }
+        }
     }
 
-    fn locked(&self) -> MutexGuard<'_, HashMap<Text, Known>> {
-        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    /// How many there are.
+    pub(super) fn count(&self) -> usize {
+        self.locked().known.len()
+    }
+
+    fn locked(&self) -> MutexGuard<'_, Inside> {
+        self.inside.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-fn detached(connection: &ConnectionId) -> ConnectionId {
-    ConnectionId { value: connection.value.detached() }
+impl Who {
+    /// In words.
+    fn named(&self) -> String {
+        if self.user.is_empty() { "without a user".to_owned() } else { format!("user {}", self.user) }
+    }
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        self.clients.locked().remove(&self.name);
+        let Inside { known, ids } = &mut *self.clients.locked();
+        known.remove(&(Arc::clone(&self.who.user), self.who.name.clone()));
+        if self.has_id {
+            ids.remove(&self.who.connection.value);
+        }
         self.gone.cancel();
     }
 }
@@ -103,36 +145,55 @@ impl Drop for Place {
 mod tests {
     use super::*;
 
-    fn who(name: &str) -> (Text, ConnectionId) {
-        (Text::shortened(name), ConnectionId { value: Text::shortened(name) })
+    fn who(user: &str, name: &str, connection: &str) -> Who {
+        let connection = ConnectionId { value: Text::shortened(connection) };
+        Who { user: user.into(), name: Text::shortened(name), connection }
+    }
+
+    fn from(port: u16) -> SocketAddr {
+        SocketAddr::from(([127, 0, 0, 1], port))
     }
 
     #[tokio::test]
     async fn a_second_connection_of_one_name_is_refused_until_the_first_is_gone() {
         let clients = Clients::default();
-        let (first, second) = (SocketAddr::from(([127, 0, 0, 1], 1)), SocketAddr::from(([127, 0, 0, 1], 2)));
-        let (name, connection) = who("a");
-        let place = clients.enter(&name, &connection, first, false).await.unwrap();
-        let other = who("b").1;
-        assert_eq!(clients.enter(&name, &other, second, true).await.unwrap_err(), first);
-        assert_eq!(clients.enter(&name, &connection, second, false).await.unwrap_err(), first);
+        let (name, other) = (who("", "a", "a"), who("", "a", "b"));
+        let place = clients.enter(name.clone(), from(1), false).await.unwrap();
+        assert_eq!(clients.enter(other.clone(), from(2), true).await.unwrap_err(), from(1));
+        assert_eq!(clients.enter(name, from(2), false).await.unwrap_err(), from(1));
         drop(place);
-        clients.enter(&name, &other, second, false).await.unwrap();
+        clients.enter(other, from(2), false).await.unwrap();
     }
 
     #[tokio::test]
     async fn a_client_that_comes_back_cuts_its_own_old_connection_and_waits_for_its_end() {
         let clients = Clients::default();
-        let from = SocketAddr::from(([127, 0, 0, 1], 1));
-        let (name, connection) = who("a");
-        let old = clients.enter(&name, &connection, from, false).await.unwrap();
+        let name = who("erp", "a", "a");
+        let old = clients.enter(name.clone(), from(1), false).await.unwrap();
         let cut = old.cut.clone();
         let ends = async move {
             cut.cancelled().await;
             drop(old);
         };
-        let (place, ()) = tokio::join!(clients.enter(&name, &connection, from, true), ends);
-        assert!(!place.unwrap().cut.is_cancelled());
+        let (place, ()) = tokio::join!(clients.enter(name, from(1), true), ends);
+        let place = place.unwrap();
+        assert!(!place.cut.is_cancelled() && place.has_id);
+        drop(place);
         assert_eq!(clients.count(), 0);
+    }
+
+    #[tokio::test]
+    async fn another_user_takes_neither_a_place_nor_an_id_nor_keeps_anybody_out() {
+        let clients = Clients::default();
+        let alice = clients.enter(who("alice", "a", "ID:a"), from(1), false).await.unwrap();
+        let mallory = clients.enter(who("mallory", "a", "ID:a"), from(2), true).await.unwrap();
+        assert!(!alice.cut.is_cancelled());
+        assert!(alice.has_id && !mallory.has_id);
+        drop((alice, mallory));
+        let first = clients.enter(who("mallory", "a", "ID:a"), from(2), false).await.unwrap();
+        let second = clients.enter(who("alice", "a", "ID:a"), from(1), true).await.unwrap();
+        assert!(first.has_id && !second.has_id);
+        drop(second);
+        assert!(!clients.enter(who("alice", "b", "ID:a"), from(1), false).await.unwrap().has_id);
     }
 }

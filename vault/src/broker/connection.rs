@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Buf as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
+use tokio::sync::mpsc;
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -20,8 +20,9 @@ use crate::openwire::{
 
 use super::Hall;
 use super::asking::{Asking, Goes};
-use super::clients::Place;
+use super::clients::{Place, Who};
 use super::fault::Refused;
+use super::large::{Frame, LARGE, Large, patience};
 use super::seats::Seats;
 use super::telling::{Replies, Reply, Telling, done, refusal};
 
@@ -31,8 +32,6 @@ const INTRODUCTION: Duration = Duration::from_secs(10);
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Nobody who is unknown sends a longer frame, bytes.
 const MOST_UNKNOWN: usize = 64 << 10;
-/// Frames above this take their room from all connections' together, bytes.
-const LARGE: usize = 64 << 10;
 /// Answers that may wait for the writing half.
 const REPLIES: usize = 256;
 
@@ -42,6 +41,8 @@ pub(super) struct Client {
     /// Proved; empty where everybody is let in.
     pub(super) user: Arc<str>,
     pub(super) connection: ConnectionId,
+    /// Are the temporary queues its own that are called after its connection?
+    pub(super) has_id: bool,
     /// It was connected before: what it sends it may have sent already.
     pub(super) again: bool,
 }
@@ -59,6 +60,8 @@ pub(super) enum End {
     Refused(Refused),
     /// It said nothing for so long.
     Silent(Duration),
+    /// A large frame, of so many bytes, came too slowly.
+    Slow(usize),
     /// Its socket.
     Broken(io::Error),
 }
@@ -196,13 +199,15 @@ async fn admit(hall: &Hall, info: &ConnectionInfo, from: SocketAddr) -> Result<(
     let name = info.client_id.as_ref().unwrap_or(&info.connection_id.value);
     // Who need not prove who he is may say anything.
     let user: Arc<str> = if hall.settings.users.is_some() { user.into() } else { Arc::default() };
-    let entered = hall.clients.enter(name, &info.connection_id, from, info.failover_reconnect).await;
+    let connection = detached(&info.connection_id);
+    let who = Who { user: Arc::clone(&user), name: name.detached(), connection: connection.clone() };
+    let entered = hall.clients.enter(who, from, info.failover_reconnect).await;
     let place = entered.map_err(|holder| Refused::ClientTaken {
         broker: hall.settings.name.clone(),
         client: name.to_string(),
         from: holder.to_string(),
     })?;
-    Ok((Client { user, connection: detached(&info.connection_id), again: info.failover_reconnect }, place))
+    Ok((Client { user, connection, has_id: place.has_id, again: info.failover_reconnect }, place))
 }
 
 fn detached(connection: &ConnectionId) -> ConnectionId {
@@ -235,12 +240,13 @@ where
         counts: Arc::clone(&hall.counts),
         poison: Vec::new(),
         given_up: Vec::new(),
+        shown: Vec::new(),
     };
     let ear = Ear {
         incoming,
         socket: reading,
-        large: Arc::clone(&hall.large),
-        room: None,
+        large: hall.large.clone(),
+        frame: Frame::default(),
         inactivity: settled.inactivity,
         grace: Instant::now() + settled.initial_delay,
     };
@@ -270,9 +276,9 @@ struct Hearing<'a, S> {
 struct Ear<S> {
     incoming: Incoming,
     socket: ReadHalf<S>,
-    large: Arc<Semaphore>,
-    /// What the frame that arrives takes of the room for large ones.
-    room: Option<OwnedSemaphorePermit>,
+    large: Large,
+    /// The one that arrives, if it is large.
+    frame: Frame,
     /// How long the peer may be silent,
     inactivity: Option<Duration>,
     /// from when on at the earliest: until then its signs of life need not have begun.
@@ -286,8 +292,8 @@ impl<S: AsyncRead + AsyncWrite> Hearing<'_, S> {
             if !deaf {
                 match self.ear.incoming.arrival() {
                     Ok(Some(Arrival::Command(command))) => {
-                        let room = self.ear.room.take();
-                        match end_of(self.asking.obey(command, room).await) {
+                        let frame = std::mem::take(&mut self.ear.frame);
+                        match end_of(self.asking.obey(command, frame.room).await) {
                             None => continue,
                             Some(end) => return end,
                         }
@@ -332,13 +338,23 @@ impl<S: AsyncRead + AsyncWrite> Ear<S> {
     /// Waits for more bytes. Only this waiting counts as the peer's silence. May be dropped while it
     /// waits.
     async fn more(&mut self) -> Result<(), End> {
-        let length = self.incoming.announced().unwrap_or_default();
-        if length > LARGE && self.room.is_none() {
-            let kib = u32::try_from(length >> 10).unwrap_or(u32::MAX);
-            // Never closed.
-            self.room = Arc::clone(&self.large).acquire_many_owned(kib).await.ok();
+        let large = self.incoming.announced().filter(|length| *length > LARGE);
+        let come = self.incoming.gathered();
+        if let Some(length) = large {
+            self.frame.room.grow(&self.large, length, come).await;
         }
-        let (inactivity, from) = (self.inactivity, self.grace.max(Instant::now()));
+        let begun = Instant::now();
+        let (inactivity, from) = (self.inactivity, self.grace.max(begun));
+        let waited = self.frame.waited;
+        let slow = async {
+            match large {
+                Some(length) => {
+                    sleep_until(begun + patience(come).saturating_sub(waited)).await;
+                    length
+                }
+                None => pending().await,
+            }
+        };
         let late = async {
             match inactivity {
                 Some(silence) => {
@@ -349,7 +365,13 @@ impl<S: AsyncRead + AsyncWrite> Ear<S> {
             }
         };
         tokio::select! {
-            read = read(&mut self.socket, &mut self.incoming) => Ok(read?),
+            read = read(&mut self.socket, &mut self.incoming) => {
+                if large.is_some() {
+                    self.frame.waited += begun.elapsed();
+                }
+                Ok(read?)
+            }
+            length = slow => Err(End::Slow(length)),
             silent = late => Err(End::Silent(silent)),
         }
     }

@@ -30,6 +30,7 @@ pub(super) enum Reason {
     Client,
     Frame,
     Silence,
+    Slow,
     Stalled,
     Other,
 }
@@ -52,6 +53,7 @@ impl Reason {
             Self::Client => "client",
             Self::Frame => "frame",
             Self::Silence => "silence",
+            Self::Slow => "slow",
             Self::Stalled => "stalled",
             Self::Other => "other",
         }

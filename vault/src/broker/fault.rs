@@ -132,6 +132,7 @@ fn class_of(error: &QueueError) -> &'static str {
             Refusal::Gone { .. } | Refusal::NotYours { .. } => INVALID_DESTINATION,
             Refusal::TooManyQueues { .. }
             | Refusal::TooManyConsumers { .. }
+            | Refusal::Share { .. }
             | Refusal::TooManyTransactions { .. }
             | Refusal::TransactionTooBig
             | Refusal::NotWritten { .. } => RESOURCES,

@@ -4,10 +4,11 @@
 
 use futures_util::future::BoxFuture;
 use futures_util::stream::{FuturesOrdered, StreamExt as _};
-use tokio::sync::OwnedSemaphorePermit;
 
 use crate::openwire::Command;
 use crate::queue::QueueError;
+
+use super::large::Taken;
 
 /// Commands that wait.
 const MOST: usize = 1024;
@@ -21,7 +22,7 @@ pub(super) struct Waited {
     pub(super) room: Result<(), QueueError>,
     size: usize,
     /// What it takes of the room for large frames.
-    _large: Option<OwnedSemaphorePermit>,
+    _large: Taken,
 }
 
 /// All that wait.
@@ -47,7 +48,7 @@ impl<'a> Held<'a> {
         &mut self,
         command: Command,
         size: usize,
-        large: Option<OwnedSemaphorePermit>,
+        large: Taken,
         room: impl Future<Output = Result<(), QueueError>> + Send + 'a,
     ) {
         self.bytes += size;
@@ -86,8 +87,8 @@ mod tests {
     async fn none_overtakes_another_though_its_room_comes_first() {
         let (opens, opened) = oneshot::channel();
         let mut held = Held::default();
-        held.push(command(1), 10, None, async { opened.await.map_err(|_| QueueError::Stopped) });
-        held.push(command(2), 10, None, ready(Ok(())));
+        held.push(command(1), 10, Taken::default(), async { opened.await.map_err(|_| QueueError::Stopped) });
+        held.push(command(2), 10, Taken::default(), ready(Ok(())));
         assert!(timeout(Duration::from_millis(20), held.next()).await.is_err());
         opens.send(()).unwrap();
         for number in [1, 2] {
@@ -101,13 +102,13 @@ mod tests {
     async fn so_much_waits_and_no_more() {
         let mut held = Held::default();
         for number in 0..1023 {
-            held.push(command(number), 1, None, pending());
+            held.push(command(number), 1, Taken::default(), pending());
         }
         assert!(!held.is_full());
-        held.push(command(1023), 1, None, pending());
+        held.push(command(1023), 1, Taken::default(), pending());
         assert!(held.is_full());
         let mut held = Held::default();
-        held.push(command(0), 64 << 20, None, ready(Err(QueueError::Stopped)));
+        held.push(command(0), 64 << 20, Taken::default(), ready(Err(QueueError::Stopped)));
         assert!(held.is_full());
         assert!(held.next().await.room.is_err() && !held.is_full());
     }

@@ -9,7 +9,6 @@ use std::time::Duration;
 use bytes::Buf as _;
 use futures_util::FutureExt as _;
 use tokio::io::{AsyncWrite, AsyncWriteExt as _};
-use tokio::sync::OwnedSemaphorePermit;
 use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until, timeout};
 
@@ -21,7 +20,9 @@ use crate::queue::core::{AckKind, ConsumerKey, Done, Refusal};
 use crate::queue::message::Id;
 use crate::queue::{Answer, Deliveries, Delivery, QueueError, Session};
 
+use super::browser::Room;
 use super::fault::Refused;
+use super::large::patience;
 use super::letter;
 use super::seats::Seats;
 use super::temporaries::{Temporaries, Watch};
@@ -42,8 +43,8 @@ const UNDELIVERABLE: &str = "vault: it is larger than its consumer takes, or dam
 pub(super) enum Reply {
     /// Ready to go.
     Now(Command),
-    /// A message for a browser, which takes so much of what may be on the way to it.
-    Shown(Box<Command>, OwnedSemaphorePermit),
+    /// A message for a browser, and its page's room.
+    Shown(Box<Command>, Arc<Room>),
     /// Once the queues have answered.
     Later(Answer<Done>, Box<Then>),
     /// From now on this consumer is told of temporary queues.
@@ -85,6 +86,8 @@ pub(super) struct Telling<'a, W> {
     pub(super) poison: Vec<(ConsumerKey, Id)>,
     /// Those who pulled, and wait no more.
     pub(super) given_up: Vec<ConsumerKey>,
+    /// Rooms of browsers' pages that are gathered for the socket.
+    pub(super) shown: Vec<Arc<Room>>,
 }
 
 /// Replies in the order in which they were asked for, each when it is known.
@@ -96,6 +99,7 @@ pub(super) struct Replies {
 /// A reply that is known.
 enum Known {
     Tell(Command),
+    Show(Box<Command>, Arc<Room>),
     Answered(Result<Done, QueueError>, Box<Then>),
     Watch(Option<ConsumerId>),
     Pulled(ConsumerKey),
@@ -131,10 +135,7 @@ impl Replies {
             (Reply::Pulled(_, key), _) => Known::Pulled(key),
             (Reply::Watch(consumer), _) => Known::Watch(Some(consumer)),
             (Reply::Now(command), _) => Known::Tell(command),
-            (Reply::Shown(command, room), _) => {
-                drop(room);
-                Known::Tell(*command)
-            }
+            (Reply::Shown(command, room), _) => Known::Show(command, room),
             (Reply::Unwatch, _) | (Reply::Later(..), None) => Known::Watch(None),
         })
     }
@@ -155,7 +156,9 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
                 if let Some(delivery) = self.deliveries.next().now_or_never() {
                     goes_on = self.take(Next::Delivery(delivery));
                 }
-                if let Some(reply) = self.replies.next().now_or_never() {
+                if !self.is_telling_all()
+                    && let Some(reply) = self.replies.next().now_or_never()
+                {
                     goes_on = self.take(Next::Reply(reply));
                 }
                 if self.outgoing.remaining() == before {
@@ -175,13 +178,21 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
                 self.flush().await?;
                 said = Instant::now();
             }
+            self.shown.clear();
             if !goes_on {
                 return Ok(());
             }
         }
     }
 
+    /// A watcher must have heard of all that there are before it is told that it watches: to what it has not
+    /// heard of it sends nothing.
+    fn is_telling_all(&self) -> bool {
+        self.watch.as_ref().is_some_and(Watch::is_telling_all)
+    }
+
     async fn next(&mut self, said: Instant) -> Next {
+        let is_telling_all = self.is_telling_all();
         let pull = self.seats.next_to_give_up();
         let beat = self.beat;
         let news = async {
@@ -192,7 +203,7 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
         };
         tokio::select! {
             delivery = self.deliveries.next() => Next::Delivery(delivery),
-            reply = self.replies.next() => Next::Reply(reply),
+            reply = self.replies.next(), if !is_telling_all => Next::Reply(reply),
             news = news => Next::News(news),
             key = pull_ends(pull) => Next::PullEnds(key),
             () = self.seats.waits.notified() => Next::Look,
@@ -236,13 +247,13 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
     fn reply(&mut self, reply: Known) -> bool {
         match reply {
             Known::Tell(command) => self.say(&command),
+            Known::Show(command, room) => {
+                self.say(&command);
+                self.shown.push(room);
+            }
             Known::Answered(answered, then) => return self.answered(answered, *then),
             Known::Watch(None) => self.watch = None,
-            Known::Watch(Some(consumer)) => {
-                let (watch, now) = self.temporaries.watch(consumer);
-                now.iter().for_each(|news| self.say(news));
-                self.watch = Some(watch);
-            }
+            Known::Watch(Some(consumer)) => self.watch = Some(self.temporaries.watch(consumer)),
             Known::Pulled(key) => {
                 // What there was has come by now.
                 for _ in 0..MOST_AT_ONCE {
@@ -294,10 +305,15 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
+        let (begun, mut written) = (Instant::now(), 0);
         while self.outgoing.has_remaining() {
-            let written = timeout(STALLED, self.socket.write_buf(&mut self.outgoing)).await;
-            if written.map_err(|_| io::ErrorKind::TimedOut)?? == 0 {
-                return Err(io::ErrorKind::WriteZero.into());
+            // Other browsers wait for the room of what these are shown.
+            let paced = patience(written).saturating_sub(begun.elapsed());
+            let longest = if self.shown.is_empty() { STALLED } else { STALLED.min(paced) };
+            let wrote = timeout(longest, self.socket.write_buf(&mut self.outgoing)).await;
+            match wrote.map_err(|_| io::ErrorKind::TimedOut)?? {
+                0 => return Err(io::ErrorKind::WriteZero.into()),
+                more => written += more,
             }
         }
         timeout(STALLED, self.socket.flush()).await.map_err(|_| io::ErrorKind::TimedOut)?

@@ -4,6 +4,7 @@
 //! Source: ActiveMQ's advisory messages, `ActiveMQ.Advisory.TempQueue`, as its Java client reads them.
 
 use std::collections::BTreeSet;
+use std::ops::Bound;
 use std::sync::atomic::{AtomicI64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
@@ -17,6 +18,8 @@ use crate::openwire::{
 
 /// News that wait for a slow watcher; whoever misses some is told of all again.
 const NEWS: usize = 1024;
+/// So many are told at once of all that there are.
+const PORTION: usize = 64;
 /// What begins the name of every topic on which a broker tells of itself.
 const ADVISORY: &str = "ActiveMQ.Advisory.";
 const TOPIC: &str = "ActiveMQ.Advisory.TempQueue";
@@ -44,6 +47,8 @@ pub(super) struct Watch {
     all: Temporaries,
     consumer: ConsumerId,
     news: broadcast::Receiver<News>,
+    /// While it is told of all that there are: the last one told, in their order; empty at first.
+    upto: Option<Text>,
 }
 
 /// Is it a topic on which a broker tells of itself, or a list of such? They are all silent but one.
@@ -85,13 +90,9 @@ impl Temporaries {
         }
     }
 
-    /// Watches on behalf of a consumer; with what it is told at once.
-    pub(super) fn watch(&self, consumer: ConsumerId) -> (Watch, Vec<Command>) {
-        let known = self.locked();
-        let watch = Watch { all: self.clone(), consumer, news: self.news.subscribe() };
-        let now = known.iter().map(|name| watch.advisory(DestinationAct::Add, name)).collect();
-        drop(known);
-        (watch, now)
+    /// Watches on behalf of a consumer, which is told of all that there are first.
+    pub(super) fn watch(&self, consumer: ConsumerId) -> Watch {
+        Watch { all: self.clone(), consumer, news: self.news.subscribe(), upto: Some(Text::default()) }
     }
 
     fn locked(&self) -> MutexGuard<'_, BTreeSet<Text>> {
@@ -102,16 +103,37 @@ impl Temporaries {
 impl Watch {
     /// What the consumer is told next. May be dropped while it waits.
     pub(super) async fn next(&mut self) -> Vec<Command> {
-        match self.news.recv().await {
-            Ok(news) => vec![self.advisory(news.act, &news.name)],
-            Err(broadcast::error::RecvError::Lagged(_)) => {
-                let known = self.all.locked();
-                self.news = self.news.resubscribe();
-                known.iter().map(|name| self.advisory(DestinationAct::Add, name)).collect()
+        loop {
+            if let Some(portion) = self.portion() {
+                return portion;
             }
-            // The sender lives in `all`.
-            Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            match self.news.recv().await {
+                Ok(news) => return vec![self.advisory(news.act, &news.name)],
+                Err(broadcast::error::RecvError::Lagged(_)) => {
+                    self.news = self.news.resubscribe();
+                    self.upto = Some(Text::default());
+                }
+                // The sender lives in `all`.
+                Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+            }
         }
+    }
+
+    /// Has it not heard of all that there are yet?
+    pub(super) fn is_telling_all(&self) -> bool {
+        self.upto.is_some()
+    }
+
+    /// The next of all that there are. What comes or goes meanwhile is among the news, which are told
+    /// behind them: it may be told twice, and is never missed.
+    fn portion(&mut self) -> Option<Vec<Command>> {
+        let upto = self.upto.take()?;
+        let known = self.all.locked();
+        let behind = known.range((Bound::Excluded(upto), Bound::Unbounded));
+        let names: Vec<Text> = behind.take(PORTION).cloned().collect();
+        drop(known);
+        self.upto = names.last().filter(|_| names.len() == PORTION).cloned();
+        Some(names.iter().map(|name| self.advisory(DestinationAct::Add, name)).collect())
     }
 
     fn advisory(&self, act: DestinationAct, name: &Text) -> Command {
@@ -174,8 +196,10 @@ mod tests {
         let all = Temporaries::new(BrokerId { value: name("ID:b") }, name("b"));
         all.add(&name("ID:a:1"));
         let consumer = ConsumerId { connection: name("c"), session: -1, value: 1 };
-        let (mut watch, now) = all.watch(consumer);
-        assert_eq!(told(&now), [(DestinationAct::Add, "ID:a:1".to_owned())]);
+        let mut watch = all.watch(consumer);
+        assert!(watch.is_telling_all());
+        assert_eq!(told(&watch.next().await), [(DestinationAct::Add, "ID:a:1".to_owned())]);
+        assert!(!watch.is_telling_all());
         all.add(&name("ID:a:2"));
         all.remove(&name("ID:a:1"));
         all.remove(&name("unknown"));
@@ -184,7 +208,13 @@ mod tests {
         for number in 0..2 * NEWS {
             all.add(&Text::shortened(&format!("ID:a:{number}")));
         }
-        assert!(watch.next().await.len() > NEWS, "a slow one is told of all");
+        let mut again = 0;
+        while again < 2 * NEWS {
+            let portion = watch.next().await.len();
+            assert!((1..=PORTION).contains(&portion), "{portion} at once");
+            again += portion;
+        }
+        assert_eq!(again, 2 * NEWS, "a slow one is told of all");
     }
 
     #[test]

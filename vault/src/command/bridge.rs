@@ -54,13 +54,29 @@ pub enum Verb {
         /// As its `[[bridge]]` names it
         name: String,
     },
-    /// Give up all dead letters of a bridge for good
+    /// Give up dead letters of a bridge for good
     Purge {
         /// As its `[[bridge]]` names it
         name: String,
+        /// Only those up to this one, the last that you have seen
+        #[arg(long, value_name = "SEQUENCE")]
+        through: Option<u64>,
         /// Yes, they are lost then
         #[arg(long, required = true)]
         yes: bool,
+    },
+    /// Take a message that waits out of the way of those behind it: it becomes a dead letter
+    ///
+    /// For one that the target neither takes nor refuses. It may have got it all the same: look there before
+    /// you have it go on again.
+    Bury {
+        /// As its `[[bridge]]` names it
+        name: String,
+        /// Which one, as `status` shows the first that waits
+        sequence: u64,
+        /// Kept with it
+        #[arg(long, value_name = "WORDS", default_value = "no reason was given")]
+        why: String,
     },
     /// Say what became of messages that wait for a source which never comes back
     ///
@@ -111,8 +127,16 @@ impl Verb {
             Verb::Retry { name } => {
                 change(socket, Method::POST, name, "dead/retry", "dead letters go on again", output).await
             }
-            Verb::Purge { name, .. } => {
-                change(socket, Method::DELETE, name, "dead", "dead letters are given up", output).await
+            Verb::Purge { name, through, .. } => {
+                let query = through.map(|through| format!("?through={through}")).unwrap_or_default();
+                let path = format!("dead{query}");
+                change(socket, Method::DELETE, name, &path, "dead letters are given up", output).await
+            }
+            Verb::Bury { name, sequence, why } => {
+                let path = format!("/v1/bridges/{}/dead", segment(name));
+                let burial = serde_json::json!({ "sequence": sequence, "why": why });
+                let done: Value = ask(socket, Method::POST, &path, Some(&burial)).await?;
+                output.show(&done, &format!("{name}: {sequence} is a dead letter"))
             }
             Verb::Settle { name, taken: true, yes: true, .. } => {
                 change(socket, Method::POST, name, "settle?taken=true", "messages are sent on", output).await
@@ -219,7 +243,15 @@ fn hops(vault: &str, direction: &Value) -> String {
     );
     if rows > 0 {
         let lag = span(count("lag_seconds"));
-        line.push_str(&format!(" ({} of {}, the oldest for {lag})", bytes(held), bytes(bound)));
+        line.push_str(&format!(" ({} of {}, the oldest for {lag}", bytes(held), bytes(bound)));
+        line.push_str(
+            &direction["first"].as_u64().map(|it| format!(", {it} first)")).unwrap_or(")".to_owned()),
+        );
+    }
+    for (key, what) in [("uncertain", "uncertain"), ("returned", "the source's again and kept for a while")] {
+        if let Some(rows @ 1..) = direction[key]["rows"].as_u64() {
+            line.push_str(&format!("; {rows} {what}"));
+        }
     }
     let elsewhere = direction["elsewhere"]["rows"].as_u64().unwrap_or_default();
     if elsewhere > 0 {
@@ -244,7 +276,12 @@ fn letters(name: &str, dead: &Value) -> String {
             word(&letter["why"])
         )
     };
-    let lines: Vec<_> = dead.as_array().into_iter().flatten().map(letter).collect();
+    let mut lines: Vec<_> = dead["letters"].as_array().into_iter().flatten().map(letter).collect();
+    if let Some(behind @ 1..) = dead["behind"].as_u64() {
+        let last = &dead["letters"][lines.len().saturating_sub(1)]["sequence"];
+        let total = &dead["total"];
+        lines.push(format!("{behind} more of {total}: vault bridge dead {name} --after {last}"));
+    }
     match lines.is_empty() {
         true => format!("{name}: no dead letters in this vault's journal"),
         false => lines.join("\n"),
@@ -267,7 +304,7 @@ mod tests {
             json!({
                 "state": state, "state_seconds": 130, "received": 9, "journalled": 8, "forwarded": 5, "expired": 1,
                 "dead": 0, "waiting": { "rows": 2, "bytes": 4096 }, "lag_seconds": 7, "journal_bytes": 64 << 20,
-                "source": source, "target": null, "journal": null,
+                "first": 70, "uncertain": { "rows": 1 }, "returned": { "rows": 0 }, "source": source, "target": null, "journal": null,
             })
         };
         let report = json!({
@@ -277,7 +314,7 @@ mod tests {
             "its": { "directions": { "there": direction("carrying", None) }, "troubles": ["there: full"] },
         });
         let hops = "for 2 min; 9 received, 8 journalled, 5 forwarded, 1 expired, 0 dead; 2 wait (4 KiB of 64 MiB, \
-                    the oldest for 7 s)";
+                    the oldest for 7 s, 70 first); 1 uncertain";
         assert_eq!(
             told(&report),
             format!(
@@ -302,9 +339,14 @@ mod tests {
 
     #[test]
     fn dead_letters_are_told_with_the_reason() {
-        let dead = json!([{ "sequence": 7, "message_id": "ID:1", "destination": "queue://a", "bytes": 2048,
-            "why": "no rights" }]);
-        assert_eq!(letters("there", &dead), "7 ID:1 to queue://a, 2 KiB: no rights");
-        assert_eq!(letters("there", &json!([])), "there: no dead letters in this vault's journal");
+        let letter = json!({ "sequence": 7, "message_id": "ID:1", "destination": "queue://a", "bytes": 2048,
+            "why": "no rights" });
+        let dead =
+            |behind: u64| json!({ "letters": [letter.clone()], "behind": behind, "total": behind + 1 });
+        assert_eq!(letters("there", &dead(0)), "7 ID:1 to queue://a, 2 KiB: no rights");
+        let more = "7 ID:1 to queue://a, 2 KiB: no rights\n4 more of 5: vault bridge dead there --after 7";
+        assert_eq!(letters("there", &dead(4)), more);
+        let none = json!({ "letters": [], "behind": 0, "total": 0 });
+        assert_eq!(letters("there", &none), "there: no dead letters in this vault's journal");
     }
 }

@@ -2,14 +2,16 @@
 //! with their answers, and what the broker dispatches. Knows no queue and no bridge, and does not
 //! connect again: whoever holds it knows what a lost connection means.
 //!
-//! One task (`client/connection.rs`) owns the socket. Every wait has a deadline; what the broker
-//! dispatches faster than it is taken is bounded by [`MOST_WAITING`] bytes.
+//! One task (`client/connection.rs`) owns the socket. Every wait has a deadline, which waits itself as long
+//! as bytes move: a large message on a slow line takes its time. What the broker dispatches faster than
+//! it is taken is bounded by [`MOST_WAITING`] bytes.
 
 mod connection;
 
 use std::fmt;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::pin::pin;
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
@@ -34,6 +36,12 @@ use connection::Connection;
 
 /// Dispatched messages that wait to be taken, in bytes; then the socket is not read any more.
 pub const MOST_WAITING: usize = 64 << 20;
+/// Fewer bytes than these within a request's patience, both ways together, count as none: a sign of life
+/// alone is no progress. What is dispatched before an answer is bounded, so the answer comes.
+const LEAST_MOVED: u64 = 64 << 10;
+/// Bytes that the system may hold behind those that are on the line; with its own buffers, megabytes
+/// would count as moved that have not left.
+const MOST_UNSENT: u32 = 256 << 10;
 /// Commands that wait to be written.
 const MOST_ASKED: usize = 1024;
 /// How long a close may take.
@@ -55,7 +63,7 @@ pub struct Login {
     pub resumes: bool,
     /// Whom to trust, for `ssl://`.
     pub tls: Option<Arc<ClientConfig>>,
-    /// How long a request may take.
+    /// How long a request may take while no bytes move.
     pub patience: Duration,
 }
 
@@ -120,6 +128,9 @@ pub enum ClientError {
     /// The broker ended it.
     #[error("the broker closed the connection")]
     Closed,
+    /// It was ended here.
+    #[error("the connection was given up here, to begin anew")]
+    GivenUp,
     /// An answer lies behind more than may wait.
     #[error("over {} MiB were dispatched before an answer; a smaller prefetch is tried", MOST_WAITING >> 20)]
     Overrun,
@@ -157,6 +168,16 @@ impl ClientError {
         match self {
             Self::TooLong(_) => true,
             Self::Ended(cause) => cause.is_too_long(),
+            _ => false,
+        }
+    }
+
+    /// Did the other side end the connection, without a word?
+    #[must_use]
+    pub fn is_hung_up(&self) -> bool {
+        match self {
+            Self::Closed | Self::Broken(_) => true,
+            Self::Ended(cause) => cause.is_hung_up(),
             _ => false,
         }
     }
@@ -201,6 +222,8 @@ impl fmt::Display for Words<'_> {
 struct Shared {
     /// Why it ended.
     end: OnceLock<Arc<ClientError>>,
+    /// Bytes read and written so far.
+    moved: AtomicU64,
     /// Bytes of dispatched messages that nobody has taken yet.
     waiting: AtomicUsize,
     /// Some of them were taken.
@@ -210,6 +233,24 @@ struct Shared {
 impl Shared {
     fn ended(&self) -> ClientError {
         self.end.get().map_or(ClientError::Closed, |cause| ClientError::Ended(cause.clone()))
+    }
+
+    /// Waits, and longer than `patience` only as long as bytes move.
+    async fn patient<T>(
+        &self,
+        what: &'static str,
+        patience: Duration,
+        wait: impl Future<Output = T>,
+    ) -> Result<T, ClientError> {
+        let mut wait = pin!(wait);
+        loop {
+            let before = self.moved.load(Ordering::Relaxed);
+            match timeout(patience, wait.as_mut()).await {
+                Ok(done) => return Ok(done),
+                Err(_) if self.moved.load(Ordering::Relaxed) - before >= LEAST_MOVED => {}
+                Err(_) => return Err(ClientError::Late(what, patience)),
+            }
+        }
     }
 }
 
@@ -245,8 +286,7 @@ impl Answer {
     /// # Errors
     /// The broker's refusal, the deadline, or the connection's end.
     pub async fn response(self) -> Result<Command, ClientError> {
-        let answered = timeout(self.patience, self.answered).await;
-        let answered = answered.map_err(|_| ClientError::Late(self.what, self.patience))?;
+        let answered = self.shared.patient(self.what, self.patience, self.answered).await?;
         answered.map_err(|_| self.shared.ended())?
     }
 }
@@ -295,6 +335,7 @@ impl Client {
         let stream =
             timeout(address.patience, dial).await.map_err(slow("connect"))?.map_err(reach("connect"))?;
         stream.set_nodelay(true).map_err(reach("connect"))?;
+        socket2::SockRef::from(&stream).set_tcp_notsent_lowat(MOST_UNSENT).map_err(reach("connect"))?;
         if !address.tls {
             return Self::over(stream, address, login).await;
         }
@@ -360,8 +401,8 @@ impl Client {
     }
 
     async fn queue(&self, asked: Asked, what: &'static str) -> Result<(), ClientError> {
-        let sent = timeout(self.patience, self.asked.send(asked)).await;
-        sent.map_err(|_| ClientError::Late(what, self.patience))?.map_err(|_| self.shared.ended())
+        let sent = self.shared.patient(what, self.patience, self.asked.send(asked)).await?;
+        sent.map_err(|_| self.shared.ended())
     }
 
     /// Sends a command whose response is waited for later: others may be sent in between.
@@ -399,15 +440,36 @@ impl Client {
 }
 
 impl Dispatches {
-    /// The next message; none ends a browse or a pull.
+    /// The next message, which is taken by that; none ends a browse or a pull.
     ///
     /// # Errors
     /// The connection's end.
     pub async fn next(&mut self) -> Result<Box<MessageDispatch>, ClientError> {
+        self.next_held().await.map(|(dispatch, _)| dispatch)
+    }
+
+    /// The next message, which waits until the other part is dropped.
+    ///
+    /// # Errors
+    /// The connection's end.
+    pub async fn next_held(&mut self) -> Result<(Box<MessageDispatch>, Held), ClientError> {
         let Some(dispatch) = self.inbox.recv().await else { return Err(self.shared.ended()) };
-        self.shared.waiting.fetch_sub(weight(&dispatch), Ordering::Relaxed);
+        let held = Held { bytes: weight(&dispatch), shared: self.shared.clone() };
+        Ok((dispatch, held))
+    }
+}
+
+/// A dispatched message counts against [`MOST_WAITING`] as long as this lives.
+#[derive(Debug)]
+pub struct Held {
+    bytes: usize,
+    shared: Arc<Shared>,
+}
+
+impl Drop for Held {
+    fn drop(&mut self) {
+        self.shared.waiting.fetch_sub(self.bytes, Ordering::Relaxed);
         self.shared.taken.notify_one();
-        Ok(dispatch)
     }
 }
 

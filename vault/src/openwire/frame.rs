@@ -134,6 +134,12 @@ impl Incoming {
         self.wanted().filter(|length| length - PREFIX <= self.longest)
     }
 
+    /// Bytes that have arrived and are no command yet.
+    #[must_use]
+    pub fn gathered(&self) -> usize {
+        self.buffer.len()
+    }
+
     /// What was settled, once the greeting has arrived.
     #[must_use]
     pub fn settled(&self) -> Option<Settled> {

@@ -31,7 +31,7 @@ pub use operator::{Action, QueueState, Row};
 pub use producers::Known;
 pub(crate) use producers::MOST_PRODUCERS;
 pub use reader::{Filter, Terms};
-pub use session::{AckKind, Seen, Send};
+pub use session::{AckKind, PORTION, Seen, Send};
 pub use unit::{Move, Part, Writes};
 
 /// A connection, as its owner numbers it.
@@ -44,9 +44,10 @@ pub type Token = u64;
 /// What bounds the queues' memory. Bytes are those of bodies.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
-    /// Queues, temporary ones included; at most 16,384.
+    /// Queues, temporary ones included; at most 16,384. A connection that has as many temporary ones as
+    /// are left for all others, and more than 8, makes no more.
     pub queues: usize,
-    /// Consumers of all connections.
+    /// Consumers of all connections; one has its share as with queues.
     pub consumers: usize,
     /// Unacknowledged messages of one consumer, whatever its prefetch.
     pub in_flight: usize,
@@ -116,6 +117,18 @@ pub enum Refusal {
         /// The limit.
         most: usize,
     },
+    /// One connection has as many as are left for all others.
+    #[error(
+        "this connection has {own} {what} of the {most} that there may be, no fewer than are left for all others; close some"
+    )]
+    Share {
+        /// Of what.
+        what: &'static str,
+        /// How many it has.
+        own: usize,
+        /// The limit.
+        most: usize,
+    },
     /// A temporary queue has ended with its connection.
     #[error("{destination}: its connection has ended, and it with it")]
     Gone {
@@ -137,6 +150,14 @@ pub enum Refusal {
     /// The acknowledged messages are not in that consumer's hands.
     #[error("the messages acknowledged are not with this consumer; they may have gone to another")]
     NotInFlight,
+    /// Taking them would lose what the client has not seen.
+    #[error(
+        "{most} messages are acknowledged, and more than these are with this consumer in that range; receive them again"
+    )]
+    Miscounted {
+        /// As many as the client has counted.
+        most: usize,
+    },
     /// The consumer has ended.
     #[error("this consumer has ended")]
     NoConsumer,

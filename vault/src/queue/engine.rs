@@ -2,6 +2,7 @@
 //! commits once for all, answers after the commit. Decides nothing that the core decides; knows the
 //! clock.
 
+mod lanes;
 mod operate;
 
 use std::collections::HashMap;
@@ -13,16 +14,21 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 
 use super::core::{
-    AckKind, ConnectionKey, ConsumerKey, Core, Done, Effect, Part, Refusal, Seen, Send, Terms, Token,
+    AckKind, ConnectionKey, ConsumerKey, Core, Done, Effect, PORTION, Part, Refusal, Seen, Send, Terms, Token,
 };
 use super::journal::{Journal, JournalError};
 use super::message::{Destination, Id, Level, Message};
 use super::{Delivery, Gate, QueueError, Room};
+use lanes::Lanes;
 use operate::Acted;
 pub(super) use operate::{Operate, Page, ROWS};
 
-/// Most requests of one commit, so that nobody waits for an endless one.
+/// Most requests of one commit, so that nobody waits for an endless one;
 const BATCH: usize = 1024;
+/// one that is about many messages counts as one for each so many of them.
+const MESSAGES: usize = 4;
+/// Requests that are put in their connections' lanes at once.
+const HEARD: usize = 16 * BATCH;
 /// Acknowledgements that nobody waits for are written after so long,
 const OWED_FOR: Duration = Duration::from_millis(10);
 /// or when there are so many.
@@ -55,13 +61,31 @@ pub(super) enum Request {
     CreateTemporary(ConnectionKey, Destination, Reply),
     DeleteTemporary(ConnectionKey, Destination, Reply),
     Send(ConnectionKey, Send, Option<u64>, Reply),
-    Acknowledge(ConsumerKey, (Option<Id>, Id), AckKind, Option<u64>, Reply),
+    /// Refused where the consumer holds more of the range than this.
+    Acknowledge(ConsumerKey, (Option<Id>, Id), usize, AckKind, Option<u64>, Reply),
     Begin(ConnectionKey, u64, Reply),
     Commit(ConnectionKey, u64, Reply),
     Rollback(ConnectionKey, u64, Reply),
     /// Waits until all that was acknowledged before is durable.
     Sync(Reply),
     Operate(Operate),
+}
+
+/// What is asked of the thread.
+pub(super) struct Asked {
+    /// Whose turn it takes.
+    pub(super) lane: ConnectionKey,
+    pub(super) request: Request,
+    /// What it takes in the inbox until it is done.
+    pub(super) room: Option<OwnedSemaphorePermit>,
+}
+
+/// What became of a request.
+enum Step {
+    /// It is done, or waits for a commit.
+    Done,
+    /// So many messages were looked at, and this is what is left to do in its connection's next turn.
+    Left(usize, Request),
 }
 
 /// Who waits for a token.
@@ -86,6 +110,8 @@ pub(super) struct Engine {
     connections: HashMap<ConnectionKey, UnboundedSender<Delivery>>,
     waiters: HashMap<Token, Waiter>,
     token: Token,
+    /// What was asked and is not done.
+    lanes: Lanes<(Request, Option<OwnedSemaphorePermit>)>,
     /// Since when something is owed to the journal.
     owed_since: Option<Instant>,
     /// Why the journal could not be written last, and read.
@@ -113,6 +139,7 @@ impl Engine {
             connections: HashMap::new(),
             waiters: HashMap::new(),
             token: 0,
+            lanes: Lanes::new(),
             owed_since: None,
             trouble: Trouble::default(),
             ticked: now,
@@ -125,26 +152,57 @@ impl Engine {
     }
 
     /// Ends when nobody can ask any more.
-    pub(super) fn run(mut self, inbox: &Receiver<(Request, Option<OwnedSemaphorePermit>)>) {
+    pub(super) fn run(mut self, inbox: &Receiver<Asked>) {
         loop {
             let soon = self.owed_since.is_some() || self.sweep.is_some();
             let idle = if soon && self.trouble.writing.is_none() { OWED_FOR } else { TICK };
-            // Kept until the turn is over, so that what waits for one commit is bounded as well.
-            let mut rooms = Vec::new();
-            let idle = if self.postponed.is_empty() { idle } else { Duration::ZERO };
-            match inbox.recv_timeout(idle) {
+            let is_idle = self.postponed.is_empty() && self.lanes.is_empty();
+            match inbox.recv_timeout(if is_idle { idle } else { Duration::ZERO }) {
                 Ok(first) => {
-                    for (request, room) in std::iter::once(first).chain(inbox.try_iter().take(BATCH - 1)) {
-                        self.take(request);
-                        rooms.extend(room);
+                    for asked in std::iter::once(first).chain(inbox.try_iter().take(HEARD)) {
+                        self.hear(asked);
                     }
                 }
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
+                Err(RecvTimeoutError::Disconnected) if self.lanes.is_empty() => break,
+                Err(_) => {}
             }
+            // Kept until the turn is over, so that what waits for one commit is bounded as well.
+            let _rooms = self.obey();
             self.turn();
         }
         self.write();
+    }
+
+    fn hear(&mut self, asked: Asked) {
+        match asked.request {
+            // What makes room need not wait, and what comes first comes first.
+            request @ (Request::PassedOn(..) | Request::Connect(..)) => drop(self.take(request)),
+            Request::Operate(operate @ (Operate::Has(..) | Operate::Settle(_))) => {
+                while !self.lanes.is_empty() {
+                    drop(self.obey());
+                }
+                self.operate(operate);
+            }
+            request => self.lanes.push(asked.lane, (request, asked.room)),
+        }
+    }
+
+    /// Does some of what was asked, of each connection in its turn.
+    fn obey(&mut self) -> Vec<OwnedSemaphorePermit> {
+        let (mut rooms, mut done) = (Vec::new(), 0);
+        while done < BATCH
+            && let Some((lane, (request, room))) = self.lanes.next()
+        {
+            done += 1;
+            match self.take(request) {
+                Step::Done => rooms.extend(room),
+                Step::Left(messages, request) => {
+                    done += messages / MESSAGES;
+                    self.lanes.put_back(lane, (request, room));
+                }
+            }
+        }
+        rooms
     }
 
     /// What is durable already need not wait for the commit; what the commit makes durable follows.
@@ -359,7 +417,7 @@ impl Engine {
         None
     }
 
-    fn take(&mut self, request: Request) {
+    fn take(&mut self, request: Request) -> Step {
         match request {
             Request::Connect(connection, deliveries) => {
                 self.connections.insert(connection, deliveries);
@@ -391,21 +449,35 @@ impl Engine {
                 let token = self.wait(Waiter::Done(reply));
                 self.core.send(token, connection, send, transaction);
             }
-            Request::Acknowledge(key, range, kind, transaction, reply) => {
-                let done = self.core.acknowledge(key, range, kind, transaction);
-                self.answer(done, reply);
+            Request::Acknowledge(key, range, most, kind, transaction, reply) => {
+                let last = range.1;
+                let counted = self.core.count_held(key, range, most, transaction);
+                match counted.and_then(|()| self.core.acknowledge(key, range, kind.clone(), transaction)) {
+                    Ok(Some(next)) => {
+                        let range = (Some(next), last);
+                        // Counted once.
+                        let most = usize::MAX;
+                        return left(Request::Acknowledge(key, range, most, kind, transaction, reply));
+                    }
+                    done => self.answer(done.map(drop), reply),
+                }
             }
             Request::Begin(connection, transaction, reply) => {
                 let done = self.core.begin(connection, transaction);
                 self.answer(done, reply);
+            }
+            Request::Commit(connection, transaction, reply) if self.core.unwind(connection, transaction) => {
+                return left(Request::Commit(connection, transaction, reply));
             }
             Request::Commit(connection, transaction, reply) => {
                 let token = self.wait(Waiter::Done(reply));
                 self.core.commit(token, connection, transaction);
             }
             Request::Rollback(connection, transaction, reply) => {
-                let done = self.core.rollback(connection, transaction);
-                self.answer(done, reply);
+                match self.core.rollback(connection, transaction) {
+                    Ok(false) => return left(Request::Rollback(connection, transaction, reply)),
+                    done => self.answer(done.map(drop), reply),
+                }
             }
             Request::Sync(reply) => {
                 let token = self.wait(Waiter::Done(reply));
@@ -413,6 +485,7 @@ impl Engine {
             }
             Request::Operate(operate) => self.operate(operate),
         }
+        Step::Done
     }
 
     fn answer(&self, done: Result<(), Refusal>, reply: Reply) {
@@ -424,6 +497,11 @@ impl Engine {
         self.waiters.insert(self.token, waiter);
         self.token
     }
+}
+
+/// A portion is done.
+fn left(request: Request) -> Step {
+    Step::Left(PORTION, request)
 }
 
 #[expect(clippy::disallowed_methods, reason = "this thread is the room's clock")]

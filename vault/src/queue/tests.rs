@@ -414,3 +414,28 @@ async fn browsing_skips_nothing_whatever_is_kept_and_what_is_not() {
     }
     assert_eq!(seen, (0..31).map(|number| number.to_string()).collect::<Vec<_>>());
 }
+
+#[tokio::test]
+async fn of_a_range_no_more_is_taken_than_its_client_has_counted() {
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, orders) = (open(folder.path()), queue("orders"));
+    let (session, mut deliveries) = queues.connect();
+    let key = consumer(&session, &orders, 10).await;
+    let mut given = Vec::new();
+    for name in ["a", "b", "c"] {
+        keep(&session, to(&orders, name)).await;
+        given.push(next(&mut deliveries).await.id);
+    }
+    let range = (Some(given[0]), given[2]);
+    let acknowledge =
+        |most, transaction| session.acknowledge_counted(key, range, most, AckKind::Standard, transaction);
+    let miscounted =
+        |refused: QueueError| matches!(refused, QueueError::Refused(Refusal::Miscounted { most: 2 }));
+    assert!(miscounted(acknowledge(2, None).await.unwrap().await.unwrap_err()));
+    session.begin(1).await.unwrap().await.unwrap();
+    assert!(miscounted(acknowledge(2, Some(1)).await.unwrap().await.unwrap_err()));
+    assert!(miscounted(session.commit(1).await.unwrap().await.unwrap_err()));
+    acknowledge(3, None).await.unwrap().await.unwrap();
+    let state = queues.list().await.unwrap().into_iter().find(|queue| queue.state.destination == orders);
+    assert_eq!(state.unwrap().state.dequeued, 3);
+}

@@ -1,5 +1,6 @@
 //! Joins the bridge with readiness, status and the other vault: which of the two is to carry a direction
-//! that prefers one. Decides by what the other one says of itself; by nothing, if it says nothing.
+//! that prefers one, or that has no room on one. Decides by what the other one says of itself; by
+//! nothing, if it says nothing.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -20,8 +21,10 @@ use crate::worker;
 const ASK: Duration = Duration::from_secs(2);
 /// So long after its own start this vault waits for the other one's first words.
 const FIRST_WORDS: Duration = Duration::from_secs(10);
-/// A preferred vault that has not reached the source for so long is not waited for.
+/// A preferred vault that has not reached the source for so many seconds is not waited for.
 const LONGEST_AWAY: u64 = 60;
+/// A vault that takes nothing for so many seconds, as its journal or disk is full, lets the other one carry.
+const LONGEST_FULL: u64 = 60;
 
 /// The bridge's part of the status document.
 pub(super) fn told(bridge: &Bridge) -> Value {
@@ -64,7 +67,7 @@ pub(super) fn look(bridge: &Bridge, readiness: Readiness, shutdown: &Shutdown) {
 
 /// This vault stands back from what the other one should carry, as long as that one can.
 pub(super) fn prefer(bridge: &Bridge, pair: &Pair, shutdown: &Shutdown) {
-    if bridge.second().is_empty() {
+    if bridge.is_empty() {
         return;
     }
     let (bridge, pair, begun) = (bridge.clone(), pair.clone(), Instant::now());
@@ -75,12 +78,25 @@ pub(super) fn prefer(bridge: &Bridge, pair: &Pair, shutdown: &Shutdown) {
             if status["bridge"].is_null() && begun.elapsed() < FIRST_WORDS {
                 return;
             }
-            for name in bridge.second() {
-                bridge.stand_back(&name, can_carry(&status["bridge"]["directions"][&name]));
-            }
+            let its = &status["bridge"]["directions"];
+            bridge.stand_back(|name, is_second, own| {
+                is_to_stand_back(is_second, own.full.map(|_| own.full_seconds), &its[name])
+            });
         })
     };
     worker::every(ASK, ask, shutdown.clone());
+}
+
+/// Is the other vault to carry it? `full` are the seconds for which nothing was taken here, if it is so.
+fn is_to_stand_back(is_second: bool, full: Option<u64>, its: &Value) -> bool {
+    let its_full =
+        Some(its).filter(|its| !its["full"].is_null()).and_then(|its| its["full_seconds"].as_u64());
+    can_carry(its)
+        && match (full, its_full) {
+            (Some(seconds), None) => is_second || seconds >= LONGEST_FULL,
+            (None, Some(seconds)) => is_second && seconds < LONGEST_FULL,
+            (Some(_), Some(_)) | (None, None) => is_second,
+        }
 }
 
 /// Does the other vault carry it, or will it soon?
@@ -97,11 +113,30 @@ fn can_carry(direction: &Value) -> bool {
 mod tests {
     use super::*;
 
+    fn direction(state: &str, seconds: u64) -> Value {
+        json!({ "state": state, "state_seconds": seconds, "full": null, "full_seconds": 0 })
+    }
+
     #[test]
     fn a_vault_that_is_away_has_stopped_or_says_nothing_is_not_waited_for() {
-        let direction = |state: &str, seconds: u64| json!({ "state": state, "state_seconds": seconds });
-        assert!(can_carry(&direction("carrying", 900)) && can_carry(&direction("standby", 900)));
-        assert!(can_carry(&direction("away", 59)) && !can_carry(&direction("away", 60)));
-        assert!(!can_carry(&direction("stopped", 1)) && !can_carry(&Value::Null));
+        let is_waited_for = |its: &Value| is_to_stand_back(true, None, its);
+        assert!(is_waited_for(&direction("carrying", 900)) && is_waited_for(&direction("standby", 900)));
+        assert!(is_waited_for(&direction("away", 59)) && !is_waited_for(&direction("away", 60)));
+        assert!(!is_waited_for(&direction("stopped", 1)) && !is_waited_for(&Value::Null));
+        assert!(!is_to_stand_back(false, None, &direction("carrying", 900)));
+    }
+
+    #[test]
+    fn a_vault_that_is_full_for_long_lets_the_other_one_carry_if_that_one_is_not() {
+        let full = |seconds: u64| json!({ "state": "carrying", "full": "disk", "full_seconds": seconds });
+        let free = direction("standby", 9);
+        for is_second in [false, true] {
+            assert!(is_to_stand_back(is_second, Some(60), &free));
+            assert_eq!(is_to_stand_back(is_second, Some(59), &free), is_second, "not at once");
+            assert_eq!(is_to_stand_back(is_second, Some(60), &full(60)), is_second, "neither has room");
+            assert!(!is_to_stand_back(is_second, Some(60), &direction("stopped", 9)));
+            assert!(!is_to_stand_back(is_second, None, &full(60)));
+        }
+        assert!(is_to_stand_back(true, None, &full(59)) && !is_to_stand_back(false, None, &full(59)));
     }
 }

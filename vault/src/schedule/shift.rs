@@ -84,8 +84,8 @@ pub struct Outcome {
 pub enum Sight {
     /// Nothing until this time, or until somebody wishes something.
     Rest(Option<Timestamp>),
-    /// Enter this state if there is none; then look again.
-    Found(State),
+    /// Nobody has looked at it before: enter [`State::new`] if there is still none; then look again.
+    New,
     /// Ask for the lease; with it, [`Shift::new`].
     Acquire,
 }
@@ -116,7 +116,7 @@ pub enum Act {
 #[must_use]
 pub fn look(job: &Job, here: Option<&State>, wishes: Wishes, now: Timestamp) -> Sight {
     match here.map(|state| state.step(&job.plan, job.rules, wishes, now)) {
-        None => Sight::Found(State::new(now)),
+        None => Sight::New,
         Some(Step::Wait(next)) => Sight::Rest(next),
         Some(Step::Skip(_) | Step::PutRight(_) | Step::Run { .. }) => Sight::Acquire,
     }

@@ -248,8 +248,8 @@ impl Keeper {
         let state = known.as_ref().map(|known| &known.state);
         match look(&self.job, state, self.wishes(paused.as_ref()), timestamp()) {
             Sight::Rest(next) => return Ok(until(next)),
-            Sight::Found(state) => {
-                return match self.put(&state, Expect::Absent).await {
+            Sight::New => {
+                return match self.put(&State::new(timestamp()), Expect::Absent).await {
                     Ok(_) | Err(JobError::Ledger(RecordError::Refused(Refused::Differs { .. }))) => {
                         Ok(Duration::ZERO)
                     }

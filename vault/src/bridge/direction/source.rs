@@ -13,7 +13,7 @@ use super::tries::{Tries, tell_failure};
 use super::work::Event;
 use super::{Birth, Broker, Settings, badge, hex, random};
 use crate::bridge::core::{Badge, Found, Input};
-use crate::openwire::client::{Client, ClientError, Dispatches, Login};
+use crate::openwire::client::{Client, ClientError, Dispatches, Held, Login};
 use crate::openwire::uri::Address;
 use crate::openwire::{
     AckKind, BrokerId, ConsumerId, ConsumerInfo, Destination, Head, LocalTransactionId, Message, MessageAck,
@@ -34,7 +34,7 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 /// A broker that is away while another one answers is looked for so often.
 const SEARCH_EVERY: Duration = Duration::from_secs(10);
 /// Why it does not try.
-pub(super) const STANDS_BACK: &str = "the other vault is preferred, and is at work";
+pub(super) const STANDS_BACK: &str = "the other vault is to carry: it is preferred, or has room";
 /// Asks that wait.
 const MOST_ASKS: usize = 4;
 
@@ -46,7 +46,8 @@ const CONSUMER: i64 = 2;
 #[derive(Debug)]
 pub(super) struct Link {
     pub(super) asks: mpsc::Sender<Ask>,
-    pub(super) messages: mpsc::Receiver<Arc<Message>>,
+    /// Each counts as waiting until the rules have it.
+    pub(super) messages: mpsc::Receiver<(Arc<Message>, Held)>,
     /// What of ours lay at the source.
     pub(super) found: Found,
 }
@@ -109,6 +110,10 @@ pub(super) async fn run(
                 }
                 Err(error) => (false, error),
             };
+        if matches!(error, ClientError::GivenUp) && !*stand_back.borrow() {
+            // Whoever let it go wants another.
+            continue;
+        }
         // An answer that lies behind too many bytes: fewer messages at a time.
         prefetch = if error.is_overrun() { prefetch / 4 } else { prefetch.saturating_mul(2) }
             .clamp(1, settings.prefetch);
@@ -286,16 +291,16 @@ impl Source {
                     }
                     Some(Ask::Take(take)) => work = Some(Box::pin(self.take(*take))),
                     // The direction has let go of this connection.
-                    None => return ClientError::Closed,
+                    None => return ClientError::GivenUp,
                 },
-                (room, dispatch) = async { (give.reserve().await, self.dispatches.next().await) } => {
-                    let dispatch = match dispatch {
+                (room, dispatch) = async { (give.reserve().await, self.dispatches.next_held().await) } => {
+                    let (dispatch, held) = match dispatch {
                         Ok(dispatch) => dispatch,
                         Err(error) => return error,
                     };
-                    let Ok(room) = room else { return ClientError::Closed };
+                    let Ok(room) = room else { return ClientError::GivenUp };
                     if let Some(message) = self.dispatched(*dispatch, events).await {
-                        room.send(Arc::new(message));
+                        room.send((Arc::new(message), held));
                     }
                 }
             }

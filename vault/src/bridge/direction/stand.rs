@@ -50,7 +50,7 @@ mod tests {
 
     fn status(journalled: u64, forwarded: u64) -> Status {
         let counts = Counts { journalled, forwarded, ..Counts::default() };
-        let figures = Figures { counts, oldest: None, free: 0 };
+        let figures = Figures { counts, ..Figures::default() };
         Status { figures, target: Some("it is away".to_owned()), ..Status::at(Instant::now()) }
     }
 

@@ -57,6 +57,8 @@ pub struct Status {
     pub journal: Option<String>,
     /// Why nothing is taken.
     pub full: Option<Full>,
+    /// Since when, if something is.
+    pub full_since: Instant,
     /// The latest failure, whatever came of it.
     pub last_error: Option<LastError>,
     /// Of the journal.
@@ -65,6 +67,8 @@ pub struct Status {
     pub waiting: Load,
     /// Of which only a receipt can tell whether it was taken.
     pub uncertain: Load,
+    /// Found to be the source's, and kept for a while.
+    pub returned: Load,
     /// What of it waits for the source that it was to be taken from.
     pub elsewhere: Load,
     /// Dead letters that are kept.
@@ -88,6 +92,8 @@ pub struct Report {
     pub journal: Option<String>,
     /// See [`Status::full`].
     pub full: Option<Full>,
+    /// For so long; 0 where nothing is.
+    pub full_seconds: u64,
     /// See [`Status::last_error`].
     pub last_error: Option<LastError>,
     /// Messages since the journal's birth, per hop; `received` are `journalled` and uncertain ones.
@@ -99,8 +105,12 @@ pub struct Report {
     pub circled: u64,
     /// See [`Status::waiting`].
     pub waiting: Load,
+    /// The sequence of the one that goes next.
+    pub first: Option<u64>,
     /// See [`Status::uncertain`].
     pub uncertain: Load,
+    /// See [`Status::returned`].
+    pub returned: Load,
     /// See [`Status::elsewhere`].
     pub elsewhere: Load,
     /// Dead letters that are kept.
@@ -122,10 +132,12 @@ impl Status {
             target: None,
             journal: None,
             full: None,
+            full_since: since,
             last_error: None,
             figures: Figures::default(),
             waiting: Load::default(),
             uncertain: Load::default(),
+            returned: Load::default(),
             elsewhere: Load::default(),
             dead: Load::default(),
             circled: 0,
@@ -137,6 +149,14 @@ impl Status {
         if self.state != state {
             (self.state, self.since) = (state, now);
         }
+    }
+
+    /// Nothing is taken for that reason from now on, or for none.
+    pub(super) fn fill(&mut self, full: Option<Full>, now: Instant) {
+        if self.full.is_none() {
+            self.full_since = now;
+        }
+        self.full = full;
     }
 
     /// Told at this time, on both clocks; `wall` in ms since 1970.
@@ -151,12 +171,18 @@ impl Status {
             target: self.target.clone(),
             journal: self.journal.clone(),
             full: self.full,
+            full_seconds: match self.full {
+                Some(_) => now.saturating_duration_since(self.full_since).as_secs(),
+                None => 0,
+            },
             last_error: self.last_error.clone(),
             received: self.figures.counts.journalled + self.uncertain.rows,
             counts: self.figures.counts,
             circled: self.circled,
             waiting: self.waiting,
+            first: self.figures.first,
             uncertain: self.uncertain,
+            returned: self.returned,
             elsewhere: self.elsewhere,
             dead_letters: self.dead,
             lag_seconds: Duration::from_millis(lag).as_secs(),
@@ -237,7 +263,9 @@ mod tests {
         assert!(report(&status).trouble().unwrap().starts_with("whether 2 messages were taken"));
         status.target = Some("refused".to_owned());
         assert_eq!(report(&status).trouble().unwrap(), "its target is away: refused");
-        status.full = Some(Full::Journal);
+        status.fill(Some(Full::Disk), begun + Duration::from_secs(1));
+        status.fill(Some(Full::Journal), begun + Duration::from_secs(2));
+        assert_eq!(report(&status).full_seconds, 4);
         assert!(report(&status).trouble().unwrap().starts_with("its journal of 64 MiB is full"));
         status.journal = Some("disk I/O error".to_owned());
         assert_eq!(report(&status).trouble().unwrap(), "disk I/O error");

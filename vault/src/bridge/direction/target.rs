@@ -12,7 +12,7 @@ use tokio::time::{Instant, timeout};
 use super::tries::{Tries, tell_failure};
 use super::work::Event;
 use super::{Birth, Broker, Settings, badge, hex, random};
-use crate::bridge::core::{Badge, Input, Row};
+use crate::bridge::core::{Badge, Input, Refusal, Row};
 use crate::openwire::client::{Client, ClientError, Dispatches, Login};
 use crate::openwire::uri::Address;
 use crate::openwire::{
@@ -26,8 +26,8 @@ const REASON: Duration = Duration::from_secs(5);
 /// What the rules want of the target.
 #[derive(Debug)]
 pub(super) enum Order {
-    /// To send these rows in one transaction.
-    Send(Vec<Row<Arc<Message>>>),
+    /// To send rows in one transaction; see [`crate::bridge::core::Step::Send`].
+    Send { rows: Vec<Row<Arc<Message>>>, is_careful: bool },
     /// To go on to the next address.
     Leave,
 }
@@ -123,23 +123,27 @@ impl Target {
                     Err(error) => return error.into(),
                 },
             };
-            let rows = match order {
-                Some(Order::Send(rows)) => rows,
+            let (rows, is_careful) = match order {
+                Some(Order::Send { rows, is_careful }) => (rows, is_careful),
                 Some(Order::Leave) => return Ended::Strange(self.address),
                 None => return ClientError::Closed.into(),
             };
-            match self.send(&rows).await {
+            let sent = match self.send(&rows, is_careful).await {
+                Ok(commit) => self.commit(commit).await.map_err(|error| (error, false)),
+                Err(error) => Err((error, is_careful)),
+            };
+            match sent {
                 Ok(()) => {
-                    // A refusal ends the connection, and is none of the target's failures.
                     tries.worked();
                     drop(events.send(Event::Told(Input::Sent)).await);
                 }
-                Err(error) => {
+                Err((error, is_uncommitted)) => {
                     // The target counts what it saw of a transaction, so it begins anew over
                     // another connection.
-                    if error.is_for_good() {
-                        let (why, for_ever) = (error.to_string(), error.is_too_long());
-                        drop(events.send(Event::Told(Input::Refused { why, for_ever })).await);
+                    if let Some(how) = how_refused(&error, is_uncommitted) {
+                        tries.refused();
+                        let why = error.to_string();
+                        drop(events.send(Event::Told(Input::Refused { why, how })).await);
                     }
                     return error.into();
                 }
@@ -147,10 +151,15 @@ impl Target {
         }
     }
 
-    /// One transaction. Its parts ask for no answers, so that the target syncs once and not for each
-    /// of them; a target that refuses a part commits nothing and says why (ActiveMQ since 5.11 by its
-    /// `rollbackOnlyOnAsyncException`).
-    async fn send(&mut self, rows: &[Row<Arc<Message>>]) -> Result<(), ClientError> {
+    /// Sends the rows, in one transaction, and gives what commits it. Its parts ask for no answers, so that
+    /// the target syncs once and not for each of them; a target that refuses a part commits nothing and
+    /// says why (ActiveMQ since 5.11 by its `rollbackOnlyOnAsyncException`). A careful one waits until
+    /// the target has taken them in.
+    async fn send(
+        &mut self,
+        rows: &[Row<Arc<Message>>],
+        is_careful: bool,
+    ) -> Result<TransactionInfo, ClientError> {
         self.transactions += 1;
         let connection = self.client.connection_id().clone();
         let local = LocalTransactionId { value: self.transactions, connection: connection.clone() };
@@ -164,9 +173,16 @@ impl Target {
         self.client.tell(act(TransactionAct::Begin)).await?;
         for row in rows {
             let message = passed_on(&row.message, row.sequence, (&self.producer, &self.from), &transaction);
-            self.client.tell(message).await?;
+            match is_careful {
+                true => drop(self.client.request(message).await?),
+                false => self.client.tell(message).await?,
+            }
         }
-        match self.client.request(act(TransactionAct::Commit)).await {
+        Ok(act(TransactionAct::Commit))
+    }
+
+    async fn commit(&mut self, commit: TransactionInfo) -> Result<(), ClientError> {
+        match self.client.request(commit).await {
             Err(refused @ ClientError::Refused(_)) => Err(self.reason().await.unwrap_or(refused)),
             committed => committed.map(drop),
         }
@@ -183,6 +199,17 @@ impl Target {
             }
         };
         timeout(REASON, told).await.ok()
+    }
+}
+
+/// Does the failure tell that nothing of what was sent is at the target, and never will be? A target that
+/// falls silent may have no room.
+fn how_refused(error: &ClientError, is_uncommitted: bool) -> Option<Refusal> {
+    match error {
+        it if it.is_too_long() => Some(Refusal::ForEver),
+        it if it.is_for_good() => Some(Refusal::Answered),
+        it if it.is_hung_up() && is_uncommitted => Some(Refusal::HungUp),
+        _ => None,
     }
 }
 

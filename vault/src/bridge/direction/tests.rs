@@ -44,6 +44,13 @@ async fn brokers_are_tried_one_after_the_other_and_each_round_waits_longer() {
     tries.worked();
     let soon = tries.wait(Some(Duration::ZERO));
     assert!(soon < long, "one that worked is tried again soon: {soon:?} after {long:?}");
+    let waits = (0..100).map(|_| {
+        tries.refused();
+        tries.wait(Some(Duration::ZERO))
+    });
+    let waits: Vec<_> = waits.collect();
+    assert!(waits[..64].iter().all(|it| *it <= soon * 2), "one that answers is not spared: {waits:?}");
+    assert!(waits[99] > long, "one that refuses all is: {waits:?}");
 }
 
 /// A direction at work, and the ends to it.
@@ -103,11 +110,11 @@ async fn a_wish_about_dead_letters_is_fulfilled_while_nobody_works_with_the_jour
     let mut working = Working::start(folder.path().join("bridge.db"));
     working.shown.wait_for(|status| status.target.is_some()).await.unwrap();
     assert_eq!(working.wish(Wish::Revive).await.unwrap(), 0);
-    assert_eq!(working.wish(Wish::Purge).await.unwrap(), 0);
+    assert_eq!(working.wish(Wish::Purge(None)).await.unwrap(), 0);
     working.shown.wait_for(|status| status.target.is_some()).await.unwrap();
     working.stop().await;
     // Where there is no journal there is an answer too.
     let away = Working::start(folder.path().join("no folder").join("bridge.db"));
-    assert!(away.wish(Wish::Purge).await.is_err());
+    assert!(away.wish(Wish::Purge(None)).await.is_err());
     away.stop().await;
 }

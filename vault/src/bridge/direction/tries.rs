@@ -9,6 +9,8 @@ use tokio::time::sleep;
 use super::{STEADY, random};
 use crate::openwire::uri::{Address, Uri};
 
+/// So often in a row a broker may refuse without being spared: what it does not take is found by then.
+const MOST_REFUSED: u32 = 64;
 /// Failures that are known to have been told.
 const MOST_TOLD: usize = 100;
 
@@ -17,6 +19,8 @@ pub(super) struct Tries<'a> {
     uri: &'a Uri,
     next: usize,
     backoff: Backoff,
+    /// Since something was taken.
+    refused: u32,
 }
 
 impl<'a> Tries<'a> {
@@ -26,6 +30,7 @@ impl<'a> Tries<'a> {
             uri,
             next,
             backoff: Backoff::new(uri.first_wait.max(Duration::from_millis(10)), uri.longest_wait),
+            refused: 0,
         }
     }
 
@@ -35,7 +40,16 @@ impl<'a> Tries<'a> {
 
     /// The broker did what was wanted of it: it is not to be spared when the connection ends.
     pub(super) fn worked(&mut self) {
+        self.refused = 0;
         self.backoff.reset();
+    }
+
+    /// The broker answered, and did not take what it was sent. It need not be spared, unless it takes nothing.
+    pub(super) fn refused(&mut self) {
+        self.refused = self.refused.saturating_add(1);
+        if self.refused <= MOST_REFUSED {
+            self.backoff.reset();
+        }
     }
 
     /// The last try failed, perhaps after it had been connected for so long.

@@ -16,6 +16,7 @@ use super::status::{self, Full, LastError, State, Status};
 use super::{Asked, Ears, Settings, Wish, fresh, now, target};
 use crate::bridge::core::{Badge, Core, Found, Input, Load, Step};
 use crate::bridge::journal::{Errand, Figures, Journal, JournalError, Told};
+use crate::openwire::client::Held;
 use crate::openwire::{Message, MessageId};
 
 /// How often times are looked at.
@@ -156,7 +157,7 @@ impl<'a> Direction<'a> {
                     Ok(input) => vec![input],
                     Err(asked) => return End::Asked(asked),
                 },
-                Some(message) = next(self.link.as_mut()), if wants => {
+                Some((message, _held)) = next(self.link.as_mut()), if wants => {
                     let bytes = weight(&message);
                     vec![Input::Received(message, bytes)]
                 }
@@ -221,7 +222,7 @@ impl<'a> Direction<'a> {
             Wish::Settle { taken } => (self.core.elsewhere(), Input::Settle { taken }),
             Wish::Accept if self.core.refuses() => (self.core.waiting(), Input::Accept),
             Wish::Accept => (Load::default(), Input::Accept),
-            Wish::Revive | Wish::Purge => return Err(asked),
+            Wish::Revive | Wish::Purge(_) | Wish::Bury { .. } => return Err(asked),
         };
         let (name, wish) = (&self.name, asked.wish);
         tracing::info!(bridge = %name, "bridge {name}: {} messages: {wish:?} as an operator asked", load.rows);
@@ -250,8 +251,9 @@ impl<'a> Direction<'a> {
         }
         self.is_low =
             room(&self.folder).is_some_and(|room| room.saturating_add(self.figures.free) < LEAST_ROOM);
-        // While the target is away nothing could be sent on first.
-        let may_begin = self.standing_back.is_some() || self.target.is_some();
+        // While the target is away nothing could be sent on first; but what is full takes nothing either.
+        let is_full = self.is_low || self.core.is_full();
+        let may_begin = self.standing_back.is_some() || self.target.is_some() || is_full;
         self.standing_back = match stand_back && may_begin {
             true => Some(self.standing_back.unwrap_or(now)),
             false => None,
@@ -265,6 +267,9 @@ impl<'a> Direction<'a> {
             self.tell(State::Standby, Some(source::STANDS_BACK.to_owned()));
             inputs.push(Input::Released);
         }
+        if self.core.should_read() && self.link.take().is_some() {
+            inputs.push(Input::Released);
+        }
         inputs
     }
 
@@ -272,8 +277,8 @@ impl<'a> Direction<'a> {
         // Whoever does not listen any more has ended, and its end is told.
         match step {
             Step::Write(write) => drop(self.errands.send(Errand::Write(write, now())).await),
-            Step::Load { after, rows, bytes } => {
-                drop(self.errands.send(Errand::Load { after, rows, bytes, now: now() }).await);
+            Step::Load { after, rows, bytes, but } => {
+                drop(self.errands.send(Errand::Load { after, rows, bytes, but, now: now() }).await);
             }
             Step::Consume => self.ask_source(source::Ask::Consume).await,
             Step::Take { batch, first, last, count, spent } => {
@@ -287,9 +292,9 @@ impl<'a> Direction<'a> {
                 })))
                 .await;
             }
-            Step::Send(rows) => {
+            Step::Send { rows, is_careful } => {
                 if let Some(target) = &self.target {
-                    drop(target.send(target::Order::Send(rows)).await);
+                    drop(target.send(target::Order::Send { rows, is_careful }).await);
                 }
             }
             Step::Refuse => {
@@ -313,10 +318,13 @@ impl<'a> Direction<'a> {
             (false, true) => Some(Full::Disk),
             (false, false) => None,
         };
-        let shown = (full, self.figures, self.core.waiting(), self.core.uncertain(), self.core.dead());
+        let core = &self.core;
+        let shown = (full, self.figures, core.waiting(), core.uncertain(), core.returned(), core.dead());
         self.status.send_if_modified(|status| {
-            let before = (status.full, status.figures, status.waiting, status.uncertain, status.dead);
-            (status.full, status.figures, status.waiting, status.uncertain, status.dead) = shown;
+            let Status { full: before, figures, waiting, uncertain, returned, dead, .. } = *status;
+            let before = (before, figures, waiting, uncertain, returned, dead);
+            status.fill(full, Instant::now());
+            (_, status.figures, status.waiting, status.uncertain, status.returned, status.dead) = shown;
             let is_up = self.target.is_some() && status.target.take().is_some();
             before != shown || is_up
         });
@@ -346,7 +354,7 @@ fn room(folder: &std::path::Path) -> Option<u64> {
 }
 
 /// The next message of the connection, if there is one.
-async fn next(link: Option<&mut Link>) -> Option<Arc<Message>> {
+async fn next(link: Option<&mut Link>) -> Option<(Arc<Message>, Held)> {
     match link {
         Some(link) => link.messages.recv().await,
         None => None,

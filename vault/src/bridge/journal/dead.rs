@@ -7,7 +7,7 @@ use std::path::Path;
 use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior};
 use serde::Serialize;
 
-use super::{JournalError, Load, MIGRATIONS, ROW};
+use super::{JournalError, Load, MIGRATIONS, NOT_RETURNED, OURS, ROW, Write, apply, number};
 use crate::openwire::Message;
 use crate::sqlite;
 
@@ -31,12 +31,23 @@ pub struct Dead {
     pub timestamp: Option<i64>,
 }
 
+/// Some of a journal's dead letters.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct Letters {
+    /// In order.
+    pub letters: Vec<Dead>,
+    /// How many come behind these.
+    pub behind: u64,
+    /// How many there are.
+    pub total: u64,
+}
+
 /// What a journal that nobody works with any more still holds.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Left {
     /// The bridge that it was of.
     pub name: String,
-    /// Messages that are the bridge's, or may be.
+    /// Messages that are the bridge's, or may be; not those that were found to be the source's.
     pub messages: u64,
     /// Dead letters.
     pub dead: u64,
@@ -46,7 +57,7 @@ pub struct Left {
 ///
 /// # Errors
 /// SQLite's own.
-pub fn dead_letters(file: &Path, after: u64, most: usize) -> Result<Vec<Dead>, JournalError> {
+pub fn dead_letters(file: &Path, after: u64, most: usize) -> Result<Letters, JournalError> {
     let connection = sqlite::open_to_read(file)?;
     let read = || {
         let sql = "SELECT sequence, why, message FROM dead WHERE sequence > ?1 ORDER BY sequence LIMIT ?2";
@@ -63,7 +74,12 @@ pub fn dead_letters(file: &Path, after: u64, most: usize) -> Result<Vec<Dead>, J
                 timestamp: message.as_ref().map(|it| it.timestamp),
             })
         };
-        statement.query_map([after, most as u64], dead)?.collect::<rusqlite::Result<Vec<Dead>>>()
+        let letters =
+            statement.query_map([after, most as u64], dead)?.collect::<rusqlite::Result<Vec<Dead>>>()?;
+        let last = letters.last().map_or(after, |letter| letter.sequence);
+        let sql = "SELECT count(*), coalesce(sum(sequence > ?1), 0) FROM dead";
+        let (total, behind) = connection.query_row(sql, [last], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(Letters { letters, behind, total })
     };
     read().map_err(|source| JournalError::Sql { file: file.to_owned(), source })
 }
@@ -76,7 +92,7 @@ pub fn dead_letters(file: &Path, after: u64, most: usize) -> Result<Vec<Dead>, J
 pub fn revive(file: &Path, at: i64) -> Result<u64, JournalError> {
     let (mut after, mut revived) = (0, 0);
     loop {
-        let dead = dead_letters(file, after, AT_ONCE)?;
+        let dead = dead_letters(file, after, AT_ONCE)?.letters;
         let Some(last) = dead.last() else { return Ok(revived) };
         after = last.sequence;
         let whole = dead.iter().filter(|it| it.message_id.is_some()).map(|it| it.sequence);
@@ -84,14 +100,35 @@ pub fn revive(file: &Path, at: i64) -> Result<u64, JournalError> {
     }
 }
 
-/// Gives up all of them for good; tells how many.
+/// Gives up those up to this sequence, or all of them, for good; tells how many.
 ///
 /// # Errors
 /// SQLite's own.
-pub fn purge(file: &Path) -> Result<u64, JournalError> {
+pub fn purge(file: &Path, through: Option<u64>) -> Result<u64, JournalError> {
     let connection = sqlite::open(file, MIGRATIONS)?;
-    let purged = connection.execute("DELETE FROM dead", []);
+    // SQLite has no larger number.
+    let through = through.and_then(|it| i64::try_from(it).ok()).unwrap_or(i64::MAX);
+    let purged = connection.execute("DELETE FROM dead WHERE sequence <= ?1", [through]);
     purged.map(|rows| rows as u64).map_err(|source| JournalError::Sql { file: file.to_owned(), source })
+}
+
+/// Makes a message that waits for the target a dead letter, for this reason; tells whether it waited.
+///
+/// # Errors
+/// SQLite's own.
+pub fn bury(file: &Path, sequence: u64, why: String) -> Result<bool, JournalError> {
+    let mut connection = sqlite::open(file, MIGRATIONS)?;
+    let mut bury = || {
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let sql = format!("SELECT 1 FROM row WHERE sequence = ?1 AND {OURS}");
+        let waits = transaction.query_row(&sql, [sequence], |_| Ok(())).optional()?.is_some();
+        if waits {
+            apply(&transaction, &Write::Bury { sequence, why: why.clone() }, 0)?;
+        }
+        transaction.commit()?;
+        Ok(waits)
+    };
+    bury().map_err(|source| JournalError::Sql { file: file.to_owned(), source })
 }
 
 /// What lies in the journal of a bridge that is not configured any more.
@@ -101,8 +138,9 @@ pub fn purge(file: &Path) -> Result<u64, JournalError> {
 pub fn left(file: &Path, name: &str) -> Result<Left, JournalError> {
     let connection = sqlite::open_to_read(file)?;
     let count =
-        |table: &str| connection.query_row(&format!("SELECT count(*) FROM {table}"), [], |row| row.get(0));
-    let left = || Ok(Left { name: name.to_owned(), messages: count("row")?, dead: count("dead")? });
+        |from: &str| connection.query_row(&format!("SELECT count(*) FROM {from}"), [], |row| row.get(0));
+    let messages = format!("row WHERE {NOT_RETURNED}");
+    let left = || Ok(Left { name: name.to_owned(), messages: count(&messages)?, dead: count("dead")? });
     left().map_err(|source| JournalError::Sql { file: file.to_owned(), source })
 }
 
@@ -123,9 +161,12 @@ fn wake(file: &Path, sequences: &[u64], at: i64) -> Result<u64, JournalError> {
                  waiting_bytes = waiting_bytes + ?1",
                 [bytes],
             )?;
+            // What is no message was not asked for.
+            let whole = Message::from_bytes(message.clone().into()).ok();
+            let destination = whole.map_or(0, |it| number(&it.destination));
             transaction.execute(
-                "INSERT INTO row SELECT last_sequence, ?1, ?2, ?3 FROM life",
-                rusqlite::params![bytes, message, at],
+                "INSERT INTO row SELECT last_sequence, ?1, ?2, ?3, ?4 FROM life",
+                rusqlite::params![bytes, at, destination, message],
             )?;
             woken += 1;
         }

@@ -35,7 +35,7 @@ fn open(folder: &tempfile::TempDir) -> Journal {
 }
 
 fn load(journal: &mut Journal, after: u64, most: usize, bytes: u64) -> Vec<Row<Arc<Message>>> {
-    journal.load(after, most, bytes, 0).unwrap().0
+    journal.load(after, most, bytes, &[], 0).unwrap().0
 }
 
 fn counts(journal: &Journal) -> Counts {
@@ -55,6 +55,40 @@ fn what_has_gone_on_leaves_room_in_the_file_for_what_comes() {
     assert!(freed > 2000 * 100, "{freed}");
     journal.write(vec![fill(2)], 7).unwrap();
     assert!(journal.figures().unwrap().free < freed / 10);
+}
+
+#[tokio::test]
+async fn the_file_of_an_emptied_journal_shrinks_while_nothing_is_asked() {
+    let folder = tempfile::tempdir().unwrap();
+    let (errands, mut told) = open(&folder).run().unwrap();
+    let large = |number| {
+        let content = vec![u8::try_from(number).unwrap(); 1 << 20];
+        Arc::new(Message { content: Some(content.into()), ..(*message(number)).clone() })
+    };
+    let length = || std::fs::metadata(file(&folder)).unwrap().len();
+    let ask = async |write| {
+        errands.send(Errand::Write(write, 7)).await.unwrap();
+    };
+    ask(Write::Batch(1, (0..60).map(large).collect())).await;
+    ask(Write::Ours { batch: 1, afresh: false }).await;
+    ask(Write::Batch(2, vec![message(60)])).await;
+    for _ in 0..3 {
+        told.recv().await.unwrap();
+    }
+    assert!(length() > 60 << 20, "{}", length());
+    ask(Write::Remove { forwarded: (1..=60).collect(), expired: vec![] }).await;
+    told.recv().await.unwrap();
+    let shrinks = async {
+        while length() > MOST_FREE + (2 << 20) {
+            tokio::time::sleep(std::time::Duration::from_millis(10)).await;
+        }
+    };
+    tokio::time::timeout(std::time::Duration::from_secs(60), shrinks).await.unwrap();
+    // What is not ours yet has kept its place.
+    ask(Write::Ours { batch: 2, afresh: false }).await;
+    errands.send(Errand::Load { after: 0, rows: 9, bytes: u64::MAX, but: vec![], now: 0 }).await.unwrap();
+    told.recv().await.unwrap();
+    assert!(matches!(told.recv().await, Some(Told::Loaded(rows)) if numbers(&rows) == [60]));
 }
 
 #[test]
@@ -119,7 +153,7 @@ fn what_expired_is_marked_so() {
     let messages = [0, 999, 1000, 1001].map(expiring).to_vec();
     journal.write(vec![Write::Batch(1, messages), Write::Ours { batch: 1, afresh: false }], 7).unwrap();
     let expired: Vec<bool> =
-        journal.load(0, 10, u64::MAX, 1000).unwrap().0.iter().map(|row| row.is_expired).collect();
+        journal.load(0, 10, u64::MAX, &[], 1000).unwrap().0.iter().map(|row| row.is_expired).collect();
     assert_eq!(expired, [false, true, true, false]);
 }
 
@@ -139,7 +173,7 @@ async fn errands_are_told_in_their_order_and_share_commits() {
         errands.send(Errand::Write(Write::Batch(batch, vec![message(0)]), 7)).await.unwrap();
         errands.send(Errand::Write(Write::Ours { batch, afresh: false }, 7)).await.unwrap();
     }
-    errands.send(Errand::Load { after: 0, rows: 100, bytes: u64::MAX, now: 0 }).await.unwrap();
+    errands.send(Errand::Load { after: 0, rows: 100, bytes: u64::MAX, but: vec![], now: 0 }).await.unwrap();
     drop(errands);
     for _ in 0..40 {
         assert!(matches!(told.recv().await, Some(Told::Written(_))));
@@ -182,11 +216,11 @@ async fn a_damaged_row_is_set_aside_and_the_others_go_on() {
     let journal = damaged(&folder);
     let bytes = journal.kept().unwrap().waiting.bytes;
     let (errands, mut told) = journal.run().unwrap();
-    errands.send(Errand::Load { after: 0, rows: 10, bytes: u64::MAX, now: 0 }).await.unwrap();
+    errands.send(Errand::Load { after: 0, rows: 10, bytes: u64::MAX, but: vec![], now: 0 }).await.unwrap();
     let Some(Told::Damaged(load, figures)) = told.recv().await else { panic!("it is damaged") };
     assert_eq!((load, figures.counts.dead), (Load { rows: 1, bytes: bytes / 3 }, 1));
     assert!(matches!(told.recv().await, Some(Told::Loaded(rows)) if numbers(&rows) == [0, 2]));
-    let dead = dead_letters(&file(&folder), 0, 10).unwrap();
+    let dead = dead_letters(&file(&folder), 0, 10).unwrap().letters;
     assert!(dead.len() == 1 && dead[0].message_id.is_none(), "{dead:?}");
     assert!(dead[0].why.starts_with("damaged here: "), "{dead:?}");
     assert_eq!(revive(&file(&folder), 0).unwrap(), 0, "it is no message");
@@ -194,7 +228,8 @@ async fn a_damaged_row_is_set_aside_and_the_others_go_on() {
     assert!(told.recv().await.is_none());
     let kept = open(&folder).kept().unwrap();
     assert_eq!((kept.waiting.rows, kept.dead.rows), (2, 1));
-    assert_eq!((purge(&file(&folder)).unwrap(), purge(&file(&folder)).unwrap()), (1, 0));
+    let purge = || purge(&file(&folder), None).unwrap();
+    assert_eq!((purge(), purge()), (1, 0));
 }
 
 #[test]
@@ -205,7 +240,11 @@ fn dead_letters_are_shown_with_their_reason_and_wait_again_behind_all_others() {
     journal.write(vec![Write::Ours { batch: 1, afresh: false }], 8).unwrap();
     let bury = |sequence| Write::Bury { sequence, why: "no rights".to_owned() };
     journal.write(vec![bury(1), bury(3)], 9).unwrap();
+    let first = dead_letters(&file(&folder), 0, 1).unwrap();
+    assert_eq!((first.letters.len(), first.behind, first.total), (1, 1, 2));
     let dead = dead_letters(&file(&folder), 1, 10).unwrap();
+    assert_eq!((dead.behind, dead.total), (0, 2));
+    let dead = dead.letters;
     assert_eq!((dead.len(), dead[0].sequence, dead[0].why.as_str()), (1, 3, "no rights"));
     assert_eq!(
         (dead[0].message_id.as_deref(), dead[0].destination.as_deref()),
@@ -218,6 +257,55 @@ fn dead_letters_are_shown_with_their_reason_and_wait_again_behind_all_others() {
     assert_eq!((kept.waiting, kept.dead), (before.waiting + before.dead, Load::default()));
     assert_eq!(counts(&journal), Counts { journalled: 4, ..Counts::default() });
     assert_eq!(journal.figures().unwrap().oldest, Some(7));
+}
+
+#[test]
+fn what_is_passed_goes_behind_all_and_what_was_set_aside_is_settled_when_it_is_opened() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    let to = |number: i64| {
+        let name = if number % 2 == 0 { "orders" } else { "invoices" };
+        let destination = Destination::queue(Text::shortened(name));
+        Arc::new(Message { destination, ..(*message(number)).clone() })
+    };
+    journal.write(vec![Write::Batch(1, (1..=6).map(to).collect())], 7).unwrap();
+    journal.write(vec![Write::Ours { batch: 1, afresh: false }], 7).unwrap();
+    let first = load(&mut journal, 0, 1, 1).remove(0).destination;
+    assert_eq!(numbers(&journal.load(0, 9, u64::MAX, &[first], 0).unwrap().0), [2, 4, 6]);
+    let aside = |sequence, is_answered| Write::Aside { sequence, why: "no".to_owned(), is_answered };
+    journal
+        .write(vec![aside(1, true), Write::Acquit, aside(2, true), aside(3, false), aside(4, true)], 7)
+        .unwrap();
+    journal
+        .write(vec![Write::Pass(vec![5]), Write::Remove { forwarded: vec![4], expired: vec![] }], 7)
+        .unwrap();
+    assert_eq!(numbers(&load(&mut journal, 0, 9, u64::MAX)), [1, 2, 3, 6, 5]);
+    let before = journal.kept().unwrap();
+    drop(journal);
+    for _ in 0..2 {
+        let mut journal = open(&folder);
+        assert_eq!(numbers(&load(&mut journal, 0, 9, u64::MAX)), [1, 6, 5, 2]);
+        let kept = journal.kept().unwrap();
+        assert_eq!((kept.waiting.rows, kept.dead.rows), (before.waiting.rows - 1, 1));
+        assert_eq!(kept.waiting.bytes + kept.dead.bytes, before.waiting.bytes);
+    }
+    assert_eq!(dead_letters(&file(&folder), 0, 10).unwrap().letters[0].why, "no");
+}
+
+#[test]
+fn an_operator_buries_what_waits_and_purges_what_he_saw() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    journal.write(vec![Write::Batch(1, (0..4).map(message).collect())], 7).unwrap();
+    journal.write(vec![Write::Ours { batch: 1, afresh: false }], 8).unwrap();
+    journal.write(vec![Write::Batch(2, vec![message(4)])], 9).unwrap();
+    assert_eq!(journal.figures().unwrap().first, Some(1));
+    let bury = |sequence| bury(&file(&folder), sequence, "by hand".to_owned()).unwrap();
+    assert_eq!([1, 2, 5, 6].map(bury), [true, true, false, false], "5 is not ours yet");
+    assert_eq!((journal.figures().unwrap().first, counts(&journal).dead), (Some(3), 2));
+    assert_eq!(dead_letters(&file(&folder), 0, 1).unwrap().letters[0].why, "by hand");
+    assert_eq!(purge(&file(&folder), Some(1)).unwrap(), 1);
+    assert_eq!(purge(&file(&folder), Some(u64::MAX)).unwrap(), 1);
 }
 
 #[test]
@@ -239,8 +327,17 @@ fn a_journal_that_holds_messages_leads_nowhere_else() {
     assert_eq!(left(&file(&folder), "x").unwrap(), Left { name: "x".to_owned(), messages: 1, dead: 0 });
     let elsewhere = Journal::open(&file(&folder), BIRTH, "erp -> lab").unwrap_err().to_string();
     assert!(elsewhere.contains("1 messages in it were taken on the way erp -> dmz"), "{elsewhere}");
-    open(&folder).write(vec![Write::Drop(1)], 7).unwrap();
-    assert_eq!(Journal::open(&file(&folder), BIRTH, "erp -> lab").unwrap().kept().unwrap().waiting.rows, 0);
+    let elsewhere = || Journal::open(&file(&folder), BIRTH, "erp -> lab");
+    let mut journal = open(&folder);
+    journal.write(vec![Write::Batch(2, vec![message(1)]), Write::Drop(1)], 7).unwrap();
+    journal.write(vec![Write::Return(vec![2])], i64::MAX).unwrap();
+    assert!(elsewhere().is_err(), "its commit may still come");
+    journal
+        .write(vec![Write::Drop(2), Write::Batch(3, vec![message(1)]), Write::Return(vec![3])], 7)
+        .unwrap();
+    drop(journal);
+    assert_eq!(left(&file(&folder), "x").unwrap().messages, 0, "they are the source's");
+    assert_eq!(elsewhere().unwrap().kept().unwrap().uncertain, BTreeMap::new());
 }
 
 /// Writes batch after batch and prints the number of each that is durable, until it is killed. Does

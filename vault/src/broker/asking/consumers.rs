@@ -8,7 +8,7 @@ use tokio::sync::mpsc::Sender;
 use tokio::time::Instant;
 use tokio_util::task::AbortOnDropHandle;
 
-use crate::broker::browser::Browser;
+use crate::broker::browser::{Browser, Pages};
 use crate::broker::fault::Refused;
 use crate::broker::letter;
 use crate::broker::seats::{Patience, Seat, Seats, Window};
@@ -22,7 +22,7 @@ use crate::queue::{Queues, Session};
 
 /// Consumers of one connection.
 const MOST: usize = 10_000;
-/// Browsers of one connection: each has a page in memory.
+/// Browsers of one connection.
 const MOST_BROWSERS: usize = 16;
 /// The longest that a pull waits; longer is for ever.
 const LONGEST_PULL: Duration = Duration::from_secs(365 * 86_400);
@@ -34,6 +34,7 @@ pub(super) struct Consumers<'a> {
     seats: Seats,
     replies: Sender<Reply>,
     open: HashMap<(i64, i64), Reads>,
+    pages: Pages,
 }
 
 /// What one does.
@@ -44,8 +45,14 @@ enum Reads {
 }
 
 impl<'a> Consumers<'a> {
-    pub(super) fn new(queues: Queues, session: &'a Session, seats: Seats, replies: Sender<Reply>) -> Self {
-        Self { queues, session, seats, replies, open: HashMap::new() }
+    pub(super) fn new(
+        queues: Queues,
+        session: &'a Session,
+        seats: Seats,
+        replies: Sender<Reply>,
+        pages: Pages,
+    ) -> Self {
+        Self { queues, session, seats, replies, open: HashMap::new(), pages }
     }
 
     /// Opens one.
@@ -105,6 +112,7 @@ impl<'a> Consumers<'a> {
             source: source(&info.destination),
             window: window.clone(),
             replies: self.replies.clone(),
+            room: self.pages.clone(),
         };
         Ok(Reads::Browses { window, _task: AbortOnDropHandle::new(tokio::spawn(browser.run())) })
     }

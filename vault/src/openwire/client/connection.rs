@@ -19,6 +19,8 @@ use crate::openwire::greeting::Settled;
 
 /// Bytes that may wait to be written before nothing more is taken to write.
 const MOST_UNWRITTEN: usize = 1 << 20;
+/// An answer that lies behind more than may wait is waited for so long while nothing of it is taken.
+const STUCK: Duration = Duration::from_secs(1);
 /// Without an agreement on silence nothing is due for so long.
 const NEVER: Duration = Duration::from_secs(365 * 86_400);
 
@@ -40,6 +42,8 @@ pub(super) struct Connection<S> {
     grace: Instant,
     silent_at: Instant,
     quiet_at: Instant,
+    /// An answer lies behind more than may wait: until when it may be taken.
+    stuck_at: Option<Instant>,
     shared: Arc<Shared>,
 }
 
@@ -71,6 +75,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
             grace,
             silent_at: grace + silence.unwrap_or(NEVER),
             quiet_at: now + silence.unwrap_or(NEVER) / 3,
+            stuck_at: None,
             shared,
         }
     }
@@ -91,22 +96,25 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
         loop {
             self.gather()?;
             let has_room = self.shared.waiting.load(Ordering::Relaxed) < MOST_WAITING;
-            if !has_room && !self.pending.is_empty() {
-                return Err(ClientError::Overrun);
-            }
+            let is_stuck = !has_room && !self.pending.is_empty();
+            self.stuck_at = is_stuck.then(|| self.stuck_at.unwrap_or_else(|| Instant::now() + STUCK));
+            let stuck_at = self.stuck_at.unwrap_or(self.silent_at);
             let may_take = self.outgoing.remaining() < MOST_UNWRITTEN;
-            let unwritten = self.outgoing.has_remaining() || !self.flushed;
+            let remaining = self.outgoing.remaining();
+            let unwritten = remaining > 0 || !self.flushed;
             let (silent_at, quiet_at) = (self.silent_at, self.quiet_at);
             tokio::select! {
                 read = self.reader.read_buf(self.incoming.buffer()), if has_room => {
-                    if read.map_err(ClientError::Broken)? == 0 {
-                        return Err(ClientError::Closed);
+                    match read.map_err(ClientError::Broken)? {
+                        0 => return Err(ClientError::Closed),
+                        bytes => self.moved(bytes),
                     }
                     self.heard();
                     self.arrivals()?;
                 }
                 written = write(&mut self.writer, &mut self.outgoing), if unwritten => {
                     self.flushed = written.map_err(ClientError::Broken)?;
+                    self.moved(remaining - self.outgoing.remaining());
                     self.quiet_at = Instant::now() + self.silence.unwrap_or(NEVER) / 3;
                 }
                 asked = self.asks.recv(), if may_take => match asked {
@@ -114,7 +122,11 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
                     None if unwritten => self.finish().await?,
                     None => return Ok(()),
                 },
-                () = self.shared.taken.notified(), if !has_room => self.heard(),
+                () = self.shared.taken.notified(), if !has_room => {
+                    self.stuck_at = None;
+                    self.heard();
+                }
+                () = sleep_until(stuck_at), if is_stuck => return Err(ClientError::Overrun),
                 () = sleep_until(quiet_at) => {
                     self.quiet_at = Instant::now() + self.silence.unwrap_or(NEVER) / 3;
                     self.push(&KeepAliveInfo { head: Head::default() }.into())?;
@@ -125,6 +137,10 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
                 }
             }
         }
+    }
+
+    fn moved(&self, bytes: usize) {
+        self.shared.moved.fetch_add(bytes as u64, Ordering::Relaxed);
     }
 
     /// The broker lives.

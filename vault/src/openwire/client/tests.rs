@@ -250,6 +250,75 @@ async fn a_request_has_a_deadline() {
 }
 
 #[tokio::test]
+async fn a_request_waits_as_long_as_bytes_move_and_no_longer() {
+    let (listener, address) = listener("").await;
+    let host = tokio::spawn(async move {
+        let mut host = Host::introduced(&listener, Offer::default()).await;
+        let first = host.next().await.unwrap();
+        // The answer lies behind what takes longer than the patience of whoever waits for it.
+        for _ in 0..30 {
+            host.say(dispatch(100_000)).await;
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        host.say(Response::to(first.head())).await;
+        // Signs of life alone are no progress.
+        host.next().await.unwrap();
+        while host.stream.writable().await.is_ok() {
+            let sign = KeepAliveInfo { head: Head::default() };
+            host.outgoing.push(&sign.into()).unwrap();
+            if host.stream.write_all_buf(&mut host.outgoing).await.is_err() {
+                break;
+            }
+            tokio::time::sleep(Duration::from_millis(50)).await;
+        }
+    });
+    let hasty = Login { patience: Duration::from_secs(1), ..login() };
+    let (client, dispatches) = Client::connect(&address, &hasty).await.unwrap();
+    client.request(FlushCommand { head: Head::default() }).await.unwrap();
+    let late = client.request(FlushCommand { head: Head::default() }).await.unwrap_err();
+    assert_eq!(late.to_string(), "no answer to a request within 1000 ms");
+    drop((client, dispatches));
+    host.await.unwrap();
+}
+
+#[tokio::test]
+async fn what_was_given_on_waits_until_it_is_let_go() {
+    let (listener, address) = listener("").await;
+    let host = tokio::spawn(async move {
+        let mut host = Host::introduced(&listener, Offer::default()).await;
+        let mut sent = 0;
+        while sent < 4 * (MOST_WAITING >> 20) {
+            host.outgoing.push(&dispatch(1 << 20).into()).unwrap();
+            if host.stream.write_all_buf(&mut host.outgoing).await.is_err() {
+                break;
+            }
+            sent += 1;
+        }
+        sent
+    });
+    let (client, mut dispatches) = Client::connect(&address, &login()).await.unwrap();
+    let mut held = Vec::new();
+    for _ in 0..60 {
+        held.push(dispatches.next_held().await.unwrap());
+    }
+    // It asks for no more, however much the other side has.
+    let more = async {
+        loop {
+            held.push(dispatches.next_held().await.unwrap());
+        }
+    };
+    assert!(timeout(Duration::from_millis(500), more).await.is_err());
+    assert!(held.len() < 70, "{}", held.len());
+    assert!(dispatches.shared.waiting.load(Ordering::Relaxed) < MOST_WAITING + (4 << 20));
+    held.clear();
+    for _ in 0..20 {
+        dispatches.next().await.unwrap();
+    }
+    drop((client, dispatches));
+    assert!(host.await.unwrap() > 64);
+}
+
+#[tokio::test]
 async fn what_nobody_takes_is_bounded_and_an_answer_behind_it_is_not_waited_for() {
     let (listener, address) = listener("").await;
     let host = tokio::spawn(async move {

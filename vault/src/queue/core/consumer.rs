@@ -114,6 +114,19 @@ impl Consumer {
         }
     }
 
+    /// The first of a range, so many, and what comes behind them in it.
+    pub(super) fn first_of(
+        &self,
+        turns: RangeInclusive<u64>,
+        most: usize,
+    ) -> (RangeInclusive<u64>, Option<Id>) {
+        let (from, to) = turns.into_inner();
+        match self.flights.range(from..=to).nth(most) {
+            Some((behind, flight)) => (from..=behind.saturating_sub(1), Some(flight.id)),
+            None => (from..=to, None),
+        }
+    }
+
     pub(super) fn count_redelivery(&mut self, turns: RangeInclusive<u64>) {
         for flight in self.flights.range_mut(turns).map(|(_, flight)| flight) {
             flight.entry.redeliveries = flight.entry.redeliveries.saturating_add(1);

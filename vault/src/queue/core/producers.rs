@@ -4,6 +4,8 @@
 
 use std::collections::{BTreeMap, HashMap};
 
+use crate::queue::message::Marks;
+
 /// Producers that are remembered; ActiveMQ remembers 1024.
 pub(crate) const MOST_PRODUCERS: usize = 4096;
 
@@ -12,7 +14,7 @@ pub(crate) const MOST_PRODUCERS: usize = 4096;
 pub struct Known {
     /// Its row, below [`MOST_PRODUCERS`]; a forgotten producer's is used again.
     pub slot: u32,
-    /// Its id, as text.
+    /// Its id, as text; of a long one the digest.
     pub name: Box<str>,
     /// Numbers below this one are kept.
     pub upto: u64,
@@ -53,11 +55,12 @@ impl Producers {
 
     /// Is this one, or a later one, kept already?
     pub(super) fn has(&self, name: &str, sequence: u64) -> bool {
-        self.known.get(name).is_some_and(|known| sequence < known.upto)
+        self.known.get(&*Marks::shortened(name)).is_some_and(|known| sequence < known.upto)
     }
 
     /// From now on this number is kept.
     pub(super) fn note(&mut self, name: &str, sequence: u64) -> Noted {
+        let name = &*Marks::shortened(name);
         self.heard += 1;
         let (heard, upto) = (self.heard, sequence.saturating_add(1));
         if let Some(known) = self.known.get_mut(name) {
@@ -134,6 +137,14 @@ mod tests {
         assert!(again.has("new", 1) && again.is_clean());
         again.note("newer", 1);
         assert!(!again.has("p2", 1) && again.has("p3", 1), "the order survives");
+    }
+
+    #[test]
+    fn a_long_name_takes_no_more_memory_than_a_short_one() {
+        let mut producers = Producers::default();
+        let (one, other) = ("a".repeat(60_000), "b".repeat(60_000));
+        assert!(producers.note(&one, 1).known.name.len() < 256);
+        assert!(producers.has(&one, 1) && !producers.has(&other, 1));
     }
 
     #[test]

@@ -17,6 +17,11 @@ const SHARERS: usize = 4;
 const LEAST_SENT: usize = 16 * 1024;
 /// if it is not more than such a part.
 const LEAST_SHARERS: usize = 64;
+/// Consumers, and temporary queues, that one connection may have as long as there may be any more.
+const LEAST_OF_EACH: usize = 8;
+/// Messages that one request is about at a time: whoever asks for more than that does so in portions,
+/// between which others are served.
+pub const PORTION: usize = 2_048;
 /// Messages given up that wait for the disk, or in a transaction, with their reasons.
 const MOST_REASONS: usize = 4_096;
 
@@ -29,7 +34,8 @@ pub struct Send {
     pub persistent: bool,
     /// 0 to 9.
     pub priority: u8,
-    /// The producer's id, and its number of this message, by which one sent again is recognised.
+    /// The producer, in words that no other user can say, and its number of this message, by which
+    /// one sent again is recognised.
     pub producer: Option<(Box<str>, u64)>,
     /// Its connection may have sent it before, on another that broke.
     pub again: bool,
@@ -84,6 +90,14 @@ struct Transaction {
     failed: Option<Refusal>,
 }
 
+impl Transaction {
+    /// Bytes that it sends and that are not persistent.
+    fn light(&self) -> usize {
+        let light = self.sends.iter().filter(|pending| !pending.entry.persistent);
+        light.map(|pending| pending.entry.size).sum()
+    }
+}
+
 /// All that ends with a connection.
 #[derive(Debug, Default)]
 pub(super) struct Connection {
@@ -92,6 +106,15 @@ pub(super) struct Connection {
     temporaries: BTreeSet<u16>,
     /// Bytes sent in its open transactions.
     uncommitted: usize,
+}
+
+/// May a connection that has so many of its own of something have one more? Of what is free, those who
+/// want all leave as much as each has: nobody finds nothing left.
+fn fits_share(what: &'static str, own: usize, all: usize, most: usize) -> Result<(), Refusal> {
+    if own < LEAST_OF_EACH || own < most.saturating_sub(all) {
+        return Ok(());
+    }
+    Err(Refusal::Share { what, own, most })
 }
 
 impl Core {
@@ -114,7 +137,7 @@ impl Core {
     /// Makes a temporary queue; one that the connection has made already is left as it is.
     ///
     /// # Errors
-    /// [`Refusal::TooManyQueues`]; [`Refusal::NotYours`].
+    /// [`Refusal::TooManyQueues`]; [`Refusal::Share`]; [`Refusal::NotYours`].
     pub fn create_temporary(
         &mut self,
         connection: ConnectionKey,
@@ -125,6 +148,8 @@ impl Core {
             let not_yours = || Refusal::NotYours { destination: destination.clone() };
             return if owner == Some(connection) { Ok(()) } else { Err(not_yours()) };
         }
+        let own = self.connections.get(&connection).map_or(0, |open| open.temporaries.len());
+        fits_share("temporary queues", own, self.lines.len(), self.limits.queues)?;
         let number = self.create(destination, Some(connection))?;
         self.connections.entry(connection).or_default().temporaries.insert(number);
         Ok(())
@@ -169,7 +194,8 @@ impl Core {
     /// Those that come later have higher keys.
     ///
     /// # Errors
-    /// Those of [`Core::queue`]; [`Refusal::NotYours`]; [`Refusal::TooManyConsumers`].
+    /// Those of [`Core::queue`]; [`Refusal::NotYours`]; [`Refusal::TooManyConsumers`];
+    /// [`Refusal::Share`].
     pub fn subscribe(
         &mut self,
         connection: ConnectionKey,
@@ -181,6 +207,8 @@ impl Core {
         if self.consumers.len() >= most {
             return Err(Refusal::TooManyConsumers { most });
         }
+        let own = self.connections.get(&connection).map_or(0, |open| open.consumers.len());
+        fits_share("consumers", own, self.consumers.len(), most)?;
         let number = self.queue(destination)?;
         let Some(line) = self.lines.get_mut(&number) else { return Err(Refusal::NoConsumer) };
         if line.owner.is_some_and(|owner| owner != connection) {
@@ -377,10 +405,7 @@ impl Core {
             self.effects.push(Effect::Answer(token, Err(refusal.clone())));
             return self.undo(connection, transaction);
         }
-        let light = transaction.sends.iter().filter(|pending| !pending.entry.persistent);
-        let light: usize = light.map(|pending| pending.entry.size).sum();
-        // One may always pass when there is nothing yet.
-        if light > 0 && self.resident > 0 && self.resident + light > self.limits.resident_bytes {
+        if !self.has_memory(transaction.light()) {
             self.effects.push(Effect::Answer(token, Err(Refusal::MemoryFull)));
             return self.undo(connection, transaction);
         }
@@ -396,15 +421,36 @@ impl Core {
         self.units.push(unit);
     }
 
-    /// Rolls back: its sends are forgotten, what it acknowledged is in its consumers' hands again.
+    /// Rolls back: its sends are forgotten, what it acknowledged is in its consumers' hands again. Done is
+    /// one portion; false if it has to be said again.
     ///
     /// # Errors
     /// [`Refusal::NoTransaction`].
-    pub fn rollback(&mut self, connection: ConnectionKey, transaction: u64) -> Result<(), Refusal> {
+    pub fn rollback(&mut self, connection: ConnectionKey, transaction: u64) -> Result<bool, Refusal> {
+        let taken = &mut self.transaction(connection, transaction)?.taken;
+        if taken.len() > PORTION {
+            let portion = taken.split_off(taken.len() - PORTION);
+            self.untake(portion);
+            return Ok(false);
+        }
         let open = self.connections.get_mut(&connection);
         let open = open.and_then(|open| open.transactions.remove(&transaction));
         self.undo(connection, open.ok_or(Refusal::NoTransaction)?);
-        Ok(())
+        Ok(true)
+    }
+
+    /// Before a commit: where it will be refused, what the transaction acknowledged goes back in portions.
+    /// Was this one, and more is to come?
+    pub fn unwind(&mut self, connection: ConnectionKey, transaction: u64) -> bool {
+        let Ok(open) = self.transaction(connection, transaction) else { return false };
+        let (is_large, light) = (open.taken.len() > PORTION, open.light());
+        let is_refused = open.failed.is_some() || !self.has_memory(light);
+        is_large && is_refused && self.rollback(connection, transaction) == Ok(false)
+    }
+
+    /// May a commit bring so many bytes that are not persistent? One may always when there is nothing yet.
+    fn has_memory(&self, light: usize) -> bool {
+        light == 0 || self.resident == 0 || self.resident + light <= self.limits.resident_bytes
     }
 
     fn undo(&mut self, connection: ConnectionKey, transaction: Transaction) {
@@ -412,8 +458,31 @@ impl Core {
         self.untake(transaction.taken);
     }
 
+    /// Before [`Core::acknowledge`]: does the consumer hold no more of that range than its client has
+    /// counted? A client whose connection broke may have a list that differs from what it was given since.
+    ///
+    /// # Errors
+    /// [`Refusal::Miscounted`]; the transaction is rolled back at its commit.
+    pub fn count_held(
+        &mut self,
+        key: ConsumerKey,
+        (first, last): (Option<Id>, Id),
+        most: usize,
+        transaction: Option<u64>,
+    ) -> Result<(), Refusal> {
+        let Some(consumer) = self.consumers.get(&key).filter(|_| most < usize::MAX) else { return Ok(()) };
+        let connection = consumer.connection;
+        let turns = consumer.range(first, last);
+        if turns.is_none_or(|turns| consumer.first_of(turns, most).1.is_none()) {
+            return Ok(());
+        }
+        self.fail(connection, transaction, &Refusal::Miscounted { most });
+        Err(Refusal::Miscounted { most })
+    }
+
     /// What a consumer says of the messages from `first` (its oldest, if there is none) to `last`, in
-    /// the order they were given. In a transaction it takes effect with the commit.
+    /// the order they were given. In a transaction it takes effect with the commit. Done is one portion;
+    /// where there is more, from which one on it has to be said again.
     ///
     /// # Errors
     /// [`Refusal::NoConsumer`], [`Refusal::NotInFlight`], [`Refusal::NoTransaction`].
@@ -423,7 +492,7 @@ impl Core {
         (first, last): (Option<Id>, Id),
         kind: AckKind,
         transaction: Option<u64>,
-    ) -> Result<(), Refusal> {
+    ) -> Result<Option<Id>, Refusal> {
         let owed = self.owed();
         let consumer = self.consumers.get_mut(&key).ok_or(Refusal::NoConsumer)?;
         let has_few = owed + consumer.taken < MOST_REASONS;
@@ -440,17 +509,19 @@ impl Core {
             AckKind::Delivered => {
                 consumer.mark_delivered(turns);
                 self.feed(key);
-                return Ok(());
+                return Ok(None);
             }
             AckKind::Redelivered => {
+                let (turns, next) = consumer.first_of(turns, PORTION);
                 consumer.count_redelivery(turns);
-                return Ok(());
+                return Ok(next);
             }
         };
         if let Some(transaction) = transaction {
             self.transaction(connection, transaction)?;
         }
         let Some(consumer) = self.consumers.get_mut(&key) else { return Err(Refusal::NoConsumer) };
+        let (turns, next) = consumer.first_of(turns, PORTION);
         let flights = consumer.take(turns);
         if transaction.is_some() {
             consumer.taken += flights.len();
@@ -470,7 +541,7 @@ impl Core {
             }
         }
         self.feed(key);
-        Ok(())
+        Ok(next)
     }
 
     /// Somebody waits until all that was acknowledged before is durable.

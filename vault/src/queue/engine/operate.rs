@@ -24,9 +24,13 @@ pub(in crate::queue) enum Operate {
         bytes: usize,
         reply: Reply<Vec<Placed>>,
     },
+    /// Asks for the size of the first message behind a place.
+    Weigh(Destination, Id, Reply<Option<usize>>),
     Remove(Destination, Reply),
     /// Asks for [`crate::queue::core::Core::has`], once all that was sent before is kept or refused.
     Has(Box<str>, u64, Reply<bool>),
+    /// Waits until all that anybody has asked before is done, and durable.
+    Settle(Reply),
     List(Reply<Vec<QueueStatus>>),
 }
 
@@ -62,6 +66,7 @@ impl Engine {
                 let page = self.browse(&destination, after, most, bytes);
                 drop(reply.send(page));
             }
+            Operate::Weigh(destination, after, reply) => drop(reply.send(self.weigh(&destination, after))),
             Operate::Remove(destination, reply) => {
                 // What is owed would keep it in use.
                 self.write();
@@ -71,6 +76,10 @@ impl Engine {
             Operate::Has(producer, number, reply) => {
                 self.write();
                 drop(reply.send(Ok(self.core.has(&producer, number))));
+            }
+            Operate::Settle(reply) => {
+                let token = self.wait(Waiter::Done(reply));
+                self.core.sync(token);
             }
             Operate::List(reply) => drop(reply.send(self.list())),
         }
@@ -156,6 +165,15 @@ impl Engine {
         page.retain(|placed| end.is_none_or(|end| placed.id <= end));
         page.sort_by_key(|placed| placed.id);
         Ok(page)
+    }
+
+    fn weigh(&mut self, destination: &Destination, after: Id) -> Result<Option<usize>, QueueError> {
+        let queue = self.number(destination)?;
+        self.write();
+        let kept = self.journal.rows_of(queue, after, 1)?.first().map(|row| (row.id, row.size));
+        let volatile = self.core.volatile(queue, after, 1);
+        let volatile = volatile.first().map(|placed| (placed.id, placed.message.body.len()));
+        Ok(kept.into_iter().chain(volatile).min().map(|(_, size)| size))
     }
 
     /// None is the end, also where damaged ones are in between.

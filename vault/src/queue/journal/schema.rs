@@ -23,6 +23,7 @@ pub(super) const MIGRATIONS: &[&str] = &["
     ) STRICT;
     CREATE TABLE producer (
         slot INTEGER PRIMARY KEY,
+        -- Whose it is, and what it calls itself.
         name TEXT NOT NULL,
         upto INTEGER NOT NULL,
         heard INTEGER NOT NULL

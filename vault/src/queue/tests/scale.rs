@@ -3,6 +3,8 @@
 
 use std::time::Instant;
 
+use futures_util::FutureExt as _;
+
 use super::*;
 
 fn many() -> usize {
@@ -156,4 +158,47 @@ async fn who_declines_very_many_gets_what_is_its_own_and_holds_nobody_up() {
     let (other, mut others) = queues.connect();
     consumer(&other, &orders, 3).await;
     assert_eq!(names(&mut others, 3).await, ["theirs"; 3]);
+}
+
+#[tokio::test]
+async fn who_has_many_messages_rolled_back_again_and_again_leaves_others_their_turns() {
+    const MESSAGES: usize = 20_000;
+    let folder = tempfile::tempdir().unwrap();
+    let (queues, orders) = (open(folder.path()), queue("orders"));
+    let (greedy, mut deliveries) = queues.connect();
+    let (honest, _others) = queues.connect();
+    for number in 0..MESSAGES {
+        drop(
+            greedy.send(Send { persistent: false, ..to(&orders, &number.to_string()) }, None).await.unwrap(),
+        );
+    }
+    let key = consumer(&greedy, &orders, MESSAGES).await;
+    let first = next(&mut deliveries).await.id;
+    let mut last = first;
+    for _ in 1..MESSAGES {
+        last = next(&mut deliveries).await.id;
+    }
+    let mut flood = Vec::new();
+    for number in 0..40 {
+        flood.push(greedy.begin(number).await.unwrap());
+        let range = (Some(first), last);
+        flood.push(greedy.acknowledge(key, range, AckKind::Standard, Some(number)).await.unwrap());
+        flood.push(greedy.rollback(number).await.unwrap());
+        flood.push(greedy.acknowledge(key, range, AckKind::Redelivered, None).await.unwrap());
+    }
+    for _ in 0..3 {
+        keep(&honest, to(&queue("other"), "a")).await;
+    }
+    let mut last_of_flood = flood.pop().unwrap();
+    assert!((&mut last_of_flood).now_or_never().is_none(), "it is served in between");
+    for answer in flood {
+        answer.await.unwrap();
+    }
+    last_of_flood.await.unwrap();
+    // Nothing of it is lost, and none is with anybody else.
+    let all = greedy.acknowledge(key, (None, last), AckKind::Standard, None).await.unwrap();
+    all.await.unwrap();
+    let state = queues.list().await.unwrap().into_iter().find(|queue| queue.state.destination == orders);
+    let state = state.unwrap().state;
+    assert_eq!((state.depth, state.in_flight, state.dequeued), (0, 0, MESSAGES as u64));
 }

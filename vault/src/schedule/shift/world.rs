@@ -357,7 +357,8 @@ impl World {
             // It fails, or its answer is lost.
             _ if self.is_away() || self.chance(6) => self.over(of, 1),
             Sight::Rest(_) => self.over(of, 1),
-            Sight::Found(state) => {
+            Sight::New => {
+                let state = State::new(self.clock(of));
                 self.ledger.known.get_or_insert(Known { state, version: 1 });
                 self.vaults[of].here = self.ledger.known.clone();
                 self.over(of, 0);

@@ -48,6 +48,12 @@ pub struct Seen<T> {
 }
 
 impl Sequence {
+    /// Is etcd the ledger, which both vaults write? Then a lease's renewal is an entry.
+    #[must_use]
+    pub const fn is_shared(&self) -> bool {
+        self.ready.is_some()
+    }
+
     /// Writes, removes, or does something about a lease.
     ///
     /// # Errors

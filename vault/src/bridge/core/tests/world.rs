@@ -4,13 +4,21 @@
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::super::{Badge, Core, Found, Held, Input, Kept, Load, Row, Step, Write};
+use super::super::{Badge, Core, Found, Held, Input, Kept, Load, Refusal, Row, Step, Write};
 use super::limits;
 
 /// Messages of a history.
 const MESSAGES: u32 = 24;
 /// The target refuses this one, in histories with faults.
 const POISON: u32 = 13;
+/// The target hangs up at this one, in histories with faults.
+const HANGS: u32 = 17;
+/// In some histories it also refuses all to this destination.
+const FORBIDDEN: i64 = 1;
+
+fn destination(message: u32) -> i64 {
+    i64::from(message % 4)
+}
 
 /// A safeguard that is taken away.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -29,6 +37,8 @@ pub(super) enum Flaw {
     NoneTells,
     /// The target takes whatever comes.
     TargetForgets,
+    /// Who starts again takes what was set aside for what waits like all else.
+    ForgetsAside,
     /// All sources of a URI have the same badge.
     OneSource,
     /// All targets of a URI have the same badge.
@@ -59,11 +69,23 @@ struct Disk {
     /// Batches that are not ours yet, where they were to be taken, and their rows.
     open: BTreeMap<u64, (Option<Badge>, Vec<u64>)>,
     dead: Vec<u32>,
+    /// Set aside, and whether the target had answered.
+    aside: BTreeMap<u64, bool>,
     source: Option<Badge>,
     target: Option<Badge>,
 }
 
 impl Disk {
+    /// What was set aside is settled before the journal is worked with again.
+    fn open(&mut self) {
+        for (sequence, is_answered) in std::mem::take(&mut self.aside) {
+            self.write(match is_answered {
+                true => Write::Pass(vec![sequence]),
+                false => Write::Bury { sequence, why: String::new() },
+            });
+        }
+    }
+
     fn put(&mut self, messages: Vec<u32>) -> Vec<u64> {
         let place = |message| {
             self.last_sequence += 1;
@@ -87,6 +109,7 @@ impl Disk {
                     self.put(messages);
                 }
             }
+            Write::Return(_) => {}
             Write::Drop(batch) => {
                 for sequence in self.open.remove(&batch).unwrap().1 {
                     self.rows.remove(&sequence).unwrap();
@@ -97,23 +120,34 @@ impl Disk {
                     self.rows.remove(sequence).unwrap();
                 }
             }
+            Write::Aside { sequence, is_answered, .. } => drop(self.aside.insert(sequence, is_answered)),
+            Write::Acquit => self.aside.clear(),
+            Write::Pass(sequences) => {
+                let messages = sequences.iter().map(|it| self.rows.remove(it).unwrap()).collect();
+                self.put(messages);
+            }
             Write::From(badge) => self.source = Some(badge),
             Write::To(badge) => self.target = Some(badge),
             Write::Jump(batch) => {
                 self.next_batch = batch;
                 self.last_sequence += 1 << 40;
             }
-            Write::Bury { sequence, .. } => self.dead.push(self.rows.remove(&sequence).unwrap()),
+            Write::Bury { sequence, .. } => {
+                self.aside.remove(&sequence);
+                self.dead.push(self.rows.remove(&sequence).unwrap());
+            }
         }
     }
 
-    fn load(&self, after: u64, most: usize) -> Vec<Row<u32>> {
+    fn load(&self, after: u64, most: usize, but: &[i64]) -> Vec<Row<u32>> {
         let is_open = |sequence| self.open.values().any(|(_, rows)| rows.contains(sequence));
-        let behind = self.rows.range(after + 1..).filter(|(sequence, _)| !is_open(sequence)).take(most);
+        let behind = self.rows.range(after + 1..).filter(|(sequence, _)| !is_open(sequence));
+        let behind = behind.filter(|(_, message)| !but.contains(&destination(**message))).take(most);
         let row = |(sequence, message): (&u64, &u32)| Row {
             sequence: *sequence,
             bytes: 1,
             is_expired: false,
+            destination: destination(*message),
             message: *message,
         };
         behind.map(row).collect()
@@ -141,7 +175,7 @@ impl Disk {
 #[derive(Debug)]
 enum Errand {
     Write(Write<u32>),
-    Load(u64, usize),
+    Load(u64, usize, Vec<i64>),
 }
 
 #[derive(Debug, Default)]
@@ -160,15 +194,15 @@ struct Vault {
     target_believes: bool,
     target_is_connected: bool,
     target_at: usize,
-    to_target: VecDeque<Vec<Row<u32>>>,
+    to_target: VecDeque<(Vec<Row<u32>>, bool)>,
     from_target: VecDeque<Input<u32>>,
 }
 
 impl Vault {
     /// Nothing is on its way, and what is kept are rows alone that are not ours.
     fn rests(&self) -> bool {
-        let kept: usize = self.disk.open.values().map(|(_, rows)| rows.len()).sum();
-        self.disk.rows.len() == kept
+        // One at which the target hangs up waits for others, or for an operator.
+        self.disk.load(0, usize::MAX, &[]).iter().all(|row| row.message == HANGS)
             && self.errands.is_empty()
             && self.from_source.is_empty()
             && self.core.as_ref().is_some_and(|core| core.open.is_none())
@@ -199,6 +233,7 @@ pub(super) struct World {
     dice: Dice,
     flaw: Option<Flaw>,
     is_calm: bool,
+    is_forbidding: bool,
     faults: usize,
     now: Duration,
     /// One or two behind the same URI.
@@ -216,6 +251,7 @@ impl World {
             dice: Dice(seed),
             flaw,
             is_calm: false,
+            is_forbidding: seed.is_multiple_of(3),
             faults: 20,
             now: Duration::ZERO,
             sources: (0..=seed % 2).map(|_| Source::default()).collect(),
@@ -270,7 +306,12 @@ impl World {
 
     fn check(self) -> Result<Vec<u32>, String> {
         let dead = self.vaults.iter().flat_map(|vault| &vault.disk.dead);
-        let mut all: Vec<u32> = self.arrived.iter().chain(dead).copied().collect();
+        let stands = self.vaults.iter().flat_map(|vault| {
+            let ours = vault.disk.load(0, usize::MAX, &[]);
+            ours.into_iter().map(|row| row.message).filter(|message| *message == HANGS)
+        });
+        let stands: Vec<u32> = stands.collect();
+        let mut all: Vec<u32> = self.arrived.iter().chain(dead).chain(&stands).copied().collect();
         all.sort_unstable();
         let wanted: Vec<u32> = (1..=MESSAGES).collect();
         if all == wanted { Ok(self.arrived) } else { Err(format!("arrived: {all:?}")) }
@@ -323,6 +364,9 @@ impl World {
     }
 
     fn start(&mut self, vault: usize) {
+        if self.flaw != Some(Flaw::ForgetsAside) {
+            self.vaults[vault].disk.open();
+        }
         let kept = self.vaults[vault].disk.kept();
         self.vaults[vault].core = Some(Core::new(limits(), kept));
         self.vaults[vault].is_frozen = false;
@@ -381,6 +425,16 @@ impl World {
         }
         let answers_are_lost = self.dice.below(2) == 0;
         let it = &mut self.vaults[vault];
+        let is_there = |row: &Row<u32>| row.sequence <= self.targets[it.target_at][vault];
+        if it.target_is_connected
+            && it
+                .to_target
+                .front()
+                .is_some_and(|(rows, is_careful)| *is_careful && !rows.iter().any(is_there))
+        {
+            // Its commit was not asked for yet.
+            it.from_target.push_back(refused(Refusal::HungUp));
+        }
         it.target_is_connected = false;
         it.to_target.clear();
         if answers_are_lost {
@@ -472,8 +526,8 @@ impl World {
                     it.from_journal.push_back(Input::Written);
                 }
             }
-            Some(Errand::Load(after, most)) => {
-                it.from_journal.push_back(Input::Loaded(it.disk.load(after, most)));
+            Some(Errand::Load(after, most, but)) => {
+                it.from_journal.push_back(Input::Loaded(it.disk.load(after, most, &but)));
             }
             None => {}
         }
@@ -525,18 +579,25 @@ impl World {
         if !it.target_is_connected {
             return;
         }
-        let Some(rows) = it.to_target.pop_front() else { return };
-        if !self.is_calm && rows.iter().any(|row| row.message == POISON) {
+        let Some((mut rows, is_careful)) = it.to_target.pop_front() else { return };
+        let last = &mut self.targets[it.target_at][vault];
+        // What it has it drops before anything else.
+        rows.retain(|row| row.sequence > *last || self.flaw == Some(Flaw::TargetForgets));
+        let is_refused =
+            |row: &Row<u32>| row.message == POISON || (self.is_forbidding && row.destination == FORBIDDEN);
+        if !self.is_calm && rows.iter().any(|row| row.message == HANGS) {
             it.target_is_connected = false;
-            it.from_target.push_back(Input::Refused { why: "poison".to_owned(), for_ever: false });
+            it.from_target.extend(is_careful.then(|| refused(Refusal::HungUp)));
             return;
         }
-        let last = &mut self.targets[it.target_at][vault];
+        if !self.is_calm && rows.iter().any(is_refused) {
+            it.target_is_connected = false;
+            it.from_target.push_back(refused(Refusal::Answered));
+            return;
+        }
         for row in rows {
-            if row.sequence > *last || self.flaw == Some(Flaw::TargetForgets) {
-                *last = row.sequence;
-                self.arrived.push(row.message);
-            }
+            *last = row.sequence;
+            self.arrived.push(row.message);
         }
         it.from_target.push_back(Input::Sent);
     }
@@ -588,8 +649,10 @@ impl World {
                             inputs.push_back(Input::Written);
                         }
                     }
-                    Step::Load { after, rows, .. } => it.errands.push_back(Errand::Load(after, rows)),
-                    Step::Send(rows) => it.to_target.push_back(rows),
+                    Step::Load { after, rows, but, .. } => {
+                        it.errands.push_back(Errand::Load(after, rows, but));
+                    }
+                    Step::Send { rows, is_careful } => it.to_target.push_back((rows, is_careful)),
                     Step::Refuse if self.flaw == Some(Flaw::NoDoubt) => {
                         inputs.push_back(Input::Accept);
                         inputs.push_back(Input::TargetUp(badges(it.target_at)));
@@ -610,4 +673,8 @@ fn badges(number: usize) -> BTreeSet<Badge> {
     let mut badge = Badge::default();
     badge[0] = u8::try_from(number).unwrap();
     [badge].into()
+}
+
+fn refused(how: Refusal) -> Input<u32> {
+    Input::Refused { why: "no".to_owned(), how }
 }

@@ -132,6 +132,27 @@ fn queues_consumers_and_transactions_are_bounded() {
 }
 
 #[test]
+fn one_connection_leaves_as_much_for_the_others_as_it_has() {
+    let mut bench = Bench::new(Limits { consumers: 100, queues: 100, ..Limits::default() });
+    let temporary =
+        |owner: u64, number: u64| Destination::temporary(&format!("ID:{owner}:{number}")).unwrap();
+    for owner in 1..=3 {
+        let made = (1..=100)
+            .take_while(|number| bench.core.create_temporary(owner, &temporary(owner, *number)).is_ok());
+        let made = made.count();
+        let opens = |number: &u64| {
+            let key = owner * 1_000 + number;
+            bench.core.subscribe(owner, key, &Destination::queue("q").unwrap(), 1.into()).is_ok()
+        };
+        let opened = (1..=100).take_while(opens).count();
+        let most = [50, 25, 13][usize::try_from(owner).unwrap() - 1];
+        assert!(made + 2 >= most && made <= most && opened == most, "{owner}: {made}, {opened}");
+    }
+    let refused = bench.core.create_temporary(1, &temporary(1, 101)).unwrap_err();
+    assert!(matches!(refused, Refusal::Share { what: "temporary queues", most: 100, .. }), "{refused}");
+}
+
+#[test]
 fn a_consumer_that_never_acknowledges_holds_no_more_than_the_limit() {
     let mut bench = Bench::new(Limits { in_flight: 5, ..Limits::default() });
     bench.subscribe(1, "a", 1_000_000).unwrap();
