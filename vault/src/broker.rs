@@ -19,6 +19,7 @@ mod held;
 mod large;
 mod letter;
 mod seats;
+mod spell;
 mod telling;
 mod temporaries;
 pub mod users;
@@ -46,6 +47,7 @@ use connection::End;
 use counts::{Complaints, Counts, Reason};
 use encryption::Encryption;
 use large::Large;
+use spell::Spell;
 use temporaries::Temporaries;
 use users::{Door, UsersError};
 
@@ -115,6 +117,8 @@ struct Hall {
     temporaries: Temporaries,
     counts: Arc<Counts>,
     complaints: Complaints,
+    /// Of senders that find no room.
+    spell: Spell,
     /// Room for large frames.
     large: Large,
     /// Room for what browsers have read and their clients have not, in KiB.
@@ -199,6 +203,7 @@ impl Broker {
             temporaries: Temporaries::new(id.clone(), name),
             counts: Arc::new(Counts::register(registry)?),
             complaints: Complaints::default(),
+            spell: Spell::register(registry)?,
             large: Large::new(settings.max_frame),
             pages: Arc::new(Semaphore::new(pages.clamp(1, Semaphore::MAX_PERMITS))),
             settings,
@@ -220,6 +225,12 @@ impl Broker {
     #[must_use]
     pub fn queues(&self) -> &Queues {
         &self.hall.queues
+    }
+
+    /// Tells the log when senders are not held any more; call it every second or so.
+    pub fn look(&self) {
+        let gate = self.hall.queues.gate();
+        self.hall.spell.look(!gate.journal && !gate.memory);
     }
 
     /// How it is.

@@ -2,12 +2,14 @@
 //! Webhooks says. Knows targets by name; not who sends messages, nor what handlers do with them.
 //!
 //! - `letter`: a message as headers and body. `signature`: the secrets. `handler`: HTTP and TLS.
-//! - `course`: what follows from an answer; pure. `target`: one target at work.
+//! - `course`: what follows from an answer; pure. `ailing`: when the log hears of a handler that fails.
+//! - `target`: one target at work.
 //!
 //! A handler tells by `webhook-id` that it has seen an event: the id stays the same over tries,
 //! restarts and replays of a dead letter. How often a message was tried is in memory only: after a
 //! restart of the vault its tries begin anew.
 
+mod ailing;
 pub mod course;
 pub mod handler;
 pub mod letter;

@@ -30,6 +30,7 @@ pub mod core;
 mod engine;
 pub mod journal;
 pub mod message;
+pub mod overview;
 
 use std::future::Future;
 use std::path::PathBuf;
@@ -103,9 +104,18 @@ pub struct Gate {
     pub journal: bool,
     /// Why the journal could not be written or read last; `None` once it can.
     pub trouble: Option<String>,
+    /// Bytes that the journal holds.
+    pub stored_bytes: u64,
+    /// Bytes of non-persistent messages.
+    pub resident_bytes: usize,
 }
 
 impl Gate {
+    /// Is it open and shut alike? Nobody is woken by a figure.
+    fn is_like(&self, other: &Self) -> bool {
+        (self.memory, self.journal, &self.trouble) == (other.memory, other.journal, &other.trouble)
+    }
+
     /// Is there room for one more? Holding what a commit would free helps nobody: transactions have
     /// a bound of their own.
     fn admits(&self, persistent: bool, in_transaction: bool) -> bool {
@@ -179,6 +189,7 @@ struct Shared {
     settings: Settings,
     gate: watch::Receiver<Gate>,
     keys: AtomicU64,
+    opened_at: u64,
 }
 
 /// All queues. Clones are the same queues; the thread ends with the last of them and of the
@@ -254,7 +265,8 @@ impl Queues {
             .map_err(|source| QueueError::Thread { source })?;
         let permits = settings.inbox_bytes.min(Semaphore::MAX_PERMITS);
         let (room, keys) = (Arc::new(Semaphore::new(permits)), AtomicU64::new(1));
-        Ok(Self { shared: Arc::new(Shared { inbox, room, settings, gate: seen, keys }) })
+        let opened_at = engine::milliseconds();
+        Ok(Self { shared: Arc::new(Shared { inbox, room, settings, gate: seen, keys, opened_at }) })
     }
 
     /// Ends the thread, if no other clone and no session is left, and waits until the file is closed.
@@ -279,6 +291,12 @@ impl Queues {
     #[must_use]
     pub fn gate(&self) -> Gate {
         self.shared.gate.borrow().clone()
+    }
+
+    /// Since when queues count what came, was finished and died, in ms since 1970.
+    #[must_use]
+    pub fn opened_at(&self) -> u64 {
+        self.shared.opened_at
     }
 
     /// All queues.

@@ -23,7 +23,6 @@ use crate::api::status::Sources;
 use crate::api::upkeep::TellOfAdoption;
 use crate::api::{bridge, database, files, leases, life, names, numbers, records, upkeep};
 use crate::bridge::{Bridge, BridgeError};
-use crate::broker::Broker;
 use crate::config::Config;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
@@ -35,6 +34,7 @@ use crate::worker::upkeep::Upkeep;
 use crate::worker::{self, HeardOf, Listener, Merge, Merged, SharedWith, Source, Worker};
 
 mod bridging;
+pub(crate) mod queuing;
 
 /// How long a change of the catalog that nobody waits for waits for others: the other vault would
 /// otherwise tell back each upload by itself, and flush its catalog once more for it.
@@ -441,22 +441,6 @@ fn look(pair: &Pair, sequence: &Sequence, storage: &Storage, readiness: Readines
             }
             report_files(&storage, &readiness).await;
         })
-    };
-    worker::every(LOOK, look, shutdown.clone());
-}
-
-/// Readiness follows the broker.
-pub(crate) fn look_at_broker(broker: &Broker, readiness: Readiness, shutdown: &Shutdown) {
-    let broker = broker.clone();
-    let look = move || -> BoxFuture<'static, ()> {
-        let gate = broker.queues().gate();
-        let (health, detail) = match (gate.trouble, gate.journal || gate.memory) {
-            (Some(trouble), _) => (Health::Degraded, trouble),
-            (None, true) => (Health::Degraded, "senders are held: it is full".to_owned()),
-            (None, false) => (Health::Good, "messages are taken".to_owned()),
-        };
-        readiness.report("broker", health, detail);
-        Box::pin(std::future::ready(()))
     };
     worker::every(LOOK, look, shutdown.clone());
 }

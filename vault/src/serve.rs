@@ -22,8 +22,9 @@ use crate::broker::{self, Broker, BrokerError};
 use crate::config::Config;
 use crate::pki::{Pki, PkiError};
 use crate::posting::{self, Posting};
+use crate::queue::overview;
 use crate::queue::{self, QueueError, Queues};
-use crate::rooms::{Rooms, RoomsError};
+use crate::rooms::{Rooms, RoomsError, queuing};
 use crate::sequence::Sequence;
 use crate::worker::background::{AskError, Background, BackgroundError, Ending};
 use crate::worker::metrics::Metrics;
@@ -128,6 +129,10 @@ impl Vault {
             None => None,
         };
         let queues = queues(&config, broker.as_ref().map(|(broker, _)| broker))?;
+        if let Some(queues) = &queues {
+            let watched = (&registry, readiness.clone());
+            queuing::look_at_queues(queues, queuing::served(&config), watched, &last)?;
+        }
         let posting = posting(&config, queues.as_ref(), (&registry, &readiness)).await;
         let watched = (&upkeep, readiness.clone());
         let rooms = Rooms::open(&config, &pki, &registry, watched, posting.as_ref().ok(), &last).await?;
@@ -189,8 +194,11 @@ impl Vault {
         status.push(worker_status(&background));
         let (broker, clients) = broker.unzip();
         if let Some(broker) = broker {
-            crate::rooms::look_at_broker(&broker, readiness.clone(), &last);
+            queuing::look_at_broker(&broker, readiness.clone(), &last);
             status.push(broker_status(broker));
+        }
+        if let Some(queues) = &queues {
+            status.push(queuing::status(queues, queuing::served(&config)));
         }
         if let Ok(posting) = &posting {
             status.push(posting_status(posting.clone()));
@@ -268,14 +276,22 @@ fn broker_status(broker: Broker) -> (&'static str, StatusSource) {
     ("broker", source)
 }
 
-/// The broker's queues; where there is none, their thread runs only where a job or a delivery needs it.
+/// The broker's queues; where there is none, their thread runs only where a job or a delivery needs it, or
+/// where messages wait that an operator must see.
 fn queues(config: &Config, broker: Option<&Broker>) -> Result<Option<Queues>, QueueError> {
-    let are_needed = !(config.schedules.is_empty() && config.deliveries.is_empty());
-    match broker {
-        Some(broker) => Ok(Some(broker.queues().clone())),
-        None if are_needed => Queues::open(queue::Settings::new(config.state.join("queue.db"))).map(Some),
-        None => Ok(None),
-    }
+    let Some(broker) = broker else {
+        let file = config.state.join("queue.db");
+        let left = overview::left_behind(&file, &queuing::served(config)).unwrap_or_else(|error| {
+            tracing::warn!("queues: {error}; whether messages wait there is not known");
+            None
+        });
+        if let Some(left) = &left {
+            tracing::warn!("queues: {}: {left}", file.display());
+        }
+        let are_needed = left.is_some() || works(config);
+        return are_needed.then(|| Queues::open(queue::Settings::new(file))).transpose();
+    };
+    Ok(Some(broker.queues().clone()))
 }
 
 /// The keys of messages are opened. Numbers, files and JMS do not wait for a file that cannot be read.
@@ -284,7 +300,8 @@ async fn posting(
     queues: Option<&Queues>,
     (registry, readiness): (&Registry, &Readiness),
 ) -> Result<Posting, NoPosts> {
-    let queues = queues.ok_or(NoPosts::NoQueues)?;
+    let is_served = config.broker.is_some() || works(config);
+    let queues = queues.filter(|_| is_served).ok_or(NoPosts::NoQueues)?;
     let file = posting::file(&config.state);
     let opened = Posting::open(&file, &config.name, queues.clone()).await;
     opened.and_then(|posting| posting.register(registry).map(|()| posting)).map_err(|error| {
@@ -297,6 +314,11 @@ async fn posting(
     })
 }
 
+/// Is there a job or a delivery?
+fn works(config: &Config) -> bool {
+    !(config.schedules.is_empty() && config.deliveries.is_empty())
+}
+
 /// Jobs and deliveries begin.
 fn begin(
     config: &Config,
@@ -306,8 +328,7 @@ fn begin(
     registry: &Registry,
 ) -> Result<(Background, Ending, Shutdown), ServeError> {
     let stop = Shutdown::new();
-    let Some(queues) = queues.filter(|_| !(config.schedules.is_empty() && config.deliveries.is_empty()))
-    else {
+    let Some(queues) = queues.filter(|_| works(config)) else {
         return Ok((background, ending, stop));
     };
     let work = (&*config.schedules, config.deliveries.clone());

@@ -46,7 +46,10 @@ pub struct Queue {
     pub in_flight: u64,
     /// Who read it.
     pub consumers: u64,
-    /// Messages that came since this vault started.
+    /// RFC 3339, UTC: since when what came, was finished and died is counted, which is this vault's start.
+    #[serde(default)]
+    pub counted_since: String,
+    /// Messages that came since then.
     pub enqueued: u64,
     /// Messages that consumers have finished since then.
     pub dequeued: u64,
@@ -174,9 +177,11 @@ fn opened(caller: &Caller, queues: Option<Queues>) -> Result<Queues, Refusal> {
 }
 
 async fn list(State(queues): State<Option<Queues>>, caller: Caller) -> Result<Json<Page<Queue>>, Refusal> {
-    let listed = opened(&caller, queues)?.list().await.map_err(|error| refuse(&error))?;
+    let queues = opened(&caller, queues)?;
+    let listed = queues.list().await.map_err(|error| refuse(&error))?;
+    let since = rfc_3339(queues.opened_at());
     // There are at most as many as the queues' own limit, and no second page.
-    Ok(Json(Page { items: listed.iter().map(queue).collect(), next: None }))
+    Ok(Json(Page { items: listed.iter().map(|status| queue(status, &since)).collect(), next: None }))
 }
 
 async fn browse(
@@ -289,7 +294,7 @@ async fn relocate_first(
     Ok(moved)
 }
 
-fn queue(status: &QueueStatus) -> Queue {
+fn queue(status: &QueueStatus, since: &str) -> Queue {
     let state = &status.state;
     Queue {
         name: state.destination.name().to_owned(),
@@ -297,6 +302,7 @@ fn queue(status: &QueueStatus) -> Queue {
         messages: state.depth,
         in_flight: state.in_flight,
         consumers: state.consumers,
+        counted_since: since.to_owned(),
         enqueued: state.enqueued,
         dequeued: state.dequeued,
         dead: state.dead,

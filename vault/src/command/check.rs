@@ -13,6 +13,8 @@ use crate::broker;
 use crate::config::Config;
 use crate::config::worker::{Call, Kind as Task};
 use crate::delivery::{Caller, Endpoint};
+use crate::queue::overview::left_behind;
+use crate::rooms::queuing;
 use crate::sequence::database;
 use crate::sequence::run_folder::run_folder;
 use crate::storage::file_server::try_out;
@@ -66,6 +68,7 @@ pub fn check(config: &Config) -> Report {
             Err(error) => report.faults.push(error.to_string()),
         }
     }
+    report.found.extend(stranded(config));
     report.found.extend(spool(config));
     // Where etcd is the ledger nobody gives numbers alone.
     if config.database.as_ref().is_none_or(|database| database.role == database::Role::Copy) {
@@ -73,6 +76,15 @@ pub fn check(config: &Config) -> Report {
         report.found.extend(none.map(|none| format!("WARNING: {none}")));
     }
     report
+}
+
+/// Messages that were taken, and that nobody serves as the configuration is now.
+fn stranded(config: &Config) -> Option<String> {
+    let file = config.state.join("queue.db");
+    match left_behind(&file, &queuing::served(config)) {
+        Ok(left) => left.map(|left| format!("WARNING: {}: {left}", file.display())),
+        Err(error) => Some(format!("WARNING: {error}")),
+    }
 }
 
 /// Every handler that the worker calls, by the name of its section.

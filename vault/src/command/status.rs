@@ -67,6 +67,7 @@ pub fn wanting(status: &Value) -> Vec<String> {
     let broker = &status["broker"];
     wanting.extend(broker["full"].as_str().map(|what| format!("broker: {what} is full; senders are held")));
     wanting.extend(broker["trouble"].as_str().map(|why| format!("broker: {why}")));
+    wanting.extend(list(&status["queues"]["troubles"]).iter().map(|trouble| word(trouble).to_owned()));
     let troubles = list(&status["bridge"]["troubles"]).iter();
     wanting.extend(troubles.map(|trouble| format!("bridge {}", word(trouble))));
     wanting.extend(files["key_trouble"].as_str().map(|trouble| format!("keys: {trouble}")));
@@ -140,6 +141,12 @@ pub fn told(status: &Value, wanting: &[String], now: i64) -> String {
                 count(&broker["dead_letters"]),
             ),
         );
+    }
+    let queues = &status["queues"];
+    if queues.is_object() && !broker.is_object() {
+        let (messages, names) = (count(&queues["messages"]), count(&queues["queues"]));
+        let dead = count(&queues["dead_letters"]);
+        line("queues", format!("{messages} messages in {names} queues, {dead} dead letters; no broker"));
     }
     for (name, direction) in status["bridge"]["directions"].as_object().into_iter().flatten() {
         let waiting = count(&direction["waiting"]["rows"]);
@@ -360,8 +367,10 @@ mod tests {
                 "bridge there: its source is away",
             ),
             ("/numbers/database", json!({"thin": "etcd: a is away"}), "etcd: a is away"),
+            ("/queues", json!({"dead_letters": 5, "troubles": ["5 dead letters: vault"]}), "5 dead letters"),
         ] {
             let mut status = well();
+            status["queues"] = json!({});
             status["bridge"] = json!({});
             *status.pointer_mut(place).unwrap() = value;
             let found = wanting(&status);

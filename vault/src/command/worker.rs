@@ -11,6 +11,8 @@ use serde_json::{Value, json};
 use super::control::{Progress, accepted, ask, call, whole};
 use super::{CommandError, Output};
 
+/// Under the targets.
+const OF_THIS_VAULT: &str = "targets here are this vault's alone; the other one's: vault worker status there";
 /// An operator waits no longer.
 const PATIENCE: std::time::Duration = std::time::Duration::from_secs(3);
 
@@ -87,6 +89,9 @@ fn told(report: &Value) -> String {
     let (own, configured): (Vec<_>, Vec<_>) = rows(report, "jobs").partition(|job| job["runs_on"] == "each");
     let mut lines: Vec<_> = configured.into_iter().map(job).collect();
     lines.extend(rows(report, "targets").map(target));
+    if rows(report, "targets").next().is_some() {
+        lines.push(OF_THIS_VAULT.to_owned());
+    }
     if lines.is_empty() {
         lines.push("no [[schedule]] and no [[delivery]] is configured".to_owned());
     }
@@ -137,6 +142,9 @@ fn target(target: &Value) -> String {
         target["failed"],
         target["dead"]
     );
+    if let Some(gone @ 1..) = target["gone"].as_u64() {
+        line.push_str(&format!(", {gone} given up and gone"));
+    }
     if let Some(waiting @ 1..) = target["retrying"].as_u64() {
         line.push_str(&format!(", {waiting} to be tried again"));
     }
@@ -171,15 +179,16 @@ mod tests {
                     "last": { "ended": "2026-05-01T00:00:00Z", "result": "2 replicas copied" } },
             ],
             "targets": [{ "name": "shop", "queue": "orders", "delivered": 7, "under_way": 2, "retrying": 1,
-                "failed": 2, "dead": 1, "paused": "paused by ops", "last_failure": null }],
+                "failed": 2, "dead": 1, "gone": 4, "paused": "paused by ops", "last_failure": null }],
         });
         assert_eq!(
             told(&report),
             "job nightly: next 2026-05-02T00:30:00Z, last for 2026-05-01T00:30:00Z on vault-a: FAILED: 410, \
              3 FAILURES in a row\n\
              job new: next never, PAUSED: paused by ops, WAITS: records need both vaults\n\
-             target shop: from orders, 7 delivered, 2 under way, 2 failed tries, 1 dead letters, 1 to be tried \
-             again, PAUSED: paused by ops\n\
+             target shop: from orders, 7 delivered, 2 under way, 2 failed tries, 1 dead letters, 4 given up and gone, \
+             1 to be tried again, PAUSED: paused by ops\n\
+             targets here are this vault's alone; the other one's: vault worker status there\n\
              job storage.scrub: next 2026-06-01T00:00:00Z, running on vault-a since 2026-05-01T00:00:00Z\n\
              job storage.repair: last at 2026-05-01T00:00:00Z: 2 replicas copied"
         );

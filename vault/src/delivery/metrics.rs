@@ -12,6 +12,7 @@ pub(super) struct Metrics {
     delivered: IntCounterVec,
     failed: IntCounterVec,
     dead: IntCounterVec,
+    gone: IntCounterVec,
     seconds: HistogramVec,
     under_way: IntGaugeVec,
     retrying: IntGaugeVec,
@@ -43,7 +44,8 @@ impl Metrics {
         Ok(Self {
             delivered: counter("vault_delivery_delivered_total", "Messages that the handler took")?,
             failed: counter("vault_delivery_failed_tries_total", "Tries that failed")?,
-            dead: counter("vault_delivery_dead_letters_total", "Messages given up")?,
+            dead: counter("vault_delivery_dead_letters_total", "Messages given up, now dead letters")?,
+            gone: counter("vault_delivery_gone_total", "Messages given up that were not persistent")?,
             seconds,
             under_way: gauge("vault_delivery_under_way", "Messages taken and not done yet")?,
             retrying: gauge("vault_delivery_retrying", "Of these, such as wait for their next try")?,
@@ -62,6 +64,10 @@ impl Metrics {
 
     pub(super) fn died(&self, target: &str) {
         self.dead.with_label_values(&[target]).inc();
+    }
+
+    pub(super) fn gone(&self, target: &str) {
+        self.gone.with_label_values(&[target]).inc();
     }
 
     pub(super) fn tried(&self, target: &str, took: Duration) {

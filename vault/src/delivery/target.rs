@@ -19,6 +19,7 @@ use tokio::sync::{Semaphore, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 
+use super::ailing::Ailing;
 use super::course::{Course, Next, Outcome};
 use super::letter::{Letter, LetterError};
 use super::metrics::Metrics;
@@ -57,8 +58,10 @@ pub struct Status {
     pub delivered: u64,
     /// Tries that failed, since then.
     pub failed: u64,
-    /// Messages given up, since then.
+    /// Messages given up, since then: they are dead letters.
     pub dead: u64,
+    /// Messages given up, since then, whose senders wanted them not persistent: they are gone.
+    pub gone: u64,
     /// Tries that failed since the handler last took a message.
     pub in_a_row: u64,
     /// What went wrong last.
@@ -97,8 +100,10 @@ struct Counts {
     delivered: u64,
     failed: u64,
     dead: u64,
+    gone: u64,
     in_a_row: u64,
     last_failure: Option<String>,
+    ailing: Ailing,
 }
 
 /// Whether, and from when, something may be sent.
@@ -174,6 +179,7 @@ impl Target {
             delivered: counts.delivered,
             failed: counts.failed,
             dead: counts.dead,
+            gone: counts.gone,
             in_a_row: counts.in_a_row,
             last_failure: counts.last_failure.clone(),
         }
@@ -321,13 +327,12 @@ impl Target {
         match course.after(outcome, getrandom::u32().unwrap_or(u32::MAX)) {
             Next::Done => {
                 self.metrics.delivered(self.name());
-                let mut counts = self.counts();
-                counts.delivered += 1;
-                counts.in_a_row = 0;
+                self.note_success();
                 Ok(AckKind::Standard)
             }
             Next::Again { wait, hold, why } => {
                 tracing::debug!("delivery {}: {}: {why}; again in {wait:?}", self.name(), message.name);
+                self.tell_failure(&why);
                 self.note_failure(why);
                 if hold {
                     let until = Instant::now() + wait;
@@ -357,12 +362,39 @@ impl Target {
     fn give_up(&self, message: &Message, why: String) -> AckKind {
         // What is not persistent has no dead letter.
         let read = crate::openwire::Message::from_bytes(message.body.clone());
-        let end = if read.is_ok_and(|read| !read.persistent) { "given up and gone" } else { "a dead letter" };
+        let is_gone = read.is_ok_and(|read| !read.persistent);
+        let end = if is_gone { "given up and gone" } else { "a dead letter" };
         tracing::warn!("delivery {}: message {} is {end}: {why}", self.name(), message.name);
         self.note_failure(why.clone());
-        self.metrics.died(self.name());
-        self.counts().dead += 1;
+        if is_gone {
+            self.metrics.gone(self.name());
+            self.counts().gone += 1;
+        } else {
+            self.metrics.died(self.name());
+            self.counts().dead += 1;
+        }
         AckKind::Poison(Some(why))
+    }
+
+    fn note_success(&self) {
+        let mut counts = self.counts();
+        counts.delivered += 1;
+        let failures = std::mem::take(&mut counts.in_a_row);
+        if counts.ailing.took() {
+            let name = self.name();
+            tracing::info!(
+                "delivery {name}: its handler takes messages again; {failures} tries failed before"
+            );
+        }
+    }
+
+    fn tell_failure(&self, why: &str) {
+        if self.counts().ailing.failed(Instant::now()) {
+            let name = self.name();
+            tracing::warn!(
+                "delivery {name}: its handler takes nothing: {why}; it is tried again, and told when it does"
+            );
+        }
     }
 
     fn note_failure(&self, why: String) {

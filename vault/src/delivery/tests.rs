@@ -169,6 +169,10 @@ impl Story {
     }
 
     async fn send_message(&self, name: &str, message: &openwire::Message) {
+        self.send_as(name, message, true).await;
+    }
+
+    async fn send_as(&self, name: &str, message: &openwire::Message, persistent: bool) {
         let body = message.to_bytes().unwrap();
         let kept = queue::message::Message {
             name: name.into(),
@@ -180,7 +184,7 @@ impl Story {
         };
         let send = Send {
             destination: Destination::queue("orders").unwrap(),
-            persistent: true,
+            persistent,
             priority: 4,
             producer: None,
             again: false,
@@ -421,6 +425,19 @@ async fn a_410_is_a_dead_letter_at_once_and_pauses_the_target_until_it_is_resume
     story.until(|status| status.delivered == 1 && status.paused.is_none()).await;
     let unknown = story.targets.resume("nobody").unwrap_err().to_string();
     assert_eq!(unknown, "there is no target nobody; these are: shop");
+}
+
+#[tokio::test]
+async fn what_is_not_persistent_and_given_up_is_gone_and_no_dead_letter_is_counted() {
+    let server = Server::start(&[Reply::Status(410)], None).await;
+    let story = Story::at(&server);
+    let mut volatile = message();
+    volatile.persistent = false;
+    volatile.set_text("a");
+    story.send_as("m-1", &volatile, false).await;
+    let status = story.until(|status| status.gone == 1 && status.under_way == 0).await;
+    assert_eq!(status.dead, 0);
+    assert!(story.names(DEAD_LETTERS).await.is_empty());
 }
 
 #[tokio::test]

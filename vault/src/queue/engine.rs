@@ -227,9 +227,11 @@ impl Engine {
             memory: self.core.resident_bytes() >= self.room.memory_bytes,
             journal: self.core.stored_bytes() >= self.room.journal_bytes,
             trouble: self.trouble.writing.clone().or_else(|| self.trouble.reading.clone()),
+            stored_bytes: self.core.stored_bytes(),
+            resident_bytes: self.core.resident_bytes(),
         };
         self.gate.send_if_modified(|known| {
-            let changed = *known != gate;
+            let changed = !known.is_like(&gate);
             *known = gate;
             changed
         });
@@ -509,7 +511,7 @@ fn moment() -> Instant {
 
 /// Since 1970, as messages tell their times.
 #[expect(clippy::disallowed_methods, reason = "this thread is the room's clock")]
-fn milliseconds() -> u64 {
+pub(super) fn milliseconds() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

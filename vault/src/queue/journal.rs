@@ -11,7 +11,9 @@ use bytes::{Bytes, BytesMut};
 use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction, TransactionBehavior, params};
 
 use super::core::{Kept, Known, MOST_PRODUCERS, Move, Page, Row, Writes};
-use super::message::{Cause, Destination, Id, Level, Marks, Message, Origin, PRIORITIES, Placed};
+use super::message::{
+    Cause, Destination, Id, Level, Marks, Message, Origin, PRIORITIES, PRIORITY_BITS, Placed,
+};
 use crate::sqlite::{self, SqliteError};
 use schema::MIGRATIONS;
 
@@ -377,9 +379,34 @@ impl Journal {
         Ok(body.freeze())
     }
 
+    fn left(&self) -> rusqlite::Result<Vec<(String, u64)>> {
+        let sql = "SELECT name, messages FROM level JOIN queue ON number = level >> ?1 WHERE messages > 0";
+        let mut statement = self.connection.prepare(sql)?;
+        let mut left = BTreeMap::new();
+        let rows = statement.query_map([PRIORITY_BITS], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        for row in rows {
+            let (name, messages): (String, u64) = row?;
+            *left.entry(name).or_default() += messages;
+        }
+        Ok(left.into_iter().collect())
+    }
+
     fn sql(&self, source: rusqlite::Error) -> JournalError {
         JournalError::Sql { file: self.file.clone(), source }
     }
+}
+
+/// Queues of a file that hold something, with how many messages, by name. Changes nothing, and makes no
+/// file.
+///
+/// # Errors
+/// SQLite's own.
+pub(super) fn left(file: &Path) -> Result<Vec<(String, u64)>, JournalError> {
+    if !file.exists() {
+        return Ok(Vec::new());
+    }
+    let journal = Journal { file: file.to_owned(), connection: sqlite::open_to_read(file)? };
+    journal.left().map_err(|source| journal.sql(source))
 }
 
 impl Change {

@@ -10,7 +10,7 @@ use bytes::Bytes;
 /// Bits of a place that number a queue's messages; enough for 20 years at 50,000 a second.
 const SEQUENCE_BITS: u32 = 45;
 /// Bits of a place that tell the priority.
-const PRIORITY_BITS: u32 = 4;
+pub(super) const PRIORITY_BITS: u32 = 4;
 /// Priorities of JMS, 0 to 9.
 pub(super) const PRIORITIES: u8 = 10;
 /// Queues that a place can tell apart.

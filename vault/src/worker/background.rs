@@ -23,7 +23,7 @@ use crate::sequence::Sequence;
 use crate::sequence::record::RecordError;
 
 /// How often gauges and whoever looks hear how the jobs stand.
-const LOOK: Duration = Duration::from_secs(5);
+const LOOK: Duration = Duration::from_secs(1);
 
 /// Why the background cannot start.
 #[derive(Debug, thiserror::Error)]

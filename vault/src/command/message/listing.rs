@@ -175,6 +175,12 @@ pub(super) fn queues(queues: &[Queue]) -> String {
             "{messages:>9}  {in_flight:>9}  {consumers:>9}  {enqueued:>9}  {dequeued:>9}  {dead:>6}  {oldest:<20}  {name}{temporary}\n"
         ));
     }
+    if let Some(queue) = queues.first() {
+        let since = queue.counted_since.get(..19).unwrap_or_default();
+        text.push_str(&format!(
+            "CAME, DONE and DIED since {since}Z, when this vault started; its own queues\n"
+        ));
+    }
     text
 }
 
@@ -253,5 +259,21 @@ mod tests {
     fn a_long_text_is_cut_between_letters() {
         assert_eq!(line("äöü", 2), "äö…");
         assert_eq!(line("äöü", 3), "äöü");
+    }
+
+    #[test]
+    fn a_table_of_queues_says_since_when_it_counts() {
+        let queue: Queue = serde_json::from_value(serde_json::json!({
+            "name": "orders", "temporary": false, "messages": 12, "in_flight": 0, "consumers": 1, "bytes": 7,
+            "counted_since": "2026-01-01T00:00:00.123Z", "enqueued": 40, "dequeued": 27, "dead": 1,
+        }))
+        .unwrap();
+        let told = queues(&[queue]);
+        assert_eq!(told.lines().count(), 3, "{told}");
+        assert!(
+            told.ends_with("since 2026-01-01T00:00:00Z, when this vault started; its own queues\n"),
+            "{told}"
+        );
+        assert_eq!(queues(&[]).lines().count(), 1);
     }
 }
