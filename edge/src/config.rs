@@ -6,6 +6,7 @@ mod bans;
 mod builtin;
 mod door;
 mod jails;
+mod listeners;
 mod routes;
 mod sections;
 mod throttle;
@@ -19,6 +20,7 @@ use shared::config::{ByteSize, Faults, Section, read_file};
 
 pub use bans::Bans;
 pub use jails::WrittenFilter;
+pub use listeners::{Listener, Mode};
 pub use throttle::Throttle;
 
 use crate::{access_log, gateway, route, upstream};
@@ -59,10 +61,8 @@ pub struct Config {
 /// `[listen]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// TLS, HTTP/1.1 and HTTP/2.
-    pub https: Vec<SocketAddr>,
-    /// In clear; only redirects to HTTPS.
-    pub http: Vec<SocketAddr>,
+    /// `https`, `http` and `[[listener]]`.
+    pub listeners: Vec<Listener>,
     /// Most client connections at once; further ones are closed at once.
     pub max_connections: usize,
     /// A TLS handshake must be over within this time.
@@ -126,7 +126,9 @@ impl Config {
         let direct_name = sections::direct_name(root, name.as_deref());
         let threads = sections::threads(root);
         let certificates = sections::certificates(root);
-        let listen = sections::listen(root.section("listen"), certificates.count, &mut taken);
+        let listen = root.section("listen");
+        let more = root.sections("listener");
+        let listen = listeners::listen(listen, more, certificates.count, &mut taken);
         let clients = sections::clients(root.section("clients"));
         let (admin, control_socket) = sections::admin(root.section("admin"), &mut taken);
         let gateway = root
@@ -214,8 +216,8 @@ upstream = \"app\"
     fn the_sample_states_the_real_defaults() {
         let sample = read(SAMPLE).unwrap();
         let least = read(LEAST).unwrap();
-        let Listen { https, http, .. } = sample.listen.clone();
-        assert_eq!(sample.listen, Listen { https, http, ..least.listen });
+        let listeners = sample.listen.listeners.clone();
+        assert_eq!(sample.listen, Listen { listeners, ..least.listen });
         assert_eq!(sample.clients, least.clients);
         assert_eq!(sample.access_log, least.access_log);
         assert_eq!((sample.admin, sample.control_socket), (least.admin, least.control_socket));
@@ -335,6 +337,37 @@ edge.toml:29:10: gateway.listen: \"0.0.0.0:8445\" is not loopback, and the gatew
             faults(&[("0.0.0.0:8443", "0.0.0.0:0")]),
             "3:9: listen.https: \"0.0.0.0:0\" is another port at every start; write the port"
         );
+    }
+
+    #[test]
+    fn a_listener_says_what_it_speaks() {
+        let listener =
+            |mode: &str, port: u16| format!("[[listener]]\naddress = \"[::]:{port}\"\nmode = \"{mode}\"\n");
+        let read_with = |more: &str| read(&format!("{LEAST}{more}")).unwrap().listen.listeners;
+        let modes = listener("tls", 1) + &listener("redirect", 2) + &listener("clear", 3);
+        let modes: Vec<_> = read_with(&modes).iter().map(|one| (one.address.port(), one.mode)).collect();
+        let expected = [(8443, Mode::Tls), (1, Mode::Tls), (2, Mode::Redirect), (3, Mode::Clear)];
+        assert_eq!(modes, expected);
+        assert_eq!(
+            faults_with(&(listener("h2c", 1) + &listener("clear", 8443) + &listener("clear", 8443) + "x = 1\n")),
+            "15:8: listener.mode: \"h2c\" is nothing to speak; write \"tls\", \"redirect\" or \"clear\"\n\
+             20:11: listener.address: \"[::]:8443\" stands here twice; write it once\n\
+             22:1: listener.x: unknown key; known here: address, mode"
+        );
+        assert_eq!(
+            faults_with("[[listener]]\naddress = \"localhost:80\"\n"),
+            "13:1: listener.mode: missing; write mode = \"…\"\n\
+             14:11: listener.address: \"localhost:80\" is no address with port; write \"0.0.0.0:8443\" or \"[::]:8443\""
+        );
+        let without = |mode: &str| {
+            let text = LEAST.replace("https = [\"0.0.0.0:8443\"]\n", "");
+            let (head, rest) = text.split_once("[[certificate]]").unwrap();
+            let (_, rest) = rest.split_once("[[upstream]]").unwrap();
+            read(&format!("{head}[[upstream]]{rest}{}", listener(mode, 80)))
+        };
+        assert_eq!(without("clear").unwrap().listen.listeners[0].mode, Mode::Clear, "needs no certificate");
+        assert!(without("tls").unwrap_err().to_string().contains("listener.mode: has no certificate to show"));
+        assert!(without("redirect").unwrap_err().to_string().contains("listener.mode: only redirects to HTTPS"));
     }
 
     #[test]

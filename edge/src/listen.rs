@@ -9,6 +9,7 @@ pub mod connection;
 pub mod frames;
 pub mod gate;
 pub mod head;
+pub mod io;
 pub mod live;
 pub mod redirect;
 pub mod report;
@@ -29,7 +30,7 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admission::{self, Banned, Denied, Rates};
 use crate::client::Client;
-use crate::config::Listen;
+use crate::config::{Listen, Listener, Mode};
 use connection::Connection;
 use live::{Busy, Connections, Listed};
 use redirect::Redirect;
@@ -43,7 +44,7 @@ pub use worker::{AsyncServe, Sockets, run};
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The address cannot be had.
-    #[error("listen: {address}: {what}: {source}; free the port or change listen.https / listen.http")]
+    #[error("listen: {address}: {what}: {source}; free the port or change it in [listen] or [[listener]]")]
     Socket {
         /// As configured.
         address: SocketAddr,
@@ -105,7 +106,7 @@ impl Door {
 
     /// Counts a connection in and lists it, or closes it at once: its client is banned, or the cap is
     /// reached.
-    fn enter(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) -> Option<Entered> {
+    fn enter(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr, listener: Listener) -> Option<Entered> {
         let wire = Wire::new(tcp);
         // The cheap look first: this is where a flood of a banned client ends.
         if self.is_banned(peer) {
@@ -122,7 +123,7 @@ impl Door {
         let gauge = self.report.metrics().connections.clone();
         gauge.inc();
         let place = Place { door: Arc::clone(self), gauge };
-        let (listed, busy) = self.connections.enter(peer, &wire)?;
+        let (listed, busy) = self.connections.enter(peer, listener.mode == Mode::Tls, &wire)?;
         // Who bans cuts what is listed afterwards: a ban since the first look is seen by one of us.
         if self.is_banned(peer) {
             return self.turned_away(&wire, "banned");

@@ -213,7 +213,7 @@ impl Connections {
     }
 
     /// Enters an accepted connection, busy with its handshake.
-    pub(crate) fn enter(&self, peer: SocketAddr, wire: &Wire) -> Option<(Listed, Busy)> {
+    pub(crate) fn enter(&self, peer: SocketAddr, secure: bool, wire: &Wire) -> Option<(Listed, Busy)> {
         let home = self.itself.upgrade()?;
         let key = Client::new(peer.ip()).key();
         let mut shard = self.shard(key);
@@ -233,7 +233,7 @@ impl Connections {
             cut: AtomicBool::new(false),
         };
         crowd.tally.staying.fetch_add(1, Ordering::AcqRel);
-        let connection = Arc::new(Connection::new(peer, presence));
+        let connection = Arc::new(Connection::new(peer, secure, presence));
         crowd.members.insert(id, Member { connection: Arc::clone(&connection), wire: wire.clone() });
         self.count.fetch_add(1, Ordering::Relaxed);
         self.thin_out(crowd, self.idle.most);
@@ -429,7 +429,7 @@ mod tests {
             let client = StdStream::connect(self.listener.local_addr().unwrap()).unwrap();
             let wire = Wire::new(self.listener.accept().await.unwrap().0);
             let peer = SocketAddr::new(address.parse().unwrap(), 4711);
-            let (listed, busy) = self.list.enter(peer, &wire).unwrap();
+            let (listed, busy) = self.list.enter(peer, true, &wire).unwrap();
             Guest { listed, busy: Some(busy), client }
         }
     }

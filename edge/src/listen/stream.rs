@@ -1,4 +1,4 @@
-//! The stream under the HTTP engine: TLS bytes in, bytes that passed the gate out. Knows one
+//! The stream under the HTTP engine: a client's bytes in, bytes that passed the gate out. Knows one
 //! connection's deadlines, its gate and its buffers; must not know routes or answers beyond the
 //! gate's own refusals. It exists because the engine's own stream has no whole-head deadline,
 //! no write deadline and a lenient parser behind it.
@@ -21,16 +21,15 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
-use tokio_rustls::server::TlsStream;
 
 use crate::listen::answer;
 use crate::listen::connection::Connection;
 use crate::listen::frames::{Frames, error_name, may_mean_large};
 use crate::listen::gate::{Gate, Next};
 use crate::listen::head::{Fault, Limits};
+use crate::listen::io::Io;
 use crate::listen::report::Report;
 use crate::listen::uploads::{Event, Uploads};
-use crate::listen::wire::Wire;
 
 /// Written together until the engine flushes: head and body in one TLS record, one system call.
 const COALESCE: usize = 16 * 1024;
@@ -52,7 +51,7 @@ pub struct Patience {
 #[derive(Debug)]
 pub struct Remains {
     /// The connection itself.
-    pub io: TlsStream<Wire>,
+    pub io: Io,
     /// Bytes written and not flushed.
     pub unsent: BytesMut,
 }
@@ -60,7 +59,7 @@ pub struct Remains {
 /// One connection as the engine sees it.
 pub struct EdgeStream {
     /// `None` only while dropping.
-    io: Option<TlsStream<Wire>>,
+    io: Option<Io>,
     remains: Option<oneshot::Sender<Remains>>,
     connection: Arc<Connection>,
     report: Report,
@@ -76,7 +75,7 @@ pub struct EdgeStream {
     stall: Option<Pin<Box<Sleep>>>,
     proxy_digest: Arc<ProxyDigest>,
     socket_digest: Arc<SocketDigest>,
-    ssl_digest: Arc<SslDigest>,
+    ssl_digest: Option<Arc<SslDigest>>,
     fd: i32,
 }
 
@@ -121,7 +120,8 @@ enum Waiting {
 pub(crate) struct Digests {
     pub(crate) proxy: Arc<ProxyDigest>,
     pub(crate) socket: Arc<SocketDigest>,
-    pub(crate) ssl: Arc<SslDigest>,
+    /// `None` in clear.
+    pub(crate) ssl: Option<Arc<SslDigest>>,
     pub(crate) fd: i32,
 }
 
@@ -129,7 +129,7 @@ impl EdgeStream {
     /// Wraps a connection whose handshake is done. What the engine leaves of it comes back
     /// through the receiver, so that the connection can be closed in order.
     pub(crate) fn new(
-        io: TlsStream<Wire>,
+        io: Io,
         connection: Arc<Connection>,
         report: Report,
         patience: Patience,
@@ -246,8 +246,8 @@ impl EdgeStream {
             Next::AwaitHead => {
                 // What edge itself cut for a ban is no offence of the client.
                 if !self.connection.presence.is_cut() {
-                    let (peer, took) = (self.connection.peer, self.since.elapsed());
-                    self.report.malformed(peer, Fault::Truncated, gate.held(), took);
+                    let took = self.since.elapsed();
+                    self.report.malformed(&self.connection, Fault::Truncated, gate.held(), took);
                 }
                 self.protocol_forgets();
                 Poll::Ready(Ok(()))
@@ -300,7 +300,7 @@ impl EdgeStream {
             self.ended = true;
             return Err(io::Error::new(io::ErrorKind::InvalidData, fault));
         }
-        self.report.malformed(self.connection.peer, fault, gate.held(), self.since.elapsed());
+        self.report.malformed(&self.connection, fault, gate.held(), self.since.elapsed());
         self.protocol_forgets();
         self.ended = true;
         self.refused = true;
@@ -573,7 +573,7 @@ impl UniqueID for EdgeStream {
 
 impl Ssl for EdgeStream {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        Some(Arc::clone(&self.ssl_digest))
+        self.ssl_digest.clone()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {

@@ -69,6 +69,7 @@ fn entry(target: &str, status: u16) -> Entry {
         method: "GET".to_owned(),
         target: target.as_bytes().to_vec(),
         protocol: "HTTP/1.1",
+        scheme: "https",
         host: String::new(),
         status,
         bytes: 0,

@@ -165,6 +165,7 @@ mod tests {
             method: "GET".to_owned(),
             target: target.as_bytes().to_vec(),
             protocol: "HTTP/1.1",
+        scheme: "https",
             host: String::new(),
             status: 404,
             bytes: 0,

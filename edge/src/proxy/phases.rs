@@ -384,6 +384,8 @@ impl ProxyHttp for Phases {
         if request.connection.is_none() {
             request.connection = connection(session);
             request.busy = request.connection.as_ref().map(Connection::phases_began);
+            let head = session.req_header();
+            request.secure = request.connection.as_ref().is_some_and(|own| forward::is_secure(head, own));
         }
         self.admit(session, request).map_err(|refusal| refused(request, refusal))
     }
@@ -588,6 +590,7 @@ impl ProxyHttp for Phases {
             } else {
                 "HTTP/1.1"
             },
+            scheme: request.scheme(),
             host: std::mem::take(&mut request.host),
             status,
             bytes: session.body_bytes_sent() as u64,
@@ -597,7 +600,7 @@ impl ProxyHttp for Phases {
             upstream: request.server_name.take(),
             reason,
             request_id: request.id.clone(),
-            cross_site: is_cross_site(head),
+            cross_site: is_cross_site(head, request.secure),
             spared: request.spared,
         });
         // The last byte is with the client or never will be: its place is free.
