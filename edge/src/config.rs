@@ -105,6 +105,9 @@ pub struct CertificateFiles {
 pub struct Clients {
     /// Requests of one client in flight at once; further ones are answered 429.
     pub max_in_flight: u32,
+    /// Connections of one client at once; further ones are closed before TLS. Trusted proxies have no such
+    /// limit.
+    pub max_connections: usize,
     /// The networks whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// What a 429 tells the client to wait; whole seconds.
@@ -126,10 +129,11 @@ impl Config {
         let direct_name = sections::direct_name(root, name.as_deref());
         let threads = sections::threads(root);
         let certificates = sections::certificates(root);
+        let clients = sections::clients(root.section("clients"));
+        let trusted = !clients.trusted_proxies.is_empty();
         let listen = root.section("listen");
         let more = root.sections("listener");
-        let listen = listeners::listen(listen, more, certificates.count, &mut taken);
-        let clients = sections::clients(root.section("clients"));
+        let listen = listeners::listen(listen, more, certificates.count, trusted, &mut taken);
         let (admin, control_socket) = sections::admin(root.section("admin"), &mut taken);
         let gateway = root
             .optional_section("gateway")
@@ -349,10 +353,12 @@ edge.toml:29:10: gateway.listen: \"0.0.0.0:8445\" is not loopback, and the gatew
         let expected = [(8443, Mode::Tls), (1, Mode::Tls), (2, Mode::Redirect), (3, Mode::Clear)];
         assert_eq!(modes, expected);
         assert_eq!(
-            faults_with(&(listener("h2c", 1) + &listener("clear", 8443) + &listener("clear", 8443) + "x = 1\n")),
+            faults_with(
+                &(listener("h2c", 1) + &listener("clear", 8443) + &listener("clear", 8443) + "x = 1\n")
+            ),
             "15:8: listener.mode: \"h2c\" is nothing to speak; write \"tls\", \"redirect\" or \"clear\"\n\
              20:11: listener.address: \"[::]:8443\" stands here twice; write it once\n\
-             22:1: listener.x: unknown key; known here: address, mode"
+             22:1: listener.x: unknown key; known here: address, mode, proxy"
         );
         assert_eq!(
             faults_with("[[listener]]\naddress = \"localhost:80\"\n"),
@@ -366,8 +372,20 @@ edge.toml:29:10: gateway.listen: \"0.0.0.0:8445\" is not loopback, and the gatew
             read(&format!("{head}[[upstream]]{rest}{}", listener(mode, 80)))
         };
         assert_eq!(without("clear").unwrap().listen.listeners[0].mode, Mode::Clear, "needs no certificate");
-        assert!(without("tls").unwrap_err().to_string().contains("listener.mode: has no certificate to show"));
-        assert!(without("redirect").unwrap_err().to_string().contains("listener.mode: only redirects to HTTPS"));
+        let proxied = listener("clear", 3) + "proxy = true\n";
+        assert_eq!(
+            faults_with(&proxied),
+            "16:9: listener.proxy: nobody may write the header; write the load balancer into clients.trusted_proxies"
+        );
+        let trusting = format!("{proxied}[clients]\ntrusted_proxies = [\"10.0.0.0/8\"]\n");
+        let proxied: Vec<_> = read_with(&trusting).iter().map(|one| one.proxy).collect();
+        assert_eq!(proxied, [false, true]);
+        assert!(
+            without("tls").unwrap_err().to_string().contains("listener.mode: has no certificate to show")
+        );
+        assert!(
+            without("redirect").unwrap_err().to_string().contains("listener.mode: only redirects to HTTPS")
+        );
     }
 
     #[test]

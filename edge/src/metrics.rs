@@ -16,7 +16,16 @@ const SECONDS: [f64; 14] =
 /// The status classes, so that every series stands at 0 from the start.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Why edge refuses; every series stands at 0 from the start.
-const REASONS: [&str; 6] = ["banned", "connections", "in_flight", "rate", "route_rate", "throttled"];
+const REASONS: [&str; 8] = [
+    "banned",
+    "client_connections",
+    "connections",
+    "in_flight",
+    "proxy_header",
+    "rate",
+    "route_rate",
+    "throttled",
+];
 
 /// Every handle. Cheap to count on from any thread.
 #[derive(Debug)]
@@ -25,7 +34,7 @@ pub struct Metrics {
     /// Requests answered, by `class` of status (`2xx`).
     pub requests: IntCounterVec,
     /// Requests and connections that edge itself refused, by `reason`: `in_flight`, `connections`,
-    /// `banned`, `rate`, `route_rate`, `throttled`.
+    /// `client_connections`, `proxy_header`, `banned`, `rate`, `route_rate`, `throttled`.
     pub rejected: IntCounterVec,
     /// Client connections open now.
     pub connections: IntGauge,

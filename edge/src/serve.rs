@@ -98,9 +98,10 @@ async fn run(config: Config, file: &Path) -> Result<(), ServeError> {
     let readiness = Readiness::new();
     let trusted = TrustedProxies::new(config.clients.trusted_proxies.clone());
     let idle = Idle { most: config.bans.max_idle_connections, ..Idle::default() };
+    let each = config.clients.max_connections;
     let places = Places {
         banned: Banned::new(),
-        connections: Connections::new(idle, trusted, Arc::clone(&metrics)),
+        connections: Connections::new(idle, each, trusted, Arc::clone(&metrics)),
         rates: rates(&config),
     };
     let log_watch = start_log_watch(&config, &places, &metrics)?.map(Arc::new);

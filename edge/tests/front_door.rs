@@ -10,6 +10,8 @@ mod bans;
 mod clear;
 #[path = "front_door/foreign_pages.rs"]
 mod foreign_pages;
+#[path = "front_door/proxied.rs"]
+mod proxied;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -52,6 +54,8 @@ struct Edge {
     plain: SocketAddr,
     /// Plain HTTP, which is served.
     clear: SocketAddr,
+    /// The same, behind a PROXY header.
+    proxied: SocketAddr,
     connector: TlsConnector,
     in_flight: Arc<InFlight>,
     banned: Arc<Banned>,
@@ -127,11 +131,14 @@ struct Limits {
     route: Option<Rate>,
     offender: Rate,
     idle: Idle,
+    /// Of one client.
+    connections: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { trusted: &[], client: None, route: None, offender: Rate::OFFENDER, idle: Idle::default() }
+        let idle = Idle::default();
+        Self { trusted: &[], client: None, route: None, offender: Rate::OFFENDER, idle, connections: 200 }
     }
 }
 
@@ -156,7 +163,8 @@ fn start_under(limits: Limits, settings: Listen, servers: Vec<SocketAddr>) -> Ed
     let banned = Banned::new();
     let trusted = limits.trusted.iter().map(|text| text.parse().unwrap()).collect();
     let trusted = TrustedProxies::new(trusted);
-    let connections = Connections::new(limits.idle, trusted.clone(), Arc::clone(&metrics));
+    let connections =
+        Connections::new(limits.idle, limits.connections, trusted.clone(), Arc::clone(&metrics));
     let site = Arc::new(Site {
         direct_name: None,
         listen: settings.clone(),
@@ -197,11 +205,12 @@ fn start_under(limits: Limits, settings: Listen, servers: Vec<SocketAddr>) -> Ed
         Arc::clone(&site.rates),
     );
     let mut sockets = Sockets::default();
-    let [address, plain, clear] = [Mode::Tls, Mode::Redirect, Mode::Clear].map(|mode| {
+    let doors = [(Mode::Tls, false), (Mode::Redirect, false), (Mode::Clear, false), (Mode::Clear, true)];
+    let [address, plain, clear, proxied] = doors.map(|(mode, proxy)| {
         let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
         let socket = socket::listeners(any, 1).unwrap().remove(0);
         let address = socket.local_addr().unwrap();
-        sockets.push(Listener::new(address, mode), socket);
+        sockets.push(Listener { proxy, ..Listener::new(address, mode) }, socket);
         address
     });
     let shutdown = Shutdown::new();
@@ -218,6 +227,7 @@ fn start_under(limits: Limits, settings: Listen, servers: Vec<SocketAddr>) -> Ed
         address,
         plain,
         clear,
+        proxied,
         connector: TlsConnector::from(Arc::new(client)),
         in_flight,
         banned,

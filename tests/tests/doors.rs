@@ -1,16 +1,23 @@
 //! Stories of edge's other ways in, through real clients and load balancers: the listener that serves
-//! in clear.
+//! in clear, the one behind a PROXY header; and what a client costs that takes no answers.
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::path::PathBuf;
+use std::time::Duration;
 
 use harness::cluster::temporary_folder;
 use harness::curl::{Answer, Curl};
 use harness::edge_host::{Edge, EdgePlan, NAME};
-use harness::ports;
-use harness::raw::in_clear;
+use harness::program::{Program, Recipe};
+use harness::raw::{Raw, in_clear};
 use harness::upstream::Upstream;
+use harness::{plain, ports, wait};
 use tempfile::TempDir;
+
+const SOON: Duration = Duration::from_secs(60);
+/// The load balancer's side of every connection is here; its clients' are not.
+const LOAD_BALANCER: &str = "trusted_proxies = [\"127.0.0.1/32\"]\n";
 
 /// An edge with a neighbour behind it and one listener more.
 struct Host {
@@ -82,5 +89,164 @@ fn a_listener_in_clear_serves_and_tells_the_truth_about_it() {
     well(&upgrade);
     assert_eq!(host.told("upgrade"), None);
     let refused = in_clear(host.door, b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
-    assert!(refused.starts_with(b"HTTP/1.1 4"), "{}", String::from_utf8_lossy(&refused));
+    assert!(refused.starts_with(b"HTTP/1.1 505 "), "{}", String::from_utf8_lossy(&refused));
+}
+
+/// A real load balancer that passes TLS on to `door` and writes the header that `words` ask for.
+fn haproxy(folder: &TempDir, door: SocketAddr, words: &str) -> (Program, SocketAddr) {
+    let front = ports::free().unwrap();
+    let file = folder.path().join(format!("{words}.cfg"));
+    let text = format!(
+        "defaults\n  mode tcp\n  timeout connect 10s\n  timeout client 60s\n  timeout server 60s\n\
+         frontend front\n  bind {front}\n  default_backend edge\n\
+         backend edge\n  server edge {door} {words}\n"
+    );
+    std::fs::write(&file, text).unwrap();
+    let binary = PathBuf::from("/usr/sbin/haproxy");
+    let arguments = ["-db".into(), "-f".into(), file.into_os_string()];
+    let program = Program::start(Recipe::new(words, binary, arguments, folder.path())).unwrap();
+    wait::until("haproxy listens", SOON, || Ok(TcpStream::connect(front).map(drop)?)).unwrap();
+    (program, front)
+}
+
+#[test]
+fn a_real_load_balancer_says_who_the_client_is_and_its_connections_are_the_clients_own() {
+    let host = host("mode = \"tls\"\nproxy = true", |plan| plan.clients = LOAD_BALANCER.to_owned());
+    let folder = temporary_folder().unwrap();
+    for (words, address) in [("send-proxy", "127.0.0.7"), ("send-proxy-v2", "127.0.0.8")] {
+        let (_haproxy, front) = haproxy(&folder, host.door, words);
+        let client: IpAddr = address.parse().unwrap();
+        let call = |path: &str| host.edge.call(path).at(front).from(client);
+        for call in [call("/a").http1(), call("/b").http2()] {
+            well(&call.header("X-Forwarded-For", "203.0.113.9").send().unwrap());
+            assert_eq!(host.told("x-forwarded-for").as_deref(), Some(address), "{words}");
+            assert_eq!(host.told("x-forwarded-proto").as_deref(), Some("https"));
+        }
+        host.wait_log(&format!("\"source.ip\":\"{address}\""));
+        // The limit in flight is the client's, not the load balancer's.
+        let held = call("/hold").http1();
+        std::thread::scope(|scope| {
+            let crowd = scope.spawn(|| held.crowd(60));
+            let full = wait::until("50 are held", SOON, || {
+                anyhow::ensure!(host.upstream.held() == 50, "{} held", host.upstream.held());
+                Ok(())
+            });
+            let other = host.edge.call("/other").at(front).from("127.0.0.9".parse().unwrap()).send();
+            let same = call("/same").send();
+            host.upstream.release();
+            let outcomes = crowd.join().unwrap().unwrap();
+            full.unwrap();
+            assert_eq!((other.unwrap().status, same.unwrap().status), (200, 429), "{outcomes:?}");
+        });
+        host.upstream.hold_again();
+    }
+}
+
+#[test]
+fn a_proxy_header_is_taken_where_it_is_demanded_and_refused_everywhere_else() {
+    let host = host("mode = \"clear\"\nproxy = true", |plan| plan.clients = LOAD_BALANCER.to_owned());
+    let call = || host.in_clear("/announced").arg("--haproxy-protocol");
+    well(&call().send().unwrap());
+    assert_eq!(host.told("x-forwarded-for").as_deref(), Some("127.0.0.1"));
+    // A client that names itself an address is no load balancer.
+    assert!(call().from("127.0.0.5".parse().unwrap()).send().is_err_or_silent());
+    host.wait_log("PROXY header: only trusted proxies may connect here");
+    // Without the header nothing is answered.
+    assert!(host.in_clear("/bare").send().is_err_or_silent());
+    host.wait_log("PROXY header: it does not begin with one");
+    let refused = plain::metric(host.edge.admin, "edge_rejected_total{reason=\"proxy_header\"}");
+    assert!((refused.unwrap() - 2.0).abs() < 0.5);
+    // Where none is demanded it is no request, and forges nothing.
+    let forged =
+        b"PROXY TCP4 192.0.2.1 127.0.0.1 4711 80\r\nGET / HTTP/1.1\r\nHost: www.example.test\r\n\r\n";
+    let answer = in_clear(host.edge.http, forged).unwrap();
+    assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
+    let mut tls = Raw::connect(host.edge.https, NAME, &host.edge.authority.certificate, b"http/1.1").unwrap();
+    tls.send(forged).unwrap();
+    let answer = tls.read_to_close();
+    assert!(answer.starts_with(b"HTTP/1.1 400 "), "{}", String::from_utf8_lossy(&answer));
+    assert!(host.edge.log_lines().unwrap().iter().all(|line| !line.contains("\"source.ip\":\"192.0.2.1\"")));
+}
+
+/// A call that got no HTTP answer.
+trait Silent {
+    fn is_err_or_silent(&self) -> bool;
+}
+
+impl Silent for anyhow::Result<Answer> {
+    fn is_err_or_silent(&self) -> bool {
+        self.as_ref().map_or(true, |answer| answer.status == 0)
+    }
+}
+
+/// A frame of HTTP/2 (RFC 9113 section 4.1).
+fn frame(kind: u8, flags: u8, stream: u32, payload: &[u8]) -> Vec<u8> {
+    let length = u32::try_from(payload.len()).unwrap().to_be_bytes();
+    [&length[1..], &[kind, flags], &stream.to_be_bytes(), payload].concat()
+}
+
+/// A `GET` whose header block is of literals that nobody indexes.
+fn get(stream: u32, path: &str) -> Vec<u8> {
+    let fields = [(":method", "GET"), (":scheme", "https"), (":authority", NAME), (":path", path)];
+    let text = |text: &str| [&[u8::try_from(text.len()).unwrap()], text.as_bytes()].concat();
+    let block = fields.iter().flat_map(|(name, value)| [vec![0], text(name), text(value)].concat());
+    frame(1, 0x5, stream, &block.collect::<Vec<u8>>())
+}
+
+/// What the program holds in memory, in KiB.
+fn resident(edge: &Edge) -> anyhow::Result<usize> {
+    let pid = edge.program.pid().ok_or_else(|| anyhow::anyhow!("edge has ended"))?;
+    let status = std::fs::read_to_string(format!("/proc/{pid}/status"))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).unwrap_or_default();
+    Ok(line.trim().trim_end_matches(" kB").parse()?)
+}
+
+#[test]
+fn a_client_that_takes_none_of_its_many_answers_costs_a_bounded_number_of_bytes() {
+    const CLIENTS: usize = 2;
+    const STREAMS: u32 = 50;
+    /// KiB for one answer that waits: 64 in the HTTP/2 buffer, and what the engine has on its way there.
+    const EACH: usize = 800;
+    let host = host("mode = \"clear\"", |plan| plan.clients = "max_in_flight = 200\n".to_owned());
+    well(&host.edge.call("/warm").http2().send().unwrap());
+    let before = resident(&host.edge).unwrap();
+    // Windows as wide as they get: nothing but edge's own bounds holds the answers back.
+    let opening = [
+        b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(),
+        frame(4, 0, 0, &[0, 4, 0x7f, 0xff, 0xff, 0xff]),
+        frame(8, 0, 0, &0x7fff_0000_u32.to_be_bytes()),
+    ]
+    .concat();
+    let mut clients = Vec::new();
+    for _ in 0..CLIENTS {
+        let mut raw = Raw::connect(host.edge.https, NAME, &host.edge.authority.certificate, b"h2").unwrap();
+        raw.send(&opening).unwrap();
+        for stream in 0..STREAMS {
+            raw.send(&get(2 * stream + 1, "/bytes/2000000")).unwrap();
+        }
+        clients.push(raw);
+    }
+    let answers = CLIENTS * usize::try_from(STREAMS).unwrap();
+    wait::until("every answer is under way", SOON, || {
+        let seen = host.upstream.seen().len();
+        anyhow::ensure!(seen > answers, "{seen} seen");
+        Ok(())
+    })
+    .unwrap();
+    // Until it grows no more; how much it takes at once depends on the machine.
+    let mut looks = vec![resident(&host.edge).unwrap()];
+    wait::until("edge has taken what it takes", SOON, || {
+        std::thread::sleep(Duration::from_millis(500));
+        looks.push(resident(&host.edge)?);
+        let last: Vec<_> = looks.iter().rev().take(4).collect();
+        anyhow::ensure!(last.len() == 4 && last.iter().all(|look| **look <= *last[3] + 512), "{last:?}");
+        Ok(())
+    })
+    .unwrap();
+    let most = looks.iter().max().unwrap() - before;
+    println!("{answers} answers that nobody takes: {most} KiB");
+    assert!(most < answers * EACH, "{most} KiB for {answers} answers");
+    // Others are served meanwhile.
+    well(&host.edge.call("/other").from("127.0.0.9".parse().unwrap()).send().unwrap());
+    drop(clients);
 }

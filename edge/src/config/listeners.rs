@@ -19,6 +19,8 @@ pub struct Listener {
     pub address: SocketAddr,
     /// What is spoken there.
     pub mode: Mode,
+    /// Every connection begins with a PROXY header, and trusted proxies alone may connect.
+    pub proxy: bool,
 }
 
 /// What a listener speaks.
@@ -33,10 +35,10 @@ pub enum Mode {
 }
 
 impl Listener {
-    /// A listener that speaks `mode`.
+    /// A listener that speaks `mode` to clients themselves.
     #[must_use]
     pub const fn new(address: SocketAddr, mode: Mode) -> Self {
-        Self { address, mode }
+        Self { address, mode, proxy: false }
     }
 }
 
@@ -44,6 +46,7 @@ pub(super) fn listen(
     mut section: Section<'_>,
     mut more: Vec<Section<'_>>,
     certificates: usize,
+    trusted: bool,
     taken: &mut Taken,
 ) -> Listen {
     let s = &mut section;
@@ -66,7 +69,7 @@ pub(super) fn listen(
     if !https_empty && certificates == 0 {
         s.fault("https", "has no certificate to show; write a [[certificate]] section");
     }
-    let read: Vec<_> = more.iter_mut().map(|one| listener(one, certificates, taken)).collect();
+    let read: Vec<_> = more.iter_mut().map(|one| listener(one, certificates, trusted, taken)).collect();
     // A faulty one may have been meant to serve.
     let serves = |one: &Option<Listener>| one.is_none_or(|one| one.mode != Mode::Redirect);
     if let Some(first) = more.first_mut().filter(|_| https_empty && !read.iter().any(serves)) {
@@ -103,25 +106,32 @@ pub(super) fn listen(
 }
 
 /// One `[[listener]]`; `None` after noting what is wrong.
-fn listener(s: &mut Section<'_>, certificates: usize, taken: &mut Taken) -> Option<Listener> {
+fn listener(s: &mut Section<'_>, certificates: usize, trusted: bool, taken: &mut Taken) -> Option<Listener> {
     let address: Option<String> = s.required("address");
     let address = address.and_then(|text| address_of(s, "address", &text));
     if let Some(address) = address {
         taken.take_tcp(s, "address", "listener.address", address);
+    }
+    let proxy = s.or("proxy", false);
+    if proxy && !trusted {
+        s.fault("proxy", "nobody may write the header; write the load balancer into clients.trusted_proxies");
     }
     let mode = match s.required::<String>("mode")?.as_str() {
         "tls" => Mode::Tls,
         "redirect" => Mode::Redirect,
         "clear" => Mode::Clear,
         other => {
-            s.fault("mode", format!("{other:?} is nothing to speak; write \"tls\", \"redirect\" or \"clear\""));
+            s.fault(
+                "mode",
+                format!("{other:?} is nothing to speak; write \"tls\", \"redirect\" or \"clear\""),
+            );
             return None;
         }
     };
     if mode == Mode::Tls && certificates == 0 {
         s.fault("mode", "has no certificate to show; write a [[certificate]] section");
     }
-    Some(Listener::new(address?, mode))
+    Some(Listener { proxy, ..Listener::new(address?, mode) })
 }
 
 fn address_of(s: &mut Section<'_>, key: &'static str, text: &str) -> Option<SocketAddr> {

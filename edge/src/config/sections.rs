@@ -140,7 +140,8 @@ pub(super) fn clients(mut section: Section<'_>) -> Clients {
     if retry_after.is_zero() || retry_after.subsec_nanos() != 0 {
         s.fault("retry_after", "goes out as whole seconds; write \"1s\" or more");
     }
-    Clients { max_in_flight, trusted_proxies, retry_after }
+    let max_connections = count(s, "max_connections", 200);
+    Clients { max_in_flight, max_connections, trusted_proxies, retry_after }
 }
 
 pub(super) fn access_log(mut section: Section<'_>) -> Option<access_log::Settings> {

@@ -47,6 +47,12 @@ impl Report {
         });
     }
 
+    /// A connection that was closed before a byte of its own was taken; `protocol` is what it failed at.
+    pub fn turned_away(&self, peer: SocketAddr, protocol: &'static str, why: &str) {
+        let reason = Some(why.to_owned());
+        self.access_log.record(Entry { reason, ..entry(peer, protocol, 0) });
+    }
+
     /// A head that was refused; `held` is what had arrived of it.
     pub fn malformed(&self, connection: &Connection, fault: Fault, held: &[u8], took: Duration) {
         self.metrics.malformed.inc();

@@ -16,7 +16,7 @@ use pingora_http::ResponseHeader;
 use shared::shutdown::Shutdown;
 use tokio::io::{AsyncReadExt, AsyncWriteExt};
 use tokio::net::TcpListener;
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep, timeout, timeout_at};
 use tokio_rustls::server::TlsStream;
 use tokio_util::task::TaskTracker;
 
@@ -24,9 +24,10 @@ use crate::config::{Listener, Mode};
 use crate::listen::connection::Connection;
 use crate::listen::head::Limits;
 use crate::listen::io::Io;
+use crate::listen::proxy_header::{self, HeaderFault, Said};
 use crate::listen::stream::{Digests, EdgeStream, Patience, Remains};
 use crate::listen::wire::Wire;
-use crate::listen::{Door, Entered, ListenError};
+use crate::listen::{Arrival, Door, Entered, ListenError};
 
 /// What a client that was refused may still send before its connection is cut.
 const LINGER: Duration = Duration::from_secs(2);
@@ -70,9 +71,19 @@ where
         let (door, serve, tracker) = (Arc::clone(&door), serve.clone(), tracker.clone());
         let stop = shutdown.clone();
         let socket = into_tokio(socket)?;
-        loops.push(tokio::spawn(accept(socket, listener, Arc::clone(&door), shutdown.clone(), move |entered| {
+        let loop_door = Arc::clone(&door);
+        loops.push(tokio::spawn(accept(socket, listener, loop_door, shutdown.clone(), move |arrival| {
             let (door, stop, serve) = (Arc::clone(&door), stop.clone(), serve.clone());
-            tracker.spawn(client(door, listener.mode, entered, stop, serve));
+            let deadline = Instant::now() + door.settings.handshake_timeout;
+            if listener.proxy {
+                tracker.spawn(async move {
+                    let Some(arrival) = proxied(&door, arrival, deadline).await else { return };
+                    let Some(entered) = door.enter(arrival, listener.mode) else { return };
+                    client(door, listener.mode, entered, deadline, stop, serve).await;
+                });
+            } else if let Some(entered) = door.enter(arrival, listener.mode) {
+                tracker.spawn(client(door, listener.mode, entered, deadline, stop, serve));
+            }
         })));
     }
     for accepting in loops {
@@ -108,7 +119,7 @@ async fn accept(
     listener: Listener,
     door: Arc<Door>,
     shutdown: Shutdown,
-    take: impl Fn(Entered),
+    take: impl Fn(Arrival),
 ) {
     loop {
         let accepted = tokio::select! {
@@ -118,8 +129,8 @@ async fn accept(
         };
         match accepted {
             Ok((tcp, peer)) => {
-                if let Some(entered) = door.enter(tcp, peer, listener) {
-                    take(entered);
+                if let Some(arrival) = door.arrive(tcp, peer, listener) {
+                    take(arrival);
                 }
             }
             // The client left between SYN and accept: its own matter.
@@ -133,19 +144,81 @@ async fn accept(
     }
     // Closing a shared listener resets what waits in its own queue: take those in first.
     while let Some(Ok((tcp, peer))) = futures_util::FutureExt::now_or_never(socket.accept()) {
-        if let Some(entered) = door.enter(tcp, peer, listener) {
-            take(entered);
+        if let Some(arrival) = door.arrive(tcp, peer, listener) {
+            take(arrival);
         }
     }
 }
 
-async fn client(door: Arc<Door>, mode: Mode, entered: Entered, stop: Shutdown, serve: impl AsyncServe) {
+/// Whom the load balancer speaks for; `None` after the line in the log. Its own other connections are its
+/// own.
+async fn proxied(door: &Door, mut arrival: Arrival, deadline: Instant) -> Option<Arrival> {
+    let fault = match timeout_at(deadline, announced(&mut arrival.wire)).await {
+        Ok(Ok(Said::Client(client))) => {
+            // Another client than the socket's: it is looked up by its own name.
+            if door.is_banned(client) {
+                door.turned_away(&arrival.wire, "banned");
+                return None;
+            }
+            return Some(Arrival { peer: client, ..arrival });
+        }
+        Ok(Ok(Said::Own)) => return Some(arrival),
+        // A load balancer's look whether the port is open: nothing was begun.
+        Ok(Err(Unannounced::Left { begun: false })) => return None,
+        Ok(Err(fault)) => fault.to_string(),
+        Err(_) => "not complete in time".to_owned(),
+    };
+    door.turned_away(&arrival.wire, "proxy_header");
+    door.report.turned_away(arrival.peer, "PROXY", &format!("PROXY header: {fault}"));
+    None
+}
+
+/// Why a connection is nobody's.
+#[derive(Debug, thiserror::Error)]
+enum Unannounced {
+    #[error(transparent)]
+    Fault(#[from] HeaderFault),
+    #[error("the connection ended in it")]
+    Left { begun: bool },
+}
+
+/// Takes the PROXY header and not a byte behind it, whatever came together with it.
+async fn announced(wire: &mut Wire) -> Result<Said, Unannounced> {
+    let mut held = Vec::new();
+    let mut part = [0; 512];
+    loop {
+        let left = |_| Unannounced::Left { begun: !held.is_empty() };
+        let count = match wire.peek(&mut part).await.map_err(left)? {
+            0 => return Err(Unannounced::Left { begun: !held.is_empty() }),
+            count => count,
+        };
+        let before = held.len();
+        held.extend_from_slice(part.get(..count).unwrap_or_default());
+        let read = proxy_header::read(&held)?;
+        // What makes no whole header yet is all of it the header's.
+        let taken = read.map_or(count, |(_, length)| length.saturating_sub(before));
+        let of_it = part.get_mut(..taken).unwrap_or_default();
+        wire.read_exact(of_it).await.map_err(|_| Unannounced::Left { begun: true })?;
+        if let Some((said, _)) = read {
+            return Ok(said);
+        }
+    }
+}
+
+async fn client(
+    door: Arc<Door>,
+    mode: Mode,
+    entered: Entered,
+    deadline: Instant,
+    stop: Shutdown,
+    serve: impl AsyncServe,
+) {
     let Entered { wire, busy, listed, place } = entered;
     let connection = Arc::clone(listed.connection());
     let io = match mode {
         Mode::Redirect => return redirected(door, Entered { wire, busy, listed, place }).await,
         Mode::Clear => Io::Clear(wire),
-        Mode::Tls => match shake_hands(&door, &connection, wire).await {
+        Mode::Tls => match shake_hands(&door, &connection, wire, deadline).await {
             Some(tls) => Io::Tls(Box::new(tls)),
             None => return,
         },
@@ -156,9 +229,14 @@ async fn client(door: Arc<Door>, mode: Mode, entered: Entered, stop: Shutdown, s
 }
 
 /// `None` after the line in the log.
-async fn shake_hands(door: &Door, connection: &Connection, wire: Wire) -> Option<TlsStream<Wire>> {
+async fn shake_hands(
+    door: &Door,
+    connection: &Connection,
+    wire: Wire,
+    deadline: Instant,
+) -> Option<TlsStream<Wire>> {
     let began = Instant::now();
-    let shaken = timeout(door.settings.handshake_timeout, door.tls.0.accept(wire)).await;
+    let shaken = timeout_at(deadline, door.tls.0.accept(wire)).await;
     let why = match shaken {
         Ok(Ok(tls)) => {
             if tls.get_ref().1.alpn_protocol() == Some(b"h2") {
@@ -177,13 +255,7 @@ async fn shake_hands(door: &Door, connection: &Connection, wire: Wire) -> Option
 }
 
 /// Lets the engine have the connection, and closes it in order.
-async fn served(
-    door: &Door,
-    io: Io,
-    connection: &Arc<Connection>,
-    stop: &Shutdown,
-    serve: impl AsyncServe,
-) {
+async fn served(door: &Door, io: Io, connection: &Arc<Connection>, stop: &Shutdown, serve: impl AsyncServe) {
     let Some(digests) = digests(&io, connection) else { return };
     let settings = &door.settings;
     let late = stop.is_cancelled();

@@ -59,7 +59,8 @@ const STRICT_TRANSPORT: &str = "max-age=31536000";
 
 /// Does the client ask over TLS? Of a client in clear only a trusted proxy knows: it may have ended TLS.
 pub(crate) fn is_secure(head: &RequestHeader, connection: &Connection) -> bool {
-    let said = || head.headers.get_all("x-forwarded-proto").iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    let said =
+        || head.headers.get_all("x-forwarded-proto").iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
     connection.secure || (connection.presence.is_trusted() && said() == [b"https"])
 }
 
