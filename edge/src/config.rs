@@ -73,6 +73,9 @@ pub struct Listen {
     pub idle_timeout: Duration,
     /// A request's body that makes no progress for this long is ended.
     pub body_timeout: Duration,
+    /// What an HTTP/1 request's body must bring, each second; it may fall behind by `body_timeout`.
+    /// 0 demands nothing.
+    pub min_rate: ByteSize,
     /// An answer that the client does not take for this long is ended.
     pub write_timeout: Duration,
     /// Largest request head.

@@ -6,11 +6,13 @@
 pub mod answer;
 pub mod body;
 pub mod connection;
+pub mod floods;
 pub mod frames;
 pub mod gate;
 pub mod head;
 pub mod io;
 pub mod live;
+pub mod pace;
 pub mod proxy_header;
 pub mod redirect;
 pub mod report;

@@ -27,6 +27,9 @@ const REASONS: [&str; 8] = [
     "throttled",
 ];
 
+/// Frames of HTTP/2 that can be too many; every series stands at 0 from the start.
+const FLOODS: [&str; 5] = ["empty", "ping", "priority", "settings", "window_update"];
+
 /// Every handle. Cheap to count on from any thread.
 #[derive(Debug)]
 pub struct Metrics {
@@ -50,6 +53,8 @@ pub struct Metrics {
     pub handshake_failures: IntCounter,
     /// Requests that are no valid HTTP.
     pub malformed: IntCounter,
+    /// HTTP/2 connections ended for a flood, by `kind` of frame.
+    pub floods: IntCounterVec,
     /// From a request's head to the end of its answer.
     pub request_seconds: Histogram,
     /// Requests in flight now; the admin room brings it up to date when it is read.
@@ -95,6 +100,12 @@ impl Metrics {
             ),
             handshake_failures: counter(&r, "edge_handshake_failures_total", "TLS handshakes that failed."),
             malformed: counter(&r, "edge_malformed_total", "Requests that are no valid HTTP."),
+            floods: labelled(
+                &r,
+                "edge_h2_floods_total",
+                "HTTP/2 connections ended for a flood, by kind of frame.",
+                "kind",
+            ),
             request_seconds: registered(&r, Histogram::with_opts(buckets)),
             in_flight: gauge(&r, "edge_in_flight", "Requests in flight now."),
             access_log_dropped: counter(&r, "edge_access_log_dropped_total", "Access-log lines lost."),
@@ -113,6 +124,9 @@ impl Metrics {
         };
         for reason in REASONS {
             metrics.rejected.with_label_values(&[reason]);
+        }
+        for kind in FLOODS {
+            metrics.floods.with_label_values(&[kind]);
         }
         for class in CLASSES {
             metrics.requests.with_label_values(&[class]);

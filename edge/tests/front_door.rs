@@ -107,6 +107,7 @@ fn settings() -> Listen {
         head_timeout: PATIENCE,
         idle_timeout: PATIENCE,
         body_timeout: PATIENCE,
+        min_rate: ByteSize(512),
         write_timeout: PATIENCE,
         max_head: ByteSize::kib(32),
         max_headers: 100,

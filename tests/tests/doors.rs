@@ -1,10 +1,12 @@
 //! Stories of edge's other ways in, through real clients and load balancers: the listener that serves
-//! in clear, the one behind a PROXY header; and what a client costs that takes no answers.
+//! in clear, the one behind a PROXY header; and what becomes of clients that drip, take no answers, or
+//! send frames that move nothing.
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
+use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::path::PathBuf;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use harness::cluster::temporary_folder;
 use harness::curl::{Answer, Curl};
@@ -249,4 +251,107 @@ fn a_client_that_takes_none_of_its_many_answers_costs_a_bounded_number_of_bytes(
     // Others are served meanwhile.
     well(&host.edge.call("/other").from("127.0.0.9".parse().unwrap()).send().unwrap());
     drop(clients);
+}
+
+impl Host {
+    fn raw(&self, protocol: &[u8]) -> Raw {
+        Raw::connect(self.edge.https, NAME, &self.edge.authority.certificate, protocol).unwrap()
+    }
+
+    /// Another client is served as if nothing were.
+    fn serves_others(&self) {
+        well(&self.edge.call("/other").from("127.0.0.9".parse().unwrap()).send().unwrap());
+    }
+}
+
+/// Posts `parts` of `size` bytes, ten a second, as long as edge listens. Returns how long that was.
+fn drips(host: &Host, path: &str, parts: usize, size: usize) -> (Duration, Raw) {
+    let mut raw = host.raw(b"http/1.1");
+    let length = parts * size;
+    raw.send(format!("POST {path} HTTP/1.1\r\nHost: {NAME}\r\nContent-Length: {length}\r\n\r\n").as_bytes())
+        .unwrap();
+    let began = Instant::now();
+    for _ in 0..parts {
+        if !raw.is_open() {
+            break;
+        }
+        raw.send(&vec![b'x'; size]).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    (began.elapsed(), raw)
+}
+
+#[test]
+fn a_body_that_drips_is_ended_and_a_slow_line_is_not() {
+    let host = host("mode = \"clear\"", |plan| plan.listen = "body_timeout = \"3s\"\n".to_owned());
+    // 100 bytes a second, of which every one is progress.
+    let (took, _) = drips(&host, "/drip", 10_000, 10);
+    assert!(took >= Duration::from_secs(3) && took < SOON, "{took:?}");
+    let line = host.edge.wait_log("the drip's line", |line| line.contains("\"/drip\"")).unwrap();
+    assert!(line.contains("came too slowly") && line.contains("\"http.response.status_code\":408"), "{line}");
+    host.serves_others();
+    // A slow line, but a line.
+    let (took, mut raw) = drips(&host, "/echo/slow", 60, 400);
+    assert!(took >= Duration::from_secs(6), "{took:?}");
+    let answer = raw.read_until(&[b'x'; 100]);
+    assert!(answer.starts_with(b"HTTP/1.1 200 "), "{}", String::from_utf8_lossy(&answer));
+}
+
+#[test]
+fn an_answer_that_is_sipped_is_ended_on_every_protocol() {
+    let host = host("mode = \"clear\"", |plan| plan.listen = "write_timeout = \"2s\"\n".to_owned());
+    // HTTP/1: a few bytes at a time, while megabytes wait.
+    let mut sipping = TcpStream::connect(host.door).unwrap();
+    write!(sipping, "GET /bytes/64000000 HTTP/1.1\r\nHost: {NAME}\r\n\r\n").unwrap();
+    // HTTP/2: a window that opens byte by byte.
+    let mut narrow = host.raw(b"h2");
+    let opening = [b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n".to_vec(), frame(4, 0, 0, &[0, 4, 0, 0, 0, 0])];
+    narrow.send(&opening.concat()).unwrap();
+    narrow.send(&get(1, "/bytes/100000")).unwrap();
+    let ended = |path: &str| host.edge.log_lines().unwrap().iter().any(|line| line.contains(path));
+    let began = Instant::now();
+    while !(ended("/bytes/64000000") && ended("/bytes/100000")) {
+        assert!(began.elapsed() < SOON, "{:?}", host.edge.log_lines());
+        let _ = sipping.read(&mut [0; 100]);
+        narrow.send(&frame(8, 0, 1, &[0, 0, 0, 1])).unwrap();
+        std::thread::sleep(Duration::from_millis(100));
+    }
+    println!("ended after {:?}", began.elapsed());
+    host.serves_others();
+    let in_flight = || plain::metric(host.edge.admin, "edge_in_flight");
+    wait::until("every place is free", SOON, || Ok(anyhow::ensure!(in_flight()? < 0.5))).unwrap();
+}
+
+#[test]
+fn frames_that_move_nothing_end_their_connection_when_they_are_too_many() {
+    let host = host("mode = \"clear\"", |_| {});
+    let floods: [(&str, Vec<u8>, usize); 5] = [
+        ("ping", frame(6, 0, 0, &[1; 8]), 300),
+        ("settings", frame(4, 0, 0, &[]), 100),
+        ("priority", frame(2, 0, 3, &[0, 0, 0, 0, 16]), 700),
+        ("window_update", frame(8, 0, 0, &[0, 0, 0, 1]), 2500),
+        ("empty", frame(0x42, 0, 0, &[]), 300),
+    ];
+    for (kind, one, count) in floods {
+        let mut raw = host.raw(b"h2");
+        raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+        raw.send(&frame(4, 0, 0, &[])).unwrap();
+        // A request first: who floods is ended whatever else it does.
+        raw.send(&get(1, "/asked")).unwrap();
+        raw.send(&one.repeat(count)).unwrap();
+        let said = raw.read_to_close();
+        let calm = [&[0, 0, 8, 7, 0, 0, 0, 0, 0][..], &1_u32.to_be_bytes(), &[0, 0, 0, 0xb]].concat();
+        assert!(said.ends_with(&calm), "{kind}: no GOAWAY at the end of {said:?}");
+        host.wait_log(&format!("flood of {kind} frames"));
+        let counted = plain::metric(host.edge.admin, &format!("edge_h2_floods_total{{kind=\"{kind}\"}}"));
+        assert!((counted.unwrap() - 1.0).abs() < 0.5);
+        host.serves_others();
+    }
+    // What a decent client sends is no flood.
+    let mut raw = host.raw(b"h2");
+    raw.send(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n").unwrap();
+    raw.send(&[frame(4, 0, 0, &[]), frame(6, 0, 0, &[1; 8]).repeat(100), get(1, "/decent")].concat())
+        .unwrap();
+    let said = raw.read_until(b"GET /decent");
+    assert!(said.windows(11).any(|part| part == b"GET /decent"), "{said:?}");
 }

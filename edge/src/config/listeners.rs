@@ -96,6 +96,7 @@ pub(super) fn listen(
         idle_timeout: time(s, "idle_timeout", 60),
         body_timeout: time(s, "body_timeout", 30),
         write_timeout: time(s, "write_timeout", 30),
+        min_rate: s.or("min_rate", ByteSize(512)),
         max_head,
         max_headers,
         max_uri,

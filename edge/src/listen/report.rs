@@ -88,6 +88,12 @@ impl Report {
         self.access_log.record(Entry { reason, cross_site: large, scheme, ..entry(peer, "HTTP/2.0", 400) });
     }
 
+    /// An HTTP/2 connection that was ended because its client sent too many frames of one kind.
+    pub fn flooded(&self, peer: SocketAddr, kind: &'static str) {
+        self.metrics.floods.with_label_values(&[kind]).inc();
+        self.broken_h2(peer, format!("flood of {kind} frames"), false);
+    }
+
     /// A plain request that was answered with a redirect, or refused one.
     pub fn redirected(&self, connection: &Connection, answer: Redirected<'_>, took: Duration) {
         self.metrics.answered(answer.status, took);

@@ -264,6 +264,7 @@ async fn served(door: &Door, io: Io, connection: &Arc<Connection>, stop: &Shutdo
         idle: settings.idle_timeout,
         body: settings.body_timeout,
         write: settings.write_timeout,
+        rate: settings.min_rate.0,
     };
     let (stream, remains) =
         EdgeStream::new(io, Arc::clone(connection), door.report.clone(), patience, limits(door), digests);

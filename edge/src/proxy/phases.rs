@@ -20,7 +20,7 @@ use crate::access_log::Entry;
 use crate::admission::{Denied, let_in};
 use crate::client::Client;
 use crate::listen::connection::Connection;
-use crate::listen::head::{absolute_authority, absolute_path};
+use crate::listen::head::{Fault, absolute_authority, absolute_path};
 use crate::listen::seconds_now;
 use crate::proxy::cross_site::is_cross_site;
 use crate::proxy::refusal::{Refusal, seconds};
@@ -196,6 +196,9 @@ impl Phases {
                 .because("banned: the connection was cut".to_owned());
         }
         if let Some(fault) = request.connection.as_ref().and_then(|connection| connection.fault()) {
+            if fault == Fault::TooSlow {
+                return Refusal::new(fault.status(), "request_timeout", fault.to_string());
+            }
             self.site.metrics.malformed.inc();
             return Refusal::malformed(fault.to_string());
         }
