@@ -23,21 +23,24 @@ fn version2(client: Ipv4Addr) -> Vec<u8> {
     [&start[..], &client.octets(), &[127, 0, 0, 1], &ports, &field].concat()
 }
 
-async fn sent(edge: &Edge, parts: &[&[u8]]) -> TcpStream {
-    let mut stream = TcpStream::connect(edge.proxied).await.unwrap();
+/// `None` where edge was so quick to reset the connection that it never stood.
+async fn sent(edge: &Edge, parts: &[&[u8]]) -> Option<TcpStream> {
+    let mut stream = TcpStream::connect(edge.proxied).await.ok()?;
     for part in parts {
         // Who has been refused need not hear the rest.
         if stream.write_all(part).await.is_err() {
             break;
         }
     }
-    stream
+    Some(stream)
 }
 
 /// What comes back until edge closes, in whatever manner.
-async fn answer(mut stream: TcpStream) -> String {
+async fn answer(stream: Option<TcpStream>) -> String {
     let mut answer = Vec::new();
-    let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    if let Some(mut stream) = stream {
+        let _ = timeout(PATIENCE, stream.read_to_end(&mut answer)).await.unwrap();
+    }
     String::from_utf8(answer).unwrap()
 }
 
@@ -58,7 +61,7 @@ async fn whom_the_load_balancer_names_is_the_client_to_everybody() {
             stream.write_all(&[byte]).await.unwrap();
             tokio::task::yield_now().await;
         }
-        assert_eq!(status(&answer(stream).await), 200);
+        assert_eq!(status(&answer(Some(stream)).await), 200);
     }
     // The load balancer's own look.
     let local = b"\r\n\r\n\0\r\nQUIT\n\x20\0\0\0";
@@ -104,9 +107,9 @@ async fn a_header_is_demanded_and_only_from_trusted_proxies() {
     }
     // A look whether somebody listens, as monitors take it: nothing was begun, and nothing is written.
     drop(TcpStream::connect(edge.proxied).await.unwrap());
-    let mut broken = sent(&edge, &[b"PROXY TCP4"]).await;
+    let mut broken = sent(&edge, &[b"PROXY TCP4"]).await.unwrap();
     broken.shutdown().await.unwrap();
-    assert_eq!(answer(broken).await, "");
+    assert_eq!(answer(Some(broken)).await, "");
     until("all are counted", || edge.rejected("proxy_header") == 6).await;
     assert_eq!(application.arrived.load(Ordering::SeqCst), 0);
     let lines = edge.stop().await;
@@ -124,7 +127,7 @@ async fn bans_and_limits_are_about_the_client_that_is_named() {
     let limits = Limits { connections: 2, ..trusting() };
     let edge = limits.start(settings(), vec![application.address]);
     let open = async |client: &str| {
-        let mut stream = sent(&edge, &[&version1(client), b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"]).await;
+        let mut stream = sent(&edge, &[&version1(client), b"GET / HTTP/1.1\r\nHost: a.test\r\n\r\n"]).await?;
         let mut byte = [0];
         match timeout(PATIENCE, stream.read(&mut byte)).await.unwrap() {
             Ok(1) => Some(stream),
@@ -133,7 +136,7 @@ async fn bans_and_limits_are_about_the_client_that_is_named() {
     };
     let (first, second) = (open("192.0.2.1").await.unwrap(), open("192.0.2.1").await.unwrap());
     assert!(open("192.0.2.1").await.is_none(), "one more than its two");
-    assert_eq!(edge.rejected("client_connections"), 1);
+    until("it is counted", || edge.rejected("client_connections") == 1).await;
     let other = open("192.0.2.2").await.unwrap();
     drop(first);
     until("its place is free", || edge.connections.len() == 2).await;
@@ -147,7 +150,7 @@ async fn bans_and_limits_are_about_the_client_that_is_named() {
         assert!(timeout(PATIENCE, cut.read_to_end(&mut rest)).await.unwrap().is_err());
     }
     assert!(open("192.0.2.1").await.is_none());
-    assert_eq!(edge.rejected("banned"), 1);
+    until("it is counted", || edge.rejected("banned") == 1).await;
     drop(open("192.0.2.2").await.unwrap());
     drop(other);
     let lines = edge.stop().await;
@@ -167,10 +170,10 @@ async fn a_client_has_a_number_of_connections_and_no_more() {
     }
     // Before TLS: not a byte of a handshake is answered, on any listener.
     for address in [edge.address, edge.plain, edge.clear] {
-        let mut refused = TcpStream::connect(address).await.unwrap();
+        let Ok(mut refused) = TcpStream::connect(address).await else { continue };
         assert!(!matches!(timeout(PATIENCE, refused.read(&mut [0])).await.unwrap(), Ok(1)));
     }
-    assert_eq!(edge.rejected("client_connections"), 3);
+    until("all are counted", || edge.rejected("client_connections") == 3).await;
     drop(held.pop());
     until("its place is free", || edge.connections.len() == 2).await;
     drop(edge.connect().await);
