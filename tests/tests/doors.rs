@@ -2,6 +2,7 @@
 //! in clear, the one behind a PROXY header; and what becomes of clients that drip, take no answers, or
 //! send frames that move nothing.
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
+#![expect(clippy::disallowed_methods, reason = "a story measures how long a client is borne with")]
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, SocketAddr, TcpStream};
@@ -311,7 +312,11 @@ fn an_answer_that_is_sipped_is_ended_on_every_protocol() {
     }
     host.serves_others();
     let in_flight = || plain::metric(host.edge.admin, "edge_in_flight");
-    wait::until("every place is free", SOON, || Ok(anyhow::ensure!(in_flight()? < 0.5))).unwrap();
+    wait::until("every place is free", SOON, || {
+        anyhow::ensure!(in_flight()? < 0.5);
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]
