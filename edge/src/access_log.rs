@@ -57,6 +57,8 @@ pub struct Entry {
     pub target: Vec<u8>,
     /// `HTTP/1.1`, `HTTP/2.0`; empty where none was agreed.
     pub protocol: &'static str,
+    /// `https` or `http`, as the client asked; empty where it asked nothing.
+    pub scheme: &'static str,
     /// As received.
     pub host: String,
     /// What was answered; 0 where nothing was.
@@ -225,6 +227,7 @@ mod tests {
             method: "GET".to_owned(),
             target: target.as_bytes().to_vec(),
             protocol: "HTTP/1.1",
+            scheme: "https",
             host: "www.example.org".to_owned(),
             status: 200,
             bytes: 0,

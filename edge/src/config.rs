@@ -6,6 +6,7 @@ mod bans;
 mod builtin;
 mod door;
 mod jails;
+mod listeners;
 mod routes;
 mod sections;
 mod throttle;
@@ -19,6 +20,7 @@ use shared::config::{ByteSize, Faults, Section, read_file};
 
 pub use bans::Bans;
 pub use jails::WrittenFilter;
+pub use listeners::{Listener, Mode};
 pub use throttle::Throttle;
 
 use crate::{access_log, gateway, route, upstream};
@@ -59,10 +61,8 @@ pub struct Config {
 /// `[listen]`
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Listen {
-    /// TLS, HTTP/1.1 and HTTP/2.
-    pub https: Vec<SocketAddr>,
-    /// In clear; only redirects to HTTPS.
-    pub http: Vec<SocketAddr>,
+    /// `https`, `http` and `[[listener]]`.
+    pub listeners: Vec<Listener>,
     /// Most client connections at once; further ones are closed at once.
     pub max_connections: usize,
     /// A TLS handshake must be over within this time.
@@ -73,6 +73,9 @@ pub struct Listen {
     pub idle_timeout: Duration,
     /// A request's body that makes no progress for this long is ended.
     pub body_timeout: Duration,
+    /// What an HTTP/1 request's body must bring, each second; it may fall behind by `body_timeout`.
+    /// 0 demands nothing.
+    pub min_rate: ByteSize,
     /// An answer that the client does not take for this long is ended.
     pub write_timeout: Duration,
     /// Largest request head.
@@ -105,6 +108,9 @@ pub struct CertificateFiles {
 pub struct Clients {
     /// Requests of one client in flight at once; further ones are answered 429.
     pub max_in_flight: u32,
+    /// Connections of one client at once; further ones are closed before TLS. Trusted proxies have no such
+    /// limit.
+    pub max_connections: usize,
     /// The networks whose `X-Forwarded-For` is believed.
     pub trusted_proxies: Vec<IpNet>,
     /// What a 429 tells the client to wait; whole seconds.
@@ -126,8 +132,11 @@ impl Config {
         let direct_name = sections::direct_name(root, name.as_deref());
         let threads = sections::threads(root);
         let certificates = sections::certificates(root);
-        let listen = sections::listen(root.section("listen"), certificates.count, &mut taken);
         let clients = sections::clients(root.section("clients"));
+        let trusted = !clients.trusted_proxies.is_empty();
+        let listen = root.section("listen");
+        let more = root.sections("listener");
+        let listen = listeners::listen(listen, more, certificates.count, trusted, &mut taken);
         let (admin, control_socket) = sections::admin(root.section("admin"), &mut taken);
         let gateway = root
             .optional_section("gateway")
@@ -214,8 +223,8 @@ upstream = \"app\"
     fn the_sample_states_the_real_defaults() {
         let sample = read(SAMPLE).unwrap();
         let least = read(LEAST).unwrap();
-        let Listen { https, http, .. } = sample.listen.clone();
-        assert_eq!(sample.listen, Listen { https, http, ..least.listen });
+        let listeners = sample.listen.listeners.clone();
+        assert_eq!(sample.listen, Listen { listeners, ..least.listen });
         assert_eq!(sample.clients, least.clients);
         assert_eq!(sample.access_log, least.access_log);
         assert_eq!((sample.admin, sample.control_socket), (least.admin, least.control_socket));
@@ -334,6 +343,51 @@ edge.toml:29:10: gateway.listen: \"0.0.0.0:8445\" is not loopback, and the gatew
         assert_eq!(
             faults(&[("0.0.0.0:8443", "0.0.0.0:0")]),
             "3:9: listen.https: \"0.0.0.0:0\" is another port at every start; write the port"
+        );
+    }
+
+    #[test]
+    fn a_listener_says_what_it_speaks() {
+        let listener =
+            |mode: &str, port: u16| format!("[[listener]]\naddress = \"[::]:{port}\"\nmode = \"{mode}\"\n");
+        let read_with = |more: &str| read(&format!("{LEAST}{more}")).unwrap().listen.listeners;
+        let modes = listener("tls", 1) + &listener("redirect", 2) + &listener("clear", 3);
+        let modes: Vec<_> = read_with(&modes).iter().map(|one| (one.address.port(), one.mode)).collect();
+        let expected = [(8443, Mode::Tls), (1, Mode::Tls), (2, Mode::Redirect), (3, Mode::Clear)];
+        assert_eq!(modes, expected);
+        assert_eq!(
+            faults_with(
+                &(listener("h2c", 1) + &listener("clear", 8443) + &listener("clear", 8443) + "x = 1\n")
+            ),
+            "15:8: listener.mode: \"h2c\" is nothing to speak; write \"tls\", \"redirect\" or \"clear\"\n\
+             20:11: listener.address: \"[::]:8443\" stands here twice; write it once\n\
+             22:1: listener.x: unknown key; known here: address, mode, proxy"
+        );
+        assert_eq!(
+            faults_with("[[listener]]\naddress = \"localhost:80\"\n"),
+            "13:1: listener.mode: missing; write mode = \"…\"\n\
+             14:11: listener.address: \"localhost:80\" is no address with port; write \"0.0.0.0:8443\" or \"[::]:8443\""
+        );
+        let without = |mode: &str| {
+            let text = LEAST.replace("https = [\"0.0.0.0:8443\"]\n", "");
+            let (head, rest) = text.split_once("[[certificate]]").unwrap();
+            let (_, rest) = rest.split_once("[[upstream]]").unwrap();
+            read(&format!("{head}[[upstream]]{rest}{}", listener(mode, 80)))
+        };
+        assert_eq!(without("clear").unwrap().listen.listeners[0].mode, Mode::Clear, "needs no certificate");
+        let proxied = listener("clear", 3) + "proxy = true\n";
+        assert_eq!(
+            faults_with(&proxied),
+            "16:9: listener.proxy: nobody may write the header; write the load balancer into clients.trusted_proxies"
+        );
+        let trusting = format!("{proxied}[clients]\ntrusted_proxies = [\"10.0.0.0/8\"]\n");
+        let proxied: Vec<_> = read_with(&trusting).iter().map(|one| one.proxy).collect();
+        assert_eq!(proxied, [false, true]);
+        assert!(
+            without("tls").unwrap_err().to_string().contains("listener.mode: has no certificate to show")
+        );
+        assert!(
+            without("redirect").unwrap_err().to_string().contains("listener.mode: only redirects to HTTPS")
         );
     }
 

@@ -1,4 +1,4 @@
-//! Sockets, TLS and deadlines → a connection that the HTTP engine may see. Knows addresses,
+//! Sockets, PROXY headers, TLS and deadlines → a connection that the HTTP engine may see. Knows addresses,
 //! limits and the bytes of a request's head; must not know routes, upstreams or what a request
 //! means. Each thread has its own listener on every address (SO_REUSEPORT), so that the threads
 //! share nothing on the way of a request.
@@ -6,10 +6,14 @@
 pub mod answer;
 pub mod body;
 pub mod connection;
+pub mod floods;
 pub mod frames;
 pub mod gate;
 pub mod head;
+pub mod io;
 pub mod live;
+pub mod pace;
+pub mod proxy_header;
 pub mod redirect;
 pub mod report;
 pub mod socket;
@@ -29,9 +33,9 @@ use tokio_rustls::TlsAcceptor;
 
 use crate::admission::{self, Banned, Denied, Rates};
 use crate::client::Client;
-use crate::config::Listen;
+use crate::config::{Listen, Listener, Mode};
 use connection::Connection;
-use live::{Busy, Connections, Listed};
+use live::{Busy, Connections, Full, Listed};
 use redirect::Redirect;
 use report::Report;
 
@@ -43,7 +47,7 @@ pub use worker::{AsyncServe, Sockets, run};
 #[derive(Debug, thiserror::Error)]
 pub enum ListenError {
     /// The address cannot be had.
-    #[error("listen: {address}: {what}: {source}; free the port or change listen.https / listen.http")]
+    #[error("listen: {address}: {what}: {source}; free the port or change it in [listen] or [[listener]]")]
     Socket {
         /// As configured.
         address: SocketAddr,
@@ -103,13 +107,19 @@ impl Door {
         self.open.load(Ordering::Relaxed)
     }
 
-    /// Counts a connection in and lists it, or closes it at once: its client is banned, or the cap is
-    /// reached.
-    fn enter(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr) -> Option<Entered> {
+    /// Counts a connection in, or closes it at once: its client is banned, the cap is reached, or it shall
+    /// begin with a PROXY header and comes from nobody who may write one.
+    fn arrive(self: &Arc<Self>, tcp: TcpStream, peer: SocketAddr, listener: Listener) -> Option<Arrival> {
         let wire = Wire::new(tcp);
         // The cheap look first: this is where a flood of a banned client ends.
         if self.is_banned(peer) {
-            return self.turned_away(&wire, "banned");
+            self.turned_away(&wire, "banned");
+            return None;
+        }
+        if listener.proxy && !self.connections.trusts(peer) {
+            self.turned_away(&wire, "proxy_header");
+            self.report.turned_away(peer, "PROXY", "PROXY header: only trusted proxies may connect here");
+            return None;
         }
         let most = self.settings.max_connections;
         let counted = self
@@ -121,11 +131,26 @@ impl Door {
         }
         let gauge = self.report.metrics().connections.clone();
         gauge.inc();
-        let place = Place { door: Arc::clone(self), gauge };
-        let (listed, busy) = self.connections.enter(peer, &wire)?;
+        Some(Arrival { wire, peer, place: Place { door: Arc::clone(self), gauge } })
+    }
+
+    /// Lists a connection as its client's, or closes it at once: its client is banned, or has too many.
+    fn enter(&self, arrival: Arrival, mode: Mode) -> Option<Entered> {
+        let Arrival { wire, peer, place } = arrival;
+        let entered = self.connections.enter(peer, mode == Mode::Tls, &wire);
+        let (listed, busy) = match entered {
+            Ok(entered) => entered,
+            Err(Full) => {
+                self.turned_away(&wire, "client_connections");
+                let why = "too many connections at once from this address";
+                self.report.turned_away(peer, "TCP", why);
+                return None;
+            }
+        };
         // Who bans cuts what is listed afterwards: a ban since the first look is seen by one of us.
         if self.is_banned(peer) {
-            return self.turned_away(&wire, "banned");
+            self.turned_away(&wire, "banned");
+            return None;
         }
         Some(Entered { wire, busy, listed, place })
     }
@@ -146,10 +171,9 @@ impl Door {
         admission::let_in(&self.banned, &self.rates, Client::new(connection.peer.ip()), seconds_now())
     }
 
-    fn turned_away(&self, wire: &Wire, why: &str) -> Option<Entered> {
+    fn turned_away(&self, wire: &Wire, why: &str) {
         self.report.metrics().rejected.with_label_values(&[why]).inc();
         wire.reset();
-        None
     }
 }
 
@@ -162,6 +186,15 @@ pub(crate) fn wall_clock() -> Duration {
 /// The same in whole seconds.
 pub(crate) fn seconds_now() -> u64 {
     wall_clock().as_secs()
+}
+
+/// A connection that is counted and not yet known to be anybody's.
+#[derive(Debug)]
+struct Arrival {
+    wire: Wire,
+    /// The socket's other end, or whom a PROXY header names.
+    peer: SocketAddr,
+    place: Place,
 }
 
 /// A connection that may go on to its handshake.

@@ -16,7 +16,19 @@ const SECONDS: [f64; 14] =
 /// The status classes, so that every series stands at 0 from the start.
 const CLASSES: [&str; 5] = ["1xx", "2xx", "3xx", "4xx", "5xx"];
 /// Why edge refuses; every series stands at 0 from the start.
-const REASONS: [&str; 6] = ["banned", "connections", "in_flight", "rate", "route_rate", "throttled"];
+const REASONS: [&str; 8] = [
+    "banned",
+    "client_connections",
+    "connections",
+    "in_flight",
+    "proxy_header",
+    "rate",
+    "route_rate",
+    "throttled",
+];
+
+/// Frames of HTTP/2 that can be too many; every series stands at 0 from the start.
+const FLOODS: [&str; 5] = ["empty", "ping", "priority", "settings", "window_update"];
 
 /// Every handle. Cheap to count on from any thread.
 #[derive(Debug)]
@@ -25,7 +37,7 @@ pub struct Metrics {
     /// Requests answered, by `class` of status (`2xx`).
     pub requests: IntCounterVec,
     /// Requests and connections that edge itself refused, by `reason`: `in_flight`, `connections`,
-    /// `banned`, `rate`, `route_rate`, `throttled`.
+    /// `client_connections`, `proxy_header`, `banned`, `rate`, `route_rate`, `throttled`.
     pub rejected: IntCounterVec,
     /// Client connections open now.
     pub connections: IntGauge,
@@ -41,6 +53,8 @@ pub struct Metrics {
     pub handshake_failures: IntCounter,
     /// Requests that are no valid HTTP.
     pub malformed: IntCounter,
+    /// HTTP/2 connections ended for a flood, by `kind` of frame.
+    pub floods: IntCounterVec,
     /// From a request's head to the end of its answer.
     pub request_seconds: Histogram,
     /// Requests in flight now; the admin room brings it up to date when it is read.
@@ -86,6 +100,12 @@ impl Metrics {
             ),
             handshake_failures: counter(&r, "edge_handshake_failures_total", "TLS handshakes that failed."),
             malformed: counter(&r, "edge_malformed_total", "Requests that are no valid HTTP."),
+            floods: labelled(
+                &r,
+                "edge_h2_floods_total",
+                "HTTP/2 connections ended for a flood, by kind of frame.",
+                "kind",
+            ),
             request_seconds: registered(&r, Histogram::with_opts(buckets)),
             in_flight: gauge(&r, "edge_in_flight", "Requests in flight now."),
             access_log_dropped: counter(&r, "edge_access_log_dropped_total", "Access-log lines lost."),
@@ -104,6 +124,9 @@ impl Metrics {
         };
         for reason in REASONS {
             metrics.rejected.with_label_values(&[reason]);
+        }
+        for kind in FLOODS {
+            metrics.floods.with_label_values(&[kind]);
         }
         for class in CLASSES {
             metrics.requests.with_label_values(&[class]);

@@ -27,8 +27,8 @@ fn of_the_host(config: &Config) -> Vec<String> {
     if let Err(error) = Certificates::load(&config.certificates) {
         faults.push(error.to_string());
     }
-    for address in config.listen.https.iter().chain(&config.listen.http) {
-        if let Err(error) = socket::probe(*address) {
+    for listener in &config.listen.listeners {
+        if let Err(error) = socket::probe(listener.address) {
             faults.push(error.to_string());
         }
     }

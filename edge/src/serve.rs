@@ -98,9 +98,10 @@ async fn run(config: Config, file: &Path) -> Result<(), ServeError> {
     let readiness = Readiness::new();
     let trusted = TrustedProxies::new(config.clients.trusted_proxies.clone());
     let idle = Idle { most: config.bans.max_idle_connections, ..Idle::default() };
+    let each = config.clients.max_connections;
     let places = Places {
         banned: Banned::new(),
-        connections: Connections::new(idle, trusted, Arc::clone(&metrics)),
+        connections: Connections::new(idle, each, trusted, Arc::clone(&metrics)),
         rates: rates(&config),
     };
     let log_watch = start_log_watch(&config, &places, &metrics)?.map(Arc::new);
@@ -159,12 +160,8 @@ async fn run(config: Config, file: &Path) -> Result<(), ServeError> {
     site.report_upstreams();
     readiness.serving();
     systemd::tell(Life::Ready(&format!("{} is served", config.name)));
-    tracing::info!(
-        "serving {} on {:?} and {:?} with {threads} threads",
-        config.name,
-        config.listen.https,
-        config.listen.http
-    );
+    let addresses: Vec<_> = config.listen.listeners.iter().map(|listener| listener.address).collect();
+    tracing::info!("serving {} on {addresses:?} with {threads} threads", config.name);
 
     let mut certificate_look = every(CERTIFICATE_LOOK);
     let mut health_look = every(HEALTH_LOOK);
@@ -304,14 +301,9 @@ fn report_vaults(vaults: Option<&Vaults>, readiness: &Readiness) {
 fn open_sockets(config: &Config) -> Result<Vec<Sockets>, ServeError> {
     let threads = config.threads.max(1);
     let mut sockets: Vec<Sockets> = (0..threads).map(|_| Sockets::default()).collect();
-    for address in &config.listen.https {
-        for (place, listener) in sockets.iter_mut().zip(socket::listeners(*address, threads)?) {
-            place.https.push(listener);
-        }
-    }
-    for address in &config.listen.http {
-        for (place, listener) in sockets.iter_mut().zip(socket::listeners(*address, threads)?) {
-            place.http.push(listener);
+    for listener in &config.listen.listeners {
+        for (place, socket) in sockets.iter_mut().zip(socket::listeners(listener.address, threads)?) {
+            place.push(*listener, socket);
         }
     }
     Ok(sockets)

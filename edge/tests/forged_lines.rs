@@ -64,6 +64,7 @@ fn entry() -> impl Strategy<Value = Entry> {
             method: String::from_utf8_lossy(&method).into_owned(),
             target,
             protocol,
+            scheme: "https",
             host: String::from_utf8_lossy(&host).into_owned(),
             status,
             bytes: 0,

@@ -6,8 +6,12 @@
 
 #[path = "front_door/bans.rs"]
 mod bans;
+#[path = "front_door/clear.rs"]
+mod clear;
 #[path = "front_door/foreign_pages.rs"]
 mod foreign_pages;
+#[path = "front_door/proxied.rs"]
+mod proxied;
 
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::PathBuf;
@@ -20,7 +24,7 @@ use edge::access_log::{self, AccessLog, Entry, Tap};
 use edge::admin::Readiness;
 use edge::admission::{Banned, InFlight, Rate, Rates};
 use edge::client::TrustedProxies;
-use edge::config::{CertificateFiles, Listen};
+use edge::config::{CertificateFiles, Listen, Listener, Mode};
 use edge::listen::live::{Connections, Idle};
 use edge::listen::redirect::Redirect;
 use edge::listen::report::Report;
@@ -48,6 +52,10 @@ struct Edge {
     address: SocketAddr,
     /// Plain HTTP, which is redirected.
     plain: SocketAddr,
+    /// Plain HTTP, which is served.
+    clear: SocketAddr,
+    /// The same, behind a PROXY header.
+    proxied: SocketAddr,
     connector: TlsConnector,
     in_flight: Arc<InFlight>,
     banned: Arc<Banned>,
@@ -66,6 +74,8 @@ struct Edge {
 struct Application {
     address: SocketAddr,
     arrived: Arc<AtomicUsize>,
+    /// Every head that came, in lower case.
+    heads: Arc<Mutex<Vec<String>>>,
     answer: watch::Sender<bool>,
 }
 
@@ -91,13 +101,13 @@ fn certificate(folder: &tempfile::TempDir) -> (CertificateFiles, ClientConfig) {
 
 fn settings() -> Listen {
     Listen {
-        https: Vec::new(),
-        http: Vec::new(),
+        listeners: Vec::new(),
         max_connections: 500,
         handshake_timeout: PATIENCE,
         head_timeout: PATIENCE,
         idle_timeout: PATIENCE,
         body_timeout: PATIENCE,
+        min_rate: ByteSize(512),
         write_timeout: PATIENCE,
         max_head: ByteSize::kib(32),
         max_headers: 100,
@@ -122,11 +132,14 @@ struct Limits {
     route: Option<Rate>,
     offender: Rate,
     idle: Idle,
+    /// Of one client.
+    connections: usize,
 }
 
 impl Default for Limits {
     fn default() -> Self {
-        Self { trusted: &[], client: None, route: None, offender: Rate::OFFENDER, idle: Idle::default() }
+        let idle = Idle::default();
+        Self { trusted: &[], client: None, route: None, offender: Rate::OFFENDER, idle, connections: 200 }
     }
 }
 
@@ -151,7 +164,8 @@ fn start_under(limits: Limits, settings: Listen, servers: Vec<SocketAddr>) -> Ed
     let banned = Banned::new();
     let trusted = limits.trusted.iter().map(|text| text.parse().unwrap()).collect();
     let trusted = TrustedProxies::new(trusted);
-    let connections = Connections::new(limits.idle, trusted.clone(), Arc::clone(&metrics));
+    let connections =
+        Connections::new(limits.idle, limits.connections, trusted.clone(), Arc::clone(&metrics));
     let site = Arc::new(Site {
         direct_name: None,
         listen: settings.clone(),
@@ -191,9 +205,15 @@ fn start_under(limits: Limits, settings: Listen, servers: Vec<SocketAddr>) -> Ed
         Arc::clone(&banned),
         Arc::clone(&site.rates),
     );
-    let [https, http] =
-        [0, 0].map(|port| socket::listeners(SocketAddr::from((Ipv4Addr::LOCALHOST, port)), 1).unwrap());
-    let [address, plain] = [&https, &http].map(|listeners| listeners[0].local_addr().unwrap());
+    let mut sockets = Sockets::default();
+    let doors = [(Mode::Tls, false), (Mode::Redirect, false), (Mode::Clear, false), (Mode::Clear, true)];
+    let [address, plain, clear, proxied] = doors.map(|(mode, proxy)| {
+        let any = SocketAddr::from((Ipv4Addr::LOCALHOST, 0));
+        let socket = socket::listeners(any, 1).unwrap().remove(0);
+        let address = socket.local_addr().unwrap();
+        sockets.push(Listener { proxy, ..Listener::new(address, mode) }, socket);
+        address
+    });
     let shutdown = Shutdown::new();
     let stop = shutdown.clone();
     let thread = thread::spawn(move || {
@@ -201,13 +221,14 @@ fn start_under(limits: Limits, settings: Listen, servers: Vec<SocketAddr>) -> Ed
         runtime.block_on(async {
             let engine = Engine::new(site);
             let drain = engine.clone();
-            let sockets = Sockets { https, http };
             listen::run(door, sockets, engine, move || drain.drain(), stop).await.unwrap()
         })
     });
     Edge {
         address,
         plain,
+        clear,
+        proxied,
         connector: TlsConnector::from(Arc::new(client)),
         in_flight,
         banned,
@@ -264,17 +285,23 @@ async fn application(answer_at_once: bool) -> Application {
     let address = listener.local_addr().unwrap();
     let arrived = Arc::new(AtomicUsize::new(0));
     let (answer, told) = watch::channel(answer_at_once);
-    let count = Arc::clone(&arrived);
+    let heads = Arc::default();
+    let (count, seen) = (Arc::clone(&arrived), Arc::clone(&heads));
     tokio::spawn(async move {
         while let Ok((stream, _)) = listener.accept().await {
-            tokio::spawn(answer_all(stream, Arc::clone(&count), told.clone()));
+            tokio::spawn(answer_all(stream, Arc::clone(&count), Arc::clone(&seen), told.clone()));
         }
     });
-    Application { address, arrived, answer }
+    Application { address, arrived, heads, answer }
 }
 
 /// Answers each request with its own target.
-async fn answer_all(stream: TcpStream, arrived: Arc<AtomicUsize>, mut told: watch::Receiver<bool>) {
+async fn answer_all(
+    stream: TcpStream,
+    arrived: Arc<AtomicUsize>,
+    heads: Arc<Mutex<Vec<String>>>,
+    mut told: watch::Receiver<bool>,
+) {
     let mut stream = BufReader::new(stream);
     loop {
         let mut head = Vec::new();
@@ -291,6 +318,7 @@ async fn answer_all(stream: TcpStream, arrived: Arc<AtomicUsize>, mut told: watc
             .map_or(0, |rest| rest.split("\r\n").next().unwrap().parse().unwrap());
         let mut body = vec![0; length];
         stream.read_exact(&mut body).await.unwrap();
+        heads.lock().unwrap().push(head.clone());
         arrived.fetch_add(1, Ordering::SeqCst);
         told.wait_for(|told| *told).await.unwrap();
         let target = head.split(' ').nth(1).unwrap();

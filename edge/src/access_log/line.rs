@@ -113,6 +113,8 @@ struct Ecs<'e> {
     path: Cow<'e, str>,
     #[serde(rename = "url.query", skip_serializing_if = "Option::is_none")]
     query: Option<Cow<'e, str>>,
+    #[serde(rename = "url.scheme", skip_serializing_if = "str::is_empty")]
+    scheme: &'static str,
     #[serde(rename = "url.domain", skip_serializing_if = "str::is_empty")]
     host: Cow<'e, str>,
     #[serde(rename = "http.version", skip_serializing_if = "str::is_empty")]
@@ -147,6 +149,7 @@ fn json(entry: &Entry, out: &mut Vec<u8>) {
         method: legible(entry.method.as_bytes()),
         path: legible(path),
         query: query.get(1..).map(legible),
+        scheme: entry.scheme,
         host: legible(entry.host.as_bytes()),
         protocol: entry.protocol.strip_prefix("HTTP/").unwrap_or(entry.protocol),
         status: entry.status,
@@ -221,6 +224,7 @@ mod tests {
             method: "GET".to_owned(),
             target: b"/a?b=c".to_vec(),
             protocol: "HTTP/1.1",
+            scheme: "https",
             host: "www.example.org".to_owned(),
             status: 200,
             bytes: 2326,
@@ -273,6 +277,7 @@ mod tests {
             method: String::new(),
             target: Vec::new(),
             protocol: "",
+            scheme: "",
             host: String::new(),
             status: 0,
             bytes: 0,
@@ -323,7 +328,7 @@ mod tests {
             line(&entry(), Format::Json),
             "{\"@timestamp\":\"2000-10-10T13:55:36.042Z\",\"ecs.version\":\"8.11\",\"event.dataset\":\"edge.access\",\
              \"source.ip\":\"192.0.2.1\",\"http.request.method\":\"GET\",\"url.path\":\"/a\",\"url.query\":\"b=c\",\
-             \"url.domain\":\"www.example.org\",\"http.version\":\"1.1\",\"http.response.status_code\":200,\
+             \"url.scheme\":\"https\",\"url.domain\":\"www.example.org\",\"http.version\":\"1.1\",\"http.response.status_code\":200,\
              \"http.response.body.bytes\":2326,\"event.duration\":1500000,\"http.request.referrer\":\"https://example.org/\",\
              \"user_agent.original\":\"curl/8.5 (x y)\",\"trace.id\":\"0123abcd\",\"edge.upstream\":\"app\"}\n"
         );
@@ -371,6 +376,7 @@ mod tests {
                 client: IpAddr::V6(client.into()),
                 method, target, host, status, bytes, referer, user_agent, reason, request_id, cross_site, spared,
                 protocol: "HTTP/2.0",
+                scheme: "https",
                 duration: Duration::from_nanos(nanoseconds),
                 upstream: None,
             }

@@ -12,12 +12,10 @@ use shared::config::{ByteSize, Section};
 use shared::tls::is_name;
 
 use super::addresses::Taken;
-use super::{CertificateFiles, Clients, Listen};
+use super::{CertificateFiles, Clients};
 use crate::access_log;
 use crate::route::HostPattern;
 
-/// Most header lines that pingora's parser takes.
-const MAX_HEADERS: usize = 256;
 /// Queue places are set aside at start; more than this is memory wasted on a dead disk.
 const MAX_LOG_QUEUE: usize = 65_536;
 /// One thread a core is best; this is only a guard against a slip of the finger.
@@ -65,79 +63,6 @@ pub(super) fn threads(root: &mut Section<'_>) -> usize {
         );
     }
     threads
-}
-
-pub(super) fn listen(mut section: Section<'_>, certificates: usize, taken: &mut Taken) -> Listen {
-    let s = &mut section;
-    let (https, https_empty) = listeners(s, "https", "listen.https", taken);
-    let (http, http_empty) = listeners(s, "http", "listen.http", taken);
-    let written = s.has("https") || s.has("http");
-    match (https_empty, http_empty) {
-        (true, true) if !written => {
-            s.fault("https", "nothing is listened on; write https = [\"0.0.0.0:8443\", \"[::]:8443\"]")
-        }
-        (true, true) if !s.has("https") => {
-            s.fault("http", "nothing is listened on; write https = [\"0.0.0.0:8443\"] too")
-        }
-        (true, true) => s.fault("https", "nothing is listened on; write [\"0.0.0.0:8443\", \"[::]:8443\"]"),
-        (true, false) => s.fault("http", "only redirects to HTTPS; write https = [\"0.0.0.0:8443\"] too"),
-        _ => {}
-    }
-    if !https_empty && certificates == 0 {
-        s.fault("https", "has no certificate to show; write a [[certificate]] section");
-    }
-    let max_head = size(s, "max_head", ByteSize::kib(32), ByteSize::kib(1), ByteSize::mib(1));
-    let max_uri = size(s, "max_uri", ByteSize::kib(8), ByteSize(64), ByteSize::mib(1));
-    if max_uri > max_head {
-        s.fault("max_uri", format!("{max_uri} cannot come in a head of {max_head}; write at most max_head"));
-    }
-    let max_headers = count(s, "max_headers", 100_usize);
-    if max_headers > MAX_HEADERS {
-        s.fault(
-            "max_headers",
-            format!("{max_headers} is more than the parser takes; write at most {MAX_HEADERS}"),
-        );
-    }
-    Listen {
-        https,
-        http,
-        max_connections: count(s, "max_connections", 8192),
-        handshake_timeout: time(s, "handshake_timeout", 10),
-        head_timeout: time(s, "head_timeout", 10),
-        idle_timeout: time(s, "idle_timeout", 60),
-        body_timeout: time(s, "body_timeout", 30),
-        write_timeout: time(s, "write_timeout", 30),
-        max_head,
-        max_headers,
-        max_uri,
-        h2_streams: count(s, "h2_streams", 100),
-        // Nothing is a fair wish here: stop at once.
-        drain: s.or("drain", Duration::from_secs(30)),
-    }
-}
-
-/// The addresses, and whether none was even written: a faulty one is its own fault only.
-fn listeners(
-    s: &mut Section<'_>,
-    key: &'static str,
-    owner: &str,
-    taken: &mut Taken,
-) -> (Vec<SocketAddr>, bool) {
-    let written: Vec<String> = s.list(key);
-    let mut addresses = Vec::new();
-    for text in &written {
-        match text.parse() {
-            Ok(address) => {
-                taken.take_tcp(s, key, owner, address);
-                addresses.push(address);
-            }
-            Err(_) => s.fault(
-                key,
-                format!("{text:?} is no address with port; write \"0.0.0.0:8443\" or \"[::]:8443\""),
-            ),
-        }
-    }
-    (addresses, written.is_empty())
 }
 
 pub(super) fn certificates(root: &mut Section<'_>) -> Certificates {
@@ -215,7 +140,8 @@ pub(super) fn clients(mut section: Section<'_>) -> Clients {
     if retry_after.is_zero() || retry_after.subsec_nanos() != 0 {
         s.fault("retry_after", "goes out as whole seconds; write \"1s\" or more");
     }
-    Clients { max_in_flight, trusted_proxies, retry_after }
+    let max_connections = count(s, "max_connections", 200);
+    Clients { max_in_flight, max_connections, trusted_proxies, retry_after }
 }
 
 pub(super) fn access_log(mut section: Section<'_>) -> Option<access_log::Settings> {
@@ -262,7 +188,7 @@ pub(super) fn name(section: &mut Section<'_>, key: &'static str) -> Option<Strin
 }
 
 /// A limit of which nothing is left at 0.
-fn count<T>(section: &mut Section<'_>, key: &'static str, default: T) -> T
+pub(super) fn count<T>(section: &mut Section<'_>, key: &'static str, default: T) -> T
 where
     T: shared::config::Value + Display + Default + PartialEq + Copy,
 {

@@ -14,6 +14,8 @@ use crate::listen::live::{Busy, Presence};
 pub struct Connection {
     /// The socket's other end.
     pub peer: SocketAddr,
+    /// Over TLS, and not in clear.
+    pub secure: bool,
     /// Its part in the list of live connections.
     pub presence: Presence,
     h2: AtomicBool,
@@ -27,9 +29,10 @@ pub struct Connection {
 impl Connection {
     /// A connection that was just accepted.
     #[must_use]
-    pub const fn new(peer: SocketAddr, presence: Presence) -> Self {
+    pub const fn new(peer: SocketAddr, secure: bool, presence: Presence) -> Self {
         Self {
             peer,
+            secure,
             presence,
             h2: AtomicBool::new(false),
             turns: AtomicU32::new(0),
@@ -38,6 +41,12 @@ impl Connection {
             tunnel: AtomicBool::new(false),
             fault: OnceLock::new(),
         }
+    }
+
+    /// How the client's own addresses begin, as far as this connection tells: RFC 9110 section 4.2.
+    #[must_use]
+    pub const fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
     }
 
     /// The handshake chose HTTP/2.

@@ -5,15 +5,19 @@
 
 use std::time::Duration;
 
+use crate::listen::floods::Kind;
 use crate::listen::uploads::{Event, Uploads};
 
 const PREFACE: u32 = 24;
 
 const DATA: u8 = 0x0;
 const HEADERS: u8 = 0x1;
+const PRIORITY: u8 = 0x2;
 const RESET: u8 = 0x3;
 const SETTINGS: u8 = 0x4;
+const PING: u8 = 0x6;
 const GO_AWAY: u8 = 0x7;
+const WINDOW_UPDATE: u8 = 0x8;
 const CONTINUATION: u8 = 0x9;
 const END_STREAM: u8 = 0x1;
 const END_HEADERS: u8 = 0x4;
@@ -111,6 +115,12 @@ impl Frames {
         self.block
     }
 
+    /// The highest stream that a HEADERS frame opened.
+    #[must_use]
+    pub const fn last_stream(&self) -> u32 {
+        self.last_stream
+    }
+
     /// May a whole frame stand here: between two frames, and not in the midst of a header block?
     #[must_use]
     pub const fn between_frames(&self) -> bool {
@@ -167,6 +177,19 @@ impl Frames {
         self.payload_left = u32::from_be_bytes([0, a, b, c]);
         self.payload_seen = 0;
         self.payload_start = [0; 8];
+        match kind {
+            HEADERS => told(Event::Moves),
+            DATA if self.payload_left > 0 => told(Event::Moves),
+            DATA if flags & END_STREAM != 0 => {}
+            _ if !self.from_client => {}
+            PING => told(Event::Idles(Kind::Ping)),
+            SETTINGS => told(Event::Idles(Kind::Settings)),
+            PRIORITY => told(Event::Idles(Kind::Priority)),
+            WINDOW_UPDATE => told(Event::Idles(Kind::WindowUpdate)),
+            // The engine has budgets of its own for those; all others are of no known type.
+            RESET | GO_AWAY | CONTINUATION => {}
+            _ => told(Event::Idles(Kind::Empty)),
+        }
         if kind == HEADERS || kind == CONTINUATION {
             let before = if kind == HEADERS { 0 } else { self.block };
             self.block = before + u64::from(self.payload_left);
@@ -311,7 +334,9 @@ mod tests {
     fn what_becomes_of_a_body_is_told() {
         let mut seen = Vec::new();
         let mut received = Frames::received(u64::MAX);
-        let mut walk = |bytes: &[u8]| received.walk(bytes, |event| seen.push(event));
+        let about_bodies = |event: &Event| !matches!(event, Event::Moves | Event::Idles(_));
+        let mut walk =
+            |bytes: &[u8]| received.walk(bytes, |event| seen.extend(Some(event).filter(about_bodies)));
         walk(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
         walk(&frame(HEADERS, END_HEADERS | END_STREAM, 1, b"no body"));
         walk(&frame(HEADERS, END_HEADERS, 3, b"body"));
@@ -332,7 +357,25 @@ mod tests {
         let mut sent = Frames::sent();
         sent.walk(&frame(HEADERS, END_HEADERS, 3, b"200"), |event| seen.push(event));
         sent.walk(&frame(DATA, END_STREAM, 3, b"done"), |event| seen.push(event));
-        assert_eq!(seen, [Event::Answered(3)]);
+        sent.walk(&frame(PING, 1, 0, &[0; 8]), |event| seen.push(event));
+        assert_eq!(seen, [Event::Moves, Event::Moves, Event::Answered(3)], "what we send floods nobody");
+    }
+
+    #[test]
+    fn frames_that_move_nothing_are_told_by_their_kind() {
+        let mut seen = Vec::new();
+        let mut received = Frames::received(u64::MAX);
+        let mut walk = |bytes: &[u8]| received.walk(bytes, |event| seen.push(event));
+        walk(b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n");
+        walk(&frame(SETTINGS, 0, 0, &[]));
+        walk(&frame(PING, 0, 0, &[0; 8]));
+        walk(&frame(PRIORITY, 0, 3, &[0; 5]));
+        walk(&frame(WINDOW_UPDATE, 0, 0, &[0, 0, 0, 1]));
+        walk(&frame(DATA, 0, 3, &[]));
+        walk(&frame(0x42, 0, 0, b"grease"));
+        let kinds =
+            [Kind::Settings, Kind::Ping, Kind::Priority, Kind::WindowUpdate, Kind::Empty, Kind::Empty];
+        assert_eq!(seen, kinds.map(Event::Idles));
     }
 
     proptest! {

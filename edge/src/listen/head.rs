@@ -123,6 +123,9 @@ pub enum Fault {
     /// The head was not complete in time.
     #[error("request head not complete in time")]
     Timeout,
+    /// The body came, and too slowly.
+    #[error("request body came too slowly")]
+    TooSlow,
     /// The connection ended in the middle of a head.
     #[error("connection closed in the middle of the request head")]
     Truncated,
@@ -144,7 +147,7 @@ impl Fault {
             Fault::UriTooLong => 414,
             Fault::Version => 505,
             Fault::MethodNotAllowed => 405,
-            Fault::Timeout => 408,
+            Fault::Timeout | Fault::TooSlow => 408,
             Fault::Truncated => 0,
             _ => 400,
         }

@@ -12,7 +12,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::hash::BuildHasher;
 use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -41,14 +41,19 @@ impl Default for Idle {
     }
 }
 
+/// A client has as many connections as it may have.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) struct Full;
+
 /// Threads rarely meet on one of these.
 const SHARDS: usize = 64;
 
 /// Every live client connection. Shared by all threads.
 #[derive(Debug)]
 pub struct Connections {
-    itself: Weak<Self>,
     idle: Idle,
+    /// A client's further connections are refused.
+    most: usize,
     trusted: TrustedProxies,
     metrics: Arc<Metrics>,
     /// Where the clock of idle times starts.
@@ -119,12 +124,12 @@ pub(crate) struct Listed {
 }
 
 impl Connections {
-    /// An empty list.
+    /// An empty list. A client may have `most` connections at once, trusted proxies any number.
     #[must_use]
-    pub fn new(idle: Idle, trusted: TrustedProxies, metrics: Arc<Metrics>) -> Arc<Self> {
-        Arc::new_cyclic(|itself| Self {
-            itself: Weak::clone(itself),
+    pub fn new(idle: Idle, most: usize, trusted: TrustedProxies, metrics: Arc<Metrics>) -> Arc<Self> {
+        Arc::new(Self {
             idle,
+            most,
             trusted,
             metrics,
             began: Instant::now(),
@@ -212,33 +217,45 @@ impl Connections {
         self.trusted.contains(peer.ip())
     }
 
-    /// Enters an accepted connection, busy with its handshake.
-    pub(crate) fn enter(&self, peer: SocketAddr, wire: &Wire) -> Option<(Listed, Busy)> {
-        let home = self.itself.upgrade()?;
+    /// Enters an accepted connection, busy with its handshake. A trusted proxy may have any number.
+    ///
+    /// # Errors
+    /// Its client has as many as it may have.
+    pub(crate) fn enter(
+        self: &Arc<Self>,
+        peer: SocketAddr,
+        secure: bool,
+        wire: &Wire,
+    ) -> Result<(Listed, Busy), Full> {
+        let trusted = self.trusts(peer);
         let key = Client::new(peer.ip()).key();
         let mut shard = self.shard(key);
         let crowd = shard.entry(key).or_insert_with(|| {
             self.clients.fetch_add(1, Ordering::Relaxed);
             Crowd::default()
         });
+        if crowd.members.len() >= self.most && !trusted {
+            return Err(Full);
+        }
         let id = crowd.next;
         crowd.next += 1;
         let presence = Presence {
             key,
             began: self.began,
             tally: Arc::clone(&crowd.tally),
-            trusted: self.trusts(peer),
+            trusted,
             state: Mutex::new(State { busy: 1, leaving: false, idle_since: Duration::ZERO }),
             told: Notify::new(),
             cut: AtomicBool::new(false),
         };
         crowd.tally.staying.fetch_add(1, Ordering::AcqRel);
-        let connection = Arc::new(Connection::new(peer, presence));
+        let connection = Arc::new(Connection::new(peer, secure, presence));
         crowd.members.insert(id, Member { connection: Arc::clone(&connection), wire: wire.clone() });
         self.count.fetch_add(1, Ordering::Relaxed);
         self.thin_out(crowd, self.idle.most);
         drop(shard);
-        Some((Listed { home, connection: Arc::clone(&connection), id }, Busy(connection)))
+        let home = Arc::clone(self);
+        Ok((Listed { home, connection: Arc::clone(&connection), id }, Busy(connection)))
     }
 
     /// Where a client has more connections than it may keep: its oldest idle ones go.
@@ -419,8 +436,12 @@ mod tests {
     const AT_ONCE: Duration = Duration::ZERO;
 
     async fn hall(most: usize, rest: Duration) -> Hall {
+        hall_for(200, most, rest).await
+    }
+
+    async fn hall_for(each: usize, most: usize, rest: Duration) -> Hall {
         let trusted = TrustedProxies::new(vec!["10.9.0.0/16".parse().unwrap()]);
-        let list = Connections::new(Idle { most, rest }, trusted, Metrics::new());
+        let list = Connections::new(Idle { most, rest }, each, trusted, Metrics::new());
         Hall { list, listener: TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).await.unwrap() }
     }
 
@@ -429,7 +450,7 @@ mod tests {
             let client = StdStream::connect(self.listener.local_addr().unwrap()).unwrap();
             let wire = Wire::new(self.listener.accept().await.unwrap().0);
             let peer = SocketAddr::new(address.parse().unwrap(), 4711);
-            let (listed, busy) = self.list.enter(peer, &wire).unwrap();
+            let (listed, busy) = self.list.enter(peer, true, &wire).unwrap();
             Guest { listed, busy: Some(busy), client }
         }
     }
@@ -490,6 +511,26 @@ mod tests {
         assert!(!other.leaving());
         guests.clear();
         assert_eq!(hall.list.len(), 1);
+    }
+
+    #[tokio::test]
+    async fn a_client_has_no_more_connections_than_it_may_and_a_trusted_proxy_any_number() {
+        let hall = hall_for(2, 40, AT_ONCE).await;
+        let mut guests = Vec::new();
+        for address in ["192.0.2.7", "192.0.2.7", "192.0.2.8", "10.9.1.1", "10.9.1.1", "10.9.1.1"] {
+            guests.push(hall.enter(address).await);
+        }
+        let client = StdStream::connect(hall.listener.local_addr().unwrap()).unwrap();
+        let wire = Wire::new(hall.listener.accept().await.unwrap().0);
+        let third =
+            |address: &str| hall.list.enter(SocketAddr::new(address.parse().unwrap(), 1), true, &wire);
+        assert_eq!(third("192.0.2.7").unwrap_err(), Full);
+        assert_eq!(third("::ffff:192.0.2.7").unwrap_err(), Full, "the same client");
+        assert_eq!((hall.list.len(), hall.list.clients()), (6, 3), "who is refused is not counted");
+        drop(third("192.0.2.8").unwrap());
+        drop(guests.remove(0));
+        drop(third("192.0.2.7").unwrap());
+        drop(client);
     }
 
     #[tokio::test]

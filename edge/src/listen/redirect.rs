@@ -55,7 +55,6 @@ impl Redirect {
     ) where
         S: AsyncRead + AsyncWrite + Unpin,
     {
-        let peer = connection.peer;
         let began = Instant::now();
         let mut held = Vec::new();
         let read = timeout(patience, read_head(stream, &mut held, limits)).await;
@@ -90,11 +89,11 @@ impl Redirect {
                     status,
                     denied,
                 };
-                report.redirected(peer, what, began.elapsed());
+                report.redirected(connection, what, began.elapsed());
                 bytes
             }
             Err(fault) => {
-                report.malformed(peer, fault, &held, began.elapsed());
+                report.malformed(connection, fault, &held, began.elapsed());
                 answer::refusal(fault)
             }
         };
@@ -103,7 +102,7 @@ impl Redirect {
             stream.flush().await
         });
         if !matches!(sent.await, Ok(Ok(()))) {
-            tracing::debug!("{peer}: the redirect was not taken");
+            tracing::debug!("{}: the redirect was not taken", connection.peer);
         }
     }
 }

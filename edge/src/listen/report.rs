@@ -7,6 +7,7 @@ use std::time::{Duration, SystemTime};
 
 use crate::access_log::{AccessLog, Entry};
 use crate::admission::Denied;
+use crate::listen::connection::Connection;
 use crate::listen::head::{self, Fault};
 use crate::metrics::Metrics;
 
@@ -46,8 +47,14 @@ impl Report {
         });
     }
 
+    /// A connection that was closed before a byte of its own was taken; `protocol` is what it failed at.
+    pub fn turned_away(&self, peer: SocketAddr, protocol: &'static str, why: &str) {
+        let reason = Some(why.to_owned());
+        self.access_log.record(Entry { reason, ..entry(peer, protocol, 0) });
+    }
+
     /// A head that was refused; `held` is what had arrived of it.
-    pub fn malformed(&self, peer: SocketAddr, fault: Fault, held: &[u8], took: Duration) {
+    pub fn malformed(&self, connection: &Connection, fault: Fault, held: &[u8], took: Duration) {
         self.metrics.malformed.inc();
         self.metrics.answered(fault.status(), took);
         let (method, target) = head::first_line(held);
@@ -57,16 +64,18 @@ impl Report {
             reason: Some(fault.to_string()),
             duration: took,
             cross_site: fault.is_of_size(),
-            ..entry(peer, "HTTP/1.1", fault.status())
+            scheme: connection.scheme(),
+            ..entry(connection.peer, "HTTP/1.1", fault.status())
         });
     }
 
     /// An HTTP/1 request that the engine refused on its own.
-    pub fn refused_by_engine(&self, peer: SocketAddr) {
+    pub fn refused_by_engine(&self, connection: &Connection) {
         self.metrics.malformed.inc();
         self.access_log.record(Entry {
             reason: Some("refused by the HTTP engine".to_owned()),
-            ..entry(peer, "HTTP/1.1", 400)
+            scheme: connection.scheme(),
+            ..entry(connection.peer, "HTTP/1.1", 400)
         });
     }
 
@@ -75,11 +84,18 @@ impl Report {
     pub fn broken_h2(&self, peer: SocketAddr, reason: String, large: bool) {
         self.metrics.malformed.inc();
         let reason = Some(reason);
-        self.access_log.record(Entry { reason, cross_site: large, ..entry(peer, "HTTP/2.0", 400) });
+        let scheme = "https";
+        self.access_log.record(Entry { reason, cross_site: large, scheme, ..entry(peer, "HTTP/2.0", 400) });
+    }
+
+    /// An HTTP/2 connection that was ended because its client sent too many frames of one kind.
+    pub fn flooded(&self, peer: SocketAddr, kind: &'static str) {
+        self.metrics.floods.with_label_values(&[kind]).inc();
+        self.broken_h2(peer, format!("flood of {kind} frames"), false);
     }
 
     /// A plain request that was answered with a redirect, or refused one.
-    pub fn redirected(&self, peer: SocketAddr, answer: Redirected<'_>, took: Duration) {
+    pub fn redirected(&self, connection: &Connection, answer: Redirected<'_>, took: Duration) {
         self.metrics.answered(answer.status, took);
         if let Some(denied) = answer.denied {
             self.metrics.rejected.with_label_values(&[denied.label()]).inc();
@@ -93,7 +109,8 @@ impl Report {
             cross_site: true,
             reason: answer.denied.map(Denied::reason),
             spared: matches!(answer.denied, Some(Denied::TooFast { visitor: true, .. })),
-            ..entry(peer, if answer.one_one { "HTTP/1.1" } else { "HTTP/1.0" }, answer.status)
+            scheme: connection.scheme(),
+            ..entry(connection.peer, if answer.one_one { "HTTP/1.1" } else { "HTTP/1.0" }, answer.status)
         });
     }
 }
@@ -122,6 +139,7 @@ fn entry(peer: SocketAddr, protocol: &'static str, status: u16) -> Entry {
         method: String::new(),
         target: Vec::new(),
         protocol,
+        scheme: "",
         host: String::new(),
         status,
         bytes: 0,

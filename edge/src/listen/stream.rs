@@ -1,7 +1,9 @@
-//! The stream under the HTTP engine: TLS bytes in, bytes that passed the gate out. Knows one
+//! The stream under the HTTP engine: a client's bytes in, bytes that passed the gate out. Knows one
 //! connection's deadlines, its gate and its buffers; must not know routes or answers beyond the
 //! gate's own refusals. It exists because the engine's own stream has no whole-head deadline,
 //! no write deadline and a lenient parser behind it.
+
+mod h2;
 
 use std::fmt;
 use std::io;
@@ -11,7 +13,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use async_trait::async_trait;
-use bytes::{Buf, BufMut, Bytes, BytesMut};
+use bytes::{Buf, BufMut, BytesMut};
 use pingora_core::protocols::raw_connect::ProxyDigest;
 use pingora_core::protocols::tls::SslDigest;
 use pingora_core::protocols::{
@@ -21,16 +23,16 @@ use pingora_core::protocols::{
 use tokio::io::{AsyncRead, AsyncWrite, ReadBuf};
 use tokio::sync::oneshot;
 use tokio::time::{Instant, Sleep, sleep, sleep_until};
-use tokio_rustls::server::TlsStream;
 
 use crate::listen::answer;
 use crate::listen::connection::Connection;
-use crate::listen::frames::{Frames, error_name, may_mean_large};
 use crate::listen::gate::{Gate, Next};
 use crate::listen::head::{Fault, Limits};
+use crate::listen::io::Io;
+use crate::listen::pace::Pace;
 use crate::listen::report::Report;
-use crate::listen::uploads::{Event, Uploads};
-use crate::listen::wire::Wire;
+use crate::listen::uploads::Event;
+use h2::{H2, reset};
 
 /// Written together until the engine flushes: head and body in one TLS record, one system call.
 const COALESCE: usize = 16 * 1024;
@@ -46,13 +48,15 @@ pub struct Patience {
     pub body: Duration,
     /// To take bytes that we send.
     pub write: Duration,
+    /// Of an HTTP/1 body, in bytes a second; `body` is how far it may fall behind. 0 demands nothing.
+    pub rate: u64,
 }
 
 /// What is left of a connection when the engine lets go of it.
 #[derive(Debug)]
 pub struct Remains {
     /// The connection itself.
-    pub io: TlsStream<Wire>,
+    pub io: Io,
     /// Bytes written and not flushed.
     pub unsent: BytesMut,
 }
@@ -60,13 +64,16 @@ pub struct Remains {
 /// One connection as the engine sees it.
 pub struct EdgeStream {
     /// `None` only while dropping.
-    io: Option<TlsStream<Wire>>,
+    io: Option<Io>,
     remains: Option<oneshot::Sender<Remains>>,
     connection: Arc<Connection>,
     report: Report,
     patience: Patience,
     protocol: Protocol,
     deadline: Option<(Waiting, Pin<Box<Sleep>>)>,
+    pace: Pace,
+    /// Since when we have been waiting for more of a body.
+    waiting: Option<Instant>,
     since: Instant,
     /// Where the clock of `uploads` starts.
     began: Instant,
@@ -76,37 +83,13 @@ pub struct EdgeStream {
     stall: Option<Pin<Box<Sleep>>>,
     proxy_digest: Arc<ProxyDigest>,
     socket_digest: Arc<SocketDigest>,
-    ssl_digest: Arc<SslDigest>,
+    ssl_digest: Option<Arc<SslDigest>>,
     fd: i32,
 }
 
 enum Protocol {
     H1(Gate),
     H2(Box<H2>),
-}
-
-/// What is known of an HTTP/2 connection that the engine decodes.
-struct H2 {
-    /// Largest head that the engine takes, in bytes.
-    max_head: u64,
-    received: Frames,
-    sent: Frames,
-    /// When we sent a GOAWAY: was it for the header block itself, too large for any head?
-    ended_large: Option<bool>,
-    timed_out: bool,
-    uploads: Uploads,
-    /// A frame that ends a stream in the client's stead, on its way to the engine.
-    verdict: Bytes,
-    overdue: Option<Pin<Box<Sleep>>>,
-}
-
-/// RST_STREAM (RFC 9113 section 6.4) with NO_ERROR, as a server ends a request that it has answered.
-fn reset(stream: u32) -> Bytes {
-    let mut frame = BytesMut::with_capacity(13);
-    frame.put(&[0, 0, 4, 3, 0][..]);
-    frame.put_u32(stream);
-    frame.put_u32(0);
-    frame.freeze()
 }
 
 /// What a read deadline is about; it restarts only when that changes.
@@ -121,7 +104,8 @@ enum Waiting {
 pub(crate) struct Digests {
     pub(crate) proxy: Arc<ProxyDigest>,
     pub(crate) socket: Arc<SocketDigest>,
-    pub(crate) ssl: Arc<SslDigest>,
+    /// `None` in clear.
+    pub(crate) ssl: Option<Arc<SslDigest>>,
     pub(crate) fd: i32,
 }
 
@@ -129,7 +113,7 @@ impl EdgeStream {
     /// Wraps a connection whose handshake is done. What the engine leaves of it comes back
     /// through the receiver, so that the connection can be closed in order.
     pub(crate) fn new(
-        io: TlsStream<Wire>,
+        io: Io,
         connection: Arc<Connection>,
         report: Report,
         patience: Patience,
@@ -138,17 +122,7 @@ impl EdgeStream {
     ) -> (Self, oneshot::Receiver<Remains>) {
         let (remains, receiver) = oneshot::channel();
         let protocol = if connection.is_h2() {
-            Protocol::H2(Box::new(H2 {
-                max_head: limits.head as u64,
-                // Compression takes away less than half of what a browser sends for the first time.
-                received: Frames::received(limits.head as u64 / 2),
-                sent: Frames::sent(),
-                ended_large: None,
-                timed_out: false,
-                uploads: Uploads::default(),
-                verdict: Bytes::new(),
-                overdue: None,
-            }))
+            Protocol::H2(Box::new(H2::new(&limits)))
         } else {
             Protocol::H1(Gate::new(limits))
         };
@@ -160,6 +134,8 @@ impl EdgeStream {
             patience,
             protocol,
             deadline: None,
+            pace: Pace::new(patience.rate, patience.body),
+            waiting: None,
             since: Instant::now(),
             began: Instant::now(),
             ended: false,
@@ -207,7 +183,15 @@ impl EdgeStream {
                     return self.ended_while(next);
                 }
                 Poll::Ready(Ok(_)) if next == Next::AwaitRequest => self.since = Instant::now(),
-                Poll::Ready(Ok(_)) => {}
+                Poll::Ready(Ok(count)) => {
+                    let waited = self.waiting.take().map_or(Duration::ZERO, |since| since.elapsed());
+                    if next == Next::AwaitBody
+                        && self.pace.moved(count, waited).is_err()
+                        && let Err(error) = self.refuse(Fault::TooSlow)
+                    {
+                        return Poll::Ready(Err(error));
+                    }
+                }
                 Poll::Ready(Err(error)) => {
                     self.ended = true;
                     // A client that closes without TLS's farewell has closed all the same.
@@ -223,6 +207,14 @@ impl EdgeStream {
                     return Poll::Ready(Ok(()));
                 }
                 Poll::Pending => {
+                    match next {
+                        // Nobody drips who speaks another protocol.
+                        Next::AwaitBody if !self.connection.is_tunnel() => {
+                            self.waiting.get_or_insert_with(Instant::now);
+                        }
+                        Next::AwaitRequest => self.pace.begin(),
+                        _ => {}
+                    }
                     ready!(self.poll_deadline(cx, next));
                     match next {
                         Next::AwaitHead => {
@@ -246,8 +238,8 @@ impl EdgeStream {
             Next::AwaitHead => {
                 // What edge itself cut for a ban is no offence of the client.
                 if !self.connection.presence.is_cut() {
-                    let (peer, took) = (self.connection.peer, self.since.elapsed());
-                    self.report.malformed(peer, Fault::Truncated, gate.held(), took);
+                    let took = self.since.elapsed();
+                    self.report.malformed(&self.connection, Fault::Truncated, gate.held(), took);
                 }
                 self.protocol_forgets();
                 Poll::Ready(Ok(()))
@@ -300,7 +292,7 @@ impl EdgeStream {
             self.ended = true;
             return Err(io::Error::new(io::ErrorKind::InvalidData, fault));
         }
-        self.report.malformed(self.connection.peer, fault, gate.held(), self.since.elapsed());
+        self.report.malformed(&self.connection, fault, gate.held(), self.since.elapsed());
         self.protocol_forgets();
         self.ended = true;
         self.refused = true;
@@ -343,10 +335,12 @@ impl EdgeStream {
             }
             Poll::Ready(result) => {
                 let now = self.began.elapsed();
-                let H2 { received, uploads, .. } = &mut **h2;
-                received
-                    .walk(into.filled().get(before..).unwrap_or_default(), |event| uploads.note(event, now));
-                if !received.must_go_on() {
+                if !h2.take_in(into.filled().get(before..).unwrap_or_default(), now) {
+                    self.out.extend(h2.farewell());
+                    into.set_filled(before);
+                    return Poll::Ready(Err(io::Error::new(io::ErrorKind::InvalidData, "flooded")));
+                }
+                if !h2.received.must_go_on() {
                     self.deadline = None;
                 }
                 Poll::Ready(result)
@@ -416,31 +410,6 @@ impl EdgeStream {
         ready!(timer.as_mut().poll(cx));
         Poll::Ready(Err(io::Error::new(io::ErrorKind::TimedOut, "the client takes no data")))
     }
-
-    /// What the engine refused of an HTTP/2 connection without starting the phases.
-    fn report_h2(&self) {
-        let Protocol::H2(h2) = &self.protocol else { return };
-        let H2 { received, sent, ended_large, timed_out, .. } = &**h2;
-        let peer = self.connection.peer;
-        let missing = received.opened.saturating_sub(u64::from(self.connection.phases()));
-        if !received.begun() || self.connection.presence.is_cut() {
-            // A connection that was opened and not used, or that a ban cut: nobody's fault.
-        } else if *timed_out {
-            self.report.broken_h2(peer, "preface or header block not complete in time".to_owned(), false);
-        } else if !received.opened_well() && sent.go_away.is_none() {
-            self.report.broken_h2(peer, "no valid HTTP/2 preface".to_owned(), false);
-        } else if let Some(code) = sent.go_away {
-            let large = ended_large.unwrap_or(false);
-            self.report.broken_h2(peer, format!("connection error {}", error_name(code)), large);
-        } else {
-            // Streams that the client took back before the engine looked at them are no fault.
-            let refused = missing.saturating_sub(received.resets).min(100);
-            for number in 0..refused {
-                let large = number < received.large_blocks;
-                self.report.broken_h2(peer, "request refused by the HTTP engine".to_owned(), large);
-            }
-        }
-    }
 }
 
 fn gone() -> io::Error {
@@ -480,12 +449,7 @@ impl AsyncWrite for EdgeStream {
         };
         if let Protocol::H2(h2) = &mut this.protocol {
             let now = this.began.elapsed();
-            let H2 { max_head, received, sent, ended_large, uploads, .. } = &mut **h2;
-            sent.walk(data.get(..count).unwrap_or_default(), |event| uploads.note(event, now));
-            if let Some(code) = sent.go_away {
-                let large = || may_mean_large(code) && received.last_block() >= *max_head;
-                ended_large.get_or_insert_with(large);
-            }
+            h2.put_out(data.get(..count).unwrap_or_default(), now);
             // The engine reads before it writes and may not be woken again: the timer starts here.
             if this.poll_due(cx).is_ready() {
                 cx.waker().wake_by_ref();
@@ -541,7 +505,9 @@ impl AsyncWrite for EdgeStream {
 
 impl Drop for EdgeStream {
     fn drop(&mut self) {
-        self.report_h2();
+        if let Protocol::H2(h2) = &self.protocol {
+            h2.report(&self.connection, &self.report);
+        }
         if let (Some(io), Some(remains)) = (self.io.take(), self.remains.take()) {
             // Nobody may wait any more: then the socket just closes.
             let _ = remains.send(Remains { io, unsent: std::mem::take(&mut self.out) });
@@ -573,7 +539,7 @@ impl UniqueID for EdgeStream {
 
 impl Ssl for EdgeStream {
     fn get_ssl_digest(&self) -> Option<Arc<SslDigest>> {
-        Some(Arc::clone(&self.ssl_digest))
+        self.ssl_digest.clone()
     }
 
     fn selected_alpn_proto(&self) -> Option<ALPN> {

@@ -6,6 +6,8 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::time::Duration;
 
+use crate::listen::floods::Kind;
+
 /// What the frames of one connection say about its requests' bodies.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Event {
@@ -17,6 +19,10 @@ pub enum Event {
     Ended(u32),
     /// We sent the end of the answer.
     Answered(u32),
+    /// A head begins, or a part of a body, in either direction.
+    Moves,
+    /// The client sent a frame that moves nothing.
+    Idles(Kind),
 }
 
 /// Of one connection. Its size is bounded by the streams that the engine lets a client have.
@@ -48,6 +54,7 @@ impl Uploads {
                     self.answered.insert(stream, now);
                 }
             }
+            Event::Moves | Event::Idles(_) => {}
         }
     }
 

@@ -36,6 +36,14 @@ impl Wire {
         }
     }
 
+    /// What has arrived, without taking it; waits for the first byte. 0 where none will come any more.
+    ///
+    /// # Errors
+    /// The socket's.
+    pub async fn peek(&self, into: &mut [u8]) -> io::Result<usize> {
+        self.0.peek(into).await
+    }
+
     /// Writes once the socket takes something.
     fn poll_written(
         &self,

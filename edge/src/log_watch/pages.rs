@@ -54,7 +54,7 @@ fn start(folder: &Path, action: &str) -> Running {
     let banned = Banned::new();
     let places = Places {
         banned: Arc::clone(&banned),
-        connections: Connections::new(Idle::default(), TrustedProxies::new(Vec::new()), Metrics::new()),
+        connections: Connections::new(Idle::default(), 200, TrustedProxies::new(Vec::new()), Metrics::new()),
         rates: Rates::new(None, &[], Rate::OFFENDER),
     };
     let log_watch = LogWatch::start(settings(folder, Some(action)), places, &Registry::new()).unwrap();
@@ -69,6 +69,7 @@ fn entry(target: &str, status: u16) -> Entry {
         method: "GET".to_owned(),
         target: target.as_bytes().to_vec(),
         protocol: "HTTP/1.1",
+        scheme: "https",
         host: String::new(),
         status,
         bytes: 0,

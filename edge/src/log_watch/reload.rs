@@ -152,7 +152,7 @@ mod tests {
         let trusted = TrustedProxies::new(Vec::new());
         let places = Places {
             banned: Banned::new(),
-            connections: Connections::new(Idle::default(), trusted, Metrics::new()),
+            connections: Connections::new(Idle::default(), 200, trusted, Metrics::new()),
             rates: Rates::new(None, &[], Rate::OFFENDER),
         };
         LogWatch::start(settings, places, &Registry::new()).unwrap()
@@ -165,6 +165,7 @@ mod tests {
             method: "GET".to_owned(),
             target: target.as_bytes().to_vec(),
             protocol: "HTTP/1.1",
+            scheme: "https",
             host: String::new(),
             status: 404,
             bytes: 0,

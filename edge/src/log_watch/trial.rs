@@ -111,7 +111,7 @@ fn engine_whose_kernel_says(
         detector: Detector::new(&[], Vec::new(), never.clone(), 100).unwrap(),
         enforcement: Enforcement {
             banned: Banned::new(),
-            connections: Connections::new(Idle::default(), trusted, Metrics::new()),
+            connections: Connections::new(Idle::default(), 200, trusted, Metrics::new()),
             firewall,
             kernel: None,
             store: None,

@@ -16,11 +16,15 @@ use crate::route::host_of;
 
 const SITE: &str = "sec-fetch-site";
 
-/// `same-site` is another host of the same domain, which may be somebody else's, too.
-pub(crate) fn is_cross_site(head: &RequestHeader) -> bool {
+/// `same-site` is another host of the same domain, which may be somebody else's, too. In clear (not
+/// `secure`) no browser marks anything, so that any request may be one of these.
+pub(crate) fn is_cross_site(head: &RequestHeader, secure: bool) -> bool {
     let mut sites = head.headers.get_all(SITE).iter().peekable();
     if sites.peek().is_some() {
         return sites.any(|site| matches!(site.as_bytes(), b"cross-site" | b"same-site"));
+    }
+    if !secure {
+        return true;
     }
     let own = match (head.uri.authority(), head.headers.get(header::HOST)) {
         (Some(authority), _) => authority.as_str(),
@@ -47,7 +51,7 @@ mod tests {
         for (name, value) in headers {
             head.append_header(*name, *value).unwrap();
         }
-        is_cross_site(&head)
+        is_cross_site(&head, true)
     }
 
     #[test]
@@ -60,6 +64,14 @@ mod tests {
             assert!(!marked(&[("sec-fetch-site", site), ("origin", "https://evil.example")]), "{site}");
         }
         assert!(!marked(&[("referer", "https://evil.example/")]), "a program");
+    }
+
+    #[test]
+    fn in_clear_only_a_mark_says_that_no_other_page_asked() {
+        let mut head = RequestHeader::build("GET", b"/.env", None).unwrap();
+        assert!(is_cross_site(&head, false));
+        head.append_header("sec-fetch-site", "same-origin").unwrap();
+        assert!(!is_cross_site(&head, false));
     }
 
     #[test]

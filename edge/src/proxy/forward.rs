@@ -7,6 +7,7 @@ use http::{HeaderName, HeaderValue, header};
 use pingora_core::Result;
 use pingora_http::{RequestHeader, ResponseHeader};
 
+use crate::listen::connection::Connection;
 use crate::proxy::request::Request;
 
 /// Taken from every request, like all that starts with [`FORWARDED`]: ours follow, or nobody may
@@ -56,6 +57,13 @@ const HOP_BY_HOP: [&str; 3] = ["keep-alive", "proxy-connection", "proxy-authenti
 /// A year, as the preload lists ask.
 const STRICT_TRANSPORT: &str = "max-age=31536000";
 
+/// Does the client ask over TLS? Of a client in clear only a trusted proxy knows: it may have ended TLS.
+pub(crate) fn is_secure(head: &RequestHeader, connection: &Connection) -> bool {
+    let said =
+        || head.headers.get_all("x-forwarded-proto").iter().map(HeaderValue::as_bytes).collect::<Vec<_>>();
+    connection.secure || (connection.presence.is_trusted() && said() == [b"https"])
+}
+
 /// Makes the head that the upstream reads.
 ///
 /// # Errors
@@ -65,8 +73,13 @@ pub(crate) fn request(head: &mut RequestHeader, request: &Request) -> Result<()>
     for name in &forged {
         head.remove_header(name);
     }
+    if asks_for_h2c(head) {
+        // A tunnel through us in which nothing is looked at: RFC 9113 section 3.1 has withdrawn it.
+        head.remove_header(&header::UPGRADE);
+        head.remove_header("http2-settings");
+    }
     head.insert_header("X-Forwarded-For", request.address().to_string())?;
-    head.insert_header("X-Forwarded-Proto", "https")?;
+    head.insert_header("X-Forwarded-Proto", request.scheme())?;
     if !request.host.is_empty() {
         head.insert_header("X-Forwarded-Host", request.host.as_str())?;
     }
@@ -76,6 +89,12 @@ pub(crate) fn request(head: &mut RequestHeader, request: &Request) -> Result<()>
     }
     head.insert_header("X-Request-Id", request.id.as_str())?;
     Ok(())
+}
+
+fn asks_for_h2c(head: &RequestHeader) -> bool {
+    let is_h2c = |token: &[u8]| token.trim_ascii().eq_ignore_ascii_case(b"h2c");
+    let upgrades = head.headers.get_all(header::UPGRADE);
+    upgrades.iter().any(|value| value.as_bytes().split(|byte| *byte == b',').any(is_h2c))
 }
 
 /// CGI and its heirs (WSGI, Rack, PHP) read `X_Forwarded_For` as they read `X-Forwarded-For`.
@@ -98,7 +117,10 @@ pub(crate) fn answer(head: &mut ResponseHeader, request: &Request) -> Result<()>
     for name in HOP_BY_HOP {
         head.remove_header(name);
     }
-    if !head.headers.contains_key("strict-transport-security") {
+    if !request.secure {
+        // RFC 6797 section 7.2: never in clear.
+        head.remove_header("strict-transport-security");
+    } else if !head.headers.contains_key("strict-transport-security") {
         head.insert_header("Strict-Transport-Security", HeaderValue::from_static(STRICT_TRANSPORT))?;
     }
     head.insert_header("X-Request-Id", request.id.as_str())?;
@@ -122,10 +144,12 @@ mod tests {
         }
         let mut ours = Request::new();
         ours.client = Some(Client { address: [192, 0, 2, 7].into() });
+        ours.secure = true;
         ours.host = "www.example.org".to_owned();
         request(&mut head, &ours).unwrap();
         assert!(head.headers.values().all(|value| !value.as_bytes().starts_with(b"forged")));
         assert_eq!(head.headers["x-forwarded-for"], "192.0.2.7");
+        assert_eq!(head.headers["x-forwarded-proto"], "https");
         assert_eq!(head.headers["x-forwarded-host"], "www.example.org");
         assert_eq!(head.headers["x-request-id"], ours.id.as_str());
         assert_eq!(head.headers["host"], "www.example.org");
@@ -144,5 +168,22 @@ mod tests {
             ["host", "content-length", "x_my_header", "cookie"].map(|name| head.headers[name].clone()),
             ["a.test", "5", "1", "a=b"]
         );
+    }
+
+    #[test]
+    fn only_who_asks_over_tls_is_told_to_stay_there() {
+        let answered = |secure: bool, own: Option<&str>| {
+            let mut head = ResponseHeader::build(200, None).unwrap();
+            if let Some(own) = own {
+                head.insert_header("Strict-Transport-Security", own).unwrap();
+            }
+            let mut request = Request::new();
+            request.secure = secure;
+            answer(&mut head, &request).unwrap();
+            head.headers.get("strict-transport-security").map(|value| value.to_str().unwrap().to_owned())
+        };
+        assert_eq!(answered(true, None).as_deref(), Some(STRICT_TRANSPORT));
+        assert_eq!(answered(true, Some("max-age=5")).as_deref(), Some("max-age=5"));
+        assert_eq!((answered(false, None), answered(false, Some("max-age=5"))), (None, None));
     }
 }

@@ -20,7 +20,7 @@ use crate::access_log::Entry;
 use crate::admission::{Denied, let_in};
 use crate::client::Client;
 use crate::listen::connection::Connection;
-use crate::listen::head::{absolute_authority, absolute_path};
+use crate::listen::head::{Fault, absolute_authority, absolute_path};
 use crate::listen::seconds_now;
 use crate::proxy::cross_site::is_cross_site;
 use crate::proxy::refusal::{Refusal, seconds};
@@ -196,6 +196,9 @@ impl Phases {
                 .because("banned: the connection was cut".to_owned());
         }
         if let Some(fault) = request.connection.as_ref().and_then(|connection| connection.fault()) {
+            if fault == Fault::TooSlow {
+                return Refusal::new(fault.status(), "request_timeout", fault.to_string());
+            }
             self.site.metrics.malformed.inc();
             return Refusal::malformed(fault.to_string());
         }
@@ -384,6 +387,8 @@ impl ProxyHttp for Phases {
         if request.connection.is_none() {
             request.connection = connection(session);
             request.busy = request.connection.as_ref().map(Connection::phases_began);
+            let head = session.req_header();
+            request.secure = request.connection.as_ref().is_some_and(|own| forward::is_secure(head, own));
         }
         self.admit(session, request).map_err(|refusal| refused(request, refusal))
     }
@@ -588,6 +593,7 @@ impl ProxyHttp for Phases {
             } else {
                 "HTTP/1.1"
             },
+            scheme: request.scheme(),
             host: std::mem::take(&mut request.host),
             status,
             bytes: session.body_bytes_sent() as u64,
@@ -597,7 +603,7 @@ impl ProxyHttp for Phases {
             upstream: request.server_name.take(),
             reason,
             request_id: request.id.clone(),
-            cross_site: is_cross_site(head),
+            cross_site: is_cross_site(head, request.secure),
             spared: request.spared,
         });
         // The last byte is with the client or never will be: its place is free.

@@ -25,6 +25,8 @@ pub(crate) struct Request {
     /// Of the bans, when this client was last looked up.
     pub(crate) generation: u64,
     pub(crate) client: Option<Client>,
+    /// The client itself asks over TLS, whoever ends it.
+    pub(crate) secure: bool,
     /// Held while the request is in flight; taken once, though phases may run again.
     pub(crate) permit: Option<Permit>,
     /// The target as sent, where a phase rewrote it.
@@ -59,6 +61,7 @@ impl Request {
             busy: None,
             generation: 0,
             client: None,
+            secure: false,
             permit: None,
             target: None,
             host: String::new(),
@@ -76,6 +79,11 @@ impl Request {
             status: 0,
             logged: false,
         }
+    }
+
+    /// How the address begins that the client asks for.
+    pub(crate) const fn scheme(&self) -> &'static str {
+        if self.secure { "https" } else { "http" }
     }
 
     /// Who the log names: the client, or the socket's other end where that is not known.

@@ -23,6 +23,7 @@ const PROXIES: Limits = Limits {
     route: None,
     offender: Rate::OFFENDER,
     idle: Idle { most: 40, rest: Duration::from_secs(1) },
+    connections: 200,
 };
 
 /// Streams to everybody for ever; `pace` lies between two chunks.
