@@ -90,7 +90,8 @@ class H2Load(Load):
 
     def tls(self):
         """What was negotiated."""
-        return ", ".join(re.findall(r"^(?:TLS Protocol|Cipher|Server Temp Key|Application protocol): (.*)$", self.out, re.M))
+        told = r"^(?:TLS Protocol|Cipher|Server Temp Key|Application protocol): (.*)$"
+        return ", ".join(re.findall(told, self.out, re.MULTILINE))
 
 
 class Dial(Load):

@@ -140,7 +140,8 @@ class Sink(threading.Thread):
                 return
             read += came
         head, rest = read.split(b"\r\n\r\n", 1)
-        length = next(int(line.split(b":")[1]) for line in head.split(b"\r\n") if line.lower().startswith(b"content-length"))
+        lines = head.lower().split(b"\r\n")
+        length = next(int(line.split(b":")[1]) for line in lines if line.startswith(b"content-length:"))
         left, buffer = length - len(rest), bytearray(CHUNK)
         while left > 0:
             came = client.recv_into(buffer)
