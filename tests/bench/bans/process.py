@@ -23,6 +23,24 @@ def until(what, within, probe, pause=0.02):
         time.sleep(pause)
 
 
+def cpu_of(pid):
+    """Seconds of CPU time of all threads of a process so far, from the scheduler's nanoseconds."""
+    total = 0
+    for task in os.listdir(f"/proc/{pid}/task"):
+        try:
+            with open(f"/proc/{pid}/task/{task}/schedstat") as file:
+                total += int(file.read().split()[0])
+        except FileNotFoundError:
+            pass  # A thread that has just ended; the programs measured keep theirs.
+    return total / 1e9
+
+
+def resident_of(pid):
+    """Bytes of memory that a process holds now."""
+    with open(f"/proc/{pid}/statm") as file:
+        return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+
+
 class Process:
     """A running program."""
 
@@ -49,19 +67,11 @@ class Process:
 
     def cpu(self):
         """Seconds of CPU time of all its threads so far, from the scheduler's nanoseconds."""
-        total = 0
-        for task in os.listdir(f"/proc/{self.pid}/task"):
-            try:
-                with open(f"/proc/{self.pid}/task/{task}/schedstat") as file:
-                    total += int(file.read().split()[0])
-            except FileNotFoundError:
-                pass  # A thread that has just ended; the programs measured keep theirs.
-        return total / 1e9
+        return cpu_of(self.pid)
 
     def resident(self):
         """Bytes of memory it holds now."""
-        with open(f"/proc/{self.pid}/statm") as file:
-            return int(file.read().split()[1]) * os.sysconf("SC_PAGE_SIZE")
+        return resident_of(self.pid)
 
     def keep_to(self, processors):
         """All its threads, and those that they start, run on these processors alone."""
