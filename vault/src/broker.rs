@@ -56,6 +56,9 @@ const OUT_OF_SOCKETS: Duration = Duration::from_millis(100);
 /// Large frames that arrive at once have room for so many of the largest.
 const LARGE_AT_ONCE: usize = 3;
 
+/// What a message's headers and properties may take beside its body, in bytes.
+const HEADERS: usize = 1 << 20;
+
 /// `[broker]`
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -69,12 +72,19 @@ pub struct Settings {
     pub users: Option<PathBuf>,
     /// Connections at once.
     pub max_connections: usize,
-    /// Largest frame, in bytes: a message with its headers.
-    pub max_frame: usize,
+    /// Largest body of a message, in bytes as they come.
+    pub max_message: usize,
     /// A peer that says nothing for so long is given up; it may ask for less.
     pub silence: Duration,
     /// The queues.
     pub queues: queue::Settings,
+}
+
+impl Settings {
+    /// Largest frame, in bytes: a message with its headers.
+    fn max_frame(&self) -> usize {
+        self.max_message.saturating_add(HEADERS)
+    }
 }
 
 /// Why the broker does not start.
@@ -188,7 +198,7 @@ impl Broker {
         let queues = Queues::open(settings.queues.clone())?;
         let name = Text::shortened(&settings.name);
         let id = BrokerId { value: Text::shortened(&format!("ID:{}", settings.name)) };
-        let room = (settings.max_frame * LARGE_AT_ONCE) >> 10;
+        let room = (settings.max_frame() * LARGE_AT_ONCE) >> 10;
         let hall = Arc::new(Hall {
             clients: Clients::default(),
             door: Door::new(settings.users.clone())?,

@@ -105,7 +105,7 @@ where
 {
     let offer = Offer {
         version: Version::V12,
-        max_frame: hall.settings.max_frame,
+        max_frame: hall.settings.max_frame(),
         inactivity: hall.settings.silence,
         ..Offer::default()
     };
@@ -288,8 +288,7 @@ impl<S: AsyncRead + AsyncWrite> Hearing<'_, S> {
                         }
                     }
                     Ok(Some(Arrival::Oversized { head, length, limit })) => {
-                        let refused = Refused::Oversized { length, limit };
-                        match end_of(self.asking.miss(head, refused).await) {
+                        match end_of(self.asking.miss(head, length, limit).await) {
                             None => continue,
                             Some(end) => return end,
                         }
