@@ -354,7 +354,11 @@ fn ended(hall: &Hall, from: SocketAddr, end: &End) {
             Reason::Silence
         }
         End::Refused(refused) => {
-            hall.complaints.tell(&format!("connection from {from} closed: {refused}"));
+            let who = match refused {
+                fault::Refused::Password { user } => format!(" as user {user:?}"),
+                _ => String::new(),
+            };
+            hall.complaints.tell(&format!("connection from {from}{who} closed: {refused}"));
             Reason::of(refused)
         }
     };

@@ -31,6 +31,8 @@ const INTRODUCTION: Duration = Duration::from_secs(10);
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Nobody who is unknown sends a longer frame, bytes.
 const MOST_UNKNOWN: usize = 64 << 10;
+/// As much of a stranger's name is told in the log, in characters.
+const LONGEST_USER: usize = 64;
 /// Frames above this take their room from all connections' together, bytes.
 const LARGE: usize = 64 << 10;
 /// Answers that may wait for the writing half.
@@ -182,13 +184,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeted<S> {
 async fn admit(hall: &Hall, info: &ConnectionInfo, from: SocketAddr) -> Result<(Client, Place), Refused> {
     let text = |text: Option<&Text>| text.map(Text::to_string).unwrap_or_default();
     let password = text(info.password.as_ref().map(Password::reveal));
-    let known = hall.door.lets_in(&text(info.user_name.as_ref()), &password).await;
+    let user = text(info.user_name.as_ref());
+    let known = hall.door.lets_in(&user, &password).await;
     let is_known = known.map_err(|error| {
         tracing::error!("broker: {error}; nobody new is let in until then");
         Refused::Users
     })?;
     if !is_known {
-        return Err(Refused::Password);
+        return Err(Refused::Password { user: user.chars().take(LONGEST_USER).collect() });
     }
     let name = info.client_id.as_ref().unwrap_or(&info.connection_id.value);
     let entered = hall.clients.enter(name, &info.connection_id, from, info.failover_reconnect).await;
