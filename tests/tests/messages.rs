@@ -260,10 +260,28 @@ fn what_is_sent_by_hand_java_receives_and_a_dead_letter_that_is_retried_comes_ag
     let whole = vault.command(&["message", "browse", "ActiveMQ.DLQ", "--number", &number]).unwrap();
     assert!(whole.contains("died:       in orders, poison") && whole.ends_with("bitter\n"), "{whole}");
 
-    assert_eq!(
-        vault.command(&["message", "retry", &number]).unwrap(),
-        "1 dead letters are in their queues again\n"
-    );
+    let counted = format!("{:#}", vault.command(&["message", "retry", "--from", "orders"]).unwrap_err());
+    assert!(counted.contains("1 dead letters: 1 of orders") && counted.contains("--yes"), "{counted}");
+    let again = "1 dead letters are in their queues again\n";
+    for (words, told) in [
+        (["--from", "offers", "--yes"], "0 dead letters are in their queues again\n"),
+        (["--reason", "Redelivery Policy", "--yes"], again),
+    ] {
+        assert_eq!(vault.command(&[&["message", "retry"], &words[..]].concat()).unwrap(), told);
+    }
+    let second = consumer.receive(SOON).unwrap().expect("nothing comes again");
+    assert_eq!((second.text(), second.redelivered), (Some("bitter"), false));
+    dies.rollback().unwrap();
+    assert_eq!(consumer.receive(SOON).unwrap().expect("it comes once more").text(), Some("bitter"));
+    dies.rollback().unwrap();
+    let number = wait::until("it is a dead letter again", SOON, || {
+        let listed = vault.command(&["message", "browse", "ActiveMQ.DLQ", "--json"])?;
+        let listed: serde_json::Value = serde_json::from_str(&listed)?;
+        anyhow::ensure!(listed[0]["number"].is_i64(), "{listed}");
+        Ok(listed[0]["number"].to_string())
+    });
+    let number = number.unwrap();
+    assert_eq!(vault.command(&["message", "retry", &number]).unwrap(), again);
     let again = consumer.receive(SOON).unwrap().expect("nothing comes again");
     assert_eq!((again.text(), again.redelivered), (Some("bitter"), false));
     dies.commit().unwrap();

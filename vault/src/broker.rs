@@ -60,6 +60,9 @@ const OUT_OF_SOCKETS: Duration = Duration::from_millis(100);
 /// Pages of browsers have room for so many of the largest messages.
 const PAGES_AT_ONCE: usize = 3;
 
+/// What a message's headers and properties may take beside its body, in bytes.
+const HEADERS: usize = 1 << 20;
+
 /// `[broker]`
 #[derive(Debug, Clone)]
 pub struct Settings {
@@ -73,12 +76,19 @@ pub struct Settings {
     pub users: Option<PathBuf>,
     /// Connections at once.
     pub max_connections: usize,
-    /// Largest frame, in bytes: a message with its headers.
-    pub max_frame: usize,
+    /// Largest body of a message, in bytes as they come.
+    pub max_message: usize,
     /// A peer that says nothing for so long is given up; it may ask for less.
     pub silence: Duration,
     /// The queues.
     pub queues: queue::Settings,
+}
+
+impl Settings {
+    /// Largest frame, in bytes: a message with its headers.
+    fn max_frame(&self) -> usize {
+        self.max_message.saturating_add(HEADERS)
+    }
 }
 
 /// Why the broker does not start.
@@ -196,7 +206,7 @@ impl Broker {
         let queues = Queues::open(settings.queues.clone())?;
         let name = Text::shortened(&settings.name);
         let id = BrokerId { value: Text::shortened(&format!("ID:{}", settings.name)) };
-        let pages = settings.max_frame.saturating_mul(PAGES_AT_ONCE) >> 10;
+        let pages = settings.max_frame().saturating_mul(PAGES_AT_ONCE) >> 10;
         let hall = Arc::new(Hall {
             clients: Clients::default(),
             door: Door::new(settings.users.clone())?,
@@ -356,7 +366,11 @@ fn ended(hall: &Hall, from: SocketAddr, end: &End) {
             Reason::Slow
         }
         End::Refused(refused) => {
-            hall.complaints.tell(&format!("connection from {from} closed: {refused}"));
+            let who = match refused {
+                fault::Refused::Password { user } => format!(" as user {user:?}"),
+                _ => String::new(),
+            };
+            hall.complaints.tell(&format!("connection from {from}{who} closed: {refused}"));
             Reason::of(refused)
         }
     };

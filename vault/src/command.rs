@@ -104,6 +104,12 @@ pub enum CommandError {
         /// How many are in it.
         messages: u64,
     },
+    /// What goes back is worked on again.
+    #[error("{told}. To put them back into their queues, add --yes")]
+    RetryUnconfirmed {
+        /// How many of which queue, and what stays.
+        told: String,
+    },
     /// None of the messages that were named could be had.
     #[error(
         "none of these is there to be had: they are gone, or consumers hold them; vault message browse {queue} shows \

@@ -27,8 +27,6 @@ const SMALLEST_MESSAGE: ByteSize = ByteSize::mib(1);
 const USUAL_MESSAGE: ByteSize = ByteSize::mib(64);
 /// Larger ones belong into files.
 const LARGEST_MESSAGE: ByteSize = ByteSize::mib(256);
-/// Room for a message's headers and properties beside its body, in bytes.
-const HEADERS: usize = 1 << 20;
 /// A reply that waits longer for the database would come too late for a forwarded wish.
 const LONGEST_DATABASE_WAIT: Duration = Duration::from_secs(3);
 
@@ -110,8 +108,7 @@ impl Config {
     /// Largest body of a message, in bytes.
     #[must_use]
     pub fn largest_message(&self) -> usize {
-        let frame = self.broker.as_ref().map(|broker| broker.max_frame);
-        frame.map_or(USUAL_MESSAGE.as_usize(), |frame| frame.saturating_sub(HEADERS))
+        self.broker.as_ref().map_or(USUAL_MESSAGE.as_usize(), |broker| broker.max_message)
     }
 
     fn from_section(root: &mut Section<'_>) -> Option<Self> {
@@ -488,7 +485,7 @@ fn broker_settings(mut section: Section<'_>, name: &str, state: &Path, tls: &Fil
         tls: (!in_clear).then_some(pair),
         users,
         max_connections,
-        max_frame: max_message.as_usize().saturating_add(HEADERS),
+        max_message: max_message.as_usize(),
         silence,
         queues,
     }

@@ -23,6 +23,8 @@ static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 const BAD_CONFIGURATION: u8 = 78;
 
 const CONFIGURATION: &str = "/etc/vault/vault.toml";
+/// Directives for the log: what a peer says at the end of a TLS session is told in our words where it matters.
+const QUIET: &str = "rustls=error";
 
 #[derive(Parser)]
 #[command(name = "vault", version, about = "Numbers, messages and files of the green zone, always as a pair")]
@@ -228,7 +230,7 @@ fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
             Command::Serve => {
                 let config = config()?;
                 let format = if arguments.json { Format::Json } else { Format::Text };
-                telemetry::start(&arguments.log, format);
+                telemetry::start(&format!("{},{QUIET}", arguments.log), format);
                 vault::serve(config).await?;
             }
             Command::Status => {

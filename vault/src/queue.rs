@@ -417,8 +417,11 @@ impl Queues {
         }
     }
 
-    /// What is sent or moved meanwhile is behind it.
-    async fn position(&self) -> Result<u64, QueueError> {
+    /// Of what is sent or moved from now on no [`Id::sequence`] is before it.
+    ///
+    /// # Errors
+    /// [`QueueError::Stopped`].
+    pub async fn position(&self) -> Result<u64, QueueError> {
         self.shared.ask(OPERATORS, 0, Operate::Position).await?.await
     }
 

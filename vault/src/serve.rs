@@ -377,6 +377,7 @@ fn behind(background: &Background) -> Behind {
                     match error {
                         AskError::Unknown { .. } => NotDone::Unknown(told),
                         AskError::UnderWay { .. } => NotDone::UnderWay(told),
+                        AskError::Apart { .. } => NotDone::Apart(told),
                         AskError::Ledger { .. } => NotDone::Later(told),
                         AskError::Mark { .. } => NotDone::Failed(told),
                     }

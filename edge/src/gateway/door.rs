@@ -2,7 +2,7 @@
 //! here stays outside, hop-by-hop fields and credentials among it.
 
 use http::{HeaderMap, HeaderName, Method, StatusCode, header};
-use shared::api::message::MESSAGE_HEADERS;
+use shared::api::message::MESSAGE_PREFIX;
 use shared::api::record::VAULT_STALE;
 use shared::api::{CONTENT_DIGEST, FILE_LABEL, IDEMPOTENCY_KEY, Problem, VAULT_FINAL, VAULT_SUPERSEDES};
 
@@ -94,7 +94,11 @@ fn is_plain(path: &str) -> bool {
 /// A handler's fields that the vault shall see.
 pub(super) fn inward(headers: &HeaderMap) -> HeaderMap {
     let mut picked = pick(headers, &INWARD);
-    picked.extend(pick(headers, &MESSAGE_HEADERS.map(HeaderName::from_static)));
+    // Of those that there are not, too: the vault names what is wrong.
+    let about_message = headers.iter().filter(|(name, _)| name.as_str().starts_with(MESSAGE_PREFIX));
+    for (name, value) in about_message {
+        picked.append(name.clone(), value.clone());
+    }
     picked
 }
 
@@ -180,8 +184,8 @@ mod tests {
         }
         headers.insert(IDEMPOTENCY_KEY, HeaderValue::from_static("k"));
         headers.insert("x-message-priority", HeaderValue::from_static("9"));
-        headers.insert("x-message-other", HeaderValue::from_static("x"));
-        assert_eq!(inward(&headers).len(), 2);
+        headers.insert("x-message-prority", HeaderValue::from_static("9"));
+        assert_eq!(inward(&headers).len(), 3);
         assert_eq!(outward(&headers).len(), 0);
     }
 

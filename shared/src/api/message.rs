@@ -19,6 +19,8 @@ pub const MESSAGE_GROUP: &str = "x-message-group";
 pub const MESSAGE_REPLY_TO: &str = "x-message-reply-to";
 /// Request header: the application's properties, a JSON object of strings, numbers and truth values.
 pub const MESSAGE_PROPERTIES: &str = "x-message-properties";
+/// How all of them begin; what begins so and is none of them is a mistake.
+pub const MESSAGE_PREFIX: &str = "x-message-";
 /// All of them.
 pub const MESSAGE_HEADERS: [&str; 8] = [
     MESSAGE_PERSISTENT,

@@ -90,8 +90,10 @@ fn a_message_larger_than_any_may_be_is_refused_and_its_connection_goes_on() {
     let session = connection.session(Acknowledge::Auto).unwrap();
     let transacted = connection.session(Acknowledge::Transacted).unwrap();
     let large = Letter::new(Body::Filled(3 << 20));
-    for number in 0..3 {
-        let refusal = refused(session.send("sizes", &large));
+    let above = Letter::new(Body::Filled((1 << 20) + 1));
+    session.send("exact", &Letter::new(Body::Filled(1 << 20))).unwrap();
+    for (number, large) in [&large, &above, &large].into_iter().enumerate() {
+        let refusal = refused(session.send("sizes", large));
         assert_eq!(refusal.class, "javax.jms.MessageFormatException", "{refusal}");
         assert!(refusal.message.contains("raise broker.max_message"), "{refusal}");
         put(&session, "sizes", &[&number.to_string()]);

@@ -65,7 +65,10 @@ fn a_dead_ledger_owners_run_waits_and_goes_on_at_the_other_vault_at_an_operators
     wait::until("it waits, and says for what", SOON, || {
         let job = job(other, "report")?;
         let trouble = job["trouble"].as_str().unwrap_or_default();
-        anyhow::ensure!(trouble.contains("records need both vaults") && job["running"].is_object(), "{job}");
+        anyhow::ensure!(
+            trouble.contains("vault number take-over --alone") && job["running"].is_object(),
+            "{job}"
+        );
         Ok(())
     })
     .unwrap();

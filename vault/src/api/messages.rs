@@ -115,7 +115,10 @@ async fn put(
     let destination = named(&destination)?;
     let room = desk.room_for(&headers).await?;
     let body = desk.whole(body, PACE).await?;
-    digests.check_whole(&body).map_err(|error| super::files::refuse(&error.into()))?;
+    digests.check_whole(&body).map_err(|error| {
+        let detail = format!("the message is not what its digest says: {error}; nothing was kept");
+        Refusal::new(StatusCode::UNPROCESSABLE_ENTITY, "digest_mismatch", detail)
+    })?;
     let post = post_of(destination.clone(), &headers, body)?;
     let posted = posting.post(post, (&caller.0.owner, &key), ticket, now(), room).await;
     let Posted { id, fresh } = posted.map_err(|error| refuse(&error))?;

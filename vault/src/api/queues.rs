@@ -1,6 +1,8 @@
 //! `/v1/queues`: what operators do with queues and the messages in them. Knows paths, bodies and who
 //! may; the queues decide.
 
+mod retrying;
+
 use std::time::{Duration, UNIX_EPOCH};
 
 use axum::extract::{Path, Query, State};
@@ -25,6 +27,8 @@ use crate::openwire::{Body, Message};
 use crate::queue::core::Refusal as QueueRefusal;
 use crate::queue::message::{Destination, Id, Placed};
 use crate::queue::{QueueError, QueueStatus, Queues};
+
+pub use retrying::{Retried, Retrying};
 
 /// Messages of one page are read until they have so many bytes.
 const PAGE_BYTES: usize = 1 << 20;
@@ -132,15 +136,6 @@ pub struct Moving {
     pub count: Option<u64>,
 }
 
-/// Body of `POST /v1/dead-letters/retry`.
-#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct Retrying {
-    /// Which ones; all without.
-    #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub numbers: Option<Vec<i64>>,
-}
-
 /// The answer of what is done to many.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Counted {
@@ -166,7 +161,7 @@ pub fn routes(queues: Option<Queues>) -> Router {
         .route("/v1/queues/{queue}/messages", get(browse))
         .route("/v1/queues/{queue}/move", post(relocate))
         .route("/v1/queues/{queue}/purge", post(purge))
-        .route("/v1/dead-letters/retry", post(retry))
+        .route("/v1/dead-letters/retry", post(retrying::retry))
         .with_state(queues)
 }
 
@@ -239,18 +234,6 @@ async fn purge(
     tracing::warn!(queue = %name, by = %caller.0.name, "a queue is to be purged");
     let messages = queues.purge(queue).await.map_err(|error| refuse(&error))?;
     tracing::warn!(queue = %name, messages, by = %caller.0.name, "a queue is purged");
-    Ok(Json(Counted { messages }))
-}
-
-async fn retry(
-    State(queues): State<Option<Queues>>,
-    caller: Caller,
-    JsonBody(retrying): JsonBody<Retrying>,
-) -> Result<Json<Counted>, Refusal> {
-    let queues = opened(&caller, queues)?;
-    tracing::warn!(by = %caller.0.name, "dead letters are to go back to their queues");
-    let messages = queues.retry(retrying.numbers.map(ids)).await.map_err(|error| refuse(&error))?;
-    tracing::warn!(messages, by = %caller.0.name, "dead letters go back to their queues");
     Ok(Json(Counted { messages }))
 }
 

@@ -39,6 +39,8 @@ pub enum NotDone {
     Unknown(String),
     /// It does it already.
     UnderWay(String),
+    /// The two vaults are not together.
+    Apart(String),
     /// The ledger does not take it now.
     Later(String),
     /// The operator finds the cause in the log.
@@ -131,6 +133,7 @@ async fn ask(behind: &Behind, name: &str, wanted: Wanted) -> Result<Option<Strin
     (behind.ask)(name.to_owned(), wanted).await.map_err(|error| match error {
         NotDone::Unknown(told) => Refusal::not_found(told),
         NotDone::UnderWay(told) => Refusal::new(StatusCode::CONFLICT, "under_way", told),
+        NotDone::Apart(told) => Refusal::later("peer_away", told, AGAIN),
         NotDone::Later(told) => Refusal::later("ledger_away", told, AGAIN),
         NotDone::Failed(told) => {
             tracing::error!("{told}");

@@ -134,7 +134,8 @@ impl<'a> Asking<'a> {
     /// Refuses a message that was too long to be read. Whose window it took, and for which transaction it
     /// was, stands in what was not read: with windows or held messages the connection ends, and every open
     /// transaction fails.
-    pub(super) async fn miss(&mut self, head: Head, refused: Refused) -> Goes {
+    pub(super) async fn miss(&mut self, head: Head, length: usize, limit: usize) -> Goes {
+        let refused = Refused::Oversized { length, limit: limit.min(self.hall.settings.max_message) };
         let told = Reply::Now(refusal(&refused, head, &self.client.connection));
         let is_deaf = self.replies.send(told).await.is_err();
         let has_window = !self.windows.is_empty() && !head.response_required;
@@ -242,6 +243,10 @@ impl<'a> Asking<'a> {
     async fn send(&mut self, message: Box<Message>) -> Result<Act, Refused> {
         if letter::is_scheduled(&message) {
             return Err(Refused::Unserved("scheduled messages (AMQ_SCHEDULED_DELAY and its like)"));
+        }
+        let (length, limit) = (letter::body_size(&message), self.hall.settings.max_message);
+        if length > limit {
+            return Err(Refused::Oversized { length, limit });
         }
         let transaction = message.transaction_id.as_ref().map(number).transpose()?;
         let queues = letter::queues_of(&message.destination)?;

@@ -32,6 +32,8 @@ const INTRODUCTION: Duration = Duration::from_secs(10);
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Nobody who is unknown sends a longer frame, bytes.
 const MOST_UNKNOWN: usize = 64 << 10;
+/// As much of a stranger's name is told in the log, in characters.
+const LONGEST_USER: usize = 64;
 /// Answers that may wait for the writing half.
 const REPLIES: usize = 256;
 
@@ -110,7 +112,7 @@ where
 {
     let offer = Offer {
         version: Version::V12,
-        max_frame: hall.settings.max_frame,
+        max_frame: hall.settings.max_frame(),
         inactivity: hall.settings.silence,
         ..Offer::default()
     };
@@ -194,7 +196,7 @@ async fn admit(hall: &Hall, info: &ConnectionInfo, from: SocketAddr) -> Result<(
         Refused::Users
     })?;
     if !is_known {
-        return Err(Refused::Password);
+        return Err(Refused::Password { user: user.chars().take(LONGEST_USER).collect() });
     }
     let name = info.client_id.as_ref().unwrap_or(&info.connection_id.value);
     // Who need not prove who he is may say anything.
@@ -299,8 +301,7 @@ impl<S: AsyncRead + AsyncWrite> Hearing<'_, S> {
                         }
                     }
                     Ok(Some(Arrival::Oversized { head, length, limit })) => {
-                        let refused = Refused::Oversized { length, limit };
-                        match end_of(self.asking.miss(head, refused).await) {
+                        match end_of(self.asking.miss(head, length, limit).await) {
                             None => continue,
                             Some(end) => return end,
                         }

@@ -38,7 +38,7 @@ pub(super) enum Reason {
 impl Reason {
     pub(super) fn of(refused: &Refused) -> Self {
         match refused {
-            Refused::Password | Refused::Users => Self::Password,
+            Refused::Password { .. } | Refused::Users => Self::Password,
             Refused::ClientTaken { .. } => Self::Client,
             Refused::Decode(_) | Refused::Oversized { .. } | Refused::Unknown => Self::Frame,
             _ => Self::Other,

@@ -11,7 +11,7 @@ use crate::queue::message::NameError;
 pub(super) enum Refused {
     /// JMS knows it, and this broker does not.
     #[error(
-        "{0} are not served by the vault's own broker; do without, or point the registry at ActiveMQ or Artemis"
+        "{0} are not served by the vault's own broker; do without, or give this client the URI of an ActiveMQ or Artemis"
     )]
     Unserved(&'static str),
     /// A queue's name that names none.
@@ -28,7 +28,10 @@ pub(super) enum Refused {
     Queue(#[from] QueueError),
     /// Neither which nor why is told to a stranger.
     #[error("User name or password is invalid.")]
-    Password,
+    Password {
+        /// As whom; for the log alone.
+        user: String,
+    },
     /// The file of users cannot be read: nobody is let in on a guess.
     #[error("the broker cannot look up its users now; its operator finds the reason in the vault's log")]
     Users,
@@ -93,7 +96,7 @@ impl Refused {
     pub(super) fn class(&self) -> &'static str {
         match self {
             Self::Name { .. } => INVALID_DESTINATION,
-            Self::Password | Self::Users | Self::Unknown => "java.lang.SecurityException",
+            Self::Password { .. } | Self::Users | Self::Unknown => "java.lang.SecurityException",
             Self::ClientTaken { .. } => "javax.jms.InvalidClientIDException",
             Self::TooMany { .. } => RESOURCES,
             Self::RolledBack { .. } => "javax.jms.TransactionRolledBackException",
@@ -112,7 +115,7 @@ impl Refused {
     /// Is the connection of no use any more?
     pub(super) fn ends(&self) -> bool {
         match self {
-            Self::Password | Self::Users | Self::ClientTaken { .. } => true,
+            Self::Password { .. } | Self::Users | Self::ClientTaken { .. } => true,
             Self::Unknown | Self::Decode(_) => true,
             Self::Queue(error) => matches!(error, QueueError::Stopped),
             _ => false,
@@ -151,7 +154,7 @@ mod tests {
         let gone = Refusal::Gone { destination: crate::queue::message::Destination::Temporary("t".into()) };
         let cases: [(Refused, &str, &str, bool); 5] = [
             (Refused::Unserved("topics"), "javax.jms.JMSException", "topics are not served", false),
-            (Refused::Password, "java.lang.SecurityException", "invalid", true),
+            (Refused::Password { user: "erp".into() }, "java.lang.SecurityException", "invalid", true),
             (
                 Refused::Queue(QueueError::Refused(gone)),
                 "javax.jms.InvalidDestinationException",

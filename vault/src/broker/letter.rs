@@ -5,7 +5,8 @@ use std::sync::Arc;
 
 use crate::openwire::properties::{Properties, Value};
 use crate::openwire::{
-    ConsumerId, Destination, DestinationKind, EncodeError, Message, MessageDispatch, MessageId, Text,
+    ConsumerId, Destination, DestinationKind, EncodeError, Message, MessageDispatch, MessageId, MessageKind,
+    Text,
 };
 use crate::queue::core::Send;
 use crate::queue::message::{self, Cause, Id, Marks};
@@ -83,6 +84,15 @@ pub(super) fn is_scheduled(message: &Message) -> bool {
 pub(super) fn size(message: &Message) -> usize {
     let length = |bytes: &Option<bytes::Bytes>| bytes.as_ref().map_or(0, bytes::Bytes::len);
     HEADERS + length(&message.content) + length(&message.properties)
+}
+
+/// Its body as it came, in bytes; without the length that a text begins with.
+pub(super) fn body_size(message: &Message) -> usize {
+    let content = message.content.as_ref().map_or(0, bytes::Bytes::len);
+    match message.kind {
+        MessageKind::Text if !message.compressed => content.saturating_sub(size_of::<u32>()),
+        _ => content,
+    }
 }
 
 /// How much of its producer's window a message takes; bytes.
@@ -223,7 +233,7 @@ mod tests {
     use bytes::Bytes;
 
     use super::*;
-    use crate::openwire::{MessageKind, ProducerId};
+    use crate::openwire::ProducerId;
     use crate::queue::message::{Level, Origin};
 
     fn text(text: &str) -> Text {

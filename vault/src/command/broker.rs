@@ -74,15 +74,16 @@ async fn add(
         };
         let hash = users::hash(&name, &password)?;
         let mut known = users::read(&file)?;
-        known.insert(name.clone(), hash);
+        let is_new = known.insert(name.clone(), hash).is_none();
         users::write(&file, &known)?;
-        Ok((file, name, is_made.then_some(password)))
+        Ok((file, name, is_made.then_some(password), is_new))
     };
-    let (file, name, password) = blocking(made).await.map_err(CommandError::Users)?;
+    let (file, name, password, is_new) = blocking(made).await.map_err(CommandError::Users)?;
     let secret = password.as_ref().map(|password| format!("password {password}\n\n")).unwrap_or_default();
-    let text =
-        format!("{secret}{name} may connect now. Copy {} to the other vault as it is.", file.display());
-    output.show(&json!({ "user": name, "password": password, "users_file": file }), &text)
+    let can = if is_new { "may connect now" } else { "was there: the password before is replaced" };
+    let text = format!("{secret}{name} {can}. Copy {} to the other vault as it is.", file.display());
+    let told = json!({ "user": name, "password": password, "users_file": file, "replaced": !is_new });
+    output.show(&told, &text)
 }
 
 fn list(file: &Path, output: &mut Output<'_>) -> Result<(), CommandError> {

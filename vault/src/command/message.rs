@@ -2,6 +2,7 @@
 //! of the running vault. Knows how to ask and show; the vault knows what a queue is.
 
 mod listing;
+mod retry;
 mod send;
 
 use std::path::Path;
@@ -17,8 +18,7 @@ use shared::api::Page;
 
 use super::control::{self, Progress, whole};
 use super::{CommandError, Output};
-use crate::api::queues::{Counted, Moving, Queue, Retrying};
-use crate::queue::message::DEAD_LETTERS;
+use crate::api::queues::{Counted, Moving, Queue};
 
 /// The vault has answered a small question within this time.
 const SOON: Duration = Duration::from_secs(30);
@@ -44,11 +44,10 @@ pub enum Verb {
     /// For example: vault message move orders orders.old --count 100
     Move(Move),
     /// Put dead letters back into the queues they came from
-    Retry {
-        /// Only these, as `vault message browse ActiveMQ.DLQ` numbers them
-        #[arg(value_name = "NUMBER")]
-        numbers: Vec<i64>,
-    },
+    ///
+    /// Without numbers, it tells how many of which queue they are, and does it with --yes. What ActiveMQ's
+    /// client put aside as duplicates stays: a consumer had it before, and may have worked on it.
+    Retry(retry::Retry),
     /// Delete all messages of a queue, those excepted that consumers hold
     Purge {
         /// The queue
@@ -113,14 +112,7 @@ impl Verb {
                 let text = format!("{messages} moved from {} to {}", asked.from, asked.to);
                 output.show(&json!({ "from": asked.from, "to": asked.to, "messages": messages }), &text)
             }
-            Self::Retry { numbers } => {
-                let retrying = Retrying { numbers: (!numbers.is_empty()).then(|| numbers.clone()) };
-                let path = "/v1/dead-letters/retry";
-                let counted: Counted = ask(socket, Method::POST, path, &retrying, PATIENCE).await?;
-                had(counted.messages, numbers, DEAD_LETTERS)?;
-                let text = format!("{} dead letters are in their queues again", counted.messages);
-                output.show(&counted, &text)
-            }
+            Self::Retry(retry) => retry.run(socket, output).await,
             Self::Purge { queue, yes } => purge(socket, queue, *yes, output).await,
             Self::Remove { queue } => {
                 let request = Request::delete(place(queue)).body(whole("")).map_err(std::io::Error::other)?;

@@ -25,6 +25,15 @@ const LONGEST_MARK: usize = 128;
 /// Brokers of a path that are remembered.
 const LONGEST_PATH: usize = 64;
 
+/// How ActiveMQ's client begins what it says of a message that it gives back unread, because it had
+/// been given it before its connection broke.
+///
+/// Source: `ActiveMQMessageConsumer` and `ActiveMQSession` of ActiveMQ's client, 5.17 and 5.19.
+const DUPLICATES: [&str; 2] = [
+    "java.lang.Throwable: Suppressing duplicate delivery on connection",
+    "java.lang.Throwable: Duplicate delivery to ",
+];
+
 /// Where dead letters go, as in ActiveMQ.
 pub const DEAD_LETTERS: &str = "ActiveMQ.DLQ";
 
@@ -167,6 +176,12 @@ impl Cause {
             Self::Poison(why) => why.as_deref(),
             Self::Expired => None,
         }
+    }
+
+    /// Did its consumer have it already, and perhaps work on it?
+    #[must_use]
+    pub fn is_duplicate(&self) -> bool {
+        self.why().is_some_and(|why| DUPLICATES.iter().any(|begin| why.starts_with(begin)))
     }
 
     /// Reads [`Cause::word`] and [`Cause::why`] back.

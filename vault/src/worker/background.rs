@@ -10,7 +10,7 @@ use prometheus::Registry;
 use shared::shutdown::Shutdown;
 use tokio::task::JoinHandle;
 
-use super::jobs::{self, Jobs};
+use super::jobs::{self, APART, Jobs};
 use super::metrics::Metrics;
 use super::standing::Standing;
 use super::task::{Task, UnfitError};
@@ -54,6 +54,14 @@ pub enum AskError {
         job: String,
         /// When it began.
         since: jiff::Timestamp,
+    },
+    /// The pair is not together.
+    #[error("job {job}: {why}; this changed nothing; {APART}")]
+    Apart {
+        /// The job.
+        job: String,
+        /// What the pair says.
+        why: String,
     },
     /// The ledger does not take it.
     #[error("job {job}: {source}")]
@@ -224,7 +232,11 @@ impl Background {
 }
 
 fn ledger(job: &str, source: RecordError) -> AskError {
-    AskError::Ledger { job: job.to_owned(), source }
+    let job = job.to_owned();
+    match source {
+        RecordError::Apart(why) => AskError::Apart { job, why },
+        source => AskError::Ledger { job, source },
+    }
 }
 
 fn mark(chore: &upkeep::Keeper, job: &str, source: std::io::Error) -> AskError {

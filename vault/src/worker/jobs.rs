@@ -41,12 +41,22 @@ const LONGEST_WAIT: Duration = Duration::from_secs(30);
 /// Whoever comes too late for the lease looks again.
 const LOOK_AGAIN: Duration = Duration::from_secs(2);
 
+/// What a job does while the vaults are apart, and what its operator may do.
+pub(super) const APART: &str = "jobs wait until both vaults are together again; if the other one is dead for sure, \
+    vault number take-over --alone lets them go on";
+
 /// Why a job cannot be run now; it is tried again by itself.
 #[derive(Debug, thiserror::Error)]
 enum JobError {
-    /// The ledger.
+    /// The pair is not together.
+    #[error("{0}; {APART}")]
+    Apart(String),
+    /// etcd is the ledger, and is not there.
+    #[error("{0}; the job waits for it")]
+    NoLedger(String),
+    /// The ledger says something else.
     #[error("{0}")]
-    Ledger(#[from] RecordError),
+    Ledger(RecordError),
     /// The record is not what this version writes.
     #[error("its record {record} is not understood: {source}; are both vaults of one version?")]
     State {
@@ -59,6 +69,16 @@ enum JobError {
     /// The run was ended; the other vault may have begun it.
     #[error("its lease was lost in mid-run; it is run again")]
     LeaseLost,
+}
+
+impl From<RecordError> for JobError {
+    fn from(error: RecordError) -> Self {
+        match error {
+            RecordError::Apart(why) => Self::Apart(why),
+            RecordError::NoLedger(why) => Self::NoLedger(why),
+            error => Self::Ledger(error),
+        }
+    }
 }
 
 /// All jobs of this vault. Clones are the same.

@@ -3,12 +3,12 @@
 use std::time::Duration;
 
 use bytes::Bytes;
-use http::{HeaderMap, StatusCode};
+use http::{HeaderMap, HeaderName, StatusCode};
 use percent_encoding::percent_decode;
 use serde_json::Value as Json;
 use shared::api::message::{
-    MESSAGE_CORRELATION_ID, MESSAGE_GROUP, MESSAGE_PERSISTENT, MESSAGE_PRIORITY, MESSAGE_PROPERTIES,
-    MESSAGE_REPLY_TO, MESSAGE_TIME_TO_LIVE, MESSAGE_TYPE,
+    MESSAGE_CORRELATION_ID, MESSAGE_GROUP, MESSAGE_HEADERS, MESSAGE_PERSISTENT, MESSAGE_PREFIX,
+    MESSAGE_PRIORITY, MESSAGE_PROPERTIES, MESSAGE_REPLY_TO, MESSAGE_TIME_TO_LIVE, MESSAGE_TYPE,
 };
 
 use crate::api::files::media_type_of;
@@ -40,6 +40,7 @@ const USUAL_TYPES: [&str; 3] = ["text/plain", "text/plain; charset=utf-8", "appl
 /// # Errors
 /// 400 that names the header and what it takes.
 pub fn post_of(destination: Destination, headers: &HeaderMap, body: Bytes) -> Result<Post, Refusal> {
+    all_known(headers)?;
     let media_type = media_type_of(headers)?;
     let mut properties = properties_of(headers)?;
     let is_usual = USUAL_TYPES.iter().any(|usual| media_type.eq_ignore_ascii_case(usual));
@@ -68,9 +69,9 @@ pub fn post_of(destination: Destination, headers: &HeaderMap, body: Bytes) -> Re
 /// For the fuzzer: no bytes in any header make a reader panic.
 pub fn fuzz_headers(bytes: &[u8]) {
     let Ok(value) = http::HeaderValue::from_bytes(bytes) else { return };
-    let names = shared::api::message::MESSAGE_HEADERS.into_iter().chain(["content-type"]);
+    let names = MESSAGE_HEADERS.into_iter().chain(["content-type"]);
     for name in names {
-        let headers = HeaderMap::from_iter([(http::HeaderName::from_static(name), value.clone())]);
+        let headers = HeaderMap::from_iter([(HeaderName::from_static(name), value.clone())]);
         let Ok(queue) = Destination::queue("q") else { return };
         let _ = post_of(queue, &headers, Bytes::copy_from_slice(bytes));
     }
@@ -78,6 +79,18 @@ pub fn fuzz_headers(bytes: &[u8]) {
 
 fn bad(name: &str, what: &str) -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, "bad_header", format!("{name}: {what}"))
+}
+
+/// Who mistypes one means something by it.
+fn all_known(headers: &HeaderMap) -> Result<(), Refusal> {
+    let is_unknown = |name: &&str| name.starts_with(MESSAGE_PREFIX) && !MESSAGE_HEADERS.contains(name);
+    match headers.keys().map(HeaderName::as_str).find(is_unknown) {
+        None => Ok(()),
+        Some(unknown) => {
+            let known = MESSAGE_HEADERS.join(", ");
+            Err(bad(unknown, &format!("there is no such header; there are {known}")))
+        }
+    }
 }
 
 /// The one value of a header.
@@ -208,7 +221,7 @@ fn utf8(body: &[u8]) -> Result<String, Refusal> {
 
 #[cfg(test)]
 mod tests {
-    use http::{HeaderName, HeaderValue};
+    use http::HeaderValue;
     use proptest::prelude::*;
 
     use super::*;
@@ -317,6 +330,13 @@ mod tests {
             let twice = posted(&[(name, "1"), (name, "1")], b"").unwrap_err();
             assert!(twice.contains("more than once"), "{twice}");
         }
+    }
+
+    #[test]
+    fn a_mistyped_header_is_refused_by_its_name() {
+        let told = posted(&[("x-message-prority", "9")], b"").unwrap_err();
+        assert!(told.starts_with("x-message-prority: there is no such header"), "{told}");
+        assert!(told.contains(MESSAGE_PRIORITY), "{told}");
     }
 
     proptest! {
