@@ -214,7 +214,7 @@ impl Broker {
             counts: Arc::new(Counts::register(registry)?),
             complaints: Complaints::default(),
             spell: Spell::register(registry)?,
-            large: Large::new(settings.max_frame),
+            large: Large::new(settings.max_frame()),
             pages: Arc::new(Semaphore::new(pages.clamp(1, Semaphore::MAX_PERMITS))),
             settings,
             id,

@@ -4,9 +4,10 @@
 use std::collections::VecDeque;
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use bytes::Buf as _;
+use harness::wait::Deadline;
 use vault::openwire::{
     Arrival, Command, ConnectionId, ConnectionInfo, ConsumerId, ConsumerInfo, Destination, DestinationAct,
     DestinationInfo, DestinationKind, Head, Incoming, Message, MessageDispatch, MessageId, MessageKind,
@@ -122,12 +123,12 @@ impl Peer {
     }
 
     fn hear(&mut self) -> Arrival {
-        let deadline = Instant::now() + SOON;
+        let deadline = Deadline::after(SOON);
         loop {
             if let Some(arrival) = self.incoming.arrival().unwrap() {
                 return arrival;
             }
-            assert!(Instant::now() < deadline, "nothing comes");
+            assert!(!deadline.passed(), "nothing comes");
             let mut portion = vec![0; 256 << 10];
             let length = self.socket.read(&mut portion).unwrap();
             assert!(length > 0, "closed");

@@ -93,7 +93,7 @@ impl<'a> Asking<'a> {
         seats: Seats,
         replies: Sender<Reply>,
     ) -> Self {
-        let pages = Pages::new(Arc::clone(&hall.pages), hall.settings.max_frame);
+        let pages = Pages::new(Arc::clone(&hall.pages), hall.settings.max_frame());
         Self {
             hall: Arc::clone(hall),
             client,
