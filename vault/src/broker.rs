@@ -39,7 +39,7 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
-use crate::openwire::{BrokerId, Text};
+use crate::openwire::{BRIDGES, BrokerId, Text};
 use crate::queue::{self, QueueError, Queues};
 
 use clients::Clients;
@@ -364,6 +364,9 @@ fn ended(hall: &Hall, from: SocketAddr, end: &End) {
             let why = format!("a frame of {length} bytes comes at less than 64 KiB/s");
             hall.complaints.tell(&format!("connection from {from} closed: {why}"));
             Reason::Slow
+        }
+        End::Refused(refused @ fault::Refused::ClientTaken { client, .. }) if client.starts_with(BRIDGES) => {
+            return tracing::debug!("broker: connection from {from} closed: {refused}");
         }
         End::Refused(refused) => {
             let who = match refused {

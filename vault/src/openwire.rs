@@ -49,6 +49,10 @@ mod wire;
 #[cfg(test)]
 mod tests;
 
+/// So begin the client ids under which bridges connect; that at a source is a lock, for which the vault
+/// that stands by asks again and again.
+pub const BRIDGES: &str = "vault-bridge-";
+
 pub use any::{Command, DataStructure};
 pub use body::{Body, BodyError};
 pub use command::*;

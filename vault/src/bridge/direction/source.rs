@@ -16,9 +16,9 @@ use crate::bridge::core::{Badge, Found, Input};
 use crate::openwire::client::{Client, ClientError, Dispatches, Held, Login};
 use crate::openwire::uri::Address;
 use crate::openwire::{
-    AckKind, BrokerId, ConsumerId, ConsumerInfo, Destination, Head, LocalTransactionId, Message, MessageAck,
-    MessageDispatch, MessageId, MessageKind, MessagePull, NetworkBridgeFilter, ProducerId, ProducerInfo,
-    SessionId, SessionInfo, Text, TransactionAct, TransactionId, TransactionInfo,
+    AckKind, BRIDGES, BrokerId, ConsumerId, ConsumerInfo, Destination, Head, LocalTransactionId, Message,
+    MessageAck, MessageDispatch, MessageId, MessageKind, MessagePull, NetworkBridgeFilter, ProducerId,
+    ProducerInfo, SessionId, SessionInfo, Text, TransactionAct, TransactionId, TransactionInfo,
 };
 
 /// A message that passed so many brokers goes round in circles: one of them has two names.
@@ -37,6 +37,8 @@ const SEARCH_EVERY: Duration = Duration::from_secs(10);
 pub(super) const STANDS_BACK: &str = "the other vault is to carry: it is preferred, or has room";
 /// No journal comes so far: who writes such a receipt is not the bridge.
 const NO_BATCH: u64 = 1 << 62;
+/// Who is let in, if not this one: the names of the lock are the bridge's alone.
+const TAKEN: &str = "the other vault carries: it holds the lock at the source";
 /// Asks that wait.
 const MOST_ASKS: usize = 4;
 
@@ -121,7 +123,7 @@ pub(super) async fn run(
             .clamp(1, settings.prefetch);
         let why = error.to_string();
         let event = if error.is_taken() && !was_connected {
-            Event::Standby(why)
+            Event::Standby(TAKEN.to_owned())
         } else if was_connected && *stand_back.borrow() {
             // It was given up here.
             Event::Standby(STANDS_BACK.to_owned())
@@ -136,7 +138,7 @@ pub(super) async fn run(
 
 /// The client id that only one vault of the pair can have.
 fn lock(settings: &Settings) -> String {
-    format!("vault-bridge-{}", settings.name)
+    format!("{BRIDGES}{}", settings.name)
 }
 
 /// Looks for the broker from which uncertain batches were to be taken, as long as another one answers, at

@@ -16,8 +16,8 @@ use crate::bridge::core::{Badge, Input, Refusal, Row};
 use crate::openwire::client::{Client, ClientError, Dispatches, Login};
 use crate::openwire::uri::Address;
 use crate::openwire::{
-    BrokerId, Head, LocalTransactionId, Message, MessageId, ProducerId, ProducerInfo, SessionId, SessionInfo,
-    Text, TransactionAct, TransactionId, TransactionInfo,
+    BRIDGES, BrokerId, Head, LocalTransactionId, Message, MessageId, ProducerId, ProducerInfo, SessionId,
+    SessionInfo, Text, TransactionAct, TransactionId, TransactionInfo,
 };
 
 /// How long the reason for a refused commit is waited for.
@@ -86,7 +86,7 @@ impl Target {
         // has is ended by this one.
         let name = format!("ID:vault-bridge-{}-{}", settings.name, hex(&birth));
         let login = Login {
-            client_id: format!("vault-bridge-to-{}-{:08x}{:08x}", settings.name, random(), random()),
+            client_id: format!("{BRIDGES}to-{}-{:08x}{:08x}", settings.name, random(), random()),
             connection_id: name.clone(),
             resumes: true,
             ..login

@@ -13,7 +13,7 @@ use tokio::time::{Instant, MissedTickBehavior, interval};
 use super::source::{self, Link};
 use super::stand::Stand;
 use super::status::{self, Full, LastError, State, Status};
-use super::{Asked, Ears, Settings, Wish, fresh, now, panic_words, target};
+use super::{Asked, Ears, STEADY, Settings, Wish, fresh, now, panic_words, target};
 use crate::bridge::core::{Badge, Core, Found, Input, Load, Step};
 use crate::bridge::journal::{Errand, Figures, Journal, JournalError, Told};
 use crate::openwire::client::Held;
@@ -73,6 +73,10 @@ pub(super) struct Direction<'a> {
     events: mpsc::Receiver<Event>,
     link: Option<Link>,
     target: Option<mpsc::Sender<target::Order>>,
+    /// Since when it is not connected; none before its first answer.
+    target_lost: Option<Instant>,
+    /// Has the source let this vault in since the journal was opened?
+    has_carried: bool,
     /// Is the source to be looked for at every address?
     search: watch::Sender<bool>,
     /// The disk has too little room.
@@ -126,6 +130,8 @@ impl<'a> Direction<'a> {
             events,
             link: None,
             target: None,
+            target_lost: None,
+            has_carried: false,
             search,
             is_low: false,
             standing_back: None,
@@ -191,13 +197,16 @@ impl<'a> Direction<'a> {
     fn heard(&mut self, event: Event) -> Option<Input<Arc<Message>>> {
         match event {
             Event::Holding(link) => {
+                self.say_turn(State::Carrying, "carried by this vault: the source lets it in");
                 self.tell(State::Carrying, None);
+                self.has_carried = true;
                 let found = link.found.clone();
                 self.link = Some(link);
                 Some(Input::Holding(found))
             }
             Event::Receipts(found) => Some(Input::Receipts(found)),
             Event::Standby(why) => {
+                self.say_turn(State::Standby, &why);
                 self.tell(State::Standby, Some(why));
                 self.link.take().map(|_| Input::Released)
             }
@@ -207,11 +216,16 @@ impl<'a> Direction<'a> {
                 self.link.take().map(|_| Input::Released)
             }
             Event::TargetUp(target, badges) => {
+                if self.target_lost.take().is_none_or(|at| at.elapsed() >= STEADY) {
+                    let name = &self.name;
+                    tracing::info!(bridge = %name, "bridge {name}: the target answers, {} messages wait", self.core.waiting().rows);
+                }
                 self.target = Some(target);
                 Some(Input::TargetUp(badges))
             }
             Event::TargetLost(why) => {
                 self.fail(why.clone());
+                self.target_lost.get_or_insert_with(Instant::now);
                 self.status.send_modify(|status| status.target = Some(why));
                 self.target.take().map(|_| Input::TargetLost)
             }
@@ -237,6 +251,18 @@ impl<'a> Direction<'a> {
         // Whoever asked may be gone.
         let _gone = asked.answer.send(Ok(load.rows));
         Ok(input)
+    }
+
+    /// A line for what has changed, but not for each connection that is lost and soon there again.
+    fn say_turn(&self, state: State, why: &str) {
+        let (before, lasted) = {
+            let status = self.status.borrow();
+            (status.state, status.since.elapsed())
+        };
+        let is_brief = before == State::Away && lasted < STEADY && self.has_carried;
+        if before != state && !is_brief {
+            tracing::info!(bridge = %self.name, "bridge {}: {why}", self.name);
+        }
     }
 
     fn tell(&self, state: State, source: Option<String>) {
