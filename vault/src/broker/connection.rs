@@ -190,7 +190,7 @@ async fn admit(hall: &Hall, info: &ConnectionInfo, from: SocketAddr) -> Result<(
     let text = |text: Option<&Text>| text.map(Text::to_string).unwrap_or_default();
     let password = text(info.password.as_ref().map(Password::reveal));
     let user = text(info.user_name.as_ref());
-    let known = hall.door.lets_in(&user, &password).await;
+    let known = hall.door.lets_in(from.ip(), &user, &password).await;
     let is_known = known.map_err(|error| {
         tracing::error!("broker: {error}; nobody new is let in until then");
         Refused::Users

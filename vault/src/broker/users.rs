@@ -1,12 +1,14 @@
 //! Who may connect: a file of names and salted hashes (scrypt, in PHC's form), one a line. Knows no
-//! connection. The file is read at every login, so that a change counts at once; what was proved once
-//! is remembered in memory under a key of this process, so that a thousand clients that come back
-//! together do not cost a thousand hashes.
+//! connection. The file is read at every login, so that a change counts at once; what was proved or
+//! refused once is remembered in memory under a key of this process, so that a thousand clients that
+//! come back together do not cost a thousand hashes, nor a client with yesterday's password one a second.
+//! Each address waits for its own turn, so that none that guesses keeps the others out.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
+use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use scrypt::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString};
 use scrypt::{Params, Scrypt};
@@ -21,6 +23,10 @@ const LONGEST: u64 = 4 << 20;
 const LONGEST_PASSWORD: usize = 1024;
 /// Remembered proofs; one a user.
 const MOST_PROVED: usize = 10_000;
+/// Remembered refusals.
+const MOST_REFUSED: usize = 10_000;
+/// Addresses that are known to have asked; more only while as many wait.
+const MOST_ADDRESSES: usize = 1024;
 
 /// What can be wrong with the users.
 #[derive(Debug, thiserror::Error)]
@@ -128,6 +134,9 @@ pub(super) struct Door {
     file: Option<PathBuf>,
     at_once: Arc<Semaphore>,
     proved: Arc<Mutex<HashMap<String, [u8; 32]>>>,
+    refused: Arc<Mutex<HashSet<[u8; 32]>>>,
+    /// One hash at a time for each address.
+    turns: Arc<Mutex<HashMap<IpAddr, Arc<Semaphore>>>>,
     key: [u8; 32],
 }
 
@@ -136,14 +145,21 @@ impl Door {
     pub(super) fn new(file: Option<PathBuf>) -> Result<Self, UsersError> {
         let mut key = [0; 32];
         getrandom::fill(&mut key).map_err(|error| UsersError::Hash(error.to_string()))?;
-        Ok(Self { file, at_once: Arc::new(Semaphore::new(AT_ONCE)), proved: Arc::default(), key })
+        Ok(Self {
+            file,
+            at_once: Arc::new(Semaphore::new(AT_ONCE)),
+            proved: Arc::default(),
+            refused: Arc::default(),
+            turns: Arc::default(),
+            key,
+        })
     }
 
     /// Is it this user?
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(super) async fn lets_in(&self, name: &str, password: &str) -> Result<bool, UsersError> {
+    pub(super) async fn lets_in(&self, from: IpAddr, name: &str, password: &str) -> Result<bool, UsersError> {
         let Some(file) = self.file.clone() else { return Ok(true) };
         let known = tokio::task::spawn_blocking(move || read(&file)).await;
         let mut known = known.unwrap_or_else(|error| Err(UsersError::Hash(error.to_string())))?;
@@ -156,13 +172,18 @@ impl Door {
             None => (known.into_values().next(), false),
         };
         let Some(hash) = hash else { return Ok(false) };
-        Ok(self.proves(name, password, hash).await && is_known)
+        Ok(self.proves(from, name, password, hash).await && is_known)
     }
 
-    async fn proves(&self, name: &str, password: &str, hash: String) -> bool {
+    async fn proves(&self, from: IpAddr, name: &str, password: &str, hash: String) -> bool {
         let proof = self.proof(password, &hash);
-        if self.locked().get(name) == Some(&proof) {
+        let own = self.turn(from);
+        let _own = own.acquire().await;
+        if locked(&self.proved).get(name) == Some(&proof) {
             return true;
+        }
+        if locked(&self.refused).contains(&proof) {
+            return false;
         }
         let _turn = self.at_once.acquire().await;
         let password = password.to_owned();
@@ -172,11 +193,17 @@ impl Door {
         };
         let fine = tokio::task::spawn_blocking(verify).await.unwrap_or(false);
         if fine {
-            let mut proved = self.locked();
+            let mut proved = locked(&self.proved);
             if proved.len() >= MOST_PROVED {
                 proved.clear();
             }
             proved.insert(name.to_owned(), proof);
+        } else {
+            let mut refused = locked(&self.refused);
+            if refused.len() >= MOST_REFUSED {
+                refused.clear();
+            }
+            refused.insert(proof);
         }
         fine
     }
@@ -187,14 +214,26 @@ impl Door {
         *proof.finalize().as_bytes()
     }
 
-    fn locked(&self) -> std::sync::MutexGuard<'_, HashMap<String, [u8; 32]>> {
-        self.proved.lock().unwrap_or_else(PoisonError::into_inner)
+    fn turn(&self, from: IpAddr) -> Arc<Semaphore> {
+        let mut turns = locked(&self.turns);
+        if turns.len() >= MOST_ADDRESSES {
+            turns.retain(|_, turn| Arc::strong_count(turn) > 1);
+        }
+        Arc::clone(turns.entry(from).or_insert_with(|| Arc::new(Semaphore::new(1))))
     }
+}
+
+fn locked<T>(it: &Mutex<T>) -> MutexGuard<'_, T> {
+    it.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 #[cfg(test)]
 mod tests {
+    use std::net::Ipv4Addr;
+
     use super::*;
+
+    const HOME: IpAddr = IpAddr::V4(Ipv4Addr::LOCALHOST);
 
     #[tokio::test]
     async fn a_user_is_let_in_with_the_password_of_today_and_nobody_else() {
@@ -203,18 +242,46 @@ mod tests {
         let mut users = Users::from([("erp".to_owned(), hash("erp", "open sesame").unwrap())]);
         write(&file, &users).unwrap();
         let door = Door::new(Some(file.clone())).unwrap();
-        assert!(door.lets_in("erp", "open sesame").await.unwrap());
-        assert!(door.lets_in("erp", "open sesame").await.unwrap(), "remembered");
+        assert!(door.lets_in(HOME, "erp", "open sesame").await.unwrap());
+        assert!(door.lets_in(HOME, "erp", "open sesame").await.unwrap(), "remembered");
         for (name, password) in [("erp", "wrong"), ("erp", ""), ("", ""), ("shop", "open sesame")] {
-            assert!(!door.lets_in(name, password).await.unwrap(), "{name} {password}");
+            assert!(!door.lets_in(HOME, name, password).await.unwrap(), "{name} {password}");
         }
         users.insert("erp".to_owned(), hash("erp", "another").unwrap());
         write(&file, &users).unwrap();
-        assert!(!door.lets_in("erp", "open sesame").await.unwrap(), "what was proved is forgotten");
+        assert!(!door.lets_in(HOME, "erp", "open sesame").await.unwrap(), "what was proved is forgotten");
         users.clear();
         write(&file, &users).unwrap();
-        assert!(!door.lets_in("erp", "another").await.unwrap());
-        assert!(Door::new(None).unwrap().lets_in("", "").await.unwrap(), "open to everybody");
+        assert!(!door.lets_in(HOME, "erp", "another").await.unwrap());
+        assert!(Door::new(None).unwrap().lets_in(HOME, "", "").await.unwrap(), "open to everybody");
+    }
+
+    #[tokio::test]
+    async fn an_address_that_guesses_passwords_keeps_no_other_one_waiting() {
+        const GUESSES: usize = 8;
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("users");
+        let users = Users::from([("erp".to_owned(), hash("erp", "open sesame").unwrap())]);
+        write(&file, &users).unwrap();
+        let door = Door::new(Some(file)).unwrap();
+        let mut guesses = tokio::task::JoinSet::new();
+        let stranger: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
+        for guess in 0..GUESSES {
+            let door = door.clone();
+            guesses.spawn(
+                async move { door.lets_in(stranger, "erp", &format!("guess {guess}")).await.unwrap() },
+            );
+        }
+        // Whoever asks now finds all of them waiting.
+        while locked(&door.turns).get(&stranger).is_none_or(|turn| Arc::strong_count(turn) < 1 + GUESSES) {
+            tokio::task::yield_now().await;
+        }
+        assert!(door.lets_in(HOME, "erp", "open sesame").await.unwrap());
+        let done = std::iter::from_fn(|| guesses.try_join_next()).count();
+        assert!(done < GUESSES - 1, "{done} guesses went before");
+        assert!(guesses.join_all().await.iter().all(|is_in| !is_in));
+        assert_eq!(locked(&door.refused).len(), GUESSES);
+        assert!(!door.lets_in(stranger, "erp", "guess 0").await.unwrap(), "remembered");
     }
 
     #[test]
