@@ -40,7 +40,7 @@ use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
 use crate::openwire::{BRIDGES, BrokerId, Text};
-use crate::queue::{self, QueueError, Queues};
+use crate::queue::{self, Lack, QueueError, Queues};
 
 use clients::Clients;
 use connection::End;
@@ -240,7 +240,7 @@ impl Broker {
     /// Tells the log when senders are not held any more; call it every second or so.
     pub fn look(&self) {
         let gate = self.hall.queues.gate();
-        self.hall.spell.look(!gate.journal && !gate.memory);
+        self.hall.spell.look(gate.lack(true).or(gate.lack(false)).is_none());
     }
 
     /// How it is.
@@ -261,11 +261,7 @@ impl Broker {
             queues: alive.len(),
             messages: held(&alive),
             dead_letters: held(&dead),
-            full: match (gate.journal, gate.memory) {
-                (true, _) => Some("the journal"),
-                (_, true) => Some("the memory for non-persistent messages"),
-                _ => None,
-            },
+            full: gate.lack(true).or(gate.lack(false)).map(Lack::named),
             trouble: gate.trouble,
         })
     }

@@ -108,7 +108,7 @@ pub enum PostError {
     #[error("{SEATS} messages are being kept already; repeat it in a moment")]
     Busy,
     /// What is full.
-    #[error("{what} is full; consume or purge messages, or have the limit raised")]
+    #[error("{what} is full; consume or purge messages, or have its operator make room")]
     Full {
         /// Which store.
         what: &'static str,
@@ -385,12 +385,8 @@ impl Inner {
 
     /// A caller over HTTP is told at once what a JMS client is held for.
     fn has_room(&self, persistent: bool) -> Result<(), PostError> {
-        let gate = self.queues.gate();
-        match persistent {
-            true if gate.journal => Err(PostError::Full { what: "the queues' journal" }),
-            false if gate.memory => Err(PostError::Full { what: "the memory for non-persistent messages" }),
-            _ => Ok(()),
-        }
+        let lack = self.queues.gate().lack(persistent);
+        lack.map_or(Ok(()), |lack| Err(PostError::Full { what: lack.named() }))
     }
 
     /// What is known of a key that is held, with nothing left open.

@@ -18,8 +18,8 @@
 //!
 //! **Memory**: of each queue a window of the most urgent messages; the rest is read from disk when
 //! its turn comes. Non-persistent messages are never on disk: when they fill
-//! [`Settings::memory_bytes`], and when persistent ones fill [`Settings::journal_bytes`], senders are
-//! held, and refused after [`Settings::hold`].
+//! [`Settings::memory_bytes`], and when persistent ones fill [`Settings::journal_bytes`] or the disk but for a
+//! reserve that consuming needs, senders are held, and refused after [`Settings::hold`].
 //!
 //! **Once**: a message is dispatched again only if it was not acknowledged durably. A producer that
 //! sends again after its connection broke says so, and what is kept already is answered and not
@@ -28,6 +28,7 @@
 
 pub mod core;
 mod engine;
+mod gate;
 pub mod journal;
 pub mod message;
 pub mod overview;
@@ -47,6 +48,7 @@ use self::core::{
     AckKind, Action, ConnectionKey, ConsumerKey, Core, Done, Limits, QueueState, Refusal, Seen, Terms,
 };
 use engine::{Asked, Engine, Operate, Page, ROWS, Reply, Request};
+pub use gate::{Gate, Lack};
 use journal::{Journal, JournalError};
 use message::{DEAD_LETTERS, Destination, Id, Message, Placed};
 
@@ -95,34 +97,6 @@ struct Room {
     journal_bytes: u64,
 }
 
-/// What senders and operators see of the thread.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
-pub struct Gate {
-    /// Senders of non-persistent messages are held.
-    pub memory: bool,
-    /// Senders of persistent messages are held.
-    pub journal: bool,
-    /// Why the journal could not be written or read last; `None` once it can.
-    pub trouble: Option<String>,
-    /// Bytes that the journal holds.
-    pub stored_bytes: u64,
-    /// Bytes of non-persistent messages.
-    pub resident_bytes: usize,
-}
-
-impl Gate {
-    /// Is it open and shut alike? Nobody is woken by a figure.
-    fn is_like(&self, other: &Self) -> bool {
-        (self.memory, self.journal, &self.trouble) == (other.memory, other.journal, &other.trouble)
-    }
-
-    /// Is there room for one more? Holding what a commit would free helps nobody: transactions have
-    /// a bound of their own.
-    fn admits(&self, persistent: bool, in_transaction: bool) -> bool {
-        if persistent { !self.journal } else { in_transaction || !self.memory }
-    }
-}
-
 /// What can go wrong with the queues.
 #[derive(Debug, thiserror::Error)]
 pub enum QueueError {
@@ -139,10 +113,10 @@ pub enum QueueError {
         destination: Destination,
     },
     /// The sender was held, and no room came.
-    #[error("queues: {what} for {} s; consume or purge messages, or raise the limit, and send it again", held.as_secs())]
+    #[error("queues: {} has been full for {} s; {}, and send it again", lack.named(), held.as_secs(), lack.remedy())]
     Full {
         /// What has no room.
-        what: &'static str,
+        lack: Lack,
         /// How long.
         held: Duration,
     },
@@ -468,6 +442,12 @@ impl Session {
         self.shared.gate.borrow().admits(persistent, in_transaction)
     }
 
+    /// What has no room for a message of that kind.
+    #[must_use]
+    pub fn lack(&self, persistent: bool) -> Option<Lack> {
+        self.shared.gate.borrow().lack(persistent)
+    }
+
     /// Waits for room for a message of that kind; ends at once where there is some.
     ///
     /// # Errors
@@ -479,8 +459,12 @@ impl Session {
         match tokio::time::timeout(held, gate.wait_for(may_pass)).await {
             Ok(Ok(_)) => Ok(()),
             Ok(Err(_)) => Err(QueueError::Stopped),
-            Err(_) if persistent => Err(QueueError::Full { what: "their journal has been full", held }),
-            Err(_) => Err(QueueError::Full { what: "their memory has been full", held }),
+            Err(_) => {
+                // It may have ended just now.
+                let most = if persistent { Lack::Journal } else { Lack::Memory };
+                let lack = self.lack(persistent).unwrap_or(most);
+                Err(QueueError::Full { lack, held })
+            }
         }
     }
 

@@ -118,8 +118,10 @@ impl<'a> Asking<'a> {
             let (persistent, bound) = (letter::is_kept(message), message.transaction_id.is_some());
             if !self.held.is_empty() || !session.has_room(persistent, bound) {
                 let (size, room) = (letter::size(message), session.hold(persistent, bound));
-                if !session.has_room(persistent, bound) {
-                    self.hall.spell.held(persistent, &self.client.user, &message.destination);
+                if !session.has_room(persistent, bound)
+                    && let Some(lack) = session.lack(persistent)
+                {
+                    self.hall.spell.held(lack, &self.client.user, &message.destination);
                 }
                 self.held.push(command, size, large, room);
                 return Goes::On;
@@ -156,9 +158,8 @@ impl<'a> Asking<'a> {
     /// Does what one that was held asks, or refuses it for want of room.
     pub(super) async fn obey_held(&mut self, waited: Waited) -> Goes {
         let Waited { command, room, .. } = waited;
-        if let (Command::Message(message), Err(QueueError::Full { .. })) = (&command, &room) {
-            let persistent = letter::is_kept(message);
-            self.hall.spell.refused(persistent, &self.client.user, &message.destination);
+        if let (Command::Message(message), Err(QueueError::Full { lack, .. })) = (&command, &room) {
+            self.hall.spell.refused(*lack, &self.client.user, &message.destination);
         }
         self.answer(command, room).await
     }

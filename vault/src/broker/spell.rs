@@ -9,6 +9,7 @@ use prometheus::{IntCounterVec, Registry, opts};
 use tokio::time::Instant;
 
 use crate::openwire::Destination;
+use crate::queue::Lack;
 
 /// There must have been room for so long.
 const CALM: Duration = Duration::from_secs(10);
@@ -42,8 +43,8 @@ impl Spell {
             let made = IntCounterVec::new(opts!(name, help), &["full"])?;
             registry.register(Box::new(made.clone()))?;
             // From the start there is something to compare with.
-            for persistent in [true, false] {
-                made.with_label_values(&[label(persistent)]).inc_by(0);
+            for lack in [Lack::Journal, Lack::Disk, Lack::Memory] {
+                made.with_label_values(&[lack.word()]).inc_by(0);
             }
             Ok(made)
         };
@@ -58,25 +59,25 @@ impl Spell {
     }
 
     /// A message waits for room.
-    pub(super) fn held(&self, persistent: bool, user: &str, to: &Destination) {
-        self.held.with_label_values(&[label(persistent)]).inc();
+    pub(super) fn held(&self, lack: Lack, user: &str, to: &Destination) {
+        self.held.with_label_values(&[lack.word()]).inc();
         if self.note_held(Instant::now()) {
             tracing::warn!(
-                "broker: the {} is full, and senders are held: {}, and whoever comes then; consume or purge \
-                 messages, or raise its limit",
-                label(persistent),
-                told(user, to)
+                "broker: {} is full, and senders are held: {}, and whoever comes then; {}",
+                lack.named(),
+                told(user, to),
+                lack.remedy()
             );
         }
     }
 
     /// No room came for it in time.
-    pub(super) fn refused(&self, persistent: bool, user: &str, to: &Destination) {
-        self.refused.with_label_values(&[label(persistent)]).inc();
+    pub(super) fn refused(&self, lack: Lack, user: &str, to: &Destination) {
+        self.refused.with_label_values(&[lack.word()]).inc();
         if self.note_refused(Instant::now()) {
             tracing::warn!(
-                "broker: the {} is still full, and messages are refused: {}, and whoever has waited as long",
-                label(persistent),
+                "broker: {} is still full, and messages are refused: {}, and whoever has waited as long",
+                lack.named(),
                 told(user, to)
             );
         }
@@ -117,10 +118,6 @@ impl Spell {
     fn seen(&self) -> MutexGuard<'_, Option<Seen>> {
         self.now.lock().unwrap_or_else(PoisonError::into_inner)
     }
-}
-
-fn label(persistent: bool) -> &'static str {
-    if persistent { "journal" } else { "memory" }
 }
 
 /// Who sends where, of which no character breaks a line.

@@ -226,6 +226,7 @@ impl Engine {
         let gate = Gate {
             memory: self.core.resident_bytes() >= self.room.memory_bytes,
             journal: self.core.stored_bytes() >= self.room.journal_bytes,
+            disk: self.journal.is_short(),
             trouble: self.trouble.writing.clone().or_else(|| self.trouble.reading.clone()),
             stored_bytes: self.core.stored_bytes(),
             resident_bytes: self.core.resident_bytes(),
@@ -245,6 +246,7 @@ impl Engine {
     }
 
     fn tick(&mut self, now: Instant) {
+        self.journal.look();
         if self.core.is_stalled() {
             self.core.retry();
             self.perform();
@@ -295,18 +297,24 @@ impl Engine {
             match self.write_part(Part::First) {
                 Ok(()) => (kept, in_a_row) = (kept + 1, 0),
                 Err(error) => {
-                    (told, in_a_row) = (told + 1, in_a_row + 1);
+                    told += 1;
+                    // For want of room the disk is not asked.
+                    in_a_row += usize::from(!matches!(error, JournalError::NoRoom { .. }));
                     self.core.failed(Part::First, &error.to_string());
                 }
             }
         }
-        if !owed || self.core.is_awaited() || kept == 0 && told > 0 {
+        let is_crowded = owed && in_a_row == 0 && matches!(error, JournalError::NoRoom { .. });
+        let is_broken = !owed || self.core.is_awaited() || kept == 0 && told > 0;
+        if is_broken && !is_crowded {
             self.core.failed(Part::All, &error.to_string());
             self.unwritten(error);
-        } else {
-            if told > 0 {
-                tracing::warn!("queues: {error}; {told} senders were told, all else is written");
-            }
+            return owed;
+        }
+        if told > 0 {
+            tracing::warn!("queues: {error}; {told} senders were told, all else is written");
+        }
+        if !is_crowded {
             self.written();
         }
         owed

@@ -1,6 +1,7 @@
 //! The queues' messages on disk: one SQLite file, one transaction for all that [`Writes`] says,
 //! synced before it returns (see [`crate::sqlite`]). Knows SQL; not who is given what.
 
+mod room;
 mod schema;
 
 use std::collections::BTreeMap;
@@ -8,25 +9,27 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use bytes::{Bytes, BytesMut};
-use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction, TransactionBehavior, params};
+use rusqlite::{
+    Connection, ErrorCode, OptionalExtension as _, Row as SqlRow, Transaction, TransactionBehavior, params,
+};
 
 use super::core::{Kept, Known, MOST_PRODUCERS, Move, Page, Row, Writes};
 use super::message::{
     Cause, Destination, Id, Level, Marks, Message, Origin, PRIORITIES, PRIORITY_BITS, Placed,
 };
 use crate::sqlite::{self, SqliteError};
+use room::Room;
 use schema::MIGRATIONS;
 
 /// What SQLite keeps of the file for its one connection, as SQLite counts: so many KiB. It writes at
 /// one end and deletes at the other; what lies between is not read again.
 const CACHE: i64 = -2_048;
-/// Pages in SQLite's log before they go into the file itself, 16 MiB: a message that is consumed
-/// soon never gets there.
-const LOG: i64 = 4096;
 /// Larger bodies are kept in pieces of this size, so that SQLite never holds one as a whole.
 const PIECE: usize = 256 * 1024;
 /// Rows between two places.
 const IN_ORDER: &str = "WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT ?3";
+/// A life has this number.
+const BEGIN: &str = "UPDATE life SET number = ?1";
 /// Places that one life may give without writing any.
 const LIFE_BITS: u32 = 24;
 
@@ -45,6 +48,14 @@ pub enum JournalError {
         #[source]
         source: rusqlite::Error,
     },
+    /// New messages would take what must be left for consuming the others.
+    #[error("{file}: its disk is all but full, {} MiB are left; nothing of this write was kept", left >> 20)]
+    NoRoom {
+        /// The file.
+        file: PathBuf,
+        /// Bytes that are left on its disk and in it.
+        left: u64,
+    },
     /// A message's row says more than there is.
     #[error("{file}: message {place} is damaged")]
     Damaged {
@@ -60,6 +71,9 @@ pub enum JournalError {
 pub struct Journal {
     file: PathBuf,
     connection: Connection,
+    room: Room,
+    /// The number of this life, until the disk has it.
+    unbegun: Option<u64>,
 }
 
 /// What a level becomes by a transaction.
@@ -71,24 +85,33 @@ struct Change {
 }
 
 impl Journal {
-    /// Opens or creates the journal, and begins a life with it.
+    /// Opens or creates the journal, and begins a life with it. On a disk that is full, what is there can be
+    /// consumed.
     ///
     /// # Errors
     /// The file.
     pub fn open(file: &Path) -> Result<(Self, Kept), JournalError> {
-        let journal = Self { file: file.to_owned(), connection: sqlite::open(file, MIGRATIONS)? };
+        let mut journal = Self::of(file, sqlite::open(file, MIGRATIONS)?);
         // Whoever was here before may have left the log so long that there is no room for one more word.
         journal.relieve();
         let kept = journal.begin().map_err(|source| journal.sql(source))?;
         Ok((journal, kept))
     }
 
-    fn begin(&self) -> rusqlite::Result<Kept> {
-        for (pragma, value) in [("cache_size", CACHE), ("wal_autocheckpoint", LOG)] {
-            self.connection.pragma_update(None, pragma, value)?;
-        }
-        let sql = "UPDATE life SET number = number + 1 RETURNING number";
+    fn of(file: &Path, connection: Connection) -> Self {
+        Self { file: file.to_owned(), connection, room: Room::of(file), unbegun: None }
+    }
+
+    fn begin(&mut self) -> rusqlite::Result<Kept> {
+        self.connection.pragma_update(None, "cache_size", CACHE)?;
+        self.room.bound_log(&self.connection)?;
+        let sql = "SELECT number + 1 FROM life";
         let life: u64 = self.connection.query_row(sql, [], |row| row.get(0))?;
+        match self.connection.execute(BEGIN, [life]) {
+            Ok(_) => {}
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DiskFull) => self.unbegun = Some(life),
+            Err(error) => return Err(error),
+        }
         let next: Option<u64> =
             self.connection.query_row("SELECT max(next) FROM level", [], |row| row.get(0))?;
         let levels = |row: &SqlRow<'_>| {
@@ -116,19 +139,43 @@ impl Journal {
     /// Does all that `writes` says, durably, in one transaction.
     ///
     /// # Errors
-    /// SQLite's own; then nothing was kept.
+    /// [`JournalError::NoRoom`] for new messages, SQLite's own for anything; then nothing was kept.
     pub fn write(&mut self, writes: &Writes) -> Result<(), JournalError> {
-        self.try_write(writes).map_err(|source| self.sql(source))
+        let new = writes.stores.iter().map(|placed| placed.message.body.len()).sum::<usize>();
+        if !self.room.fits(new as u64) {
+            return Err(JournalError::NoRoom { file: self.file.clone(), left: self.room.left() });
+        }
+        self.try_write(writes).map_err(|source| self.sql(source))?;
+        if !writes.stores.is_empty() {
+            self.look();
+        }
+        Ok(())
+    }
+
+    /// Is there so little room that nothing new may be sent here? As it was when something new was written last,
+    /// or looked at.
+    #[must_use]
+    pub fn is_short(&self) -> bool {
+        self.room.is_short()
+    }
+
+    /// Looks how much room there is: others use the disk too.
+    pub fn look(&mut self) {
+        self.room.look(&self.connection);
     }
 
     /// After a failed write: what the log holds beyond the file may be all that fills the disk.
-    pub fn relieve(&self) {
+    pub fn relieve(&mut self) {
         // A full disk may refuse this too; the log then keeps what it has.
         let _later = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
+        self.look();
     }
 
     fn try_write(&mut self, writes: &Writes) -> rusqlite::Result<()> {
         let transaction = self.connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        if let Some(life) = self.unbegun {
+            transaction.execute(BEGIN, [life])?;
+        }
         let mut changes = BTreeMap::new();
         for (number, queue) in &writes.queues {
             match queue {
@@ -174,7 +221,9 @@ impl Journal {
                 .prepare_cached("INSERT OR REPLACE INTO producer VALUES (?1, ?2, ?3, ?4)")?
                 .execute(params![known.slot, known.name, column(known.upto), known.heard])?;
         }
-        transaction.commit()
+        transaction.commit()?;
+        self.unbegun = None;
+        Ok(())
     }
 
     /// The messages of a level behind a number: at most so many, and so many bytes, or one. It ends
@@ -405,7 +454,7 @@ pub(super) fn left(file: &Path) -> Result<Vec<(String, u64)>, JournalError> {
     if !file.exists() {
         return Ok(Vec::new());
     }
-    let journal = Journal { file: file.to_owned(), connection: sqlite::open_to_read(file)? };
+    let journal = Journal::of(file, sqlite::open_to_read(file)?);
     journal.left().map_err(|source| journal.sql(source))
 }
 

@@ -12,7 +12,7 @@ use bytes::Bytes;
 
 use super::core::{AckKind, Done, Filter, Limits, Refusal, Seen, Send, Terms};
 use super::message::{Cause, DEAD_LETTERS, Destination, Id, Marks, Message, Origin};
-use super::{Deliveries, Delivery, QueueError, Queues, Session, Settings};
+use super::{Deliveries, Delivery, Lack, QueueError, Queues, Session, Settings};
 
 const SOON: Duration = Duration::from_secs(30);
 

@@ -35,10 +35,13 @@ pub(crate) fn look_at_broker(broker: &Broker, readiness: Readiness, shutdown: &S
     let look = move || -> BoxFuture<'static, ()> {
         let gate = broker.queues().gate();
         broker.look();
-        let (health, detail) = match (gate.trouble, gate.journal || gate.memory) {
+        let lack = gate.lack(true).or(gate.lack(false));
+        let (health, detail) = match (gate.trouble, lack) {
             (Some(trouble), _) => (Health::Degraded, trouble),
-            (None, true) => (Health::Degraded, "senders are held: it is full".to_owned()),
-            (None, false) => (Health::Good, "messages are taken".to_owned()),
+            (None, Some(lack)) => {
+                (Health::Degraded, format!("senders are held: {} is full; {}", lack.named(), lack.remedy()))
+            }
+            (None, None) => (Health::Good, "messages are taken".to_owned()),
         };
         readiness.report("broker", health, detail);
         Box::pin(std::future::ready(()))

@@ -115,7 +115,9 @@ impl Drop for SmallDisk {
 #[tokio::test]
 async fn a_full_disk_is_told_loses_nothing_and_heals_by_itself() {
     let disk = SmallDisk::new("size=8m");
-    let (queues, orders) = (open(disk.0.path()), queue("orders"));
+    let mut settings = Settings::new(disk.0.path().join("queues.db"));
+    settings.hold = Duration::from_millis(1);
+    let (queues, orders) = (Queues::open(settings).unwrap(), queue("orders"));
     let (session, mut deliveries) = queues.connect();
     keep(&session, to(&orders, "a")).await;
     keep(&session, to(&orders, "b")).await;
@@ -126,9 +128,12 @@ async fn a_full_disk_is_told_loses_nothing_and_heals_by_itself() {
     let mut kept = 2;
     for number in 0..200 {
         let send = Send { message: message(&format!("n{number}"), 60_000), ..to(&orders, "") };
-        match session.send(send, None).await.unwrap().await {
-            Ok(_) => kept += 1,
-            Err(error) => refused = refused.or(Some(error.to_string())),
+        match session.send(send, None).await {
+            Ok(sent) => match sent.await {
+                Ok(_) => kept += 1,
+                Err(error) => refused = refused.or(Some(error.to_string())),
+            },
+            Err(held) => assert!(held.to_string().contains("the journal's disk has been full"), "{held}"),
         }
     }
     let refused = refused.expect("the disk is full");
@@ -146,6 +151,7 @@ async fn a_full_disk_is_told_loses_nothing_and_heals_by_itself() {
         assert!(began.elapsed() < SOON, "{:?}", queues.gate());
         tokio::time::sleep(Duration::from_millis(20)).await;
     }
+    until(&queues, None).await;
     keep(&session, to(&orders, "z")).await;
     drop((session, deliveries));
     queues.close().await;
@@ -155,6 +161,81 @@ async fn a_full_disk_is_told_loses_nothing_and_heals_by_itself() {
     let found = names(&mut deliveries, kept).await;
     assert_eq!((&*found[0], &**found.last().unwrap()), ("b", "z"), "a was acknowledged");
     assert!(is_quiet(&session, &mut deliveries).await, "what was refused is not there");
+}
+
+#[tokio::test]
+async fn what_fills_the_disk_holds_its_senders_and_consuming_makes_room_again() {
+    let disk = SmallDisk::new("size=24m");
+    let mut settings = Settings::new(disk.0.path().join("queues.db"));
+    settings.hold = Duration::from_millis(10);
+    let (queues, orders) = (Queues::open(settings.clone()).unwrap(), queue("orders"));
+    let (session, mut deliveries) = queues.connect();
+    for round in 0..3 {
+        let mut kept = 0;
+        let refused = loop {
+            let send = Send { message: message("m", 20_000), ..to(&orders, "") };
+            match session.send(send, None).await {
+                Ok(sent) => sent.await.map(|_| kept += 1).unwrap(),
+                Err(refused) => break refused.to_string(),
+            }
+            assert!(kept < 1_200, "the disk is not bounded");
+        };
+        let words =
+            "queues: the journal's disk has been full for 0 s; consume or purge messages, or make room";
+        assert!(refused.starts_with(words), "{refused}");
+        assert!(kept > 200, "round {round}: {kept} messages have room");
+        assert_eq!((queues.gate().lack(true), queues.gate().trouble), (Some(Lack::Disk), None));
+        let key = consumer(&session, &orders, 1).await;
+        for _ in 0..kept {
+            let delivery = next(&mut deliveries).await;
+            acknowledge(&session, &delivery).await;
+        }
+        session.unsubscribe(key, Seen::Nothing).await.unwrap().await.unwrap();
+        queues.settle().await.unwrap();
+        until(&queues, None).await;
+    }
+    // One that does not fit is refused, and the others go on.
+    let huge = Send { message: message("huge", 12 << 20), ..to(&orders, "") };
+    let refused = session.send(huge, None).await.unwrap().await.unwrap_err().to_string();
+    assert!(refused.contains("its disk is all but full"), "{refused}");
+    keep(&session, to(&orders, "z")).await;
+    assert_eq!(queues.gate().trouble, None);
+}
+
+#[tokio::test]
+async fn on_a_disk_without_a_byte_of_room_what_waits_is_given_out() {
+    let (disk, orders) = (SmallDisk::new("size=8m"), queue("orders"));
+    let life = || rusqlite::Connection::open(disk.0.path().join("queues.db")).unwrap();
+    let queues = open(disk.0.path());
+    let (session, _) = queues.connect();
+    keep(&session, to(&orders, "a")).await;
+    drop(session);
+    queues.close().await;
+    // No more than the index of the log needs, which is made anew.
+    std::fs::write(disk.0.path().join("index"), [0; 32 << 10]).unwrap();
+    let ballast = ballast(&disk);
+    std::fs::remove_file(disk.0.path().join("index")).unwrap();
+    let queues = open(disk.0.path());
+    let (session, mut deliveries) = queues.connect();
+    consumer(&session, &orders, 10).await;
+    assert_eq!(names(&mut deliveries, 1).await, ["a"]);
+    until(&queues, Some(Lack::Disk)).await;
+    std::fs::remove_file(ballast).unwrap();
+    until(&queues, None).await;
+    keep(&session, to(&orders, "b")).await;
+    drop((session, deliveries));
+    queues.close().await;
+    let lives: u64 = life().query_row("SELECT number FROM life", [], |row| row.get(0)).unwrap();
+    assert_eq!(lives, 2, "a life that began without room is written with what comes first");
+}
+
+/// Waits until persistent messages lack that.
+async fn until(queues: &Queues, lack: Option<Lack>) {
+    let began = Instant::now();
+    while queues.gate().lack(true) != lack {
+        assert!(began.elapsed() < SOON, "{:?}", queues.gate());
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
 }
 
 /// Fills what is left of a disk.
@@ -267,7 +348,12 @@ async fn senders_are_held_while_memory_is_full_and_go_on_or_are_refused() {
         assert!(sent < 100, "memory is not bounded");
     };
     assert!(sent >= 10, "{sent}");
-    assert!(refused.starts_with("queues: their memory has been full for 0 s; consume or purge"), "{refused}");
+    assert!(
+        refused.starts_with(
+            "queues: the memory for non-persistent messages has been full for 0 s; consume or purge"
+        ),
+        "{refused}"
+    );
     assert!(queues.gate().memory && !queues.gate().journal);
     keep(&session, to(&orders, "persistent ones pass")).await;
     let (held, ()) = tokio::join!(session.send(light(), None), async {
@@ -296,7 +382,7 @@ async fn senders_are_held_while_the_journal_is_full() {
         }
         assert!(sent < 100, "the journal is not bounded");
     };
-    assert!(refused.starts_with("queues: their journal has been full"), "{refused}");
+    assert!(refused.starts_with("queues: the journal has been full"), "{refused}");
     assert_eq!(queues.purge(orders.clone()).await.unwrap(), sent);
     keep(&session, send()).await;
 }
