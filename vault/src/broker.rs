@@ -18,6 +18,7 @@ mod fault;
 mod held;
 mod large;
 mod letter;
+mod porch;
 mod seats;
 mod spell;
 mod telling;
@@ -35,7 +36,7 @@ use serde::Serialize;
 use shared::shutdown::Shutdown;
 use shared::tls::TlsError;
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::sync::Semaphore;
 use tokio_rustls::TlsAcceptor;
 use tokio_util::task::TaskTracker;
 
@@ -47,6 +48,7 @@ use connection::End;
 use counts::{Complaints, Counts, Reason};
 use encryption::Encryption;
 use large::Large;
+use porch::{Porch, Stranger};
 use spell::Spell;
 use temporaries::Temporaries;
 use users::{Door, UsersError};
@@ -74,7 +76,7 @@ pub struct Settings {
     pub tls: Option<encryption::Pair>,
     /// Who may connect; everybody without.
     pub users: Option<PathBuf>,
-    /// Connections at once.
+    /// Connections of clients at once; beside them there are some that have not said who they are.
     pub max_connections: usize,
     /// Largest body of a message, in bytes as they come.
     pub max_message: usize,
@@ -133,6 +135,8 @@ struct Hall {
     large: Large,
     /// Room for what browsers have read and their clients have not, in KiB.
     pages: Arc<Semaphore>,
+    /// Room for clients that have said who they are.
+    places: Arc<Semaphore>,
     shutdown: Shutdown,
 }
 
@@ -216,6 +220,7 @@ impl Broker {
             spell: Spell::register(registry)?,
             large: Large::new(settings.max_frame()),
             pages: Arc::new(Semaphore::new(pages.clamp(1, Semaphore::MAX_PERMITS))),
+            places: Arc::new(Semaphore::new(settings.max_connections.clamp(1, Semaphore::MAX_PERMITS))),
             settings,
             id,
             queues,
@@ -289,8 +294,7 @@ impl Listening {
     }
 
     async fn accept(&self) {
-        let most = self.hall.settings.max_connections.clamp(1, Semaphore::MAX_PERMITS);
-        let room = Arc::new(Semaphore::new(most));
+        let porch = Porch::new(self.hall.settings.max_connections);
         loop {
             let (socket, from) = match self.listener.accept().await {
                 Ok(accepted) => accepted,
@@ -300,14 +304,13 @@ impl Listening {
                     continue;
                 }
             };
-            let Ok(place) = Arc::clone(&room).try_acquire_owned() else {
-                self.hall.counts.refused(Reason::Limit);
-                let why = format!("{most} are open (broker.max_connections)");
-                self.hall.complaints.tell(&format!("connection from {from} closed: {why}"));
+            if self.hall.places.available_permits() == 0 {
+                ended(&self.hall, from, &End::Crowded);
                 continue;
-            };
+            }
+            let stranger = porch.enter().await;
             let (hall, tls) = (Arc::clone(&self.hall), self.tls.as_ref().map(Encryption::current));
-            self.sessions.spawn(client(hall, tls, socket, from, place));
+            self.sessions.spawn(client(hall, tls, socket, from, stranger));
         }
     }
 }
@@ -317,17 +320,23 @@ async fn client(
     tls: Option<TlsAcceptor>,
     socket: TcpStream,
     from: SocketAddr,
-    _place: OwnedSemaphorePermit,
+    stranger: Stranger,
 ) {
     let _ = socket.set_nodelay(true);
     hall.counts.connections.inc();
     let end = match tls {
-        None => connection::serve(Arc::clone(&hall), socket, from).await,
+        None => connection::serve(Arc::clone(&hall), socket, from, stranger).await,
         Some(acceptor) => {
             let shaken = tokio::time::timeout(HANDSHAKE, acceptor.accept(socket));
-            let shaken = Box::pin(async { shaken.await.map_err(|_| End::Silent(HANDSHAKE)) }).await;
+            let shaken = Box::pin(async {
+                tokio::select! {
+                    shaken = shaken => shaken.map_err(|_| End::Silent(HANDSHAKE)),
+                    () = stranger.cut.cancelled() => Err(End::Ousted),
+                }
+            });
+            let shaken = shaken.await;
             match shaken {
-                Ok(Ok(stream)) => connection::serve(Arc::clone(&hall), stream, from).await,
+                Ok(Ok(stream)) => connection::serve(Arc::clone(&hall), stream, from, stranger).await,
                 Ok(Err(error)) => {
                     hall.counts.refused(Reason::Handshake);
                     hall.complaints.tell(&format!("connection from {from} closed: TLS: {error}"));
@@ -355,6 +364,16 @@ fn ended(hall: &Hall, from: SocketAddr, end: &End) {
         End::Silent(silence) => {
             hall.complaints.tell(&format!("connection from {from} closed: silent for {silence:?}"));
             Reason::Silence
+        }
+        End::Ousted => {
+            let why = "it has not said who it is, and too many others have not either";
+            hall.complaints.tell(&format!("connection from {from} closed: {why}"));
+            Reason::Ousted
+        }
+        End::Crowded => {
+            let why = format!("{} are open (broker.max_connections)", hall.settings.max_connections);
+            hall.complaints.tell(&format!("connection from {from} closed: {why}"));
+            Reason::Limit
         }
         End::Slow(length) => {
             let why = format!("a frame of {length} bytes comes at less than 64 KiB/s");

@@ -1,11 +1,14 @@
 //! Peers that are no decent clients: garbled, huge, silent, slow, many, unknown. Each is bounded, closed
 //! with a reason, and disturbs nobody.
 
-use std::io::Write as _;
+use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
+use std::panic::AssertUnwindSafe;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use bytes::Buf as _;
+use harness::broker::failover;
 use harness::java_client::{Acknowledge, Kind, Load, Login};
 use harness::{extent, plain, raw, wait};
 use vault::openwire::{
@@ -125,6 +128,53 @@ fn who_does_not_say_who_he_is_is_closed_within_his_deadline() {
     assert!(silent >= Some(5), "{metrics}");
     let consumer = session.consumer("meanwhile").unwrap();
     assert_eq!(texts(&take(&consumer, 1)), ["served"]);
+}
+
+#[test]
+fn sockets_that_say_nothing_keep_nobody_out() {
+    let house = House::start(&format!("{OPEN}max_connections = 100\n"));
+    // Half of them greet; none says who it is. Each that is closed comes again.
+    let (address, stop) = (house.pair.vaults[0].broker, AtomicBool::new(false));
+    std::thread::scope(|scope| {
+        for half in 0..2 {
+            let (stop, greeting) = (&stop, said(&[]));
+            scope.spawn(move || {
+                let mut crowd: Vec<TcpStream> = Vec::new();
+                while !stop.load(Ordering::Relaxed) {
+                    crowd.retain_mut(|socket| match socket.read(&mut [0; 4096]) {
+                        Ok(come) => come > 0,
+                        Err(error) => error.kind() == std::io::ErrorKind::WouldBlock,
+                    });
+                    while crowd.len() < 150 {
+                        let Ok(mut socket) = TcpStream::connect(address) else { break };
+                        if half == 0 && socket.write_all(&greeting).is_err() {
+                            continue;
+                        }
+                        socket.set_nonblocking(true).unwrap();
+                        crowd.push(socket);
+                    }
+                    std::thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+        let honest = std::panic::catch_unwind(AssertUnwindSafe(|| {
+            // On a busy machine one may be slower than its moment, and comes again.
+            let login = Login::to(&failover(&[house.uri()], "maxReconnectDelay=200"));
+            let connections: Vec<_> = (0..4).map(|_| house.java.connect(&login).unwrap()).collect();
+            for connection in &connections {
+                put(&connection.session(Acknowledge::Auto).unwrap(), "honest", &["in"]);
+            }
+        }));
+        stop.store(true, Ordering::Relaxed);
+        honest.unwrap();
+    });
+    let ousted = |metrics: &str| {
+        let label = "vault_broker_connections_refused_total{reason=\"ousted\"} ";
+        metrics.lines().find_map(|line| line.strip_prefix(label)?.parse::<u32>().ok())
+    };
+    let metrics = plain::expect_ok(house.pair.vaults[0].admin, "/metrics").unwrap();
+    assert!(ousted(&metrics) >= Some(1), "{metrics}");
+    assert!(house.log().contains("it has not said who it is"), "{}", house.log());
 }
 
 #[test]

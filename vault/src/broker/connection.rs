@@ -9,7 +9,7 @@ use std::time::Duration;
 
 use bytes::Buf as _;
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _, ReadHalf, WriteHalf};
-use tokio::sync::mpsc;
+use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
@@ -23,6 +23,7 @@ use super::asking::{Asking, Goes};
 use super::clients::{Place, Who};
 use super::fault::Refused;
 use super::large::{Frame, LARGE, Large, patience};
+use super::porch::Stranger;
 use super::seats::Seats;
 use super::telling::{Replies, Reply, Telling, done, refusal};
 
@@ -47,6 +48,8 @@ pub(super) struct Client {
     pub(super) has_id: bool,
     /// It was connected before: what it sends it may have sent already.
     pub(super) again: bool,
+    /// Among all that may be connected.
+    _seat: OwnedSemaphorePermit,
 }
 
 /// How a connection ended.
@@ -58,6 +61,10 @@ pub(super) enum End {
     Stopping,
     /// The same client has come back on another.
     Replaced,
+    /// There are as many clients as there may be.
+    Crowded,
+    /// It had not said who it is, and had to go for another.
+    Ousted,
     /// It asked for what ends a connection.
     Refused(Refused),
     /// It said nothing for so long.
@@ -86,14 +93,16 @@ struct Greeted<S> {
 }
 
 /// Serves one connection until its end.
-pub(super) async fn serve<S>(hall: Arc<Hall>, stream: S, from: SocketAddr) -> End
+pub(super) async fn serve<S>(hall: Arc<Hall>, stream: S, from: SocketAddr, stranger: Stranger) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin + Send,
 {
     // Boxed: what greets is gone when the conversation goes on for days.
-    let introduced = Box::pin(introduce(&hall, stream, from));
+    let cut = stranger.cut.clone();
+    let introduced = Box::pin(introduce(&hall, stream, from, stranger));
     let introduced = tokio::select! {
         introduced = introduced => introduced,
+        () = cut.cancelled() => return End::Ousted,
         () = hall.shutdown.cancelled() => return End::Stopping,
     };
     match introduced {
@@ -106,6 +115,7 @@ async fn introduce<S>(
     hall: &Arc<Hall>,
     stream: S,
     from: SocketAddr,
+    stranger: Stranger,
 ) -> Result<(Greeted<S>, Client, Place), End>
 where
     S: AsyncRead + AsyncWrite + Unpin,
@@ -120,12 +130,15 @@ where
     let mut greeted = timeout(INTRODUCTION, greet(hall, stream, offer)).await.map_err(slow)??;
     let deadline = Instant::now() + INTRODUCTION;
     let info = timeout_at(deadline, greeted.hear_name()).await.map_err(slow)?;
+    // Who has said a name waits for the door's answer, not for those who say nothing.
+    let seat = Arc::clone(&hall.places).try_acquire_owned().map_err(|_| End::Crowded)?;
+    drop(stranger);
     let (head, connection) = match &info {
         Ok(info) => (info.head, detached(&info.connection_id)),
         Err(_) => (Head::default(), ConnectionId { value: Text::default() }),
     };
     let admitted = match info {
-        Ok(info) => admit(hall, &info, from).await.map_err(End::Refused),
+        Ok(info) => admit(hall, &info, from, seat).await.map_err(End::Refused),
         Err(end) => Err(end),
     };
     let told = match &admitted {
@@ -186,7 +199,12 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeted<S> {
 }
 
 /// Password first: a stranger learns nothing of who is connected.
-async fn admit(hall: &Hall, info: &ConnectionInfo, from: SocketAddr) -> Result<(Client, Place), Refused> {
+async fn admit(
+    hall: &Hall,
+    info: &ConnectionInfo,
+    from: SocketAddr,
+    seat: OwnedSemaphorePermit,
+) -> Result<(Client, Place), Refused> {
     let text = |text: Option<&Text>| text.map(Text::to_string).unwrap_or_default();
     let password = text(info.password.as_ref().map(Password::reveal));
     let user = text(info.user_name.as_ref());
@@ -209,7 +227,8 @@ async fn admit(hall: &Hall, info: &ConnectionInfo, from: SocketAddr) -> Result<(
         client: name.to_string(),
         from: holder.to_string(),
     })?;
-    Ok((Client { user, connection, has_id: place.has_id, again: info.failover_reconnect }, place))
+    let (has_id, again) = (place.has_id, info.failover_reconnect);
+    Ok((Client { user, connection, has_id, again, _seat: seat }, place))
 }
 
 fn detached(connection: &ConnectionId) -> ConnectionId {

@@ -32,6 +32,7 @@ pub(super) enum Reason {
     Silence,
     Slow,
     Stalled,
+    Ousted,
     Other,
 }
 
@@ -55,6 +56,7 @@ impl Reason {
             Self::Silence => "silence",
             Self::Slow => "slow",
             Self::Stalled => "stalled",
+            Self::Ousted => "ousted",
             Self::Other => "other",
         }
     }
