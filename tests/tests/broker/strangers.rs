@@ -29,7 +29,10 @@ fn mute(house: &House, name: &str, more: &[Command]) -> TcpStream {
 
 /// The bytes of a greeting without a watch on silence and of what follows it.
 fn said(commands: &[Command]) -> Vec<u8> {
-    let offer = Offer { inactivity: Duration::ZERO, ..Offer::default() };
+    said_by(&Offer { inactivity: Duration::ZERO, ..Offer::default() }, commands)
+}
+
+fn said_by(offer: &Offer, commands: &[Command]) -> Vec<u8> {
     let mut says = Outgoing::new(&offer.greeting()).unwrap();
     commands.iter().for_each(|command| says.push(command).unwrap());
     says.copy_to_bytes(says.remaining()).to_vec()
@@ -348,4 +351,40 @@ fn a_slow_reader_holds_a_bounded_share_of_memory_and_disturbs_nobody() {
     assert!(more < 48.0, "{more} MiB for 80 MB that nobody reads");
     put(&session, "before", &["still"]);
     assert_eq!(waiting(&session, "before"), ["yes", "still"]);
+}
+
+#[test]
+fn a_consumer_whose_frames_are_too_small_is_closed_with_a_reason_and_buries_nothing() {
+    let house = House::start(OPEN);
+    let session = house.session(Acknowledge::Auto);
+    let bodies: Vec<String> = (0..5).map(|number| format!("{number} {}", "x".repeat(2_000))).collect();
+    put(&session, "small", &["fits"]);
+    put(&session, "small", &bodies.iter().map(String::as_str).collect::<Vec<_>>());
+    let id = ConsumerId { connection: Text::shortened("small"), session: 1, value: 1 };
+    let browser_id = ConsumerId { value: 2, ..id.clone() };
+    let mut browses = ConsumerInfo::new(browser_id, queue("small"), 100);
+    browses.browser = true;
+    let consumes = ConsumerInfo::new(id, queue("small"), 100);
+    // Fewer than the redeliveries after which the Java client gives up what did fit.
+    for round in 0..5 {
+        // The name of the one before may not be free yet.
+        let name = Text::shortened(&format!("small-{round}"));
+        let info = ConnectionInfo::new(ConnectionId { value: name.clone() }, name);
+        let opens = if round == 0 { browses.clone() } else { consumes.clone() };
+        let offer = Offer { inactivity: Duration::ZERO, max_frame: 900, ..Offer::default() };
+        let bytes = said_by(&offer, &[info.into(), opens.into()]);
+        let mut socket = TcpStream::connect(house.pair.vaults[0].broker).unwrap();
+        socket.set_read_timeout(Some(SOON)).unwrap();
+        socket.write_all(&bytes).unwrap();
+        let mut answer = Vec::new();
+        socket.read_to_end(&mut answer).unwrap();
+        let words = b"raise its wireFormat.maxFrameSize";
+        assert!(answer.windows(words.len()).any(|said| said == words), "{round}: {answer:?}");
+    }
+    let log = house.log();
+    assert!(log.contains("wireFormat.maxFrameSize"), "{log}");
+    let got = take(&session.consumer("small").unwrap(), 6);
+    assert!(got[0].redelivered && got[1..].iter().all(|message| !message.redelivered), "{got:?}");
+    assert_eq!(texts(&got)[1..], bodies.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(waiting(&session, "ActiveMQ.DLQ"), Vec::<String>::new());
 }

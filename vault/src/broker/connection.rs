@@ -258,8 +258,9 @@ where
         temporaries: hall.temporaries.clone(),
         watch: None,
         beat: settled.inactivity.map(|silence| silence / 3),
-        counts: Arc::clone(&hall.counts),
+        hall: Arc::clone(hall),
         poison: Vec::new(),
+        misfit: None,
         given_up: Vec::new(),
         shown: Vec::new(),
     };
@@ -276,7 +277,7 @@ where
     let mut telling = Box::pin(telling.run());
     let end = tokio::select! {
         end = &mut hearing => end,
-        told = &mut telling => return told.err().map_or(End::Closed, End::from),
+        told = &mut telling => return told.err().unwrap_or(End::Closed),
     };
     // With it the last sender of replies goes: what was asked for is answered still.
     drop(hearing);

@@ -41,7 +41,8 @@ impl Reason {
         match refused {
             Refused::Password { .. } | Refused::Users => Self::Password,
             Refused::ClientTaken { .. } => Self::Client,
-            Refused::Decode(_) | Refused::Oversized { .. } | Refused::Unknown => Self::Frame,
+            Refused::Decode(_) | Refused::Oversized { .. } => Self::Frame,
+            Refused::Unknown | Refused::Misfit { .. } => Self::Frame,
             _ => Self::Other,
         }
     }

@@ -83,6 +83,16 @@ pub(super) enum Refused {
         /// The limit, in bytes.
         limit: usize,
     },
+    /// A message that waits for a client, and that other clients may take.
+    #[error(
+        "a message of {length} bytes for one of its consumers is over the {limit} that this client takes in a frame; raise its wireFormat.maxFrameSize"
+    )]
+    Misfit {
+        /// Its length, in bytes.
+        length: usize,
+        /// The client's limit, in bytes.
+        limit: usize,
+    },
     /// More than any frame holds.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -103,7 +113,8 @@ impl Refused {
             Self::Queue(error) => class_of(error),
             Self::Decode(_) => "java.io.IOException",
             Self::Encode(_) | Self::Oversized { .. } => "javax.jms.MessageFormatException",
-            Self::Unserved(_) | Self::NoTransaction(_) | Self::NoConsumer(_) | Self::OutOfPlace(_) => JMS,
+            Self::Unserved(_) | Self::NoTransaction(_) | Self::NoConsumer(_) => JMS,
+            Self::OutOfPlace(_) | Self::Misfit { .. } => JMS,
         }
     }
 
@@ -116,7 +127,7 @@ impl Refused {
     pub(super) fn ends(&self) -> bool {
         match self {
             Self::Password { .. } | Self::Users | Self::ClientTaken { .. } => true,
-            Self::Unknown | Self::Decode(_) => true,
+            Self::Unknown | Self::Decode(_) | Self::Misfit { .. } => true,
             Self::Queue(error) => matches!(error, QueueError::Stopped),
             _ => false,
         }

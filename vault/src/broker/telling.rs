@@ -13,20 +13,21 @@ use tokio::sync::mpsc::Receiver;
 use tokio::time::{Instant, sleep_until, timeout};
 
 use crate::openwire::{
-    Command, ConnectionError, ConnectionId, ConsumerId, ExceptionResponse, Head, KeepAliveInfo,
+    Command, ConnectionError, ConnectionId, ConsumerId, EncodeError, ExceptionResponse, Head, KeepAliveInfo,
     MessageDispatch, Outgoing, ProducerAck, ProducerId, Response,
 };
-use crate::queue::core::{AckKind, ConsumerKey, Done, Refusal};
+use crate::queue::core::{AckKind, ConsumerKey, Done, Refusal, Seen};
 use crate::queue::message::Id;
 use crate::queue::{Answer, Deliveries, Delivery, QueueError, Session};
 
 use super::browser::Room;
+use super::connection::End;
 use super::fault::Refused;
 use super::large::patience;
 use super::letter;
 use super::seats::Seats;
 use super::temporaries::{Temporaries, Watch};
-use super::{Counts, moment_ms};
+use super::{Hall, moment_ms};
 
 /// Bytes that are gathered before the socket is asked.
 const PORTION: usize = 64 << 10;
@@ -36,7 +37,7 @@ const MOST_AT_ONCE: usize = 1000;
 const STALLED: Duration = Duration::from_secs(60);
 
 /// Why the broker itself gives a message up.
-const UNDELIVERABLE: &str = "vault: it is larger than its consumer takes, or damaged; see the vault's log";
+const UNDELIVERABLE: &str = "vault: it is larger than any consumer takes, or damaged; see the vault's log";
 
 /// What the reading half hands over, in order.
 #[derive(Debug)]
@@ -81,9 +82,12 @@ pub(super) struct Telling<'a, W> {
     pub(super) watch: Option<Watch>,
     /// The longest that nothing is said.
     pub(super) beat: Option<Duration>,
-    pub(super) counts: Arc<Counts>,
-    /// What cannot be delivered: it would come back for ever.
+    pub(super) hall: Arc<Hall>,
+    /// What can be delivered to nobody: it would come back for ever.
     pub(super) poison: Vec<(ConsumerKey, Id)>,
+    /// What this client does not take though others may, and whose it was, if it was no browser's. It is the
+    /// connection's end.
+    pub(super) misfit: Option<(Refused, Option<(ConsumerKey, Id)>)>,
     /// Those who pulled, and wait no more.
     pub(super) given_up: Vec<ConsumerKey>,
     /// Rooms of browsers' pages that are gathered for the socket.
@@ -145,13 +149,13 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
     /// Tells until the reading half has ended and its last reply is out.
     ///
     /// # Errors
-    /// The socket's; [`io::ErrorKind::TimedOut`] for a peer that reads nothing.
-    pub(super) async fn run(mut self) -> io::Result<()> {
+    /// The socket's; [`io::ErrorKind::TimedOut`] for a peer that reads nothing; [`Refused::Misfit`].
+    pub(super) async fn run(mut self) -> Result<(), End> {
         let mut said = Instant::now();
         loop {
             let next = self.next(said).await;
             let mut goes_on = self.take(next);
-            while goes_on && self.outgoing.remaining() < PORTION {
+            while goes_on && self.misfit.is_none() && self.outgoing.remaining() < PORTION {
                 let before = self.outgoing.remaining();
                 if let Some(delivery) = self.deliveries.next().now_or_never() {
                     goes_on = self.take(Next::Delivery(delivery));
@@ -170,6 +174,10 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
                 let kind = AckKind::Poison(Some(UNDELIVERABLE.to_owned()));
                 let _asked = self.session.acknowledge(consumer, (Some(id), id), kind, None).await;
             }
+            if let Some((consumer, id)) = self.misfit.as_ref().and_then(|(_, given)| *given) {
+                // It has not seen that one: only what came before counts as given away once more.
+                let _asked = self.session.unsubscribe(consumer, Seen::Before(id)).await;
+            }
             for key in std::mem::take(&mut self.given_up) {
                 // Where that fails the queues are stopped.
                 let _asked = self.session.pull(key, 0).await;
@@ -179,6 +187,9 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
                 said = Instant::now();
             }
             self.shown.clear();
+            if let Some((refused, _)) = self.misfit.take() {
+                return Err(End::Refused(refused));
+            }
             if !goes_on {
                 return Ok(());
             }
@@ -228,27 +239,54 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
     }
 
     fn deliver(&mut self, delivery: &Delivery) {
-        // One that has been closed meanwhile gave its messages back.
-        let Some(seat) = self.seats.take(delivery.consumer) else { return };
+        // One that has been closed meanwhile gave its messages back, and so does a connection that ends.
+        let Some(seat) = self.seats.take(delivery.consumer).filter(|_| self.misfit.is_none()) else { return };
         let fault = match letter::dispatch(delivery, &seat.id, &seat.source, moment_ms()) {
             Ok(dispatch) => match self.outgoing.push(&dispatch.into()) {
-                Ok(()) => return self.counts.delivered.inc(),
-                Err(too_long) => too_long.to_string(),
+                Ok(()) => return self.hall.counts.delivered.inc(),
+                Err(too_long) => match self.misfit(&too_long) {
+                    Some(refused) => return self.end(refused, Some((delivery.consumer, delivery.id))),
+                    None => too_long.to_string(),
+                },
             },
             Err(damaged) => damaged.to_string(),
         };
         let (name, queue) = (&delivery.message.name, &seat.source.name);
-        tracing::error!(
-            "broker: message {name} of {queue} cannot be delivered: {fault}; it is a dead letter"
-        );
+        let what = format!("message {name} of {queue} cannot be delivered: {fault}; it is a dead letter");
+        self.hall.complaints.tell(&what);
         self.poison.push((delivery.consumer, delivery.id));
+    }
+
+    /// Why a frame that this client does not take is the client's own matter: this broker's limit passes it.
+    fn misfit(&self, error: &EncodeError) -> Option<Refused> {
+        let most = self.hall.settings.max_frame();
+        match *error {
+            EncodeError::TooLong { length, limit } if limit < most && length <= most => {
+                Some(Refused::Misfit { length, limit })
+            }
+            _ => None,
+        }
+    }
+
+    /// Tells a client why its connection ends; it may be given what it has not seen once it has changed that.
+    fn end(&mut self, refused: Refused, given: Option<(ConsumerKey, Id)>) {
+        if self.misfit.is_none() {
+            let told = refusal(&refused, Head::default(), &self.connection);
+            self.say(&told);
+            self.misfit = Some((refused, given));
+        }
     }
 
     fn reply(&mut self, reply: Known) -> bool {
         match reply {
             Known::Tell(command) => self.say(&command),
             Known::Show(command, room) => {
-                self.say(&command);
+                let pushed = self.outgoing.push(&command).map_err(|error| (self.misfit(&error), error));
+                match pushed {
+                    Ok(()) => {}
+                    Err((Some(refused), _)) => self.end(refused, None),
+                    Err((None, error)) => self.missed(&error),
+                }
                 self.shown.push(room);
             }
             Known::Answered(answered, then) => return self.answered(answered, *then),
@@ -300,8 +338,12 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
 
     fn say(&mut self, command: &Command) {
         if let Err(error) = self.outgoing.push(command) {
-            tracing::error!("broker: an answer cannot be sent: {error}; its client will miss it");
+            self.missed(&error);
         }
+    }
+
+    fn missed(&self, error: &EncodeError) {
+        self.hall.complaints.tell(&format!("an answer cannot be sent: {error}; its client will miss it"));
     }
 
     async fn flush(&mut self) -> io::Result<()> {

@@ -67,6 +67,8 @@ pub enum Seen {
     Nothing,
     /// Those up to this one, in the order they were given.
     UpTo(Id),
+    /// Those that were given before this one.
+    Before(Id),
 }
 
 /// A message sent in a transaction.
@@ -237,11 +239,12 @@ impl Core {
         self.crowd.remove(&key);
         self.free_big(consumer.big, true);
         let held = |last| consumer.range(None, last).map(|turns| *turns.end());
-        let upto = if let Seen::UpTo(last) = seen { held(last) } else { None };
+        let upto = if let Seen::UpTo(last) | Seen::Before(last) = seen { held(last) } else { None };
         let was_seen = |turn: u64, id: Id| match (seen, upto) {
             (Seen::Unknown, _) => true,
             (Seen::Nothing, _) => false,
             (Seen::UpTo(_), Some(upto)) => turn <= upto,
+            (Seen::Before(_), upto) => upto.is_none_or(|upto| turn < upto),
             // The last one is acknowledged already: then as ActiveMQ does, by age.
             (Seen::UpTo(last), None) => id.sequence() <= last.sequence(),
         };
