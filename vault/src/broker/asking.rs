@@ -505,7 +505,10 @@ fn transaction_of(command: &Command) -> Option<&TransactionId> {
 /// The number of a transaction of this connection.
 fn number(transaction: &TransactionId) -> Result<u64, Refused> {
     match transaction {
-        TransactionId::Local(id) => Ok(id.value.cast_unsigned()),
+        // Numbers beyond a client's are composite messages' own.
+        TransactionId::Local(id) => {
+            u64::try_from(id.value).map_err(|_| Refused::OutOfPlace("a transaction with a negative number"))
+        }
         TransactionId::Xa(_) => Err(Refused::Unserved("distributed (XA) transactions")),
     }
 }
@@ -525,4 +528,22 @@ fn network(network: bool) -> Result<Act, Refused> {
         ));
     }
     Ok(Act::Done)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::openwire::LocalTransactionId;
+
+    #[test]
+    fn no_transaction_of_a_client_is_one_of_a_composite_message() {
+        let connection = ConnectionId { value: Text::shortened("a") };
+        let local =
+            |value| TransactionId::Local(LocalTransactionId { value, connection: connection.clone() });
+        assert_eq!(number(&local(7)).unwrap(), 7);
+        assert!(number(&local(i64::MAX)).unwrap() < u64::MAX / 2 + 1, "composites count down from the end");
+        for value in [-1, i64::MIN] {
+            assert!(matches!(number(&local(value)), Err(Refused::OutOfPlace(_))), "{value}");
+        }
+    }
 }

@@ -348,5 +348,9 @@ mod tests {
         for name in ["orders.>", "a,b", ""] {
             assert!(matches!(queue_of(&Destination::queue(text(name))), Err(Refused::Name { .. })), "{name}");
         }
+        for name in [&b"\xff"[..], b"\xfe", b"a\xed\xa0\x80"] {
+            let name = Text::from_bytes(bytes::Bytes::from_static(name)).unwrap();
+            assert!(matches!(queue_of(&Destination::queue(name)), Err(Refused::Name { .. })));
+        }
     }
 }

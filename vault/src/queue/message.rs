@@ -286,6 +286,14 @@ pub enum NameError {
     /// Line ends and the like would forge logs and tables.
     #[error("a queue's name has no control characters; choose another")]
     Control,
+    /// What nobody sees makes two names look like one.
+    #[error(
+        "a queue's name has no blanks at its ends, none but spaces within, and no characters without a shape; choose another"
+    )]
+    Unseen,
+    /// Bytes of which names that differ would become one.
+    #[error("a queue's name is text, and this is none (no UTF-8); choose another")]
+    NoText,
     /// ActiveMQ reads these as patterns and lists.
     #[error("a queue's name has no \"*\", \">\" or \",\": patterns and lists of queues are not served")]
     Pattern,
@@ -305,6 +313,12 @@ impl Destination {
         }
         if name.contains(['*', '>', ',']) {
             return Err(NameError::Pattern);
+        }
+        if name.trim() != name || name.chars().any(is_unseen) {
+            return Err(NameError::Unseen);
+        }
+        if name.contains(char::REPLACEMENT_CHARACTER) {
+            return Err(NameError::NoText);
         }
         Ok(Self::Queue(name.into()))
     }
@@ -331,6 +345,34 @@ impl Destination {
     pub fn is_temporary(&self) -> bool {
         matches!(self, Self::Temporary(_))
     }
+}
+
+/// Unicode's blanks without the space, and its format characters (general category Cf, Unicode 16).
+fn is_unseen(letter: char) -> bool {
+    let blank = letter.is_whitespace() && letter != ' ';
+    let format = matches!(
+        letter,
+        '\u{ad}'
+            | '\u{600}'..='\u{605}'
+            | '\u{61c}'
+            | '\u{6dd}'
+            | '\u{70f}'
+            | '\u{890}'..='\u{891}'
+            | '\u{8e2}'
+            | '\u{180e}'
+            | '\u{200b}'..='\u{200f}'
+            | '\u{202a}'..='\u{202e}'
+            | '\u{2060}'..='\u{206f}'
+            | '\u{feff}'
+            | '\u{fff9}'..='\u{fffb}'
+            | '\u{110bd}'
+            | '\u{110cd}'
+            | '\u{13430}'..='\u{1343f}'
+            | '\u{1bca0}'..='\u{1bca3}'
+            | '\u{1d173}'..='\u{1d17a}'
+            | '\u{e0001}'..='\u{e007f}'
+    );
+    blank || format
 }
 
 impl fmt::Display for Destination {
@@ -385,10 +427,18 @@ mod tests {
             ("a\nb", NameError::Control),
             ("orders.>", NameError::Pattern),
             ("a,b", NameError::Pattern),
+            (" ", NameError::Unseen),
+            ("orders ", NameError::Unseen),
+            ("a\u{a0}b", NameError::Unseen),
+            ("orders\u{202e}", NameError::Unseen),
+            ("\u{feff}orders", NameError::Unseen),
+            ("\u{fffd}", NameError::NoText),
         ] {
             assert_eq!(Destination::queue(name), Err(refused), "{name:?}");
             assert_eq!(Destination::temporary(name), Err(refused), "{name:?}");
         }
-        assert_eq!(Destination::queue("Bestellungen.Köln").unwrap().name(), "Bestellungen.Köln");
+        for name in ["Bestellungen.Köln", "new orders", "注文"] {
+            assert_eq!(Destination::queue(name).unwrap().name(), name);
+        }
     }
 }
