@@ -29,6 +29,7 @@ use std::io;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::sync::atomic::AtomicUsize;
 use std::time::Duration;
 
 use prometheus::Registry;
@@ -131,6 +132,8 @@ struct Hall {
     complaints: Complaints,
     /// Of senders that find no room.
     spell: Spell,
+    /// Bytes of what they hold.
+    held: Arc<AtomicUsize>,
     /// Room for large frames.
     large: Large,
     /// Room for what browsers have read and their clients have not, in KiB.
@@ -218,6 +221,7 @@ impl Broker {
             counts: Arc::new(Counts::register(registry)?),
             complaints: Complaints::default(),
             spell: Spell::register(registry)?,
+            held: Arc::default(),
             large: Large::new(settings.max_frame()),
             pages: Arc::new(Semaphore::new(pages.clamp(1, Semaphore::MAX_PERMITS))),
             places: Arc::new(Semaphore::new(settings.max_connections.clamp(1, Semaphore::MAX_PERMITS))),

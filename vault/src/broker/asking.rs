@@ -103,7 +103,7 @@ impl<'a> Asking<'a> {
             temporaries: BTreeSet::new(),
             begun: BTreeSet::new(),
             failed: HashMap::new(),
-            held: Held::default(),
+            held: Held::among(Arc::clone(&hall.held)),
             composites: 0,
             replies,
         }
