@@ -39,6 +39,10 @@ pub use target::Row;
 use target::Target;
 pub use words::{Input, Refusal, Step, Write};
 
+/// An old copy of a journal is fewer batches behind the one that was lost: who writes a receipt for a later one
+/// is not the bridge, and must not use its numbers up.
+const MOST_BEHIND: u64 = 1 << 40;
+
 /// Bounds and times.
 #[derive(Debug, Clone)]
 pub struct Limits {
@@ -416,7 +420,8 @@ impl<M: Clone> Core<M> {
     /// whether anything is told.
     fn read(&mut self, badges: &BTreeSet<Badge>, receipts: &[u64]) -> bool {
         // A receipt that this journal has not sent: it is an old copy of the one that did.
-        if let Some(last) = receipts.iter().max().filter(|last| **last >= self.next_batch) {
+        let unsent = self.next_batch..self.next_batch.saturating_add(MOST_BEHIND);
+        if let Some(last) = receipts.iter().filter(|batch| unsent.contains(batch)).max() {
             self.next_batch = last + 1;
             self.write(Write::Jump(last + 1), Mark::Other);
         }

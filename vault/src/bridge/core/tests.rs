@@ -5,7 +5,7 @@
 
 mod world;
 
-use super::{Badge, Core, Found, Held, Input, Kept, Limits, Load, Refusal, Row, Step, Write};
+use super::{Badge, Core, Found, Held, Input, Kept, Limits, Load, MOST_BEHIND, Refusal, Row, Step, Write};
 use std::time::Duration;
 use world::{Flaw, World};
 
@@ -498,6 +498,15 @@ fn a_receipt_from_a_later_life_tells_that_the_journal_is_an_old_copy() {
     assert_eq!(core.apply(holding(&[9])), [Step::Write(Write::Jump(10)), Step::Consume]);
     let steps = core.apply(Input::Received(1, 1));
     assert_eq!(steps, [Step::Write(Write::Batch(10, vec![1]))]);
+}
+
+#[test]
+fn a_receipt_of_a_batch_that_no_journal_comes_to_changes_no_number() {
+    for forged in [MOST_BEHIND * 2, (1 << 62) - 1, 1 << 62, u64::MAX] {
+        let mut core = Core::<u32>::new(limits(), kept());
+        let steps = core.apply(holding(&[forged]));
+        assert!(!writes(&steps).iter().any(|write| matches!(write, Write::Jump(_))), "{forged}: {steps:?}");
+    }
 }
 
 #[test]

@@ -184,6 +184,13 @@ async fn look(settings: &Arc<Settings>, birth: Birth, address: &Address) -> Resu
     Ok(found)
 }
 
+/// The batch that a receipt tells of, if it is of this journal. Every user of the source may write one.
+fn batch_of(receipt: &str, birth: Birth) -> Option<u64> {
+    let (journal, number) = receipt.split_once(':')?;
+    let number = number.parse::<u64>().ok().filter(|number| *number < NO_BATCH)?;
+    (journal == hex(&birth)).then_some(number)
+}
+
 /// Was the message at the target, or does it go round in circles? A broker that was asked for others
 /// alone forgets that of a durable subscription when it starts again (ActiveMQ 5.17).
 fn was_there(message: &Message, target: &BrokerId) -> bool {
@@ -242,13 +249,9 @@ impl Source {
         }
     }
 
-    /// Its number, if it is of this journal.
     fn keep_receipt(&mut self, message: &Message) {
         let text = message.correlation_id.as_ref().map(ToString::to_string).unwrap_or_default();
-        let number = text.split_once(':').filter(|(birth, _)| *birth == hex(&self.birth));
-        let number = number.and_then(|(_, number)| number.parse().ok());
-        let batch = number.filter(|number| *number < NO_BATCH);
-        self.receipts.push((batch, message.message_id.clone()));
+        self.receipts.push((batch_of(&text, self.birth), message.message_id.clone()));
     }
 
     fn found(&self) -> Found {
@@ -490,5 +493,21 @@ mod tests {
         assert!(passed(Some(vec![broker("dmz"), broker("erp")])));
         let hops = |number: usize| Some(vec![broker("erp"); number]);
         assert!(!passed(hops(32)) && passed(hops(33)));
+    }
+
+    #[test]
+    fn a_receipt_of_another_journal_or_of_no_number_that_one_comes_to_tells_nothing() {
+        let birth = [7; 16];
+        let receipt = |number: &str| batch_of(&format!("{}:{number}", hex(&birth)), birth);
+        assert_eq!(receipt("12"), Some(12));
+        assert_eq!(receipt(&(NO_BATCH - 1).to_string()), Some(NO_BATCH - 1));
+        for forged in [NO_BATCH, u64::MAX / 2, u64::MAX] {
+            assert_eq!(receipt(&forged.to_string()), None, "{forged}");
+        }
+        for forged in ["", "-1", "1.5", "18446744073709551616", "12:12"] {
+            assert_eq!(receipt(forged), None, "{forged}");
+        }
+        assert_eq!(batch_of(&format!("{}:12", hex(&[8; 16])), birth), None);
+        assert_eq!(batch_of("12", birth), None);
     }
 }
