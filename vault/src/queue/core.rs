@@ -289,6 +289,10 @@ pub struct Core {
     held: BTreeSet<u16>,
     /// Lines that wait for the disk to work again.
     stalled: BTreeSet<u16>,
+    /// Consumers that have ended and of whose messages not all are back,
+    leaving: BTreeMap<ConsumerKey, session::Leaving>,
+    /// and their lines, of which nothing is given away until then: it would be out of its order.
+    returning: BTreeSet<u16>,
     /// Lines whose expired messages wait for the next commit.
     burying: BTreeSet<u16>,
     stored: u64,
@@ -327,6 +331,8 @@ impl Core {
             ripe: BTreeSet::new(),
             held: BTreeSet::new(),
             stalled: BTreeSet::new(),
+            leaving: BTreeMap::new(),
+            returning: BTreeSet::new(),
             burying: BTreeSet::new(),
             stored: 0,
             cached: 0,

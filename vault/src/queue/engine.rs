@@ -432,16 +432,18 @@ impl Engine {
             }
             Request::Disconnect(connection) => {
                 self.connections.remove(&connection);
-                self.core.disconnect(connection);
+                if !self.core.disconnect(connection) {
+                    return left(Request::Disconnect(connection));
+                }
             }
             Request::Subscribe(connection, key, destination, terms, reply) => {
                 let done = self.core.subscribe(connection, key, &destination, terms);
                 self.answer(done, reply);
             }
-            Request::Unsubscribe(key, seen, reply) => {
-                self.core.unsubscribe(key, seen);
-                self.answer(Ok(()), reply);
+            Request::Unsubscribe(key, seen, reply) if !self.core.unsubscribe(key, seen) => {
+                return left(Request::Unsubscribe(key, seen, reply));
             }
+            Request::Unsubscribe(_, _, reply) => self.answer(Ok(()), reply),
             Request::Pull(key, count) => self.core.pull(key, count),
             Request::Prefetch(key, prefetch) => self.core.prefetch(key, prefetch),
             Request::PassedOn(key, bytes, big) => self.core.passed_on(key, bytes, big),

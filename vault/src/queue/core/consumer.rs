@@ -161,7 +161,12 @@ impl Consumer {
     }
 
     /// All that it holds, in the order it was given.
-    pub(super) fn into_flights(self) -> impl Iterator<Item = (u64, Flight)> {
-        self.flights.into_iter()
+    pub(super) fn into_flights(self) -> BTreeMap<u64, Flight> {
+        self.flights
+    }
+
+    /// How many it holds.
+    pub(super) fn held(&self) -> usize {
+        self.flights.len()
     }
 }

@@ -53,7 +53,9 @@ impl Core {
     pub fn dispatch(&mut self, now: u64) {
         self.now = now;
         while let Some(number) = self.ripe.pop_first() {
-            self.dispatch_line(number);
+            if !self.returning.contains(&number) {
+                self.dispatch_line(number);
+            }
         }
     }
 
@@ -218,6 +220,9 @@ impl Core {
             return;
         };
         self.ripe.insert(number);
+        if self.returning.contains(&number) {
+            return;
+        }
         let mut looking = self.looking(number, Next::Scan(level, after));
         let mut seen = after;
         for row in rows {

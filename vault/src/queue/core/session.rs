@@ -4,7 +4,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
-use super::consumer::{Consumer, Taken};
+use super::consumer::{Consumer, Flight, Taken};
 use super::line::Entry;
 use super::reader::Terms;
 use super::unit::Unit;
@@ -110,6 +110,17 @@ pub(super) struct Connection {
     uncommitted: usize,
 }
 
+/// A consumer that has ended, and what of it has not gone back yet.
+#[derive(Debug)]
+pub(super) struct Leaving {
+    connection: ConnectionKey,
+    queue: u16,
+    flights: BTreeMap<u64, Flight>,
+    seen: Seen,
+    /// In whose turn it was given what `seen` names, if it had that still.
+    upto: Option<u64>,
+}
+
 /// May a connection that has so many of its own of something have one more? Of what is free, those who
 /// want all leave as much as each has: nobody finds nothing left.
 fn fits_share(what: &'static str, own: usize, all: usize, most: usize) -> Result<(), Refusal> {
@@ -121,19 +132,35 @@ fn fits_share(what: &'static str, own: usize, all: usize, most: usize) -> Result
 
 impl Core {
     /// The connection has ended: its transactions are rolled back, what its consumers held goes back
-    /// in front, its temporary queues end.
-    pub fn disconnect(&mut self, connection: ConnectionKey) {
-        let Some(ended) = self.connections.remove(&connection) else { return };
-        let Connection { consumers, transactions, temporaries, .. } = ended;
-        for transaction in transactions.into_values() {
-            self.undo(connection, transaction);
+    /// in front, its temporary queues end. Done is one portion; false if it has to be said again.
+    pub fn disconnect(&mut self, connection: ConnectionKey) -> bool {
+        let mut room = PORTION;
+        while let Some(open) = self.connections.get(&connection)
+            && let Some((transaction, size)) =
+                open.transactions.iter().next().map(|(key, transaction)| (*key, transaction.taken.len()))
+        {
+            // It is open: nothing refuses that.
+            let _portion = self.rollback(connection, transaction);
+            if size >= room {
+                return false;
+            }
+            room -= size;
         }
-        for consumer in consumers {
-            self.unsubscribe(consumer, Seen::Unknown);
+        while let Some(key) =
+            self.connections.get(&connection).and_then(|open| open.consumers.first().copied())
+        {
+            let size = self.consumers.get(&key).map_or(PORTION, Consumer::held);
+            let is_done = self.unsubscribe(key, Seen::Unknown);
+            if !is_done || size >= room {
+                return false;
+            }
+            room -= size;
         }
-        for number in temporaries {
+        let Some(ended) = self.connections.remove(&connection) else { return true };
+        for number in ended.temporaries {
             self.end_temporary(number);
         }
+        true
     }
 
     /// Makes a temporary queue; one that the connection has made already is left as it is.
@@ -224,22 +251,16 @@ impl Core {
         Ok(())
     }
 
-    /// The consumer has ended; what it held goes back in front, in order.
-    pub fn unsubscribe(&mut self, key: ConsumerKey, seen: Seen) {
-        let Some(consumer) = self.consumers.remove(&key) else { return };
-        if let Some(connection) = self.connections.get_mut(&consumer.connection) {
-            connection.consumers.remove(&key);
+    /// The consumer has ended; what it held goes back in front, in order, and nothing of its queue is given
+    /// away before all of it is there. Done is one portion; false if it has to be said again.
+    pub fn unsubscribe(&mut self, key: ConsumerKey, seen: Seen) -> bool {
+        if let Some(consumer) = self.consumers.remove(&key) {
+            self.leave(key, consumer, seen);
         }
-        if let Some(line) = self.lines.get_mut(&consumer.queue) {
-            line.readers.leave(key);
-            line.used = true;
-            // Another may be the exclusive one now, or have its groups.
-            self.ripe.insert(consumer.queue);
-        }
-        self.crowd.remove(&key);
-        self.free_big(consumer.big, true);
-        let held = |last| consumer.range(None, last).map(|turns| *turns.end());
-        let upto = if let Seen::UpTo(last) | Seen::Before(last) = seen { held(last) } else { None };
+        let Some(leaving) = self.leaving.get_mut(&key) else { return true };
+        let portion: Vec<_> = std::iter::from_fn(|| leaving.flights.pop_first()).take(PORTION).collect();
+        let (is_done, queue, connection) = (leaving.flights.is_empty(), leaving.queue, leaving.connection);
+        let (seen, upto) = (leaving.seen, leaving.upto);
         let was_seen = |turn: u64, id: Id| match (seen, upto) {
             (Seen::Unknown, _) => true,
             (Seen::Nothing, _) => false,
@@ -248,13 +269,42 @@ impl Core {
             // The last one is acknowledged already: then as ActiveMQ does, by age.
             (Seen::UpTo(last), None) => id.sequence() <= last.sequence(),
         };
-        for (turn, mut flight) in consumer.into_flights() {
+        for (turn, mut flight) in portion {
             if was_seen(turn, flight.id) {
                 flight.entry.redeliveries = flight.entry.redeliveries.saturating_add(1);
             }
             self.landed(key, &flight);
             self.requeue(flight.id, flight.entry);
         }
+        if !is_done {
+            return false;
+        }
+        self.leaving.remove(&key);
+        if let Some(connection) = self.connections.get_mut(&connection) {
+            connection.consumers.remove(&key);
+        }
+        if self.leaving.values().all(|other| other.queue != queue) {
+            self.returning.remove(&queue);
+            // Another may be the exclusive one now, or have its groups.
+            self.ripe.insert(queue);
+        }
+        true
+    }
+
+    /// From now on it is given nothing.
+    fn leave(&mut self, key: ConsumerKey, consumer: Consumer, seen: Seen) {
+        if let Some(line) = self.lines.get_mut(&consumer.queue) {
+            line.readers.leave(key);
+            line.used = true;
+        }
+        self.crowd.remove(&key);
+        self.free_big(consumer.big, true);
+        self.returning.insert(consumer.queue);
+        let held = |last| consumer.range(None, last).map(|turns| *turns.end());
+        let upto = if let Seen::UpTo(last) | Seen::Before(last) = seen { held(last) } else { None };
+        let (connection, queue) = (consumer.connection, consumer.queue);
+        let flights = consumer.into_flights();
+        self.leaving.insert(key, Leaving { connection, queue, flights, seen, upto });
     }
 
     /// A consumer without prefetch waits for so many messages; 0 takes it back.

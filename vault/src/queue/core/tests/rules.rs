@@ -4,7 +4,9 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use crate::queue::core::{AckKind, Action, Core, Effect, Kept, Limits, Page, Part, Refusal, Seen, Send};
+use crate::queue::core::{
+    AckKind, Action, Core, Effect, Kept, Limits, PORTION, Page, Part, Refusal, Seen, Send,
+};
 use crate::queue::message::{Destination, Id, Message, Placed};
 
 pub(super) struct Bench {
@@ -439,7 +441,7 @@ fn one_connection_leaves_room_for_what_others_send_in_transactions() {
     bench.core.rollback(1, 1).unwrap();
     let token = bench.send_as(6, 200, 1);
     assert_eq!(bench.refused(token), None);
-    (2..=6).for_each(|connection| bench.core.disconnect(connection));
+    assert!((2..=6).all(|connection| bench.core.disconnect(connection)));
     assert_eq!(bench.core.memory_bytes(), 0);
 }
 
@@ -562,4 +564,62 @@ fn what_a_producer_sent_after_what_could_not_be_written_fails_with_it() {
         })
         .collect();
     assert_eq!(refused, [tokens[2], tokens[0]], "or the first, asked for again, would pass for kept");
+}
+
+/// All of the queues' waiting messages are in memory.
+fn roomy() -> Limits {
+    Limits { window_messages: 10_000, window_bytes: 64 << 20, cached_bytes: 64 << 20, ..Limits::default() }
+}
+
+#[test]
+fn what_a_consumer_held_goes_back_in_portions_and_nothing_overtakes_it() {
+    let mut bench = Bench::new(roomy());
+    let all = 2 * PORTION + 100;
+    bench.subscribe(1, "a", all).unwrap();
+    for _ in 0..all {
+        bench.send("a", 1, None);
+    }
+    let mut held = Vec::new();
+    while let more @ [_, ..] = &bench.given()[..] {
+        held.extend(more.iter().map(|(_, id)| *id));
+        bench.core.passed_on(1, more.len(), 0);
+    }
+    assert_eq!(held.len(), all);
+    bench.send("a", 1, None);
+    bench.subscribe(2, "a", 10_000).unwrap();
+    // One is taken by the newcomer before the other ends.
+    let taken = bench.given();
+    assert_eq!(taken.len(), 1);
+    for _ in 0..2 {
+        assert!(!bench.core.unsubscribe(1, Seen::Before(held[1])), "a portion at a time");
+        bench.send("a", 1, None);
+        assert_eq!(bench.given(), [], "not before those in front of it");
+    }
+    assert!(bench.core.unsubscribe(1, Seen::Nothing));
+    let mut back = Vec::new();
+    while let more @ [_, ..] = &bench.given()[..] {
+        back.extend(more.iter().map(|(_, id)| *id));
+        bench.core.passed_on(2, more.len(), 0);
+    }
+    assert_eq!((back.len(), &back[..all]), (all + 2, &held[..]));
+    assert!(bench.core.unsubscribe(1, Seen::Nothing), "it is over");
+}
+
+#[test]
+fn a_connection_that_held_much_ends_in_portions() {
+    let mut bench = Bench::new(roomy());
+    let all = PORTION + 100;
+    for (key, queue) in [(1, "a"), (2, "b")] {
+        bench.subscribe(key, queue, all).unwrap();
+        for _ in 0..all {
+            bench.send(queue, 1, None);
+        }
+        while let more @ [_, ..] = &bench.given()[..] {
+            bench.core.passed_on(key, more.len(), 0);
+        }
+    }
+    let ends = (0..10).find(|_| bench.core.disconnect(1));
+    assert!((3..6).contains(&ends.unwrap()), "{ends:?}");
+    assert!(bench.core.list().iter().all(|queue| queue.consumers == 0 && queue.in_flight == 0));
+    assert_eq!(bench.core.list().iter().map(|queue| queue.depth).sum::<u64>(), 2 * all as u64);
 }
