@@ -69,6 +69,14 @@ pub enum PlanError {
     },
 }
 
+/// The time zone of this name.
+///
+/// # Errors
+/// This host knows none.
+pub fn zone(name: &str) -> Result<TimeZone, PlanError> {
+    TimeZone::get(name).map_err(|source| PlanError::Zone { zone: name.to_owned(), source })
+}
+
 impl Plan {
     /// Reads both; `now` only tells whether it is ever due again.
     ///
@@ -78,8 +86,7 @@ impl Plan {
         let expression = expression.to_owned();
         let cron = Cron::from_str(&expression)
             .map_err(|source| PlanError::Expression { expression: expression.clone(), source })?;
-        let zone = TimeZone::get(zone).map_err(|source| PlanError::Zone { zone: zone.to_owned(), source })?;
-        let plan = Self { cron, zone };
+        let plan = Self { cron, zone: self::zone(zone)? };
         if plan.next_after(now).is_none() {
             return Err(PlanError::Never { expression });
         }
