@@ -1,6 +1,7 @@
 //! `vault.toml` → ready settings. Knows the keys and their defaults; opens nothing but the
 //! file itself. Each room owns the settings it is handed.
 
+pub mod alike;
 mod bridge;
 pub mod worker;
 

@@ -208,10 +208,12 @@ fn told(report: &Value) -> String {
         };
         lines.push(format!("{name}: {carrier}"));
         lines.push(hops("here", own));
-        match its.is_object() {
-            true => lines.push(hops(word(&report["peer"]), its)),
-            false => lines.push(format!("  {}: says nothing", word(&report["peer"]))),
-        }
+        let peer = word(&report["peer"]);
+        lines.push(match (its.is_object(), report["its"].is_object()) {
+            (true, _) => hops(peer, its),
+            (false, true) => format!("  {peer}: has no [[bridge]] {name} in its file"),
+            (false, false) => format!("  {peer}: says nothing"),
+        });
     }
     for (vault, troubles) in
         [("here", &report["troubles"]), (word(&report["peer"]), &report["its"]["troubles"])]
@@ -323,6 +325,11 @@ mod tests {
             )
         );
         assert_eq!(told(&json!({})), "no [[bridge]] is configured");
+        let mut alone = report.clone();
+        alone["its"] = json!({ "directions": {}, "troubles": [] });
+        assert!(told(&alone).contains("  vault-b: has no [[bridge]] there in its file"));
+        alone["its"] = Value::Null;
+        assert!(told(&alone).contains("  vault-b: says nothing"));
     }
 
     #[test]

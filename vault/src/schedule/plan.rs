@@ -25,6 +25,7 @@ const LOOKED_AT: usize = 60;
 pub struct Plan {
     cron: Cron,
     zone: TimeZone,
+    text: String,
 }
 
 /// Why a plan cannot be read.
@@ -86,7 +87,8 @@ impl Plan {
         let expression = expression.to_owned();
         let cron = Cron::from_str(&expression)
             .map_err(|source| PlanError::Expression { expression: expression.clone(), source })?;
-        let plan = Self { cron, zone: self::zone(zone)? };
+        let text = format!("{expression} in {zone}");
+        let plan = Self { cron, zone: self::zone(zone)?, text };
         if plan.next_after(now).is_none() {
             return Err(PlanError::Never { expression });
         }
@@ -94,6 +96,12 @@ impl Plan {
             return Err(PlanError::TooOften { expression });
         }
         Ok(plan)
+    }
+
+    /// The expression and its zone, as they are configured.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     fn is_too_often(&self, now: Timestamp) -> bool {
