@@ -250,7 +250,8 @@ fn away(server: &Value) -> String {
     format!("away{since}{why}")
 }
 
-fn at(seconds: i64) -> String {
+/// A time in Unix seconds, as people read it.
+pub(super) fn at(seconds: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }
