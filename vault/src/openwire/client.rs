@@ -152,6 +152,14 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// A socket's failure. TLS calls it one where the other side just ends.
+    fn broken(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Broken(error),
+        }
+    }
+
     /// The broker's exception, whether it answers a request or not.
     #[must_use]
     pub fn exception(&self) -> Option<&Throwable> {
@@ -502,14 +510,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     use tokio::io::AsyncReadExt as _;
-    stream.write_all_buf(outgoing).await.map_err(ClientError::Broken)?;
-    stream.flush().await.map_err(ClientError::Broken)?;
+    stream.write_all_buf(outgoing).await.map_err(ClientError::broken)?;
+    stream.flush().await.map_err(ClientError::broken)?;
     loop {
         if let Some(Arrival::Greeting(_, settled)) = incoming.arrival()? {
             outgoing.settle(&settled);
             return Ok(settled);
         }
-        if stream.read_buf(incoming.buffer()).await.map_err(ClientError::Broken)? == 0 {
+        if stream.read_buf(incoming.buffer()).await.map_err(ClientError::broken)? == 0 {
             return Err(ClientError::Closed);
         }
     }
