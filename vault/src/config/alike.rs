@@ -52,7 +52,9 @@ impl Alike {
             more => format!(", and {more} more"),
         };
         (!all.is_empty()).then(|| {
-            format!("the two vaults' files differ: {told}{rest}; write both alike, and restart what was changed")
+            format!(
+                "the two vaults' files differ: {told}{rest}; write both alike, and restart what was changed"
+            )
         })
     }
 
@@ -135,7 +137,10 @@ mod tests {
         let own = read(ALL).alike();
         let nothing = own.differs(&read("").alike(), "vault-b").unwrap();
         assert!(nothing.contains("[[bridge]] there is not in vault-b's"), "{nothing}");
-        assert!(nothing.contains("[[schedule]] nightly is not in") && nothing.contains(", and 1 more;"), "{nothing}");
+        assert!(
+            nothing.contains("[[schedule]] nightly is not in") && nothing.contains(", and 1 more;"),
+            "{nothing}"
+        );
         let alone = read("").alike().differs(&own, "vault-b").unwrap();
         assert!(alone.contains("[[delivery]] shop is in vault-b's alone"), "{alone}");
         for (from, to, part) in [
@@ -158,6 +163,9 @@ mod tests {
         let own = read(ALL).alike();
         let told = serde_json::to_value(&own).unwrap();
         assert_eq!(serde_json::from_value::<Alike>(told).unwrap(), own);
-        assert!(serde_json::from_value::<Alike>(serde_json::Value::Null).is_err(), "an older release says nothing");
+        assert!(
+            serde_json::from_value::<Alike>(serde_json::Value::Null).is_err(),
+            "an older release says nothing"
+        );
     }
 }

@@ -105,7 +105,9 @@ pub enum ClientError {
     #[error("{0}: ssl needs an authority_file and a host name or address")]
     NoTrust(String),
     /// Bytes that are no OpenWire.
-    #[error("the broker sent {0}; check that the address is an OpenWire connector, and whether it wants ssl://")]
+    #[error(
+        "the broker sent {0}; check that the address is an OpenWire connector, and whether it wants ssl://"
+    )]
     Protocol(#[from] DecodeError),
     /// More than the broker takes in one frame.
     #[error("{0}; raise wireFormat.maxFrameSize on both sides")]

@@ -13,7 +13,7 @@ use crate::config::alike::Alike;
 use crate::pair::Pair;
 
 /// A file is read at the start alone; but that the link was down may have been too short to be seen.
-const LOOK_AGAIN: Duration = Duration::from_secs(60);
+const LOOK_AGAIN: Duration = Duration::from_secs(30);
 /// A peer that has not said what its file says may be starting.
 const ASK_AGAIN: Duration = Duration::from_secs(5);
 
