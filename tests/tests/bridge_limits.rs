@@ -112,6 +112,8 @@ fn a_message_at_which_the_line_to_the_target_hangs_up_holds_up_the_others_no_lon
     let lines: Vec<&str> = letters.lines().collect();
     assert!(lines[0].contains(&first.id) && lines[0].ends_with("it is evil"), "{letters}");
     assert!(lines[1].contains(&sent[1].id) && lines[1].contains("the target hung up"), "{letters}");
+    let asked = vault.command(&["bridge", "purge", "a-to-b", "--through", &sequence]).unwrap();
+    assert_eq!(asked.trim(), "a-to-b: 1 dead letters would be lost; --yes does it");
     let purged = vault.command(&["bridge", "purge", "a-to-b", "--through", &sequence, "--yes"]).unwrap();
     assert_eq!(purged.trim(), "a-to-b: 1 dead letters are given up");
     assert_eq!(told(vault, "a-to-b").unwrap()["dead_letters"]["rows"], 1);

@@ -130,6 +130,11 @@ fn what_a_handler_posts_at_the_gateway_java_receives_with_every_header_and_typed
     assert_eq!((received.persistent, received.body), (false, Body::Bytes(bytes)));
     assert!(received.properties.is_empty());
 
+    // Without a key the gateway makes one for each request: who repeats it sends it twice.
+    let keyless =
+        || cluster.handler("/v1/messages/keyless").body("x").send().unwrap().expect(&[201]).unwrap();
+    assert_ne!(keyless().word("id").unwrap(), keyless().word("id").unwrap());
+
     let refused = cluster.handler("/v1/messages/ActiveMQ.DLQ").key("k3").body("x").send().unwrap();
     assert_eq!((refused.status, refused.word("code").unwrap()), (400, "bad_destination".to_owned()));
     let refused = cluster.handler("/v1/queues").send().unwrap();

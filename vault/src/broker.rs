@@ -343,7 +343,8 @@ async fn client(
                 Ok(Ok(stream)) => connection::serve(Arc::clone(&hall), stream, from, stranger).await,
                 Ok(Err(error)) => {
                     hall.counts.refused(Reason::Handshake);
-                    hall.complaints.tell(&format!("connection from {from} closed: TLS: {error}"));
+                    let why = encryption::why_not(&error);
+                    hall.complaints.tell(&format!("connection from {from} closed: {why}"));
                     End::Closed
                 }
                 Err(end) => end,

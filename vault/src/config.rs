@@ -1,6 +1,7 @@
 //! `vault.toml` → ready settings. Knows the keys and their defaults; opens nothing but the
 //! file itself. Each room owns the settings it is handed.
 
+pub mod alike;
 mod bridge;
 pub mod worker;
 
@@ -121,9 +122,9 @@ impl Config {
         let storage = storage_settings(root, &state, pair.as_ref());
         let mut sequence = root.section("sequence");
         let database = sequence.optional_section("database").map(database_settings);
-        let schedules = worker::schedules(root, wall_clock());
-        let deliveries = worker::deliveries(root);
-        worker::tell_apart(root, schedules.as_deref().unwrap_or(&[]), deliveries.as_deref().unwrap_or(&[]));
+        let mut names = worker::Names::default();
+        let schedules = worker::schedules(root, &mut names, wall_clock());
+        let deliveries = worker::deliveries(root, &mut names);
         let owner = sequence_owner(sequence, name.as_deref(), pair.as_ref());
         let own_name = name.as_deref().unwrap_or_default();
         let broker =

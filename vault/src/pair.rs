@@ -87,8 +87,10 @@ enum LinkError {
     Connect(#[source] std::io::Error),
     #[error("own certificate: {0}")]
     Tls(#[from] TlsError),
+    #[error("the other vault closed it, or its program ended")]
+    Closed,
     #[error("{0}")]
-    Io(#[from] std::io::Error),
+    Io(#[source] std::io::Error),
     #[error("{0}")]
     Frame(#[from] FrameError),
     #[error("no sign of life for {0:?}")]
@@ -101,6 +103,15 @@ enum LinkError {
     HungUp,
     #[error("a newer connection took its place")]
     Replaced,
+}
+
+impl From<std::io::Error> for LinkError {
+    fn from(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Io(error),
+        }
+    }
 }
 
 /// What the ordered topic's room hears.

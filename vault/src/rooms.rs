@@ -1,6 +1,7 @@
 //! Joins the rooms behind the API: who tells whom, who answers whom. Decides nothing; the order
 //! in which the program starts and stops is `serve`'s.
 
+mod alike;
 mod chores;
 
 use std::collections::{BTreeSet, HashMap};
@@ -24,6 +25,7 @@ use crate::api::upkeep::TellOfAdoption;
 use crate::api::{bridge, database, files, leases, life, names, numbers, records, upkeep};
 use crate::bridge::{Bridge, BridgeError};
 use crate::config::Config;
+use crate::config::alike::Alike;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
 use crate::posting::{self, Posting};
@@ -118,7 +120,8 @@ impl Rooms {
 
         let (acceptor, accepted) = mpsc::channel(2);
         let bridge = Bridge::start(&config.bridge, &config.name, &config.state, registry, shutdown)?;
-        let mut answerers = answerers(&sequence, &storage, &bridge, pki);
+        let own = config.alike();
+        let mut answerers = answerers(&sequence, &storage, &bridge, pki, &own);
         answerers.insert(Topic::Post, answer_posts(posting, posting::file(&config.state)));
         if let Some(posting) = posting
             && let Err(error) = posting.join(sequence.life(), ask_for_posts(&pair)).await
@@ -132,6 +135,7 @@ impl Rooms {
         storage.set_peer_up(pair.up());
         chores::start(upkeep, &storage, &pair, &readiness, shutdown);
         bridging::prefer(&bridge, &pair, shutdown);
+        alike::look(own.clone(), &pair, readiness.clone(), shutdown);
         bridging::look(&bridge, readiness.clone(), shutdown);
         let registries = vec![storage.metrics().await?];
         look(&pair, &sequence, &storage, readiness, shutdown);
@@ -149,7 +153,7 @@ impl Rooms {
                 let sequence = sequence.clone();
                 move || sequence.life()
             }),
-            status: status(&pair, &sequence, &storage, &bridge),
+            status: status(&pair, &sequence, &storage, &bridge, own),
             door: PairDoor { peer: config.pair.peer.clone(), acceptor },
             sequence,
             registries,
@@ -284,10 +288,16 @@ fn tell_of_adoption(pair: &Pair) -> TellOfAdoption {
     })
 }
 
-fn answerers(sequence: &Sequence, storage: &Storage, bridge: &Bridge, pki: &Pki) -> HashMap<Topic, Answerer> {
-    let (asked, files, bridge) = (sequence.clone(), storage.clone(), bridge.clone());
+fn answerers(
+    sequence: &Sequence,
+    storage: &Storage,
+    bridge: &Bridge,
+    pki: &Pki,
+    own: &Alike,
+) -> HashMap<Topic, Answerer> {
+    let (asked, files, bridge, own) = (sequence.clone(), storage.clone(), bridge.clone(), json!(own));
     let status: Answerer = Arc::new(move |_question| {
-        let (sequence, files, bridge) = (asked.clone(), files.clone(), bridge.clone());
+        let (sequence, files, bridge, own) = (asked.clone(), files.clone(), bridge.clone(), own.clone());
         Box::pin(async move {
             // The asker may be about to use what the operator has just put into both files.
             if let Err(error) = files.read_keys().await {
@@ -297,6 +307,7 @@ fn answerers(sequence: &Sequence, storage: &Storage, bridge: &Bridge, pki: &Pki)
                 "numbers": sequence.status(),
                 "files": status_of_files(&files).await,
                 "bridge": bridging::told(&bridge),
+                (alike::KEY): own,
             });
             Ok(Bytes::from(about.to_string()))
         })
@@ -468,18 +479,20 @@ async fn report_files(storage: &Storage, readiness: &Readiness) {
 }
 
 /// What `vault status` shows of the rooms: this vault's, and the other's own words.
-fn status(pair: &Pair, sequence: &Sequence, storage: &Storage, bridge: &Bridge) -> Sources {
+fn status(pair: &Pair, sequence: &Sequence, storage: &Storage, bridge: &Bridge, own: Alike) -> Sources {
     let (pair, sequence, files) = (pair.clone(), sequence.clone(), storage.clone());
     let mut sources: Sources = vec![
         (
             "pair",
             Arc::new(move || {
-                let pair = pair.clone();
+                let (pair, own) = (pair.clone(), own.clone());
                 Box::pin(async move {
+                    let its_status = status_of_peer(&pair).await;
                     json!({
                         "peer": pair.peer(),
                         "connected": *pair.up().borrow(),
-                        "its_status": status_of_peer(&pair).await,
+                        "unlike": alike::differs(&own, pair.peer(), &its_status),
+                        "its_status": its_status,
                     })
                 })
             }),

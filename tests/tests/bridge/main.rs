@@ -10,6 +10,7 @@ use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use anyhow::Context as _;
 use harness::activemq::ActiveMq;
 use harness::bridging::{Sections, told, total, wait_carried, wait_carried_by, wait_forwarded};
 use harness::broker::{Broker, Seat, failover};
@@ -20,7 +21,7 @@ use harness::java_client::{
 use harness::jvm::Jvm;
 use harness::program::Program;
 use harness::receipts::Dice;
-use harness::vault_host::{NAMES, Pair, PairPlan};
+use harness::vault_host::{NAMES, Pair, PairPlan, Vault};
 use harness::{artemis, extent, plain, wait};
 
 const SOON: Duration = Duration::from_secs(60);
@@ -230,6 +231,16 @@ fn a_message_that_the_target_refuses_is_a_dead_letter_and_the_others_arrive_in_o
     let java = JavaClient::start(folder.path()).unwrap();
     let sender = java.connect(&Login::to(&a.uri())).unwrap().session(Acknowledge::Auto).unwrap();
     let secret = sender.send("orders.secret", &Letter::text("secret")).unwrap();
+    // Alone it waits, and nobody calls the target away.
+    let refusing = wait::until("the refusal is told", SOON, || {
+        let refusal = |vault: &&Vault| {
+            let told = told(vault, "a-to-b").unwrap();
+            told["refusal"].as_str().is_some_and(|why| why.contains("vault is not authorized to write"))
+        };
+        pair.vaults.iter().find(refusal).context("no vault is refused")
+    });
+    let status = refusing.unwrap().command(&["--json", "status"]).unwrap();
+    assert!(status.contains("bridge a-to-b: its target refuses what it is sent"), "{status}");
     let load = Load { connections: 3, ..Load::new(Kind::Send, "orders.new", MESSAGES) };
     java.load(&Login::to(&a.uri()), &load).unwrap().wait(SOON).unwrap();
     wait_forwarded(&pair, "a-to-b", MESSAGES, SOON).unwrap();

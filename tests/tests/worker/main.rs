@@ -3,6 +3,7 @@
 //! this one's.
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
+mod alike;
 mod deliveries;
 mod jobs;
 mod take_over;

@@ -35,7 +35,8 @@ impl Counts {
         };
         let messages = opts!(
             "vault_bridge_messages_total",
-            "Messages since the journal's birth (circled: since vault's start), by hop"
+            "Messages since the journal's birth (circled: since vault's start), by hop; received are those \
+             known to be taken, beside vault_bridge_uncertain_messages"
         );
         let connected = opts!("vault_bridge_connected", "Is this side connected?");
         let metrics = Metrics {
@@ -66,7 +67,8 @@ impl Counts {
         let Some(metrics) = &self.0 else { return };
         let counts = report.counts;
         for (hop, total) in [
-            ("received", report.received),
+            // What is uncertain may turn out to be the source's, and a counter never falls.
+            ("received", counts.journalled),
             ("journalled", counts.journalled),
             ("forwarded", counts.forwarded),
             ("expired", counts.expired),
@@ -91,6 +93,36 @@ impl Counts {
         let source = matches!(report.state, State::Carrying | State::Standby);
         for (side, is_connected) in [("source", source), ("target", report.target.is_none())] {
             metrics.connected.with_label_values(&[name, side]).set(i64::from(is_connected));
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use tokio::time::Instant;
+
+    use super::*;
+    use crate::bridge::core::Load;
+    use crate::bridge::direction::status::Status;
+
+    #[test]
+    fn what_turns_out_to_be_the_sources_was_never_counted_as_received() {
+        let registry = Registry::new();
+        let counts = Counts::register(&registry).unwrap();
+        let now = Instant::now();
+        let mut status = Status::at(now);
+        status.figures.counts.journalled = 2449;
+        status.uncertain = Load { rows: 500, bytes: 9 };
+        counts.show("a-to-b", &status.report(now, 0, 1));
+        (status.uncertain, status.returned) = (Load::default(), status.uncertain);
+        counts.show("a-to-b", &status.report(now, 0, 1));
+        let shown = prometheus::TextEncoder::new().encode_to_string(&registry.gather()).unwrap();
+        for line in [
+            "vault_bridge_messages_total{bridge=\"a-to-b\",hop=\"received\"} 2449",
+            "vault_bridge_uncertain_messages{bridge=\"a-to-b\"} 0",
+            "vault_bridge_returned_messages{bridge=\"a-to-b\"} 500",
+        ] {
+            assert!(shown.lines().any(|it| it == line), "{line}: {shown}");
         }
     }
 }

@@ -1,12 +1,13 @@
 //! The broker's certificate as new connections get it: read again when its files change, and kept as
 //! it is while they are unusable. Knows files, not connections.
 
+use std::io;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use rustls::ServerConfig;
+use rustls::{InvalidMessage, ServerConfig};
 use shared::tls::{TlsError, certificates, private_key, provider};
 use tokio::time::Instant;
 use tokio_rustls::TlsAcceptor;
@@ -24,6 +25,19 @@ pub struct Pair {
     pub certificate: PathBuf,
     /// The key.
     pub key: PathBuf,
+}
+
+/// Why a handshake failed, in words that name who acts.
+pub(super) fn why_not(error: &io::Error) -> String {
+    let cause = error.get_ref().and_then(|cause| cause.downcast_ref::<rustls::Error>());
+    match (cause, error.kind()) {
+        // A greeting would only have it send its password in clear.
+        (Some(rustls::Error::InvalidMessage(InvalidMessage::InvalidContentType)), _) => {
+            "it speaks no TLS, as clients with tcp:// do; ssl:// is what this port takes".to_owned()
+        }
+        (_, io::ErrorKind::UnexpectedEof) => "it left before the TLS handshake was done".to_owned(),
+        _ => format!("TLS: {error}"),
+    }
 }
 
 /// What new connections get.
@@ -92,5 +106,23 @@ impl Encryption {
             }
         }
         current.acceptor.clone()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_client_in_clear_is_told_of_as_such() {
+        let told = |mut bytes: &[u8]| {
+            let mut acceptor = rustls::server::Acceptor::default();
+            acceptor.read_tls(&mut bytes).unwrap();
+            let Err((error, _alert)) = acceptor.accept() else { panic!("{bytes:?} are taken") };
+            why_not(&io::Error::new(io::ErrorKind::InvalidData, error))
+        };
+        assert!(told(b"\0\0\0\xf0\x01ActiveMQ\0\0\0\x0c").starts_with("it speaks no TLS"));
+        assert!(told(b"\x16\x03\x01\0\x04\x02\0\0\0").starts_with("TLS: "));
+        assert!(why_not(&io::ErrorKind::UnexpectedEof.into()).starts_with("it left before"));
     }
 }

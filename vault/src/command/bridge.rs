@@ -9,7 +9,7 @@ use percent_encoding::{NON_ALPHANUMERIC, utf8_percent_encode};
 use serde_json::Value;
 
 use super::control::{Progress, ask, call, json, whole};
-use super::status::{bytes, span};
+use super::status::{at, bytes, span};
 use super::{CommandError, Output};
 use crate::bridge::trial::{Found, try_out};
 use crate::config::Config;
@@ -54,15 +54,15 @@ pub enum Verb {
         /// As its `[[bridge]]` names it
         name: String,
     },
-    /// Give up dead letters of a bridge for good
+    /// Give up dead letters of a bridge for good. Without --yes it is told how many they are
     Purge {
         /// As its `[[bridge]]` names it
         name: String,
         /// Only those up to this one, the last that you have seen
         #[arg(long, value_name = "SEQUENCE")]
         through: Option<u64>,
-        /// Yes, they are lost then
-        #[arg(long, required = true)]
+        /// Do it: they are lost then
+        #[arg(long)]
         yes: bool,
     },
     /// Take a message that waits out of the way of those behind it: it becomes a dead letter
@@ -127,7 +127,12 @@ impl Verb {
             Verb::Retry { name } => {
                 change(socket, Method::POST, name, "dead/retry", "dead letters go on again", output).await
             }
-            Verb::Purge { name, through, .. } => {
+            Verb::Purge { name, through, yes: false } => {
+                let lost = dead_up_to(socket, name, *through).await?;
+                let told = serde_json::json!({ "count": lost, "done": false });
+                output.show(&told, &format!("{name}: {lost} dead letters would be lost; --yes does it"))
+            }
+            Verb::Purge { name, through, yes: true } => {
                 let query = through.map(|through| format!("?through={through}")).unwrap_or_default();
                 let path = format!("dead{query}");
                 change(socket, Method::DELETE, name, &path, "dead letters are given up", output).await
@@ -157,6 +162,17 @@ impl Verb {
     }
 }
 
+/// How many dead letters there are, up to a sequence if there is one.
+async fn dead_up_to(socket: &Path, name: &str, through: Option<u64>) -> Result<u64, CommandError> {
+    let after = |sequence: u64| format!("/v1/bridges/{}/dead?after={sequence}", segment(name));
+    let all: Value = ask(socket, Method::GET, &after(0), None::<&()>).await?;
+    let total = all["total"].as_u64().unwrap_or_default();
+    let Some(through) = through else { return Ok(total) };
+    let others: Value = ask(socket, Method::GET, &after(through), None::<&()>).await?;
+    let shown = others["letters"].as_array().map_or(0, Vec::len) as u64;
+    Ok(total.saturating_sub(shown + others["behind"].as_u64().unwrap_or_default()))
+}
+
 async fn change(
     socket: &Path,
     method: Method,
@@ -170,7 +186,11 @@ async fn change(
         Request::builder().method(method).uri(uri).body(whole("")).map_err(std::io::Error::other)?;
     let answer = call(socket, request, PATIENCE, &Progress::default()).await?;
     let answer: Value = json(socket, answer).await?;
-    output.show(&answer, &format!("{name}: {} {done}", answer["count"]))
+    let text = match answer["count"].as_u64() {
+        Some(0) if what.starts_with("dead") => format!("{name}: no dead letters in this vault's journal"),
+        _ => format!("{name}: {} {done}", answer["count"]),
+    };
+    output.show(&answer, &text)
 }
 
 /// What an operator should know before it is done.
@@ -208,10 +228,12 @@ fn told(report: &Value) -> String {
         };
         lines.push(format!("{name}: {carrier}"));
         lines.push(hops("here", own));
-        match its.is_object() {
-            true => lines.push(hops(word(&report["peer"]), its)),
-            false => lines.push(format!("  {}: says nothing", word(&report["peer"]))),
-        }
+        let peer = word(&report["peer"]);
+        lines.push(match (its.is_object(), report["its"].is_object()) {
+            (true, _) => hops(peer, its),
+            (false, true) => format!("  {peer}: has no [[bridge]] {name} in its file"),
+            (false, false) => format!("  {peer}: says nothing"),
+        });
     }
     for (vault, troubles) in
         [("here", &report["troubles"]), (word(&report["peer"]), &report["its"]["troubles"])]
@@ -267,11 +289,13 @@ fn hops(vault: &str, direction: &Value) -> String {
 
 fn letters(name: &str, dead: &Value) -> String {
     let letter = |letter: &Value| {
+        let sent = letter["timestamp"].as_i64().filter(|sent| *sent > 0);
         format!(
-            "{} {} to {}, {}: {}",
+            "{} {} to {}{}, {}: {}",
             letter["sequence"],
             letter["message_id"].as_str().unwrap_or("(no message)"),
             letter["destination"].as_str().unwrap_or("?"),
+            sent.map(|sent| format!(", sent {}", at(sent / 1000))).unwrap_or_default(),
             bytes(letter["bytes"].as_u64().unwrap_or_default()),
             word(&letter["why"])
         )
@@ -323,6 +347,11 @@ mod tests {
             )
         );
         assert_eq!(told(&json!({})), "no [[bridge]] is configured");
+        let mut alone = report.clone();
+        alone["its"] = json!({ "directions": {}, "troubles": [] });
+        assert!(told(&alone).contains("  vault-b: has no [[bridge]] there in its file"));
+        alone["its"] = Value::Null;
+        assert!(told(&alone).contains("  vault-b: says nothing"));
     }
 
     #[test]
@@ -344,6 +373,10 @@ mod tests {
         let dead =
             |behind: u64| json!({ "letters": [letter.clone()], "behind": behind, "total": behind + 1 });
         assert_eq!(letters("there", &dead(0)), "7 ID:1 to queue://a, 2 KiB: no rights");
+        let mut timed = dead(0);
+        timed["letters"][0]["timestamp"] = json!(1_800_000_000_123_u64);
+        let told = "7 ID:1 to queue://a, sent 2027-01-15T08:00:00Z, 2 KiB: no rights";
+        assert_eq!(letters("there", &timed), told);
         let more = "7 ID:1 to queue://a, 2 KiB: no rights\n4 more of 5: vault bridge dead there --after 7";
         assert_eq!(letters("there", &dead(4)), more);
         let none = json!({ "letters": [], "behind": 0, "total": 0 });

@@ -28,6 +28,7 @@ pub fn wanting(status: &Value) -> Vec<String> {
     if pair["connected"] == false {
         wanting.push(format!("{} is away", word(&pair["peer"])));
     }
+    wanting.extend(pair["unlike"].as_str().map(str::to_owned));
     wanting.extend(numbers::wanting(&status["numbers"]));
     if let dropped @ 1.. = count(&status["numbers"]["dropped"]) {
         wanting.push(format!(
@@ -249,7 +250,8 @@ fn away(server: &Value) -> String {
     format!("away{since}{why}")
 }
 
-fn at(seconds: i64) -> String {
+/// A time in Unix seconds, as people read it.
+pub(super) fn at(seconds: i64) -> String {
     let time = OffsetDateTime::from_unix_timestamp(seconds).ok();
     time.and_then(|time| time.format(&Rfc3339).ok()).unwrap_or_default()
 }
@@ -309,7 +311,7 @@ mod tests {
         });
         json!({
             "vault": {"name": "vault-a", "version": "0.1.0", "uptime_seconds": 11_000},
-            "pair": {"peer": "vault-b", "connected": true, "its_status": {"files": {}}},
+            "pair": {"peer": "vault-b", "connected": true, "unlike": null, "its_status": {"files": {}}},
             "numbers": {"owner": "vault-a", "entries": 21, "epoch": 2, "tokens": ["vault-b"], "reason": null,
                 "database": {"phase": "current", "lag": 0, "why": null, "thin": null, "writable": ["a"]}},
             "pki": {"certificates": 4, "revoked": 0, "open_tokens": 0, "authority_key_here": false},
@@ -343,6 +345,7 @@ mod tests {
         for (place, value, words) in [
             ("/pair/connected", json!(false), "vault-b is away"),
             ("/pair/its_status", json!({"error": "no answer"}), "vault-b: no answer"),
+            ("/pair/unlike", json!("the two vaults' files differ: x"), "the two vaults' files differ"),
             (
                 "/files/key_trouble",
                 json!("storage.escrow_recipient differs"),

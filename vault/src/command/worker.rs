@@ -107,18 +107,21 @@ fn job(job: &Value) -> String {
     };
     let is_own = job["runs_on"] == "each";
     if !is_own || job["next"].is_string() {
-        add(format!("next {}", word(&job["next"])));
+        add(format!("next {}", time(&job["next"])));
+    }
+    if job["asked"].is_string() {
+        add(format!("ASKED FOR at {}, has not begun", time(&job["asked"])));
     }
     let (run, last) = (&job["running"], &job["last"]);
     if run.is_object() {
-        add(format!("running on {} since {}", word(&run["by"]), word(&run["began"])));
+        add(format!("running on {} since {}", word(&run["by"]), time(&run["began"])));
     }
     if last.is_object() {
         let done = || last["result"].as_str().unwrap_or("done").to_owned();
         let how = last["fault"].as_str().map_or_else(done, |fault| format!("FAILED: {fault}"));
         match last["at"].as_str() {
-            Some(at) => add(format!("last for {at} on {}: {how}", word(&last["by"]))),
-            None => add(format!("last at {}: {how}", word(&last["ended"]))),
+            Some(_) => add(format!("last for {} on {}: {how}", time(&last["at"]), word(&last["by"]))),
+            None => add(format!("last at {}: {how}", time(&last["ended"]))),
         }
     }
     if let Some(failures @ 2..) = job["failures"].as_u64() {
@@ -128,6 +131,9 @@ fn job(job: &Value) -> String {
         if let Some(why) = job[key].as_str() {
             add(format!("{sign}: {why}"));
         }
+    }
+    if line.ends_with(':') {
+        line.push_str(" not since this vault's start");
     }
     line
 }
@@ -161,6 +167,12 @@ fn word(value: &Value) -> &str {
     value.as_str().unwrap_or("never")
 }
 
+/// Whole seconds of a time in UTC.
+fn time(value: &Value) -> String {
+    let text = word(value);
+    text.split_once('.').map_or_else(|| text.to_owned(), |(seconds, _)| format!("{seconds}Z"))
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -172,9 +184,10 @@ mod tests {
                 { "name": "nightly", "runs_on": "one", "next": "2026-05-02T00:30:00Z", "failures": 3,
                     "last": { "at": "2026-05-01T00:30:00Z", "by": "vault-a", "fault": "410" } },
                 { "name": "new", "runs_on": "one", "next": null, "trouble": "records need both vaults",
-                    "paused": "paused by ops", "failures": 0 },
+                    "paused": "paused by ops", "asked": "2026-05-01T00:00:01Z", "failures": 0 },
                 { "name": "storage.scrub", "runs_on": "each", "next": "2026-06-01T00:00:00Z", "failures": 0,
-                    "running": { "by": "vault-a", "began": "2026-05-01T00:00:00Z" } },
+                    "running": { "by": "vault-a", "began": "2026-05-01T00:00:00.000012345Z" } },
+                { "name": "storage.probe", "runs_on": "each", "next": null, "failures": 0 },
                 { "name": "storage.repair", "runs_on": "each", "next": null, "failures": 0,
                     "last": { "ended": "2026-05-01T00:00:00Z", "result": "2 replicas copied" } },
             ],
@@ -185,11 +198,12 @@ mod tests {
             told(&report),
             "job nightly: next 2026-05-02T00:30:00Z, last for 2026-05-01T00:30:00Z on vault-a: FAILED: 410, \
              3 FAILURES in a row\n\
-             job new: next never, PAUSED: paused by ops, WAITS: records need both vaults\n\
+             job new: next never, ASKED FOR at 2026-05-01T00:00:01Z, has not begun, PAUSED: paused by ops, WAITS: records need both vaults\n\
              target shop: from orders, 7 delivered, 2 under way, 2 failed tries, 1 dead letters, 4 given up and gone, \
              1 to be tried again, PAUSED: paused by ops\n\
              targets here are this vault's alone; the other one's: vault worker status there\n\
              job storage.scrub: next 2026-06-01T00:00:00Z, running on vault-a since 2026-05-01T00:00:00Z\n\
+             job storage.probe: not since this vault's start\n\
              job storage.repair: last at 2026-05-01T00:00:00Z: 2 replicas copied"
         );
         assert!(told(&json!({})).starts_with("no [[schedule]]"));

@@ -1,6 +1,8 @@
 //! `[[schedule]]` and `[[delivery]]` → ready settings of the worker. Knows their keys and defaults;
 //! connects to nobody.
 
+use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 use std::num::NonZeroU32;
 use std::time::{Duration, SystemTime};
 
@@ -12,7 +14,7 @@ use crate::delivery::handler::{Address, Deadlines};
 use crate::delivery::{self, Endpoint};
 use crate::queue::message::{DEAD_LETTERS, Destination};
 use crate::schedule::Job;
-use crate::schedule::plan::Plan;
+use crate::schedule::plan::{self, Plan};
 use crate::schedule::turn::{Passed, Rules};
 
 /// Messages under way at once at one target; each holds its body in memory.
@@ -59,43 +61,44 @@ pub struct Call {
     pub policy: Policy,
 }
 
+/// What jobs and targets are called so far, and as what: commands name either.
+#[derive(Debug, Default)]
+pub(super) struct Names(BTreeMap<String, &'static str>);
+
+impl Names {
+    /// Reads a section's own.
+    fn read(&mut self, section: &mut Section<'_>, kind: &'static str) -> Option<String> {
+        let name = super::name(section, "name")?;
+        match self.0.entry(name.clone()) {
+            Entry::Occupied(other) => {
+                let other = other.get();
+                section.fault("name", format!("a [[{other}]] has the name {name:?} too; each needs its own"));
+            }
+            Entry::Vacant(free) => {
+                free.insert(kind);
+            }
+        }
+        Some(name)
+    }
+}
+
 /// Every `[[delivery]]`.
-pub(super) fn deliveries(root: &mut Section<'_>) -> Option<Vec<delivery::Settings>> {
+pub(super) fn deliveries(root: &mut Section<'_>, names: &mut Names) -> Option<Vec<delivery::Settings>> {
     let sections = root.sections("delivery");
-    let all: Vec<_> = sections.into_iter().map(delivery).collect();
-    let all: Vec<_> = all.into_iter().collect::<Option<_>>()?;
-    twice(root, "delivery", all.iter().map(|one: &delivery::Settings| &*one.name));
-    Some(all)
+    let all: Vec<_> = sections.into_iter().map(|section| delivery(section, names)).collect();
+    all.into_iter().collect()
 }
 
 /// Every `[[schedule]]`; `now` only tells whether one is ever due.
-pub(super) fn schedules(root: &mut Section<'_>, now: SystemTime) -> Option<Vec<Schedule>> {
+pub(super) fn schedules(root: &mut Section<'_>, names: &mut Names, now: SystemTime) -> Option<Vec<Schedule>> {
     let now = Timestamp::try_from(now).unwrap_or_default();
     let sections = root.sections("schedule");
-    let all: Vec<_> = sections.into_iter().map(|section| schedule(section, now)).collect();
-    let all: Vec<_> = all.into_iter().collect::<Option<_>>()?;
-    twice(root, "schedule", all.iter().map(|one: &Schedule| &*one.job.name));
-    Some(all)
+    let all: Vec<_> = sections.into_iter().map(|section| schedule(section, names, now)).collect();
+    all.into_iter().collect()
 }
 
-/// Commands name either.
-pub(super) fn tell_apart(root: &mut Section<'_>, schedules: &[Schedule], deliveries: &[delivery::Settings]) {
-    let both = |one: &&delivery::Settings| schedules.iter().any(|schedule| schedule.job.name == one.name);
-    for one in deliveries.iter().filter(both) {
-        root.fault("delivery", format!("a [[schedule]] has the name {:?} too; each needs its own", one.name));
-    }
-}
-
-fn twice<'a>(root: &mut Section<'_>, key: &'static str, names: impl Iterator<Item = &'a str>) {
-    let mut names: Vec<_> = names.collect();
-    names.sort_unstable();
-    for pair in names.windows(2).filter(|pair| pair[0] == pair[1]) {
-        root.fault(key, format!("two have the name {:?}; each needs its own", pair[0]));
-    }
-}
-
-fn delivery(mut section: Section<'_>) -> Option<delivery::Settings> {
-    let name = super::name(&mut section, "name");
+fn delivery(mut section: Section<'_>, names: &mut Names) -> Option<delivery::Settings> {
+    let name = names.read(&mut section, "delivery");
     if name.as_ref().is_some_and(|name| OWN.iter().any(|own| name.starts_with(own))) {
         section.fault("name", "so begin the names of the vault's own jobs; take another");
     }
@@ -128,13 +131,18 @@ fn delivery(mut section: Section<'_>) -> Option<delivery::Settings> {
     })
 }
 
-fn schedule(mut section: Section<'_>, now: Timestamp) -> Option<Schedule> {
-    let name = super::name(&mut section, "name");
+fn schedule(mut section: Section<'_>, names: &mut Names, now: Timestamp) -> Option<Schedule> {
+    let name = names.read(&mut section, "schedule");
     if name.as_ref().is_some_and(|name| name.contains('.')) {
         section.fault("name", "has a full stop, which ids of events must not have; use dashes");
     }
     let cron: Option<String> = section.required("cron");
-    let zone = section.or("time_zone", "UTC".to_owned());
+    let mut zone = section.or("time_zone", "UTC".to_owned());
+    if let Err(error) = plan::zone(&zone) {
+        section.fault("time_zone", error.to_string());
+        // What is wrong with the expression is told as well.
+        zone = "UTC".to_owned();
+    }
     let plan = cron.and_then(|cron| {
         let plan = Plan::parse(&cron, &zone, now);
         plan.map_err(|error| section.fault("cron", error.to_string())).ok()
@@ -305,6 +313,21 @@ mod tests {
             "[[schedule]]\nname = \"nightly-report\"\ncron = \"@daily\"\nkind = \"message\"\nqueue = \"q\"\n",
         );
         let told = twice.unwrap_err().to_string();
-        assert!(told.contains("two have the name \"nightly-report\""), "{told}");
+        assert!(told.contains("a [[schedule]] has the name \"nightly-report\" too"), "{told}");
+    }
+
+    #[test]
+    fn a_fault_hides_neither_a_name_that_is_there_twice_nor_a_time_zone_that_is_none() {
+        let more = "[[schedule]]\nname = \"a\"\ncron = \"never\"\ntime_zone = \"Mars\"\nkind = \"message\"\nqueue = \"q\"\n\
+            [[schedule]]\nname = \"a\"\ncron = \"@daily\"\nkind = \"message\"\nqueue = \"q\"\n\
+            [[delivery]]\nname = \"a\"\nqueue = \"q\"\nurl = \"none\"\n\
+            [[delivery]]\nname = \"b\"\nqueue = \"q\"\nurl = \"http://h/\"\n\
+            [[delivery]]\nname = \"b\"\nqueue = \"q\"\nurl = \"http://h/\"\n";
+        let faults = read(more).unwrap_err();
+        let told = faults.to_string();
+        let twice = faults.0.iter().filter(|fault| fault.what.contains("has the name")).count();
+        assert_eq!((faults.0.len(), twice), (6, 3), "{told}");
+        assert!(told.contains("time_zone: \"Mars\" is no time zone"), "{told}");
+        assert!(told.contains("a [[delivery]] has the name \"b\" too"), "{told}");
     }
 }

@@ -105,7 +105,9 @@ pub enum ClientError {
     #[error("{0}: ssl needs an authority_file and a host name or address")]
     NoTrust(String),
     /// Bytes that are no OpenWire.
-    #[error("the broker sent {0}; check that the address is an OpenWire connector")]
+    #[error(
+        "the broker sent {0}; check that the address is an OpenWire connector, and whether it wants ssl://"
+    )]
     Protocol(#[from] DecodeError),
     /// More than the broker takes in one frame.
     #[error("{0}; raise wireFormat.maxFrameSize on both sides")]
@@ -152,6 +154,14 @@ pub enum ClientError {
 }
 
 impl ClientError {
+    /// A socket's failure. TLS calls it one where the other side just ends.
+    fn broken(error: std::io::Error) -> Self {
+        match error.kind() {
+            std::io::ErrorKind::UnexpectedEof => Self::Closed,
+            _ => Self::Broken(error),
+        }
+    }
+
     /// The broker's exception, whether it answers a request or not.
     #[must_use]
     pub fn exception(&self) -> Option<&Throwable> {
@@ -502,14 +512,14 @@ where
     S: AsyncRead + AsyncWrite + Unpin,
 {
     use tokio::io::AsyncReadExt as _;
-    stream.write_all_buf(outgoing).await.map_err(ClientError::Broken)?;
-    stream.flush().await.map_err(ClientError::Broken)?;
+    stream.write_all_buf(outgoing).await.map_err(ClientError::broken)?;
+    stream.flush().await.map_err(ClientError::broken)?;
     loop {
         if let Some(Arrival::Greeting(_, settled)) = incoming.arrival()? {
             outgoing.settle(&settled);
             return Ok(settled);
         }
-        if stream.read_buf(incoming.buffer()).await.map_err(ClientError::Broken)? == 0 {
+        if stream.read_buf(incoming.buffer()).await.map_err(ClientError::broken)? == 0 {
             return Err(ClientError::Closed);
         }
     }

@@ -25,6 +25,7 @@ const LOOKED_AT: usize = 60;
 pub struct Plan {
     cron: Cron,
     zone: TimeZone,
+    text: String,
 }
 
 /// Why a plan cannot be read.
@@ -69,6 +70,14 @@ pub enum PlanError {
     },
 }
 
+/// The time zone of this name.
+///
+/// # Errors
+/// This host knows none.
+pub fn zone(name: &str) -> Result<TimeZone, PlanError> {
+    TimeZone::get(name).map_err(|source| PlanError::Zone { zone: name.to_owned(), source })
+}
+
 impl Plan {
     /// Reads both; `now` only tells whether it is ever due again.
     ///
@@ -78,8 +87,8 @@ impl Plan {
         let expression = expression.to_owned();
         let cron = Cron::from_str(&expression)
             .map_err(|source| PlanError::Expression { expression: expression.clone(), source })?;
-        let zone = TimeZone::get(zone).map_err(|source| PlanError::Zone { zone: zone.to_owned(), source })?;
-        let plan = Self { cron, zone };
+        let text = format!("{expression} in {zone}");
+        let plan = Self { cron, zone: self::zone(zone)?, text };
         if plan.next_after(now).is_none() {
             return Err(PlanError::Never { expression });
         }
@@ -87,6 +96,12 @@ impl Plan {
             return Err(PlanError::TooOften { expression });
         }
         Ok(plan)
+    }
+
+    /// The expression and its zone, as they are configured.
+    #[must_use]
+    pub fn text(&self) -> &str {
+        &self.text
     }
 
     fn is_too_often(&self, now: Timestamp) -> bool {

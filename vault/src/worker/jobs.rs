@@ -198,6 +198,7 @@ impl Keeper {
         let paused = self.sequence.record_here(self.pause_record()).await.ok().flatten();
         let paused = paused.and_then(|held| held.written()).map(|written| written.content.value);
         let now = timestamp();
+        let running = state.and_then(|state| state.running.as_ref());
         Standing {
             name: self.job.name.clone(),
             runs_on: RunsOn::One,
@@ -205,10 +206,11 @@ impl Keeper {
                 .map_or_else(|| self.job.plan.next_after(now), |state| state.next(&self.job.plan, now))
                 .filter(|_| paused.is_none()),
             ahead: state.filter(|state| state.is_of_a_wrong_clock(now)).map(|state| state.upto),
-            running: state.and_then(|state| state.running.as_ref()).map(Into::into),
+            running: running.map(Into::into),
             last: state.and_then(|state| state.last.as_ref()).map(Into::into),
             failures: state.map_or(0, |state| state.failures),
             skipped: state.map_or(0, |state| state.skipped),
+            asked: self.asked().filter(|at| running.is_none_or(|run| run.at != *at)),
             late_since: state
                 .and_then(|state| state.late_since(&self.job.plan, now))
                 .filter(|_| paused.is_none()),

@@ -67,6 +67,8 @@ pub struct Standing {
     pub skipped: u64,
     /// Up to this time, in the future, it is said to be decided: a clock was wrong.
     pub ahead: Option<Timestamp>,
+    /// The time of the run that an operator asked this vault for, as long as it has not begun.
+    pub asked: Option<Timestamp>,
     /// Since when it is due, and nobody has begun it.
     pub late_since: Option<Timestamp>,
     /// Why it cannot be run at present.
@@ -86,6 +88,9 @@ impl Standing {
         }
         match (&self.trouble, self.late_since) {
             (Some(trouble), Some(_)) => Some(format!("{name} is late: {trouble}")),
+            (Some(trouble), None) if self.asked.is_some() => {
+                Some(format!("{name} was asked for, and has not begun: {trouble}"))
+            }
             _ => self.paused.as_ref().map(|_| format!("{name} is paused")),
         }
     }
@@ -138,6 +143,7 @@ mod tests {
             failures: 0,
             skipped: 0,
             ahead: None,
+            asked: None,
             late_since: None,
             trouble: None,
         }
@@ -151,6 +157,11 @@ mod tests {
         assert_eq!(failing.worry().unwrap(), "nightly has failed 3 times in a row");
         let trouble = Standing { trouble: Some("records need both vaults".into()), ..standing() };
         assert_eq!(trouble.worry(), None, "nothing is due");
+        let asked = Standing { asked: Some(Timestamp::UNIX_EPOCH), ..trouble.clone() };
+        assert_eq!(
+            asked.worry().unwrap(),
+            "nightly was asked for, and has not begun: records need both vaults"
+        );
         let late = Standing { late_since: Some(Timestamp::UNIX_EPOCH), ..trouble };
         assert_eq!(late.worry().unwrap(), "nightly is late: records need both vaults");
         let ahead = Standing { ahead: Some(Timestamp::UNIX_EPOCH), ..standing() };

@@ -182,6 +182,7 @@ impl Keeper {
             failures: seen.failures,
             skipped: 0,
             ahead: None,
+            asked: None,
             late_since: None,
             trouble: None,
         }

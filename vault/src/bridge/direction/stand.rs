@@ -30,6 +30,7 @@ impl Stand {
         let why = status
             .target
             .as_deref()
+            .or(status.refusal.as_deref())
             .unwrap_or("it is connected and takes none; look at its log and its limits");
         let full = match status.full {
             Some(Full::Journal) => "; the journal is full, nothing more is taken from the source",

@@ -53,6 +53,8 @@ pub struct Status {
     pub source: Option<String>,
     /// The target's connection: none is connected, else why it is not.
     pub target: Option<String>,
+    /// Why it does not take what it was sent last; none since it took something, or nothing waits.
+    pub refusal: Option<String>,
     /// Why the journal cannot be written.
     pub journal: Option<String>,
     /// Why nothing is taken.
@@ -88,6 +90,8 @@ pub struct Report {
     pub source: Option<String>,
     /// See [`Status::target`].
     pub target: Option<String>,
+    /// See [`Status::refusal`].
+    pub refusal: Option<String>,
     /// See [`Status::journal`].
     pub journal: Option<String>,
     /// See [`Status::full`].
@@ -130,6 +134,7 @@ impl Status {
             since,
             source: None,
             target: None,
+            refusal: None,
             journal: None,
             full: None,
             full_since: since,
@@ -169,6 +174,7 @@ impl Status {
             state_seconds: now.saturating_duration_since(self.since).as_secs(),
             source: self.source.clone(),
             target: self.target.clone(),
+            refusal: self.refusal.clone(),
             journal: self.journal.clone(),
             full: self.full,
             full_seconds: match self.full {
@@ -199,16 +205,28 @@ impl Report {
             |side: &str, why: &Option<String>| why.as_ref().map(|why| format!("its {side} is away: {why}"));
         let dead = self.dead_letters.rows;
         let waits = self.waiting.rows > 0;
+        // It hangs up with these words, and is asked again at once.
+        let is_there = self.target.is_none() || self.target == self.refusal;
+        let refusal = self.refusal.as_ref().filter(|_| waits && is_there);
         self.journal
             .clone()
             .or_else(|| self.full.map(|full| full.words(self.journal_bytes)))
             .or_else(|| if self.state == State::Away { away("source", &self.source) } else { None })
+            .or_else(|| refusal.map(|why| refuses(self.waiting.rows, why)))
             .or_else(
                 || if waits || self.state == State::Carrying { away("target", &self.target) } else { None },
             )
             .or_else(|| (self.elsewhere.rows > 0).then(|| elsewhere(self.elsewhere.rows)))
             .or_else(|| (dead > 0).then(|| format!("{dead} dead letters: vault bridge dead shows them")))
     }
+}
+
+/// The target is up, and has said no.
+pub(super) fn refuses(rows: u64, why: &str) -> String {
+    format!(
+        "its target refuses what it is sent: {why}; {rows} messages wait and are sent again, and the one to blame is \
+         a dead letter once another is taken"
+    )
 }
 
 /// So many messages wait for another source than the one that answers.
@@ -263,6 +281,13 @@ mod tests {
         assert!(report(&status).trouble().unwrap().starts_with("whether 2 messages were taken"));
         status.target = Some("refused".to_owned());
         assert_eq!(report(&status).trouble().unwrap(), "its target is away: refused");
+        status.refusal = status.target.clone();
+        let told = report(&status).trouble().unwrap();
+        assert!(told.starts_with("its target refuses what it is sent: refused; 3 messages wait"), "{told}");
+        let again = Status { target: None, ..status.clone() };
+        assert_eq!(report(&again).trouble().unwrap(), told, "it answers again");
+        let away = Status { target: Some("no route".to_owned()), ..status.clone() };
+        assert_eq!(report(&away).trouble().unwrap(), "its target is away: no route");
         status.fill(Some(Full::Disk), begun + Duration::from_secs(1));
         status.fill(Some(Full::Journal), begun + Duration::from_secs(2));
         assert_eq!(report(&status).full_seconds, 4);

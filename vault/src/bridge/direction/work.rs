@@ -14,7 +14,7 @@ use super::source::{self, Link};
 use super::stand::Stand;
 use super::status::{self, Full, LastError, State, Status};
 use super::{Asked, Ears, STEADY, Settings, Wish, fresh, now, panic_words, target};
-use crate::bridge::core::{Badge, Core, Found, Input, Load, Step};
+use crate::bridge::core::{Badge, Core, Found, Input, Load, Refusal, Step};
 use crate::bridge::journal::{Errand, Figures, Journal, JournalError, Told};
 use crate::openwire::client::Held;
 use crate::openwire::{Message, MessageId};
@@ -234,8 +234,25 @@ impl<'a> Direction<'a> {
                 self.status.send_modify(|status| status.circled += 1);
                 None
             }
-            Event::Told(input) => Some(input),
+            Event::Told(input) => {
+                self.note_refusal(&input);
+                Some(input)
+            }
         }
+    }
+
+    /// A target that says no is not away.
+    fn note_refusal(&self, input: &Input<Arc<Message>>) {
+        let refusal = match input {
+            Input::Refused { why, how: Refusal::ForEver | Refusal::Answered } => Some(why.clone()),
+            Input::Refused { how: Refusal::HungUp, .. } | Input::Sent => None,
+            _ => return,
+        };
+        self.status.send_if_modified(|status| {
+            let is_new = status.refusal != refusal;
+            status.refusal = refusal;
+            is_new
+        });
     }
 
     /// What an operator wants: of the rules, or of the journal when it is left alone.
@@ -360,7 +377,8 @@ impl<'a> Direction<'a> {
             status.fill(full, Instant::now());
             (_, status.figures, status.waiting, status.uncertain, status.returned, status.dead) = shown;
             let is_up = self.target.is_some() && status.target.take().is_some();
-            before != shown || is_up
+            let is_over = core.waiting().rows == 0 && status.refusal.take().is_some();
+            before != shown || is_up || is_over
         });
         self.show_elsewhere();
         let searches = self.core.searches();

@@ -105,7 +105,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
             let (silent_at, quiet_at) = (self.silent_at, self.quiet_at);
             tokio::select! {
                 read = self.reader.read_buf(self.incoming.buffer()), if has_room => {
-                    match read.map_err(ClientError::Broken)? {
+                    match read.map_err(ClientError::broken)? {
                         0 => return Err(ClientError::Closed),
                         bytes => self.moved(bytes),
                     }
@@ -113,7 +113,7 @@ impl<S: AsyncRead + AsyncWrite + Send + Unpin> Connection<S> {
                     self.arrivals()?;
                 }
                 written = write(&mut self.writer, &mut self.outgoing), if unwritten => {
-                    self.flushed = written.map_err(ClientError::Broken)?;
+                    self.flushed = written.map_err(ClientError::broken)?;
                     self.moved(remaining - self.outgoing.remaining());
                     self.quiet_at = Instant::now() + self.silence.unwrap_or(NEVER) / 3;
                 }

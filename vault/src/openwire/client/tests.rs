@@ -114,6 +114,14 @@ async fn answers_find_those_who_asked_and_dispatches_arrive_in_order() {
     host.await.unwrap();
 }
 
+#[test]
+fn an_end_without_tls_own_farewell_is_told_as_an_end() {
+    let ended = std::io::Error::new(std::io::ErrorKind::UnexpectedEof, "peer closed without close_notify");
+    assert_eq!(ClientError::broken(ended).to_string(), "the broker closed the connection");
+    let broken = ClientError::broken(std::io::ErrorKind::ConnectionReset.into());
+    assert!(broken.is_hung_up() && broken.to_string().starts_with("the connection broke"), "{broken}");
+}
+
 #[tokio::test]
 async fn a_taken_client_id_is_told_from_other_refusals() {
     let (listener, address) = listener("").await;
