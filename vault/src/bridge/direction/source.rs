@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::tries::{Tries, tell_failure};
+use super::tries::{Tries, forget_told, tell_failure};
 use super::work::Event;
 use super::{Birth, Settings, badge, hex, random};
 use crate::bridge::core::{Badge, Found, Input};
@@ -105,7 +105,6 @@ pub(super) async fn run(
             match Source::open(&settings, birth, tries.address(), &lock(&settings)).await {
                 Ok(source) => {
                     looked = None;
-                    before.clear();
                     (true, source.serve(prefetch, &events).await)
                 }
                 Err(error) if error.is_taken() && is_due(looked) => {
@@ -128,6 +127,7 @@ pub(super) async fn run(
             // It was given up here.
             Event::Standby(STANDS_BACK.to_owned())
         } else {
+            forget_told(&mut before, was_connected.then(|| begun.elapsed()));
             tell_failure(&settings.name, "source", &mut before, &why);
             Event::SourceLost(why)
         };
