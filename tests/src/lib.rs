@@ -11,6 +11,7 @@ pub mod bridging;
 pub mod broker;
 pub mod browser;
 pub mod cluster;
+pub mod commit_line;
 pub mod crowd;
 pub mod curl;
 pub mod database_server;

@@ -74,6 +74,17 @@ pub enum BridgeError {
         /// What was asked for.
         sequence: u64,
     },
+    /// There is nothing to settle.
+    #[error(
+        "bridge {0}: nothing in this vault's journal waits for another source than the one that answers; vault bridge \
+         status shows what each vault holds"
+    )]
+    NothingHeld(String),
+    /// There is nothing to accept.
+    #[error(
+        "bridge {0}: no other target is refused by this vault; vault bridge status shows what each vault waits for"
+    )]
+    NoneRefused(String),
     /// Its journal.
     #[error(transparent)]
     Journal(#[from] JournalError),
@@ -216,19 +227,22 @@ impl Bridge {
     /// Does that with all messages of a direction that it is about; tells how many there were.
     ///
     /// # Errors
-    /// No such direction or message, its journal, or vault stops.
+    /// No such direction or message, nothing to settle or to accept, its journal, or vault stops.
     pub async fn wish(&self, name: &str, wish: Wish) -> Result<u64, BridgeError> {
         let (answer, answered) = oneshot::channel();
-        let one = match wish {
-            Wish::Bury { sequence, .. } => Some(sequence),
-            Wish::Revive | Wish::Purge(_) | Wish::Settle { .. } | Wish::Accept => None,
+        let owned = || name.to_owned();
+        let none = match wish {
+            Wish::Bury { sequence, .. } => Some(BridgeError::NoMessage { name: owned(), sequence }),
+            Wish::Settle { .. } => Some(BridgeError::NothingHeld(owned())),
+            Wish::Accept => Some(BridgeError::NoneRefused(owned())),
+            Wish::Revive | Wish::Purge(_) => None,
         };
-        let stopping = || BridgeError::Stopping(name.to_owned());
+        let stopping = || BridgeError::Stopping(owned());
         let asked = self.handle(name)?.asks.send(Asked { wish, answer }).await;
         asked.map_err(|_| stopping())?;
         let count = answered.await.map_err(|_| stopping())??;
-        match one.filter(|_| count == 0) {
-            Some(sequence) => Err(BridgeError::NoMessage { name: name.to_owned(), sequence }),
+        match none.filter(|_| count == 0) {
+            Some(none) => Err(none),
             None => Ok(count),
         }
     }

@@ -27,6 +27,7 @@ use shared::api::{IssuedCertificate, Page, Problem, TokenAnswer, TokenRequest};
 use shared::enrol::{EnrolError, Enrolment};
 use shared::tls::{Files, Role};
 
+use crate::bridge::BridgeError;
 use crate::broker::users::UsersError;
 use crate::config::Config;
 use crate::pki::{self, PkiError};
@@ -128,6 +129,9 @@ pub enum CommandError {
         /// Its key.
         key: String,
     },
+    /// What a bridge's report tells that the vault would refuse.
+    #[error(transparent)]
+    Bridge(#[from] BridgeError),
     /// One of several asked for.
     #[error("{id}: {source}; those after it are as they were")]
     About {

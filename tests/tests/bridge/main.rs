@@ -2,6 +2,7 @@
 //! broker as it was sent, and exactly once, whatever is killed.
 #![expect(clippy::unwrap_used, reason = "a story's own steps fail the story when they fail")]
 
+mod doubt;
 mod independent;
 
 use std::collections::BTreeMap;

@@ -158,6 +158,9 @@ async fn wish(behind: Behind, caller: Caller, name: &str, wish: Wish) -> Result<
 fn refuse(error: &BridgeError) -> Refusal {
     match error {
         BridgeError::Unknown(_) | BridgeError::NoMessage { .. } => Refusal::not_found(error.to_string()),
+        BridgeError::NothingHeld(_) | BridgeError::NoneRefused(_) => {
+            Refusal::new(StatusCode::CONFLICT, "not_in_doubt", error.to_string())
+        }
         BridgeError::Stopping(_) => Refusal::later("stopping", error.to_string(), SOON),
         BridgeError::Journal(_) => {
             tracing::error!("{error}");
@@ -179,6 +182,14 @@ mod tests {
     fn an_operator_is_told_why_a_journal_cannot_be_changed() {
         let refused = refuse(&BridgeError::Journal(JournalError::Ended)).problem;
         assert_eq!((refused.status, refused.detail), (500, JournalError::Ended.to_string()));
+        for none in
+            [BridgeError::NothingHeld("there".to_owned()), BridgeError::NoneRefused("there".to_owned())]
+        {
+            assert_eq!(
+                (refuse(&none).problem.status, refuse(&none).problem.code.as_str()),
+                (409, "not_in_doubt")
+            );
+        }
         let stopping = refuse(&BridgeError::Stopping("there".to_owned()));
         assert_eq!((stopping.problem.status, stopping.retry_after), (503, Some(SOON)));
     }

@@ -11,6 +11,7 @@ use serde_json::Value;
 use super::control::{Progress, ask, call, json, whole};
 use super::status::{at, bytes, span};
 use super::{CommandError, Output};
+use crate::bridge::BridgeError;
 use crate::bridge::trial::{Found, try_out};
 use crate::config::Config;
 
@@ -156,7 +157,8 @@ impl Verb {
             Verb::Settle { name, .. } | Verb::Accept { name, .. } => {
                 let report: Value = ask(socket, Method::GET, "/v1/bridges", None::<&()>).await?;
                 let direction = &report["directions"][name];
-                output.show(direction, &risks(name, direction, matches!(self, Verb::Accept { .. })))
+                let told = risks(name, direction, matches!(self, Verb::Accept { .. }))?;
+                output.show(direction, &told)
             }
         }
     }
@@ -193,24 +195,25 @@ async fn change(
     output.show(&answer, &text)
 }
 
-/// What an operator should know before it is done.
-fn risks(name: &str, direction: &Value, is_target: bool) -> String {
+/// What an operator should know before it is done; refused as the vault would.
+fn risks(name: &str, direction: &Value, is_target: bool) -> Result<String, BridgeError> {
     if !direction.is_object() {
-        return format!("there is no bridge {name:?} here; vault bridge status shows them");
+        return Err(BridgeError::Unknown(name.to_owned()));
     }
-    if is_target {
-        let target = direction["target"].as_str().unwrap_or("the target is connected");
-        return format!(
-            "{name}: {} messages wait; {target}\n  a part of them may be at the old target, and comes twice if its \
-             messages are read again; --yes sends all of them to the new one",
-            direction["waiting"]["rows"]
-        );
+    match (is_target, direction["is_refusing"] == true, direction["elsewhere"]["rows"].as_u64()) {
+        (true, false, _) => Err(BridgeError::NoneRefused(name.to_owned())),
+        (true, true, _) => Ok(format!(
+            "{name}: {} messages wait; {}\n  a part of them may be at the old target, and comes twice if its messages \
+             are read again; --yes sends all of them to the new one",
+            direction["waiting"]["rows"],
+            word(&direction["target"])
+        )),
+        (false, _, Some(held @ 1..)) => Ok(format!(
+            "{name}: {held} messages wait for a source that is away\n  --taken --yes sends them on: they come twice \
+             if it comes back and still has them\n  --returned --yes forgets them: they are lost if it gave them away"
+        )),
+        (false, _, _) => Err(BridgeError::NothingHeld(name.to_owned())),
     }
-    format!(
-        "{name}: {} messages wait for a source that is away\n  --taken --yes sends them on: they come twice if it \
-         comes back and still has them\n  --returned --yes forgets them: they are lost if it gave them away",
-        direction["elsewhere"]["rows"]
-    )
 }
 
 fn segment(name: &str) -> String {
@@ -271,14 +274,15 @@ fn hops(vault: &str, direction: &Value) -> String {
             &direction["first"].as_u64().map(|it| format!(", {it} first)")).unwrap_or(")".to_owned()),
         );
     }
-    for (key, what) in [("uncertain", "uncertain"), ("returned", "the source's again and kept for a while")] {
-        if let Some(rows @ 1..) = direction[key]["rows"].as_u64() {
-            line.push_str(&format!("; {rows} {what}"));
-        }
+    let rows = |key: &str| direction[key]["rows"].as_u64().unwrap_or_default();
+    if rows("uncertain") > 0 {
+        line.push_str(&format!("; {} uncertain", rows("uncertain")));
     }
-    let elsewhere = direction["elsewhere"]["rows"].as_u64().unwrap_or_default();
-    if elsewhere > 0 {
-        line.push_str(&format!("; {elsewhere} more wait for a source that is away"));
+    if rows("elsewhere") > 0 {
+        line.push_str(&format!(", {} of them wait for a source that is away", rows("elsewhere")));
+    }
+    if rows("returned") > 0 {
+        line.push_str(&format!("; {} the source's again and kept for a while", rows("returned")));
     }
     for (side, key) in [("source", "source"), ("target", "target"), ("journal", "journal")] {
         if let Some(why) = direction[key].as_str() {
@@ -357,14 +361,19 @@ mod tests {
 
     #[test]
     fn what_a_choice_risks_is_told_before_it_is_made() {
-        let direction =
-            json!({ "elsewhere": { "rows": 3 }, "waiting": { "rows": 9 }, "target": "b is another" });
-        let settled = risks("there", &direction, false);
+        let direction = json!({
+            "elsewhere": { "rows": 3 }, "waiting": { "rows": 9 }, "target": "b is another", "is_refusing": true,
+        });
+        let settled = risks("there", &direction, false).unwrap();
         assert!(settled.starts_with("there: 3 messages wait for a source that is away"), "{settled}");
         assert!(settled.contains("--taken --yes") && settled.contains("--returned --yes"), "{settled}");
-        let accepted = risks("there", &direction, true);
+        let accepted = risks("there", &direction, true).unwrap();
         assert!(accepted.starts_with("there: 9 messages wait; b is another"), "{accepted}");
-        assert!(risks("x", &Value::Null, true).starts_with("there is no bridge \"x\" here"));
+        let none = json!({ "elsewhere": { "rows": 0 }, "is_refusing": false });
+        let refused = |name, direction, is_target| risks(name, direction, is_target).unwrap_err().to_string();
+        assert!(refused("x", &Value::Null, true).starts_with("there is no bridge \"x\" here"));
+        assert!(refused("there", &none, true).contains("no other target is refused"));
+        assert!(refused("there", &none, false).contains("waits for another source"));
     }
 
     #[test]

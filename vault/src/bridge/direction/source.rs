@@ -86,6 +86,8 @@ pub(super) async fn run(
     let mut tries = Tries::new(&settings.from.uri);
     let mut prefetch = settings.prefetch;
     let (mut before, mut looked): (BTreeSet<String>, Option<Instant>) = (BTreeSet::new(), None);
+    // Where the other vault holds the lock.
+    let mut taken: Option<&Address> = None;
     while !events.is_closed() {
         if *stand_back.borrow_and_update() {
             drop(events.send(Event::Standby(STANDS_BACK.to_owned())).await);
@@ -100,19 +102,18 @@ pub(super) async fn run(
                 Ok(Ok(_)) | Err(_) => continue,
             }
         }
-        let begun = Instant::now();
-        let (was_connected, error) =
-            match Source::open(&settings, birth, tries.address(), &lock(&settings)).await {
-                Ok(source) => {
-                    looked = None;
-                    (true, source.serve(prefetch, &events).await)
-                }
-                Err(error) if error.is_taken() && is_due(looked) => {
-                    looked = tell_receipts(&settings, birth, tries.address(), &events).await;
-                    (false, error)
-                }
-                Err(error) => (false, error),
-            };
+        let (begun, address) = (Instant::now(), tries.address());
+        let (was_connected, error) = match Source::open(&settings, birth, address, &lock(&settings)).await {
+            Ok(source) => {
+                (looked, taken) = (None, None);
+                (true, source.serve(prefetch, &events).await)
+            }
+            Err(error) if error.is_taken() && is_due(looked) => {
+                looked = tell_receipts(&settings, birth, address, &events).await;
+                (false, error)
+            }
+            Err(error) => (false, error),
+        };
         if matches!(error, ClientError::GivenUp) && !*stand_back.borrow() {
             // Whoever let it go wants another.
             continue;
@@ -122,16 +123,22 @@ pub(super) async fn run(
             .clamp(1, settings.prefetch);
         let why = error.to_string();
         let event = if error.is_taken() && !was_connected {
-            Event::Standby(TAKEN.to_owned())
+            taken = Some(address);
+            Some(Event::Standby(TAKEN.to_owned()))
         } else if was_connected && *stand_back.borrow() {
             // It was given up here.
-            Event::Standby(STANDS_BACK.to_owned())
+            Some(Event::Standby(STANDS_BACK.to_owned()))
         } else {
             forget_told(&mut before, was_connected.then(|| begun.elapsed()));
             tell_failure(&settings.name, "source", &mut before, &why);
-            Event::SourceLost(why)
+            // Another address of the URI answers nobody: the other vault carries all the same.
+            let is_standby = taken.is_some_and(|it| it != address);
+            taken = taken.filter(|_| is_standby);
+            (!is_standby).then_some(Event::SourceLost(why))
         };
-        drop(events.send(event).await);
+        if let Some(event) = event {
+            drop(events.send(event).await);
+        }
         tries.failed(was_connected.then(|| begun.elapsed())).await;
     }
 }

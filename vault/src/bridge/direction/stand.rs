@@ -28,8 +28,9 @@ impl Stand {
         }
         self.is_told = true;
         let why = status
-            .target
+            .strange
             .as_deref()
+            .or(status.target.as_deref())
             .or(status.refusal.as_deref())
             .unwrap_or("it is connected and takes none; look at its log and its limits");
         let full = match status.full {

@@ -53,6 +53,8 @@ pub struct Status {
     pub source: Option<String>,
     /// The target's connection: none is connected, else why it is not.
     pub target: Option<String>,
+    /// Why nothing is sent to the target that answers: some of what waits may be at the one before it.
+    pub strange: Option<String>,
     /// Why it does not take what it was sent last; none since it took something, or nothing waits.
     pub refusal: Option<String>,
     /// Why the journal cannot be written.
@@ -88,8 +90,10 @@ pub struct Report {
     pub state_seconds: u64,
     /// See [`Status::source`].
     pub source: Option<String>,
-    /// See [`Status::target`].
+    /// See [`Status::target`]; before it [`Status::strange`], as only an operator can do something about that.
     pub target: Option<String>,
+    /// Is there something of [`Status::strange`]?
+    pub is_refusing: bool,
     /// See [`Status::refusal`].
     pub refusal: Option<String>,
     /// See [`Status::journal`].
@@ -134,6 +138,7 @@ impl Status {
             since,
             source: None,
             target: None,
+            strange: None,
             refusal: None,
             journal: None,
             full: None,
@@ -173,7 +178,8 @@ impl Status {
             state: self.state,
             state_seconds: now.saturating_duration_since(self.since).as_secs(),
             source: self.source.clone(),
-            target: self.target.clone(),
+            target: self.strange.clone().or_else(|| self.target.clone()),
+            is_refusing: self.strange.is_some(),
             refusal: self.refusal.clone(),
             journal: self.journal.clone(),
             full: self.full,
@@ -288,6 +294,12 @@ mod tests {
         assert_eq!(report(&again).trouble().unwrap(), told, "it answers again");
         let away = Status { target: Some("no route".to_owned()), ..status.clone() };
         assert_eq!(report(&away).trouble().unwrap(), "its target is away: no route");
+        status.strange = Some("it is another broker".to_owned());
+        let told = report(&status);
+        assert_eq!(
+            (told.trouble().unwrap().as_str(), told.is_refusing),
+            ("its target is away: it is another broker", true)
+        );
         status.fill(Some(Full::Disk), begun + Duration::from_secs(1));
         status.fill(Some(Full::Journal), begun + Duration::from_secs(2));
         assert_eq!(report(&status).full_seconds, 4);

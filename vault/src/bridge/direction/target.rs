@@ -61,7 +61,9 @@ pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sen
         let why = ended.to_string();
         forget_told(&mut before, was_connected.then(|| begun.elapsed()));
         tell_failure(&settings.name, "target", &mut before, &why);
-        drop(events.send(Event::TargetLost(why)).await);
+        let is_strange = matches!(ended, Ended::Strange(_));
+        let event = if is_strange { Event::TargetStrange(why) } else { Event::TargetLost(why) };
+        drop(events.send(event).await);
         tries.failed(was_connected.then(|| begun.elapsed())).await;
     }
 }

@@ -44,6 +44,8 @@ pub(super) enum Event {
     TargetUp(mpsc::Sender<target::Order>, BTreeSet<Badge>),
     /// It is not, or not any more.
     TargetLost(String),
+    /// Another one answered, which the rules refuse.
+    TargetStrange(String),
     /// This message was at the target before: it was acknowledged, and goes no further.
     Circled(MessageId),
     /// Something for the rules.
@@ -229,6 +231,12 @@ impl<'a> Direction<'a> {
                 self.status.send_modify(|status| status.target = Some(why));
                 self.target.take().map(|_| Input::TargetLost)
             }
+            Event::TargetStrange(why) => {
+                self.fail(why.clone());
+                self.target_lost.get_or_insert_with(Instant::now);
+                self.status.send_modify(|status| status.strange = Some(why));
+                None
+            }
             Event::Circled(id) => {
                 tracing::debug!(bridge = %self.name, "bridge {}: {id} was at the target before", self.name);
                 self.status.send_modify(|status| status.circled += 1);
@@ -378,7 +386,8 @@ impl<'a> Direction<'a> {
             (_, status.figures, status.waiting, status.uncertain, status.returned, status.dead) = shown;
             let is_up = self.target.is_some() && status.target.take().is_some();
             let is_over = core.waiting().rows == 0 && status.refusal.take().is_some();
-            before != shown || is_up || is_over
+            let is_one_of_ours = !core.refuses() && status.strange.take().is_some();
+            before != shown || is_up || is_over || is_one_of_ours
         });
         self.show_elsewhere();
         let searches = self.core.searches();
