@@ -43,6 +43,8 @@ enum Fate {
     Finished,
     /// Refused, or rolled back.
     Refused,
+    /// It died among dead letters.
+    Gone,
 }
 
 #[derive(Debug, Clone)]
@@ -366,7 +368,7 @@ impl World {
     /// Among dead letters they are gone, anywhere else they come again as such.
     fn buried(&mut self, held: &[Held]) {
         for held in held.iter().filter(|held| held.id.level().queue() == 0) {
-            self.fates.insert(held.name.clone(), Fate::Refused);
+            self.fates.insert(held.name.clone(), Fate::Gone);
         }
     }
 
