@@ -16,7 +16,7 @@ use tokio::sync::{OwnedSemaphorePermit, oneshot, watch};
 use super::core::{
     AckKind, ConnectionKey, ConsumerKey, Core, Done, Effect, PORTION, Part, Refusal, Seen, Send, Terms, Token,
 };
-use super::journal::{Journal, JournalError};
+use super::journal::{BUSY, IDLE, Journal, JournalError};
 use super::message::{Destination, Id, Level, Message};
 use super::{Delivery, Gate, QueueError, Room};
 use lanes::Lanes;
@@ -44,6 +44,8 @@ const FORGOTTEN: usize = 500;
 const SCANS: usize = 8;
 /// So often is the disk tried again.
 const TICK: Duration = Duration::from_secs(1);
+/// So often is it looked whether the journal is emptied and can give room back to the disk.
+const SHRINK_EVERY: Duration = Duration::from_secs(30);
 /// So often are messages looked for whose time is over, as in ActiveMQ.
 const EXPIRE_EVERY: Duration = Duration::from_secs(30);
 
@@ -118,6 +120,9 @@ pub(super) struct Engine {
     trouble: Trouble,
     ticked: Instant,
     expired: Instant,
+    /// When the journal might have given room back last, and whether anything was asked since the last tick.
+    shrunk: Instant,
+    is_asked: bool,
     /// When unused queues were looked for last, to the end.
     forgotten: Instant,
     /// Pages that were looked at in this turn, and those that wait for the next: which level, behind
@@ -144,6 +149,8 @@ impl Engine {
             trouble: Trouble::default(),
             ticked: now,
             expired: now,
+            shrunk: now,
+            is_asked: false,
             forgotten: now,
             scans: 0,
             postponed: Vec::new(),
@@ -159,6 +166,7 @@ impl Engine {
             let is_idle = self.postponed.is_empty() && self.lanes.is_empty();
             match inbox.recv_timeout(if is_idle { idle } else { Duration::ZERO }) {
                 Ok(first) => {
+                    self.is_asked = true;
                     for asked in std::iter::once(first).chain(inbox.try_iter().take(HEARD)) {
                         self.hear(asked);
                     }
@@ -257,10 +265,25 @@ impl Engine {
         if now.duration_since(self.forgotten) >= FORGET_EVERY && self.core.forget_unused(FORGOTTEN) {
             self.forgotten = now;
         }
+        let is_idle = !std::mem::take(&mut self.is_asked);
+        if now.duration_since(self.shrunk) >= SHRINK_EVERY {
+            self.shrunk = now;
+            self.shrink(if is_idle { IDLE } else { BUSY });
+        }
         if now.duration_since(self.expired) >= EXPIRE_EVERY {
             self.expired = now;
             self.core.expire_volatile(milliseconds());
             self.sweep = Some((0, Id::default()));
+        }
+    }
+
+    fn shrink(&mut self, most: u64) {
+        match self.journal.shrink(most) {
+            Ok(0) => {}
+            Ok(bytes) => {
+                tracing::info!("queues: the emptied journal gave {} MiB back to its disk", bytes >> 20)
+            }
+            Err(error) => tracing::debug!("queues: {error}"),
         }
     }
 

@@ -26,6 +26,12 @@ use schema::MIGRATIONS;
 const CACHE: i64 = -2_048;
 /// Larger bodies are kept in pieces of this size, so that SQLite never holds one as a whole.
 const PIECE: usize = 256 * 1024;
+/// A start writes so much anew to give a file's room back, some seconds;
+const AT_START: u64 = 64 << 20;
+/// who asks for nothing loses nothing by so much;
+pub(super) const IDLE: u64 = 8 << 20;
+/// and nobody notices so much.
+pub(super) const BUSY: u64 = 1 << 20;
 /// Rows between two places.
 const IN_ORDER: &str = "WHERE place >= ?1 AND place < ?2 ORDER BY place LIMIT ?3";
 /// A life has this number.
@@ -95,6 +101,8 @@ impl Journal {
         // Whoever was here before may have left the log so long that there is no room for one more word.
         journal.relieve();
         let kept = journal.begin().map_err(|source| journal.sql(source))?;
+        // What keeps it from that keeps it from nothing else.
+        let _later = journal.shrink(AT_START).inspect_err(|error| tracing::info!("queues: {error}"));
         Ok((journal, kept))
     }
 
@@ -141,7 +149,7 @@ impl Journal {
     /// # Errors
     /// [`JournalError::NoRoom`] for new messages, SQLite's own for anything; then nothing was kept.
     pub fn write(&mut self, writes: &Writes) -> Result<(), JournalError> {
-        let new = writes.stores.iter().map(|placed| placed.message.body.len()).sum::<usize>();
+        let new = writes.stores.iter().map(|placed| placed.message.size()).sum::<usize>();
         if !self.room.fits(new as u64) {
             return Err(JournalError::NoRoom { file: self.file.clone(), left: self.room.left() });
         }
@@ -169,6 +177,29 @@ impl Journal {
         // A full disk may refuse this too; the log then keeps what it has.
         let _later = self.connection.query_row("PRAGMA wal_checkpoint(TRUNCATE)", [], |_| Ok(()));
         self.look();
+    }
+
+    /// Gives the room of an emptied file back to the disk: writes what it holds anew, if that is at most so many
+    /// bytes and little beside what holds nothing. So no send pays for it: SQLite's own way to shrink
+    /// (`auto_vacuum`) notes for every page whose it is. Tells how many bytes went.
+    ///
+    /// # Errors
+    /// SQLite's own; then the file is as it was.
+    pub fn shrink(&mut self, most: u64) -> Result<u64, JournalError> {
+        let filled = Room::filled(&self.connection).map_err(|source| self.sql(source))?;
+        if filled.1 == 0 {
+            return Ok(0);
+        }
+        self.look();
+        if !self.room.may_shrink(filled, most) {
+            return Ok(0);
+        }
+        // Not beside the file, and not in a folder for such things, which may be full or none of ours.
+        let anew = "PRAGMA temp_store = memory; VACUUM; PRAGMA temp_store = default";
+        let done = self.connection.execute_batch(anew);
+        // The file itself is cut where the log goes into it.
+        self.relieve();
+        done.map(|()| filled.1).map_err(|source| self.sql(source))
     }
 
     fn try_write(&mut self, writes: &Writes) -> rusqlite::Result<()> {

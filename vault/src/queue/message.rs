@@ -257,6 +257,18 @@ pub struct Message {
     pub body: Bytes,
 }
 
+impl Message {
+    /// What it takes on disk, but for a dead letter's reason, in bytes: its names stand in its body, and beside it.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        let marks = self.marks.as_ref().map_or(0, |marks| {
+            let group = marks.group.as_ref().map_or(0, |group| group.len());
+            group + marks.path.iter().map(|broker| broker.len()).sum::<usize>()
+        });
+        self.body.len() + self.name.len() + marks
+    }
+}
+
 /// A message with its place.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Placed {

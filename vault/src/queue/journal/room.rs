@@ -15,6 +15,9 @@ const PART: u64 = 8;
 const LOG: u64 = 4;
 /// such a part is the most of it that stays when it has grown longer;
 const KEPT: u64 = 2;
+/// such a part of it may hold nothing in the file: what fills and empties all the time neither grows nor shrinks
+/// it;
+const UNUSED: u64 = 4;
 /// and a write that is about much may take what the gate's own look was too late for, but not this part.
 const LAST: u64 = 2;
 
@@ -57,16 +60,32 @@ impl Room {
         };
     }
 
+    /// Is it worth while to write the file anew without what holds nothing, and is there room for that? What it
+    /// holds, at most so many bytes, stands in the log as well meanwhile. All in bytes.
+    pub(super) fn may_shrink(&self, (used, unused): (u64, u64), most: u64) -> bool {
+        let is_worth = unused > self.reserve / UNUSED && unused / UNUSED > used;
+        // What is left counts what lies free in the file, where the log finds no room.
+        is_worth && used <= most && self.left.saturating_sub(unused) >= used.saturating_mul(2)
+    }
+
+    /// Bytes of the file that hold something, and those that hold nothing.
+    ///
+    /// # Errors
+    /// SQLite's own.
+    pub(super) fn filled(connection: &Connection) -> rusqlite::Result<(u64, u64)> {
+        let [size, whole, unused] = ["page_size", "page_count", "freelist_count"].map(|name| {
+            let sql = format!("PRAGMA {name}");
+            connection.prepare_cached(&sql)?.query_row([], |row| row.get::<_, u64>(0))
+        });
+        let (size, whole, unused) = (size?, whole?, unused?);
+        Ok((whole.saturating_sub(unused).saturating_mul(size), unused.saturating_mul(size)))
+    }
+
     /// Bytes of the file that hold nothing, and those that it will grow by when the log goes into it.
     fn inside(&self, connection: &Connection) -> rusqlite::Result<(u64, u64)> {
-        let pragma = |name: &str| -> rusqlite::Result<u64> {
-            connection.prepare_cached(&format!("PRAGMA {name}"))?.query_row([], |row| row.get(0))
-        };
-        let size = pragma("page_size")?;
-        let bytes = |pages: u64| pages.saturating_mul(size);
-        let (whole, unused) = (bytes(pragma("page_count")?), bytes(pragma("freelist_count")?));
+        let (used, unused) = Self::filled(connection)?;
         let length = std::fs::metadata(&self.file).map_or(0, |about| about.len());
-        Ok((unused, whole.saturating_sub(length)))
+        Ok((unused, used.saturating_add(unused).saturating_sub(length)))
     }
 
     /// For new messages and the reserve, in bytes, as it was looked at last.
@@ -105,6 +124,17 @@ mod tests {
         assert!(room.is_short() && room.fits(200));
         room.left = 0;
         assert!(room.fits(0), "what stores nothing may always be written");
+    }
+
+    #[test]
+    fn a_file_is_written_anew_when_it_is_all_but_empty_and_there_is_room_for_what_it_holds() {
+        let room = |left| Room { file: PathBuf::new(), reserve: 400, left };
+        assert!(room(1_000).may_shrink((10, 101), 10));
+        for (left, filled, most) in
+            [(1_000, (10, 100), 10), (1_000, (26, 101), 100), (1_000, (11, 101), 10), (120, (10, 101), 10)]
+        {
+            assert!(!room(left).may_shrink(filled, most), "{left} {filled:?} {most}");
+        }
     }
 
     #[test]

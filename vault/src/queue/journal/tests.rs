@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use bytes::Bytes;
 
-use super::{Journal, PIECE};
+use super::{BUSY, IDLE, Journal, PIECE};
 use crate::queue::core::{Move, Page, Writes};
 use crate::queue::message::{Cause, Destination, Id, Level, Marks, Message, Origin, Placed};
 
@@ -166,4 +166,45 @@ fn expired_rows_are_paged_past_those_that_stay() {
         seen.extend(page.iter().map(|row| row.id.sequence()));
     }
     assert_eq!(seen, (0..10).collect::<Vec<_>>());
+}
+
+#[test]
+fn an_emptied_file_gives_its_room_back_and_keeps_what_it_holds() {
+    let folder = tempfile::tempdir().unwrap();
+    let length = || std::fs::metadata(folder.path().join("queues.db")).unwrap().len();
+    let mut journal = open(&folder);
+    let all: Vec<Placed> = (0..100).map(|number| placed(number, 2 * PIECE)).collect();
+    journal.write(&stores(all.clone())).unwrap();
+    journal.relieve();
+    assert_eq!(journal.shrink(BUSY).unwrap(), 0, "it is full");
+    let all_but = |kept: &[usize]| {
+        let gone = all.iter().enumerate().filter(|(number, _)| !kept.contains(number));
+        let deletes = gone.map(|(_, one)| (one.id, one.message.body.len())).collect();
+        Writes { deletes, ..Writes::default() }
+    };
+    journal.write(&all_but(&[7, 98, 99])).unwrap();
+    assert_eq!(journal.shrink(BUSY).unwrap(), 0, "this is too much to be written anew beside others");
+    assert!(length() > 50 << 20);
+    assert!(journal.shrink(IDLE).unwrap() > 45 << 20);
+    assert!(length() < 2 << 20, "{}", length());
+    let left: Vec<Placed> = [7, 98, 99].map(|number: usize| all[number].clone()).into();
+    assert_eq!(journal.browse(1, Id::default(), 9, usize::MAX).unwrap().placed, left);
+    journal.write(&stores(vec![placed(200, PIECE + 1)])).unwrap();
+    assert_eq!(journal.read(placed(200, 0).id).unwrap(), placed(200, PIECE + 1));
+}
+
+#[test]
+fn what_was_emptied_in_a_life_before_is_given_back_at_the_start() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    let all: Vec<Placed> = (0..100).map(|number| placed(number, 2 * PIECE)).collect();
+    let deletes = all[1..].iter().map(|one| (one.id, one.message.body.len())).collect();
+    journal.write(&stores(all.clone())).unwrap();
+    journal.write(&Writes { deletes, ..Writes::default() }).unwrap();
+    drop(journal);
+    let length = || std::fs::metadata(folder.path().join("queues.db")).unwrap().len();
+    assert!(length() > 50 << 20);
+    let journal = open(&folder);
+    assert!(length() < 1 << 20, "{}", length());
+    assert_eq!(journal.read(all[0].id).unwrap(), all[0]);
 }
