@@ -188,18 +188,7 @@ fn a_crowd_with_wrong_passwords_keeps_nobody_out() {
     vault::broker::users::write(&users, &[("erp".to_owned(), hash)].into()).unwrap();
     let house = House::start(&format!("in_clear = true\nusers_file = \"{}\"\n", users.display()));
     let before = house.resident();
-    let wrong = |number: usize| {
-        let name = Text::shortened(&format!("stranger-{number}"));
-        let mut info = ConnectionInfo::new(ConnectionId { value: name.clone() }, name);
-        info.head = Head { command_id: 1, response_required: true };
-        info.user_name = Some(Text::shortened("erp"));
-        info.password = Some(Password::new(Text::shortened("let-me-in-7")));
-        let mut socket = TcpStream::connect(house.pair.vaults[0].broker).unwrap();
-        socket.set_read_timeout(Some(SOON * 6)).unwrap();
-        socket.write_all(&said(&[info.into()])).unwrap();
-        socket
-    };
-    let crowd: Vec<_> = (0..40).map(wrong).collect();
+    let crowd: Vec<_> = (0..30).map(|number| guess(&house, number, "let-me-in-7")).collect();
     let connection = house.java.connect(&Login::to(&house.uri()).account("erp", "right")).unwrap();
     let session = connection.session(Acknowledge::Auto).unwrap();
     put(&session, "secret", &["yes"]);
@@ -215,6 +204,58 @@ fn a_crowd_with_wrong_passwords_keeps_nobody_out() {
     let log = house.log();
     assert!(log.contains("User name or password is invalid.") && !log.contains("let-me-in-7"), "{log}");
     assert_eq!(waiting(&session, "secret"), ["yes"]);
+}
+
+/// A client that asks to be let in with this password.
+fn guess(house: &House, number: usize, password: &str) -> TcpStream {
+    let name = Text::shortened(&format!("stranger-{number}"));
+    let mut info = ConnectionInfo::new(ConnectionId { value: name.clone() }, name);
+    info.head = Head { command_id: 1, response_required: true };
+    info.user_name = Some(Text::shortened("erp"));
+    info.password = Some(Password::new(Text::shortened(password)));
+    let mut socket = TcpStream::connect(house.pair.vaults[0].broker).unwrap();
+    socket.set_read_timeout(Some(SOON * 6)).unwrap();
+    socket.write_all(&said(&[info.into()])).unwrap();
+    socket
+}
+
+#[test]
+fn guesses_take_no_clients_place_and_no_time_once_they_have_hung_up() {
+    let folder = harness::cluster::temporary_folder().unwrap();
+    let users = folder.path().join("users");
+    let hash = vault::broker::users::hash("erp", "right").unwrap();
+    vault::broker::users::write(&users, &[("erp".to_owned(), hash)].into()).unwrap();
+    let house = House::start(&format!(
+        "in_clear = true\nusers_file = \"{}\"\nmax_connections = 20\n",
+        users.display()
+    ));
+    let login = Login::to(&house.uri()).account("erp", "right");
+    let first = house.java.connect(&login).unwrap();
+    let mut crowd = Vec::new();
+    for number in 0..200 {
+        let socket = guess(&house, number, &format!("guess {number}"));
+        crowd.extend((number % 3 == 0).then_some(socket));
+    }
+    // Its password is known.
+    let again = house.java.connect(&login).unwrap();
+    put(&again.session(Acknowledge::Auto).unwrap(), "secret", &["in"]);
+    let mut busy = 0;
+    for mut socket in crowd {
+        let mut told = Vec::new();
+        std::io::copy(&mut socket, &mut told).unwrap();
+        let told = String::from_utf8_lossy(&told).into_owned();
+        let is_busy = told.contains("too many logins wait");
+        assert!(is_busy || told.contains("User name or password is invalid."), "{told}");
+        busy += u32::from(is_busy);
+    }
+    assert!(busy > 0, "each has waited for all others");
+    wait::until("they are gone", SOON, || {
+        let metrics = plain::expect_ok(house.pair.vaults[0].admin, "/metrics")?;
+        anyhow::ensure!(metrics.contains("\nvault_broker_connections 2\n"), "{metrics}");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(waiting(&first.session(Acknowledge::Auto).unwrap(), "secret"), ["in"]);
 }
 
 /// A client that takes all that it is given, says that it has seen it, and acknowledges nothing.

@@ -11,6 +11,7 @@ mod tries;
 mod work;
 
 use std::any::Any;
+use std::fmt;
 use std::panic::AssertUnwindSafe;
 use std::path::PathBuf;
 use std::sync::Arc;
@@ -94,6 +95,20 @@ pub enum Wish {
     },
     /// To have the target that is refused take the place of the one that is away.
     Accept,
+}
+
+impl fmt::Display for Wish {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Revive => write!(f, "dead letters go on again"),
+            Self::Purge(None) => write!(f, "dead letters are given up"),
+            Self::Purge(Some(through)) => write!(f, "dead letters up to {through} are given up"),
+            Self::Bury { sequence, why } => write!(f, "message {sequence} becomes a dead letter ({why:?})"),
+            Self::Settle { taken: true } => write!(f, "what is in doubt is sent on"),
+            Self::Settle { taken: false } => write!(f, "what is in doubt is forgotten"),
+            Self::Accept => write!(f, "the target that was refused takes the place of the old one"),
+        }
+    }
 }
 
 /// A wish, and who hears how many messages it was about.
@@ -189,7 +204,7 @@ async fn fulfil(settings: &Settings, Asked { wish, answer }: Asked) {
     if let Ok(done) = done.await {
         if let Ok(count) = &done {
             let name = &settings.name;
-            tracing::info!(bridge = %name, "bridge {name}: {count} messages: {wish:?} as an operator asked");
+            tracing::info!(bridge = %name, "bridge {name}: {wish}, as an operator asked: {count} of them");
         }
         // Whoever asked may be gone.
         let _gone = answer.send(done);

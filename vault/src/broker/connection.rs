@@ -22,10 +22,11 @@ use super::Hall;
 use super::asking::{Asking, Goes};
 use super::clients::{Place, Who};
 use super::fault::Refused;
-use super::large::{Frame, LARGE, Large, patience};
+use super::large::{Frame, LARGE, LONG};
 use super::porch::Stranger;
 use super::seats::Seats;
 use super::telling::{Replies, Reply, Telling, done, refusal};
+use super::users::Verdict;
 
 /// Greeting, and then saying who one is, may each take so long.
 const INTRODUCTION: Duration = Duration::from_secs(10);
@@ -106,7 +107,7 @@ where
         () = hall.shutdown.cancelled() => return End::Stopping,
     };
     match introduced {
-        Ok((greeted, client, place)) => converse(&hall, greeted, &client, place).await,
+        Ok((greeted, client, place)) => converse(&hall, greeted, from, &client, place).await,
         Err(end) => end,
     }
 }
@@ -131,14 +132,16 @@ where
     let deadline = Instant::now() + INTRODUCTION;
     let info = timeout_at(deadline, greeted.hear_name()).await.map_err(slow)?;
     // Who has said a name waits for the door's answer, not for those who say nothing.
-    let seat = Arc::clone(&hall.places).try_acquire_owned().map_err(|_| End::Crowded)?;
     drop(stranger);
     let (head, connection) = match &info {
         Ok(info) => (info.head, detached(&info.connection_id)),
         Err(_) => (Head::default(), ConnectionId { value: Text::default() }),
     };
     let admitted = match info {
-        Ok(info) => admit(hall, &info, from, seat).await.map_err(End::Refused),
+        Ok(info) => tokio::select! {
+            admitted = admit(hall, &info, from) => admitted,
+            end = greeted.hear_end() => Err(end),
+        },
         Err(end) => Err(end),
     };
     let told = match &admitted {
@@ -191,6 +194,16 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeted<S> {
         }
     }
 
+    /// Waits until the peer has left. What it says meanwhile is kept, so much of it.
+    async fn hear_end(&mut self) -> End {
+        while self.incoming.gathered() < MOST_UNKNOWN {
+            if let Err(error) = read(&mut self.stream, &mut self.incoming).await {
+                return error.into();
+            }
+        }
+        pending().await
+    }
+
     async fn say(&mut self, command: &Command) -> Result<(), End> {
         self.outgoing.push(command).map_err(Refused::from).map_err(End::Refused)?;
         let written = timeout(LAST_WORDS, write(&mut self.stream, &mut self.outgoing)).await;
@@ -199,33 +212,35 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Greeted<S> {
 }
 
 /// Password first: a stranger learns nothing of who is connected.
-async fn admit(
-    hall: &Hall,
-    info: &ConnectionInfo,
-    from: SocketAddr,
-    seat: OwnedSemaphorePermit,
-) -> Result<(Client, Place), Refused> {
+async fn admit(hall: &Hall, info: &ConnectionInfo, from: SocketAddr) -> Result<(Client, Place), End> {
     let text = |text: Option<&Text>| text.map(Text::to_string).unwrap_or_default();
     let password = text(info.password.as_ref().map(Password::reveal));
     let user = text(info.user_name.as_ref());
-    let known = hall.door.lets_in(from.ip(), &user, &password).await;
-    let is_known = known.map_err(|error| {
-        tracing::error!("broker: {error}; nobody new is let in until then");
-        Refused::Users
-    })?;
-    if !is_known {
-        return Err(Refused::Password { user: user.chars().take(LONGEST_USER).collect() });
+    match hall.door.lets_in(from.ip(), &user, &password).await {
+        Ok(Verdict::Known) => {}
+        Ok(Verdict::Wrong) => {
+            let user = user.chars().take(LONGEST_USER).collect();
+            return Err(End::Refused(Refused::Password { user }));
+        }
+        Ok(Verdict::Busy) => return Err(End::Refused(Refused::Busy)),
+        Err(error) => {
+            tracing::error!("broker: {error}; nobody new is let in until then");
+            return Err(End::Refused(Refused::Users));
+        }
     }
+    let seat = Arc::clone(&hall.places).try_acquire_owned().map_err(|_| End::Crowded)?;
     let name = info.client_id.as_ref().unwrap_or(&info.connection_id.value);
     // Who need not prove who he is may say anything.
     let user: Arc<str> = if hall.settings.users.is_some() { user.into() } else { Arc::default() };
     let connection = detached(&info.connection_id);
     let who = Who { user: Arc::clone(&user), name: name.detached(), connection: connection.clone() };
     let entered = hall.clients.enter(who, from, info.failover_reconnect).await;
-    let place = entered.map_err(|holder| Refused::ClientTaken {
-        broker: hall.settings.name.clone(),
-        client: name.to_string(),
-        from: holder.to_string(),
+    let place = entered.map_err(|holder| {
+        End::Refused(Refused::ClientTaken {
+            broker: hall.settings.name.clone(),
+            client: name.to_string(),
+            from: holder.to_string(),
+        })
     })?;
     let (has_id, again) = (place.has_id, info.failover_reconnect);
     Ok((Client { user, connection, has_id, again, _seat: seat }, place))
@@ -235,7 +250,13 @@ fn detached(connection: &ConnectionId) -> ConnectionId {
     ConnectionId { value: connection.value.detached() }
 }
 
-async fn converse<S>(hall: &Arc<Hall>, greeted: Greeted<S>, client: &Client, place: Place) -> End
+async fn converse<S>(
+    hall: &Arc<Hall>,
+    greeted: Greeted<S>,
+    from: SocketAddr,
+    client: &Client,
+    place: Place,
+) -> End
 where
     S: AsyncRead + AsyncWrite + Unpin,
 {
@@ -267,7 +288,8 @@ where
     let ear = Ear {
         incoming,
         socket: reading,
-        large: hall.large.clone(),
+        hall: Arc::clone(hall),
+        from,
         frame: Frame::default(),
         inactivity: settled.inactivity,
         grace: Instant::now() + settled.initial_delay,
@@ -298,7 +320,8 @@ struct Hearing<'a, S> {
 struct Ear<S> {
     incoming: Incoming,
     socket: ReadHalf<S>,
-    large: Large,
+    hall: Arc<Hall>,
+    from: SocketAddr,
     /// The one that arrives, if it is large.
     frame: Frame,
     /// How long the peer may be silent,
@@ -362,15 +385,15 @@ impl<S: AsyncRead + AsyncWrite> Ear<S> {
         let large = self.incoming.announced().filter(|length| *length > LARGE);
         let come = self.incoming.gathered();
         if let Some(length) = large {
-            self.frame.room.grow(&self.large, length, come).await;
+            self.make_room(length, come).await;
         }
         let begun = Instant::now();
         let (inactivity, from) = (self.inactivity, self.grace.max(begun));
-        let waited = self.frame.waited;
+        let patience = self.frame.pace.left(self.frame.waited, come);
         let slow = async {
             match large {
                 Some(length) => {
-                    sleep_until(begun + patience(come).saturating_sub(waited)).await;
+                    sleep_until(begun + patience).await;
                     length
                 }
                 None => pending().await,
@@ -395,6 +418,17 @@ impl<S: AsyncRead + AsyncWrite> Ear<S> {
             length = slow => Err(End::Slow(length)),
             silent = late => Err(End::Silent(silent)),
         }
+    }
+    /// Waits for room for what comes next.
+    async fn make_room(&mut self, length: usize, come: usize) {
+        let Frame { room, is_told, .. } = &mut self.frame;
+        if !*is_told && timeout(LONG, room.grow(&self.hall.large, length, come)).await.is_err() {
+            *is_told = true;
+            let (from, why) = (self.from, "others that come slowly, or that wait for their queues, have it");
+            let told = format!("a message of {length} bytes from {from} waits for room: {why}");
+            self.hall.complaints.tell(&told);
+        }
+        room.grow(&self.hall.large, length, come).await;
     }
 }
 

@@ -27,6 +27,7 @@ pub(super) enum Reason {
     Limit,
     Handshake,
     Password,
+    Busy,
     Client,
     Frame,
     Silence,
@@ -40,6 +41,7 @@ impl Reason {
     pub(super) fn of(refused: &Refused) -> Self {
         match refused {
             Refused::Password { .. } | Refused::Users => Self::Password,
+            Refused::Busy => Self::Busy,
             Refused::ClientTaken { .. } => Self::Client,
             Refused::Decode(_) | Refused::Oversized { .. } => Self::Frame,
             Refused::Unknown | Refused::Misfit { .. } => Self::Frame,
@@ -52,6 +54,7 @@ impl Reason {
             Self::Limit => "limit",
             Self::Handshake => "handshake",
             Self::Password => "password",
+            Self::Busy => "busy",
             Self::Client => "client",
             Self::Frame => "frame",
             Self::Silence => "silence",

@@ -35,6 +35,9 @@ pub(super) enum Refused {
     /// The file of users cannot be read: nobody is let in on a guess.
     #[error("the broker cannot look up its users now; its operator finds the reason in the vault's log")]
     Users,
+    /// More logins than are looked at in time.
+    #[error("too many logins wait for an answer, from this address or in all; try again in some seconds")]
+    Busy,
     /// The client's name is in use.
     #[error("Broker: {broker} - Client: {client} already connected from {from}")]
     ClientTaken {
@@ -108,7 +111,7 @@ impl Refused {
             Self::Name { .. } => INVALID_DESTINATION,
             Self::Password { .. } | Self::Users | Self::Unknown => "java.lang.SecurityException",
             Self::ClientTaken { .. } => "javax.jms.InvalidClientIDException",
-            Self::TooMany { .. } => RESOURCES,
+            Self::TooMany { .. } | Self::Busy => RESOURCES,
             Self::RolledBack { .. } => "javax.jms.TransactionRolledBackException",
             Self::Queue(error) => class_of(error),
             Self::Decode(_) => "java.io.IOException",
@@ -126,7 +129,7 @@ impl Refused {
     /// Is the connection of no use any more?
     pub(super) fn ends(&self) -> bool {
         match self {
-            Self::Password { .. } | Self::Users | Self::ClientTaken { .. } => true,
+            Self::Password { .. } | Self::Users | Self::Busy | Self::ClientTaken { .. } => true,
             Self::Unknown | Self::Decode(_) | Self::Misfit { .. } => true,
             Self::Queue(error) => matches!(error, QueueError::Stopped),
             _ => false,

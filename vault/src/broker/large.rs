@@ -1,9 +1,10 @@
 //! Room for large frames, of all connections together: taken as their bytes come, never on the word of
-//! a length, and given back once the queues have what was read. Knows no socket, and how fast a frame
-//! must come.
+//! a length, and given back once the queues have what was read. Knows how fast a frame must come, and no
+//! socket.
 //!
-//! Frames that wait for each other's room would wait for ever. So the room has a last part, enough for
-//! the largest frame, which one of them has at a time to come to its end.
+//! Frames that wait for each other's room would wait for ever. So a room has a last part, enough for
+//! the largest frame, which one of them has at a time to come to its end. And there are two rooms, so that
+//! the few huge frames, which come for long, keep none of the many others waiting.
 
 use std::sync::Arc;
 use std::time::Duration;
@@ -14,16 +15,28 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 pub(super) const LARGE: usize = 64 << 10;
 /// Of a frame of which nothing has come yet so much may be taken, bytes.
 const AHEAD: usize = 128 << 10;
-/// So many of the largest frames have room at once.
-const AT_ONCE: usize = 3;
-/// A large frame must come at this rate, bytes a second,
-const LEAST_RATE: usize = 64 << 10;
-/// after so long.
+/// Frames up to this have a room of their own, bytes.
+const HUGE: usize = 1 << 20;
+/// So many of the largest of them have room at once.
+const LARGE_AT_ONCE: usize = 17;
+/// So many of the largest of the others have.
+const HUGE_AT_ONCE: usize = 3;
+/// So many bytes of a large frame, or its end, must come
+const LEAST: usize = 640 << 10;
+/// within each such time of waiting for them.
 const PATIENCE: Duration = Duration::from_secs(10);
+/// A frame that has waited so long for room is told of.
+pub(super) const LONG: Duration = Duration::from_secs(10);
 
-/// The room. Clones are the same.
+/// The rooms. Clones are the same.
 #[derive(Debug, Clone)]
 pub(super) struct Large {
+    large: Room,
+    huge: Room,
+}
+
+#[derive(Debug, Clone)]
+struct Room {
     shared: Arc<Semaphore>,
     last: Arc<Semaphore>,
 }
@@ -42,12 +55,33 @@ pub(super) struct Frame {
     pub(super) room: Taken,
     /// So long it was waited for its bytes.
     pub(super) waited: Duration,
+    pub(super) pace: Pace,
+    /// It has been told of that there is no room for it.
+    pub(super) is_told: bool,
+}
+
+/// Do bytes come, or go, fast enough?
+#[derive(Debug, Default)]
+pub(super) struct Pace {
+    /// What had been waited, and the bytes that had moved, when there were enough of them last.
+    waited: Duration,
+    moved: usize,
 }
 
 impl Large {
     /// For frames of at most so many bytes.
     pub(super) fn new(max_frame: usize) -> Self {
-        let shared = (max_frame.saturating_mul(AT_ONCE - 1) >> 10).clamp(1, Semaphore::MAX_PERMITS);
+        Self { large: Room::new(HUGE, LARGE_AT_ONCE), huge: Room::new(max_frame, HUGE_AT_ONCE) }
+    }
+
+    fn room(&self, length: usize) -> &Room {
+        if length <= HUGE { &self.large } else { &self.huge }
+    }
+}
+
+impl Room {
+    fn new(largest: usize, at_once: usize) -> Self {
+        let shared = (largest.saturating_mul(at_once - 1) >> 10).clamp(1, Semaphore::MAX_PERMITS);
         Self { shared: Arc::new(Semaphore::new(shared)), last: Arc::new(Semaphore::new(1)) }
     }
 }
@@ -62,14 +96,15 @@ impl Taken {
             return;
         }
         let missing = u32::try_from(missing).unwrap_or(u32::MAX);
+        let room = large.room(length);
         // Neither is ever closed.
         tokio::select! {
             biased;
-            Ok(more) = Arc::clone(&large.shared).acquire_many_owned(missing) => match &mut self.shared {
+            Ok(more) = Arc::clone(&room.shared).acquire_many_owned(missing) => match &mut self.shared {
                 Some(shared) => shared.merge(more),
                 None => self.shared = Some(more),
             },
-            Ok(last) = Arc::clone(&large.last).acquire_owned() => self.last = Some(last),
+            Ok(last) = Arc::clone(&room.last).acquire_owned() => self.last = Some(last),
         }
     }
 
@@ -78,9 +113,14 @@ impl Taken {
     }
 }
 
-/// How long it may have been waited for a large frame of which so many bytes have come.
-pub(super) fn patience(come: usize) -> Duration {
-    PATIENCE + Duration::from_secs(u64::try_from(come / LEAST_RATE).unwrap_or(u64::MAX))
+impl Pace {
+    /// How long may still be waited, after so much of it and so many bytes?
+    pub(super) fn left(&mut self, waited: Duration, moved: usize) -> Duration {
+        if moved.saturating_sub(self.moved) >= LEAST {
+            *self = Self { waited, moved };
+        }
+        (self.waited + PATIENCE).saturating_sub(waited)
+    }
 }
 
 #[cfg(test)]
@@ -101,8 +141,8 @@ mod tests {
             told.push(taken);
         }
         let mut honest = Taken::default();
-        honest.grow(&large, 100 << 10, 0).await;
-        assert_eq!((honest.kib(), honest.last.is_some()), (100, false));
+        honest.grow(&large, 2 * MIB, 0).await;
+        assert_eq!((honest.kib(), honest.last.is_some()), (128, false));
     }
 
     #[tokio::test]
@@ -125,9 +165,31 @@ mod tests {
         assert!(second.last.is_some() || second.kib() == 4096);
     }
 
+    #[tokio::test]
+    async fn huge_frames_that_never_end_keep_no_others_waiting() {
+        let large = Large::new(64 * MIB);
+        let mut huge = Vec::new();
+        for _ in 0..HUGE_AT_ONCE {
+            let mut taken = Taken::default();
+            taken.grow(&large, 64 * MIB, 64 * MIB - 4096).await;
+            huge.push(taken);
+        }
+        let mut other = Taken::default();
+        assert!(tokio::time::timeout(SHORT, other.grow(&large, 2 * MIB, 0)).await.is_err());
+        other.grow(&large, MIB, 0).await;
+        assert_eq!((other.kib(), other.last.is_some()), (128, false));
+    }
+
     #[test]
-    fn a_frame_has_ten_seconds_and_then_its_rate() {
-        assert_eq!(patience(70_000), Duration::from_secs(11));
-        assert_eq!(patience(64 * MIB), Duration::from_secs(1034));
+    fn so_much_must_come_within_each_ten_seconds_whatever_came_before() {
+        let (mut pace, seconds) = (Pace::default(), Duration::from_secs);
+        assert_eq!(pace.left(seconds(0), 0), PATIENCE);
+        assert_eq!(pace.left(seconds(9), LEAST - 1), seconds(1));
+        assert_eq!(pace.left(seconds(9), 64 * MIB), PATIENCE);
+        assert_eq!(
+            pace.left(seconds(19), 64 * MIB + LEAST - 1),
+            seconds(0),
+            "it lives on nothing that came before"
+        );
     }
 }

@@ -23,7 +23,7 @@ use crate::queue::{Answer, Deliveries, Delivery, QueueError, Session};
 use super::browser::Room;
 use super::connection::End;
 use super::fault::Refused;
-use super::large::patience;
+use super::large::Pace;
 use super::letter;
 use super::seats::Seats;
 use super::temporaries::{Temporaries, Watch};
@@ -347,10 +347,10 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
     }
 
     async fn flush(&mut self) -> io::Result<()> {
-        let (begun, mut written) = (Instant::now(), 0);
+        let (begun, mut written, mut pace) = (Instant::now(), 0, Pace::default());
         while self.outgoing.has_remaining() {
             // Other browsers wait for the room of what these are shown.
-            let paced = patience(written).saturating_sub(begun.elapsed());
+            let paced = pace.left(begun.elapsed(), written);
             let longest = if self.shown.is_empty() { STALLED } else { STALLED.min(paced) };
             let wrote = timeout(longest, self.socket.write_buf(&mut self.outgoing)).await;
             match wrote.map_err(|_| io::ErrorKind::TimedOut)?? {

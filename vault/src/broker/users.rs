@@ -2,18 +2,21 @@
 //! connection. The file is read at every login, so that a change counts at once; what was proved or
 //! refused once is remembered in memory under a key of this process, so that a thousand clients that
 //! come back together do not cost a thousand hashes, nor a client with yesterday's password one a second.
-//! Each address waits for its own turn, so that none that guesses keeps the others out.
+//! Each address waits for its own turn, so that none that guesses keeps the others out; so many wait, so
+//! long, and what was proved or refused once waits for nobody.
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::io;
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use scrypt::password_hash::{PasswordHash, PasswordHasher as _, PasswordVerifier as _, SaltString};
 use scrypt::{Params, Scrypt};
 use shared::tls::is_name;
-use tokio::sync::Semaphore;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tokio::time::timeout;
 
 /// Hashes computed at once, 16 MiB each.
 const AT_ONCE: usize = 2;
@@ -27,6 +30,12 @@ const MOST_PROVED: usize = 10_000;
 const MOST_REFUSED: usize = 10_000;
 /// Addresses that are known to have asked; more only while as many wait.
 const MOST_ADDRESSES: usize = 1024;
+/// So many of one address wait for an answer,
+const MOST_OF_ONE: usize = 32;
+/// and so many of all,
+const MOST_WAITING: usize = 1024;
+/// so long.
+const PATIENCE: Duration = Duration::from_secs(10);
 
 /// What can be wrong with the users.
 #[derive(Debug, thiserror::Error)]
@@ -128,11 +137,30 @@ pub fn hash(name: &str, password: &str) -> Result<String, UsersError> {
     Ok(hash.map_err(refused)?.to_string())
 }
 
+/// What the door says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Verdict {
+    /// It is this user.
+    Known,
+    /// It is not.
+    Wrong,
+    /// Nobody has looked: too many ask.
+    Busy,
+}
+
+impl Verdict {
+    fn known_if(is_known: bool) -> Self {
+        if is_known { Self::Known } else { Self::Wrong }
+    }
+}
+
 /// The door: everybody, or who stands in the file. Clones are the same.
 #[derive(Debug, Clone)]
 pub(super) struct Door {
     file: Option<PathBuf>,
     at_once: Arc<Semaphore>,
+    /// Room for those who wait for it.
+    waiting: Arc<Semaphore>,
     proved: Arc<Mutex<HashMap<String, [u8; 32]>>>,
     refused: Arc<Mutex<HashSet<[u8; 32]>>>,
     /// One hash at a time for each address.
@@ -148,6 +176,7 @@ impl Door {
         Ok(Self {
             file,
             at_once: Arc::new(Semaphore::new(AT_ONCE)),
+            waiting: Arc::new(Semaphore::new(MOST_WAITING)),
             proved: Arc::default(),
             refused: Arc::default(),
             turns: Arc::default(),
@@ -155,49 +184,77 @@ impl Door {
         })
     }
 
-    /// Is it this user?
+    /// Is it this user? May be dropped while it waits.
     ///
     /// # Errors
     /// The file cannot be read.
-    pub(super) async fn lets_in(&self, from: IpAddr, name: &str, password: &str) -> Result<bool, UsersError> {
-        let Some(file) = self.file.clone() else { return Ok(true) };
+    pub(super) async fn lets_in(
+        &self,
+        from: IpAddr,
+        name: &str,
+        password: &str,
+    ) -> Result<Verdict, UsersError> {
+        let Some(file) = self.file.clone() else { return Ok(Verdict::Known) };
         let known = tokio::task::spawn_blocking(move || read(&file)).await;
         let mut known = known.unwrap_or_else(|error| Err(UsersError::Hash(error.to_string())))?;
         if password.len() > LONGEST_PASSWORD {
-            return Ok(false);
+            return Ok(Verdict::Wrong);
         }
         // A stranger's name takes as long as a known one's.
         let (hash, is_known) = match known.remove(name) {
             Some(hash) => (Some(hash), true),
             None => (known.into_values().next(), false),
         };
-        let Some(hash) = hash else { return Ok(false) };
-        Ok(self.proves(from, name, password, hash).await && is_known)
+        let Some(hash) = hash else { return Ok(Verdict::Wrong) };
+        Ok(match self.proves(from, name, password, hash).await {
+            Some(fine) => Verdict::known_if(fine && is_known),
+            None => Verdict::Busy,
+        })
     }
 
-    async fn proves(&self, from: IpAddr, name: &str, password: &str, hash: String) -> bool {
+    /// Is it the password? None if that cannot be looked at in time.
+    async fn proves(&self, from: IpAddr, name: &str, password: &str, hash: String) -> Option<bool> {
         let proof = self.proof(password, &hash);
-        let own = self.turn(from);
-        let _own = own.acquire().await;
-        if locked(&self.proved).get(name) == Some(&proof) {
-            return true;
+        if let Some(known) = self.remembers(name, &proof) {
+            return Some(known);
         }
-        if locked(&self.refused).contains(&proof) {
-            return false;
+        let _place = self.waiting.try_acquire().ok()?;
+        let turn = self.turn(from)?;
+        let own = timeout(PATIENCE, turn.acquire_owned()).await.ok()?.ok()?;
+        // Another that came with it may have been looked at meanwhile.
+        if let Some(known) = self.remembers(name, &proof) {
+            return Some(known);
         }
-        let _turn = self.at_once.acquire().await;
-        let password = password.to_owned();
-        let verify = move || {
-            let parsed = PasswordHash::new(&hash);
-            parsed.is_ok_and(|hash| Scrypt.verify_password(password.as_bytes(), &hash).is_ok())
-        };
-        let fine = tokio::task::spawn_blocking(verify).await.unwrap_or(false);
+        let turn = timeout(PATIENCE, Arc::clone(&self.at_once).acquire_owned()).await.ok()?.ok()?;
+        let (door, name, password) = (self.clone(), name.to_owned(), password.to_owned());
+        // It is done also for one that has left, and its turn is over then.
+        let verify = move || door.verify(name, &password, &hash, proof, (own, turn));
+        tokio::task::spawn_blocking(verify).await.ok()
+    }
+
+    fn remembers(&self, name: &str, proof: &[u8; 32]) -> Option<bool> {
+        if locked(&self.proved).get(name) == Some(proof) {
+            return Some(true);
+        }
+        locked(&self.refused).contains(proof).then_some(false)
+    }
+
+    fn verify(
+        &self,
+        name: String,
+        password: &str,
+        hash: &str,
+        proof: [u8; 32],
+        _turns: (OwnedSemaphorePermit, OwnedSemaphorePermit),
+    ) -> bool {
+        let parsed = PasswordHash::new(hash);
+        let fine = parsed.is_ok_and(|hash| Scrypt.verify_password(password.as_bytes(), &hash).is_ok());
         if fine {
             let mut proved = locked(&self.proved);
             if proved.len() >= MOST_PROVED {
                 proved.clear();
             }
-            proved.insert(name.to_owned(), proof);
+            proved.insert(name, proof);
         } else {
             let mut refused = locked(&self.refused);
             if refused.len() >= MOST_REFUSED {
@@ -214,12 +271,14 @@ impl Door {
         *proof.finalize().as_bytes()
     }
 
-    fn turn(&self, from: IpAddr) -> Arc<Semaphore> {
+    /// What those of an address wait for, if not too many of them do.
+    fn turn(&self, from: IpAddr) -> Option<Arc<Semaphore>> {
         let mut turns = locked(&self.turns);
         if turns.len() >= MOST_ADDRESSES {
             turns.retain(|_, turn| Arc::strong_count(turn) > 1);
         }
-        Arc::clone(turns.entry(from).or_insert_with(|| Arc::new(Semaphore::new(1))))
+        let turn = turns.entry(from).or_insert_with(|| Arc::new(Semaphore::new(1)));
+        (Arc::strong_count(turn) <= MOST_OF_ONE).then(|| Arc::clone(turn))
     }
 }
 
@@ -242,18 +301,27 @@ mod tests {
         let mut users = Users::from([("erp".to_owned(), hash("erp", "open sesame").unwrap())]);
         write(&file, &users).unwrap();
         let door = Door::new(Some(file.clone())).unwrap();
-        assert!(door.lets_in(HOME, "erp", "open sesame").await.unwrap());
-        assert!(door.lets_in(HOME, "erp", "open sesame").await.unwrap(), "remembered");
+        assert_eq!(door.lets_in(HOME, "erp", "open sesame").await.unwrap(), Verdict::Known);
+        assert_eq!(door.lets_in(HOME, "erp", "open sesame").await.unwrap(), Verdict::Known, "remembered");
         for (name, password) in [("erp", "wrong"), ("erp", ""), ("", ""), ("shop", "open sesame")] {
-            assert!(!door.lets_in(HOME, name, password).await.unwrap(), "{name} {password}");
+            assert_eq!(
+                door.lets_in(HOME, name, password).await.unwrap(),
+                Verdict::Wrong,
+                "{name} {password}"
+            );
         }
         users.insert("erp".to_owned(), hash("erp", "another").unwrap());
         write(&file, &users).unwrap();
-        assert!(!door.lets_in(HOME, "erp", "open sesame").await.unwrap(), "what was proved is forgotten");
+        assert_eq!(
+            door.lets_in(HOME, "erp", "open sesame").await.unwrap(),
+            Verdict::Wrong,
+            "what was proved is forgotten"
+        );
         users.clear();
         write(&file, &users).unwrap();
-        assert!(!door.lets_in(HOME, "erp", "another").await.unwrap());
-        assert!(Door::new(None).unwrap().lets_in(HOME, "", "").await.unwrap(), "open to everybody");
+        assert_eq!(door.lets_in(HOME, "erp", "another").await.unwrap(), Verdict::Wrong);
+        let open = Door::new(None).unwrap();
+        assert_eq!(open.lets_in(HOME, "", "").await.unwrap(), Verdict::Known, "open to everybody");
     }
 
     #[tokio::test]
@@ -276,12 +344,55 @@ mod tests {
         while locked(&door.turns).get(&stranger).is_none_or(|turn| Arc::strong_count(turn) < 1 + GUESSES) {
             tokio::task::yield_now().await;
         }
-        assert!(door.lets_in(HOME, "erp", "open sesame").await.unwrap());
+        assert_eq!(door.lets_in(HOME, "erp", "open sesame").await.unwrap(), Verdict::Known);
         let done = std::iter::from_fn(|| guesses.try_join_next()).count();
         assert!(done < GUESSES - 1, "{done} guesses went before");
-        assert!(guesses.join_all().await.iter().all(|is_in| !is_in));
+        assert!(guesses.join_all().await.iter().all(|verdict| *verdict == Verdict::Wrong));
         assert_eq!(locked(&door.refused).len(), GUESSES);
-        assert!(!door.lets_in(stranger, "erp", "guess 0").await.unwrap(), "remembered");
+        assert_eq!(door.lets_in(stranger, "erp", "guess 0").await.unwrap(), Verdict::Wrong, "remembered");
+    }
+
+    #[tokio::test]
+    async fn so_many_of_an_address_wait_and_who_is_remembered_waits_for_none_of_them() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("users");
+        let users = Users::from([("erp".to_owned(), hash("erp", "open sesame").unwrap())]);
+        write(&file, &users).unwrap();
+        let door = Door::new(Some(file)).unwrap();
+        assert_eq!(door.lets_in(HOME, "erp", "open sesame").await.unwrap(), Verdict::Known);
+        let crowd: Vec<_> = (0..MOST_OF_ONE).map(|_| door.turn(HOME).unwrap()).collect();
+        assert_eq!(door.lets_in(HOME, "erp", "a guess").await.unwrap(), Verdict::Busy);
+        assert_eq!(door.lets_in(HOME, "erp", "open sesame").await.unwrap(), Verdict::Known);
+        let stranger: IpAddr = Ipv4Addr::new(192, 0, 2, 1).into();
+        assert_eq!(door.lets_in(stranger, "erp", "a guess").await.unwrap(), Verdict::Wrong);
+        drop(crowd);
+        assert_eq!(door.lets_in(HOME, "erp", "another guess").await.unwrap(), Verdict::Wrong);
+    }
+
+    #[tokio::test]
+    async fn who_leaves_gives_up_no_turn_before_his_hash_is_done() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("users");
+        let users = Users::from([("erp".to_owned(), hash("erp", "open sesame").unwrap())]);
+        write(&file, &users).unwrap();
+        let door = Door::new(Some(file)).unwrap();
+        // On a busy machine one may be done before it is noticed.
+        for guess in 1.. {
+            let asker = door.clone();
+            let asks = tokio::spawn(async move { asker.lets_in(HOME, "erp", &guess.to_string()).await });
+            while door.at_once.available_permits() == AT_ONCE && !asks.is_finished() {
+                tokio::task::yield_now().await;
+            }
+            asks.abort();
+            let has_left = asks.await.is_err_and(|error| error.is_cancelled());
+            while door.at_once.available_permits() < AT_ONCE {
+                tokio::time::sleep(Duration::from_millis(1)).await;
+            }
+            assert_eq!(locked(&door.refused).len(), guess);
+            if has_left {
+                break;
+            }
+        }
     }
 
     #[test]

@@ -227,7 +227,8 @@ fn told(report: &Value) -> String {
         let carrier = match (own["state"] == "carrying", its["state"] == "carrying") {
             (true, _) => "carried here".to_owned(),
             (false, true) => format!("carried by {}", word(&report["peer"])),
-            (false, false) => "carried by NOBODY".to_owned(),
+            (false, false) if report["its"].is_object() => "carried by NOBODY".to_owned(),
+            (false, false) => format!("not carried here, and {} says nothing", word(&report["peer"])),
         };
         lines.push(format!("{name}: {carrier}"));
         lines.push(hops("here", own));

@@ -129,8 +129,8 @@ pub enum Refusal {
         /// The limit.
         most: usize,
     },
-    /// A temporary queue has ended with its connection.
-    #[error("{destination}: its connection has ended, and it with it")]
+    /// A temporary queue has ended with its connection, or there is no such queue.
+    #[error("{destination}: {}", if destination.is_temporary() { "its connection has ended, and it with it" } else { "there is none" })]
     Gone {
         /// The queue.
         destination: Destination,

@@ -9,7 +9,7 @@ use futures_util::future::BoxFuture;
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, sleep, timeout};
 
-use super::tries::{Tries, tell_failure};
+use super::tries::{Tries, forget_told, tell_failure};
 use super::work::Event;
 use super::{Birth, Settings, badge, hex, random};
 use crate::bridge::core::{Badge, Found, Input};
@@ -106,7 +106,6 @@ pub(super) async fn run(
         let (was_connected, error) = match Source::open(&settings, birth, address, &lock(&settings)).await {
             Ok(source) => {
                 (looked, taken) = (None, None);
-                before.clear();
                 (true, source.serve(prefetch, &events).await)
             }
             Err(error) if error.is_taken() && is_due(looked) => {
@@ -130,6 +129,7 @@ pub(super) async fn run(
             // It was given up here.
             Some(Event::Standby(STANDS_BACK.to_owned()))
         } else {
+            forget_told(&mut before, was_connected.then(|| begun.elapsed()));
             tell_failure(&settings.name, "source", &mut before, &why);
             // Another address of the URI answers nobody: the other vault carries all the same.
             let is_standby = taken.is_some_and(|it| it != address);

@@ -9,7 +9,7 @@ use std::time::Duration;
 use tokio::sync::mpsc;
 use tokio::time::{Instant, timeout};
 
-use super::tries::{Tries, tell_failure};
+use super::tries::{Tries, forget_told, tell_failure};
 use super::work::Event;
 use super::{Birth, Settings, badge, hex, random};
 use crate::bridge::core::{Badge, Input, Refusal, Row};
@@ -53,15 +53,13 @@ pub(super) async fn run(settings: Arc<Settings>, birth: Birth, events: mpsc::Sen
         let address = tries.address();
         let (was_connected, ended) = match Target::open(&settings, birth, address).await {
             Ok(target) => match target.serve(&events, &mut tries).await {
-                Ended::Lost(error) => {
-                    before.clear();
-                    (true, Ended::Lost(error))
-                }
+                lost @ Ended::Lost(_) => (true, lost),
                 strange @ Ended::Strange(_) => (false, strange),
             },
             Err(error) => (false, error.into()),
         };
         let why = ended.to_string();
+        forget_told(&mut before, was_connected.then(|| begun.elapsed()));
         tell_failure(&settings.name, "target", &mut before, &why);
         let is_strange = matches!(ended, Ended::Strange(_));
         let event = if is_strange { Event::TargetStrange(why) } else { Event::TargetLost(why) };

@@ -72,8 +72,15 @@ impl<'a> Tries<'a> {
     }
 }
 
-/// A failure into the log, once for each that was not told since it was connected: several addresses
-/// fail in turns.
+/// After it had been connected for so long, what fails is told anew.
+pub(super) fn forget_told(before: &mut BTreeSet<String>, connected: Option<Duration>) {
+    if connected.is_some_and(|time| time >= STEADY) {
+        before.clear();
+    }
+}
+
+/// A failure into the log, once for each that was not told since it was connected for a while: several
+/// addresses fail in turns, and one that refuses a message is connected before each time.
 pub(super) fn tell_failure(name: &str, side: &str, before: &mut BTreeSet<String>, why: &str) {
     if before.len() >= MOST_TOLD {
         before.clear();

@@ -272,7 +272,7 @@ impl<'a> Direction<'a> {
             Wish::Revive | Wish::Purge(_) | Wish::Bury { .. } => return Err(asked),
         };
         let (name, wish) = (&self.name, asked.wish);
-        tracing::info!(bridge = %name, "bridge {name}: {} messages: {wish:?} as an operator asked", load.rows);
+        tracing::info!(bridge = %name, "bridge {name}: {wish}, as an operator asked: {} messages", load.rows);
         // Whoever asked may be gone.
         let _gone = asked.answer.send(Ok(load.rows));
         Ok(input)

@@ -410,10 +410,12 @@ impl Core {
             return true;
         }
         if let (true, Some((name, sequence))) = (entry.persistent, &producer) {
-            if again && self.producers.has(name, *sequence) {
+            let is_known = again && self.producers.has(name, *sequence);
+            // One that is known already stands or falls with the first, which may not be written yet.
+            unit.producers.push(self.producers.note(name, *sequence));
+            if is_known {
                 return false;
             }
-            unit.producers.push(self.producers.note(name, *sequence));
         }
         if !entry.persistent {
             self.resident += entry.size;

@@ -163,6 +163,7 @@ impl World {
             }
             81..83 => self.kill(),
             83..86 => self.resend(),
+            86..89 => self.repeat(),
             _ => {
                 let fails = self.random.chance(15);
                 self.commit(fails)?;
@@ -288,6 +289,18 @@ impl World {
             self.waiting.insert(self.token, (vec![sent], Vec::new()));
             self.core.send(self.token, CONNECTION, send, None);
         }
+    }
+
+    /// A client whose connection broke sends again what the disk does not have yet.
+    fn repeat(&mut self) {
+        let lone = |(token, (sends, acks)): (&Token, &(Vec<Sent>, Vec<Taken>))| {
+            (sends.len() == 1 && sends[0].persistent && acks.is_empty()).then_some(*token)
+        };
+        let mut tokens: Vec<Token> = self.waiting.iter().filter_map(lone).collect();
+        tokens.sort_unstable();
+        let Some(token) = self.random.pick(&tokens) else { return };
+        self.unanswered.push(self.waiting[&token].0[0].clone());
+        self.resend();
     }
 
     fn put_back(&mut self, held: Vec<Held>) {
@@ -626,7 +639,7 @@ impl World {
         for sent in sends {
             // Sent again, it may be finished already.
             let known = self.fates.get(&sent.name).copied();
-            if known == Some(Fate::Asked) {
+            if known == Some(Fate::Asked) || (known == Some(Fate::Refused) && answer.is_ok()) {
                 let fate = if answer.is_ok() && sent.persistent { Fate::Kept } else { Fate::Refused };
                 self.fates.insert(sent.name, fate);
             }
