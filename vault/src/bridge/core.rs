@@ -13,7 +13,8 @@
 //!
 //! A batch is *open* until its commit is heard, and *ours* then. If the connection ends before, it is
 //! *uncertain* until receipts were looked for: ours if its own is there, else *returned*. The rows of a
-//! returned one are kept in case its receipt comes late, until others were found without it for long.
+//! returned one are kept in case its receipt comes late, until others were found without it for long; the
+//! journal remembers since when, so that it is never uncertain again.
 //!
 //! Rows that are ours go to the target in one transaction at a time. Their sequences ascend in the
 //! order of sending and never change once they may have been sent, so the target can tell what it
@@ -42,6 +43,9 @@ pub use words::{Input, Refusal, Step, Write};
 /// An old copy of a journal is fewer batches behind the one that was lost: who writes a receipt for a later one
 /// is not the bridge, and must not use its numbers up.
 const MOST_BEHIND: u64 = 1 << 40;
+
+/// Receipts that one transaction takes away: many may have gathered.
+const MOST_SPENT: usize = 500;
 
 /// Bounds and times.
 #[derive(Debug, Clone)]
@@ -115,10 +119,29 @@ pub struct Kept {
     pub target: Option<Badge>,
     /// Batches of which only a receipt can tell whether they were taken.
     pub uncertain: BTreeMap<u64, Held>,
+    /// Batches that were found to be the source's, and so long ago.
+    pub returned: BTreeMap<u64, (Duration, Held)>,
     /// What waits for the target.
     pub waiting: Load,
     /// Dead letters.
     pub dead: Load,
+}
+
+/// Which receipts tell something yet. Once a batch is settled it stays so: an older answer is never wrong.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Needed {
+    /// From this batch on nothing is known.
+    next: u64,
+    /// What became of these is not durably known.
+    batches: BTreeSet<u64>,
+}
+
+impl Needed {
+    /// Is it durably known what became of the batch?
+    #[must_use]
+    pub fn is_settled(&self, batch: u64) -> bool {
+        batch < self.next && !self.batches.contains(&batch)
+    }
 }
 
 /// Messages and their bytes.
@@ -208,10 +231,12 @@ impl<M: Clone> Core<M> {
     /// Goes on from what the journal held.
     #[must_use]
     pub fn new(limits: Limits, kept: Kept) -> Self {
+        // So that what was found before the start was found at some time as well.
+        let now = limits.keep_returned;
+        let since = |(batch, (age, held))| (batch, (Some(now.saturating_sub(age)), held));
         Self {
             target: Target::new(&limits, &kept),
-            limits,
-            now: Duration::ZERO,
+            now,
             next_batch: kept.next_batch,
             consuming: false,
             gathered: VecDeque::new(),
@@ -220,14 +245,15 @@ impl<M: Clone> Core<M> {
             at: kept.source,
             answers: BTreeSet::new(),
             uncertain: kept.uncertain,
-            returned: BTreeMap::new(),
+            returned: kept.returned.into_iter().map(since).collect(),
             late: BTreeMap::new(),
             receipts: BTreeSet::new(),
             dead: kept.dead,
             is_held: false,
-            read_at: Duration::ZERO,
+            read_at: now,
             writing: VecDeque::new(),
             steps: Vec::new(),
+            limits,
         }
     }
 
@@ -279,7 +305,7 @@ impl<M: Clone> Core<M> {
                 let noted = self.target.accept();
                 self.note(noted);
             }
-            Input::Tick(now) => self.now = now,
+            Input::Tick(now) => self.now = now + self.limits.keep_returned,
         }
         if self.open.is_none() {
             self.own_late();
@@ -371,6 +397,18 @@ impl<M: Clone> Core<M> {
     #[must_use]
     pub fn searches(&self) -> bool {
         self.strange().next().is_some() || self.returned.values().any(|(_, held)| self.is_strange(held))
+    }
+
+    /// Which receipts tell something yet?
+    #[must_use]
+    pub fn needed(&self) -> Needed {
+        let written = self.writing.iter().filter_map(|mark| match mark {
+            Mark::Ours(batch, _) => Some(*batch),
+            _ => None,
+        });
+        let known = self.uncertain.keys().chain(self.returned.keys()).chain(self.late.keys()).copied();
+        let open = self.open.iter().map(|batch| batch.number);
+        Needed { next: self.next_batch, batches: known.chain(open).chain(written).collect() }
     }
 
     fn strange(&self) -> impl Iterator<Item = (u64, Held)> {
@@ -523,8 +561,11 @@ impl<M: Clone> Core<M> {
             self.late.contains_key(&batch)
                 || self.writing.iter().any(|mark| matches!(mark, Mark::Ours(it, _) if *it == batch))
         };
-        let spent: Vec<u64> = self.receipts.iter().copied().filter(|batch| !is_needed(*batch)).collect();
-        self.receipts.retain(|batch| !spent.contains(batch));
+        let spent = self.receipts.iter().copied().filter(|batch| !is_needed(*batch));
+        let spent: Vec<u64> = spent.take(MOST_SPENT).collect();
+        for batch in &spent {
+            self.receipts.remove(batch);
+        }
         self.steps.push(Step::Take { batch: number, first, last, count, spent });
     }
 

@@ -7,18 +7,18 @@
 
 mod aside;
 mod dead;
+mod kept;
 
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rusqlite::{Connection, OptionalExtension as _, Row as SqlRow, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 use serde::Serialize;
 use sha2::{Digest as _, Sha256};
 use tokio::sync::mpsc;
 use tokio::sync::mpsc::error::TryRecvError;
 
-use super::core::{Badge, Held, Kept, Load, Row, Write};
+use super::core::{Badge, Load, Row, Write};
 use crate::openwire::{Destination, EncodeError, Message};
 use crate::sqlite::{self, SqliteError};
 
@@ -291,35 +291,6 @@ impl Journal {
     #[must_use]
     pub fn birth(&self) -> Birth {
         self.birth
-    }
-
-    /// What it holds, for the core to go on from.
-    ///
-    /// # Errors
-    /// SQLite's own.
-    pub fn kept(&self) -> Result<Kept, JournalError> {
-        let kept = || {
-            let mut batches = self.connection.prepare("SELECT number, rows, bytes, source FROM batch")?;
-            let batch = |row: &SqlRow<'_>| {
-                let load = Load { rows: row.get(1)?, bytes: row.get(2)? };
-                Ok((row.get(0)?, Held { at: row.get(3)?, load }))
-            };
-            let uncertain: BTreeMap<u64, Held> = batches.query_map([], batch)?.collect::<Result<_, _>>()?;
-            let (rows, dead) = (counts(&self.connection)?.waiting(), dead::load(&self.connection)?);
-            let sql = "SELECT next_batch, last_sequence, waiting_bytes, source, target FROM life";
-            self.connection.query_row(sql, [], |row| {
-                Ok(Kept {
-                    next_batch: row.get(0)?,
-                    last_sequence: row.get(1)?,
-                    waiting: Load { rows, bytes: row.get(2)? },
-                    source: row.get(3)?,
-                    target: row.get(4)?,
-                    uncertain,
-                    dead,
-                })
-            })
-        };
-        kept().map_err(|source| self.sql(source))
     }
 
     /// What is shown of it.

@@ -5,7 +5,9 @@
 
 mod world;
 
-use super::{Badge, Core, Found, Held, Input, Kept, Limits, Load, MOST_BEHIND, Refusal, Row, Step, Write};
+use super::{
+    Badge, Core, Found, Held, Input, Kept, Limits, Load, MOST_BEHIND, Needed, Refusal, Row, Step, Write,
+};
 use std::time::Duration;
 use world::{Flaw, World};
 
@@ -78,6 +80,16 @@ fn a_target_that_does_not_compare_sequences_is_caught() {
 #[test]
 fn forgetting_what_was_set_aside_is_caught() {
     assert!(first_failure(0..4000, Some(Flaw::ForgetsAside)).is_some());
+}
+
+#[test]
+fn asking_again_about_what_was_found_to_be_the_sources_is_caught() {
+    assert!(first_failure(0..4000, Some(Flaw::ForgetsReturned)).is_some());
+}
+
+#[test]
+fn taking_receipts_away_that_tell_something_yet_is_caught() {
+    assert!(first_failure(0..4000, Some(Flaw::SpendsUnread)).is_some());
 }
 
 #[test]
@@ -245,6 +257,61 @@ fn on_a_steady_connection_receipts_are_read_again_until_what_returned_is_forgott
     assert_eq!(core.apply(holding(&[3])), [Step::Write(Write::Drop(4)), Step::Consume]);
     core.apply(Input::Tick(Duration::from_secs(9000)));
     assert!(!core.should_read() && core.returned() == Load::default());
+}
+
+#[test]
+fn what_was_found_to_be_the_sources_is_not_asked_about_again_after_a_restart_where_another_one_answers() {
+    let minutes = |number: u64| Duration::from_secs(60 * number);
+    let kept = || Kept { returned: [(4, (minutes(4), held()))].into(), ..kept() };
+    let mut core = Core::<u32>::new(limits(), kept());
+    core.apply(Input::Holding(found(B, &[])));
+    assert_eq!(
+        (core.elsewhere(), core.uncertain(), core.returned()),
+        (Load::default(), Load::default(), one())
+    );
+    assert_eq!(core.apply(Input::Settle { taken: true }), [], "it would come twice");
+    assert!(core.searches(), "its receipt may come late all the same");
+    let late = core.clone().apply(Input::Receipts(found(A, &[4])));
+    assert_eq!(late, [Step::Write(Write::Ours { batch: 4, afresh: true })]);
+    // The time before the restart counts.
+    for (after, is_over) in [(5, false), (6, true)] {
+        let mut core = Core::<u32>::new(limits(), kept());
+        core.apply(Input::Tick(minutes(after)));
+        let steps = core.apply(holding(&[3]));
+        assert_eq!(writes(&steps).contains(&Write::Drop(4)), is_over, "{after} minutes: {steps:?}");
+    }
+}
+
+#[test]
+fn a_receipt_is_needed_until_what_became_of_its_batch_is_durable_and_none_that_is_not_known_yet_is_done() {
+    let mut core = Core::new(limits(), Kept { uncertain: [(4, held())].into(), ..kept() });
+    let settled = |core: &Core<u32>| (1..9).filter(|it| core.needed().is_settled(*it)).collect::<Vec<_>>();
+    assert_eq!(settled(&core), [1, 2, 3, 5]);
+    core.apply(holding(&[4]));
+    assert_eq!(settled(&core), [1, 2, 3, 5], "that it is ours is not durable");
+    core.apply(Input::Written);
+    assert_eq!(settled(&core), [1, 2, 3, 4, 5]);
+    core.apply(Input::Received(7, 1));
+    core.apply(Input::Written);
+    core.apply(Input::Released);
+    assert_eq!(settled(&core), [1, 2, 3, 4, 5], "6 is uncertain");
+    assert!(!Needed::default().is_settled(1));
+}
+
+#[test]
+fn receipts_that_have_gathered_are_taken_away_in_portions() {
+    let mut core = Core::new(limits(), Kept { next_batch: 2000, ..kept() });
+    let all: Vec<u64> = (1..=1200).collect();
+    core.apply(holding(&all));
+    core.apply(Input::Received(7, 1));
+    assert_eq!(
+        core.apply(Input::Written),
+        [Step::Take { batch: 2000, first: 7, last: 7, count: 1, spent: all[..500].to_vec() }]
+    );
+    core.apply(Input::Taken);
+    core.apply(Input::Received(8, 1));
+    core.apply(Input::Written);
+    assert_eq!(core.apply(Input::Written), [take(2001, 8, &all[500..1000])]);
 }
 
 #[test]

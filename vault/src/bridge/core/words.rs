@@ -79,7 +79,7 @@ pub enum Step<M> {
         last: M,
         /// How many.
         count: usize,
-        /// Receipts that are of no use any more.
+        /// Receipts that are of no use any more, in order.
         spent: Vec<u64>,
     },
     /// Read rows that wait.

@@ -1,6 +1,8 @@
 //! A direction's connection to its source: takes the lock, reads what receipts lie there, then gives
 //! what is dispatched and takes what the rules say. Knows OpenWire; not what a batch is for.
 
+mod receipts;
+
 use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
@@ -12,7 +14,7 @@ use tokio::time::{Instant, sleep, timeout};
 use super::tries::{Tries, forget_told, tell_failure};
 use super::work::Event;
 use super::{Birth, Settings, badge, hex, random};
-use crate::bridge::core::{Badge, Found, Input};
+use crate::bridge::core::{Badge, Found, Input, Needed};
 use crate::openwire::client::{Client, ClientError, Dispatches, Held, Login};
 use crate::openwire::uri::Address;
 use crate::openwire::{
@@ -20,13 +22,23 @@ use crate::openwire::{
     MessageAck, MessageDispatch, MessageId, MessageKind, MessagePull, NetworkBridgeFilter, ProducerId,
     ProducerInfo, SessionId, SessionInfo, Text, TransactionAct, TransactionId, TransactionInfo,
 };
+use receipts::Receipts;
 
 /// A message that passed so many brokers goes round in circles: one of them has two names.
 const MOST_HOPS: i32 = 32;
 /// The broker waits so long before it says that no receipt lies there.
 const LAST_RECEIPT: Duration = Duration::from_millis(300);
-/// How long reading all receipts may take; there are one or two.
-const RECEIPTS: Duration = Duration::from_secs(30);
+/// So long the broker may say nothing while receipts are read. Mostly there are one or two; all that lie there
+/// are read, however long it takes.
+const STANDSTILL: Duration = Duration::from_secs(30);
+/// What takes longer is told, and again after so long.
+const LONG: Duration = Duration::from_secs(10);
+/// Receipts that are of no use are taken away in such portions.
+const PORTION: u64 = 500;
+/// Receipts that were dispatched and not taken away; more are not asked for.
+const MOST_KEPT: usize = 1000;
+/// The broker let this vault in and told nothing more: the other one may try for so long, beside its longest wait.
+const ROOM_FOR_THE_OTHER: Duration = Duration::from_secs(5);
 /// A vault that stands back looks after so long whether it still is to.
 const LOOK_AGAIN: Duration = Duration::from_secs(5);
 /// A vault without the lock reads its receipts so often.
@@ -35,10 +47,10 @@ const LOOK_EVERY: Duration = Duration::from_secs(60);
 const SEARCH_EVERY: Duration = Duration::from_secs(10);
 /// Why it does not try.
 pub(super) const STANDS_BACK: &str = "the other vault is to carry: it is preferred, or has room";
-/// No journal comes so far: who writes such a receipt is not the bridge.
-const NO_BATCH: u64 = 1 << 62;
 /// Who is let in, if not this one: the names of the lock are the bridge's alone.
 const TAKEN: &str = "the other vault carries: it holds the lock at the source";
+/// What is late if none of them is told.
+const RECEIPTS: &str = "a look at its receipts";
 /// Asks that wait.
 const MOST_ASKS: usize = 4;
 
@@ -76,13 +88,21 @@ pub(super) struct Take {
 /// An ask at work, and what the rules are told when it is done.
 type Work = BoxFuture<'static, Result<Option<Input<Arc<Message>>>, ClientError>>;
 
+/// What the connections of a direction to its source share.
+#[derive(Debug, Clone)]
+pub(super) struct Ways {
+    pub(super) settings: Arc<Settings>,
+    pub(super) birth: Birth,
+    pub(super) events: mpsc::Sender<Event>,
+    /// Which receipts tell something yet.
+    pub(super) needed: watch::Receiver<Needed>,
+    /// Who is connected with the lock; nobody, if there is none.
+    pub(super) connected: watch::Sender<BTreeSet<Badge>>,
+}
+
 /// For ever, or until nobody listens; tries nothing while it is to stand back.
-pub(super) async fn run(
-    settings: Arc<Settings>,
-    birth: Birth,
-    events: mpsc::Sender<Event>,
-    mut stand_back: watch::Receiver<bool>,
-) {
+pub(super) async fn run(ways: Ways, mut stand_back: watch::Receiver<bool>) {
+    let Ways { settings, events, connected, .. } = &ways;
     let mut tries = Tries::new(&settings.from.uri);
     let mut prefetch = settings.prefetch;
     let (mut before, mut looked): (BTreeSet<String>, Option<Instant>) = (BTreeSet::new(), None);
@@ -92,7 +112,7 @@ pub(super) async fn run(
         if *stand_back.borrow_and_update() {
             drop(events.send(Event::Standby(STANDS_BACK.to_owned())).await);
             if is_due(looked) {
-                looked = tell_receipts(&settings, birth, tries.address(), &events).await;
+                looked = ways.tell_receipts(tries.address()).await;
                 if looked.is_none() {
                     tries.failed(None).await;
                 }
@@ -103,17 +123,19 @@ pub(super) async fn run(
             }
         }
         let (begun, address) = (Instant::now(), tries.address());
-        let (was_connected, error) = match Source::open(&settings, birth, address, &lock(&settings)).await {
+        let opened = ways.open(address).await;
+        let (was_connected, error) = match opened {
             Ok(source) => {
                 (looked, taken) = (None, None);
-                (true, source.serve(prefetch, &events).await)
+                (true, source.serve(prefetch, events).await)
             }
             Err(error) if error.is_taken() && is_due(looked) => {
-                looked = tell_receipts(&settings, birth, address, &events).await;
+                looked = ways.tell_receipts(address).await;
                 (false, error)
             }
             Err(error) => (false, error),
         };
+        connected.send_replace(BTreeSet::new());
         if matches!(error, ClientError::GivenUp) && !*stand_back.borrow() {
             // Whoever let it go wants another.
             continue;
@@ -139,6 +161,9 @@ pub(super) async fn run(
         if let Some(event) = event {
             drop(events.send(event).await);
         }
+        if matches!(error, ClientError::Late(what, _) if what == RECEIPTS) {
+            sleep(settings.from.uri.longest_wait.min(STANDSTILL) + ROOM_FOR_THE_OTHER).await;
+        }
         tries.failed(was_connected.then(|| begun.elapsed())).await;
     }
 }
@@ -150,16 +175,11 @@ fn lock(settings: &Settings) -> String {
 
 /// Looks for the broker from which uncertain batches were to be taken, as long as another one answers, at
 /// every address of the URI. For ever, or until nobody listens.
-pub(super) async fn search(
-    settings: Arc<Settings>,
-    birth: Birth,
-    events: mpsc::Sender<Event>,
-    mut wanted: watch::Receiver<bool>,
-) {
+pub(super) async fn search(ways: Ways, mut wanted: watch::Receiver<bool>) {
     while wanted.wait_for(|it| *it).await.is_ok() {
-        for address in &settings.from.uri.brokers {
+        for address in &ways.settings.from.uri.brokers {
             // One that is away is asked again.
-            tell_receipts(&settings, birth, address, &events).await;
+            ways.tell_receipts(address).await;
         }
         sleep(SEARCH_EVERY).await;
     }
@@ -170,32 +190,38 @@ fn is_due(looked: Option<Instant>) -> bool {
     looked.is_none_or(|at| at.elapsed() >= LOOK_EVERY)
 }
 
-/// What lies there of ours, for the direction; tells when it was read, if it was.
-async fn tell_receipts(
-    settings: &Arc<Settings>,
-    birth: Birth,
-    address: &Address,
-    events: &mpsc::Sender<Event>,
-) -> Option<Instant> {
-    let found = look(settings, birth, address).await.ok()?;
-    drop(events.send(Event::Receipts(found)).await);
-    Some(Instant::now())
-}
+impl Ways {
+    /// Takes the lock, and reads what of ours lies there.
+    async fn open(&self, address: &Address) -> Result<Source, ClientError> {
+        let mut source = Source::connect(self, address, &lock(&self.settings)).await?;
+        // From now on nobody else of ours reads there.
+        self.connected.send_replace(source.badges.clone());
+        source.read_receipts(&self.needed).await?;
+        Ok(source)
+    }
 
-/// A vault without the lock reads its receipts, and leaves them there.
-async fn look(settings: &Arc<Settings>, birth: Birth, address: &Address) -> Result<Found, ClientError> {
-    let client_id = format!("{}-receipts-{}", lock(settings), settings.vault);
-    let source = Source::open(settings, birth, address, &client_id).await?;
-    let found = source.found();
-    source.client.close().await;
-    Ok(found)
-}
+    /// What lies there of ours, for the direction; tells when it was read, if it was.
+    async fn tell_receipts(&self, address: &Address) -> Option<Instant> {
+        let found = self.look(address).await.ok()??;
+        drop(self.events.send(Event::Receipts(found)).await);
+        Some(Instant::now())
+    }
 
-/// The batch that a receipt tells of, if it is of this journal. Every user of the source may write one.
-fn batch_of(receipt: &str, birth: Birth) -> Option<u64> {
-    let (journal, number) = receipt.split_once(':')?;
-    let number = number.parse::<u64>().ok().filter(|number| *number < NO_BATCH)?;
-    (journal == hex(&birth)).then_some(number)
+    /// A connection without the lock reads this vault's receipts, and leaves there those that tell something. None
+    /// where the broker is the one that is connected with it: two readers would take them from each other.
+    async fn look(&self, address: &Address) -> Result<Option<Found>, ClientError> {
+        let client_id = format!("{}-receipts-{}", lock(&self.settings), self.settings.vault);
+        let mut source = Source::connect(self, address, &client_id).await?;
+        let is_connected = !self.connected.borrow().is_disjoint(&source.badges);
+        let found = if is_connected {
+            None
+        } else {
+            source.read_receipts(&self.needed).await?;
+            Some(source.found())
+        };
+        source.client.close().await;
+        Ok(found)
+    }
 }
 
 /// Was the message at the target, or does it go round in circles? A broker that was asked for others
@@ -207,23 +233,19 @@ fn was_there(message: &Message, target: &BrokerId) -> bool {
 
 struct Source {
     settings: Arc<Settings>,
-    birth: Birth,
     client: Client,
     dispatches: Dispatches,
     badges: BTreeSet<Badge>,
-    /// Receipts that were dispatched here, by their batch; one of another journal has none.
-    receipts: Vec<(Option<u64>, MessageId)>,
+    receipts: Receipts,
+    /// Is one asked for? Two asks may count as one, so there is one at a time, until all are here.
+    is_asking: bool,
     transactions: i64,
 }
 
 impl Source {
-    /// Connects, and reads what of ours lies there.
-    async fn open(
-        settings: &Arc<Settings>,
-        birth: Birth,
-        address: &Address,
-        client_id: &str,
-    ) -> Result<Self, ClientError> {
+    /// Connects, and finds out who it is.
+    async fn connect(ways: &Ways, address: &Address, client_id: &str) -> Result<Self, ClientError> {
+        let settings = ways.settings.clone();
         let login = settings.from.login().await?;
         let connection_id = format!("ID:vault-bridge-{:08x}{:08x}-0:1", random(), random());
         let login = Login { client_id: client_id.to_owned(), connection_id, ..login };
@@ -231,39 +253,67 @@ impl Source {
         let session_id = SessionId { connection: client.connection_id().value.clone(), value: SESSION };
         client.tell(SessionInfo { head: Head::default(), session_id: session_id.clone() }).await?;
         let badges = badge::read(&client, &mut dispatches, &session_id, &settings.badge()).await?;
-        let mut source = Self {
-            settings: settings.clone(),
-            birth,
+        Ok(Self {
+            settings,
             client,
             dispatches,
             badges,
-            receipts: Vec::new(),
+            receipts: Receipts::new(ways.birth),
+            is_asking: false,
             transactions: 0,
-        };
-        source.client.request(source.receipt_consumer()).await?;
-        let read = timeout(RECEIPTS, source.read_receipts()).await;
-        read.map_err(|_| ClientError::Late("all receipts", RECEIPTS))??;
-        Ok(source)
+        })
     }
 
-    async fn read_receipts(&mut self) -> Result<(), ClientError> {
-        loop {
-            self.pull(i64::try_from(LAST_RECEIPT.as_millis()).unwrap_or_default()).await?;
-            match self.dispatches.next().await?.message {
-                Some(message) => self.keep_receipt(&message),
-                None => return Ok(()),
+    /// All that lie there; those that tell nothing are taken away.
+    async fn read_receipts(&mut self, needed: &watch::Receiver<Needed>) -> Result<(), ClientError> {
+        self.client.request(self.receipt_consumer()).await?;
+        let (mut read, mut gone, mut told) = (0_u64, 0, Instant::now());
+        let mut is_over = false;
+        while !is_over {
+            self.client
+                .tell(self.receipt_pull(i64::try_from(LAST_RECEIPT.as_millis()).unwrap_or_default()))
+                .await?;
+            let dispatch = timeout(STANDSTILL, self.dispatches.next()).await;
+            match dispatch.map_err(|_| ClientError::Late(RECEIPTS, STANDSTILL))??.message {
+                Some(message) => {
+                    self.receipts.put(&message);
+                    read += 1;
+                }
+                None => is_over = true,
+            }
+            if is_over || read.is_multiple_of(PORTION) {
+                let useless = self.receipts.useless(&needed.borrow());
+                gone += useless.len();
+                self.take_away(useless).await?;
+            }
+            if told.elapsed() >= LONG {
+                told = Instant::now();
+                let (name, queue) = (&self.settings.name, self.settings.receipts());
+                tracing::info!(
+                    bridge = %name,
+                    "bridge {name}: reads what lies in {queue} at the source before it takes anything: {read} so far, \
+                     {gone} of them of no use any more and taken away"
+                );
             }
         }
+        Ok(())
     }
 
-    fn keep_receipt(&mut self, message: &Message) {
-        let text = message.correlation_id.as_ref().map(ToString::to_string).unwrap_or_default();
-        self.receipts.push((batch_of(&text, self.birth), message.message_id.clone()));
+    /// Takes these receipts from the queue, in one transaction.
+    async fn take_away(&mut self, useless: Vec<MessageId>) -> Result<(), ClientError> {
+        if useless.is_empty() {
+            return Ok(());
+        }
+        let transaction = self.next_transaction();
+        self.client.tell(self.act(&transaction, TransactionAct::Begin)).await?;
+        for id in useless {
+            self.client.tell(self.spent(id, &transaction)).await?;
+        }
+        self.client.request(self.act(&transaction, TransactionAct::Commit)).await.map(drop)
     }
 
     fn found(&self) -> Found {
-        let receipts = self.receipts.iter().filter_map(|(batch, _)| *batch).collect();
-        Found { badges: self.badges.clone(), receipts }
+        Found { badges: self.badges.clone(), receipts: self.receipts.batches() }
     }
 
     /// Until the connection ends, or nobody listens.
@@ -274,10 +324,8 @@ impl Source {
         if let Err(error) = self.client.request(self.producer_info()).await {
             return error;
         }
-        if link.found.receipts.is_empty()
-            // One may be dispatched late.
-            && let Err(error) = self.pull(0).await
-        {
+        // One may be dispatched late.
+        if let Err(error) = self.ask_for_receipt().await {
             return error;
         }
         drop(events.send(Event::Holding(link)).await);
@@ -341,11 +389,33 @@ impl Source {
                 .await;
             return None;
         }
-        self.keep_receipt(&message);
-        if let Some((Some(batch), _)) = self.receipts.last() {
-            drop(events.send(Event::Told(Input::Receipt(*batch))).await);
-        }
+        self.is_asking = false;
+        let told = match self.receipts.put(&message) {
+            Some(batch) => {
+                drop(events.send(Event::Told(Input::Receipt(batch))).await);
+                Ok(())
+            }
+            // One of another journal is of no use to anybody.
+            None => {
+                let foreign =
+                    self.receipts.foreign().into_iter().map(|id| {
+                        self.client.tell(self.individual(self.receipt_queue(), RECEIPT_CONSUMER, id))
+                    });
+                futures_util::future::try_join_all(foreign).await.map(drop)
+            }
+        };
+        // A connection that has ended tells so by itself.
+        let _ended = told.and(self.ask_for_receipt().await);
         None
+    }
+
+    /// For the next one, as long as few are here.
+    async fn ask_for_receipt(&mut self) -> Result<(), ClientError> {
+        if self.is_asking || self.receipts.len() >= MOST_KEPT {
+            return Ok(());
+        }
+        self.is_asking = true;
+        self.client.tell(self.receipt_pull(0)).await
     }
 
     /// One transaction: the batch is acknowledged, its receipt sent, spent ones acknowledged. Its parts
@@ -355,10 +425,7 @@ impl Source {
         &mut self,
         take: Take,
     ) -> impl Future<Output = Result<Option<Input<Arc<Message>>>, ClientError>> + use<> {
-        self.transactions += 1;
-        let local =
-            LocalTransactionId { value: self.transactions, connection: self.client.connection_id().clone() };
-        let transaction = TransactionId::Local(local);
+        let transaction = self.next_transaction();
         let mut acknowledgements = vec![MessageAck {
             head: Head::default(),
             destination: self.settings.destination.clone(),
@@ -370,14 +437,8 @@ impl Source {
             count: i32::try_from(take.count).unwrap_or(i32::MAX),
             poison_cause: None,
         }];
-        // One of another journal is of no use to anybody.
-        let is_spent =
-            |(batch, _): &mut (Option<u64>, MessageId)| batch.is_none_or(|it| take.spent.contains(&it));
-        let spent: Vec<_> = self.receipts.extract_if(.., is_spent).collect();
-        acknowledgements.extend(spent.into_iter().map(|(_, id)| MessageAck {
-            transaction_id: Some(transaction.clone()),
-            ..self.individual(self.receipt_queue(), RECEIPT_CONSUMER, id)
-        }));
+        let spent = self.receipts.spent(&take.spent);
+        acknowledgements.extend(spent.into_iter().map(|id| self.spent(id, &transaction)));
         let mut receipt = Message::new(
             MessageKind::Plain,
             self.producer_id().message(self.transactions),
@@ -385,24 +446,48 @@ impl Source {
         );
         receipt.transaction_id = Some(transaction.clone());
         receipt.timestamp = super::now();
-        receipt.correlation_id = Some(Text::shortened(&format!("{}:{}", hex(&self.birth), take.batch)));
-        let connection_id = Some(self.client.connection_id().clone());
-        let act = move |act| TransactionInfo {
-            head: Head::default(),
-            connection_id: connection_id.clone(),
-            transaction_id: Some(transaction.clone()),
-            act,
-        };
-        let (client, pull) = (self.client.clone(), self.receipt_pull(0));
+        receipt.correlation_id =
+            Some(Text::shortened(&format!("{}:{}", hex(&self.receipts.birth()), take.batch)));
+        let begin = self.act(&transaction, TransactionAct::Begin);
+        let commit = self.act(&transaction, TransactionAct::Commit);
+        let asks = !self.is_asking && self.receipts.len() < MOST_KEPT;
+        self.is_asking |= asks;
+        let pull = asks.then(|| self.receipt_pull(0));
+        let client = self.client.clone();
         async move {
-            client.tell(act(TransactionAct::Begin)).await?;
+            client.tell(begin).await?;
             for acknowledgement in acknowledgements {
                 client.tell(acknowledgement).await?;
             }
             client.tell(receipt).await?;
-            client.request(act(TransactionAct::Commit)).await?;
-            client.tell(pull).await?;
+            client.request(commit).await?;
+            if let Some(pull) = pull {
+                client.tell(pull).await?;
+            }
             Ok(Some(Input::Taken))
+        }
+    }
+
+    fn next_transaction(&mut self) -> TransactionId {
+        self.transactions += 1;
+        let connection = self.client.connection_id().clone();
+        TransactionId::Local(LocalTransactionId { value: self.transactions, connection })
+    }
+
+    fn act(&self, transaction: &TransactionId, act: TransactionAct) -> TransactionInfo {
+        TransactionInfo {
+            head: Head::default(),
+            connection_id: Some(self.client.connection_id().clone()),
+            transaction_id: Some(transaction.clone()),
+            act,
+        }
+    }
+
+    /// Acknowledges a receipt.
+    fn spent(&self, id: MessageId, transaction: &TransactionId) -> MessageAck {
+        MessageAck {
+            transaction_id: Some(transaction.clone()),
+            ..self.individual(self.receipt_queue(), RECEIPT_CONSUMER, id)
         }
     }
 
@@ -419,10 +504,6 @@ impl Source {
             count: 1,
             poison_cause: None,
         }
-    }
-
-    async fn pull(&self, wait: i64) -> Result<(), ClientError> {
-        self.client.tell(self.receipt_pull(wait)).await
     }
 
     /// Asks for one receipt; `wait` in milliseconds, 0 for ever.
@@ -500,21 +581,5 @@ mod tests {
         assert!(passed(Some(vec![broker("dmz"), broker("erp")])));
         let hops = |number: usize| Some(vec![broker("erp"); number]);
         assert!(!passed(hops(32)) && passed(hops(33)));
-    }
-
-    #[test]
-    fn a_receipt_of_another_journal_or_of_no_number_that_one_comes_to_tells_nothing() {
-        let birth = [7; 16];
-        let receipt = |number: &str| batch_of(&format!("{}:{number}", hex(&birth)), birth);
-        assert_eq!(receipt("12"), Some(12));
-        assert_eq!(receipt(&(NO_BATCH - 1).to_string()), Some(NO_BATCH - 1));
-        for forged in [NO_BATCH, u64::MAX / 2, u64::MAX] {
-            assert_eq!(receipt(&forged.to_string()), None, "{forged}");
-        }
-        for forged in ["", "-1", "1.5", "18446744073709551616", "12:12"] {
-            assert_eq!(receipt(forged), None, "{forged}");
-        }
-        assert_eq!(batch_of(&format!("{}:12", hex(&[8; 16])), birth), None);
-        assert_eq!(batch_of("12", birth), None);
     }
 }

@@ -10,11 +10,11 @@ use tokio::sync::{mpsc, watch};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, MissedTickBehavior, interval};
 
-use super::source::{self, Link};
+use super::source::{self, Link, Ways};
 use super::stand::Stand;
 use super::status::{self, Full, LastError, State, Status};
 use super::{Asked, Ears, STEADY, Settings, Wish, fresh, now, panic_words, target};
-use crate::bridge::core::{Badge, Core, Found, Input, Load, Refusal, Step};
+use crate::bridge::core::{Badge, Core, Found, Input, Load, Needed, Refusal, Step};
 use crate::bridge::journal::{Errand, Figures, Journal, JournalError, Told};
 use crate::openwire::client::Held;
 use crate::openwire::{Message, MessageId};
@@ -81,6 +81,8 @@ pub(super) struct Direction<'a> {
     has_carried: bool,
     /// Is the source to be looked for at every address?
     search: watch::Sender<bool>,
+    /// Which receipts tell something yet?
+    needed: watch::Sender<Needed>,
     /// The disk has too little room.
     is_low: bool,
     /// Since when the other vault is to carry.
@@ -98,7 +100,7 @@ impl<'a> Direction<'a> {
         let (file, ends) = (settings.file.clone(), settings.ends());
         let opened = tokio::task::spawn_blocking(move || {
             let journal = Journal::open(&file, fresh(), &ends)?;
-            Ok::<_, JournalError>((journal.kept()?, journal.figures()?, journal.birth(), journal.run()?))
+            Ok::<_, JournalError>((journal.kept(now())?, journal.figures()?, journal.birth(), journal.run()?))
         });
         let (kept, figures, birth, (errands, told)) = match opened.await {
             Ok(opened) => opened?,
@@ -109,12 +111,15 @@ impl<'a> Direction<'a> {
         let mut connections = JoinSet::new();
         let stand_back = ears.stand_back.clone();
         let (search, wanted) = watch::channel(false);
-        connections.spawn(source::run(settings.clone(), birth, tell.clone(), stand_back));
-        if settings.from.uri.brokers.len() > 1 {
-            connections.spawn(source::search(settings.clone(), birth, tell.clone(), wanted));
-        }
-        connections.spawn(target::run(settings.clone(), birth, tell));
         let core = Core::new(settings.limits.clone(), kept);
+        let (needed, shown) = watch::channel(core.needed());
+        let (connected, _) = watch::channel(BTreeSet::new());
+        let ways = Ways { settings: settings.clone(), birth, events: tell.clone(), needed: shown, connected };
+        if settings.from.uri.brokers.len() > 1 {
+            connections.spawn(source::search(ways.clone(), wanted));
+        }
+        connections.spawn(source::run(ways, stand_back));
+        connections.spawn(target::run(settings.clone(), birth, tell));
         status.send_modify(|status| {
             status.turn(State::Away, Instant::now());
             status.journal = None;
@@ -135,6 +140,7 @@ impl<'a> Direction<'a> {
             target_lost: None,
             has_carried: false,
             search,
+            needed,
             is_low: false,
             standing_back: None,
             connections,
@@ -392,6 +398,7 @@ impl<'a> Direction<'a> {
         self.show_elsewhere();
         let searches = self.core.searches();
         self.search.send_if_modified(|it| std::mem::replace(it, searches) != searches);
+        self.needed.send_replace(self.core.needed());
     }
 
     fn show_elsewhere(&self) {

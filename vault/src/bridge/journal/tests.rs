@@ -100,10 +100,27 @@ fn a_batch_keeps_the_source_that_it_was_written_under_and_the_journal_the_target
     journal.write(vec![batch(1), Write::From(left), batch(2)], 7).unwrap();
     journal.write(vec![Write::From(right), batch(3), Write::To(left), Write::To(right)], 7).unwrap();
     drop(journal);
-    let kept = open(&folder).kept().unwrap();
+    let kept = open(&folder).kept(0).unwrap();
     assert_eq!((kept.source, kept.target, kept.last_sequence), (Some(right), Some(right), 3));
     let at: Vec<_> = kept.uncertain.values().map(|held| held.at).collect();
     assert_eq!(at, [None, Some(left), Some(right)]);
+}
+
+#[test]
+fn what_was_found_to_be_the_sources_stays_so_and_since_the_first_time_it_was() {
+    let folder = tempfile::tempdir().unwrap();
+    let mut journal = open(&folder);
+    let batch = |number| Write::Batch(number, vec![message(0)]);
+    journal.write(vec![batch(1), batch(2), batch(3), Write::Return(vec![1])], 7_000).unwrap();
+    journal.write(vec![Write::Return(vec![1, 2])], 9_000).unwrap();
+    drop(journal);
+    for (now, ages) in [(10_000, [3, 1]), (8_000, [1, 0])] {
+        let kept = open(&folder).kept(now).unwrap();
+        assert_eq!(kept.uncertain.keys().copied().collect::<Vec<_>>(), [3]);
+        let found: Vec<_> =
+            kept.returned.into_iter().map(|(batch, (age, _))| (batch, age.as_secs())).collect();
+        assert_eq!(found, [(1, ages[0]), (2, ages[1])]);
+    }
 }
 
 #[test]
@@ -116,7 +133,7 @@ fn rows_wait_once_they_are_ours_and_what_is_late_goes_behind_all() {
     assert_eq!(numbers(&load(&mut journal, 0, 10, u64::MAX)), [2, 3]);
     drop(journal);
     let mut journal = open(&folder);
-    let kept = journal.kept().unwrap();
+    let kept = journal.kept(0).unwrap();
     assert_eq!((kept.next_batch, kept.waiting.rows), (3, 2));
     assert_eq!(kept.uncertain.keys().copied().collect::<Vec<_>>(), [1]);
     journal.write(vec![Write::Ours { batch: 1, afresh: true }], 7).unwrap();
@@ -139,10 +156,10 @@ fn all_that_is_journalled_is_forwarded_expired_dead_or_waits() {
     journal.write(vec![bury, remove], 7).unwrap();
     let counts = counts(&journal);
     assert_eq!(counts, Counts { journalled: 6, forwarded: 2, expired: 1, dead: 1 });
-    assert_eq!((counts.waiting(), journal.kept().unwrap().waiting.rows), (2, 2));
+    assert_eq!((counts.waiting(), journal.kept(0).unwrap().waiting.rows), (2, 2));
     assert_eq!(numbers(&load(&mut journal, 0, 10, u64::MAX)), [4, 5]);
     journal.write(vec![Write::Remove { forwarded: sequences[4..].to_vec(), expired: vec![] }], 7).unwrap();
-    assert_eq!(journal.kept().unwrap().waiting, Load::default());
+    assert_eq!(journal.kept(0).unwrap().waiting, Load::default());
 }
 
 #[test]
@@ -197,7 +214,7 @@ async fn a_full_disk_is_told_and_nothing_of_the_write_is_kept() {
         "{error}"
     );
     assert!(told.recv().await.is_none(), "it has ended");
-    let kept = open(&folder).kept().unwrap();
+    let kept = open(&folder).kept(0).unwrap();
     assert_eq!(kept.uncertain.keys().copied().collect::<Vec<_>>(), [1]);
 }
 
@@ -214,7 +231,7 @@ fn damaged(folder: &tempfile::TempDir) -> Journal {
 async fn a_damaged_row_is_set_aside_and_the_others_go_on() {
     let folder = tempfile::tempdir().unwrap();
     let journal = damaged(&folder);
-    let bytes = journal.kept().unwrap().waiting.bytes;
+    let bytes = journal.kept(0).unwrap().waiting.bytes;
     let (errands, mut told) = journal.run().unwrap();
     errands.send(Errand::Load { after: 0, rows: 10, bytes: u64::MAX, but: vec![], now: 0 }).await.unwrap();
     let Some(Told::Damaged(load, figures)) = told.recv().await else { panic!("it is damaged") };
@@ -226,7 +243,7 @@ async fn a_damaged_row_is_set_aside_and_the_others_go_on() {
     assert_eq!(revive(&file(&folder), 0).unwrap(), 0, "it is no message");
     drop(errands);
     assert!(told.recv().await.is_none());
-    let kept = open(&folder).kept().unwrap();
+    let kept = open(&folder).kept(0).unwrap();
     assert_eq!((kept.waiting.rows, kept.dead.rows), (2, 1));
     let purge = || purge(&file(&folder), None).unwrap();
     assert_eq!((purge(), purge()), (1, 0));
@@ -250,10 +267,10 @@ fn dead_letters_are_shown_with_their_reason_and_wait_again_behind_all_others() {
         (dead[0].message_id.as_deref(), dead[0].destination.as_deref()),
         (Some("p:1:1:2"), Some("queue://orders"))
     );
-    let before = journal.kept().unwrap();
+    let before = journal.kept(0).unwrap();
     assert_eq!(revive(&file(&folder), 10).unwrap(), 2);
     assert_eq!(numbers(&load(&mut journal, 0, 10, u64::MAX)), [1, 3, 0, 2]);
-    let kept = journal.kept().unwrap();
+    let kept = journal.kept(0).unwrap();
     assert_eq!((kept.waiting, kept.dead), (before.waiting + before.dead, Load::default()));
     assert_eq!(counts(&journal), Counts { journalled: 4, ..Counts::default() });
     assert_eq!(journal.figures().unwrap().oldest, Some(7));
@@ -280,12 +297,12 @@ fn what_is_passed_goes_behind_all_and_what_was_set_aside_is_settled_when_it_is_o
         .write(vec![Write::Pass(vec![5]), Write::Remove { forwarded: vec![4], expired: vec![] }], 7)
         .unwrap();
     assert_eq!(numbers(&load(&mut journal, 0, 9, u64::MAX)), [1, 2, 3, 6, 5]);
-    let before = journal.kept().unwrap();
+    let before = journal.kept(0).unwrap();
     drop(journal);
     for _ in 0..2 {
         let mut journal = open(&folder);
         assert_eq!(numbers(&load(&mut journal, 0, 9, u64::MAX)), [1, 6, 5, 2]);
-        let kept = journal.kept().unwrap();
+        let kept = journal.kept(0).unwrap();
         assert_eq!((kept.waiting.rows, kept.dead.rows), (before.waiting.rows - 1, 1));
         assert_eq!(kept.waiting.bytes + kept.dead.bytes, before.waiting.bytes);
     }
@@ -314,7 +331,7 @@ fn an_old_copy_gives_no_sequence_and_no_number_again() {
     let mut journal = open(&folder);
     journal.write(vec![Write::Jump(9), Write::Batch(9, vec![message(0)])], 7).unwrap();
     journal.write(vec![Write::Ours { batch: 9, afresh: false }], 7).unwrap();
-    assert_eq!(journal.kept().unwrap().next_batch, 10);
+    assert_eq!(journal.kept(0).unwrap().next_batch, 10);
     assert!(load(&mut journal, 0, 1, 1)[0].sequence > JUMP);
 }
 
@@ -337,7 +354,7 @@ fn a_journal_that_holds_messages_leads_nowhere_else() {
         .unwrap();
     drop(journal);
     assert_eq!(left(&file(&folder), "x").unwrap().messages, 0, "they are the source's");
-    assert_eq!(elsewhere().unwrap().kept().unwrap().uncertain, BTreeMap::new());
+    assert_eq!(elsewhere().unwrap().kept(0).unwrap().uncertain, BTreeMap::new());
 }
 
 /// Writes batch after batch and prints the number of each that is durable, until it is killed. Does
@@ -440,7 +457,7 @@ proptest! {
         let rows = load(&mut journal, 0, usize::MAX, u64::MAX);
         let found: Vec<_> = rows.iter().map(|row| (row.sequence, row.message.message_id.producer_sequence)).collect();
         prop_assert_eq!(found, waiting.into_iter().collect::<Vec<_>>());
-        let kept = journal.kept().unwrap();
+        let kept = journal.kept(0).unwrap();
         prop_assert_eq!(kept.waiting.rows, rows.len() as u64);
         prop_assert_eq!(kept.waiting.bytes, rows.iter().map(|row| row.bytes).sum::<u64>());
         prop_assert_eq!(kept.next_batch, next_batch);

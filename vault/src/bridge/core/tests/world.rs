@@ -1,11 +1,14 @@
 //! The world of the histories: brokers, disks and wires as models, and the chance that picks what
 //! happens next. Knows the core's steps; not its rules.
 
-use std::collections::{BTreeMap, BTreeSet, VecDeque};
+mod disk;
+
+use std::collections::{BTreeSet, VecDeque};
 use std::time::Duration;
 
-use super::super::{Badge, Core, Found, Held, Input, Kept, Load, Refusal, Row, Step, Write};
+use super::super::{Badge, Core, Found, Held, Input, Needed, Refusal, Row, Step, Write};
 use super::limits;
+use disk::Disk;
 
 /// Messages of a history.
 const MESSAGES: u32 = 24;
@@ -45,6 +48,10 @@ pub(super) enum Flaw {
     OneTarget,
     /// What was under way is sent to whichever target answers.
     NoDoubt,
+    /// Who starts again takes what was found to be the source's for uncertain.
+    ForgetsReturned,
+    /// Who reads receipts takes all but the last away.
+    SpendsUnread,
 }
 
 /// `SplitMix64`.
@@ -60,117 +67,6 @@ impl Dice {
     }
 }
 
-/// A vault's journal as it is on disk.
-#[derive(Debug, Default)]
-struct Disk {
-    next_batch: u64,
-    last_sequence: u64,
-    rows: BTreeMap<u64, u32>,
-    /// Batches that are not ours yet, where they were to be taken, and their rows.
-    open: BTreeMap<u64, (Option<Badge>, Vec<u64>)>,
-    dead: Vec<u32>,
-    /// Set aside, and whether the target had answered.
-    aside: BTreeMap<u64, bool>,
-    source: Option<Badge>,
-    target: Option<Badge>,
-}
-
-impl Disk {
-    /// What was set aside is settled before the journal is worked with again.
-    fn open(&mut self) {
-        for (sequence, is_answered) in std::mem::take(&mut self.aside) {
-            self.write(match is_answered {
-                true => Write::Pass(vec![sequence]),
-                false => Write::Bury { sequence, why: String::new() },
-            });
-        }
-    }
-
-    fn put(&mut self, messages: Vec<u32>) -> Vec<u64> {
-        let place = |message| {
-            self.last_sequence += 1;
-            self.rows.insert(self.last_sequence, message);
-            self.last_sequence
-        };
-        messages.into_iter().map(place).collect()
-    }
-
-    fn write(&mut self, write: Write<u32>) {
-        match write {
-            Write::Batch(batch, messages) => {
-                self.next_batch = batch + 1;
-                let sequences = self.put(messages);
-                self.open.insert(batch, (self.source, sequences));
-            }
-            Write::Ours { batch, afresh } => {
-                let (_, sequences) = self.open.remove(&batch).unwrap();
-                if afresh {
-                    let messages = sequences.iter().map(|it| self.rows.remove(it).unwrap()).collect();
-                    self.put(messages);
-                }
-            }
-            Write::Return(_) => {}
-            Write::Drop(batch) => {
-                for sequence in self.open.remove(&batch).unwrap().1 {
-                    self.rows.remove(&sequence).unwrap();
-                }
-            }
-            Write::Remove { forwarded, expired } => {
-                for sequence in forwarded.iter().chain(&expired) {
-                    self.rows.remove(sequence).unwrap();
-                }
-            }
-            Write::Aside { sequence, is_answered, .. } => drop(self.aside.insert(sequence, is_answered)),
-            Write::Acquit => self.aside.clear(),
-            Write::Pass(sequences) => {
-                let messages = sequences.iter().map(|it| self.rows.remove(it).unwrap()).collect();
-                self.put(messages);
-            }
-            Write::From(badge) => self.source = Some(badge),
-            Write::To(badge) => self.target = Some(badge),
-            Write::Jump(batch) => {
-                self.next_batch = batch;
-                self.last_sequence += 1 << 40;
-            }
-            Write::Bury { sequence, .. } => {
-                self.aside.remove(&sequence);
-                self.dead.push(self.rows.remove(&sequence).unwrap());
-            }
-        }
-    }
-
-    fn load(&self, after: u64, most: usize, but: &[i64]) -> Vec<Row<u32>> {
-        let is_open = |sequence| self.open.values().any(|(_, rows)| rows.contains(sequence));
-        let behind = self.rows.range(after + 1..).filter(|(sequence, _)| !is_open(sequence));
-        let behind = behind.filter(|(_, message)| !but.contains(&destination(**message))).take(most);
-        let row = |(sequence, message): (&u64, &u32)| Row {
-            sequence: *sequence,
-            bytes: 1,
-            is_expired: false,
-            destination: destination(*message),
-            message: *message,
-        };
-        behind.map(row).collect()
-    }
-
-    fn kept(&self) -> Kept {
-        let load = |rows: usize| Load { rows: rows as u64, bytes: rows as u64 };
-        let held: usize = self.open.values().map(|(_, rows)| rows.len()).sum();
-        let open = self.open.iter();
-        Kept {
-            next_batch: self.next_batch,
-            last_sequence: self.last_sequence,
-            source: self.source,
-            target: self.target,
-            uncertain: open
-                .map(|(batch, (at, rows))| (*batch, Held { at: *at, load: load(rows.len()) }))
-                .collect(),
-            waiting: load(self.rows.len() - held),
-            dead: load(self.dead.len()),
-        }
-    }
-}
-
 /// What is on its way to the journal.
 #[derive(Debug)]
 enum Errand {
@@ -183,6 +79,10 @@ struct Vault {
     disk: Disk,
     core: Option<Core<u32>>,
     is_frozen: bool,
+    /// When it was started.
+    started: Duration,
+    /// What its connections know of that; it may be an older answer.
+    needed: Needed,
     errands: VecDeque<Errand>,
     from_journal: VecDeque<Input<u32>>,
     /// Does it believe that it is connected to the source? Whether it is, the source knows.
@@ -218,6 +118,8 @@ struct Source {
     dispatched: VecDeque<u32>,
     /// Each vault's own queue.
     receipts: [BTreeSet<u64>; 2],
+    /// Batches that were taken, for the operator to know.
+    taken: [BTreeSet<u64>; 2],
     /// Those of the holder that are not dispatched yet.
     undispatched: BTreeSet<u64>,
 }
@@ -348,7 +250,7 @@ impl World {
             }
             return;
         }
-        match self.dice.below(13) {
+        match self.dice.below(14) {
             0 => self.send(),
             1 | 2 => self.journal(vault),
             3 | 4 => self.source_works(vault),
@@ -358,6 +260,7 @@ impl World {
             8 => self.read_receipts(vault),
             9 => self.tick(vault),
             10 => self.dispatch_receipt(),
+            11 => self.settle(vault),
             _ => self.dispatch(),
         }
         self.deliver(vault);
@@ -367,9 +270,15 @@ impl World {
         if self.flaw != Some(Flaw::ForgetsAside) {
             self.vaults[vault].disk.open();
         }
-        let kept = self.vaults[vault].disk.kept();
-        self.vaults[vault].core = Some(Core::new(limits(), kept));
-        self.vaults[vault].is_frozen = false;
+        let mut kept = self.vaults[vault].disk.kept(self.now);
+        if self.flaw == Some(Flaw::ForgetsReturned) {
+            kept.uncertain.extend(
+                std::mem::take(&mut kept.returned).into_iter().map(|(batch, (_, held))| (batch, held)),
+            );
+        }
+        let it = &mut self.vaults[vault];
+        it.core = Some(Core::new(limits(), kept));
+        (it.is_frozen, it.started, it.needed) = (false, self.now, Needed::default());
     }
 
     fn fault(&mut self, vault: usize) {
@@ -394,7 +303,7 @@ impl World {
         let Vault { mut disk, errands, .. } = std::mem::take(&mut self.vaults[vault]);
         for errand in errands.into_iter().take(kept) {
             if let Errand::Write(write) = errand {
-                disk.write(write);
+                disk.write(write, self.now);
             }
         }
         self.vaults[vault].disk = disk;
@@ -463,7 +372,33 @@ impl World {
     /// What of the vault's lies at the source.
     fn found(&mut self, vault: usize, at: usize) -> Found {
         let badge = if self.flaw == Some(Flaw::OneSource) { 0 } else { at };
-        Found { badges: badges(badge), receipts: self.receipts(vault, at) }
+        let receipts = self.receipts(vault, at);
+        self.take_away(vault, at, &receipts);
+        Found { badges: badges(badge), receipts }
+    }
+
+    /// Who reads takes away what tells nothing any more, but not the last.
+    fn take_away(&mut self, vault: usize, at: usize, read: &[u64]) {
+        let Some(last) = read.iter().max() else { return };
+        let needed = &self.vaults[vault].needed;
+        let is_useless = |batch: &u64| needed.is_settled(*batch) || self.flaw == Some(Flaw::SpendsUnread);
+        let useless = |batch: &u64| batch != last && read.contains(batch) && is_useless(batch);
+        self.sources[at].receipts[vault].retain(|batch| !useless(batch));
+    }
+
+    /// An operator knows what became of what waits for another source. Whether that was found to be the source's
+    /// he does not look up: he would not be asked.
+    fn settle(&mut self, vault: usize) {
+        let it = &self.vaults[vault];
+        let Some(core) = it.core.as_ref().filter(|_| !it.is_frozen) else { return };
+        let is_taken = |(batch, held): (u64, Held)| {
+            let source = held.at.map(|badge| &self.sources[usize::from(badge[0])]);
+            source.is_some_and(|it| it.taken[vault].contains(&batch)) || it.disk.returned.contains_key(&batch)
+        };
+        let answers: BTreeSet<bool> = core.strange().map(is_taken).collect();
+        if let (1, Some(taken)) = (answers.len(), answers.first()) {
+            self.tell(vault, Input::Settle { taken: *taken });
+        }
     }
 
     /// Its receipts there, or none: they are not dispatched in time.
@@ -521,7 +456,7 @@ impl World {
         let it = &mut self.vaults[vault];
         match it.errands.pop_front() {
             Some(Errand::Write(write)) => {
-                it.disk.write(write);
+                it.disk.write(write, self.now);
                 if self.flaw != Some(Flaw::AnswersBeforeDurable) {
                     it.from_journal.push_back(Input::Written);
                 }
@@ -553,8 +488,14 @@ impl World {
                 if is_sent && self.flaw != Some(Flaw::SpendsAtOnce) {
                     assert!(source.receipts[vault].insert(batch), "a number is given once");
                 }
+                source.taken[vault].insert(batch);
+                // The receipt may come before the answer.
+                let receipt = source.receipts[vault].get(&batch).copied();
+                match receipt.filter(|_| self.dice.below(4) == 0) {
+                    Some(receipt) => it.from_source.push_back(Input::Receipt(receipt)),
+                    None => source.undispatched.extend(receipt),
+                }
                 it.from_source.push_back(Input::Taken);
-                source.undispatched.extend(source.receipts[vault].get(&batch));
             }
             Some(other) => panic!("{other:?} is not the source's"),
             None => {}
@@ -605,7 +546,7 @@ impl World {
     fn tick(&mut self, vault: usize) {
         self.now += Duration::from_secs(30);
         if !self.vaults[vault].is_frozen {
-            self.tell(vault, Input::Tick(self.now));
+            self.tell(vault, Input::Tick(self.now.saturating_sub(self.vaults[vault].started)));
         }
     }
 
@@ -664,6 +605,9 @@ impl World {
                     other => it.to_source.push_back(other),
                 }
             }
+        }
+        if self.dice.below(2) == 0 {
+            it.needed = core.needed();
         }
     }
 }
