@@ -5,6 +5,8 @@
 
 use std::fmt;
 
+use memchr::{memchr, memchr_iter, memchr2};
+
 /// What a head may cost.
 #[derive(Debug, Clone, Copy)]
 pub struct Limits {
@@ -187,33 +189,14 @@ impl Scan {
     /// # Errors
     /// A byte that no head has, or a limit that the head has already passed.
     pub fn advance(&mut self, buffer: &[u8], limits: &Limits) -> Result<Option<usize>, Fault> {
-        while let Some(&byte) = buffer.get(self.at) {
-            match (self.matched, byte) {
-                (0 | 2, b'\r') => self.matched += 1,
-                (1 | 3, b'\n') => {
-                    self.matched += 1;
-                    self.lines += 1;
-                    if self.matched == 4 {
-                        let end = self.at + 1;
-                        return if end > limits.head { Err(Fault::HeadTooLarge) } else { Ok(Some(end)) };
-                    }
-                    // The request line and then one line a header.
-                    if self.lines > limits.headers + 1 {
-                        return Err(Fault::TooManyHeaders);
-                    }
+        while let Some(rest) = buffer.get(self.at..).filter(|rest| !rest.is_empty()) {
+            if matches!(self.matched, 1 | 3) {
+                if let Some(end) = self.line_end(rest, limits)? {
+                    return Ok(Some(end));
                 }
-                (1 | 3, _) => return Err(Fault::BareCarriageReturn),
-                (_, b'\n') => return Err(Fault::BareLineFeed),
-                (_, b'\t' | b' '..=0x7e) => self.matched = 0,
-                (_, 0x80..) => {
-                    if self.lines == 0 {
-                        return Err(Fault::NotAscii);
-                    }
-                    self.matched = 0;
-                }
-                _ => return Err(Fault::ControlByte),
+            } else {
+                self.text(rest, limits)?;
             }
-            self.at += 1;
             // A request line longer than target and method together can be is the target's fault.
             if self.lines == 0 && self.at > limits.uri + REQUEST_LINE_REST {
                 return Err(Fault::UriTooLong);
@@ -224,6 +207,58 @@ impl Scan {
         }
         Ok(None)
     }
+
+    /// The byte behind a CR. Returns the head's length if it was the last one.
+    fn line_end(&mut self, rest: &[u8], limits: &Limits) -> Result<Option<usize>, Fault> {
+        if rest.first() != Some(&b'\n') {
+            return Err(Fault::BareCarriageReturn);
+        }
+        (self.matched, self.lines, self.at) = (self.matched + 1, self.lines + 1, self.at + 1);
+        if self.matched == 4 {
+            return if self.at > limits.head { Err(Fault::HeadTooLarge) } else { Ok(Some(self.at)) };
+        }
+        // The request line and then one line a header.
+        if self.lines > limits.headers + 1 { Err(Fault::TooManyHeaders) } else { Ok(None) }
+    }
+
+    /// What stands before the next line end, and its CR. Looks no farther than the next limit.
+    fn text(&mut self, rest: &[u8], limits: &Limits) -> Result<(), Fault> {
+        let first = self.lines == 0;
+        let line = if first { limits.uri + REQUEST_LINE_REST + 1 } else { usize::MAX };
+        let near = rest.get(..line.min(limits.head).saturating_sub(self.at)).unwrap_or(rest);
+        let (text, end) = near.split_at(memchr2(b'\r', b'\n', near).unwrap_or(near.len()));
+        if let Some(fault) = fault_in(text, first) {
+            return Err(fault);
+        }
+        if !text.is_empty() {
+            self.matched = 0;
+        }
+        self.at += text.len();
+        match end.first() {
+            Some(b'\r') => (self.matched, self.at) = (self.matched + 1, self.at + 1),
+            Some(_) => return Err(Fault::BareLineFeed),
+            None => {}
+        }
+        Ok(())
+    }
+}
+
+/// The fault of the first byte that cannot stand there: those above 127 only in the request line cannot.
+fn fault_in(text: &[u8], first: bool) -> Option<Fault> {
+    if !has_control(text) && (!first || text.is_ascii()) {
+        return None;
+    }
+    text.iter().find_map(|byte| match byte {
+        b'\t' | b' '..=0x7e => None,
+        0x80.. => first.then_some(Fault::NotAscii),
+        _ => Some(Fault::ControlByte),
+    })
+}
+
+/// Without a way out in the midst of it, so that many bytes are looked at together.
+fn has_control(text: &[u8]) -> bool {
+    let is_control = |byte: u8| ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f);
+    text.iter().fold(0, |seen, byte| seen | u8::from(is_control(*byte))) != 0
 }
 
 /// Method, version, two spaces and a line end, generously.
@@ -269,7 +304,7 @@ impl<'b> Iterator for Lines<'b> {
     type Item = &'b [u8];
     fn next(&mut self) -> Option<&'b [u8]> {
         let rest = self.0?;
-        let end = rest.windows(2).position(|pair| pair == b"\r\n");
+        let end = memchr_iter(b'\r', rest).find(|at| rest.get(at + 1) == Some(&b'\n'));
         match end {
             Some(end) => {
                 self.0 = rest.get(end + 2..);
@@ -284,7 +319,7 @@ impl<'b> Iterator for Lines<'b> {
 }
 
 fn request_line<'b>(line: &'b [u8], limits: &Limits) -> Result<(&'b str, &'b str, bool), Fault> {
-    if line.iter().any(|byte| !matches!(byte, b' '..=0x7e)) {
+    if has_control(line) || !line.is_ascii() || memchr(b'\t', line).is_some() {
         return Err(Fault::RequestLine);
     }
     let line = std::str::from_utf8(line).map_err(|_| Fault::NotAscii)?;
@@ -339,13 +374,13 @@ fn header_line(line: &[u8]) -> Result<(&str, &[u8]), Fault> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Fault::Folded);
     }
-    let colon = line.iter().position(|byte| *byte == b':').ok_or(Fault::HeaderLine)?;
+    let colon = memchr(b':', line).ok_or(Fault::HeaderLine)?;
     let (name, value) = line.split_at(colon);
     let value = value.get(1..).unwrap_or_default();
     if name.is_empty() || !name.iter().copied().all(is_token) {
         return Err(Fault::HeaderLine);
     }
-    if value.iter().any(|byte| !matches!(byte, b'\t' | b' '..=0x7e | 0x80..)) {
+    if has_control(value) {
         return Err(Fault::ControlByte);
     }
     let name = std::str::from_utf8(name).map_err(|_| Fault::HeaderLine)?;
@@ -366,25 +401,25 @@ fn trim(mut value: &[u8]) -> &[u8] {
 /// A token's byte (RFC 9110 section 5.6.2).
 #[must_use]
 pub const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
+    TOKEN[byte as usize]
 }
+
+/// Looked up and not compared: names are looked at byte by byte.
+static TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"!#$%&'*+-.^_`|~";
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 #[derive(Default)]
 struct Fields<'b> {
@@ -512,6 +547,31 @@ mod tests {
         }
     }
 
+    /// What [`Scan`] says, one byte after the other.
+    fn byte_by_byte(buffer: &[u8], limits: &Limits) -> Result<Option<usize>, Fault> {
+        let (mut matched, mut lines) = (0, 0);
+        for (at, byte) in (1..).zip(buffer) {
+            match (matched, byte) {
+                (0 | 2, b'\r') => matched += 1,
+                (1 | 3, b'\n') => (matched, lines) = (matched + 1, lines + 1),
+                (1 | 3, _) => return Err(Fault::BareCarriageReturn),
+                (_, b'\n') => return Err(Fault::BareLineFeed),
+                (_, 0x80..) if lines == 0 => return Err(Fault::NotAscii),
+                (_, b'\t' | b' '..=0x7e | 0x80..) => matched = 0,
+                _ => return Err(Fault::ControlByte),
+            }
+            match matched {
+                4 if at > limits.head => return Err(Fault::HeadTooLarge),
+                4 => return Ok(Some(at)),
+                2 if lines > limits.headers + 1 => return Err(Fault::TooManyHeaders),
+                _ if lines == 0 && at > limits.uri + REQUEST_LINE_REST => return Err(Fault::UriTooLong),
+                _ if at >= limits.head => return Err(Fault::HeadTooLarge),
+                _ => {}
+            }
+        }
+        Ok(None)
+    }
+
     #[test]
     fn ordinary_heads_pass() {
         let head =
@@ -607,6 +667,20 @@ mod tests {
         #[test]
         fn no_bytes_panic(data in proptest::collection::vec(any::<u8>(), 0..600)) {
             fuzz(&data);
+        }
+
+        #[test]
+        fn a_scan_in_any_portions_says_what_each_byte_says(
+            parts in proptest::collection::vec(
+                "(\r\n|\r\n|\r\n\r\n|\n|\r|\t|\u{7f}|\u{1}|\u{fc}|[a-z: ]{1,30}|[a-z]{60,90})", 0..20),
+            (head, headers, uri) in (1_usize..300, 0_usize..6, 1_usize..60),
+            portion in 1_usize..80,
+        ) {
+            let (wire, limits) = (parts.concat().into_bytes(), Limits { head, headers, uri });
+            let mut scan = Scan::default();
+            let ends = (portion..wire.len()).step_by(portion).chain([wire.len()]);
+            let said = ends.map(|end| scan.advance(&wire[..end], &limits)).find(|said| *said != Ok(None));
+            prop_assert_eq!(said.unwrap_or(Ok(None)), byte_by_byte(&wire, &limits));
         }
 
         #[test]
