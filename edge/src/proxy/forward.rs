@@ -78,7 +78,7 @@ pub(crate) fn request(head: &mut RequestHeader, request: &Request) -> Result<()>
         head.remove_header(&header::UPGRADE);
         head.remove_header("http2-settings");
     }
-    head.insert_header("X-Forwarded-For", request.address().to_string())?;
+    head.insert_header("X-Forwarded-For", &*request.address_in_words())?;
     head.insert_header("X-Forwarded-Proto", request.scheme())?;
     if !request.host.is_empty() {
         head.insert_header("X-Forwarded-Host", request.host.as_str())?;

@@ -53,12 +53,15 @@ impl Phases {
                 Refusal::new(500, "internal", "internal error").because("no connection state".to_owned())
             );
         };
-        let forwarded = head.headers.get_all("x-forwarded-for");
-        let client = self
-            .site
-            .trusted
-            .client(connection.peer.ip(), forwarded.iter().map(http::HeaderValue::as_bytes))
-            .map_err(|fault| Refusal::malformed("bad X-Forwarded-For").because(fault.to_string()))?;
+        let client = if connection.presence.is_trusted() {
+            let forwarded = head.headers.get_all("x-forwarded-for");
+            self.site
+                .trusted
+                .client(connection.peer.ip(), forwarded.iter().map(http::HeaderValue::as_bytes))
+                .map_err(|fault| Refusal::malformed("bad X-Forwarded-For").because(fault.to_string()))?
+        } else {
+            connection.client
+        };
         request.client = Some(client);
         if request.permit.is_none() {
             self.let_in(connection, client, &mut request.generation)?;

@@ -1,5 +1,6 @@
 //! What the phases remember of one request. Knows results of the rooms; decides nothing.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -90,8 +91,18 @@ impl Request {
     pub(crate) fn address(&self) -> IpAddr {
         match (self.client, &self.connection) {
             (Some(client), _) => client.address,
-            (None, Some(connection)) => connection.peer.ip().to_canonical(),
+            (None, Some(connection)) => connection.client.address,
             (None, None) => IpAddr::from([0, 0, 0, 0]),
+        }
+    }
+
+    /// It in words, which most requests' connections have already.
+    pub(crate) fn address_in_words(&self) -> Cow<'_, str> {
+        match &self.connection {
+            Some(connection) if self.client.is_none_or(|client| client == connection.client) => {
+                Cow::Borrowed(connection.address())
+            }
+            _ => Cow::Owned(self.address().to_string()),
         }
     }
 }
