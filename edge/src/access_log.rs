@@ -3,6 +3,7 @@
 //! the disk cannot follow, lines are lost and counted.
 
 mod line;
+pub(crate) mod queue;
 mod writer;
 
 use std::fmt;
@@ -304,6 +305,20 @@ mod tests {
             lines(file).iter().map(|line| line.split(' ').nth(6).unwrap().to_owned()).collect::<Vec<_>>()
         };
         assert_eq!((targets(&rotated), targets(&file)), (vec!["/old".to_owned()], vec!["/new".to_owned()]));
+    }
+
+    #[test]
+    fn what_was_recorded_before_the_word_stands_in_the_old_file() {
+        let folder = tempfile::tempdir().unwrap();
+        let (file, rotated) = (folder.path().join("access.log"), folder.path().join("access.log.1"));
+        let (log, metrics) = start(&file, 10_000);
+        for _ in 0..3_000 {
+            log.record(entry("/old"));
+        }
+        std::fs::rename(&file, &rotated).unwrap();
+        log.reopen();
+        log.close();
+        assert_eq!((lines(&rotated).len(), metrics.access_log_dropped.get()), (3_000, 0));
     }
 
     #[test]

@@ -21,13 +21,13 @@ use std::collections::HashMap;
 use std::io::ErrorKind;
 use std::path::Path;
 use std::sync::atomic::Ordering;
-use std::sync::mpsc::{SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use prometheus::{IntCounter, Registry};
 
+use crate::access_log::queue::{self, Sender};
 use crate::access_log::{Entry, Tap};
 use crate::admission::{Banned, Rates};
 use crate::ban::words::{Answer, Question, Summary};
@@ -38,7 +38,7 @@ use crate::listen::wall_clock;
 use ban_store::{BanStore, BanStoreError, Restored};
 use detector::Detector;
 use enforce::Enforcement;
-use engine::{Engine, Event, Flags, Questions, Schedule};
+use engine::{Engine, Flags, Questions, Schedule};
 use figures::Counters;
 use shared::config::Faults;
 use tail::{Tail, TailError};
@@ -81,7 +81,7 @@ pub struct Places {
 
 /// The running ban engine.
 pub struct LogWatch {
-    events: SyncSender<Event>,
+    events: Sender<Arc<Entry>>,
     flags: Arc<Flags>,
     questions: Arc<Questions>,
     status: Arc<Mutex<Summary>>,
@@ -104,7 +104,7 @@ impl LogWatch {
             Detector::new(&settings.filters, settings.jails, settings.never.clone(), settings.max_bans)
                 .map_err(LogWatchError::Jails)?;
         let (store, restored) = open_store(&settings.store)?;
-        let (events, queue) = sync_channel(settings.queue);
+        let (events, mut heard) = queue::bounded(settings.queue);
         let flags = Arc::new(Flags::default());
         let tail = open_tail(&detector, &restored, &events, &flags)?;
         let counters = Counters::new(registry, &names);
@@ -142,7 +142,7 @@ impl LogWatch {
         let (its_flags, its_questions) = (Arc::clone(&flags), Arc::clone(&questions));
         let thread = thread::Builder::new()
             .name("bans".to_owned())
-            .spawn(move || engine.run(&queue, &its_flags, &its_questions))
+            .spawn(move || engine.run(&mut heard, &its_flags, &its_questions))
             .map_err(LogWatchError::Thread)?;
         Ok(Self { events, flags, questions, status, lost, started, thread: Some(thread) })
     }
@@ -153,7 +153,7 @@ impl LogWatch {
     pub fn tap(&self) -> Tap {
         let (events, lost) = (self.events.clone(), self.lost.clone());
         Arc::new(move |entry: &Arc<Entry>| {
-            if events.try_send(Event::Entry(Arc::clone(entry))).is_err() {
+            if !events.send(Arc::clone(entry)) {
                 lost.inc();
             }
         })
@@ -179,10 +179,11 @@ impl LogWatch {
         self.thread.as_ref().is_none_or(JoinHandle::is_finished)
     }
 
-    /// Ends the thread; what is queued for the file of bans is written.
+    /// Ends the thread, after it has judged what it was handed; what is queued for the file of bans is
+    /// written.
     pub fn close(mut self) {
         self.flags.stop.store(true, Ordering::Release);
-        let _ = self.events.try_send(Event::Wake);
+        self.events.wake();
         if let Some(thread) = self.thread.take()
             && thread.join().is_err()
         {
@@ -191,13 +192,12 @@ impl LogWatch {
     }
 }
 
-fn ask(events: &SyncSender<Event>, questions: &Questions, question: Question) -> Answer {
+fn ask(events: &Sender<Arc<Entry>>, questions: &Questions, question: Question) -> Answer {
     let refused = |why: &str| Answer::Refused { why: why.to_owned() };
     let Some(receiver) = questions.ask(question) else {
         return refused("bans: too many questions wait for an answer; ask again in a moment");
     };
-    // A full queue wakes the engine just as well.
-    let _ = events.try_send(Event::Wake);
+    events.wake();
     receiver.recv_timeout(PATIENCE).unwrap_or_else(|_| {
         refused("bans: the engine did not answer within 4 s; it is busy or has ended, look at edge's log")
     })
@@ -229,7 +229,7 @@ fn is_of_the_disk(error: &BanStoreError) -> bool {
 fn open_tail(
     detector: &Detector,
     restored: &Restored,
-    events: &SyncSender<Event>,
+    events: &Sender<Arc<Entry>>,
     flags: &Arc<Flags>,
 ) -> Result<Option<Tail>, TailError> {
     if detector.watched().is_empty() {
@@ -241,12 +241,12 @@ fn open_tail(
 }
 
 /// What tells the engine of changed files.
-fn waker(events: &SyncSender<Event>, flags: &Arc<Flags>) -> impl Fn() + Send + Sync + 'static {
+fn waker(events: &Sender<Arc<Entry>>, flags: &Arc<Flags>) -> impl Fn() + Send + Sync + 'static {
     let (events, flags) = (events.clone(), Arc::clone(flags));
     move || {
         // One word is enough for many changes.
         if !flags.files.swap(true, Ordering::AcqRel) {
-            let _ = events.try_send(Event::Wake);
+            events.wake();
         }
     }
 }

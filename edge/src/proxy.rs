@@ -9,6 +9,7 @@ mod peer;
 mod phases;
 mod refusal;
 mod request;
+mod request_id;
 
 use std::sync::Arc;
 use std::time::Duration;

@@ -9,10 +9,10 @@ use std::io::{Error, ErrorKind, Read, Seek, SeekFrom, Write};
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
 use std::sync::{Arc, Condvar, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use super::queue::{self, Receiver, Sender};
 use super::{AccessLogError, Entry, Format, line};
 use crate::metrics::Metrics;
 
@@ -30,8 +30,7 @@ const CLOSE: Duration = Duration::from_secs(5);
 /// The near end of the queue.
 #[derive(Clone, Debug)]
 pub(super) struct Handle {
-    /// `None` only wakes the writer, to look at `word`.
-    queue: SyncSender<Option<Arc<Entry>>>,
+    queue: Sender<Arc<Entry>>,
     word: Arc<Word>,
 }
 
@@ -47,27 +46,22 @@ struct Word {
 impl Handle {
     /// Queues one line; `false` where there is no room.
     pub(super) fn send(&self, entry: Arc<Entry>) -> bool {
-        self.queue.try_send(Some(entry)).is_ok()
+        self.queue.send(entry)
     }
 
     pub(super) fn reopen(&self) {
         self.word.reopen.store(true, Ordering::SeqCst);
-        self.wake();
+        self.queue.wake();
     }
 
     pub(super) fn close(&self) {
         self.word.close.store(true, Ordering::SeqCst);
-        self.wake();
+        self.queue.wake();
         let ended = self.word.ended.lock().unwrap_or_else(PoisonError::into_inner);
         let waited = self.word.on_end.wait_timeout_while(ended, CLOSE, |ended| !*ended);
         if waited.unwrap_or_else(PoisonError::into_inner).1.timed_out() {
             tracing::error!("access log: not written within {CLOSE:?}; the last lines are lost");
         }
-    }
-
-    /// Where the queue is full, the writer is awake and will look at its word anyway.
-    fn wake(&self) {
-        let _ = self.queue.try_send(None);
     }
 }
 
@@ -80,9 +74,9 @@ pub(super) fn start(
 ) -> Result<Handle, AccessLogError> {
     let sink =
         Sink::open(file, metrics).map_err(|source| AccessLogError::Open { file: file.to_owned(), source })?;
-    let (sender, receiver) = sync_channel(queue.max(1));
+    let (sender, receiver) = queue::bounded(queue);
     let word = Arc::new(Word::default());
-    let writer = Writer { queue: receiver, most: queue.max(1), format, sink, word: Ended(Arc::clone(&word)) };
+    let writer = Writer { queue: receiver, format, sink, word: Ended(Arc::clone(&word)) };
     std::thread::Builder::new()
         .name("access-log".to_owned())
         .spawn(move || writer.run())
@@ -101,9 +95,7 @@ impl Drop for Ended {
 }
 
 struct Writer {
-    queue: Receiver<Option<Arc<Entry>>>,
-    /// The queue's length: most lines taken before the word is looked at again.
-    most: usize,
+    queue: Receiver<Arc<Entry>>,
     format: Format,
     sink: Sink,
     word: Ended,
@@ -111,44 +103,33 @@ struct Writer {
 
 impl Writer {
     fn run(mut self) {
+        let mut lines = Vec::new();
         loop {
-            let message = if self.sink.pending.is_empty() {
-                self.queue.recv().map_err(|_| RecvTimeoutError::Disconnected)
-            } else {
-                self.queue.recv_timeout(RETRY)
-            };
-            match message {
-                Ok(entry) => self.take(entry),
-                Err(RecvTimeoutError::Timeout) => {}
-                Err(RecvTimeoutError::Disconnected) => break,
-            }
-            self.take_waiting();
+            let patience = if self.sink.pending.is_empty() { Duration::MAX } else { RETRY };
+            let goes_on = self.queue.take(&mut lines, patience);
+            self.write(&mut lines);
             if self.word.0.reopen.swap(false, Ordering::SeqCst) {
+                // What was recorded before the word belongs into the old file, and is in the queue by now.
+                self.queue.take_all(&mut lines);
+                self.write(&mut lines);
                 self.sink.reopen();
             }
-            if self.word.0.close.load(Ordering::SeqCst) {
-                // What was recorded before the word came is in the queue by now.
-                self.take_waiting();
+            if !goes_on || self.word.0.close.load(Ordering::SeqCst) {
                 break;
             }
         }
+        self.queue.end(&mut lines);
+        self.write(&mut lines);
     }
 
-    /// Takes what waits in the queue and writes it out.
-    fn take_waiting(&mut self) {
-        for _ in 0..self.most {
-            let Ok(entry) = self.queue.try_recv() else { break };
-            self.take(entry);
+    fn write(&mut self, lines: &mut Vec<Arc<Entry>>) {
+        for entry in lines.drain(..) {
+            if self.sink.pending.len() >= BATCH {
+                self.sink.flush();
+            }
+            self.sink.append(|out| line::append(&entry, self.format, out));
         }
         self.sink.flush();
-    }
-
-    fn take(&mut self, entry: Option<Arc<Entry>>) {
-        let Some(entry) = entry else { return };
-        if self.sink.pending.len() >= BATCH {
-            self.sink.flush();
-        }
-        self.sink.append(|out| line::append(&entry, self.format, out));
     }
 }
 

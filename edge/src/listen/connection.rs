@@ -6,6 +6,7 @@ use std::net::SocketAddr;
 use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
 use std::sync::{Arc, OnceLock};
 
+use crate::client::Client;
 use crate::listen::head::Fault;
 use crate::listen::live::{Busy, Presence};
 
@@ -14,6 +15,9 @@ use crate::listen::live::{Busy, Presence};
 pub struct Connection {
     /// The socket's other end.
     pub peer: SocketAddr,
+    /// The client there, unless it is a trusted proxy that speaks for others.
+    pub client: Client,
+    address: OnceLock<String>,
     /// Over TLS, and not in clear.
     pub secure: bool,
     /// Its part in the list of live connections.
@@ -29,9 +33,11 @@ pub struct Connection {
 impl Connection {
     /// A connection that was just accepted.
     #[must_use]
-    pub const fn new(peer: SocketAddr, secure: bool, presence: Presence) -> Self {
+    pub fn new(peer: SocketAddr, secure: bool, presence: Presence) -> Self {
         Self {
             peer,
+            client: Client::new(peer.ip()),
+            address: OnceLock::new(),
             secure,
             presence,
             h2: AtomicBool::new(false),
@@ -41,6 +47,12 @@ impl Connection {
             tunnel: AtomicBool::new(false),
             fault: OnceLock::new(),
         }
+    }
+
+    /// The client's address as headers say it, put into words for its first request.
+    #[must_use]
+    pub fn address(&self) -> &str {
+        self.address.get_or_init(|| self.client.address.to_string())
     }
 
     /// How the client's own addresses begin, as far as this connection tells: RFC 9110 section 4.2.

@@ -3,7 +3,15 @@
 //! forgives what request smuggling lives on (bare LF, folded lines, two lengths), and what two
 //! parsers read differently must be refused before the first of them reads it.
 
+mod fault;
+mod scan;
+
 use std::fmt;
+
+use memchr::{memchr, memchr_iter};
+
+pub use fault::{Fault, phrase};
+pub use scan::Scan;
 
 /// What a head may cost.
 #[derive(Debug, Clone, Copy)]
@@ -41,193 +49,6 @@ pub struct Head<'b> {
     /// Where the body ends.
     pub framing: Framing,
 }
-
-/// Why a request was refused before the engine saw it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Fault {
-    /// LF without CR.
-    #[error("bare line feed")]
-    BareLineFeed,
-    /// CR without LF.
-    #[error("bare carriage return")]
-    BareCarriageReturn,
-    /// NUL or another control byte.
-    #[error("control byte in the head")]
-    ControlByte,
-    /// A byte above 126 where only ASCII may stand.
-    #[error("non-ASCII byte in the request line")]
-    NotAscii,
-    /// Not `method SP target SP version`.
-    #[error("bad request line")]
-    RequestLine,
-    /// The method is no token.
-    #[error("bad method")]
-    Method,
-    /// A target that is neither a path, nor an http(s) URI, nor `*` of OPTIONS.
-    #[error("bad request target")]
-    Target,
-    /// Neither HTTP/1.1 nor HTTP/1.0.
-    #[error("unsupported HTTP version")]
-    Version,
-    /// CONNECT and TRACE are not served.
-    #[error("method not allowed")]
-    MethodNotAllowed,
-    /// A header line that starts with white space (obs-fold).
-    #[error("folded header line")]
-    Folded,
-    /// A header name that is no token, or white space before the colon.
-    #[error("bad header line")]
-    HeaderLine,
-    /// More header lines than allowed.
-    #[error("too many headers")]
-    TooManyHeaders,
-    /// More bytes than allowed.
-    #[error("head too large")]
-    HeadTooLarge,
-    /// A target over the limit.
-    #[error("request target too long")]
-    UriTooLong,
-    /// HTTP/1.1 without Host.
-    #[error("no Host header")]
-    NoHost,
-    /// More than one Host.
-    #[error("several Host headers")]
-    SeveralHosts,
-    /// An absolute-form target that names another host than Host does.
-    #[error("Host header and request target differ")]
-    OtherHost,
-    /// A Host with bytes that no host name has.
-    #[error("bad Host header")]
-    BadHost,
-    /// Content-Length that is no plain number.
-    #[error("bad Content-Length")]
-    BadLength,
-    /// Content-Length more than once, equal or not.
-    #[error("several Content-Length headers")]
-    SeveralLengths,
-    /// Content-Length together with Transfer-Encoding.
-    #[error("Content-Length and Transfer-Encoding together")]
-    LengthAndChunked,
-    /// Any Transfer-Encoding but one `chunked` in HTTP/1.1.
-    #[error("unsupported Transfer-Encoding")]
-    TransferEncoding,
-    /// A chunk's size line is malformed, too long, or the number does not fit.
-    #[error("bad chunk size")]
-    ChunkSize,
-    /// The bytes after a chunk's data are no CRLF.
-    #[error("chunk without its line end")]
-    ChunkEnd,
-    /// The trailer section is malformed or over the limit.
-    #[error("bad trailer section")]
-    Trailer,
-    /// The head was not complete in time.
-    #[error("request head not complete in time")]
-    Timeout,
-    /// The body came, and too slowly.
-    #[error("request body came too slowly")]
-    TooSlow,
-    /// The connection ended in the middle of a head.
-    #[error("connection closed in the middle of the request head")]
-    Truncated,
-}
-
-impl Fault {
-    /// Is the head well-formed, for all that is known, and only too large? Any page can make a browser
-    /// send such a one.
-    #[must_use]
-    pub const fn is_of_size(self) -> bool {
-        matches!(self, Fault::TooManyHeaders | Fault::HeadTooLarge | Fault::UriTooLong)
-    }
-
-    /// The status that answers it; 0 where nobody is left to answer.
-    #[must_use]
-    pub const fn status(self) -> u16 {
-        match self {
-            Fault::TooManyHeaders | Fault::HeadTooLarge => 431,
-            Fault::UriTooLong => 414,
-            Fault::Version => 505,
-            Fault::MethodNotAllowed => 405,
-            Fault::Timeout | Fault::TooSlow => 408,
-            Fault::Truncated => 0,
-            _ => 400,
-        }
-    }
-}
-
-/// The words of a status that this room answers.
-#[must_use]
-pub const fn phrase(status: u16) -> &'static str {
-    match status {
-        301 => "Moved Permanently",
-        308 => "Permanent Redirect",
-        405 => "Method Not Allowed",
-        408 => "Request Timeout",
-        414 => "URI Too Long",
-        429 => "Too Many Requests",
-        431 => "Request Header Fields Too Large",
-        505 => "HTTP Version Not Supported",
-        _ => "Bad Request",
-    }
-}
-
-/// Looks for the end of the head while it arrives, so that a fault is answered at once and no
-/// byte is looked at twice.
-#[derive(Debug, Clone, Copy, Default)]
-pub struct Scan {
-    at: usize,
-    /// Bytes of `CR LF CR LF` matched so far.
-    matched: u8,
-    lines: usize,
-}
-
-impl Scan {
-    /// Looks at what is new in `buffer`, which holds the head from its first byte on.
-    /// Returns the head's length once it is whole.
-    ///
-    /// # Errors
-    /// A byte that no head has, or a limit that the head has already passed.
-    pub fn advance(&mut self, buffer: &[u8], limits: &Limits) -> Result<Option<usize>, Fault> {
-        while let Some(&byte) = buffer.get(self.at) {
-            match (self.matched, byte) {
-                (0 | 2, b'\r') => self.matched += 1,
-                (1 | 3, b'\n') => {
-                    self.matched += 1;
-                    self.lines += 1;
-                    if self.matched == 4 {
-                        let end = self.at + 1;
-                        return if end > limits.head { Err(Fault::HeadTooLarge) } else { Ok(Some(end)) };
-                    }
-                    // The request line and then one line a header.
-                    if self.lines > limits.headers + 1 {
-                        return Err(Fault::TooManyHeaders);
-                    }
-                }
-                (1 | 3, _) => return Err(Fault::BareCarriageReturn),
-                (_, b'\n') => return Err(Fault::BareLineFeed),
-                (_, b'\t' | b' '..=0x7e) => self.matched = 0,
-                (_, 0x80..) => {
-                    if self.lines == 0 {
-                        return Err(Fault::NotAscii);
-                    }
-                    self.matched = 0;
-                }
-                _ => return Err(Fault::ControlByte),
-            }
-            self.at += 1;
-            // A request line longer than target and method together can be is the target's fault.
-            if self.lines == 0 && self.at > limits.uri + REQUEST_LINE_REST {
-                return Err(Fault::UriTooLong);
-            }
-            if self.at >= limits.head {
-                return Err(Fault::HeadTooLarge);
-            }
-        }
-        Ok(None)
-    }
-}
-
-/// Method, version, two spaces and a line end, generously.
-const REQUEST_LINE_REST: usize = 64;
 
 /// Reads a whole head, as [`Scan`] delimited it.
 ///
@@ -269,7 +90,7 @@ impl<'b> Iterator for Lines<'b> {
     type Item = &'b [u8];
     fn next(&mut self) -> Option<&'b [u8]> {
         let rest = self.0?;
-        let end = rest.windows(2).position(|pair| pair == b"\r\n");
+        let end = memchr_iter(b'\r', rest).find(|at| rest.get(at + 1) == Some(&b'\n'));
         match end {
             Some(end) => {
                 self.0 = rest.get(end + 2..);
@@ -284,7 +105,7 @@ impl<'b> Iterator for Lines<'b> {
 }
 
 fn request_line<'b>(line: &'b [u8], limits: &Limits) -> Result<(&'b str, &'b str, bool), Fault> {
-    if line.iter().any(|byte| !matches!(byte, b' '..=0x7e)) {
+    if has_control(line) || !line.is_ascii() || memchr(b'\t', line).is_some() {
         return Err(Fault::RequestLine);
     }
     let line = std::str::from_utf8(line).map_err(|_| Fault::NotAscii)?;
@@ -339,17 +160,23 @@ fn header_line(line: &[u8]) -> Result<(&str, &[u8]), Fault> {
     if matches!(line.first(), Some(b' ' | b'\t')) {
         return Err(Fault::Folded);
     }
-    let colon = line.iter().position(|byte| *byte == b':').ok_or(Fault::HeaderLine)?;
+    let colon = memchr(b':', line).ok_or(Fault::HeaderLine)?;
     let (name, value) = line.split_at(colon);
     let value = value.get(1..).unwrap_or_default();
     if name.is_empty() || !name.iter().copied().all(is_token) {
         return Err(Fault::HeaderLine);
     }
-    if value.iter().any(|byte| !matches!(byte, b'\t' | b' '..=0x7e | 0x80..)) {
+    if has_control(value) {
         return Err(Fault::ControlByte);
     }
     let name = std::str::from_utf8(name).map_err(|_| Fault::HeaderLine)?;
     Ok((name, trim(value)))
+}
+
+/// Without a way out in the midst of it, so that many bytes are looked at together.
+fn has_control(text: &[u8]) -> bool {
+    let is_control = |byte: u8| ((byte < b' ') & (byte != b'\t')) | (byte == 0x7f);
+    text.iter().fold(0, |seen, byte| seen | u8::from(is_control(*byte))) != 0
 }
 
 /// Optional white space (RFC 9110 section 5.6.3) is space and tab, nothing else.
@@ -366,25 +193,25 @@ fn trim(mut value: &[u8]) -> &[u8] {
 /// A token's byte (RFC 9110 section 5.6.2).
 #[must_use]
 pub const fn is_token(byte: u8) -> bool {
-    byte.is_ascii_alphanumeric()
-        || matches!(
-            byte,
-            b'!' | b'#'
-                | b'$'
-                | b'%'
-                | b'&'
-                | b'\''
-                | b'*'
-                | b'+'
-                | b'-'
-                | b'.'
-                | b'^'
-                | b'_'
-                | b'`'
-                | b'|'
-                | b'~'
-        )
+    TOKEN[byte as usize]
 }
+
+/// Looked up and not compared: names are looked at byte by byte.
+static TOKEN: [bool; 256] = {
+    let mut table = [false; 256];
+    let mut byte = 0_u8;
+    while byte < 128 {
+        table[byte as usize] = byte.is_ascii_alphanumeric();
+        byte += 1;
+    }
+    let others = b"!#$%&'*+-.^_`|~";
+    let mut at = 0;
+    while at < others.len() {
+        table[others[at] as usize] = true;
+        at += 1;
+    }
+    table
+};
 
 #[derive(Default)]
 struct Fields<'b> {

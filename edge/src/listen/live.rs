@@ -148,8 +148,7 @@ impl Connections {
         let mut found = Vec::new();
         let mut look = |crowd: &Crowd| {
             let of_it = crowd.members.values().filter(|member| {
-                !member.connection.presence.trusted
-                    && network.contains(&member.connection.peer.ip().to_canonical())
+                !member.connection.presence.trusted && network.contains(&member.connection.client.address)
             });
             found.extend(of_it.map(|member| (Arc::clone(&member.connection), member.wire.clone())));
         };

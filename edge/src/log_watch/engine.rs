@@ -4,7 +4,7 @@
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::mpsc::{Receiver, RecvTimeoutError, SyncSender, sync_channel};
+use std::sync::mpsc::{self, SyncSender, sync_channel};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -17,6 +17,7 @@ use super::enforce::{Decided, Enforcement, Owed};
 use super::protected;
 use super::reload::Fresh;
 use super::tail::Tail;
+use crate::access_log::queue::Receiver;
 use crate::access_log::{self, Entry};
 use crate::admission::Rates;
 use crate::ban::jail::{ADOPTED, Alarm, Excuse, OPERATOR, Ruling, Sentence};
@@ -26,8 +27,6 @@ use crate::client::Client;
 use crate::firewall::State;
 use crate::listen::wall_clock;
 
-/// Events taken from the queue before bans are made.
-const BATCH: usize = 512;
 /// Bytes of a file read before bans are made.
 const BLOCK: usize = 256 * 1024;
 /// Between two looks at what no event tells: files, ended bans, the kernel, the gauges.
@@ -44,14 +43,6 @@ const POSITIONS: Duration = Duration::from_secs(2);
 /// Two ends of one ban that are no further apart are the same: the kernel counts on its own.
 const SAME_END: Duration = Duration::from_secs(5);
 
-/// What wakes the engine.
-pub(super) enum Event {
-    /// Something that edge itself did.
-    Entry(Arc<Entry>),
-    /// A file has changed, or a question waits.
-    Wake,
-}
-
 /// Questions that wait; apart from the events, so that a flood never locks the operator out.
 #[derive(Default)]
 pub(super) struct Questions {
@@ -63,7 +54,7 @@ const MAX_QUESTIONS: usize = 64;
 
 impl Questions {
     /// Hands in a question; `None` where too many wait.
-    pub(super) fn ask(&self, question: Question) -> Option<Receiver<Answer>> {
+    pub(super) fn ask(&self, question: Question) -> Option<mpsc::Receiver<Answer>> {
         let mut waiting = self.waiting.lock().unwrap_or_else(PoisonError::into_inner);
         if waiting.len() >= MAX_QUESTIONS {
             return None;
@@ -168,27 +159,20 @@ impl Engine {
     }
 
     /// Runs until it is told to stop.
-    pub(super) fn run(&mut self, events: &Receiver<Event>, flags: &Flags, questions: &Questions) {
+    pub(super) fn run(&mut self, events: &mut Receiver<Arc<Entry>>, flags: &Flags, questions: &Questions) {
         // The first round waits for nothing: what was written while edge was away is there already, and
         // the kernel waits for what was restored.
-        let mut more = true;
+        let (mut more, mut heard) = (true, Vec::new());
         // Whoever follows if this process is killed reads on from here at the latest.
         self.save_positions();
         while !flags.stop.load(Ordering::Acquire) {
             let wait = if more { Duration::ZERO } else { self.patience() };
-            let first = match events.recv_timeout(wait) {
-                Ok(event) => Some(event),
-                Err(RecvTimeoutError::Timeout) => None,
-                Err(RecvTimeoutError::Disconnected) => break,
-            };
-            let now = wall_clock();
-            for event in first.into_iter().chain(events.try_iter().take(BATCH)) {
-                if let Event::Entry(entry) = event {
-                    self.own(&entry, now);
-                }
+            if !events.take(&mut heard, wait) {
+                break;
             }
+            let now = wall_clock();
             // Enforced before files are read on: what a client does here and now comes first.
-            self.enforce(now);
+            self.hear(&mut heard, now);
             more = flags.files.swap(false, Ordering::AcqRel) && self.read_files(now);
             if more {
                 flags.files.store(true, Ordering::Release);
@@ -206,6 +190,9 @@ impl Engine {
             }
             self.look(now);
         }
+        // What was handed over before the end still counts: its bans stand in the file for the next run.
+        events.end(&mut heard);
+        self.hear(&mut heard, wall_clock());
         self.save_positions();
         if let Some(store) = self.enforcement.store.take() {
             store.close();
@@ -219,6 +206,14 @@ impl Engine {
                 .next_expiry()
                 .map_or(LOOK, |at| at.saturating_sub(wall_clock()).max(Duration::from_millis(5))),
         )
+    }
+
+    /// Events of edge's own, and the bans that they came to.
+    fn hear(&mut self, heard: &mut Vec<Arc<Entry>>, now: Duration) {
+        for entry in heard.drain(..) {
+            self.own(&entry, now);
+        }
+        self.enforce(now);
     }
 
     /// One event of edge's own.

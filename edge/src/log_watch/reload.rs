@@ -11,7 +11,7 @@ use std::time::Duration;
 use ipnet::IpNet;
 
 use super::detector::Detector;
-use super::engine::{Engine, Event};
+use super::engine::Engine;
 use super::tail::{Tail, TailError};
 use super::{LogWatch, LogWatchError, PATIENCE, protected, waker};
 use crate::config::Bans;
@@ -39,8 +39,7 @@ impl LogWatch {
         let wake = Box::new(waker(&self.events, &self.flags));
         let fresh = Fresh { detector, never: settings.never, wake, told };
         *self.flags.fresh.lock().unwrap_or_else(PoisonError::into_inner) = Some(Box::new(fresh));
-        // A full queue wakes the engine just as well.
-        let _ = self.events.try_send(Event::Wake);
+        self.events.wake();
         let outcome = answer.recv_timeout(PATIENCE).or_else(|_| {
             // Not begun: then it shall not happen later, behind the operator's back.
             let not_begun = self.flags.fresh.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -225,6 +224,20 @@ mod tests {
         let never = Bans { never: vec!["203.0.113.3/32".parse().unwrap()], queue: 7, ..fresh };
         assert_eq!(log_watch.reload(never).unwrap(), ["bans.queue"]);
         assert_eq!(banned(&log_watch, 2).iter().map(|(last, _)| *last).collect::<Vec<_>>(), [1, 2]);
+        log_watch.close();
+    }
+
+    #[test]
+    fn what_was_handed_over_before_the_end_still_bans() {
+        let folder = tempfile::tempdir().unwrap();
+        let settings = bans(folder.path(), "", &jail("old", 50));
+        let log_watch = start(settings.clone());
+        for _ in 0..50 {
+            asks(&log_watch, 1, "/old");
+        }
+        log_watch.close();
+        let log_watch = start(settings);
+        assert_eq!(banned(&log_watch, 1), [(1, "old".to_owned())]);
         log_watch.close();
     }
 

@@ -78,7 +78,7 @@ pub(crate) fn request(head: &mut RequestHeader, request: &Request) -> Result<()>
         head.remove_header(&header::UPGRADE);
         head.remove_header("http2-settings");
     }
-    head.insert_header("X-Forwarded-For", request.address().to_string())?;
+    head.insert_header("X-Forwarded-For", &*request.address_in_words())?;
     head.insert_header("X-Forwarded-Proto", request.scheme())?;
     if !request.host.is_empty() {
         head.insert_header("X-Forwarded-Host", request.host.as_str())?;
@@ -142,7 +142,7 @@ mod tests {
             head.append_header(name.clone(), "forged").unwrap();
             head.append_header(name, "forged twice").unwrap();
         }
-        let mut ours = Request::new();
+        let mut ours = Request::new("1a".repeat(16));
         ours.client = Some(Client { address: [192, 0, 2, 7].into() });
         ours.secure = true;
         ours.host = "www.example.org".to_owned();
@@ -163,7 +163,7 @@ mod tests {
         {
             head.append_header(name, value).unwrap();
         }
-        request(&mut head, &Request::new()).unwrap();
+        request(&mut head, &Request::new("1a".repeat(16))).unwrap();
         assert_eq!(
             ["host", "content-length", "x_my_header", "cookie"].map(|name| head.headers[name].clone()),
             ["a.test", "5", "1", "a=b"]
@@ -177,7 +177,7 @@ mod tests {
             if let Some(own) = own {
                 head.insert_header("Strict-Transport-Security", own).unwrap();
             }
-            let mut request = Request::new();
+            let mut request = Request::new("1a".repeat(16));
             request.secure = secure;
             answer(&mut head, &request).unwrap();
             head.headers.get("strict-transport-security").map(|value| value.to_str().unwrap().to_owned())

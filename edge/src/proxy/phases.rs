@@ -2,7 +2,7 @@
 //! on; a refusal becomes an error that `fail_to_proxy` answers and `logging` writes down, so that
 //! every request has exactly one line whatever became of it.
 
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, SystemTime};
 
 use async_trait::async_trait;
@@ -25,6 +25,7 @@ use crate::listen::seconds_now;
 use crate::proxy::cross_site::is_cross_site;
 use crate::proxy::refusal::{Refusal, seconds};
 use crate::proxy::request::Request;
+use crate::proxy::request_id::Ids;
 use crate::proxy::{Site, forward, peer};
 use crate::route::{checked_path, host_of};
 
@@ -35,11 +36,13 @@ const READ_ON_BYTES: usize = 1024 * 1024;
 /// The phases over one site.
 pub(crate) struct Phases {
     site: Arc<Site>,
+    /// Of this engine's one thread: the lock is never waited for.
+    ids: Mutex<Ids>,
 }
 
 impl Phases {
-    pub(crate) const fn new(site: Arc<Site>) -> Self {
-        Self { site }
+    pub(crate) fn new(site: Arc<Site>) -> Self {
+        Self { site, ids: Mutex::new(Ids::new()) }
     }
 
     /// Who asks, and may it ask now?
@@ -50,12 +53,15 @@ impl Phases {
                 Refusal::new(500, "internal", "internal error").because("no connection state".to_owned())
             );
         };
-        let forwarded = head.headers.get_all("x-forwarded-for");
-        let client = self
-            .site
-            .trusted
-            .client(connection.peer.ip(), forwarded.iter().map(http::HeaderValue::as_bytes))
-            .map_err(|fault| Refusal::malformed("bad X-Forwarded-For").because(fault.to_string()))?;
+        let client = if connection.presence.is_trusted() {
+            let forwarded = head.headers.get_all("x-forwarded-for");
+            self.site
+                .trusted
+                .client(connection.peer.ip(), forwarded.iter().map(http::HeaderValue::as_bytes))
+                .map_err(|fault| Refusal::malformed("bad X-Forwarded-For").because(fault.to_string()))?
+        } else {
+            connection.client
+        };
         request.client = Some(client);
         if request.permit.is_none() {
             self.let_in(connection, client, &mut request.generation)?;
@@ -373,7 +379,7 @@ impl ProxyHttp for Phases {
     type CTX = Request;
 
     fn new_ctx(&self) -> Request {
-        Request::new()
+        Request::new(self.ids.lock().unwrap_or_else(PoisonError::into_inner).next())
     }
 
     /// Nothing is compressed or cached here; the engine's modules cost and are left out.

@@ -1,9 +1,9 @@
 //! What the phases remember of one request. Knows results of the rooms; decides nothing.
 
+use std::borrow::Cow;
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use rustls::crypto::ring::default_provider;
 use tokio::time::Instant;
 
 use crate::admission::Permit;
@@ -53,10 +53,11 @@ pub(crate) struct Request {
 }
 
 impl Request {
-    pub(crate) fn new() -> Self {
+    /// A request that begins now.
+    pub(crate) fn new(id: String) -> Self {
         Self {
             began: Instant::now(),
-            id: request_id(),
+            id,
             connection: None,
             busy: None,
             generation: 0,
@@ -90,35 +91,18 @@ impl Request {
     pub(crate) fn address(&self) -> IpAddr {
         match (self.client, &self.connection) {
             (Some(client), _) => client.address,
-            (None, Some(connection)) => connection.peer.ip().to_canonical(),
+            (None, Some(connection)) => connection.client.address,
             (None, None) => IpAddr::from([0, 0, 0, 0]),
         }
     }
-}
 
-/// 128 random bits as hex: nothing about the host or its load can be read from it.
-fn request_id() -> String {
-    let mut bytes = [0; 16];
-    if default_provider().secure_random.fill(&mut bytes).is_err() {
-        tracing::warn!("request id: the system gives no random bytes; this id is not unique");
-    }
-    let mut id = String::with_capacity(32);
-    for byte in bytes {
-        for half in [byte >> 4, byte & 0xf] {
-            id.push(char::from_digit(u32::from(half), 16).unwrap_or('0'));
+    /// It in words, which most requests' connections have already.
+    pub(crate) fn address_in_words(&self) -> Cow<'_, str> {
+        match &self.connection {
+            Some(connection) if self.client.is_none_or(|client| client == connection.client) => {
+                Cow::Borrowed(connection.address())
+            }
+            _ => Cow::Owned(self.address().to_string()),
         }
-    }
-    id
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn request_ids_differ_and_are_hex() {
-        let (one, other) = (request_id(), request_id());
-        assert_ne!(one, other);
-        assert!(one.len() == 32 && one.bytes().all(|byte| byte.is_ascii_hexdigit()), "{one}");
     }
 }
