@@ -80,7 +80,7 @@ fn a_client_is_replaced_by_its_own_user_alone() {
 #[test]
 fn a_temporary_queue_is_made_read_and_browsed_by_its_own_connection_alone() {
     let (house, _folder) = house();
-    let mut alice = login(&house, "alice", "ID:a", false);
+    let alice = login(&house, "alice", "ID:a", false);
     let mut other = login(&house, "mallory", "m", false);
     let mut double = login(&house, "mallory", "ID:a", false);
     for peer in [&mut other, &mut double] {

@@ -36,6 +36,9 @@ const MOST_AT_ONCE: usize = 1000;
 /// A peer that takes not one byte for so long is given up.
 const STALLED: Duration = Duration::from_secs(60);
 
+/// A client with short frames waits so long at most for what comes behind its first message to be looked at.
+const LOOKS: Duration = Duration::from_secs(1);
+
 /// Why the broker itself gives a message up.
 const UNDELIVERABLE: &str = "vault: it is larger than any consumer takes, or damaged; see the vault's log";
 
@@ -240,13 +243,12 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
     /// Looks through what has come before any of it is said.
     async fn look_ahead(&mut self, first: Delivery, limit: usize) {
         // What a new consumer is given at once has come when its queue answers.
-        if let Ok(answer) = self.session.sync().await {
-            let _stopped = answer.await;
-        }
+        let _in_trouble = timeout(LOOKS, async { self.session.sync().await?.await }).await;
+        let most = self.hall.settings.max_frame();
         let (mut ahead, mut bytes) = (vec![first], 0);
         while let Some(last) = ahead.last() {
             let length = last.message.body.len();
-            if length > limit {
+            if length > limit && length <= most {
                 return self.end(Refused::Misfit { length, limit });
             }
             bytes += length;
