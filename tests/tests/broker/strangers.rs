@@ -436,8 +436,8 @@ fn a_client_whose_frames_take_no_answer_is_closed_with_a_reason() {
     let name = Text::shortened("narrow");
     let info = ConnectionInfo::new(ConnectionId { value: name.clone() }, name.clone());
     let id = ConsumerId { connection: name, session: 1, value: 1 };
-    // What it is told of that name is longer than any frame that it takes.
-    let reads = ConsumerInfo::new(id, queue(&"pattern.>".repeat(20)), 100);
+    // What it is told of that name is longer than any frame that it takes; what it says is not.
+    let reads = ConsumerInfo::new(id, queue(&"pattern.>".repeat(6)), 100);
     let offer = Offer { inactivity: Duration::ZERO, max_frame: 150, ..Offer::default() };
     let bytes = said_by(&offer, &[info.into(), reads.into()]);
     let mut socket = TcpStream::connect(house.pair.vaults[0].broker).unwrap();
