@@ -444,6 +444,10 @@ fn a_client_whose_frames_take_no_answer_is_closed_with_a_reason() {
     socket.set_read_timeout(Some(SOON)).unwrap();
     socket.write_all(&bytes).unwrap();
     socket.read_to_end(&mut Vec::new()).unwrap();
-    let log = house.log();
-    assert!(log.contains("an answer of ") && log.contains("raise its wireFormat.maxFrameSize"), "{log}");
+    wait::until("the log says why", SOON, || {
+        let log = house.log();
+        anyhow::ensure!(log.contains("an answer of ") && log.contains("raise its wireFormat"), "{log}");
+        Ok(())
+    })
+    .unwrap();
 }
