@@ -16,6 +16,7 @@ mod counts;
 pub mod encryption;
 mod fault;
 mod held;
+mod ids;
 mod large;
 mod letter;
 mod porch;

@@ -80,13 +80,28 @@ fn a_client_is_replaced_by_its_own_user_alone() {
 #[test]
 fn a_temporary_queue_is_made_read_and_browsed_by_its_own_connection_alone() {
     let (house, _folder) = house();
-    let mut alice = login(&house, "alice", "ID:a", false);
+    let alice = login(&house, "alice", "ID:a", false);
     let mut other = login(&house, "mallory", "m", false);
     let mut double = login(&house, "mallory", "ID:a", false);
     for peer in [&mut other, &mut double] {
         let early = peer.temporary("ID:a:1");
         assert!(peer.ask(early).is_err_and(|why| why.contains("belongs to another connection")));
     }
+    // Nor by another user while its own client is away, as it is while it reconnects.
+    drop(alice);
+    wait::until("she is gone", SOON, || {
+        let clients = house.clients()?;
+        anyhow::ensure!(clients == 2, "{clients} clients");
+        Ok(())
+    })
+    .unwrap();
+    let late = Guise { connection: "ID:a".to_owned(), ..guise("mallory", "late", true) };
+    let mut late = Peer::connect(&house, &late).unwrap();
+    for peer in [&mut double, &mut late] {
+        let early = peer.temporary("ID:a:1");
+        assert!(peer.ask(early).is_err_and(|why| why.contains("connect under an id of your own")));
+    }
+    let mut alice = login(&house, "alice", "ID:a", true);
     let makes = alice.temporary("ID:a:1");
     alice.ask(makes).unwrap();
     let mut reply = other.message("m", 1, temporary("ID:a:1"));

@@ -8,9 +8,10 @@ use harness::broker::failover;
 use harness::java_client::{Acknowledge, Body, Connection, Delivery, Letter, Login, Session};
 use harness::small_disk::{self, SmallDisk};
 use harness::vault_host::PairPlan;
-use harness::wait;
+use harness::{plain, wait};
 
 use super::house::{House, OPEN, QUIET, SOON, put, refused, take, texts, waiting};
+use super::peer::{Guise, Peer, queue};
 
 const LIGHT: Delivery = Delivery { persistent: false, priority: 4, time_to_live: Duration::ZERO };
 
@@ -80,6 +81,32 @@ fn a_sender_that_is_held_for_too_long_is_told_what_to_do() {
     // Persistent ones have another room.
     put(&session, "on disk", &["kept"]);
     assert_eq!(texts(&take(&session.consumer("on disk").unwrap(), 1)), ["kept"]);
+}
+
+#[test]
+fn a_held_sender_that_has_hung_up_is_noticed_though_it_is_not_read() {
+    let house = house("600s");
+    let mut peer = Peer::connect(&house, &Guise::called("held")).unwrap();
+    // Four fill the memory, four are held, and what comes behind those is not read.
+    for number in 0..9 {
+        let mut message = peer.message("held", number, queue("full"));
+        message.persistent = false;
+        message.content = Some(vec![0; 300_000].into());
+        peer.say(message, false);
+    }
+    wait::until("it is held", SOON, || {
+        let metrics = plain::expect_ok(house.pair.vaults[0].admin, "/metrics")?;
+        anyhow::ensure!(metrics.contains("vault_broker_sends_held_total{full=\"memory\"} 4"), "{metrics}");
+        Ok(())
+    })
+    .unwrap();
+    drop(peer);
+    wait::until("its connection is given up", SOON, || {
+        let clients = house.clients()?;
+        anyhow::ensure!(clients == 0, "{clients} clients");
+        Ok(())
+    })
+    .unwrap();
 }
 
 #[test]

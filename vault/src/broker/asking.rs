@@ -399,8 +399,11 @@ impl<'a> Asking<'a> {
         let name = &info.destination.name;
         match (info.destination.kind, info.act) {
             (DestinationKind::TempQueue, DestinationAct::Add) => {
-                if !self.client.has_id || !is_called_after(name, &self.client.connection) {
+                if !is_called_after(name, &self.client.connection) {
                     return Err(not_yours(&info.destination));
+                }
+                if !self.client.has_id {
+                    return Err(Refused::ForeignId(self.client.connection.value.to_string()));
                 }
                 let queue = letter::queue_of(&info.destination)?;
                 self.session.create_temporary(queue).await?.await?;

@@ -2,18 +2,21 @@
 //! whoever must go is told by a token, and whoever waits for its going is told too.
 //!
 //! Names are chosen by clients and stand in every message that they send, so none of them proves
-//! anything: only the same user takes a connection's place, and only the first connection of an id has the
-//! temporary queues that are called after it.
+//! anything: only the same user takes a connection's place, and only whose an id is (see [`super::ids`]) has
+//! the temporary queues that are called after it.
 
+use std::collections::HashMap;
 use std::collections::hash_map::Entry;
-use std::collections::{HashMap, HashSet};
 use std::net::SocketAddr;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use crate::openwire::{ConnectionId, Text};
+
+use super::ids::Ids;
 
 /// A connection that was cut gives its queues' messages back within this time.
 const LEAVES_WITHIN: Duration = Duration::from_secs(10);
@@ -37,8 +40,7 @@ pub(super) struct Clients {
 #[derive(Debug, Default)]
 struct Inside {
     known: HashMap<(Arc<str>, Text), Known>,
-    /// Ids of connections, each one's that was there first.
-    ids: HashSet<Text>,
+    ids: Ids,
 }
 
 #[derive(Debug)]
@@ -54,7 +56,7 @@ struct Known {
 pub(super) struct Place {
     clients: Clients,
     who: Who,
-    /// Is its connection's id its own? Another had it first otherwise.
+    /// Is its connection's id its own? Another connection has it otherwise, or another user had it lately.
     pub(super) has_id: bool,
     /// Cancelled when the same client has come back on another connection.
     pub(super) cut: CancellationToken,
@@ -68,7 +70,7 @@ impl Clients {
     /// # Errors
     /// Whose it is.
     pub(super) async fn enter(&self, who: Who, from: SocketAddr, again: bool) -> Result<Place, SocketAddr> {
-        let deadline = tokio::time::Instant::now() + LEAVES_WITHIN;
+        let deadline = Instant::now() + LEAVES_WITHIN;
         loop {
             let (holder, gone) = match self.take(&who, from, again)? {
                 Ok(place) => return Ok(place),
@@ -91,7 +93,7 @@ impl Clients {
                 let (cut, gone) = (CancellationToken::new(), CancellationToken::new());
                 let connection = who.connection.clone();
                 free.insert(Known { connection, from, cut: cut.clone(), gone: gone.clone() });
-                let has_id = ids.insert(who.connection.value.clone());
+                let has_id = ids.take(&who.user, &who.connection.value, Instant::now());
                 Ok(Ok(Place { clients: self.clone(), who: who.clone(), has_id, cut, gone }))
             }
             Entry::Occupied(taken) => {
@@ -135,7 +137,7 @@ impl Drop for Place {
         let Inside { known, ids } = &mut *self.clients.locked();
         known.remove(&(Arc::clone(&self.who.user), self.who.name.clone()));
         if self.has_id {
-            ids.remove(&self.who.connection.value);
+            ids.leave(&self.who.connection.value, Instant::now());
         }
         self.gone.cancel();
     }
@@ -190,10 +192,10 @@ mod tests {
         assert!(!alice.cut.is_cancelled());
         assert!(alice.has_id && !mallory.has_id);
         drop((alice, mallory));
-        let first = clients.enter(who("mallory", "a", "ID:a"), from(2), false).await.unwrap();
-        let second = clients.enter(who("alice", "a", "ID:a"), from(1), true).await.unwrap();
-        assert!(first.has_id && !second.has_id);
-        drop(second);
+        let early = clients.enter(who("mallory", "a", "ID:a"), from(2), false).await.unwrap();
+        let back = clients.enter(who("alice", "a", "ID:a"), from(1), true).await.unwrap();
+        assert!(back.has_id && !early.has_id, "it is hers while she is away");
+        drop(early);
         assert!(!clients.enter(who("alice", "b", "ID:a"), from(1), false).await.unwrap().has_id);
     }
 }

@@ -14,8 +14,8 @@ use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 use tokio_util::sync::CancellationToken;
 
 use crate::openwire::{
-    Arrival, BrokerInfo, Command, ConnectionId, ConnectionInfo, Head, Incoming, Offer, Outgoing, Password,
-    Settled, Text, Version,
+    Arrival, BrokerInfo, Command, ConnectionId, ConnectionInfo, Head, Incoming, KeepAliveInfo, Offer,
+    Outgoing, Password, Settled, Text, Version,
 };
 
 use super::Hall;
@@ -34,6 +34,8 @@ const INTRODUCTION: Duration = Duration::from_secs(10);
 const LAST_WORDS: Duration = Duration::from_secs(10);
 /// Nobody who is unknown sends a longer frame, bytes.
 const MOST_UNKNOWN: usize = 64 << 10;
+/// A peer whose sends are held, and that is not read meanwhile, is told a sign of life this often.
+const SIGN: Duration = Duration::from_secs(2);
 /// As much of a stranger's name is told in the log, in characters.
 const LONGEST_USER: usize = 64;
 /// Answers that may wait for the writing half.
@@ -45,7 +47,7 @@ pub(super) struct Client {
     /// Proved; empty where everybody is let in.
     pub(super) user: Arc<str>,
     pub(super) connection: ConnectionId,
-    /// Are the temporary queues its own that are called after its connection?
+    /// Are those temporary queues its own that are called after its connection?
     pub(super) has_id: bool,
     /// It was connected before: what it sends it may have sent already.
     pub(super) again: bool,
@@ -280,8 +282,9 @@ where
         watch: None,
         beat: settled.inactivity.map(|silence| silence / 3),
         hall: Arc::clone(hall),
+        narrow: Some(settled.max_frame).filter(|most| *most < hall.settings.max_frame()),
         poison: Vec::new(),
-        misfit: None,
+        ends: None,
         given_up: Vec::new(),
         shown: Vec::new(),
     };
@@ -332,6 +335,7 @@ struct Ear<S> {
 
 impl<S: AsyncRead + AsyncWrite> Hearing<'_, S> {
     async fn run(mut self, stopping: &CancellationToken, cut: &CancellationToken) -> End {
+        let mut signed = Instant::now();
         loop {
             let deaf = self.asking.is_full();
             if !deaf {
@@ -360,6 +364,12 @@ impl<S: AsyncRead + AsyncWrite> Hearing<'_, S> {
                     Err(end) => return end,
                 },
                 waited = self.asking.next_held() => waited,
+                // Whoever is not read is told of life, for one who has hung up cannot take it.
+                () = sleep_until(signed + SIGN), if deaf => {
+                    let _many = self.replies.try_send(Reply::Now(KeepAliveInfo { head: Head::default() }.into()));
+                    signed = Instant::now();
+                    continue;
+                }
                 () = stopping.cancelled() => return End::Stopping,
                 () = cut.cancelled() => return End::Replaced,
             };

@@ -44,7 +44,7 @@ impl Reason {
             Refused::Busy => Self::Busy,
             Refused::ClientTaken { .. } => Self::Client,
             Refused::Decode(_) | Refused::Oversized { .. } => Self::Frame,
-            Refused::Unknown | Refused::Misfit { .. } => Self::Frame,
+            Refused::Unknown | Refused::Misfit { .. } | Refused::Narrow { .. } => Self::Frame,
             _ => Self::Other,
         }
     }

@@ -96,6 +96,21 @@ pub(super) enum Refused {
         /// The client's limit, in bytes.
         limit: usize,
     },
+    /// An answer that is too long for a client, which would wait for it for ever.
+    #[error(
+        "an answer of {length} bytes is over the {limit} that this client takes in a frame; raise its wireFormat.maxFrameSize"
+    )]
+    Narrow {
+        /// Its length, in bytes.
+        length: usize,
+        /// The client's limit, in bytes.
+        limit: usize,
+    },
+    /// A temporary queue called after an id that is somebody else's.
+    #[error(
+        "the connection id {0} belongs to another connection, or to another user who had it within the last ten minutes; connect under an id of your own"
+    )]
+    ForeignId(String),
     /// More than any frame holds.
     #[error(transparent)]
     Encode(#[from] EncodeError),
@@ -108,7 +123,7 @@ impl Refused {
     /// The class of the exception that a Java client throws.
     pub(super) fn class(&self) -> &'static str {
         match self {
-            Self::Name { .. } => INVALID_DESTINATION,
+            Self::Name { .. } | Self::ForeignId(_) => INVALID_DESTINATION,
             Self::Password { .. } | Self::Users | Self::Unknown => "java.lang.SecurityException",
             Self::ClientTaken { .. } => "javax.jms.InvalidClientIDException",
             Self::TooMany { .. } | Self::Busy => RESOURCES,
@@ -117,7 +132,7 @@ impl Refused {
             Self::Decode(_) => "java.io.IOException",
             Self::Encode(_) | Self::Oversized { .. } => "javax.jms.MessageFormatException",
             Self::Unserved(_) | Self::NoTransaction(_) | Self::NoConsumer(_) => JMS,
-            Self::OutOfPlace(_) | Self::Misfit { .. } => JMS,
+            Self::OutOfPlace(_) | Self::Misfit { .. } | Self::Narrow { .. } => JMS,
         }
     }
 
@@ -130,7 +145,7 @@ impl Refused {
     pub(super) fn ends(&self) -> bool {
         match self {
             Self::Password { .. } | Self::Users | Self::Busy | Self::ClientTaken { .. } => true,
-            Self::Unknown | Self::Decode(_) | Self::Misfit { .. } => true,
+            Self::Unknown | Self::Decode(_) | Self::Misfit { .. } | Self::Narrow { .. } => true,
             Self::Queue(error) => matches!(error, QueueError::Stopped),
             _ => false,
         }

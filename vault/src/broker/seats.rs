@@ -2,20 +2,45 @@
 //! writing half finds whose a delivery is and which of those that pull still wait. Knows no socket.
 
 use std::collections::HashMap;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicI64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::Notify;
 use tokio::time::Instant;
 
 use crate::openwire::{ConsumerId, Destination};
-use crate::queue::core::ConsumerKey;
+use crate::queue::core::{ConsumerKey, Seen};
+use crate::queue::message::Id;
+
+/// No message's number.
+const NONE: i64 = -1;
 
 /// One that takes messages of a queue.
 #[derive(Debug)]
 pub(super) struct Seat {
     pub(super) id: ConsumerId,
     pub(super) source: Destination,
+    /// The last message that was said to it.
+    said: AtomicI64,
+}
+
+impl Seat {
+    pub(super) fn new(id: ConsumerId, source: Destination) -> Self {
+        Self { id, source, said: AtomicI64::new(NONE) }
+    }
+
+    /// This message goes to its socket.
+    pub(super) fn say(&self, id: Id) {
+        self.said.store(id.number(), Ordering::Relaxed);
+    }
+
+    /// What it can have seen of what it was given.
+    fn seen(&self) -> Seen {
+        match self.said.load(Ordering::Relaxed) {
+            NONE => Seen::Nothing,
+            last => Seen::UpTo(Id::from_number(last)),
+        }
+    }
 }
 
 /// How long one that pulls waits.
@@ -58,6 +83,16 @@ impl Seats {
         let seat = inside.seats.get(&key).cloned()?;
         inside.pulls.remove(&key);
         Some(seat)
+    }
+
+    /// Has nothing been said to it yet?
+    pub(super) fn is_new(&self, key: ConsumerKey) -> bool {
+        self.locked().seats.get(&key).is_some_and(|seat| seat.seen() == Seen::Nothing)
+    }
+
+    /// All of them, and what each can have seen of what it was given.
+    pub(super) fn seen(&self) -> Vec<(ConsumerKey, Seen)> {
+        self.locked().seats.iter().map(|(key, seat)| (*key, seat.seen())).collect()
     }
 
     /// It waits for a message.
@@ -136,7 +171,7 @@ mod tests {
 
     fn seat() -> Seat {
         let id = ConsumerId { connection: Text::default(), session: 1, value: 1 };
-        Seat { id, source: Destination::queue(Text::shortened("q")) }
+        Seat::new(id, Destination::queue(Text::shortened("q")))
     }
 
     #[tokio::test]
@@ -155,6 +190,17 @@ mod tests {
         assert_eq!(seats.next_to_give_up(), None);
         seats.remove(1);
         assert!(seats.take(1).is_none() && seats.give_up(1).is_none());
+    }
+
+    #[test]
+    fn a_consumer_has_seen_what_was_said_to_it_and_no_more() {
+        let seats = Seats::default();
+        seats.add(1, seat());
+        assert!(seats.is_new(1) && !seats.is_new(2));
+        assert_eq!(seats.seen(), [(1, Seen::Nothing)]);
+        seats.take(1).unwrap().say(Id::from_number(7));
+        assert!(!seats.is_new(1));
+        assert_eq!(seats.seen(), [(1, Seen::UpTo(Id::from_number(7)))]);
     }
 
     #[tokio::test]

@@ -16,7 +16,7 @@ use crate::openwire::{
     Command, ConnectionError, ConnectionId, ConsumerId, EncodeError, ExceptionResponse, Head, KeepAliveInfo,
     MessageDispatch, Outgoing, ProducerAck, ProducerId, Response,
 };
-use crate::queue::core::{AckKind, ConsumerKey, Done, Refusal, Seen};
+use crate::queue::core::{AckKind, ConsumerKey, Done, Refusal};
 use crate::queue::message::Id;
 use crate::queue::{Answer, Deliveries, Delivery, QueueError, Session};
 
@@ -35,6 +35,9 @@ const PORTION: usize = 64 << 10;
 const MOST_AT_ONCE: usize = 1000;
 /// A peer that takes not one byte for so long is given up.
 const STALLED: Duration = Duration::from_secs(60);
+
+/// A client with short frames waits so long at most for what comes behind its first message to be looked at.
+const LOOKS: Duration = Duration::from_secs(1);
 
 /// Why the broker itself gives a message up.
 const UNDELIVERABLE: &str = "vault: it is larger than any consumer takes, or damaged; see the vault's log";
@@ -83,11 +86,12 @@ pub(super) struct Telling<'a, W> {
     /// The longest that nothing is said.
     pub(super) beat: Option<Duration>,
     pub(super) hall: Arc<Hall>,
+    /// The longest frame that this client takes, in bytes, where others take longer ones.
+    pub(super) narrow: Option<usize>,
     /// What can be delivered to nobody: it would come back for ever.
     pub(super) poison: Vec<(ConsumerKey, Id)>,
-    /// What this client does not take though others may, and whose it was, if it was no browser's. It is the
-    /// connection's end.
-    pub(super) misfit: Option<(Refused, Option<(ConsumerKey, Id)>)>,
+    /// What this client does not take though others may: it is the connection's end.
+    pub(super) ends: Option<Refused>,
     /// Those who pulled, and wait no more.
     pub(super) given_up: Vec<ConsumerKey>,
     /// Rooms of browsers' pages that are gathered for the socket.
@@ -154,11 +158,11 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
         let mut said = Instant::now();
         loop {
             let next = self.next(said).await;
-            let mut goes_on = self.take(next);
-            while goes_on && self.misfit.is_none() && self.outgoing.remaining() < PORTION {
+            let mut goes_on = self.take_warily(next).await;
+            while goes_on && self.ends.is_none() && self.outgoing.remaining() < PORTION {
                 let before = self.outgoing.remaining();
                 if let Some(delivery) = self.deliveries.next().now_or_never() {
-                    goes_on = self.take(Next::Delivery(delivery));
+                    goes_on = self.take_warily(Next::Delivery(delivery)).await;
                 }
                 if !self.is_telling_all()
                     && let Some(reply) = self.replies.next().now_or_never()
@@ -174,9 +178,11 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
                 let kind = AckKind::Poison(Some(UNDELIVERABLE.to_owned()));
                 let _asked = self.session.acknowledge(consumer, (Some(id), id), kind, None).await;
             }
-            if let Some((consumer, id)) = self.misfit.as_ref().and_then(|(_, given)| *given) {
-                // It has not seen that one: only what came before counts as given away once more.
-                let _asked = self.session.unsubscribe(consumer, Seen::Before(id)).await;
+            if self.ends.is_some() {
+                // Only what was said to it counts as given away once more.
+                for (consumer, seen) in self.seats.seen() {
+                    let _asked = self.session.unsubscribe(consumer, seen).await;
+                }
             }
             for key in std::mem::take(&mut self.given_up) {
                 // Where that fails the queues are stopped.
@@ -187,7 +193,7 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
                 said = Instant::now();
             }
             self.shown.clear();
-            if let Some((refused, _)) = self.misfit.take() {
+            if let Some(refused) = self.ends.take() {
                 return Err(End::Refused(refused));
             }
             if !goes_on {
@@ -222,6 +228,39 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
         }
     }
 
+    /// Does it go on? A client whose frames are short is given nothing in front of what does not fit, as far
+    /// as that can be seen beforehand: it comes back at once, and each time all of it would have been tried.
+    async fn take_warily(&mut self, next: Next) -> bool {
+        match (next, self.narrow) {
+            (Next::Delivery(Some(first)), Some(limit)) if self.seats.is_new(first.consumer) => {
+                Box::pin(self.look_ahead(first, limit)).await;
+                true
+            }
+            (next, _) => self.take(next),
+        }
+    }
+
+    /// Looks through what has come before any of it is said.
+    async fn look_ahead(&mut self, first: Delivery, limit: usize) {
+        // What a new consumer is given at once has come when its queue answers.
+        let _in_trouble = timeout(LOOKS, async { self.session.sync().await?.await }).await;
+        let most = self.hall.settings.max_frame();
+        let (mut ahead, mut bytes) = (vec![first], 0);
+        while let Some(last) = ahead.last() {
+            let length = last.message.body.len();
+            if length > limit && length <= most {
+                return self.end(Refused::Misfit { length, limit });
+            }
+            bytes += length;
+            if bytes >= PORTION || ahead.len() >= MOST_AT_ONCE {
+                break;
+            }
+            let Some(Some(more)) = self.deliveries.next().now_or_never() else { break };
+            ahead.push(more);
+        }
+        ahead.iter().for_each(|delivery| self.deliver(delivery));
+    }
+
     /// Does it go on?
     fn take(&mut self, next: Next) -> bool {
         match next {
@@ -240,12 +279,15 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
 
     fn deliver(&mut self, delivery: &Delivery) {
         // One that has been closed meanwhile gave its messages back, and so does a connection that ends.
-        let Some(seat) = self.seats.take(delivery.consumer).filter(|_| self.misfit.is_none()) else { return };
+        let Some(seat) = self.seats.take(delivery.consumer).filter(|_| self.ends.is_none()) else { return };
         let fault = match letter::dispatch(delivery, &seat.id, &seat.source, moment_ms()) {
             Ok(dispatch) => match self.outgoing.push(&dispatch.into()) {
-                Ok(()) => return self.hall.counts.delivered.inc(),
+                Ok(()) => {
+                    seat.say(delivery.id);
+                    return self.hall.counts.delivered.inc();
+                }
                 Err(too_long) => match self.misfit(&too_long) {
-                    Some(refused) => return self.end(refused, Some((delivery.consumer, delivery.id))),
+                    Some(refused) => return self.end(refused),
                     None => too_long.to_string(),
                 },
             },
@@ -269,11 +311,12 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
     }
 
     /// Tells a client why its connection ends; it may be given what it has not seen once it has changed that.
-    fn end(&mut self, refused: Refused, given: Option<(ConsumerKey, Id)>) {
-        if self.misfit.is_none() {
+    fn end(&mut self, refused: Refused) {
+        if self.ends.is_none() {
             let told = refusal(&refused, Head::default(), &self.connection);
-            self.say(&told);
-            self.misfit = Some((refused, given));
+            // Where even that is too long for it, the log alone tells why.
+            let _too_long = self.outgoing.push(&told);
+            self.ends = Some(refused);
         }
     }
 
@@ -284,8 +327,10 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
                 let pushed = self.outgoing.push(&command).map_err(|error| (self.misfit(&error), error));
                 match pushed {
                     Ok(()) => {}
-                    Err((Some(refused), _)) => self.end(refused, None),
-                    Err((None, error)) => self.missed(&error),
+                    Err((Some(refused), _)) => self.end(refused),
+                    Err((None, error)) => {
+                        self.hall.complaints.tell(&format!("a message cannot be shown: {error}"));
+                    }
                 }
                 self.shown.push(room);
             }
@@ -336,14 +381,13 @@ impl<W: AsyncWrite + Unpin> Telling<'_, W> {
         }
     }
 
+    /// Says it, or ends the connection: who waits for an answer that cannot be sent would wait for ever.
     fn say(&mut self, command: &Command) {
-        if let Err(error) = self.outgoing.push(command) {
-            self.missed(&error);
+        match self.outgoing.push(command) {
+            Ok(()) => {}
+            Err(EncodeError::TooLong { length, limit }) => self.end(Refused::Narrow { length, limit }),
+            Err(error @ EncodeError::TooMany(_)) => self.end(error.into()),
         }
-    }
-
-    fn missed(&self, error: &EncodeError) {
-        self.hall.complaints.tell(&format!("an answer cannot be sent: {error}; its client will miss it"));
     }
 
     async fn flush(&mut self) -> io::Result<()> {

@@ -85,7 +85,7 @@ impl<'a> Consumers<'a> {
         let queue = letter::queue_of(&info.destination)?;
         let key = self.session.consumer();
         // Its messages may come before the answer.
-        self.seats.add(key, Seat { id: detached(&info.consumer_id), source: source(&info.destination) });
+        self.seats.add(key, Seat::new(detached(&info.consumer_id), source(&info.destination)));
         let answered = match self.session.subscribe(key, queue, terms(info)).await {
             Ok(answer) => answer.await,
             Err(error) => Err(error),

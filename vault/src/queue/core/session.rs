@@ -67,8 +67,6 @@ pub enum Seen {
     Nothing,
     /// Those up to this one, in the order they were given.
     UpTo(Id),
-    /// Those that were given before this one.
-    Before(Id),
 }
 
 /// A message sent in a transaction.
@@ -265,7 +263,6 @@ impl Core {
             (Seen::Unknown, _) => true,
             (Seen::Nothing, _) => false,
             (Seen::UpTo(_), Some(upto)) => turn <= upto,
-            (Seen::Before(_), upto) => upto.is_none_or(|upto| turn < upto),
             // The last one is acknowledged already: then as ActiveMQ does, by age.
             (Seen::UpTo(last), None) => id.sequence() <= last.sequence(),
         };
@@ -301,7 +298,7 @@ impl Core {
         self.free_big(consumer.big, true);
         self.returning.insert(consumer.queue);
         let held = |last| consumer.range(None, last).map(|turns| *turns.end());
-        let upto = if let Seen::UpTo(last) | Seen::Before(last) = seen { held(last) } else { None };
+        let upto = if let Seen::UpTo(last) = seen { held(last) } else { None };
         let (connection, queue) = (consumer.connection, consumer.queue);
         let flights = consumer.into_flights();
         self.leaving.insert(key, Leaving { connection, queue, flights, seen, upto });

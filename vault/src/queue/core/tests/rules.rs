@@ -592,7 +592,7 @@ fn what_a_consumer_held_goes_back_in_portions_and_nothing_overtakes_it() {
     let taken = bench.given();
     assert_eq!(taken.len(), 1);
     for _ in 0..2 {
-        assert!(!bench.core.unsubscribe(1, Seen::Before(held[1])), "a portion at a time");
+        assert!(!bench.core.unsubscribe(1, Seen::UpTo(held[0])), "a portion at a time");
         bench.send("a", 1, None);
         assert_eq!(bench.given(), [], "not before those in front of it");
     }
