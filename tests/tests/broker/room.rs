@@ -87,11 +87,25 @@ fn a_sender_that_is_held_for_too_long_is_told_what_to_do() {
 fn a_held_sender_that_has_hung_up_is_noticed_though_it_is_not_read() {
     let house = house("600s");
     let mut peer = Peer::connect(&house, &Guise::called("held")).unwrap();
-    // Four fill the memory, four are held, and what comes behind those is not read.
-    for number in 0..9 {
+    let heavy = |peer: &Peer, number| {
         let mut message = peer.message("held", number, queue("full"));
         message.persistent = false;
         message.content = Some(vec![0; 300_000].into());
+        message
+    };
+    // Four fill the memory, four are held, and what comes behind those is not read.
+    for number in 0..4 {
+        let message = heavy(&peer, number);
+        peer.ask(message).unwrap();
+    }
+    wait::until("the memory is full", SOON, || {
+        let status = house.pair.vaults[0].command(&["--json", "status"])?;
+        anyhow::ensure!(status.contains("the memory for non-persistent messages"), "{status}");
+        Ok(())
+    })
+    .unwrap();
+    for number in 4..9 {
+        let message = heavy(&peer, number);
         peer.say(message, false);
     }
     wait::until("it is held", SOON, || {
