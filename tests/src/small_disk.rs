@@ -9,21 +9,22 @@ use anyhow::Context;
 
 use crate::vault_host::{NAMES, Vault};
 
-/// In front of a pair's vaults (see [`crate::vault_host::PairPlan::wrapper`]): 32 MiB for the first
-/// one's state, which end with it.
+/// In front of a pair's vaults (see [`crate::vault_host::PairPlan::wrapper`]): an ext4 of 32 MiB for the
+/// first one's state, which stays when the vault ends and is there again when it is restarted.
 #[must_use]
 pub fn wrapper(folder: &Path) -> Vec<OsString> {
     if !folder.ends_with(NAMES[0]) {
         return Vec::new();
     }
-    let mount = "mkdir \"$0/disk\" && mount -t tmpfs -o size=32m,mode=0700 none \"$0/disk\" \
-        && cp -a \"$0/state/.\" \"$0/disk/\" && mount --bind \"$0/disk\" \"$0/state\" && exec \"$@\"";
+    let mount = "cd \"$0\" && if mkdir disk 2>/dev/null; then truncate -s 32M disk.image \
+        && mkfs.ext4 -q -m 0 disk.image && mount -o loop disk.image disk && cp -a state/. disk/ && chmod 700 disk; \
+        else mount -o loop disk.image disk; fi && mount --bind disk state && cd / && exec \"$@\"";
     let mut words: Vec<OsString> = ["unshare", "--mount", "sh", "-c", mount].map(Into::into).to_vec();
     words.push(folder.into());
     words
 }
 
-/// That disk, seen from outside.
+/// That disk, seen from outside, for as long as the vault runs.
 #[derive(Debug)]
 pub struct SmallDisk {
     ballast: PathBuf,

@@ -121,3 +121,35 @@ fn a_vault_with_a_full_disk_says_so_and_goes_on_once_there_is_room() {
     });
     assert!(house.pair.vaults[0].program().unwrap().is_running(), "it was the same process all along");
 }
+
+#[test]
+fn a_vault_that_is_killed_on_a_full_disk_starts_on_it_and_gives_numbers_once_there_is_room() {
+    let mut house = House::start();
+    house.without_room("STRICT", |_| ());
+    house.disk.fill().unwrap();
+    wait::until("the full disk is felt", SOON, || {
+        let refused = house.reserve("AFTER", 0..1_000);
+        anyhow::ensure!(refused.is_some(), "there was room");
+        Ok(())
+    })
+    .unwrap();
+    house.pair.vaults[0].program().unwrap().kill().unwrap();
+    house.pair.vaults[0].program().unwrap().restart().unwrap();
+    house.pair.vaults[0].wait_alive().unwrap();
+    house.disk = SmallDisk::of(&house.pair.vaults[0]).unwrap();
+    wait::until("it refuses with the reason", SOON, || {
+        let refused = house.reserve("AFTER", 0..1_000).unwrap_or_default();
+        anyhow::ensure!(refused.contains("cannot write"), "{refused}");
+        Ok(())
+    })
+    .unwrap();
+    house.disk.make_room().unwrap();
+    wait::until("it gives numbers", SOON, || {
+        let refused = house.reserve("AFTER", 0..1_000);
+        anyhow::ensure!(refused.is_none(), "{refused:?}");
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(house.reserve("STRICT", 0..5_000), None, "the same as before");
+    assert!(house.pair.vaults[0].program().unwrap().is_running(), "the same process since the kill");
+}

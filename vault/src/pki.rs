@@ -162,7 +162,7 @@ impl Pki {
         let connection = register::open(&settings.database)?;
         let revoked = register::revoked(&connection)?;
         let last_change = register::last_change(&connection)?;
-        let life = marks::begin(&connection, last_change)?;
+        let life = marks::begin(&connection, last_change, "certificates")?;
         Ok(Self(Arc::new(Inner {
             settings: settings.clone(),
             authority_file: authority_file.to_owned(),
@@ -296,7 +296,7 @@ impl Pki {
     /// # Errors
     /// The register.
     pub async fn shared(&self, mark: Mark) -> Result<u64, PkiError> {
-        self.blocking(move |inner| Ok(marks::shared(&inner.lock(), &mark)?)).await
+        self.blocking(move |inner| Ok(marks::shared(&inner.lock(), &inner.life, &mark)?)).await
     }
 
     /// This start's name, under which its changes are told.

@@ -28,7 +28,7 @@ use crate::config::Config;
 use crate::config::alike::Alike;
 use crate::pair::{Answerer, Event, Pair, PairError, Topic};
 use crate::pki::Pki;
-use crate::posting::{self, Posting};
+use crate::posting::{self, PostError, Posting};
 use crate::sequence::run_folder::run_folder;
 use crate::sequence::{self, Events, Forward, Sequence, Unheard};
 use crate::storage::{Adoption, AskPeerKeys, PeerAdoption, Storage, StorageError};
@@ -50,6 +50,8 @@ const STATUS_DEADLINE: Duration = Duration::from_millis(1500);
 const POST_DEADLINE: Duration = Duration::from_millis(700);
 /// The other vault must have adopted a file server within this time.
 const ADOPT_DEADLINE: Duration = Duration::from_secs(20);
+/// How soon the keys of messages are tried again when their book cannot begin.
+const JOIN_AGAIN: Duration = Duration::from_secs(10);
 /// How often readiness and gauges hear how the rooms are.
 const LOOK: Duration = Duration::from_secs(1);
 /// Events of the connection that wait for the coordinator.
@@ -126,8 +128,15 @@ impl Rooms {
         if let Some(posting) = posting
             && let Err(error) = posting.join(sequence.life(), ask_for_posts(&pair)).await
         {
-            tracing::error!("messages: {error}; none are taken over HTTP");
-            readiness.report("posts", Health::Degraded, error.to_string());
+            let joining =
+                join_later(posting.clone(), sequence.life(), ask_for_posts(&pair), error, readiness.clone());
+            let stop = shutdown.clone();
+            tokio::spawn(async move {
+                tokio::select! {
+                    () = joining => {}
+                    () = stop.cancelled() => {}
+                }
+            });
         }
         tokio::spawn(pair.clone().run(config.tls.clone(), accepted, ordered, answerers, shutdown.clone()));
         tokio::spawn(cut_revoked(pair.clone(), pki.revocations(), shutdown.clone()));
@@ -357,6 +366,35 @@ fn ask_for_posts(pair: &Pair) -> posting::AskPeer {
             asked.map_err(|error| error.to_string())
         })
     })
+}
+
+/// Their book has refused to begin this life, for want of room on its disk perhaps: it is asked until it does.
+async fn join_later(
+    posting: Posting,
+    life: u128,
+    ask: posting::AskPeer,
+    mut refused: PostError,
+    readiness: Readiness,
+) {
+    let mut told = String::new();
+    loop {
+        let error = refused.to_string();
+        if error != told {
+            tracing::error!(
+                "messages: {error}; none are taken over HTTP; it is tried again every {JOIN_AGAIN:?}"
+            );
+            readiness.report("posts", Health::Degraded, error.clone());
+            told = error;
+        }
+        tokio::time::sleep(JOIN_AGAIN).await;
+        match posting.join(life, Arc::clone(&ask)).await {
+            Ok(()) => {
+                tracing::info!("messages: they are taken over HTTP from now on");
+                return readiness.report("posts", Health::Good, "messages are taken over HTTP");
+            }
+            Err(again) => refused = again,
+        }
+    }
 }
 
 fn catalog_listener(storage: &Storage) -> Listener {

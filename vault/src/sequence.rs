@@ -253,7 +253,7 @@ impl Sequence {
         forward: Forward,
         shutdown: Shutdown,
     ) -> Result<(Self, Events), StartError> {
-        let journal = Journal::open(&settings.journal, nonce()?)?;
+        let mut journal = Journal::open(&settings.journal, nonce()?)?;
         let readers = Readers::beside(&journal)?;
         let (memory, tail, life) = (journal.memory()?, journal.tail()?, nonce()?);
         // Until somebody takes over, the configuration says who the owner is.
@@ -311,8 +311,12 @@ impl Sequence {
         let expired = metrics.expired.clone();
         let witness = Keeper::start(witness_file, witnessed)?;
         // A life that cannot begin leaves no trace.
-        journal.begin(life)?;
-        mirror.begin();
+        match journal.begin(life)? {
+            None => mirror.begin(),
+            Some(full) => tracing::error!(
+                "sequence: {full}; no number is given before its disk has room again: it is tried again every 10 s"
+            ),
+        }
         let coordinator = Coordinator {
             core,
             journal,

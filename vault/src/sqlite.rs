@@ -4,6 +4,9 @@
 //! `synchronous=FULL` in WAL mode syncs the log at every commit, so a committed
 //! transaction survives power loss (<https://www.sqlite.org/pragma.html#pragma_synchronous>).
 
+#[cfg(test)]
+pub(crate) mod small_disk;
+
 use std::fs::OpenOptions;
 use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};

@@ -201,3 +201,41 @@ fn on_a_full_disk_senders_are_refused_consumers_go_on_and_nothing_is_lost() {
     }
     assert_eq!(got, sent);
 }
+
+#[test]
+fn a_broker_that_is_killed_on_a_full_disk_gives_what_waits_before_there_is_room() {
+    let broker = Some(format!("{OPEN}hold = \"1s\"\n"));
+    let plan = PairPlan { broker, wrapper: Some(small_disk::wrapper), ..PairPlan::default() };
+    let mut house = House::planned(plan);
+    let disk = SmallDisk::of(&house.pair.vaults[0]).unwrap();
+    let (mut sent, mut got) = (BTreeSet::new(), BTreeSet::new());
+    {
+        let session = house.session(Acknowledge::Auto);
+        for number in 0..200 {
+            sent.insert(session.send("disk", &Letter::text(&number.to_string())).unwrap().id);
+        }
+        disk.fill().unwrap();
+        send_until_refused(&session, &mut sent);
+        house.pair.vaults[0].program().unwrap().kill().unwrap();
+    }
+    house.pair.vaults[0].program().unwrap().restart().unwrap();
+    house.pair.vaults[0].wait_alive().unwrap();
+    let disk = SmallDisk::of(&house.pair.vaults[0]).unwrap();
+    let session = wait::until("the broker takes clients", SOON, || {
+        house.java.connect(&Login::to(&house.uri()))?.session(Acknowledge::Auto)
+    });
+    let session = session.unwrap();
+    send_until_refused(&session, &mut sent);
+    let consumer = session.consumer("disk").unwrap();
+    for message in take(&consumer, sent.len()) {
+        assert!(got.insert(message.id), "twice");
+    }
+    assert_eq!(got, sent);
+    disk.make_room().unwrap();
+    wait::until("senders are served again", SOON * 3, || {
+        session.send("disk", &Letter::text("after"))?;
+        Ok(())
+    })
+    .unwrap();
+    assert_eq!(texts(&take(&consumer, 1)), ["after"]);
+}

@@ -146,6 +146,9 @@ pub(super) struct Coordinator {
 impl Coordinator {
     pub(super) async fn run(mut self, shutdown: Shutdown) {
         let mut witness_due = Instant::now();
+        if !self.journal.has_begun() {
+            self.feed(Input::WriteFailed);
+        }
         loop {
             self.await_peer();
             let work = tokio::select! {
@@ -272,6 +275,8 @@ impl Coordinator {
             Output::Write(write) => {
                 Some(match self.journal.write(&write) {
                     Ok(()) => {
+                        // The life stands in the journal with its first write.
+                        self.mirror.begin();
                         if write.cut.is_some() {
                             self.tell_dropped();
                         }

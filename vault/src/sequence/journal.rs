@@ -127,6 +127,8 @@ pub struct Journal {
     absent: Option<RefCell<Absent>>,
     /// Highest numbers; the writer's alone.
     last: RefCell<HashMap<SeriesName, u64>>,
+    /// The life that uses this journal, until the disk has it.
+    unbegun: Option<Life>,
 }
 
 impl Journal {
@@ -203,6 +205,7 @@ impl Journal {
             keys: Keys::default(),
             absent: None,
             last: RefCell::default(),
+            unbegun: None,
         }
     }
 
@@ -255,13 +258,28 @@ impl Journal {
         gave.map_err(|source| self.sql(source))
     }
 
-    /// Writes down, durably, in which life this journal is used from now on.
+    /// Writes down, durably, in which life this journal is used from now on. On a disk that is full the first
+    /// write that succeeds does it, in its own transaction: nothing of a life stands here before the life does.
+    /// Tells why it is not done yet, if so.
     ///
     /// # Errors
-    /// SQLite's own.
-    pub fn begin(&self, life: Life) -> Result<(), JournalError> {
-        let begin = self.connection.execute("UPDATE memory SET used_by = ?1", params![life.to_be_bytes()]);
-        begin.map(drop).map_err(|source| self.sql(source))
+    /// SQLite's own, but for the full disk.
+    pub fn begin(&mut self, life: Life) -> Result<Option<JournalError>, JournalError> {
+        self.unbegun = Some(life);
+        match use_in(&self.connection, life) {
+            Ok(()) => self.unbegun = None,
+            Err(full) if full.sqlite_error_code() == Some(ErrorCode::DiskFull) => {
+                return Ok(Some(self.sql(full)));
+            }
+            Err(source) => return Err(self.sql(source)),
+        }
+        Ok(None)
+    }
+
+    /// Does the disk know the life that uses this journal?
+    #[must_use]
+    pub fn has_begun(&self) -> bool {
+        self.unbegun.is_none()
     }
 
     /// Where the chain ends.
@@ -298,6 +316,9 @@ impl Journal {
     fn try_write(&mut self, write: &Write, uncut: &mut Option<Standing>) -> rusqlite::Result<bool> {
         let Write { cut, entries, rows, memory } = write;
         let transaction = self.connection.transaction()?;
+        if let Some(life) = self.unbegun {
+            use_in(&transaction, life)?;
+        }
         let (keys, mut change) =
             (&self.keys, Change::after(self.absent.as_ref().map(RefCell::take).unwrap_or_default()));
         let mut touched = HashSet::new();
@@ -346,6 +367,7 @@ impl Journal {
         }
         keys.sweep(&transaction, &mut change)?;
         transaction.commit()?;
+        self.unbegun = None;
         self.has_rows = has_rows;
         self.forgotten = memory.settled;
         keys.changed(change, entries.last().map(Entry::tail).or(*cut).map(|tail| tail.index));
@@ -574,6 +596,11 @@ impl Journal {
     fn sql(&self, source: rusqlite::Error) -> JournalError {
         JournalError::Sql { file: self.file.clone(), source }
     }
+}
+
+/// From now on the journal is used in that life.
+fn use_in(connection: &Connection, life: Life) -> rusqlite::Result<()> {
+    connection.execute("UPDATE memory SET used_by = ?1", params![life.to_be_bytes()]).map(drop)
 }
 
 fn remember(transaction: &Transaction<'_>, memory: &Memory) -> rusqlite::Result<()> {

@@ -45,6 +45,8 @@ pub(super) struct Mirror {
     /// Beside the journal; stands there only between two lives.
     ended: PathBuf,
     seen: Proof,
+    /// Does the life use the journal yet?
+    begun: bool,
     /// Did the last write fail?
     failed: bool,
 }
@@ -77,11 +79,17 @@ impl Mirror {
         let mirrored = file.as_deref().and_then(read).filter(|proof| proof.journal == journal);
         let proof = mirrored.or_else(|| read_ended(&ended));
         let former = proof.and_then(|proof| proof.proven(journal, last, rows, met));
-        (Self { file, ended, seen: Proof { journal, life, rows, former }, failed: false }, former)
+        (
+            Self { file, ended, seen: Proof { journal, life, rows, former }, begun: false, failed: false },
+            former,
+        )
     }
 
-    /// From now on the life uses the journal.
+    /// From now on the life uses the journal. Once; before it, what a former life has left stays.
     pub(super) fn begin(&mut self) {
+        if std::mem::replace(&mut self.begun, true) {
+            return;
+        }
         // One that stays proves nothing: it names a life that is not the last.
         let _none = std::fs::remove_file(&self.ended);
         self.write();
@@ -95,6 +103,9 @@ impl Mirror {
 
     /// The life ends here, and gives nothing any more.
     pub(super) fn end(&self) {
+        if !self.begun {
+            return;
+        }
         let write = || -> io::Result<()> {
             let mut file = File::create(&self.ended)?;
             let (about, at) = (file.metadata()?, now());
@@ -185,5 +196,22 @@ mod tests {
         mirror.note(10, rows(3));
         next.begin();
         assert_eq!(open(None, 3, Some(11), 12).1, None, "and the next one did not");
+    }
+
+    #[test]
+    fn a_life_that_never_used_the_journal_leaves_the_proof_of_the_one_before() {
+        let folder = tempfile::tempdir().unwrap();
+        let (memory, ended) = (folder.path().join("mirror"), folder.path().join("journal.ended"));
+        let found = Found { journal: 1, rows: Tail::default(), last: Some(10), met: true };
+        for file in [None, Some(memory)] {
+            let open = |life| Mirror::open(file.clone(), ended.clone(), found, life);
+            let (mut first, _) = open(10);
+            first.begin();
+            first.end();
+            let (second, proven) = open(11);
+            assert_eq!(proven, Some(10));
+            second.end();
+            assert_eq!(open(12).1, Some(10), "nothing was given since");
+        }
     }
 }

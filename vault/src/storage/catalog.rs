@@ -115,7 +115,7 @@ impl Catalog {
         }
         let (jobs, queue) = mpsc::channel(QUEUE);
         let latest = last_change(&connection)?;
-        let life = marks::begin(&connection, latest)?.into();
+        let life = marks::begin(&connection, latest, "changes")?.into();
         let (news, last) = watch::channel(latest);
         writer::start(connection, queue, news, steps).map_err(|_| CatalogError::Closed)?;
         let readers =
@@ -415,7 +415,8 @@ impl Catalog {
     /// # Errors
     /// As every read.
     pub(super) async fn shared(&self, mark: Mark) -> Result<u64, CatalogError> {
-        self.read(move |db| marks::shared(db, &mark)).await
+        let life = Arc::clone(&self.life);
+        self.read(move |db| marks::shared(db, &life, &mark)).await
     }
 
     /// This start's name, under which its changes are told.

@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Instant;
 
 use super::*;
+use crate::sqlite::small_disk::SmallDisk;
 
 /// The body of the process that is killed below; by itself it does nothing.
 #[test]
@@ -90,32 +91,10 @@ async fn a_killed_program_loses_nothing_answered_and_doubles_nothing_acknowledge
     assert!(unsaid <= 5, "{unsaid} are gone without a word, one for each kill at most");
 }
 
-/// A small file system of its own, unmounted when it goes.
-struct SmallDisk(tempfile::TempDir);
-
-impl SmallDisk {
-    fn new(size: &str) -> Self {
-        let folder = tempfile::tempdir().unwrap();
-        let mounted = Command::new("mount")
-            .args(["-t", "tmpfs", "-o", size, "vault-test"])
-            .arg(folder.path())
-            .status()
-            .unwrap();
-        assert!(mounted.success(), "this test mounts a tmpfs: run it as root");
-        Self(folder)
-    }
-}
-
-impl Drop for SmallDisk {
-    fn drop(&mut self) {
-        let _busy = Command::new("umount").arg("-l").arg(self.0.path()).status();
-    }
-}
-
 #[tokio::test]
 async fn a_full_disk_is_told_loses_nothing_and_heals_by_itself() {
     let disk = SmallDisk::new("size=8m");
-    let mut settings = Settings::new(disk.0.path().join("queues.db"));
+    let mut settings = Settings::new(disk.path().join("queues.db"));
     settings.hold = Duration::from_millis(1);
     let (queues, orders) = (Queues::open(settings).unwrap(), queue("orders"));
     let (session, mut deliveries) = queues.connect();
@@ -123,7 +102,7 @@ async fn a_full_disk_is_told_loses_nothing_and_heals_by_itself() {
     keep(&session, to(&orders, "b")).await;
     consumer(&session, &orders, 1).await;
     let first = next(&mut deliveries).await;
-    let ballast = ballast(&disk);
+    disk.fill();
     let mut refused = None;
     let mut kept = 2;
     for number in 0..200 {
@@ -145,7 +124,7 @@ async fn a_full_disk_is_told_loses_nothing_and_heals_by_itself() {
     // It is true at once, and written when it can be.
     acknowledge(&session, &first).await;
     assert_eq!(names(&mut deliveries, 1).await, ["b"]);
-    std::fs::remove_file(&ballast).unwrap();
+    disk.make_room();
     let began = Instant::now();
     while queues.gate().trouble.is_some() {
         assert!(began.elapsed() < SOON, "{:?}", queues.gate());
@@ -155,7 +134,7 @@ async fn a_full_disk_is_told_loses_nothing_and_heals_by_itself() {
     keep(&session, to(&orders, "z")).await;
     drop((session, deliveries));
     queues.close().await;
-    let queues = open(disk.0.path());
+    let queues = open(disk.path());
     let (session, mut deliveries) = queues.connect();
     consumer(&session, &orders, 1_000).await;
     let found = names(&mut deliveries, kept).await;
@@ -166,7 +145,7 @@ async fn a_full_disk_is_told_loses_nothing_and_heals_by_itself() {
 #[tokio::test]
 async fn what_fills_the_disk_holds_its_senders_and_consuming_makes_room_again() {
     let disk = SmallDisk::new("size=24m");
-    let mut settings = Settings::new(disk.0.path().join("queues.db"));
+    let mut settings = Settings::new(disk.path().join("queues.db"));
     settings.hold = Duration::from_millis(10);
     let (queues, orders) = (Queues::open(settings.clone()).unwrap(), queue("orders"));
     let (session, mut deliveries) = queues.connect();
@@ -205,22 +184,22 @@ async fn what_fills_the_disk_holds_its_senders_and_consuming_makes_room_again() 
 #[tokio::test]
 async fn on_a_disk_without_a_byte_of_room_what_waits_is_given_out() {
     let (disk, orders) = (SmallDisk::new("size=8m"), queue("orders"));
-    let life = || rusqlite::Connection::open(disk.0.path().join("queues.db")).unwrap();
-    let queues = open(disk.0.path());
+    let life = || rusqlite::Connection::open(disk.path().join("queues.db")).unwrap();
+    let queues = open(disk.path());
     let (session, _) = queues.connect();
     keep(&session, to(&orders, "a")).await;
     drop(session);
     queues.close().await;
     // No more than the index of the log needs, which is made anew.
-    std::fs::write(disk.0.path().join("index"), [0; 32 << 10]).unwrap();
-    let ballast = ballast(&disk);
-    std::fs::remove_file(disk.0.path().join("index")).unwrap();
-    let queues = open(disk.0.path());
+    std::fs::write(disk.path().join("index"), [0; 32 << 10]).unwrap();
+    disk.fill();
+    std::fs::remove_file(disk.path().join("index")).unwrap();
+    let queues = open(disk.path());
     let (session, mut deliveries) = queues.connect();
     consumer(&session, &orders, 10).await;
     assert_eq!(names(&mut deliveries, 1).await, ["a"]);
     until(&queues, Some(Lack::Disk)).await;
-    std::fs::remove_file(ballast).unwrap();
+    disk.make_room();
     until(&queues, None).await;
     keep(&session, to(&orders, "b")).await;
     drop((session, deliveries));
@@ -238,21 +217,13 @@ async fn until(queues: &Queues, lack: Option<Lack>) {
     }
 }
 
-/// Fills what is left of a disk.
-fn ballast(disk: &SmallDisk) -> PathBuf {
-    let ballast = disk.0.path().join("ballast");
-    let mut file = std::fs::File::create(&ballast).unwrap();
-    while std::io::Write::write_all(&mut file, &[0; 4096]).is_ok() {}
-    ballast
-}
-
 #[tokio::test]
 async fn a_full_disk_on_which_only_the_log_can_make_room_is_opened() {
     let disk = SmallDisk::new("size=8m");
     let (copy, orders) = (tempfile::tempdir().unwrap(), queue("orders"));
     let logged = ["queues.db", "queues.db-wal"];
     for round in 0..3 {
-        let queues = open(disk.0.path());
+        let queues = open(disk.path());
         let (session, _) = queues.connect();
         // What is sent and purged makes the file as large as it will be, and the log long again.
         for _ in 0..20 {
@@ -262,21 +233,21 @@ async fn a_full_disk_on_which_only_the_log_can_make_room_is_opened() {
         if round == 2 {
             // As a kill leaves it.
             for name in logged {
-                std::fs::copy(disk.0.path().join(name), copy.path().join(name)).unwrap();
+                std::fs::copy(disk.path().join(name), copy.path().join(name)).unwrap();
             }
         }
         drop(session);
         queues.close().await;
     }
-    std::fs::remove_file(disk.0.path().join("queues.db")).unwrap();
+    std::fs::remove_file(disk.path().join("queues.db")).unwrap();
     for name in logged {
-        std::fs::copy(copy.path().join(name), disk.0.path().join(name)).unwrap();
+        std::fs::copy(copy.path().join(name), disk.path().join(name)).unwrap();
     }
     // No more than the index of the log needs, which is made anew.
-    std::fs::write(disk.0.path().join("index"), [0; 32 << 10]).unwrap();
-    ballast(&disk);
-    std::fs::remove_file(disk.0.path().join("index")).unwrap();
-    let queues = open(disk.0.path());
+    std::fs::write(disk.path().join("index"), [0; 32 << 10]).unwrap();
+    disk.fill();
+    std::fs::remove_file(disk.path().join("index")).unwrap();
+    let queues = open(disk.path());
     let (session, _) = queues.connect();
     keep(&session, to(&orders, "z")).await;
 }

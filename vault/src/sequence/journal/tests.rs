@@ -2,6 +2,7 @@
 
 use super::super::entry::Draft;
 use super::*;
+use crate::sqlite::small_disk::SmallDisk;
 
 fn chain(acts: &[(u64, &str, Act)]) -> Vec<Entry> {
     let mut tail = Tail::default();
@@ -128,4 +129,26 @@ fn a_damaged_last_entry_is_told() {
     drop(journal);
     let told = Journal::open(&file, 5).unwrap_err().to_string();
     assert!(told.ends_with("entry 1 is damaged; stop this vault and restore its state folder"), "{told}");
+}
+
+#[test]
+fn a_life_that_begins_on_a_full_disk_stands_in_the_journal_with_its_first_write_and_not_before() {
+    let disk = SmallDisk::new("size=1m");
+    let file = disk.path().join("journal.db");
+    let mut journal = Journal::open(&file, 5).unwrap();
+    assert!(journal.begin(7).unwrap().is_none() && journal.has_begun());
+    disk.fill();
+    // What the log's last page still takes is taken first.
+    let full = (8..).find(|life| journal.begin(*life).unwrap().is_some()).unwrap();
+    let before = journal.used_by().unwrap();
+    assert!(!journal.has_begun() && before == Some(full - 1));
+    let memory = journal.memory().unwrap();
+    let write = |memory| Write { cut: None, entries: Vec::new(), rows: Vec::new(), memory };
+    journal.write(&write(Memory { epoch: 2, ..memory })).unwrap_err();
+    assert_eq!((journal.used_by().unwrap(), journal.memory().unwrap()), (before, memory));
+    disk.make_room();
+    assert_eq!(journal.used_by().unwrap(), before);
+    journal.write(&write(Memory { epoch: 2, ..memory })).unwrap();
+    assert!(journal.has_begun());
+    assert_eq!((journal.used_by().unwrap(), journal.memory().unwrap().epoch), (Some(full), 2));
 }
