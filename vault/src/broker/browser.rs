@@ -101,7 +101,7 @@ impl Browser {
 
     fn shown(&self, placed: Placed) -> Option<Command> {
         let Placed { id, message, .. } = placed;
-        let delivery = Delivery { consumer: 0, id, redeliveries: 0, first: false, message };
+        let delivery = Delivery { consumer: 0, id, size: 0, redeliveries: 0, first: false, message };
         let shown = letter::dispatch(&delivery, &self.consumer, &self.source, moment_ms());
         shown.map(Command::from).inspect_err(|error| tracing::error!("broker: {}: {error}", self.queue)).ok()
     }

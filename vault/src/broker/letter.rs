@@ -258,7 +258,7 @@ mod tests {
             kept.expiration = 0;
         }
         let id = Level::new(3, 4).place(8);
-        Delivery { consumer: 1, id, redeliveries: 2, first: false, message: Arc::new(kept) }
+        Delivery { consumer: 1, id, size: 1, redeliveries: 2, first: false, message: Arc::new(kept) }
     }
 
     fn consumer() -> ConsumerId {

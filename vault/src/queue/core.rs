@@ -41,7 +41,7 @@ pub type ConsumerKey = u64;
 /// Names whoever waits for an answer.
 pub type Token = u64;
 
-/// What bounds the queues' memory. Bytes are those of bodies.
+/// What bounds the queues' memory. Bytes are what messages count, see [`Message::size`].
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Limits {
     /// Queues, temporary ones included; at most 16,384. A connection that has as many temporary ones as
@@ -208,7 +208,7 @@ pub enum Effect {
         consumer: ConsumerKey,
         /// Its place, by which it is acknowledged.
         id: Id,
-        /// Of its body, in bytes.
+        /// What it counts, in bytes.
         size: usize,
         /// How often it was given away before.
         redeliveries: u32,
@@ -364,7 +364,7 @@ impl Core {
         std::mem::take(&mut self.effects)
     }
 
-    /// Bytes of the bodies that the journal keeps.
+    /// Bytes that the journal's messages count.
     #[must_use]
     pub fn stored_bytes(&self) -> u64 {
         self.stored
@@ -499,9 +499,10 @@ impl Core {
         let from = line.destination.name().to_owned();
         let queue = self.dead_letters;
         let to = self.place(queue, id.level().priority());
-        let origin = Some(Origin { queue: from, cause: cause.clone() });
-        let (at, marks) = (entry.at, entry.marks.clone());
-        Some(Move { from: id, to, size: entry.size, at, expiration: 0, marks, origin })
+        let origin = Origin { queue: from, cause: cause.clone() };
+        let (size, at, marks) = (entry.size, entry.at, entry.marks.clone());
+        let becomes = size + origin.size();
+        Some(Move { from: id, to, size, becomes, at, expiration: 0, marks, origin: Some(origin) })
     }
 
     /// It is in that consumer's hands no more.

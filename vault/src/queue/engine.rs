@@ -426,7 +426,8 @@ impl Engine {
                 let Some(message) = message.or_else(|| self.read(consumer, id, size)) else { return };
                 if let Some(connection) = self.connections.get(&connection) {
                     // Whose connection has just ended is told by its end.
-                    let _gone = connection.send(Delivery { consumer, id, redeliveries, first, message });
+                    let _gone =
+                        connection.send(Delivery { consumer, id, size, redeliveries, first, message });
                 }
             }
         }

@@ -15,7 +15,7 @@ use rusqlite::{
 
 use super::core::{Kept, Known, MOST_PRODUCERS, Move, Page, Row, Writes};
 use super::message::{
-    Cause, Destination, Id, Level, Marks, Message, Origin, PRIORITIES, PRIORITY_BITS, Placed,
+    AROUND, Cause, Destination, Id, Level, Marks, Message, Origin, PRIORITIES, PRIORITY_BITS, Placed,
 };
 use crate::sqlite::{self, SqliteError};
 use room::Room;
@@ -134,7 +134,7 @@ impl Journal {
             let name: String = row.get(1)?;
             Ok(Known { slot: row.get(0)?, name: name.into(), upto: row.get(2)?, heard: row.get(3)? })
         };
-        let sql = "SELECT level, messages, bytes FROM level WHERE messages > 0";
+        let sql = "SELECT level, messages, max(bytes, 0) FROM level WHERE messages > 0";
         let levels = self.connection.prepare(sql)?.query_map([], levels)?.collect::<Result<_, _>>()?;
         let sql = "SELECT number, name FROM queue";
         let queues = self.connection.prepare(sql)?.query_map([], queue)?.collect::<Result<_, _>>()?;
@@ -223,7 +223,7 @@ impl Journal {
             let change: &mut Change = changes.entry(placed.id.level()).or_default();
             change.next = change.next.max(placed.id.sequence() + 1);
             change.messages += 1;
-            change.bytes += signed(placed.message.body.len());
+            change.bytes += signed(placed.message.size());
         }
         for (id, size) in &writes.deletes {
             if delete(&transaction, *id, *size)? {
@@ -236,7 +236,7 @@ impl Journal {
                 let change = changes.entry(step.to.level()).or_default();
                 change.next = change.next.max(step.to.sequence() + 1);
                 change.messages += 1;
-                change.bytes += signed(step.size);
+                change.bytes += signed(step.becomes);
             }
         }
         for (level, change) in changes {
@@ -302,7 +302,7 @@ impl Journal {
         let mut rows = statement.query(params![from.number(), to.number(), messages])?;
         while let Some(row) = rows.next()? {
             let id = Id::from_number(row.get("place")?);
-            let size: usize = row.get("size").unwrap_or(0);
+            let (size, _) = counts(row)?;
             if size > room && !page.placed.is_empty() {
                 break;
             }
@@ -372,17 +372,17 @@ impl Journal {
 
     fn rows(&self, which: &str, values: impl rusqlite::Params) -> Result<Vec<Row>, JournalError> {
         let sql = format!(
-            "SELECT place, size, at, expiration, message_group, closes_group, path, origin
+            "SELECT place, size, at, expiration, name, message_group, closes_group, path, origin, cause, why
              FROM message {which}"
         );
         let row = |row: &SqlRow<'_>| {
             let id = Id::from_number(row.get(0)?);
             // A damaged row can be removed still.
-            let size = row.get(1).unwrap_or_default();
+            let (size, epitaph) = counts(row)?;
             let (at, expiration) = (row.get(2).unwrap_or_default(), row.get(3).unwrap_or_default());
             let origin: Option<String> = row.get("origin").unwrap_or_default();
             let (marks, origin) = (marks(row).unwrap_or_default(), origin.map(Into::into));
-            Ok(Row { id, size, at, expiration, marks, origin })
+            Ok(Row { id, size, epitaph, at, expiration, marks, origin })
         };
         let read = || -> rusqlite::Result<Vec<Row>> {
             self.connection.prepare_cached(&sql)?.query_map(values, row)?.collect()
@@ -518,9 +518,7 @@ fn store(transaction: &Transaction<'_>, Placed { id, message, .. }: &Placed) -> 
             message.name,
             marks.and_then(|marks| marks.group.as_deref()),
             marks.is_some_and(|marks| marks.closes),
-            marks
-                .filter(|marks| !marks.path.is_empty())
-                .map(|marks| serde_json::json!(marks.path).to_string()),
+            marks.and_then(|marks| marks.path_text()),
             origin.map(|origin| &origin.queue),
             origin.map(|origin| origin.cause.word()),
             origin.and_then(|origin| origin.cause.why()),
@@ -544,6 +542,18 @@ fn marks(row: &SqlRow<'_>) -> rusqlite::Result<Option<Arc<Marks>>> {
     // Without a path that can be read it is nobody's that has come back.
     let path = path.and_then(|path| serde_json::from_str(&path).ok()).unwrap_or_default();
     Ok(Some(Arc::new(Marks { group: group.map(Into::into), closes: row.get("closes_group")?, path })))
+}
+
+/// What a row's message counts (see [`Message::size`]), and how much of it is for how it died. It is read without
+/// its body; of a damaged row what can be read counts.
+fn counts(row: &SqlRow<'_>) -> rusqlite::Result<(usize, usize)> {
+    let length = |name: &&str| {
+        row.get_ref(*name).map(|text| text.as_bytes_or_null().ok().flatten().map_or(0, <[u8]>::len))
+    };
+    let sum = |names: &[&str]| names.iter().map(length).sum::<rusqlite::Result<usize>>();
+    let (beside, epitaph) = (sum(&["name", "message_group", "path"])?, sum(&["origin", "cause", "why"])?);
+    let body: usize = row.get("size").unwrap_or_default();
+    Ok((body.saturating_add(beside + epitaph + AROUND), epitaph))
 }
 
 /// Was it there?

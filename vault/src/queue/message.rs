@@ -18,6 +18,12 @@ pub(super) const MOST_QUEUES: usize = 1 << 14;
 /// Longest name of a queue, in bytes.
 const LONGEST_NAME: usize = 512;
 
+/// What a message counts beside its body and its names, in bytes. On disk its row, its entry in the index of
+/// expirations and the unfilled ends of pages take 32 to 92 of them, measured with 100,000 messages of 1 and 200
+/// bytes in 1, 16 and 200 queues; in memory the message, its place in the window or in hands and what their
+/// allocations round up take the most of it.
+pub(super) const AROUND: usize = 256;
+
 /// Longest reason of a dead letter that is kept, in bytes.
 const LONGEST_WHY: usize = 1_024;
 /// Longest name of a group or broker that is kept as it is, in bytes.
@@ -204,6 +210,14 @@ pub struct Origin {
     pub cause: Cause,
 }
 
+impl Origin {
+    /// What it counts, in bytes, beside its message.
+    #[must_use]
+    pub fn size(&self) -> usize {
+        self.queue.len() + self.cause.word().len() + self.cause.why().map_or(0, str::len)
+    }
+}
+
 /// By what consumers are chosen for a message; most have none of it.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
 pub struct Marks {
@@ -229,6 +243,18 @@ impl Marks {
         let path: Vec<Box<str>> = path.collect();
         let closes = group.is_some() && sequence < 0;
         (group.is_some() || !path.is_empty()).then(|| Arc::new(Self { group, closes, path }))
+    }
+
+    /// The path as it lies in the journal, if there is one.
+    #[must_use]
+    pub fn path_text(&self) -> Option<String> {
+        (!self.path.is_empty()).then(|| serde_json::json!(self.path).to_string())
+    }
+
+    /// What they count, in bytes: as much as they take in the journal.
+    fn size(&self) -> usize {
+        let path = self.path_text().map_or(0, |path| path.len());
+        self.group.as_ref().map_or(0, |group| group.len()) + path
     }
 
     /// Names are only compared: of a long one its digest is kept.
@@ -258,14 +284,12 @@ pub struct Message {
 }
 
 impl Message {
-    /// What it takes on disk, but for a dead letter's reason, in bytes: its names stand in its body, and beside it.
+    /// What it counts against every limit, on disk and in memory, in bytes: its body, the names that stand beside it
+    /// too, how it died, and [`AROUND`]. Never less than its body.
     #[must_use]
     pub fn size(&self) -> usize {
-        let marks = self.marks.as_ref().map_or(0, |marks| {
-            let group = marks.group.as_ref().map_or(0, |group| group.len());
-            group + marks.path.iter().map(|broker| broker.len()).sum::<usize>()
-        });
-        self.body.len() + self.name.len() + marks
+        let marks = self.marks.as_ref().map_or(0, |marks| marks.size());
+        self.body.len() + self.name.len() + marks + self.origin.as_ref().map_or(0, Origin::size) + AROUND
     }
 }
 

@@ -4,11 +4,11 @@
 use std::collections::BTreeSet;
 
 use super::consumer::Flight;
-use super::line::{AROUND, Entry, Next};
+use super::line::{Entry, Next};
 use super::operator::Row;
 use super::reader::Turn;
 use super::{ConsumerKey, Core, Effect};
-use crate::queue::message::{Cause, Id, Level, Placed};
+use crate::queue::message::{AROUND, Cause, Id, Level, Placed};
 
 /// Deletions that may wait for the disk before persistent messages are held back.
 const MOST_OWED: usize = 100_000;
@@ -198,7 +198,7 @@ impl Core {
                 let stock = line.stock(id);
                 stock.beyond = stock.beyond.saturating_sub(1);
                 let mut entry = Entry::new(true, message);
-                if self.cached + entry.weight() > self.limits.cached_bytes {
+                if self.cached + entry.size > self.limits.cached_bytes {
                     // It is read again when it is given away.
                     entry.message = None;
                 }

@@ -12,8 +12,6 @@ use super::reader::Readers;
 use super::{ConnectionKey, ConsumerKey, Limits};
 use crate::queue::message::{DEAD_LETTERS, Destination, Id, Level, Marks, Message, PRIORITIES};
 
-/// What a message takes in memory beside its body, in bytes: its names, its place in the window.
-pub(super) const AROUND: usize = 256;
 /// Damaged rows of a queue that are remembered.
 const MOST_ASIDE: usize = 10_000;
 
@@ -23,7 +21,7 @@ pub(super) struct Entry {
     pub(super) persistent: bool,
     /// Times that it was given to a consumer who did not keep it.
     pub(super) redeliveries: u32,
-    /// Of its body, in bytes.
+    /// As [`Message::size`] counts.
     pub(super) size: usize,
     pub(super) at: u64,
     pub(super) expiration: u64,
@@ -34,7 +32,7 @@ pub(super) struct Entry {
 
 impl Entry {
     pub(super) fn new(persistent: bool, message: Arc<Message>) -> Self {
-        let (size, at, expiration) = (message.body.len(), message.at, message.expiration);
+        let (size, at, expiration) = (message.size(), message.at, message.expiration);
         let marks = message.marks.clone();
         Self { persistent, redeliveries: 0, size, at, expiration, marks, message: Some(message) }
     }
@@ -51,12 +49,7 @@ impl Entry {
 
     /// Bytes that could be read again from disk.
     fn cached(&self) -> usize {
-        if self.persistent && self.message.is_some() { self.weight() } else { 0 }
-    }
-
-    /// With all that is around its body.
-    pub(super) fn weight(&self) -> usize {
-        self.size + AROUND
+        if self.persistent && self.message.is_some() { self.size } else { 0 }
     }
 }
 
@@ -65,7 +58,7 @@ impl Entry {
 pub(super) struct Stock {
     /// Rows, wherever else their messages are.
     pub(super) rows: u64,
-    /// Bytes of their bodies.
+    /// What they count, in bytes.
     pub(super) bytes: u64,
     /// Rows that are on disk only; all of them behind `cursor`.
     pub(super) beyond: u64,
@@ -244,8 +237,8 @@ impl Line {
     pub(super) fn arrive(&mut self, id: Id, entry: Entry, cached: &mut usize, limits: &Limits) {
         let size = entry.size;
         let room = self.ready.len() < limits.window_messages
-            && self.ready_bytes + entry.weight() <= limits.window_bytes
-            && *cached + entry.weight() <= limits.cached_bytes;
+            && self.ready_bytes + size <= limits.window_bytes
+            && *cached + size <= limits.cached_bytes;
         let stock = self.stock(id);
         stock.rows += 1;
         stock.bytes += size as u64;

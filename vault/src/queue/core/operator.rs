@@ -13,8 +13,10 @@ use crate::queue::message::{Cause, Destination, Id, Marks, Placed};
 pub struct Row {
     /// Its place.
     pub id: Id,
-    /// Of its body, in bytes.
+    /// What it counts, in bytes; see [`Message::size`](crate::queue::message::Message::size).
     pub size: usize,
+    /// As much of it is for how it died.
+    pub epitaph: usize,
     /// When it came, in ms since 1970.
     pub at: u64,
     /// When its time is over, in ms since 1970; 0 is never.
@@ -63,7 +65,7 @@ pub struct QueueState {
     pub dequeued: u64,
     /// Messages that died since the program started.
     pub dead: u64,
-    /// Bytes that the journal keeps.
+    /// Bytes that count against the journal.
     pub bytes: u64,
     /// When the first message that waits in memory came, in ms since 1970.
     pub first_at: Option<u64>,
@@ -110,13 +112,13 @@ impl Core {
         let mut unit = Unit::new(token);
         for (row, target) in rows.iter().zip(targets).filter(|(_, target)| *target != Target::Stays) {
             if let Some((id, entry)) = self.pick(row) {
-                self.depart(&mut unit, id, entry, target);
+                self.depart(&mut unit, id, (entry, row.epitaph), target);
             }
         }
         for id in volatile.iter().filter(|_| other != Target::Stays) {
             let line = self.lines.get_mut(&id.level().queue());
             if let Some(entry) = line.and_then(|line| line.take(*id, &mut self.cached)) {
-                self.depart(&mut unit, *id, entry, other);
+                self.depart(&mut unit, *id, (entry, 0), other);
             }
         }
         unit.done = Done::Count(unit.removed.len() as u64);
@@ -139,12 +141,13 @@ impl Core {
         }
     }
 
-    fn depart(&mut self, unit: &mut Unit, id: Id, entry: Entry, target: Target) {
+    /// An entry goes there, without its epitaph.
+    fn depart(&mut self, unit: &mut Unit, id: Id, (entry, epitaph): (Entry, usize), target: Target) {
         let step = if let Target::Queue(queue) = target {
             let to = self.place(queue, id.level().priority());
             let (size, at, expiration) = (entry.size, entry.at, entry.expiration);
-            let marks = entry.marks.clone();
-            Some(Move { from: id, to, size, at, expiration, marks, origin: None })
+            let (becomes, marks) = (size.saturating_sub(epitaph), entry.marks.clone());
+            Some(Move { from: id, to, size, becomes, at, expiration, marks, origin: None })
         } else {
             None
         };

@@ -9,7 +9,7 @@ use super::line::Entry;
 use super::reader::Terms;
 use super::unit::Unit;
 use super::{ConnectionKey, ConsumerKey, Core, Done, Effect, Fate, Refusal, Token};
-use crate::queue::message::{Cause, Destination, Id, Message};
+use crate::queue::message::{Cause, Destination, Id, Marks, Message};
 
 /// One connection's open transactions have this part of the room for all of them,
 const SHARERS: usize = 4;
@@ -347,6 +347,7 @@ impl Core {
         let queue = self.queue(&send.destination)?;
         let persistent = send.persistent && !send.destination.is_temporary();
         let Send { priority, producer, again, message, .. } = send;
+        let producer = producer.map(|(name, number)| (Marks::shortened(&name).into(), number));
         let (born, entry) = (self.born(queue), Entry::new(persistent, message));
         let pending = Pending { queue, born, priority, producer, again, entry };
         let Some(transaction) = transaction else {

@@ -17,8 +17,10 @@ pub struct Move {
     pub from: Id,
     /// Where it will stand.
     pub to: Id,
-    /// Of its body, in bytes.
+    /// What it counts where it stands, in bytes,
     pub size: usize,
+    /// and what it will count.
+    pub becomes: usize,
     /// When it came, in ms since 1970.
     pub at: u64,
     /// When its time is over there, in ms since 1970; 0 is never.
@@ -36,7 +38,7 @@ pub struct Writes {
     pub queues: Vec<(u16, Option<Destination>)>,
     /// New messages.
     pub stores: Vec<Placed>,
-    /// Messages that are over, and the bytes of their bodies.
+    /// Messages that are over, and what they count, in bytes.
     pub deletes: Vec<(Id, usize)>,
     /// Messages that go elsewhere.
     pub moves: Vec<Move>,
@@ -265,7 +267,7 @@ impl Core {
 
     fn moved(&mut self, step: Move) -> (Id, Entry) {
         self.row_gone(step.from, step.size);
-        let Move { to, size, at, expiration, marks, .. } = step;
+        let Move { to, becomes: size, at, expiration, marks, .. } = step;
         (to, Entry { persistent: true, redeliveries: 0, size, at, expiration, marks, message: None })
     }
 

@@ -172,7 +172,7 @@ impl Engine {
         self.write();
         let kept = self.journal.rows_of(queue, after, 1)?.first().map(|row| (row.id, row.size));
         let volatile = self.core.volatile(queue, after, 1);
-        let volatile = volatile.first().map(|placed| (placed.id, placed.message.body.len()));
+        let volatile = volatile.first().map(|placed| (placed.id, placed.message.size()));
         Ok(kept.into_iter().chain(volatile).min().map(|(_, size)| size))
     }
 

@@ -2,7 +2,9 @@
 //! the order they are dispatched, and neither storing nor deleting one touches an index.
 
 /// The first is what was released first.
-pub(super) const MIGRATIONS: &[&str] = &["
+pub(super) const MIGRATIONS: &[&str] = &[TABLES, COUNTS];
+
+const TABLES: &str = "
     CREATE TABLE life (
         id INTEGER PRIMARY KEY CHECK (id = 1),
         -- Counts openings: places that were given in one life are not given in the next.
@@ -52,4 +54,19 @@ pub(super) const MIGRATIONS: &[&str] = &["
         body BLOB NOT NULL,
         PRIMARY KEY (place, piece)
     ) STRICT, WITHOUT ROWID;
-"];
+";
+
+/// Levels counted bodies alone before, and count all of a message since; see [`super::counts`]. `45` is the width of
+/// a place's number, `256` what a message counts beside its names.
+const COUNTS: &str = "
+    UPDATE level SET bytes = (
+        SELECT coalesce(sum(256 + min(max(size, 0), 1 << 30)
+            + length(CAST(name AS BLOB))
+            + coalesce(length(CAST(message_group AS BLOB)), 0)
+            + coalesce(length(CAST(path AS BLOB)), 0)
+            + coalesce(length(CAST(origin AS BLOB)), 0)
+            + coalesce(length(CAST(cause AS BLOB)), 0)
+            + coalesce(length(CAST(why AS BLOB)), 0)), 0)
+        FROM message WHERE place >= level.level << 45 AND place < (level.level + 1) << 45
+    );
+";

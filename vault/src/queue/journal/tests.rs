@@ -1,6 +1,7 @@
 //! What the journal alone promises: bodies of any size whole, pages bounded, a write kept as a whole
 //! or not at all. What it keeps through kills is told in the histories of the rules.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use bytes::Bytes;
@@ -48,14 +49,14 @@ fn a_body_of_any_size_is_read_back_whole_and_leaves_nothing_behind() {
     assert_eq!(journal.browse(1, Id::default(), 100, usize::MAX).unwrap().placed, all);
     let origin = Some(Origin { queue: "orders".to_owned(), cause: Cause::poison(Some("no stock")) });
     let (last, to) = (all.last().unwrap(), Level::new(0, 4).place(100));
-    let size = last.message.body.len();
-    let marks = last.message.marks.clone();
-    let step = Move { from: last.id, to, size, at: 7, expiration: 0, marks, origin: origin.clone() };
+    let (size, marks) = (last.message.size(), last.message.marks.clone());
+    let becomes = size + origin.as_ref().unwrap().size();
+    let step = Move { from: last.id, to, size, becomes, at: 7, expiration: 0, marks, origin: origin.clone() };
     journal.write(&Writes { moves: vec![step], ..Writes::default() }).unwrap();
     let dead = journal.read(to).unwrap().message;
     assert_eq!((&dead.body, &dead.origin, dead.expiration), (&last.message.body, &origin, 0));
     assert!(journal.read(last.id).is_err(), "it is in one place");
-    let deletes = all.iter().map(|one| (one.id, one.message.body.len())).chain([(to, size)]).collect();
+    let deletes = all.iter().map(|one| (one.id, one.message.size())).chain([(to, becomes)]).collect();
     journal.write(&Writes { deletes, ..Writes::default() }).unwrap();
     assert_eq!(
         (journal.browse(1, Id::default(), 100, usize::MAX).unwrap(), pieces(&journal)),
@@ -77,10 +78,77 @@ fn a_page_ends_at_its_messages_and_bytes_but_has_one() {
         page.placed.iter().map(|placed| placed.id.sequence()).collect()
     };
     assert_eq!(page(2, 3, usize::MAX), [3, 4, 5]);
-    assert_eq!(page(2, 100, 299), [3, 4]);
+    assert_eq!(page(2, 100, 3 * placed(3, 100).message.size() - 1), [3, 4]);
     assert_eq!(page(2, 100, 0), [3]);
     assert_eq!(page(9, 100, 1_000), [0; 0]);
     assert_eq!(journal.page(Level::new(1, 5), 0, 10, 1_000).unwrap(), Page::default());
+}
+
+/// As its rows count, by levels.
+fn counted(journal: &Journal) -> Vec<(Level, u64, u64)> {
+    let mut levels: BTreeMap<Level, (u64, u64)> = BTreeMap::new();
+    for queue in 0..2 {
+        for row in journal.rows_of(queue, Id::default(), 100).unwrap() {
+            assert_eq!(row.size, journal.read(row.id).unwrap().message.size(), "one number for all");
+            let level = levels.entry(row.id.level()).or_default();
+            *level = (level.0 + 1, level.1 + row.size as u64);
+        }
+    }
+    levels.into_iter().map(|(level, (rows, bytes))| (level, rows, bytes)).collect()
+}
+
+#[test]
+fn levels_count_what_their_rows_count_and_those_of_an_older_file_are_counted_anew() {
+    let folder = tempfile::tempdir().unwrap();
+    let file = folder.path().join("queues.db");
+    let mut journal = open(&folder);
+    let mut all: Vec<Placed> = (1..=6).map(|number| placed(number, 1)).collect();
+    all.extend([placed(7, 2 * PIECE), placed(8, 0)]);
+    journal.write(&stores(all.clone())).unwrap();
+    let origin = Some(Origin { queue: "örders".to_owned(), cause: Cause::poison(Some("no stöck")) });
+    let (marks, size) = (all[0].message.marks.clone(), all[0].message.size());
+    let becomes = size + origin.as_ref().unwrap().size();
+    let to = Level::new(0, 9).place(20);
+    let moves = vec![Move { from: all[0].id, to, size, becomes, at: 7, expiration: 0, marks, origin }];
+    let deletes = vec![(all[1].id, all[1].message.size())];
+    journal.write(&Writes { moves, deletes, ..Writes::default() }).unwrap();
+    let expected = counted(&journal);
+    assert_eq!(expected.iter().map(|(_, rows, _)| rows).sum::<u64>(), 7);
+    drop(journal);
+    let (journal, kept) = Journal::open(&file).unwrap();
+    assert_eq!(kept.levels, expected);
+    // As it was before all of a message counted.
+    let bodies = "UPDATE level SET bytes = 2 * messages; PRAGMA user_version = 1";
+    journal.connection.execute_batch(bodies).unwrap();
+    drop(journal);
+    for _ in 0..2 {
+        assert_eq!(Journal::open(&file).unwrap().1.levels, expected);
+    }
+}
+
+/// `MESSAGES` sets how many there are; the figures are printed.
+#[test]
+fn small_messages_take_less_of_the_disk_than_they_count() {
+    let many = std::env::var("MESSAGES").ok().and_then(|text| text.parse().ok()).unwrap_or(10_000);
+    for (body, queues) in [(1, 1), (1, 16), (200, 1), (200, 16)] {
+        let folder = tempfile::tempdir().unwrap();
+        let mut journal = open(&folder);
+        let one = |number: u64| {
+            let queue = u16::try_from(number % queues).unwrap();
+            let placed = placed(number, body);
+            Placed { id: Level::new(queue, 4).place(number), ..placed }
+        };
+        let mut counted = 0;
+        for first in (0..many).step_by(500) {
+            let batch: Vec<Placed> = (first..many.min(first + 500)).map(one).collect();
+            counted += batch.iter().map(|placed| placed.message.size() as u64).sum::<u64>();
+            journal.write(&stores(batch)).unwrap();
+        }
+        journal.relieve();
+        let length = std::fs::metadata(folder.path().join("queues.db")).unwrap().len();
+        eprintln!("{many} messages of {body} bytes in {queues} queues count {counted}, and take {length}");
+        assert!(length < counted && counted < 5 * length, "{length} {counted}");
+    }
 }
 
 #[test]
@@ -179,7 +247,7 @@ fn an_emptied_file_gives_its_room_back_and_keeps_what_it_holds() {
     assert_eq!(journal.shrink(BUSY).unwrap(), 0, "it is full");
     let all_but = |kept: &[usize]| {
         let gone = all.iter().enumerate().filter(|(number, _)| !kept.contains(number));
-        let deletes = gone.map(|(_, one)| (one.id, one.message.body.len())).collect();
+        let deletes = gone.map(|(_, one)| (one.id, one.message.size())).collect();
         Writes { deletes, ..Writes::default() }
     };
     journal.write(&all_but(&[7, 98, 99])).unwrap();
@@ -198,7 +266,7 @@ fn what_was_emptied_in_a_life_before_is_given_back_at_the_start() {
     let folder = tempfile::tempdir().unwrap();
     let mut journal = open(&folder);
     let all: Vec<Placed> = (0..100).map(|number| placed(number, 2 * PIECE)).collect();
-    let deletes = all[1..].iter().map(|one| (one.id, one.message.body.len())).collect();
+    let deletes = all[1..].iter().map(|one| (one.id, one.message.size())).collect();
     journal.write(&stores(all.clone())).unwrap();
     journal.write(&Writes { deletes, ..Writes::default() }).unwrap();
     drop(journal);

@@ -5,6 +5,7 @@ use std::time::Instant;
 
 use futures_util::FutureExt as _;
 
+use super::super::message::AROUND;
 use super::*;
 
 fn many() -> usize {
@@ -52,7 +53,8 @@ async fn what_waits_is_neither_read_nor_counted_at_the_start() {
     assert!(opened < Duration::from_secs(1), "{opened:?}");
     let status = queues.list().await.unwrap();
     let state = &status.iter().find(|queue| queue.state.destination == orders).unwrap().state;
-    assert_eq!((state.depth, state.bytes), (count as u64, 1_024 * count as u64));
+    let names: usize = (0..count).map(|number| number.to_string().len()).sum();
+    assert_eq!((state.depth, state.bytes), (count as u64, ((1_024 + AROUND) * count + names) as u64));
     let began = Instant::now();
     let mut held = 1;
     for number in 1..count {

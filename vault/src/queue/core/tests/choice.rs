@@ -45,7 +45,7 @@ impl Bench {
     }
 
     fn finish(&mut self, key: u64, id: Id) {
-        self.core.passed_on(key, 10, 0);
+        self.core.passed_on(key, usize::MAX, 0);
         self.core.acknowledge(key, (Some(id), id), AckKind::Standard, None).unwrap();
     }
 }
@@ -140,7 +140,7 @@ fn what_is_declined_is_looked_at_once_however_much_it_is_and_hides_nothing() {
     let kept = Kept {
         next: DECLINED + 1,
         queues: vec![(1, orders())],
-        levels: vec![(level, DECLINED, 10 * DECLINED)],
+        levels: vec![(level, DECLINED, 266 * DECLINED)],
         ..Kept::default()
     };
     let mut bench = Bench::of(Core::new(Limits::default(), kept));
@@ -220,5 +220,5 @@ impl Rows {
 }
 
 fn row(id: Id, marks: Option<Arc<Marks>>) -> Row {
-    Row { id, size: 10, at: 1, expiration: 0, marks, origin: None }
+    Row { id, size: 266, epitaph: 0, at: 1, expiration: 0, marks, origin: None }
 }

@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use crate::queue::core::{Kept, Known, MOST_PRODUCERS, Page, Row, Writes};
 use crate::queue::journal::Journal;
-use crate::queue::message::{Destination, Id, Level, Message, Placed};
+use crate::queue::message::{Destination, Id, Level, Message, Origin, Placed};
 
 #[derive(Default)]
 pub(super) struct Disk {
@@ -32,7 +32,7 @@ impl Disk {
         let mut levels: BTreeMap<Level, (u64, u64)> = BTreeMap::new();
         for (id, message) in &self.rows {
             let level = levels.entry(id.level()).or_default();
-            *level = (level.0 + 1, level.1 + message.body.len() as u64);
+            *level = (level.0 + 1, level.1 + message.size() as u64);
         }
         let kept = Kept {
             next: self.next.max(self.lives << 24),
@@ -157,6 +157,7 @@ impl Disk {
 
 fn row(id: Id, message: &Message) -> Row {
     let origin = message.origin.as_ref().map(|origin| origin.queue.as_str().into());
-    let (marks, size) = (message.marks.clone(), message.body.len());
-    Row { id, size, at: message.at, expiration: message.expiration, marks, origin }
+    let (marks, size) = (message.marks.clone(), message.size());
+    let epitaph = message.origin.as_ref().map_or(0, Origin::size);
+    Row { id, size, epitaph, at: message.at, expiration: message.expiration, marks, origin }
 }

@@ -7,7 +7,7 @@ use bytes::Bytes;
 use crate::queue::core::{
     AckKind, Action, Core, Effect, Kept, Limits, PORTION, Page, Part, Refusal, Seen, Send,
 };
-use crate::queue::message::{Destination, Id, Message, Placed};
+use crate::queue::message::{AROUND, Destination, Id, Message, Placed};
 
 pub(super) struct Bench {
     pub(super) core: Core,
@@ -101,6 +101,11 @@ impl Bench {
     }
 }
 
+/// What a message with so large a body counts.
+fn counted(body: usize) -> usize {
+    body + "m".len() + AROUND
+}
+
 #[test]
 fn queues_consumers_and_transactions_are_bounded() {
     let limits = Limits {
@@ -108,7 +113,7 @@ fn queues_consumers_and_transactions_are_bounded() {
         consumers: 2,
         transactions: 2,
         transaction_messages: 2,
-        uncommitted_bytes: 100,
+        uncommitted_bytes: 10_000,
         ..Limits::default()
     };
     let mut bench = Bench::new(limits);
@@ -124,10 +129,10 @@ fn queues_consumers_and_transactions_are_bounded() {
     assert_eq!(bench.core.begin(1, 3), Err(Refusal::TooManyTransactions { most: 2 }));
     let sent = [10, 10, 10].map(|size| bench.send("a", size, Some(1)));
     assert_eq!(bench.refused(sent[2]), Some(Refusal::TransactionTooBig));
-    let sent = bench.send("a", 90, Some(2));
+    let sent = bench.send("a", 9_000, Some(2));
     assert_eq!(bench.refused(sent), Some(Refusal::TransactionTooBig));
     bench.core.rollback(1, 1).unwrap();
-    let sent = bench.send("a", 1_000, Some(2));
+    let sent = bench.send("a", 100_000, Some(2));
     assert_eq!(bench.refused(sent), None, "one message may always be sent");
     bench.core.disconnect(1);
     assert_eq!(bench.core.memory_bytes(), 0);
@@ -164,7 +169,7 @@ fn a_consumer_that_never_acknowledges_holds_no_more_than_the_limit() {
     let given = bench.given();
     assert_eq!(given.len(), 5);
     let range = (None, given[4].1);
-    bench.core.passed_on(1, 5, 0);
+    bench.core.passed_on(1, 5 * counted(1), 0);
     bench.core.acknowledge(1, range, AckKind::Delivered, None).unwrap();
     assert_eq!(bench.given(), [], "what it has only seen it still holds");
     bench.core.acknowledge(1, range, AckKind::Standard, None).unwrap();
@@ -225,7 +230,7 @@ fn big_messages_wait_for_each_other_and_small_ones_for_nobody() {
     bench.send("small", 10, None);
     let given: Vec<u64> = bench.given().into_iter().map(|(key, _)| key).collect();
     assert_eq!(given, [1, 2, 3, 4, 6], "a few may have one each, however large");
-    bench.core.passed_on(3, 200_000, 200_000);
+    bench.core.passed_on(3, counted(200_000), counted(200_000));
     let given: Vec<u64> = bench.given().into_iter().map(|(key, _)| key).collect();
     assert_eq!(given.len(), 1, "{given:?}");
     // A consumer that leaves makes room as well.
@@ -245,7 +250,7 @@ fn who_does_not_read_a_large_message_does_not_stop_others_from_reading_theirs() 
     for _ in 0..10 {
         bench.send("quick", 150_000, None);
         assert_eq!(bench.given().len(), 1);
-        bench.core.passed_on(2, 150_000, 150_000);
+        bench.core.passed_on(2, counted(150_000), counted(150_000));
     }
 }
 
@@ -261,7 +266,7 @@ fn all_consumers_together_hold_no_more_than_the_limit_and_each_has_its_least_sha
     assert_eq!(first.len(), 10, "one may hold all");
     bench.subscribe(2, "a", 100).unwrap();
     assert_eq!(bench.given().len(), 2, "and the next one its share");
-    bench.core.passed_on(1, 30, 0);
+    bench.core.passed_on(1, 10 * counted(1), 0);
     bench.core.acknowledge(1, (None, first[8].1), AckKind::Standard, None).unwrap();
     let more = bench.given();
     assert_eq!(more.len(), 7, "as many as there is room for again");
@@ -277,7 +282,7 @@ fn what_is_delivered_is_walked_once_however_often_it_is_said() {
     });
     let mut given = bench.given();
     for turn in 0..6 {
-        bench.core.passed_on(1, 3, 0);
+        bench.core.passed_on(1, 3 * counted(1), 0);
         bench.core.acknowledge(1, (None, given[turn].1), AckKind::Delivered, None).unwrap();
         let more = bench.given();
         assert_eq!(more.len(), 1, "each makes room for one");
@@ -290,8 +295,8 @@ fn what_is_delivered_is_walked_once_however_often_it_is_said() {
 
 #[test]
 fn a_window_holds_what_is_most_urgent_and_no_more() {
-    let limits =
-        Limits { window_messages: 10, window_bytes: 1 << 20, cached_bytes: 5 * 266, ..Limits::default() };
+    let cached_bytes = 5 * counted(10);
+    let limits = Limits { window_messages: 10, window_bytes: 1 << 20, cached_bytes, ..Limits::default() };
     let mut bench = Bench::new(limits);
     for _ in 0..100 {
         bench.send("a", 10, None);
@@ -347,7 +352,7 @@ fn a_commit_that_would_overfill_the_memory_is_refused() {
     }
     let refused = Some(Refusal::MemoryFull);
     assert_eq!(committed, [None, refused.clone(), refused], "one may pass when there is nothing yet");
-    assert_eq!(bench.core.memory_bytes(), 120);
+    assert_eq!(bench.core.memory_bytes(), counted(120));
 }
 
 #[test]
@@ -415,12 +420,12 @@ fn an_open_transaction_holds_no_senders() {
     let mut bench = Bench::new(Limits::default());
     bench.core.begin(1, 7).unwrap();
     bench.post(Destination::queue("a").unwrap(), false, (1_000, 0), Some(7));
-    assert_eq!((bench.core.memory_bytes(), bench.core.resident_bytes()), (1_000, 0));
+    assert_eq!((bench.core.memory_bytes(), bench.core.resident_bytes()), (counted(1_000), 0));
 }
 
 #[test]
 fn one_connection_leaves_room_for_what_others_send_in_transactions() {
-    let mut bench = Bench::new(Limits { uncommitted_bytes: 1_000, ..Limits::default() });
+    let mut bench = Bench::new(Limits { uncommitted_bytes: 20 * counted(50), ..Limits::default() });
     for connection in 1..=6 {
         bench.core.begin(connection, 1).unwrap();
     }
@@ -485,8 +490,7 @@ fn queues_that_nobody_uses_are_forgotten_and_those_in_use_are_not() {
 
 #[test]
 fn reasons_of_poison_do_not_fill_the_memory_while_the_disk_is_full() {
-    let limits = Limits { window_messages: 10_000, window_bytes: 8 << 20, ..Limits::default() };
-    let mut bench = Bench::new(limits);
+    let mut bench = Bench::new(Limits { outgoing_bytes: 64 << 20, ..roomy() });
     bench.subscribe(1, "a", 10_000).unwrap();
     (0..5_000).for_each(|_| {
         bench.send("a", 0, None);
@@ -583,7 +587,7 @@ fn what_a_consumer_held_goes_back_in_portions_and_nothing_overtakes_it() {
     let mut held = Vec::new();
     while let more @ [_, ..] = &bench.given()[..] {
         held.extend(more.iter().map(|(_, id)| *id));
-        bench.core.passed_on(1, more.len(), 0);
+        bench.core.passed_on(1, more.len() * counted(1), 0);
     }
     assert_eq!(held.len(), all);
     bench.send("a", 1, None);
@@ -600,7 +604,7 @@ fn what_a_consumer_held_goes_back_in_portions_and_nothing_overtakes_it() {
     let mut back = Vec::new();
     while let more @ [_, ..] = &bench.given()[..] {
         back.extend(more.iter().map(|(_, id)| *id));
-        bench.core.passed_on(2, more.len(), 0);
+        bench.core.passed_on(2, more.len() * counted(1), 0);
     }
     assert_eq!((back.len(), &back[..all]), (all + 2, &held[..]));
     assert!(bench.core.unsubscribe(1, Seen::Nothing), "it is over");
@@ -616,7 +620,7 @@ fn a_connection_that_held_much_ends_in_portions() {
             bench.send(queue, 1, None);
         }
         while let more @ [_, ..] = &bench.given()[..] {
-            bench.core.passed_on(key, more.len(), 0);
+            bench.core.passed_on(key, more.len() * counted(1), 0);
         }
     }
     let ends = (0..10).find(|_| bench.core.disconnect(1));
