@@ -576,6 +576,34 @@ fn the_two_vaults_own_brokers_are_joined_as_foreign_ones_are() {
 }
 
 #[test]
+fn check_asks_each_source_for_what_is_to_be_taken_and_tells_of_a_name_without_an_address() {
+    let folder = temporary_folder().unwrap();
+    let sections = Sections::default()
+        .broker("own", "tcp://<vault-a>", "")
+        .broker("gone", "tcp://no-such-host.invalid:61616", "")
+        .named("orders", ["own", "gone"], "orders.new", "");
+    let broker = || Some("in_clear = true\nanonymous = true\n".to_owned());
+    let plan = || PairPlan { broker: broker(), ..PairPlan::default() };
+    let pair = sections.start(folder.path(), plan()).unwrap();
+    pair.vaults[0].wait_alive().unwrap();
+    let said = pair.vaults[0].command(&["check"]).unwrap();
+    let names: Vec<&str> = said.lines().filter(|line| line.starts_with("remote_broker")).collect();
+    assert!(names[0].contains("no-such-host.invalid:61616: WARNING: its name has no address here"), "{said}");
+    assert!(names[1].ends_with(": logged in"), "{said}");
+    drop(pair);
+
+    let folder = temporary_folder().unwrap();
+    let sections = Sections::default()
+        .broker("own", "tcp://<vault-a>", "")
+        .broker("its", "tcp://<vault-b>", "")
+        .named("orders", ["own", "its"], "orders.>", "");
+    let pair = sections.start(folder.path(), plan()).unwrap();
+    pair.vaults[0].wait_alive().unwrap();
+    let refused = format!("{:#}", pair.vaults[0].command(&["check"]).unwrap_err());
+    assert!(refused.contains("remote_broker own: ") && refused.contains("orders.>"), "{refused}");
+}
+
+#[test]
 fn artemis_on_one_side_gets_and_gives_what_activemq_does() {
     // It is fetched from outside Debian.
     if !extent::is_full() {

@@ -1,8 +1,8 @@
-//! What both vaults' files must say alike: the broker, and every bridge, job and delivery by its name. Each has
-//! a digest, which the vaults tell each other. What may differ from vault to vault is left out: ports, paths,
+//! What both vaults' files must say alike: the broker, and every bridge, job and delivery by its name. Each key of
+//! theirs has a digest, which the vaults tell each other. What may differ from vault to vault is left out: ports, paths,
 //! limits, and by which URL a handler is reached. Pure.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde::{Deserialize, Serialize};
 use sha2::{Digest as _, Sha256};
@@ -16,9 +16,9 @@ use crate::schedule::turn::Passed;
 /// So many differences are told one by one.
 const MOST_TOLD: usize = 5;
 
-/// Digests by what they are of, as it stands in the file: `[broker]`, `[[bridge]] NAME`.
+/// Digests by what they are of, as it stands in the file: `[broker]`, `[[bridge]] NAME`, and in each by its key.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Alike(BTreeMap<String, String>);
+pub struct Alike(BTreeMap<String, BTreeMap<String, String>>);
 
 impl Config {
     /// What the other vault's file must say too.
@@ -27,7 +27,7 @@ impl Config {
         let mut alike = Alike::default();
         if let Some(broker) = &self.broker {
             let most = broker.max_message.to_string();
-            alike.put("[broker]".to_owned(), &[&most]);
+            alike.put("[broker]".to_owned(), &[("max_message", &most)]);
         }
         self.bridge.iter().for_each(|plan| alike.put_bridge(plan));
         self.schedules.iter().for_each(|schedule| alike.put_schedule(schedule));
@@ -40,9 +40,11 @@ impl Alike {
     /// How the other vault's differ from these, in a sentence; `None` where they do not.
     #[must_use]
     pub fn differs(&self, theirs: &Self, peer: &str) -> Option<String> {
-        let own = self.0.iter().filter_map(|(part, digest)| match theirs.0.get(part) {
+        let own = self.0.iter().filter_map(|(part, keys)| match theirs.0.get(part) {
             None => Some(format!("{part} is not in {peer}'s")),
-            Some(their) => (their != digest).then(|| format!("{part} is another in {peer}'s")),
+            Some(their) => {
+                (their != keys).then(|| format!("{part}: {} another in {peer}'s", others(keys, their)))
+            }
         });
         let more = theirs.0.keys().filter(|part| !self.0.contains_key(*part));
         let all: Vec<String> = own.chain(more.map(|part| format!("{part} is in {peer}'s alone"))).collect();
@@ -58,20 +60,23 @@ impl Alike {
         })
     }
 
-    fn put(&mut self, part: String, says: &[&str]) {
-        let mut digest = Sha256::new();
-        for text in says {
-            digest.update((text.len() as u64).to_be_bytes());
-            digest.update(text);
-        }
-        let digest = digest.finalize().iter().take(8).map(|byte| format!("{byte:02x}")).collect();
-        self.0.insert(part, digest);
+    fn put(&mut self, part: String, says: &[(&str, &str)]) {
+        let digest =
+            |text: &str| Sha256::digest(text).iter().take(8).map(|byte| format!("{byte:02x}")).collect();
+        let keys = says.iter().map(|(key, text)| ((*key).to_owned(), digest(text)));
+        self.0.insert(part, keys.collect());
     }
 
     fn put_bridge(&mut self, plan: &Plan) {
         let Plan { name, from, to, destination, preferred, .. } = plan;
         let preferred = preferred.as_deref().unwrap_or_default();
-        let says = [&*from.name, &*to.name, &*destination.to_string(), preferred];
+        let destination = destination.to_string();
+        let says = [
+            ("from", &*from.name),
+            ("to", &to.name),
+            ("destination", &destination),
+            ("preferred", preferred),
+        ];
         self.put(format!("[[bridge]] {name}"), &says);
         self.put_place(from);
         self.put_place(to);
@@ -81,25 +86,40 @@ impl Alike {
     fn put_place(&mut self, place: &Place) {
         let mut brokers: Vec<String> = place.uri.brokers.iter().map(ToString::to_string).collect();
         brokers.sort_unstable();
-        let mut says: Vec<&str> = vec![place.user.as_deref().unwrap_or_default()];
-        says.extend(brokers.iter().map(String::as_str));
-        self.put(format!("[[remote_broker]] {}", place.name), &says);
+        let user = place.user.as_deref().unwrap_or_default();
+        self.put(format!("[[remote_broker]] {}", place.name), &[("uri", &brokers.join(" ")), ("user", user)]);
     }
 
     fn put_schedule(&mut self, schedule: &Schedule) {
         let job = &schedule.job;
         let rule = |passed: Passed| if passed == Passed::Skip { "skip" } else { "run-once" };
-        let mut says = vec![job.plan.text(), rule(job.rules.missed), rule(job.rules.overlap)];
+        let mut says = vec![
+            ("its time", job.plan.text()),
+            ("missed", rule(job.rules.missed)),
+            ("overlap", rule(job.rules.overlap)),
+        ];
         match &schedule.kind {
-            Kind::Message { queue, text } => says.extend(["message", queue, text]),
-            Kind::Http(call) => says.extend(["http", &call.body, &call.content_type]),
+            Kind::Message { queue, text } => {
+                says.extend([("kind", "message"), ("queue", queue), ("text", text)])
+            }
+            Kind::Http(call) => {
+                says.extend([("kind", "http"), ("body", &call.body), ("content_type", &call.content_type)]);
+            }
         }
         self.put(format!("[[schedule]] {}", job.name), &says);
     }
 
     fn put_delivery(&mut self, target: &delivery::Settings) {
-        self.put(format!("[[delivery]] {}", target.name), &[&target.queue]);
+        self.put(format!("[[delivery]] {}", target.name), &[("queue", &target.queue)]);
     }
+}
+
+/// Which keys differ, with the verb.
+fn others(own: &BTreeMap<String, String>, their: &BTreeMap<String, String>) -> String {
+    let all: BTreeSet<&String> = own.keys().chain(their.keys()).collect();
+    let others: Vec<&str> =
+        all.into_iter().filter(|key| own.get(*key) != their.get(*key)).map(|key| &**key).collect();
+    format!("{} {}", others.join(", "), if others.len() == 1 { "is" } else { "are" })
 }
 
 #[cfg(test)]
@@ -144,17 +164,18 @@ mod tests {
         let alone = read("").alike().differs(&own, "vault-b").unwrap();
         assert!(alone.contains("[[delivery]] shop is in vault-b's alone"), "{alone}");
         for (from, to, part) in [
-            ("tcp://c:1", "tcp://c:2", "[[remote_broker]] b"),
-            ("orders.>", "orders.*", "[[bridge]] there"),
-            ("to = \"b\"", "to = \"b\"\npreferred = \"vault-b\"", "[[bridge]] there"),
-            ("@daily", "@hourly", "[[schedule]] nightly"),
-            ("@daily\"", "@daily\"\ntime_zone = \"Europe/Paris\"", "[[schedule]] nightly"),
-            ("queue = \"orders\"", "queue = \"sales\"", "[[delivery]] shop"),
-            ("anonymous = true", "anonymous = true\nmax_message = \"1MiB\"", "[broker]"),
+            ("tcp://c:1", "tcp://c:2", "[[remote_broker]] b: uri is"),
+            ("orders.>", "orders.*", "[[bridge]] there: destination is"),
+            ("to = \"b\"", "to = \"b\"\npreferred = \"vault-b\"", "[[bridge]] there: preferred is"),
+            ("@daily", "@hourly", "[[schedule]] nightly: its time is"),
+            ("@daily\"", "@daily\"\ntime_zone = \"Europe/Paris\"", "[[schedule]] nightly: its time is"),
+            ("queue = \"orders\"", "queue = \"sales\"", "[[delivery]] shop: queue is"),
+            ("anonymous = true", "anonymous = true\nmax_message = \"1MiB\"", "[broker]: max_message is"),
+            ("queue = \"q\"", "queue = \"r\"\ntext = \"x\"", "[[schedule]] nightly: queue, text are"),
         ] {
             let told = own.differs(&read(&ALL.replace(from, to)).alike(), "vault-b").unwrap();
             let told = told.strip_prefix("the two vaults' files differ: ").unwrap();
-            assert!(told.starts_with(&format!("{part} is another in vault-b's; ")), "{to}: {told}");
+            assert!(told.starts_with(&format!("{part} another in vault-b's; ")), "{to}: {told}");
         }
     }
 

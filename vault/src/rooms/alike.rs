@@ -73,9 +73,12 @@ mod tests {
 
     #[test]
     fn a_peer_that_does_not_say_is_not_called_different() {
-        let own: Alike = serde_json::from_value(json!({ "[broker]": "1" })).unwrap();
+        let own: Alike = serde_json::from_value(json!({ "[broker]": { "max_message": "1" } })).unwrap();
         assert_eq!(differs(&own, "vault-b", &json!({ "error": "away" })), None);
-        assert_eq!(differs(&own, "vault-b", &json!({ "alike": { "[broker]": "1" } })), None);
+        assert_eq!(
+            differs(&own, "vault-b", &json!({ "alike": { "[broker]": { "max_message": "1" } } })),
+            None
+        );
         let told = differs(&own, "vault-b", &json!({ "alike": {} })).unwrap();
         assert!(told.contains("[broker] is not in vault-b's"), "{told}");
     }

@@ -239,7 +239,7 @@ pub(super) fn refuses(rows: u64, why: &str) -> String {
 pub(super) fn elsewhere(rows: u64) -> String {
     format!(
         "whether {rows} messages were taken only the broker can tell that they came from, and another one \
-         answers; they wait until it is back. If it never will be: vault bridge settle"
+         answers; they wait until it is back. If it never will be: vault bridge settle NAME"
     )
 }
 
